@@ -1,0 +1,174 @@
+"""Items to vectors on disk, by a pool of Ray Data actors that each hold the encoder; finished shards outlive a kill."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+import torch
+
+from mirepoix.components.sources import part_files
+from mirepoix.models.encoder import load_encoder
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import ITEM_SCHEMA, table_to_items
+from mirepoix.models.options import option
+from mirepoix.models.vectors import Vectors
+from mirepoix.serving import store
+from mirepoix.serving.store import Context, Outcome, Rows
+
+DESCRIPTION = "vectors.json"
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """How items are encoded."""
+
+    batch_size: int = option(64, "items that are encoded at a time")
+    workers: int = option(1, "actors that hold the encoder")
+    threads: int = option(2, "CPU threads of each actor")
+    shard_rows: int = option(2048, "items in a file of vectors: what a kill can cost at most")
+    use_gpu: bool = option(False, "give each actor a GPU")
+
+    def __post_init__(self) -> None:
+        if min(self.batch_size, self.workers, self.threads, self.shard_rows) < 1:
+            raise Refused("embed.batch_size, workers, threads and shard_rows must each be at least 1")
+
+
+class Encode:
+    """An actor's hold on the encoder: a table of items in, their vectors out."""
+
+    def __init__(self, encoder: str, config: EmbedConfig):
+        torch.set_num_threads(config.threads)
+        self.encoder = load_encoder(encoder).to("cuda" if config.use_gpu else "cpu")
+        self.batch_size = config.batch_size
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        items = table_to_items(table)
+        vectors = self.encoder.encode(items, self.batch_size)
+        return pa.table(
+            {
+                "id": table["id"],
+                "modality": pa.array([int(item.modality) for item in items], pa.int8()),
+                "rows": rows_to_arrow(vectors),
+            }
+        )
+
+
+def rows_to_arrow(vectors: Vectors) -> pa.Array:
+    """The real rows of each item as a list of fixed-size lists: readable without Ray."""
+    counts = vectors.mask_NT.sum(1)
+    flat = vectors.rows_NTD[vectors.mask_NT].numpy().astype("float32")
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), vectors.width)
+    offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]).numpy().astype("int32")
+    return pa.ListArray.from_arrays(pa.array(offsets), rows)
+
+
+def arrow_to_vectors(rows: pa.ChunkedArray) -> Vectors:
+    """The inverse of `rows_to_arrow`."""
+    lists = rows.combine_chunks()
+    lists = lists if isinstance(lists, pa.Array) else lists.chunk(0)
+    counts = torch.from_numpy(lists.value_lengths().to_numpy(zero_copy_only=False)).long()
+    flat = lists.flatten()
+    width = flat.type.list_size
+    values = torch.from_numpy(flat.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).copy())
+    mask_NT = torch.arange(int(counts.max()))[None] < counts[:, None]
+    rows_NTD = torch.zeros(*mask_NT.shape, width)
+    rows_NTD[mask_NT] = values
+    return Vectors(rows_NTD, mask_NT)
+
+
+def read_vectors(folder: Path, part: str) -> tuple[list[str], list[int], Vectors]:
+    """Ids, modality codes and vectors of a part that `work` wrote."""
+    table = pq.read_table(part_files(folder, part))
+    return table["id"].to_pylist(), table["modality"].to_pylist(), arrow_to_vectors(table["rows"])
+
+
+def encoder_digest(folder: Path) -> str:
+    """The digest of the encoder that the vectors in `folder` came from."""
+    return json.loads((folder / DESCRIPTION).read_text())["encoder"]
+
+
+def work(context: Context, config: EmbedConfig, encoder: Path, curate: Path, pairs: Path) -> Outcome:
+    """Encodes the curated corpus and the evaluation queries."""
+    parts = {"corpus": part_files(curate, "corpus"), "queries": part_files(pairs, "queries")}
+    total = sum(pq.read_metadata(file).num_rows for files in parts.values() for file in files)
+    done, width = 0, 0
+    for part, files in parts.items():
+        (context.folder / part).mkdir()
+        for shard in _shards(context, config, str(encoder), part, files):
+            pq.write_table(shard.table, context.folder / part / f"part-{shard.number:05d}.parquet")
+            done += shard.table.num_rows
+            width = shard.table["rows"].type.value_type.list_size
+            context.report({"step": done, "total": total})
+    manifest = store.read_manifest(encoder)
+    description = {"width": width, "encoder": manifest.digest if manifest else ""}
+    (context.folder / DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+    return Outcome(Rows(read=total, written=done), {"items": done, "width": width})
+
+
+@dataclass(frozen=True)
+class _Shard:
+    number: int
+    table: pa.Table
+
+
+def _shards(context: Context, config: EmbedConfig, encoder: str, part: str, files: list[str]) -> Iterator[_Shard]:
+    """All shards in order: first those that an earlier, killed attempt left, then the rest as it is encoded."""
+    number, pending = 0, []
+    while (kept := store.read(_kept(context, part, number))) is not None:
+        yield _Shard(number, pq.read_table(pa.BufferReader(kept)))
+        number += 1
+    for table in _encoded(config, encoder, files, skip=number * config.shard_rows):
+        pending.append(table)
+        while sum(rows.num_rows for rows in pending) >= config.shard_rows:
+            whole = pa.concat_tables(pending)
+            pending = [whole.slice(config.shard_rows)]
+            yield _keep(context, part, number, whole.slice(0, config.shard_rows))
+            number += 1
+    if any(rows.num_rows for rows in pending):
+        yield _keep(context, part, number, pa.concat_tables(pending))
+
+
+def _kept(context: Context, part: str, number: int) -> str:
+    return store.join(context.scratch, f"{part}-{number:05d}.parquet")
+
+
+def _keep(context: Context, part: str, number: int, table: pa.Table) -> _Shard:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    store.write(_kept(context, part, number), sink.getvalue().to_pybytes())
+    return _Shard(number, table)
+
+
+def _encoded(config: EmbedConfig, encoder: str, files: list[str], skip: int) -> Iterator[pa.Table]:
+    """Vectors of the rows behind the first `skip`, in their order; only the file in which a kill fell is read by us, and at once."""
+    while files and skip >= (rows := pq.read_metadata(files[0]).num_rows):
+        skip -= rows
+        files = files[1:]
+    if not files:
+        return
+    data = ray.data.DataContext.get_current()
+    data.execution_options.preserve_order = True
+    data.enable_progress_bars = False
+    batch = config.batch_size * 4
+    parts = []
+    if skip:
+        tail = pq.read_table(files[0], columns=ITEM_SCHEMA.names).slice(skip)
+        parts.append(ray.data.from_arrow([tail.slice(start, batch) for start in range(0, tail.num_rows, batch)]))
+        files = files[1:]
+    if files:
+        parts.append(ray.data.read_parquet(files, columns=ITEM_SCHEMA.names))
+    dataset = parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
+    encoded = dataset.map_batches(
+        Encode,
+        fn_constructor_args=(encoder, config),
+        batch_format="pyarrow",
+        batch_size=batch,
+        compute=ray.data.ActorPoolStrategy(size=config.workers),
+        num_cpus=1,
+        num_gpus=1 if config.use_gpu else 0,
+    )
+    yield from encoded.iter_batches(batch_format="pyarrow", batch_size=batch)

@@ -1,0 +1,167 @@
+"""Searches the index with every held-out query, and measures: by split, task and pool, of the trained encoder and the untrained.
+
+The pool "universal" is the whole corpus, where a candidate of the wrong modality counts as an error; "target" is what has the modality
+that the task asks for.
+"""
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mirepoix.components.embed import read_vectors
+from mirepoix.components.metrics import MEASURES, interval, measured
+from mirepoix.components.sources import read_part
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Modality
+from mirepoix.models.options import option
+from mirepoix.serving.index import Hit, Index, open_index
+from mirepoix.serving.store import Context, Outcome, Rows
+
+POOLS = ("universal", "target")
+DEPTH = max(k for _, k in MEASURES.values())
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How results are measured."""
+
+    split: str = option("test_combination", "split whose average over the tasks is the headline")
+    measure: str = option("recall@5", f"the headline's measure, one of {', '.join(MEASURES)}")
+    pool: str = option("universal", "the headline's pool: universal or target")
+    draws: int = option(1000, "bootstrap draws for the interval of each average")
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("measure", tuple(MEASURES)), ("pool", POOLS)):
+            if getattr(self, name) not in allowed:
+                raise Refused(f"evaluate.{name} is {getattr(self, name)!r}; give one of {', '.join(allowed)}")
+        if self.draws < 1:
+            raise Refused(f"evaluate.draws is {self.draws}; give 1 or more")
+
+
+@dataclass(frozen=True)
+class _Query:
+    id: str
+    split: str
+    task: str
+    relevant: frozenset[str]
+
+    @property
+    def target(self) -> Modality:
+        return Modality.of_letters(self.task.split("->")[1])
+
+
+def work(
+    context: Context, config: EvaluateConfig, curate: Path, embed: Path, index: Path, untrained_embed: Path, untrained_index: Path
+) -> Outcome:
+    """Measures both encoders on the same queries, and writes metrics.json, queries.parquet and TREC run files."""
+    queries = _queries(curate)
+    asked = read_part(curate, "queries", ["id", "split"]).to_pylist()
+    held_out = sum(row["split"] != "train" for row in asked)
+    if not queries:
+        raise Refused("there is nothing to evaluate: no query outside the split 'train' has an answer in the corpus")
+    splits = {query.split for query in queries}
+    if config.split not in splits:
+        raise Refused(f"evaluate.split is {config.split!r}; the corpus has queries of {', '.join(sorted(splits))}")
+    systems = {"trained": (embed, index), "untrained": (untrained_embed, untrained_index)}
+    rows = []
+    for number, (system, (vectors, rows_of)) in enumerate(systems.items()):
+        for pool, rankings in _rankings(open_index(rows_of), vectors, queries).items():
+            _write_run(context.folder / f"{system}-{pool}.trec", rankings, f"{system}-{pool}")
+            for query in queries:
+                ranking = [hit.id for hit in rankings[query.id]]
+                rows.append(
+                    {"system": system, "pool": pool, "split": query.split, "task": query.task, "query": query.id}
+                    | measured(ranking, query.relevant)
+                )
+        context.report({"step": number + 1, "total": len(systems)})
+    pq.write_table(pa.Table.from_pylist(rows), context.folder / "queries.parquet")
+    _write_qrels(context.folder / "qrels.trec", queries)
+    results = _results(rows, config, context.seed)
+    summary = {"headline": _headline(results, config), "results": results}
+    (context.folder / "metrics.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    return Outcome(Rows(read=held_out, written=len(queries), rejected=held_out - len(queries)), _flat(summary))
+
+
+def _queries(curate: Path) -> list[_Query]:
+    relevant = defaultdict(set)
+    for row in read_part(curate, "qrels").to_pylist():
+        if row["relevance"] > 0:
+            relevant[row["query_id"]].add(row["item_id"])
+    return [
+        _Query(row["id"], row["split"], row["task"], frozenset(relevant[row["id"]]))
+        for row in read_part(curate, "queries", ["id", "split", "task"]).to_pylist()
+        if row["split"] != "train" and relevant[row["id"]]
+    ]
+
+
+def _rankings(index: Index, vectors: Path, queries: list[_Query]) -> dict[str, dict[str, list[Hit]]]:
+    """For each pool, what the index finds for each query."""
+    ids, _, encoded = read_vectors(vectors, "queries")
+    place = {query: n for n, query in enumerate(ids)}
+    found: dict[str, dict[str, list[Hit]]] = {pool: {} for pool in POOLS}
+    by_target = defaultdict(list)
+    for query in queries:
+        by_target[query.target].append(query)
+    for target, group in by_target.items():
+        asked = encoded[[place[query.id] for query in group]]
+        for pool, modalities in (("universal", None), ("target", {target})):
+            hits = index.search(asked, DEPTH, modalities)
+            found[pool].update({query.id: found_hits for query, found_hits in zip(group, hits, strict=True)})
+    return found
+
+
+def _write_run(file: Path, rankings: dict[str, list[Hit]], tag: str) -> None:
+    with file.open("w") as out:
+        for query, hits in sorted(rankings.items()):
+            for rank, hit in enumerate(hits, 1):
+                out.write(f"{query} Q0 {hit.id} {rank} {hit.score:.6f} {tag}\n")
+
+
+def _write_qrels(file: Path, queries: list[_Query]) -> None:
+    with file.open("w") as out:
+        for query in sorted(queries, key=lambda query: query.id):
+            for item in sorted(query.relevant):
+                out.write(f"{query.id} 0 {item} 1\n")
+
+
+def _results(rows: list[dict], config: EvaluateConfig, seed: int) -> list[dict]:
+    """One entry per system, pool and split: each measure's average over the tasks with its interval, and by task."""
+    grouped: dict[tuple[str, str, str], dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        grouped[row["system"], row["pool"], row["split"]][row["task"]].append(row)
+    results = []
+    for (system, pool, split), tasks in sorted(grouped.items()):
+        entry = {"system": system, "pool": pool, "split": split, "queries": {task: len(own) for task, own in sorted(tasks.items())}}
+        for measure in MEASURES:
+            groups = {task: [row[measure] for row in own] for task, own in sorted(tasks.items())}
+            low, high = interval(list(groups.values()), config.draws, seed)
+            means = {task: round(float(np.mean(values)), 4) for task, values in groups.items()}
+            entry[measure] = {
+                "average": round(float(np.mean(list(means.values()))), 4),
+                "low": round(low, 4),
+                "high": round(high, 4),
+                "tasks": means,
+            }
+        results.append(entry)
+    return results
+
+
+def _headline(results: list[dict], config: EvaluateConfig) -> dict:
+    found = {entry["system"]: entry for entry in results if (entry["pool"], entry["split"]) == (config.pool, config.split)}
+    headline = {"split": config.split, "measure": config.measure, "pool": config.pool}
+    return headline | {system: found[system][config.measure] for system in found}
+
+
+def _flat(summary: dict) -> dict[str, float]:
+    """The figures that a tracking page lists."""
+    headline = summary["headline"]
+    metrics = {f"{system} {headline['measure']}": headline[system]["average"] for system in ("trained", "untrained")}
+    for entry in summary["results"]:
+        if entry["system"] == "trained":
+            metrics[f"{entry['split']} {entry['pool']} recall@5"] = entry["recall@5"]["average"]
+    return metrics

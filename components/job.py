@@ -1,0 +1,159 @@
+"""What a training is told: its config, and the job that config and pairs make together."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from mirepoix.components import zero
+from mirepoix.components.batches import PairStore
+from mirepoix.models.errors import Refused
+from mirepoix.models.options import option
+from mirepoix.models.tuning import Tuning
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How an encoder is trained."""
+
+    tuning: Tuning = option(Tuning, "what of the encoder learns")
+    per_device_train_batch_size: int = option(8, "pairs in a micro-batch of one worker")
+    gradient_accumulation_steps: int = option(1, "micro-batches in a step; they share no negatives")
+    learning_rate: float = option(1e-4, "highest learning rate")
+    lr_scheduler_type: Literal["cosine", "linear", "constant"] = option("cosine", "how the learning rate falls after the warm-up")
+    warmup_steps: float = option(0.03, "steps until the learning rate is highest; below 1: as a share of all steps")
+    max_steps: int | None = option(None, "steps; takes precedence over num_train_epochs")
+    num_train_epochs: float | None = option(None, "passes over the pairs; one, if max_steps is not given either")
+    weight_decay: float = option(0.0, "weight decay of matrices; biases and norms have none")
+    max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0: never")
+    bf16: bool = option(False, "compute in bfloat16, keep weights for the optimizer in float32")
+    gradient_checkpointing: bool = option(False, "compute activations again in the backward pass, to save memory")
+    save_steps: int = option(100, "steps between checkpoints")
+    logging_steps: int = option(10, "steps between reports")
+    seed: int = option(0, "seed of batches and dropout, with that of the run")
+    dataloader_num_workers: int = option(1, "threads that collate batches ahead; 0: collate when a batch is needed")
+    temperature: float = option(0.03, "of the softmax over similarities")
+    modality_mask: bool = option(False, "contrast a positive only with documents of exactly its modality (MAMCL)")
+    symmetric: bool = option(False, "contrast also documents with queries")
+    mask_duplicates: bool = option(True, "what has the content of the positive is no negative")
+    negatives: int | None = option(None, "hard negatives a pair; null: as many as every pair has")
+    homogeneous: float = option(0.0, "share of the batches that are of one task")
+    zero_stage: Literal[0, 1, 2, 3] = option(1, "what DeepSpeed shards: 1 optimizer, 2 and gradients, 3 and weights")
+    deepspeed: str | None = option(None, 'DeepSpeed settings file; "auto" in it is resolved from this config')
+    num_workers: int = option(1, "data-parallel workers")
+    cpus_per_worker: int = option(1, "CPUs of the cluster that a worker takes, and threads that it computes with")
+    use_gpu: bool | None = option(None, "a GPU per worker; null: if the cluster has as many")
+    max_failures: int = option(3, "times that dead workers are started again from the last checkpoint")
+
+    def __post_init__(self) -> None:
+        low = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 1, "save_steps": 1, "logging_steps": 1, "num_workers": 1}
+        low |= {
+            "cpus_per_worker": 1,
+            "dataloader_num_workers": 0,
+            "warmup_steps": 0,
+            "weight_decay": 0,
+            "max_grad_norm": 0,
+            "max_failures": 0,
+        }
+        for name, least in low.items():
+            if getattr(self, name) < least:
+                raise Refused(f"{name} is {getattr(self, name)}; give at least {least}")
+        for name in ("learning_rate", "temperature", "max_steps", "num_train_epochs"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise Refused(f"{name} is {getattr(self, name)}; give more than 0")
+        if not 0 <= self.homogeneous <= 1:
+            raise Refused(f"homogeneous is {self.homogeneous}; give a share between 0 and 1")
+        if self.lr_scheduler_type not in zero.SCHEDULERS:
+            raise Refused(f"lr_scheduler_type is {self.lr_scheduler_type!r}; give one of {', '.join(zero.SCHEDULERS)}")
+        if self.zero_stage not in (0, 1, 2, 3):
+            raise Refused(f"zero_stage is {self.zero_stage}; give 0, 1, 2 or 3")
+        if self.bf16 and self.zero_stage == 0:
+            raise Refused("bf16 with zero_stage 0 has no float32 weights to hand out; give zero_stage 1, 2 or 3 (on one worker 1 costs nothing)")
+        if self.negatives is not None and self.negatives < 0:
+            raise Refused(f"negatives is {self.negatives}; give 0 or more, or null")
+
+    @property
+    def batch(self) -> int:
+        """Pairs that are contrasted with each other."""
+        return self.per_device_train_batch_size * self.num_workers
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a worker needs to know; it pickles."""
+
+    config: TrainConfig
+    seed: tuple[int, ...]
+    pairs: Path
+    encoder: Path
+    settings: dict[str, Any]  # of DeepSpeed, as given
+    negatives: int
+    total: int
+
+    @property
+    def warmup(self) -> int:
+        steps = self.config.warmup_steps
+        return math.ceil(steps * self.total) if steps < 1 else int(steps)
+
+    def factor(self, step: int) -> float:
+        """The learning rate of a step, counted from 0, over the highest."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        left = max(0.0, (self.total - step) / max(1, self.total - self.warmup))
+        return {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[self.config.lr_scheduler_type]
+
+    def settle(self, width: int) -> dict[str, Any]:
+        """DeepSpeed's settings for an encoder of that width."""
+        config = self.config
+        numbers = zero.Numbers(
+            stage=config.zero_stage,
+            world=config.num_workers,
+            micro_batch=config.per_device_train_batch_size,
+            accumulation=config.gradient_accumulation_steps,
+            max_grad_norm=config.max_grad_norm,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            bf16=config.bf16,
+            warmup=self.warmup,
+            total=self.total,
+            scheduler=config.lr_scheduler_type,
+        )
+        return zero.settle(self.settings, numbers, width)
+
+
+def make_job(config: TrainConfig, seed: int, pairs: Path, encoder: Path) -> Job:
+    """The job of training on a folder of pairs; Refused where these cannot be trained on so."""
+    store = PairStore(pairs)
+    if not len(store):
+        raise Refused(f"folder {pairs} holds no pairs; look at what the stage before rejected")
+    if config.batch > len(store):
+        raise Refused(
+            f"a batch of {config.batch} pairs ({config.per_device_train_batch_size} x {config.num_workers} workers) is more than the "
+            f"{len(store)} there are; lower per_device_train_batch_size or num_workers"
+        )
+    fewest, most = store.fewest_and_most_negatives()
+    if config.negatives is None and fewest == 0 < most:
+        raise Refused(
+            f"some pairs have no hard negatives and some have {most}; mine them for all pairs, or give negatives = 0 to train without"
+        )
+    negatives = fewest if config.negatives is None else config.negatives
+    if negatives > fewest:
+        raise Refused(f"negatives is {negatives} and some pairs have {fewest}; mine more, or give at most {fewest}")
+    if config.batch == 1 and negatives == 0:
+        raise Refused(
+            "a batch of one pair without hard negatives has nothing to contrast; raise per_device_train_batch_size or mine negatives"
+        )
+    steps_per_epoch = len(store) // config.batch / config.gradient_accumulation_steps
+    epochs = 1.0 if config.num_train_epochs is None else config.num_train_epochs
+    total = config.max_steps or max(1, round(epochs * steps_per_epoch))
+    job = Job(
+        config,
+        (seed, config.seed),
+        Path(pairs).absolute(),
+        Path(encoder).absolute(),
+        zero.read_settings(config.deepspeed),
+        negatives,
+        total,
+    )
+    job.settle(width=1)
+    return job

@@ -1,0 +1,98 @@
+"""Curated rows become pairs to train on and queries to evaluate with; each query gets an instruction in one of several wordings."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+
+from mirepoix.components.batches import PairRow, write_pairs
+from mirepoix.components.sources import PartWriter, read_part
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item, item_to_row, row_to_item
+from mirepoix.models.options import option
+from mirepoix.serving.store import Context, Outcome, Rows
+
+# What is wanted, by task; the first wording is the one that a release serves with.
+INSTRUCTIONS: dict[str, tuple[str, ...]] = {
+    "t->t": ("Find a passage that answers.", "Give a passage with the answer.", "Which passage answers this?"),
+    "t->i": ("Find a picture of this.", "Give a picture that shows this.", "Which picture shows this?"),
+    "t->it": ("Find a picture with text on this.", "Give a picture and its text.", "Which picture with text fits?"),
+    "i->t": ("Find a passage on what is shown.", "Give a text that describes this.", "Which text fits this picture?"),
+    "i->i": ("Find a picture of the same.", "Give another picture of it.", "Which picture shows it again?"),
+    "it->t": ("Find a passage that answers on what is shown.", "Give a passage on this picture.", "Which passage answers for it?"),
+    "it->i": ("Find a picture changed like this.", "Give a picture with that change.", "Which picture has the change?"),
+    "it->it": ("Find a picture with text on what is shown.", "Give a picture and its text on it.", "Which picture with text answers?"),
+}
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """Which pairs each training stage sees."""
+
+    adapt_tasks: tuple[str, ...] = option(("t->t", "t->i", "i->t"), "tasks of the adaptation stage, without instructions; empty: all")
+    instruct_tasks: tuple[str, ...] = option((), "tasks of the instruction stage; empty: all")
+
+
+def instructed(query: Item, task: str, seed: int) -> Item:
+    """The query with one wording of its task's instruction, drawn by seed and id; one that has an instruction keeps it."""
+    wordings = INSTRUCTIONS.get(task)
+    if query.instruction or not wordings:
+        return query
+    return replace(query, instruction=random.Random(f"{seed} {query.id}").choice(wordings))
+
+
+def work(context: Context, config: PairsConfig, curate: Path) -> Outcome:
+    """Writes two stores of pairs, adapt/ and instruct/, and queries/ for evaluation."""
+    corpus, queries, qrels = (read_part(curate, part) for part in ("corpus", "queries", "qrels"))
+    split = dict(zip(queries["id"].to_pylist(), queries["split"].to_pylist(), strict=True))
+    task = dict(zip(queries["id"].to_pylist(), queries["task"].to_pylist(), strict=True))
+    judged = [(row["query_id"], row["item_id"]) for row in qrels.to_pylist()]
+    training = [pair for pair in judged if split[pair[0]] == "train"]
+    if not training:
+        raise Refused("no pair is left to train on: no row of qrels joins a query of the split 'train' with a candidate; check the splits")
+    metrics: dict[str, float] = {}
+    chosen = {"adapt": (config.adapt_tasks, False), "instruct": (config.instruct_tasks, True)}
+    for name, (tasks, with_instruction) in chosen.items():
+        unknown = sorted(set(tasks) - set(task.values()))
+        if unknown:
+            raise Refused(
+                f"no query has the task {', '.join(unknown)} of pairs.{name}_tasks; the corpus has {', '.join(sorted(set(task.values())))}"
+            )
+        mine = [pair for pair in training if not tasks or task[pair[0]] in tasks]
+        used = _rows_used(corpus, queries, mine)
+        seed = context.seed if with_instruction else None
+        write_pairs(context.folder / name, _items(corpus, queries, used, task, seed), _pair_rows(mine, used, task))
+        metrics[f"{name}_pairs"] = len(mine)
+        for family in sorted({task[pair[0]] for pair in mine}):
+            metrics[f"{name}_pairs {family}"] = sum(task[pair[0]] == family for pair in mine)
+    with PartWriter(context.folder, "queries") as writer:
+        for row in queries.to_pylist():
+            if row["split"] != "train":
+                writer.write([{**row, **item_to_row(instructed(row_to_item(row), row["task"], context.seed))}])
+    kept = len(training)
+    evaluation = len(judged) - kept
+    return Outcome(Rows(read=len(judged), written=len(judged)), {**metrics, "training_pairs": kept, "evaluation_pairs": evaluation})
+
+
+def _rows_used(corpus: pa.Table, queries: pa.Table, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
+    """(part, id) of every item in `pairs` -> its row in the store, in the order of the parts."""
+    wanted = {"queries": {query for query, _ in pairs}, "corpus": {item for _, item in pairs}}
+    parts = {"queries": queries, "corpus": corpus}
+    found = [(part, item) for part, table in parts.items() for item in table["id"].to_pylist() if item in wanted[part]]
+    return {place: row for row, place in enumerate(found)}
+
+
+def _items(corpus: pa.Table, queries: pa.Table, used: dict[tuple[str, str], int], task: dict[str, str], seed: int | None) -> Iterator[Item]:
+    for part, table in (("queries", queries), ("corpus", corpus)):
+        for batch in table.to_batches(max_chunksize=1000):
+            for row in batch.to_pylist():
+                if (part, row["id"]) in used:
+                    item = row_to_item(row)
+                    yield item if part == "corpus" or seed is None else instructed(item, task[item.id], seed)
+
+
+def _pair_rows(pairs: list[tuple[str, str]], used: dict[tuple[str, str], int], task: dict[str, str]) -> Iterator[PairRow]:
+    for query, item in pairs:
+        yield PairRow(f"{query}>{item}", used["queries", query], used["corpus", item], (), task[query])

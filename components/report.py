@@ -1,0 +1,87 @@
+"""The report of a run as a page that stands alone: headline, figures by task, stages, settings."""
+
+import json
+from collections.abc import Iterable
+from html import escape
+from typing import Any
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2327; --soft: #69747c; --line: #d9dee2; --paper: #fff; --good: #2f7d4f; --base: #b4bcc2; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e7ebee; --soft: #9aa5ad; --line: #39424a; --paper: #171b1f; --good: #5dbb84; --base: #59636b; } }
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; } p { margin: .3rem 0; } .soft { color: var(--soft); }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; } th { font-weight: 600; color: var(--soft); }
+.headline { display: flex; gap: 3rem; margin: 1.4rem 0; flex-wrap: wrap; } .figure { font-size: 2.4rem; font-weight: 650; line-height: 1.1; }
+.bar { position: relative; height: .55rem; background: color-mix(in srgb, var(--line) 60%, transparent); border-radius: 3px; min-width: 14rem; }
+.bar i { position: absolute; inset: 0 auto 0 0; border-radius: 3px; background: var(--good); } .bar i.base { background: var(--base); }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; border: 1px solid var(--line); padding: .8rem; border-radius: 6px; }
+code { font-size: .85rem; } details { margin: .4rem 0; } summary { cursor: pointer; }
+"""
+
+
+def render(report: dict[str, Any]) -> str:
+    """The page of a report, with no link to anything outside itself."""
+    title = f"{report['recipe']}: {report['run']}"
+    body = [f"<h1>{escape(report['recipe'])}</h1>", f"<p class=soft>run {escape(report['run'])} · {escape(report['created'])}</p>"]
+    if report.get("headline"):
+        body += [_headline(report["headline"]), *_tables(report)]
+    body += ["<h2>Data</h2>", f"<p>digest <code>{escape(report['data']['digest'])}</code></p>", _counts(report["data"]["rows"])]
+    body += ["<h2>Stages</h2>", _stages(report["stages"])]
+    settings = json.dumps(report["settings"], indent=2, sort_keys=True)
+    body += ["<h2>Settings</h2>", f"<details><summary>every field of the run</summary><pre>{escape(settings)}</pre></details>"]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{STYLE}</style>'
+    return f"<!doctype html>\n<html lang=en><head>{head}</head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+
+
+def _headline(headline: dict[str, Any]) -> str:
+    figures = [
+        f"<div><div class=figure>{headline[system]['average']:.3f}</div><div class=soft>{system}, {_spread(headline[system])}</div></div>"
+        for system in ("trained", "untrained")
+    ]
+    what = f"{headline['measure']} on {headline['split']}, averaged over the tasks, searched in the {headline['pool']} pool"
+    return f"<p>{escape(what)}</p><div class=headline>{''.join(figures)}</div>"
+
+
+def _spread(entry: dict[str, Any]) -> str:
+    return f"95 % interval {entry['low']:.3f} to {entry['high']:.3f}"
+
+
+def _tables(report: dict[str, Any]) -> Iterable[str]:
+    """By split and pool: the headline's measure of every task, trained over untrained."""
+    measure = report["headline"]["measure"]
+    found = {(entry["system"], entry["pool"], entry["split"]): entry for entry in report["results"]}
+    for pool, split in sorted(
+        {(pool, split) for _, pool, split in found}, key=lambda place: (place[0] != report["headline"]["pool"], place)
+    ):
+        trained, untrained = (found[system, pool, split] for system in ("trained", "untrained"))
+        rows = [
+            _row(task, trained["queries"][task], trained[measure]["tasks"][task], untrained[measure]["tasks"][task])
+            for task in trained["queries"]
+        ]
+        rows.append(_row("average", sum(trained["queries"].values()), trained[measure]["average"], untrained[measure]["average"]))
+        header = f"<tr><th>task<th>queries<th>untrained<th>trained<th>{escape(measure)}"
+        yield f"<h2>{escape(split)} · {escape(pool)} pool</h2><div class=wide><table>{header}{''.join(rows)}</table></div>"
+
+
+def _row(task: str, queries: int, trained: float, untrained: float) -> str:
+    bars = f'<div class=bar><i style="width:{trained:.1%}"></i></div><div class=bar><i class=base style="width:{untrained:.1%}"></i></div>'
+    return f"<tr><td>{escape(task)}<td>{queries}<td>{untrained:.3f}<td>{trained:.3f}<td>{bars}"
+
+
+def _counts(rows: dict[str, int]) -> str:
+    return f"<p class=soft>{' · '.join(f'{name} {count:,}' for name, count in rows.items())}</p>"
+
+
+def _stages(stages: list[dict[str, Any]]) -> str:
+    rows = [
+        f"<tr><td>{escape(stage['name'])}<td>{escape(stage['status'])}<td>{stage['seconds']:.1f}<td>{_whole(stage)}<td><code>{escape(stage['digest'][:12])}</code>"
+        for stage in stages
+    ]
+    return f"<div class=wide><table><tr><th>stage<th>status<th>seconds<th>rows read → written<th>digest{''.join(rows)}</table></div>"
+
+
+def _whole(stage: dict[str, Any]) -> str:
+    rows = stage.get("rows")
+    return f"{rows['read']:,} → {rows['written']:,}" if rows else ""

@@ -1,0 +1,341 @@
+"""The only training loop: Ray Train starts the workers, DeepSpeed shards what they train, each step is told, each checkpoint survives.
+
+A step's negatives come from its global micro-batch: per_device_train_batch_size x num_workers pairs. Gradient accumulation averages over
+several of these and adds no negatives.
+
+Refused
+`-- Diverged     the loss is no number any more
+"""
+
+import json
+import math
+import shutil
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from mirepoix.components import zero
+from mirepoix.components.batches import Copies, PairStore, Plan, ahead
+from mirepoix.components.job import Job, TrainConfig, make_job
+from mirepoix.models.encoder import Encoder, load_encoder
+from mirepoix.models.errors import Refused
+from mirepoix.models.loss import Contrast, contrastive
+from mirepoix.models.vectors import Vectors
+from mirepoix.serving.store import Context, Outcome, Rows
+
+RUN = "train"
+COMMIT_SECONDS = 600
+FIGURES = tuple(figure.name for figure in fields(Contrast))
+MicroBatch = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]
+
+
+class Diverged(Refused):
+    """The loss is no number any more; training again from the last checkpoint would end the same way."""
+
+
+@dataclass
+class Progress:
+    """How far training is; stands in every checkpoint."""
+
+    step: int = 0
+    world: int = 0
+    batch: int = 0
+    metrics: dict[str, float] | None = None  # of a finished training
+    window: dict[str, float] = field(default_factory=dict)  # sums since the last report
+    counts: dict[str, float] = field(default_factory=lambda: {"rows_without_negatives": 0.0, "steps_without_loss": 0.0})
+
+    @classmethod
+    def read(cls, folder: Path) -> "Progress":
+        return cls(**json.loads((folder / "progress.json").read_text()))
+
+    def write(self, folder: Path) -> None:
+        (folder / "progress.json").write_text(json.dumps(asdict(self)))
+
+    def add(self, figures: dict[str, float]) -> None:
+        for name, value in {**figures, "steps": 1.0}.items():
+            self.window[name] = self.window.get(name, 0.0) + value
+        self.counts["rows_without_negatives"] += figures["rows_without_negatives"]
+        self.counts["steps_without_loss"] += figures["loss"] == 0
+
+    def report(self) -> dict[str, float]:
+        """Means since the last report."""
+        steps = self.window.pop("steps")
+        means = {name: value / steps for name, value in self.window.items()}
+        self.window = {}
+        return means
+
+
+class Site(Protocol):
+    """Where a worker trains: what it finds there, and whom it tells."""
+
+    def resume(self) -> AbstractContextManager[Path | None]:
+        """The last checkpoint, while the block lasts."""
+
+    def keep(self, folder: Path, name: str) -> None:
+        """Commits a checkpoint of which every rank brings its share, and returns when a kill can no longer lose it."""
+
+    def log(self, row: dict[str, float]) -> None:
+        """Tells a row of figures; called on rank 0."""
+
+
+def train(job: Job, site: Site) -> dict[str, float]:
+    """Trains as one worker of a process group, from the last checkpoint on; returns the last figures."""
+    zero.prepare()
+    torch.manual_seed(job.seed[0])
+    encoder = load_encoder(job.encoder).tune(job.config.tuning)
+    if job.config.gradient_checkpointing:
+        recompute(encoder)
+    store = PairStore(job.pairs)
+    with site.resume() as folder:
+        progress = Progress.read(folder) if folder else Progress(world=dist.get_world_size(), batch=job.config.batch)
+        if progress.metrics is not None:
+            return progress.metrics
+        engine = _engine(job, encoder, progress, folder)
+    started, first = time.monotonic(), progress.step
+    batches = _batches(job, store, encoder, progress.step)
+    row: dict[str, float] = {}
+    while progress.step < job.total:
+        rate = engine.get_lr()[0]
+        figures = {**_step(job, engine, batches, progress.step), "learning_rate": rate}
+        progress.step += 1
+        if not math.isfinite(figures["loss"]):
+            kept = (progress.step - 1) // job.config.save_steps * job.config.save_steps
+            last = f"the last checkpoint is of step {kept}" if kept else "there is no checkpoint before it"
+            raise Diverged(f"the loss is {figures['loss']} at step {progress.step}; {last}; lower learning_rate, lengthen warmup_steps")
+        progress.add(figures)
+        if progress.step % job.config.logging_steps == 0 or progress.step == job.total:
+            pace = (progress.step - first) * job.config.batch * job.config.gradient_accumulation_steps / (time.monotonic() - started)
+            row = {"step": progress.step, "total": job.total, **progress.report(), "pairs_per_second": pace}
+            if dist.get_rank() == 0:
+                site.log(row)
+        if progress.step % job.config.save_steps == 0 and progress.step < job.total:
+            with tempfile.TemporaryDirectory() as share:
+                zero.save(engine, Path(share))
+                progress.write(Path(share))
+                site.keep(Path(share), f"step_{progress.step:08d}")
+    progress.metrics = {name: value for name, value in row.items() if name != "total"} | progress.counts
+    with tempfile.TemporaryDirectory() as share:
+        _save_encoder(job, engine, Path(share) / "encoder")
+        progress.write(Path(share))
+        site.keep(Path(share), "final")
+    return progress.metrics
+
+
+def recompute(encoder: Encoder) -> None:
+    """Activations of all towers are computed again in the backward pass instead of kept."""
+    able = [module for module in encoder.modules() if getattr(module, "supports_gradient_checkpointing", False)]
+    if not able:
+        raise Refused("gradient_checkpointing is on, and this encoder has no tower that supports it; turn it off")
+    for module in able:
+        module.activation_checkpointing_enable({"use_reentrant": False})
+
+
+def _engine(job: Job, encoder: Encoder, progress: Progress, folder: Path | None) -> Any:
+    """The engine as it was at the checkpoint, or new without one."""
+    settings, stage, world = job.settle(encoder.dimension), job.config.zero_stage, dist.get_world_size()
+    if progress.batch != job.config.batch:
+        raise Refused(
+            f"the checkpoint is of batches of {progress.batch} pairs, now they have {job.config.batch}: the same steps would see "
+            f"other pairs; set per_device_train_batch_size so that it and num_workers make {progress.batch}"
+        )
+    if folder is None or progress.world == world or stage == 0:
+        engine = zero.start(encoder, settings, job.factor)
+        if folder is not None:
+            zero.load(engine, folder)
+    else:
+        with _reshaped(folder, stage) as universal:
+            engine = zero.start(encoder, settings, job.factor, universal=True)
+            zero.load(engine, universal)
+            dist.barrier()
+    progress.world = world
+    return engine
+
+
+@contextmanager
+def _reshaped(folder: Path, stage: int) -> Iterator[Path]:
+    """The checkpoint as it loads at another world size: once per node, in a folder that its ranks share."""
+    host, world = socket.gethostname(), dist.get_world_size()
+    hosts: list[str] = [""] * world
+    dist.all_gather_object(hosts, host)
+    with tempfile.TemporaryDirectory() as own:
+        if hosts.index(host) == dist.get_rank():
+            zero.reshape(folder, stage, Path(own))
+        folders: list[str] = [""] * world
+        dist.all_gather_object(folders, own)
+        yield Path(folders[hosts.index(host)])
+
+
+def _batches(job: Job, store: PairStore, encoder: Encoder, step: int) -> Iterator[MicroBatch]:
+    """This rank's collated micro-batches from a step on, each with the codes of its positives and the keys of its documents."""
+    config, share = job.config, job.config.batch // dist.get_world_size()
+    plan = Plan(store, config.batch, job.seed, config.homogeneous)
+    mine = slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
+    collate = Copies(encoder.collator, max(1, config.dataloader_num_workers))
+
+    def micro_batch(number: int) -> MicroBatch:
+        keyed = store.keyed(plan.batch(number)[mine], job.negatives, (*job.seed, number))
+        pairs = [pair for pair, _ in keyed]
+        positives = [pair.positive for pair in pairs]
+        negatives = [item for pair in pairs for item in pair.negatives]
+        keys = [keys[0] for _, keys in keyed] + [key for _, keys in keyed for key in keys[1:]]
+        codes = torch.tensor([int(item.modality) for item in positives])
+        return collate([pair.query for pair in pairs] + positives + negatives), codes, torch.tensor(keys)
+
+    accumulation = config.gradient_accumulation_steps
+    return ahead(micro_batch, range(step * accumulation, job.total * accumulation), config.dataloader_num_workers)
+
+
+def _step(job: Job, engine: Any, batches: Iterator[MicroBatch], step: int) -> dict[str, float]:
+    """One step of the optimizer; its figures, over all ranks."""
+    config, accumulation = job.config, job.config.gradient_accumulation_steps
+    total = torch.zeros(len(FIGURES), device=engine.device)
+    for micro in range(accumulation):
+        # Dropout is a function of seed, step and rank, so a resumed run draws what an uninterrupted one draws.
+        torch.manual_seed(int(np.random.SeedSequence([*job.seed, step, micro, dist.get_rank()]).generate_state(1)[0]))
+        batch, codes, keys = next(batches)
+        rows_NTD, mask_NT = engine(**{name: tensor.to(engine.device, non_blocking=True) for name, tensor in batch.items()})
+        vectors, pairs = Vectors(rows_NTD.float(), mask_NT), len(codes)
+        contrast = contrastive(
+            vectors[:pairs],
+            vectors[pairs:],
+            codes.to(engine.device),
+            keys.to(engine.device),
+            temperature=config.temperature,
+            modality_mask=config.modality_mask,
+            symmetric=config.symmetric,
+            mask_duplicates=config.mask_duplicates,
+        )
+        engine.backward(contrast.loss)
+        total += torch.stack([getattr(contrast, name).detach().float() for name in FIGURES])
+        norm = zero.step(engine)
+    dist.all_reduce(total)
+    figures = dict(zip(FIGURES, total.tolist(), strict=True))
+    micro_batches = accumulation * dist.get_world_size()
+    means = {name: value if name == "rows_without_negatives" else value / micro_batches for name, value in figures.items()}
+    return {**means, "grad_norm": norm}
+
+
+def _save_encoder(job: Job, engine: Any, folder: Path) -> None:
+    """Writes the trained encoder on rank 0: as it was opened, with the weights that learnt put in whole."""
+    weights = zero.whole_weights(engine)
+    if dist.get_rank() == 0:
+        encoder = load_encoder(job.encoder).tune(job.config.tuning)
+        unknown = encoder.load_state_dict(weights, strict=False).unexpected_keys
+        assert not unknown, f"weights {unknown} are of no parameter"
+        encoder.eval().save(folder)
+
+
+class _RaySite:
+    """A worker of Ray Train."""
+
+    def __init__(self, journal: Any):
+        self.journal = journal
+        self.told: Any = None
+
+    def resume(self) -> AbstractContextManager[Path | None]:
+        import ray.train
+
+        checkpoint = ray.train.get_checkpoint()
+        return _folder(checkpoint) if checkpoint else nullcontext()
+
+    def keep(self, folder: Path, name: str) -> None:
+        import ray.train
+
+        checkpoint = ray.train.Checkpoint.from_directory(str(folder))
+        ray.train.report({}, checkpoint=checkpoint, checkpoint_dir_name=name)
+        # report() returns before the checkpoint counts; a kill in between would lose it.
+        mode = ray.train.CheckpointConsistencyMode.COMMITTED
+        ray.train.get_all_reported_checkpoints(consistency_mode=mode, timeout_s=COMMIT_SECONDS)
+
+    def log(self, row: dict[str, float]) -> None:
+        import ray
+
+        if self.told is not None:
+            ray.get(self.told)
+        self.told = self.journal.tell.remote(row)
+
+
+@contextmanager
+def _folder(checkpoint: Any) -> Iterator[Path]:
+    with checkpoint.as_directory() as folder:
+        yield Path(folder)
+
+
+class _Journal:
+    """Tells each step once, in order: after a restart the steps since the last checkpoint are trained again, and not told again."""
+
+    def __init__(self, report: Callable[[dict[str, float]], None]):
+        self.report = report
+        self.step = 0
+
+    def tell(self, row: dict[str, float]) -> None:
+        if row["step"] > self.step:
+            self.step = row["step"]
+            self.report(row)
+
+
+def _worker(told: dict[str, Any]) -> dict[str, Any]:
+    job = told["job"]
+    torch.set_num_threads(job.config.cpus_per_worker)
+    try:
+        return {"metrics": train(job, _RaySite(told["journal"]))}
+    except Diverged as error:  # every rank sees it; raised, it would be tried again
+        return {"diverged": str(error)}
+
+
+def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> Outcome:
+    """Trains the encoder in one folder on the pairs in another; called again with the same scratch, goes on from the last checkpoint."""
+    job = make_job(config, context.seed, pairs, encoder)
+    import ray
+    from ray.train import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers if config.use_gpu is None else config.use_gpu
+    journal = ray.remote(num_cpus=0)(_Journal).remote(context.report)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job, "journal": journal},
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=gpu, resources_per_worker=_share(config, gpu)),
+        run_config=RunConfig(
+            name=RUN,
+            storage_path=context.scratch,
+            failure_config=FailureConfig(max_failures=config.max_failures),
+            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except TrainingFailedError as error:
+        refusals = [cause for cause in getattr(error, "worker_failures", {}).values() if isinstance(cause, Refused)]
+        raise (refusals[0] if refusals else error) from None
+    if "diverged" in result.return_value:
+        raise Diverged(result.return_value["diverged"])
+    with _folder(result.checkpoint) as folder:
+        shutil.copytree(folder / "encoder", context.folder, dirs_exist_ok=True)
+    count = len(PairStore(pairs))
+    return Outcome(Rows(read=count, written=count), result.return_value["metrics"])
+
+
+def _share(config: TrainConfig, gpu: bool) -> dict[str, float]:
+    return {"CPU": config.cpus_per_worker} | ({"GPU": 1} if gpu else {})
+
+
+def adapt(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> Outcome:
+    """The adaptation stage: on the pairs without instructions."""
+    return work(context, config, pairs / "adapt", encoder)
+
+
+def instruct(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> Outcome:
+    """The instruction stage: on the pairs with instructions."""
+    return work(context, config, pairs / "instruct", encoder)

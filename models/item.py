@@ -1,0 +1,126 @@
+"""What is searched and what searches: Item and Pair, their derived Modality, and their one form as Arrow rows."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+from typing import Any
+
+import pyarrow as pa
+
+
+class Modality(IntFlag):
+    """Bit code of what an item consists of; exact equality of codes is what MAMCL's mask compares."""
+
+    NONE = 0
+    TEXT = 1
+    IMAGE = 2
+    VIDEO = 4
+
+    @property
+    def letters(self) -> str:
+        """The code as M-BEIR writes it: "t", "i", "it", "v", ..."""
+        return "".join(letter for bit, letter in _LETTERS if self & bit)
+
+    @classmethod
+    def of_letters(cls, letters: str) -> "Modality":
+        """The code that `letters` names; the inverse of `letters`."""
+        by_letter = {letter: bit for bit, letter in _LETTERS}
+        unknown = set(letters) - set(by_letter)
+        if unknown or not letters:
+            raise ValueError(f"modality {letters!r} is unknown; give a combination of the letters i (image), v (video) and t (text)")
+        code = cls.NONE
+        for letter in letters:
+            code |= by_letter[letter]
+        return code
+
+
+_LETTERS = ((Modality.IMAGE, "i"), (Modality.VIDEO, "v"), (Modality.TEXT, "t"))
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A query, a passage, a captioned picture, a clip: one thing with any of text, images and video."""
+
+    id: str
+    text: str = ""
+    images: tuple[bytes, ...] = ()  # encoded pictures
+    video: tuple[bytes, ...] = ()  # encoded frames, in order
+    instruction: str = ""  # wording of the task; says what is wanted, so it is no content and no modality
+    source: str = ""  # the file that it came from
+    line: int = 0  # and the line or row in it, from 1
+
+    @property
+    def modality(self) -> Modality:
+        code = Modality.TEXT if self.text else Modality.NONE
+        if self.images:
+            code |= Modality.IMAGE
+        if self.video:
+            code |= Modality.VIDEO
+        return code
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A query with what it should find, and what it should not."""
+
+    id: str
+    query: Item
+    positive: Item
+    negatives: tuple[Item, ...] = ()
+
+    @property
+    def task(self) -> str:
+        """The family as M-BEIR names it: "t->i", "it->t", ..."""
+        return f"{self.query.modality.letters}->{self.positive.modality.letters}"
+
+
+ITEM_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("text", pa.large_string(), nullable=False),
+        pa.field("images", pa.large_list(pa.large_binary()), nullable=False),
+        pa.field("video", pa.large_list(pa.large_binary()), nullable=False),
+        pa.field("instruction", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("line", pa.int64(), nullable=False),
+    ]
+)
+
+
+def item_to_row(item: Item) -> dict[str, Any]:
+    """The item as a row of `ITEM_SCHEMA`."""
+    return {
+        "id": item.id,
+        "text": item.text,
+        "images": list(item.images),
+        "video": list(item.video),
+        "instruction": item.instruction,
+        "source": item.source,
+        "line": item.line,
+    }
+
+
+def row_to_item(row: dict[str, Any]) -> Item:
+    """The item that a row holds; columns beyond `ITEM_SCHEMA` are left aside."""
+    return Item(
+        id=row["id"],
+        text=row["text"] or "",
+        images=tuple(bytes(image) for image in row["images"]),
+        video=tuple(bytes(frame) for frame in row["video"]),
+        instruction=row["instruction"] or "",
+        source=row["source"] or "",
+        line=int(row["line"] or 0),
+    )
+
+
+def items_to_table(items: Iterable[Item]) -> pa.Table:
+    return pa.Table.from_pylist([item_to_row(item) for item in items], schema=ITEM_SCHEMA)
+
+
+def table_to_items(table: pa.Table) -> list[Item]:
+    return [row_to_item(row) for row in table.select(ITEM_SCHEMA.names).to_pylist()]
+
+
+def take_items(table: pa.Table, rows: Sequence[int]) -> list[Item]:
+    """The items in the given rows of a (memory-mapped) table, in that order."""
+    return table_to_items(table.take(pa.array(rows, pa.int64())))

@@ -1,0 +1,34 @@
+"""Fields of a config with their one-line help, and a config from the plain values that it was written as."""
+
+from dataclasses import MISSING, field, fields, is_dataclass
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from mirepoix.models.errors import Refused
+
+
+def option(default: Any = MISSING, help: str = "") -> Any:
+    """A dataclass field that says what it is; a default that is a class or function is called for each new config."""
+    if callable(default):
+        return field(default_factory=default, metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def revive(cls: type, plain: dict[str, Any]) -> Any:
+    """The config of class `cls` whose `dataclasses.asdict` is `plain`, after JSON made lists of its tuples."""
+    hints = get_type_hints(cls)
+    unknown = sorted(set(plain) - set(hints))
+    if unknown:
+        raise Refused(
+            f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(hints)}; it was written by another version"
+        )
+    return cls(**{f.name: _revive(hints[f.name], plain[f.name]) for f in fields(cls) if f.name in plain})
+
+
+def _revive(hint: Any, value: Any) -> Any:
+    if get_origin(hint) in (Union, UnionType):
+        nested = [kind for kind in get_args(hint) if is_dataclass(kind)]
+        return _revive(nested[0], value) if nested and isinstance(value, dict) else value
+    if is_dataclass(hint) and isinstance(value, dict):
+        return revive(hint, value)
+    return tuple(value) if isinstance(value, list) else value

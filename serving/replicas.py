@@ -1,0 +1,163 @@
+"""What runs on Serve: the encoder's replicas, the index's, and the ingress that speaks HTTP and asks them.
+
+Replicas are given a release's path or URI and light settings, and open the heavy parts themselves.
+
+Shapes: T rows of an item, D width.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from fastapi import FastAPI
+from ray import serve
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from mirepoix.models.encoder import Encoder
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item, Modality
+from mirepoix.models.vectors import Vectors
+from mirepoix.serving.api import About, Busy, Encoded, Found, build_app
+from mirepoix.serving.release import Release, open_release
+from mirepoix.serving.schemas import Limits
+
+
+def verified_encoder(release: Release) -> Encoder:
+    """The release's encoder on this machine's device; refused unless it reproduces the golden vectors there."""
+    encoder = release.open_encoder().to("cuda" if torch.cuda.is_available() else "cpu")
+    release.verify(encoder)
+    return encoder
+
+
+class Counted:
+    """A collator that also notes how many tokens each item took."""
+
+    def __init__(self, collator: Callable[[Sequence[Item]], dict[str, torch.Tensor]]):
+        self.collator = collator
+        self.tokens: dict[str, int] = {}
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, torch.Tensor]:
+        batch = self.collator(items)
+        self.tokens.update(zip((item.id for item in items), batch["attention_mask"].sum(1).tolist(), strict=True))
+        return batch
+
+
+class EncoderReplica:
+    """Encodes what several requests brought, together."""
+
+    def __init__(self, target: str, batch_size: int, batch_wait_s: float):
+        self.encoder = verified_encoder(open_release(target))
+        self.encoder.collator = self.counted = Counted(self.encoder.collator)
+        self._together.set_max_batch_size(batch_size)
+        self._together.set_batch_wait_timeout_s(batch_wait_s)
+
+    async def encode(self, items: list[Item]) -> list[Encoded]:
+        encoded = await self._together(items)
+        if isinstance(encoded, str):
+            raise Refused(encoded)
+        return encoded
+
+    async def ready(self) -> None:
+        """Answers."""
+
+    @serve.batch(batch_size_fn=lambda requests: sum(len(items) for items in requests))
+    async def _together(self, requests: list[list[Item]]) -> list[list[Encoded] | str]:
+        return await asyncio.to_thread(self._encode, requests)
+
+    def _encode(self, requests: list[list[Item]]) -> list[list[Encoded] | str]:
+        """Each request's items encoded; or, if they are refused, why: one visitor's item must not fail the others'."""
+        items = [Item(str(n), item.text, item.images, (), item.instruction) for n, item in enumerate(chain(*requests))]
+        try:
+            vectors = self.encoder.encode(items, batch_size=len(items))
+        except Refused as refused:
+            return [str(refused)] if len(requests) == 1 else [self._encode([request])[0] for request in requests]
+        encoded = [
+            Encoded(rows_TD[mask_T].numpy(), self.counted.tokens.pop(item.id), len(items))
+            for item, rows_TD, mask_T in zip(items, vectors.rows_NTD, vectors.mask_NT, strict=True)
+        ]
+        ends = np.cumsum([len(request) for request in requests])
+        return [encoded[end - len(request) : end] for request, end in zip(requests, ends, strict=True)]
+
+
+class IndexReplica:
+    """Searches the index, and reads the documents that it finds."""
+
+    def __init__(self, target: str):
+        release = open_release(target)
+        self.index, self.documents = release.open_index(), release.open_documents()
+
+    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[Found]:
+        return await asyncio.to_thread(self._search, rows_TD, k, target)
+
+    async def thumbnail(self, id: str) -> bytes | None:
+        position = self.index.position(id)
+        return None if position is None else self.documents.thumbnail(position)
+
+    async def ready(self) -> None:
+        """Answers."""
+
+    def _search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[Found]:
+        query = Vectors(torch.tensor(rows_TD)[None], torch.ones(1, len(rows_TD), dtype=torch.bool))
+        (hits,) = self.index.search(query, k, None if target is None else {target})
+        shown = [self.documents[self.index.position(hit.id)] for hit in hits]
+        return [
+            Found(hit.id, hit.score, document.modality.letters, document.text, document.pictured)
+            for hit, document in zip(hits, shown, strict=True)
+        ]
+
+
+class Replicas:
+    """The Backend that asks Serve's replicas, and asks once more where one died: to encode and to search change nothing."""
+
+    def __init__(self, encoder: DeploymentHandle, index: DeploymentHandle, batch_size: int):
+        self.encoder, self.index, self.batch_size = encoder, index, batch_size
+
+    async def encode(self, items: Sequence[Item]) -> list[Encoded]:
+        parts = [list(items[start : start + self.batch_size]) for start in range(0, len(items), self.batch_size)]
+        encoded = await asyncio.gather(*(_asked(self.encoder.encode.remote, part) for part in parts))
+        return [one for part in encoded for one in part]
+
+    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[Found]:
+        return await _asked(self.index.search.remote, rows_TD, k, target)
+
+    async def thumbnail(self, id: str) -> bytes | None:
+        return await _asked(self.index.thumbnail.remote, id)
+
+    async def ready(self) -> None:
+        try:
+            async with asyncio.timeout(5):
+                await asyncio.gather(_asked(self.encoder.ready.remote), _asked(self.index.ready.remote))
+        except TimeoutError:
+            raise Busy from None
+
+
+async def _asked(remote: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
+    for last in (False, True):
+        try:
+            return await remote(*arguments)
+        except (BackPressureError, DeploymentUnavailableError) as error:
+            raise Busy from error
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, Refused) else error from None
+        except RayActorError as error:
+            if last:
+                raise Busy from error
+    raise AssertionError
+
+
+@serve.ingress()
+class IngressReplica:
+    """Speaks HTTP."""
+
+    def __init__(
+        self, about: About, limits: Limits, api_key: str | None, batch_size: int, encoder: DeploymentHandle, index: DeploymentHandle
+    ):
+        self.build = lambda: build_app(Replicas(encoder, index, batch_size), about, limits, api_key)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return self.build()

@@ -1,0 +1,339 @@
+"""Folders that are published: written aside, sealed by a manifest of sizes and hashes, and visible only when whole.
+
+A target is a local path or an object-store URI that pyarrow reads (s3://bucket/folder?endpoint_override=...). A local artefact is
+<target>/manifest.json beside its files, and one rename commits it. On an object store there is no rename: the files go to
+<target>/<digest>/ and the manifest, written last, commits them; as the folder is named by its content, two publishers cannot mix.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pyarrow import fs
+
+from mirepoix.models.errors import Refused
+
+MANIFEST = "manifest.json"
+CHUNK = 1 << 22
+
+
+class Damaged(Refused):
+    """An artefact whose files are not those of its manifest."""
+
+
+class Missing(Damaged):
+    """An artefact that was never committed, or whose manifest is gone."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What became of the rows that a stage read: each was written, rejected with a reason, or merged into another."""
+
+    read: int
+    written: int
+    rejected: int = 0
+    merged: int = 0
+
+    def __post_init__(self) -> None:
+        accounted = self.written + self.rejected + self.merged
+        assert self.read == accounted, (
+            f"{self.read} rows were read but {accounted} are accounted for "
+            f"({self.written} written + {self.rejected} rejected + {self.merged} merged)"
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a stage returns besides its folder."""
+
+    rows: Rows
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the runner lends to a stage's work."""
+
+    folder: Path  # empty and local; what is written here is published when the work returns
+    scratch: str  # path or URI that survives kills until the stage is published: checkpoints of long stages
+    report: Callable[[dict[str, float]], None]  # {"step": 3, "total": 10, "loss": 0.2}: progress and metric curves
+    seed: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What was published: the size and sha256 of each file, the digest of them all, and free fields."""
+
+    digest: str
+    files: dict[str, dict[str, Any]]  # relative name -> {"size", "sha256"}
+    fields: dict[str, Any]
+
+    def dumps(self) -> bytes:
+        return json.dumps({"digest": self.digest, "files": self.files, "fields": self.fields}, indent=1, sort_keys=True).encode()
+
+    @classmethod
+    def loads(cls, text: bytes) -> "Manifest":
+        return cls(**json.loads(text))
+
+
+# Targets
+
+
+def is_local(target: str | Path) -> bool:
+    """Whether the target is a path (or a file:// URI) and not an object store's URI."""
+    return "://" not in str(target) or str(target).startswith("file://")
+
+
+def local_path(target: str | Path) -> Path:
+    """The path that a local target names."""
+    assert is_local(target), f"{target} is not local"
+    text = str(target)
+    return Path(unquote(urlsplit(text).path) if text.startswith("file://") else text).expanduser().absolute()
+
+
+def join(target: str | Path, *names: str) -> str:
+    """The target of something beneath another; a URI's query (endpoint, region) stays at its end."""
+    path, mark, query = str(target).partition("?") if not is_local(target) else (str(target), "", "")
+    return "/".join([path.rstrip("/") or "/", *names]) + mark + query
+
+
+def _open(target: str | Path) -> tuple[fs.FileSystem, str]:
+    if is_local(target):
+        return fs.LocalFileSystem(), str(local_path(target))
+    try:
+        filesystem, path = fs.FileSystem.from_uri(str(target))
+    except (ValueError, OSError) as error:  # pyarrow's own refusals: unknown scheme, unknown query key, malformed
+        raise Refused(f"storage {target} cannot be opened: {error}; give a local path or a URI such as s3://bucket/folder") from error
+    return filesystem, path.rstrip("/")
+
+
+def _listing(target: str | Path, recursive: bool) -> tuple[str, list[fs.FileInfo]]:
+    filesystem, path = _open(target)
+    return path, filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=recursive))
+
+
+def list_names(target: str | Path) -> list[str]:
+    """The sorted names directly beneath a target; none when it is not there."""
+    return sorted(info.base_name for info in _listing(target, recursive=False)[1])
+
+
+def read(target: str | Path) -> bytes | None:
+    """The bytes of one file or object, or None when it is not there."""
+    filesystem, path = _open(target)
+    try:
+        with filesystem.open_input_stream(path) as stream:
+            return stream.read()
+    except FileNotFoundError:
+        return None
+
+
+def write(target: str | Path, content: bytes) -> None:
+    """Write one file or object as a whole: a reader sees the old content or the new."""
+    if is_local(target):
+        path = local_path(target)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".draft-") as folder:
+            draft = Path(folder) / path.name
+            draft.write_bytes(content)
+            _sync(draft)
+            os.replace(draft, path)
+    else:
+        filesystem, path = _open(target)
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+
+
+def delete(target: str | Path) -> None:
+    """Remove a file, a folder or an artefact; nobody sees an artefact half removed."""
+    if is_local(target):
+        path = local_path(target)
+        if path.is_dir():
+            with suppress(FileNotFoundError):
+                shutil.rmtree(_set_aside(path))
+        else:
+            path.unlink(missing_ok=True)
+        return
+    filesystem, path = _open(target)
+    for name in (f"{path}/{MANIFEST}", path):
+        with suppress(FileNotFoundError):
+            if filesystem.get_file_info(name).type == fs.FileType.File:
+                filesystem.delete_file(name)
+    if filesystem.get_file_info(path).type == fs.FileType.Directory:
+        filesystem.delete_dir(path)
+
+
+def _set_aside(path: Path) -> Path:
+    aside = Path(tempfile.mkdtemp(dir=path.parent, prefix=".removed-"))
+    try:
+        os.rename(path, aside)
+    except OSError:
+        aside.rmdir()
+        raise
+    return aside
+
+
+# Artefacts
+
+
+def read_manifest(target: str | Path) -> Manifest | None:
+    """The manifest of a committed artefact, or None when nothing was committed there."""
+    text = read(join(target, MANIFEST))
+    try:
+        return None if text is None else Manifest.loads(text)
+    except (ValueError, TypeError) as error:
+        raise Damaged(f"{join(target, MANIFEST)} cannot be read: {error}; delete the folder {target} and run its stage again") from error
+
+
+def digest_of(hashes: Iterable[tuple[str, str]]) -> str:
+    """The digest of an artefact: names and content hashes only, so that equal results have equal digests whenever they were made."""
+    return hashlib.sha256(json.dumps(sorted(hashes)).encode()).hexdigest()
+
+
+def verify(target: str | Path, hashes: bool = True) -> Manifest:
+    """Compare an artefact with its manifest, names and sizes always, contents unless told otherwise; raises Damaged."""
+    manifest = read_manifest(target)
+    if manifest is None:
+        raise Missing(f"{target} has no {MANIFEST}: it was never published whole, or the file was removed; run its stage again")
+    home = target if is_local(target) else join(target, manifest.digest)
+    sizes = _sizes(home)
+    fault = _first_fault(manifest, sizes, _hashes(home, sizes) if hashes else ())
+    if fault:
+        raise Damaged(f"{target} is damaged: {fault}; run its stage again with --force")
+    return manifest
+
+
+def _first_fault(manifest: Manifest, sizes: dict[str, int], hashes: Iterable[tuple[str, str]]) -> str | None:
+    for name, expected in manifest.files.items():
+        if name not in sizes:
+            return f"file {name} is missing"
+        if sizes[name] != expected["size"]:
+            return f"file {name} has {sizes[name]} bytes, its manifest says {expected['size']}"
+    for name in sizes:
+        if name not in manifest.files:
+            return f"file {name} is not in its manifest"
+    for name, sha256 in hashes:
+        if sha256 != manifest.files[name]["sha256"]:
+            return f"file {name} has changed (sha256 {sha256[:12]}, its manifest says {manifest.files[name]['sha256'][:12]})"
+    if manifest.digest != digest_of((name, entry["sha256"]) for name, entry in manifest.files.items()):
+        return f"file {MANIFEST} has changed (its digest is not that of the hashes it lists)"
+    return None
+
+
+def _sizes(target: str | Path) -> dict[str, int]:
+    home, infos = _listing(target, recursive=True)
+    sizes = {info.path[len(home) + 1 :]: info.size for info in infos if info.type == fs.FileType.File}
+    sizes.pop(MANIFEST, None)
+    return dict(sorted(sizes.items()))
+
+
+def _hashes(target: str | Path, names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    filesystem, home = _open(target)
+
+    def sha256(name: str) -> tuple[str, str]:
+        state = hashlib.sha256()
+        with filesystem.open_input_stream(f"{home}/{name}") as stream:
+            while chunk := stream.read(CHUNK):
+                state.update(chunk)
+        return name, state.hexdigest()
+
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(sha256, names)
+
+
+def publish(folder: Path, target: str | Path, fields: dict[str, Any], replace: bool = False) -> Manifest:
+    """Commit a finished folder, which is used up, under the target; a committed target is kept unless it is to be replaced.
+
+    Returns the manifest that stands there afterwards. A local target must lie on the folder's file system.
+    """
+    assert not (folder / MANIFEST).exists(), f"{folder} holds a {MANIFEST}: the name belongs to the store"
+    links = [str(path) for path in folder.rglob("*") if path.is_symlink()]
+    assert not links, f"{links[0]} is a link: its content would not be published with it"
+    sizes = _sizes(folder)
+    hashes = dict(_hashes(folder, sizes))
+    files = {name: {"size": size, "sha256": hashes[name]} for name, size in sizes.items()}
+    manifest = Manifest(digest_of(hashes.items()), files, fields)
+    return (_publish_local if is_local(target) else _publish_objects)(folder, target, manifest, replace)
+
+
+def _publish_objects(folder: Path, target: str, manifest: Manifest, replace: bool) -> Manifest:
+    standing = None if replace else read_manifest(target)
+    if standing is None:
+        filesystem, path = _open(join(target, manifest.digest))
+        fs.copy_files(str(folder), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
+        write(join(target, MANIFEST), manifest.dumps())
+    shutil.rmtree(folder)
+    return standing or manifest
+
+
+def _publish_local(folder: Path, target: str | Path, manifest: Manifest, replace: bool) -> Manifest:
+    path = local_path(target)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for name in manifest.files:
+        _sync(folder / name)
+    (folder / MANIFEST).write_bytes(manifest.dumps())
+    _sync(folder / MANIFEST)
+    for part in [child for child in folder.rglob("*") if child.is_dir()] + [folder]:
+        _sync(part)
+    while True:
+        try:
+            os.rename(folder, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+            with suppress(Damaged):
+                standing = None if replace else read_manifest(path)
+                if standing is not None:
+                    shutil.rmtree(folder)
+                    return standing
+            delete(path)
+        else:
+            _sync(path.parent)
+            return manifest
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def fetch(target: str | Path, cache: Path) -> Path:
+    """A local, verified folder of an artefact: itself when it is local, else a copy in the cache, which is keyed by digest."""
+    if is_local(target):
+        verify(target)
+        return local_path(target)
+    manifest = read_manifest(target)
+    if manifest is None:
+        raise Missing(f"{target} has no {MANIFEST}: it was never published whole, or the file was removed; run its stage again")
+    copy = cache / manifest.digest
+    if copy.exists():
+        with suppress(Damaged):
+            verify(copy)
+            return copy
+        delete(copy)
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".fetch-") as draft:
+        filesystem, path = _open(join(target, manifest.digest))
+        part = Path(draft) / "copy"
+        part.mkdir()
+        if manifest.files:
+            fs.copy_files(path, str(part), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
+        (part / MANIFEST).write_bytes(manifest.dumps())
+        fault = _first_fault(manifest, _sizes(part), _hashes(part, manifest.files))
+        if fault:
+            raise Damaged(f"{target} is damaged: {fault}; run its stage again with --force")
+        with suppress(OSError):  # another process of this node was first: its copy has the same digest
+            os.rename(part, copy)
+    verify(copy, hashes=False)
+    return copy

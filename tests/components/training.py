@@ -1,0 +1,138 @@
+"""What the tests of training share: a tiny Qwen2-VL, toy pairs of words and colours, and ranks as plain processes without Ray."""
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from PIL import Image
+
+from mirepoix.components.batches import PairRow, write_pairs
+from mirepoix.components.job import Job, TrainConfig, make_job
+from mirepoix.components.train import train
+from mirepoix.models.backbone import TinyQwen2VL, make_tiny, open_backbone
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item
+from mirepoix.models.tuning import Tuning
+from mirepoix.models.unite import Unite, UniteConfig
+
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 200, 40),
+    "blue": (40, 40, 220),
+    "yellow": (230, 220, 40),
+    "black": (5, 5, 5),
+    "white": (250, 250, 250),
+}
+NAMES = [f"{first} {second}" for first in COLOURS for second in COLOURS]
+TINY = TinyQwen2VL(
+    vocabulary=400,
+    hidden_size=32,
+    layers=1,
+    heads=2,
+    intermediate_size=64,
+    vision_depth=1,
+    vision_width=32,
+    vision_heads=2,
+    max_pixels=56 * 56,
+)
+FULL = Tuning(towers=("language", "vision"), lora=None)
+TOY = TrainConfig(
+    tuning=FULL, per_device_train_batch_size=4, learning_rate=3e-3, warmup_steps=0, lr_scheduler_type="constant", logging_steps=1
+)
+
+
+def picture(name: str) -> bytes:
+    """Two colours beside each other."""
+    left, right = name.split()
+    image = Image.new("RGB", (56, 28), COLOURS[left])
+    image.paste(COLOURS[right], (28, 0, 56, 28))
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def write_encoder(folder: Path) -> Path:
+    """A random encoder whose vectors are those of a tiny Qwen2-VL."""
+    make_tiny(folder / "backbone", [f"a flag that is {name}" for name in NAMES] * 4, TINY, seed=1)
+    Unite(UniteConfig(), *open_backbone(folder / "backbone")).save(folder / "encoder")
+    return folder / "encoder"
+
+
+def write_toys(folder: Path, kinds: Sequence[str], negatives: int = 0) -> Path:
+    """As many pairs as kinds: "i" finds a picture by its colours' names, "t" a sentence by another."""
+    items, pairs = [], []
+    for number, kind in enumerate(kinds):
+        name = NAMES[number % len(NAMES)]
+        items.append(Item(f"q{number}", text=f"which flag is {name}"))
+        items.append(Item(f"d{number}", text=f"{name} is it") if kind == "t" else Item(f"d{number}", images=(picture(name),)))
+        others = [2 * ((number + 1 + k) % len(kinds)) + 1 for k in range(negatives)]
+        pairs.append(PairRow(f"p{number}", 2 * number, 2 * number + 1, others, task=f"t->{kind}"))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_pairs(folder, items, pairs)
+    return folder
+
+
+class FolderSite:
+    """A worker of a plain process group; its checkpoints are folders, and it can be interrupted at one of them."""
+
+    def __init__(self, folder: Path, interrupted_at: str | None = None):
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+        self.interrupted_at = interrupted_at
+
+    def resume(self):
+        latest = self.folder / "latest.json"
+        return nullcontext(self.folder / json.loads(latest.read_text()) if latest.exists() else None)
+
+    def keep(self, folder: Path, name: str) -> None:
+        shutil.copytree(folder, self.folder / name, dirs_exist_ok=True)
+        dist.barrier()
+        if dist.get_rank() == 0:
+            (self.folder / "latest.json").write_text(json.dumps(name))
+        dist.barrier()
+        if name == self.interrupted_at:
+            raise InterruptedError
+
+    def log(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+
+
+def run(jobs: dict[str, Job], world: int, folder: Path, interrupted_at: str | None = None) -> dict[str, list[dict[str, float]]]:
+    """Each job trained by so many processes, its checkpoints under its name; the rows that it logged."""
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as meeting:
+        mp.spawn(_rank, (world, meeting, jobs, folder, interrupted_at), nprocs=world)
+        return pickle.loads((Path(meeting) / "rows.pickle").read_bytes())
+
+
+def _rank(rank: int, world: int, meeting: str, jobs: dict[str, Job], folder: Path, interrupted_at: str | None) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}/rendezvous", rank=rank, world_size=world)
+    rows = {}
+    for name, job in jobs.items():
+        site = FolderSite(folder / name, interrupted_at)
+        try:
+            train(job, site)
+        except InterruptedError:
+            assert interrupted_at
+        except Refused as error:
+            site.rows.append({"refused": str(error)})
+        rows[name] = site.rows
+    if rank == 0:
+        (Path(meeting) / "rows.pickle").write_bytes(pickle.dumps(rows))
+    dist.destroy_process_group()
+
+
+def job_of(pairs: Path, encoder: Path, **changes) -> Job:
+    return make_job(replace(TOY, **changes), 7, pairs, encoder)

@@ -1,0 +1,56 @@
+"""A small real release, and one server of it for all tests that speak HTTP."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from mirepoix.models.backbone import TinyQwen2VL, make_tiny
+from mirepoix.models.encoder import load_encoder
+from mirepoix.models.item import items_to_table
+from mirepoix.models.unite import Unite, UniteConfig
+from mirepoix.serving.index import build
+from mirepoix.serving.release import encoder_digest
+from tests.serving.pantry import corpus, free_port, published
+
+
+@pytest.fixture(scope="session")
+def encoder_folder(tmp_path_factory) -> Path:
+    home = tmp_path_factory.mktemp("encoder")
+    sizes = TinyQwen2VL(
+        vocabulary=300, hidden_size=32, layers=1, heads=2, intermediate_size=64, vision_depth=1, vision_width=32, vision_heads=2
+    )
+    make_tiny(home / "backbone", [item.text for item in corpus() if item.text], sizes, seed=0)
+    Unite.open(home / "backbone", UniteConfig()).save(home / "saved")
+    return home / "saved"
+
+
+@pytest.fixture(scope="session")
+def parts(encoder_folder, tmp_path_factory) -> dict[str, Path]:
+    """The folders that a release is assembled from."""
+    home = tmp_path_factory.mktemp("parts")
+    items = corpus()
+    vectors = load_encoder(encoder_folder).encode(items)
+    build(vectors, [item.id for item in items], [item.modality for item in items], encoder=encoder_digest(encoder_folder)).save(
+        home / "index"
+    )
+    (home / "corpus").mkdir()
+    for part, half in enumerate((items[30:], items[:30])):
+        pq.write_table(items_to_table(half), home / "corpus" / f"part-{part:05d}.parquet")
+    return {"encoder_folder": encoder_folder, "index_folder": home / "index", "corpus_folder": home / "corpus"}
+
+
+@pytest.fixture(scope="session")
+def release_folder(parts, tmp_path_factory) -> Path:
+    return published(tmp_path_factory.mktemp("release"), parts)
+
+
+@pytest.fixture(scope="session")
+def served(ray_cluster, release_folder) -> Iterator[str]:
+    """The address of a server of the release; it wants no key."""
+    from mirepoix.serving.app import ServeConfig, start
+
+    server = start(str(release_folder), ServeConfig(port=free_port()))
+    yield server.url
+    server.stop()

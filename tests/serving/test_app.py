@@ -1,0 +1,143 @@
+"""The served release: the real replicas, the real clients, and what happens when something is in the way."""
+
+import asyncio
+import base64
+import json
+import shutil
+import socket
+
+import httpx
+import numpy as np
+import openai
+import pytest
+
+from mirepoix.models.errors import Refused
+from mirepoix.serving.app import ServeConfig, check_port, start
+from mirepoix.serving.client import search_endpoint
+from mirepoix.serving.release import open_release
+from mirepoix.serving.store import publish
+from tests.serving.pantry import corpus, drawing, free_port, published
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    return openai.OpenAI(base_url=f"{served}/v1", api_key="unused", max_retries=0)
+
+
+def test_health_names_the_release_that_is_served(served, release_folder):
+    reply = httpx.get(f"{served}/health")
+    assert reply.status_code == 200 and reply.json()["release"] == open_release(release_folder).version
+
+
+def test_the_official_client_reads_the_vectors_of_the_encoder(client, release_folder):
+    texts = ["a red disc", "A square painted in colour number 4.", "two\nlines"]
+    expected = np.concatenate(
+        [open_release(release_folder).open_encoder().encode([item_of(text)]).rows_NTD[:, 0].numpy() for text in texts]
+    )
+    for form in (openai.NOT_GIVEN, "float", "base64"):
+        reply = client.embeddings.create(model="tiny", input=texts, encoding_format=form)
+        given = [np.frombuffer(base64.b64decode(d.embedding), "<f4") if isinstance(d.embedding, str) else d.embedding for d in reply.data]
+        assert np.abs(np.array(given) - expected).max() < 1e-5
+        assert [d.index for d in reply.data] == [0, 1, 2] and reply.usage.prompt_tokens == reply.usage.total_tokens > 3
+
+
+def test_many_requests_at_once_are_encoded_together_and_each_gets_its_own(served, release_folder):
+    items = corpus()[:20]
+
+    async def ask() -> list[dict]:
+        async with httpx.AsyncClient(base_url=served, timeout=60) as http:
+            replies = await asyncio.gather(
+                *(http.post("/v1/search", json={"text": item.text, "k": 1, "instruction": ""}) for item in items)
+            )
+        return [reply.json() for reply in replies]
+
+    found = [reply["results"][0]["id"] for reply in asyncio.run(ask())]
+    assert found == [item.id for item in items]
+    sizes = [line for line in httpx.get(f"{served}/metrics").text.splitlines() if line.startswith("mirepoix_batch_size_sum")]
+    counts = [line for line in httpx.get(f"{served}/metrics").text.splitlines() if line.startswith("mirepoix_batch_size_count")]
+    assert float(sizes[0].split()[-1]) > float(counts[0].split()[-1])
+
+
+def test_one_visitors_refused_item_does_not_fail_the_others(served):
+    long = {"input": "word " * 6000}
+    fine = {"input": "a disc"}
+
+    async def ask() -> list[int]:
+        async with httpx.AsyncClient(base_url=served, timeout=60) as http:
+            replies = await asyncio.gather(*(http.post("/v1/embeddings", json=body) for body in (fine, long, fine)))
+        return [reply.status_code for reply in replies]
+
+    first, middle, last = asyncio.run(ask())
+    assert (first, last) == (200, 200) and middle in (200, 400)
+
+
+def test_a_picture_finds_itself_through_the_client(served):
+    reply = search_endpoint(served, image=drawing("square", 1 / 20), k=3)
+    assert reply["object"] == "search" and len(reply["results"]) == 3
+    shown = httpx.get(served + next(result["image"] for result in reply["results"] if result["image"]))
+    assert shown.status_code == 200 and shown.headers["content-type"].startswith("image/")
+
+
+def test_the_client_passes_on_why_the_server_declined(served):
+    with pytest.raises(Refused, match="declined \\(400\\): k is 0"):
+        search_endpoint(served, "x", k=0)
+
+
+def test_the_client_says_when_nobody_answers():
+    with pytest.raises(Refused, match="nothing answers"):
+        search_endpoint("http://127.0.0.1:9", "x")
+    with pytest.raises(Refused, match="is no address"):
+        search_endpoint("localhost", "x")
+
+
+def test_a_body_that_is_too_large_is_sent_away_through_the_proxy(served):
+    reply = httpx.post(f"{served}/v1/search", content=b" " * (33 * 2**20), timeout=60)
+    assert reply.status_code == 413 and reply.json()["error"]["type"] == "invalid_request_error"
+
+
+def test_a_second_port_is_refused_while_the_first_is_open(served, release_folder):
+    with pytest.raises(Refused, match="does not listen at port"):
+        start(str(release_folder), ServeConfig(port=free_port()))
+
+
+def test_a_port_in_use_is_refused():
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        with pytest.raises(Refused, match=r"is in use; .* --port"):
+            check_port(ServeConfig(port=other.getsockname()[1]), running=False)
+    check_port(ServeConfig(port=free_port()), running=False)
+
+
+def test_an_address_beyond_this_machine_wants_a_key(ray_cluster, release_folder, monkeypatch):
+    monkeypatch.delenv("MIREPOIX_API_KEY", raising=False)
+    with pytest.raises(Refused, match="MIREPOIX_API_KEY"):
+        start(str(release_folder), ServeConfig(host="0.0.0.0"))
+
+
+def test_a_config_that_cannot_be_is_refused():
+    for wrong in ({"port": 0}, {"port": 70_000}, {"encoders": 0}, {"batch_size": 0}):
+        with pytest.raises(Refused):
+            ServeConfig(**wrong)
+
+
+def test_a_release_that_does_not_reproduce_its_golden_vectors_never_takes_the_place_of_one_that_does(served, release_folder, tmp_path):
+    before = httpx.get(f"{served}/health").json()
+    draft = shutil.copytree(release_folder, tmp_path / "draft")
+    (draft / "manifest.json").unlink()
+    golden = json.loads((draft / "golden.json").read_text())
+    golden["vectors"] = golden["vectors"][::-1]
+    (draft / "golden.json").write_text(json.dumps(golden))
+    publish(draft, tmp_path / "release", {})
+    with pytest.raises(Refused, match="golden item 'text-00' comes out at cosine") as refused:
+        start(str(tmp_path / "release"), ServeConfig(port=int(served.rsplit(":", 1)[1])))
+    assert "\n" not in str(refused.value)
+    assert httpx.get(f"{served}/health").json() == before
+
+
+def test_another_release_takes_the_place_of_the_one_before(served, parts, tmp_path_factory):
+    before = httpx.get(f"{served}/health").json()["release"]
+    other = published(tmp_path_factory.mktemp("other"), parts, golden=corpus()[:1])
+    server = start(str(other), ServeConfig(port=int(served.rsplit(":", 1)[1])))
+    assert server.url == served and server.version != before
+    assert search_endpoint(served, "a disc", k=2)["release"] == server.version

@@ -1,0 +1,185 @@
+"""A release: assembled only from parts that belong together, the same each time, verified before it is believed."""
+
+import json
+import shutil
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from mirepoix.models.encoder import load_encoder
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item, Modality, items_to_table
+from mirepoix.serving.index import build, open_index
+from mirepoix.serving.release import THUMBNAIL, assemble, encoder_digest, open_release, read_release, thumbnail, verify_release
+from mirepoix.serving.store import Damaged, read_manifest
+from tests.serving.pantry import INSTRUCTIONS, corpus, drawing, published
+
+
+@pytest.fixture
+def copy(release_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(release_folder, tmp_path / "copy"))
+
+
+def test_a_release_holds_its_parts_and_says_what_they_are(release_folder, parts):
+    assert sorted(path.name for path in release_folder.iterdir()) == [
+        "documents",
+        "encoder",
+        "golden.json",
+        "index",
+        "manifest.json",
+        "release.json",
+    ]
+    release = open_release(release_folder)
+    assert (release.name, release.widths, release.instructions) == ("tiny", (16, 32), INSTRUCTIONS)
+    assert release.encoder == encoder_digest(parts["encoder_folder"]) == release.open_index().description.encoder
+    assert len(release.version) == 12
+
+
+def test_the_same_parts_give_the_same_bytes(release_folder, parts, tmp_path):
+    again = published(tmp_path, parts)
+    assert read_manifest(again).digest == read_manifest(release_folder).digest
+    assert open_release(again).version == open_release(release_folder).version
+
+
+def test_a_change_of_anything_gives_another_version(release_folder, parts, tmp_path):
+    versions = {open_release(release_folder).version, open_release(published(tmp_path / "a", parts, name="other")).version}
+    draft = tmp_path / "b"
+    draft.mkdir()
+    versions.add(assemble(draft, "tiny", golden=corpus()[:1], instructions=INSTRUCTIONS, widths=(16,), **parts).version)
+    assert len(versions) == 3
+
+
+def test_every_indexed_item_has_its_document_whatever_the_order_of_the_corpus(release_folder):
+    release = open_release(release_folder)
+    index, documents = release.open_index(), release.open_documents()
+    assert len(documents) == len(index) == 60
+    for item in corpus():
+        position = index.position(item.id)
+        document = documents[position]
+        assert (document.id, document.text, document.modality, document.pictured) == (item.id, item.text, item.modality, bool(item.images))
+        assert (documents.thumbnail(position) is not None) == bool(item.images)
+
+
+def test_what_was_indexed_is_found_by_itself(release_folder):
+    release = open_release(release_folder)
+    hits = release.open_index().search(release.open_encoder().encode(corpus()), 1)
+    assert [found[0].id for found in hits] == [item.id for item in corpus()]
+    assert all(found[0].score == pytest.approx(1, abs=1e-4) for found in hits)
+
+
+def test_a_thumbnail_is_small_and_of_the_same_look():
+    large = Image.open(BytesIO(thumbnail(drawing("disc", 0.0, 400))))
+    assert large.format == "JPEG" and large.size == (THUMBNAIL, THUMBNAIL)
+    small = Image.open(BytesIO(thumbnail(drawing("disc", 0.0, 96))))
+    assert small.format == "PNG" and np.array_equal(np.asarray(small), np.asarray(Image.open(BytesIO(drawing("disc", 0.0, 96)))))
+
+
+def test_golden_vectors_are_reproduced(release_folder):
+    assert verify_release(release_folder) >= 0.9999
+
+
+def test_an_encoder_that_encodes_otherwise_is_refused(copy):
+    release = read_release(copy)
+    encoder = load_encoder(copy / "encoder")
+    with torch.no_grad():
+        encoder.model.language_model.norm.weight[::2] *= -1
+    with pytest.raises(Refused, match=r"golden item 'text-00' comes out at cosine"):
+        release.verify(encoder)
+
+
+def test_golden_vectors_of_another_shape_are_refused(copy):
+    golden = json.loads((copy / "golden.json").read_text())
+    golden["vectors"][1] = golden["vectors"][1] * 2
+    (copy / "golden.json").write_text(json.dumps(golden))
+    with pytest.raises(Refused, match="golden item 'picture-00' comes out at cosine nan"):
+        verify_release(copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder/model.safetensors", "index/index.faiss", "documents/documents.arrow", "golden.json", "release.json"]
+)
+def test_one_changed_byte_anywhere_keeps_a_release_from_opening(copy, name):
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(Damaged, match=name):
+        open_release(copy)
+
+
+def test_a_missing_file_keeps_a_release_from_opening(copy):
+    (copy / "documents" / "order.npy").unlink()
+    with pytest.raises(Damaged, match="order"):
+        open_release(copy)
+
+
+def test_an_unpublished_folder_does_not_open(copy):
+    (copy / "manifest.json").unlink()
+    with pytest.raises(Refused, match="never published"):
+        open_release(copy)
+
+
+def test_a_folder_that_is_no_release_is_refused(tmp_path):
+    with pytest.raises(Refused, match=r"release\.json"):
+        read_release(tmp_path)
+
+
+def test_an_index_of_another_encoder_is_refused(parts, tmp_path):
+    items = corpus()
+    vectors = load_encoder(parts["encoder_folder"]).encode(items)
+    for told in ("", "0" * 64):
+        build(vectors, [item.id for item in items], [item.modality for item in items], encoder=told).save(tmp_path / "index")
+        with pytest.raises(Refused, match="embed and index the corpus with this encoder"):
+            assemble(tmp_path / "draft", "tiny", golden=items[:1], **{**parts, "index_folder": tmp_path / "index"})
+
+
+def corpus_of(folder: Path, items: list[Item]) -> Path:
+    folder.mkdir()
+    pq.write_table(items_to_table(items), folder / "part-00000.parquet")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda items: items[1:], "'text-00'"),
+        (lambda items: [*items, items[0]], "two items with the id 'text-00'"),
+        (lambda items: [Item("text-00", images=(drawing("bar", 0.1),)), *items[1:]], "'text-00' is 'i' in the corpus"),
+    ],
+)
+def test_a_corpus_that_was_not_the_indexed_one_is_refused(parts, tmp_path, change, words):
+    told = {**parts, "corpus_folder": corpus_of(tmp_path / "corpus", change(corpus()))}
+    with pytest.raises(Refused, match=words):
+        assemble(tmp_path / "draft", "tiny", golden=corpus()[:1], **told)
+
+
+def test_items_that_were_not_indexed_are_left_out(parts, tmp_path):
+    told = {**parts, "corpus_folder": corpus_of(tmp_path / "corpus", [*corpus(), Item("late", "came after the index")])}
+    release = assemble(tmp_path / "draft", "tiny", golden=corpus()[:1], **told)
+    assert len(release.open_documents()) == 60 and open_index(tmp_path / "draft" / "index").position("late") is None
+
+
+def test_an_empty_corpus_folder_is_refused(parts, tmp_path):
+    (tmp_path / "corpus").mkdir()
+    with pytest.raises(Refused, match=r"no \.parquet"):
+        assemble(tmp_path / "draft", "tiny", golden=corpus()[:1], **{**parts, "corpus_folder": tmp_path / "corpus"})
+
+
+def test_a_release_without_golden_items_is_refused(parts, tmp_path):
+    with pytest.raises(Refused, match="golden"):
+        assemble(tmp_path / "draft", "tiny", golden=[], **parts)
+
+
+def test_assembling_reports_its_progress(parts, tmp_path):
+    seen: list[dict] = []
+    assemble(tmp_path / "draft", "tiny", golden=corpus()[:1], report=seen.append, **parts)
+    assert seen[-1] == {"step": 60, "total": 60}
+
+
+def test_the_modality_of_a_document_is_that_of_its_item(release_folder):
+    documents = open_release(release_folder).open_documents()
+    assert {documents[n].modality for n in range(60)} == {Modality.TEXT, Modality.IMAGE, Modality.TEXT | Modality.IMAGE}

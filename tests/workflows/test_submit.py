@@ -1,0 +1,266 @@
+"""A run is sent to a cluster with our code and nothing else, followed to its end, and left alone when its watcher goes."""
+
+import asyncio
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from mirepoix.models.errors import Refused
+from mirepoix.workflows import submit as submission
+from mirepoix.workflows.cluster import LAYERS, authentication
+from mirepoix.workflows.submit import DETACHED, follow_job, job_client, prepare, send, submit
+
+STAND_IN = """
+import os, sys, time
+import ray
+from mirepoix.workflows.cluster import connect, default_storage
+print("arguments", sys.argv[1:])
+print("storage", default_storage(), "tracking", os.environ.get("MLFLOW_TRACKING_URI"))
+print("config", open(sys.argv[sys.argv.index("--config") + 1]).read() if "--config" in sys.argv else None)
+if "seconds=60" in sys.argv:
+    print("waiting", flush=True); time.sleep(60)
+with connect():
+    here = ray.remote(lambda: __import__("mirepoix.models.item").models.item.__file__)
+    print("worker imports", ray.get(here.remote()))
+sys.exit(next((int(a.removeprefix("code=")) for a in sys.argv if a.startswith("code=")), 0))
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster_head():
+    from tests.workflows.heads import head
+
+    with head(token=True, num_cpus=2) as up:
+        yield up
+
+
+@pytest.fixture
+def told_the_token(cluster_head):
+    with authentication(RAY_ADDRESS=None, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=None, RAY_AUTH_TOKEN_PATH=str(cluster_head.token)):
+        yield cluster_head
+
+
+def staged(folder: Path, recipe: str = "quickstart", *overrides: str, **options):
+    """A job whose command line only tells what it was given."""
+    folder.mkdir(exist_ok=True)
+    job = prepare(recipe, overrides, folder, **options)
+    (folder / "mirepoix" / "workflows" / "__main__.py").write_text(STAND_IN)
+    return job
+
+
+def test_a_job_carries_our_code_and_nothing_else(tmp_path: Path):
+    job = prepare("quickstart", [], tmp_path)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mirepoix", "mirepoix.py"]
+    assert sorted(each.name for each in (tmp_path / "mirepoix").iterdir()) == sorted(LAYERS)
+    kinds = {each.suffix for each in tmp_path.rglob("*") if each.is_file()}
+    assert ".py" in kinds and not kinds & {".pyc", ".parquet", ".db", ".md", ".yaml"}
+    assert job.folder == tmp_path
+
+
+def test_the_code_of_a_job_is_importable_by_itself(tmp_path: Path):
+    prepare("quickstart", [], tmp_path)
+    code = "import mirepoix.models.item as m, mirepoix.workflows.config as c; print(m.__file__); print(c.__file__)"
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", f"import sys; sys.path += {sys.path!r}; {code}"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert found.returncode == 0, found.stderr
+    assert all(line.startswith(str(tmp_path)) for line in found.stdout.split())
+
+
+def test_whatever_stands_in_an_override_reaches_the_recipe_and_no_shell(tmp_path: Path):
+    nasty = ["name=a b", "text='; rm -rf /", "sources.0.path=$(id)", 'mixture={"it->t": 1}']
+    entrypoint = prepare("quickstart", nasty, tmp_path).entrypoint
+    assert shlex.split(entrypoint) == ["python", "-m", "mirepoix.workflows", "run", "quickstart", *nasty]
+
+
+def test_a_name_says_the_recipe_and_tells_two_runs_apart(tmp_path: Path):
+    names = []
+    for index, overrides in enumerate([["a=1"], ["a=2"]]):
+        (tmp_path / str(index)).mkdir()
+        names.append(prepare("mire/ablation no 2", overrides, tmp_path / str(index)).name)
+    assert all(name.startswith("mire-ablation-no-2-") for name in names)
+    assert names[0].split("-")[4] != names[1].split("-")[4]
+
+
+def test_the_storage_and_the_tracking_server_travel_and_secrets_do_not(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    job = prepare("quickstart", [], tmp_path, storage="s3://bucket/mirepoix")
+    assert job.variables == {"MIREPOIX_STORAGE": "s3://bucket/mirepoix", "MLFLOW_TRACKING_URI": "http://mlflow:5000"}
+
+
+def test_a_relative_storage_is_refused_because_a_job_has_another_folder(tmp_path: Path):
+    with pytest.raises(Refused, match=r"relative 'storage'"):
+        prepare("quickstart", [], tmp_path, storage="storage")
+
+
+def test_a_missing_config_file_is_refused(tmp_path: Path):
+    with pytest.raises(Refused, match=r"no config file"):
+        prepare("quickstart", [], tmp_path, config=tmp_path / "missing.yaml")
+
+
+def test_a_job_runs_with_its_arguments_its_config_and_our_code_on_the_workers(told_the_token, tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    config = tmp_path / "my run.yaml"
+    config.write_text("name: mine")
+    client = job_client(told_the_token.address)
+    job = staged(tmp_path / "stage", "quickstart", "name=a b", storage="/shared/store", config=config)
+    send(client, job)
+    assert follow_job(client, job.name) == 0
+    out, err = capfd.readouterr()
+    assert "arguments ['run', 'quickstart', 'name=a b', '--config', 'config/my run.yaml']" in out
+    assert "storage /shared/store tracking http://mlflow:5000" in out
+    assert "config name: mine" in out
+    assert "_ray_pkg_" in out.split("worker imports", 1)[1].splitlines()[0]
+    assert f"submitted {job.name}" in err and f"{job.name} succeeded" in err
+
+
+def test_the_exit_code_of_the_job_is_ours(told_the_token, tmp_path: Path, capfd):
+    client = job_client(told_the_token.address)
+    job = staged(tmp_path / "stage", "quickstart", "code=3")
+    send(client, job)
+    assert follow_job(client, job.name) == 3
+    assert "exit code 3" in capfd.readouterr().err
+
+
+def test_the_same_job_is_not_taken_twice(told_the_token, tmp_path: Path):
+    client = job_client(told_the_token.address)
+    job = staged(tmp_path / "stage", "quickstart", "again=1")
+    send(client, job)
+    with pytest.raises(Refused, match="already exists") as refusal:
+        send(client, job)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_interrupted_watcher_leaves_the_job_running_and_says_how_to_reach_it(told_the_token, tmp_path: Path):
+    client = job_client(told_the_token.address)
+    job = staged(tmp_path / "stage", "quickstart", "seconds=60")
+    send(client, job)
+    code = (
+        f"import sys; from mirepoix.workflows.submit import *; sys.exit(follow_job(job_client({told_the_token.address!r}), {job.name!r}))"
+    )
+    watcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        for line in watcher.stdout:
+            if line.startswith("waiting"):
+                break
+        watcher.send_signal(signal.SIGINT)
+        _, err = watcher.communicate(timeout=20)
+    finally:
+        watcher.kill()
+    assert watcher.returncode == DETACHED
+    assert f"ray job logs {job.name} --follow" in err and f"ray job stop {job.name}" in err
+    assert client.get_job_status(job.name).value == "RUNNING"
+    client.stop_job(job.name)
+    assert follow_job(client, job.name) != 0
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RAY_AUTH_MODE": "disabled"}, "asks for a token"),
+        ({"RAY_AUTH_MODE": None}, "asks for a token"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "w" * 64}, "does not accept this token"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/nonexistent"}, "no usable token"),
+    ],
+)
+def test_without_the_right_token_the_variables_to_set_are_named(cluster_head, variables, words):
+    nothing = {"RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": None}
+    with authentication(**nothing | variables), pytest.raises(Refused, match=words) as refusal:
+        job_client(cluster_head.address)
+    assert all(name in str(refusal.value) for name in ("RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://no-such-host.invalid:8265", "127.0.0.1:9"])
+def test_a_cluster_that_does_not_answer_is_refused_in_seconds(address):
+    start = time.monotonic()
+    with pytest.raises(Refused, match=r"no answer from|no Ray dashboard") as refusal:
+        submit("quickstart", address=address)
+    assert time.monotonic() - start < 10 and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "head:8265:1", "ftp://head"])
+def test_an_address_that_is_no_dashboard_is_refused(address):
+    with pytest.raises(Refused):
+        job_client(address)
+
+
+@contextmanager
+def scripted_server(logs: list[str], cuts: list[int], ends_after: int) -> Iterator[str]:
+    """A job server whose log connections are cut after so many parts, and whose job ends with a given connection."""
+    connections = 0
+
+    async def version(_):
+        return web.json_response({"version": "4", "ray_version": "2.60.0", "ray_commit": "", "session_name": ""})
+
+    async def tail(request):
+        nonlocal connections
+        socket = web.WebSocketResponse()
+        await socket.prepare(request)
+        cut = cuts[min(connections, len(cuts) - 1)]
+        connections += 1
+        for part in logs[:cut]:
+            await socket.send_str(part)
+        if cut < len(logs):
+            request.transport.abort()
+        return socket
+
+    async def details(_):
+        over = connections >= ends_after
+        return web.json_response(
+            {"type": "SUBMISSION", "entrypoint": "x", "status": "SUCCEEDED" if over else "RUNNING", "driver_exit_code": 0 if over else None}
+        )
+
+    app = web.Application()
+    app.add_routes([web.get("/api/version", version), web.get("/api/jobs/{id}/logs/tail", tail), web.get("/api/jobs/{id}", details)])
+    loop, port, ready = asyncio.new_event_loop(), [], threading.Event()
+
+    async def start():
+        runner = web.AppRunner(app)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port.append(runner.addresses[0][1])
+        ready.set()
+
+    thread = threading.Thread(target=lambda: (loop.run_until_complete(start()), loop.run_forever()), daemon=True)
+    thread.start()
+    ready.wait(10)
+    yield f"http://127.0.0.1:{port[0]}"
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(10)
+
+
+def test_the_log_is_printed_once_though_the_connection_breaks(monkeypatch, capsys):
+    monkeypatch.setattr(submission, "LOST_PAUSE", 0.05)
+    with authentication(RAY_AUTH_MODE="disabled"), scripted_server(["one\n", "two\n", "three\n"], [1, 2, 0, 3], ends_after=4) as address:
+        assert follow_job(job_client(address), "job") == 0
+    assert capsys.readouterr().out == "one\ntwo\nthree\n"
+
+
+def test_a_cluster_that_is_lost_for_good_is_said_with_the_way_back(monkeypatch, capsys):
+    monkeypatch.setattr(submission, "LOST_PAUSE", 0.05)
+    with authentication(RAY_AUTH_MODE="disabled"):
+        with scripted_server(["one\n"], [1], ends_after=9) as address:
+            client = job_client(address)
+        with pytest.raises(Refused, match=r"lost the cluster while job was running .* ray job logs job --follow"):
+            follow_job(client, "job")
+
+
+def test_a_submission_that_is_not_followed_returns_at_once(told_the_token, tmp_path: Path):
+    config = tmp_path / "run.yaml"
+    config.write_text("name: mine")
+    assert submit("no-such-recipe", ["a=1"], address=told_the_token.address, config=config, follow=False) == 0
+    client = job_client(told_the_token.address)
+    (job,) = [each for each in client.list_jobs() if each.submission_id and each.submission_id.startswith("no-such-recipe-")]
+    assert shlex.split(job.entrypoint)[-2:] == ["--config", "config/run.yaml"]
+    assert os.environ["RAY_AUTH_MODE"] == "token"

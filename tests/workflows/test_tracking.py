@@ -1,0 +1,289 @@
+"""The diary is complete when MLflow is there, and costs nothing when it is not."""
+
+import json
+import math
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from mirepoix.serving.store import Manifest
+from mirepoix.workflows import tracking
+from mirepoix.workflows.progress import Note
+from mirepoix.workflows.stage import Stage, StageReport
+from mirepoix.workflows.tracking import Tracker, code_version, open_tracker
+
+sys.path.insert(0, str(Path(__file__).parent))
+from kitchen import Dish, burn, chop, run
+
+MANIFEST = Manifest("d" * 64, {}, {"key": "k" * 64, "metrics": {"recall@10": 0.5}, "rows": {"read": 10, "written": 10}, "run_id": None})
+DONE = StageReport("done", target="/pantry/artefacts/wash/k", digest="d" * 64)
+PARTS = {"config": {"class": "Dish", "salt": 1}, "seed": 3}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    name: str = "stew"
+    dish: Dish = field(default_factory=lambda: Dish("log"))
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A storage whose SQLite store is set up once: its tables take seconds."""
+    return tmp_path_factory.mktemp("storage")
+
+
+@pytest.fixture
+def tracker(home, request):
+    return Tracker(f"sqlite:///{home}/mlflow.db", request.node.name, "stew", {"dish.salt": 1}, str(home / "mlflow"))
+
+
+def runs_of(tracker) -> dict[str, list]:
+    """All runs of the tracker's experiment by stage, newest first; the parent under "whole"."""
+    client = tracker._client()
+    experiment = client.get_experiment_by_name(tracker.experiment)
+    runs: dict[str, list] = {}
+    for entry in client.search_runs([experiment.experiment_id]):
+        runs.setdefault(entry.data.tags.get("stage", "whole"), []).append(entry)
+    return runs
+
+
+@pytest.fixture
+def silent_server():
+    """A server that takes every connection and never answers."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    held = []
+
+    def accept():
+        while True:
+            try:
+                held.append(listener.accept()[0])
+            except OSError:
+                return
+
+    threading.Thread(target=accept, daemon=True).start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    listener.close()
+    for connection in held:
+        connection.close()
+
+
+@pytest.fixture
+def dead_server():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    return f"http://127.0.0.1:{port}"
+
+
+def a_whole_run(tracker: Tracker) -> str | None:
+    tracker.begin("driver-1", "/pantry", {"driver-1"})
+    run_id = tracker.start("wash", PARTS, {})
+    tracker.curve(Note("wash", time.time(), {"step": 1.0, "loss": 2.0}))
+    tracker.finish("wash", DONE, MANIFEST)
+    tracker.end("FINISHED")
+    return run_id
+
+
+# What is in the diary
+
+
+def test_a_run_and_its_stages_are_in_the_diary_with_all_that_belongs_to_them(ray_cluster, home, tmp_path):
+    storage, log = tmp_path / "storage", str(tmp_path / "log")
+    clean = {"clean": "wash"}
+    stages = [Stage("wash", chop, Dish(log)), Stage("cook", chop, Dish(log), clean), Stage("fry", burn, Dish(log), clean)]
+
+    def tracked() -> Tracker:
+        return open_tracker(str(storage), "stew", Recipe(), uri=f"sqlite:///{home}/mlflow.db", experiment="whole diary")
+
+    report, _ = run(stages, storage, tracker=tracked())
+    again, _ = run(stages[:2], storage, tracker=tracked())
+    runs = runs_of(tracked())
+    whole, first = runs["whole"]
+    assert (first.info.status, whole.info.status) == ("FAILED", "FINISHED")
+    assert first.info.run_name == "stew" and first.data.tags["recipe"] == "stew"
+    dish = {"class": "Dish", "log": "log", "text": "carrot", "seconds": "0.0", "salt": "0"}
+    assert first.data.params == {"class": "Recipe", "name": "stew"} | {f"dish.{name}": value for name, value in dish.items()}
+    assert {"version.python", "version.ray", "version.torch"} <= set(first.data.tags)
+    assert {"mlflow.source.git.commit", "source"} & set(first.data.tags), "the version of the code"
+    cached, cook = runs["cook"]
+    assert cook.data.tags["mlflow.parentRunId"] == first.info.run_id and cached.data.tags["mlflow.parentRunId"] == whole.info.run_id
+    assert cook.info.status == "FINISHED" and cook.data.tags["cached"] == "false"
+    rows = {"rows.read": 10, "rows.written": 7, "rows.rejected": 2, "rows.merged": 1}
+    assert cook.data.metrics == {"recall_at_10": 0.5, "loss": 1 / 3} | rows
+    assert cook.data.params["text"] == "carrot" and cook.data.params["seed"] == "0"
+    assert cook.data.tags["digest"] == report.stages["cook"].digest and cook.data.tags["artefact"] == report.stages["cook"].target
+    (dataset,) = cook.inputs.dataset_inputs
+    assert dataset.dataset.name == "clean" and dataset.dataset.source == report.stages["wash"].target
+    assert report.stages["wash"].digest.startswith(dataset.dataset.digest)
+    assert {tag.key: tag.value for tag in dataset.tags}["digest"] == report.stages["wash"].digest
+    client = tracked()._client()
+    curve = client.get_metric_history(cook.info.run_id, "loss")
+    assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    logged = json.loads(Path(client.download_artifacts(cook.info.run_id, "manifest.json")).read_text())
+    assert logged["digest"] == report.stages["cook"].digest and logged["fields"]["run_id"] == cook.info.run_id
+    assert cached.data.tags["cached"] == "true" and cached.data.tags["source_run"] == cook.info.run_id
+    assert cached.data.metrics["recall_at_10"] == 0.5 and again.ok
+    (fry,) = runs["fry"]
+    assert fry.info.status == "FAILED" and fry.data.tags["error"] == "KeyError: 'salt'"
+
+
+def test_runs_of_dead_drivers_are_marked_as_killed_and_those_of_others_are_not(tracker):
+    for driver, storage in (("dead", "/pantry"), ("alive", "/pantry"), ("dead", "/cellar")):
+        left = Tracker(tracker.uri, tracker.experiment, f"{driver} in {storage}", {}, tracker.artifacts)
+        left.begin(driver, storage, {"dead", "alive"})
+        left.start("wash", PARTS, {})
+    tracker.begin("ours", "/pantry", {"ours", "alive"})
+    tracker.end("FINISHED")
+    runs = runs_of(tracker)
+    assert {entry.info.run_name: entry.info.status for entry in runs["whole"]} == {
+        "dead in /pantry": "KILLED",
+        "alive in /pantry": "RUNNING",
+        "dead in /cellar": "RUNNING",
+        "stew": "FINISHED",
+    }
+    assert sorted(entry.info.status for entry in runs["wash"]) == ["KILLED", "RUNNING", "RUNNING"]
+
+
+def test_what_is_still_open_at_the_end_was_killed(tracker):
+    tracker.begin("ours", "/pantry", {"ours"})
+    tracker.start("wash", PARTS, {})
+    tracker.end("KILLED")
+    assert [entry[0].info.status for entry in runs_of(tracker).values()] == ["KILLED", "KILLED"]
+
+
+def test_values_that_mlflow_would_refuse_are_made_to_fit(tracker):
+    tracker.params = {"long": "x" * 7000, "at@10": None} | {f"p{number}": number for number in range(150)}
+    tracker.begin("ours", "/pantry", {"ours"})
+    tracker.start("wash", PARTS, {})
+    tracker.curve(Note("wash", time.time(), {"step": 1.0, "recall@10 (%)": 1.0, "grad": math.nan, "loss": math.inf}))
+    tracker.finish("wash", StageReport("failed", error="e" * 9000), None)
+    tracker.end("FAILED")
+    runs = runs_of(tracker)
+    (whole,), (wash,) = runs["whole"], runs["wash"]
+    assert len(whole.data.params) == 152 and whole.data.params["at_at_10"] == "None"
+    assert len(whole.data.params["long"]) == 6000 and len(wash.data.tags["error"]) == 8000
+    assert wash.data.metrics["recall_at_10 ___"] == 1.0 and math.isnan(wash.data.metrics["grad"])
+
+
+def test_a_long_curve_is_sent_in_batches_and_none_of_it_is_lost(tracker, monkeypatch):
+    monkeypatch.setattr(tracking, "CURVE_SECONDS", 3600.0)
+    tracker.begin("ours", "/pantry", {"ours"})
+    run_id = tracker.start("wash", PARTS, {})
+    for step in range(2500):
+        tracker.curve(Note("wash", time.time(), {"step": float(step), "loss": 1.0}))
+    tracker.end("FINISHED")
+    assert [point.step for point in tracker._client().get_metric_history(run_id, "loss")] == list(range(2500))
+
+
+# Where it is kept
+
+
+def test_the_default_is_a_file_in_the_storage_and_the_variable_comes_first(tmp_path, monkeypatch):
+    assert open_tracker(str(tmp_path / "a"), "r", Recipe()).uri == f"sqlite:///{tmp_path}/a/mlflow.db"
+    assert open_tracker(str(tmp_path / "a"), "r", Recipe()).artifacts == f"{tmp_path}/a/mlflow"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert open_tracker("s3://pantry/a", "r", Recipe()).uri == f"sqlite:///{tmp_path}/.mirepoix/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
+    assert open_tracker(str(tmp_path), "r", Recipe()).uri == "http://tracking:5000"
+    assert open_tracker(str(tmp_path), "r", Recipe()).artifacts is None, "a server knows its own place"
+    assert open_tracker(str(tmp_path), "r", Recipe(), uri="http://other:5000").uri == "http://other:5000"
+
+
+def test_a_new_store_says_nothing_on_the_way(tmp_path):
+    code = (
+        "from mirepoix.workflows.tracking import open_tracker\n"
+        f"tracker = open_tracker({str(tmp_path)!r}, 'stew', {{}})\n"
+        "tracker.begin('d', '/pantry', {'d'}); tracker.end('FINISHED')\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout == "" and finished.stderr == ""
+
+
+def test_only_the_diary_imports_mlflow_and_not_before_it_writes():
+    code = (
+        "import sys, mirepoix.workflows.stage\n"
+        "from mirepoix.workflows.tracking import Tracker\n"
+        "Tracker().begin('d', '/', ())\n"
+        "print('mlflow' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_the_version_of_the_code_is_a_commit_or_a_hash():
+    ((name, version),) = code_version().items()
+    assert name in ("mlflow.source.git.commit", "source")
+    assert len(version.removesuffix("-dirty")) in (40, 64)
+
+
+# MLflow is away
+
+
+def test_without_a_uri_nothing_is_noted():
+    assert a_whole_run(Tracker()) is None
+
+
+@pytest.mark.parametrize("server", ["dead_server", "silent_server"])
+def test_a_server_that_is_away_costs_seconds_and_one_warning(server, request, monkeypatch, capfd):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    import mlflow  # noqa: F401 its import is not what is timed
+
+    tracker = Tracker(request.getfixturevalue(server))
+    began = time.monotonic()
+    assert a_whole_run(tracker) is None
+    assert time.monotonic() - began < 5.0
+    first, last = capfd.readouterr().err.strip().splitlines()
+    assert first.startswith(f"MLflow at {tracker.uri} does not answer") and first.endswith("tracking is tried again from time to time")
+    assert last.startswith(f"MLflow at {tracker.uri} stayed away:")
+
+
+def test_while_it_is_away_nobody_waits_for_it(silent_server, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    tracker = Tracker(silent_server)
+    tracker.begin("driver", "/pantry", ())
+    began = time.monotonic()
+    for stage in range(200):
+        tracker.start(f"s{stage}", PARTS, {})
+        tracker.finish(f"s{stage}", DONE, MANIFEST)
+    assert time.monotonic() - began < 0.5
+
+
+def test_when_it_comes_back_all_that_was_said_is_written_with_its_own_times(tracker, monkeypatch, capfd):
+    runs_of_nobody = tracker.uri
+    tracker.uri = "http://127.0.0.1:9"
+    tracker.begin("driver", "/pantry", {"driver"})
+    said_at = time.time()
+    assert tracker.start("wash", PARTS, {}) is None
+    tracker.curve(Note("wash", said_at, {"step": 7.0, "loss": 2.0}))
+    time.sleep(0.2)
+    tracker.uri = runs_of_nobody
+    tracker.finish("wash", DONE, MANIFEST)
+    tracker.end("FINISHED")
+    runs = runs_of(tracker)
+    (whole,), (wash,) = runs["whole"], runs["wash"]
+    assert (whole.info.status, wash.info.status) == ("FINISHED", "FINISHED")
+    assert wash.data.metrics["loss"] == 2.0 and wash.data.tags["mlflow.parentRunId"] == whole.info.run_id
+    assert abs(wash.info.start_time / 1000 - said_at) < 0.15
+    assert "lost" not in capfd.readouterr().err
+
+
+def test_a_call_that_is_refused_is_skipped_with_a_warning_and_the_rest_goes_on(tracker, capfd):
+    tracker.begin("driver", "/pantry", {"driver"})
+    tracker.start("wash", PARTS, {})
+    tracker._params("wash", {"seed": 4})
+    tracker.finish("wash", DONE, MANIFEST)
+    tracker.end("FINISHED")
+    assert "MLflow refused a call, which is skipped" in capfd.readouterr().err
+    assert runs_of(tracker)["wash"][0].info.status == "FINISHED"
+
+
+def test_a_run_is_not_stopped_by_a_diary_that_is_away(ray_cluster, dead_server, tmp_path):
+    stages = [Stage("wash", chop, Dish(str(tmp_path / "log"))), Stage("cook", chop, Dish(str(tmp_path / "log")), {"clean": "wash"})]
+    report, _ = run(stages, tmp_path / "storage", tracker=Tracker(dead_server))
+    assert report.ok

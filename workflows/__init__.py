@@ -1,0 +1,1 @@
+"""The DAG, its runner, its recipes and the command line; imports everything, imported by nobody."""

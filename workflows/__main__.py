@@ -1,0 +1,233 @@
+"""The command line: `mirepoix`, or `python -m mirepoix.workflows`."""
+
+import argparse
+import os
+import signal
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+from mirepoix.models.errors import Refused
+
+EXAMPLES = """examples:
+  mirepoix run quickstart                                  the whole life on two cores, in minutes
+  mirepoix run quickstart instruct.max_steps=600 --plan    what a change would run again, and why
+  mirepoix describe quickstart > mine.yaml; mirepoix run quickstart --config mine.yaml
+  mirepoix submit quickstart --address http://HEAD:8265    the same on a cluster
+  mirepoix serve storage/runs/quickstart-...; mirepoix search "two small red stars" --target i
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mirepoix",
+        description="The whole life of a universal multimodal retriever on Ray: raw corpus in, a searched endpoint out.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a recipe: what stands is skipped, what was killed goes on")
+    _recipe(run)
+    run.add_argument("--until", metavar="STAGE", help="run this stage and what it needs, and nothing after it")
+    run.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again; what is before must stand")
+    run.add_argument(
+        "--force", metavar="STAGE", action="append", default=[], help="run this stage even if its result stands; may be repeated"
+    )
+    run.add_argument("--plan", action="store_true", help="only say what would run and why")
+    run.add_argument("--address", help="HOST:6379 of a Ray head to run on; default: RAY_ADDRESS, else a private cluster on this machine")
+
+    describe = commands.add_parser("describe", help="print the whole config of a recipe; --config reads it back")
+    _recipe(describe, storage=False)
+
+    submit = commands.add_parser("submit", help="run a recipe as a job of a cluster; our code travels with it")
+    _recipe(submit)
+    submit.add_argument("--address", required=True, help="http://HEAD:8265, the cluster's dashboard")
+    submit.add_argument("--no-follow", dest="follow", action="store_false", help="return when the job is submitted")
+
+    commands.add_parser("list", help="the recipes and the retrievers")
+
+    demo = commands.add_parser("demo", help="run a recipe, then search its endpoint with a text, a picture and both")
+    _recipe(demo)
+
+    serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
+    serve.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s); another one needs MIREPOIX_API_KEY"
+    )
+    serve.add_argument("--port", type=int, default=8000, help="port to listen at; 0: any free one (default: %(default)s)")
+    serve.add_argument("--encoders", type=int, default=1, help="encoder replicas (default: %(default)s)")
+    serve.add_argument("--address", help="HOST:6379 of a Ray head to serve on; default: RAY_ADDRESS, else a private cluster")
+
+    search = commands.add_parser("search", help="search a served release")
+    search.add_argument("text", nargs="?", default="", help="what to look for, in words")
+    search.add_argument("--image", type=Path, metavar="FILE", help="what to look for, as a picture; with or without words")
+    search.add_argument("--target", help="modality of the results: t (text), i (picture), it (picture with text)")
+    search.add_argument("-k", type=int, default=5, help="how many results (default: %(default)s)")
+    search.add_argument("--url", default="http://127.0.0.1:8000", help="the endpoint (default: %(default)s)")
+    search.add_argument("--json", action="store_true", help="print the endpoint's reply as it is")
+
+    doctor = commands.add_parser("doctor", help="what this machine has, and what to do about what is missing")
+    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
+    return parser
+
+
+def _recipe(parser: argparse.ArgumentParser, storage: bool = True) -> None:
+    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe; see `mirepoix list`")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="a.b=value", help="fields of the config to set; `mirepoix describe RECIPE` names all"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="read the config from a file that `describe` wrote")
+    if storage:
+        parser.add_argument("--storage", metavar="URI", help="folder or URI of all artefacts (default: $MIREPOIX_STORAGE, else ./storage)")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns the exit status: 0 done, 1 something failed, 2 refused."""
+    told = _parsed(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return COMMANDS[told.command](told)
+    except Refused as refusal:
+        print(f"mirepoix: {refusal}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("mirepoix: interrupted; what was finished stands, and the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _parsed(arguments: list[str] | None) -> argparse.Namespace:
+    """The arguments; overrides may stand among the options, in any order."""
+    parser = _parser()
+    told, rest = parser.parse_known_args(arguments)
+    if rest and (not hasattr(told, "overrides") or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}; see `mirepoix {told.command} --help`")
+    if rest:
+        told.overrides = [*told.overrides, *rest]
+    return told
+
+
+def _terminated(*_: object) -> None:
+    raise SystemExit(143)
+
+
+def _order(told: argparse.Namespace) -> "Order":
+    from mirepoix.workflows.cluster import default_storage
+    from mirepoix.workflows.run import Order
+
+    run = {name: getattr(told, name, None) for name in ("until", "start", "address")}
+    return Order(
+        told.recipe,
+        tuple(told.overrides),
+        told.config,
+        told.storage or default_storage(),
+        force=tuple(getattr(told, "force", ())),
+        **run,
+    )
+
+
+def _run(told: argparse.Namespace) -> int:
+    from mirepoix.workflows import run
+
+    order = _order(told)
+    if told.plan:
+        for name, stage in run.plan(order).stages.items():
+            verb = {"skipped": "stands", "not run": "may run" if stage.reason.startswith("may run") else "runs"}[stage.status]
+            print(f"{name:<16} {verb:<8} {stage.reason.removeprefix('may run: ') if verb != 'stands' else ''}".rstrip())
+        return 0
+    with ExitStack() as resources:
+        return run.ended(run.run(order, resources))
+
+
+def _describe(told: argparse.Namespace) -> int:
+    from mirepoix.workflows.config import describe
+    from mirepoix.workflows.run import settled
+
+    print(describe(settled(told.recipe, told.overrides, told.config)), end="")
+    return 0
+
+
+def _submit(told: argparse.Namespace) -> int:
+    from mirepoix.workflows.run import settled
+    from mirepoix.workflows.submit import submit
+
+    settled(told.recipe, told.overrides, told.config)
+    return submit(told.recipe, told.overrides, address=told.address, storage=told.storage, config=told.config, follow=told.follow)
+
+
+def _list(_: argparse.Namespace) -> int:
+    from mirepoix.models.encoder import ARCHITECTURES
+    from mirepoix.workflows.recipes import RECIPES, RETRIEVERS, summary
+
+    print("recipes")
+    for name in RECIPES:
+        print(f"  {name:<12} {summary(name)}")
+    print("\nretrievers")
+    for name, what in RETRIEVERS.items():
+        print(f"  {name:<12} {what}{'' if name in ARCHITECTURES else '   (not there yet)'}")
+    return 0
+
+
+def _demo(told: argparse.Namespace) -> int:
+    from mirepoix.workflows.demo import demo
+
+    return demo(_order(told))
+
+
+def _serve(told: argparse.Namespace) -> int:
+    import threading
+
+    from mirepoix.serving.app import ServeConfig, start
+    from mirepoix.workflows.cluster import cluster
+    from mirepoix.workflows.run import release_of
+
+    release = release_of(told.release)
+    config = ServeConfig(host=told.host, port=told.port, encoders=told.encoders)
+    with cluster(told.address):
+        server = start(release, config)
+        print(f"{server.name} {server.version} is served at {server.url}  (Ctrl-C stops it)", flush=True)
+        try:
+            threading.Event().wait()
+        finally:
+            server.stop()
+    return 0
+
+
+def _search(told: argparse.Namespace) -> int:
+    import json
+
+    from mirepoix.serving.app import KEY
+    from mirepoix.serving.client import search_endpoint
+    from mirepoix.workflows.demo import shown
+
+    try:
+        image = told.image.read_bytes() if told.image else None
+    except OSError as error:
+        raise Refused(f"picture {told.image} cannot be read ({error.strerror}); give a JPEG, PNG, WEBP or GIF file") from error
+    reply = search_endpoint(told.url, told.text, image, told.k, told.target, os.environ.get(KEY))
+    print(json.dumps(reply, indent=1) if told.json else shown(reply))
+    return 0
+
+
+def _doctor(told: argparse.Namespace) -> int:
+    from mirepoix.workflows import doctor
+
+    return doctor.main(told.json)
+
+
+COMMANDS = {
+    "run": _run,
+    "describe": _describe,
+    "submit": _submit,
+    "list": _list,
+    "demo": _demo,
+    "serve": _serve,
+    "search": _search,
+    "doctor": _doctor,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,381 @@
+"""Configs as text: named, overridden, described and read back.
+
+A config is a frozen dataclass of plain values, tuples, dicts and other configs. Between a config and its text stands its plain form: dicts,
+lists, numbers, strings, booleans and None, checked strictly against the annotations on the way back. Where an annotation leaves the class
+of a config open, its plain form carries the name under the key `class`, which no field can be called.
+"""
+
+import dataclasses
+import difflib
+import json
+import re
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from mirepoix.models.errors import Refused
+
+Config = TypeVar("Config")
+CLASS = "class"
+NULLS = ("null", "none")
+KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+SCALARS = {
+    "null": re.compile(r"^(?:~|null|)$"),
+    "bool": re.compile(r"^(?:true|false)$"),
+    "int": re.compile(r"^[-+]?[0-9]+$"),
+    "float": re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
+}
+"""What an unquoted scalar may be, after YAML 1.2: 1e-4 is a number, and `on`, 010 or a date are nothing special."""
+
+
+def jsonable(config: Any) -> dict[str, Any]:
+    """The plain form of a config: what JSON, YAML and a hash can take."""
+    return _plain(type(config), config)
+
+
+def flatten(config: Any) -> dict[str, Any]:
+    """Every value of a config by its dotted name, in the order of the fields."""
+    return dict(_leaves(type(config), jsonable(config), ""))
+
+
+def override(config: Config, settings: Iterable[str]) -> Config:
+    """The config with some values replaced, each given as `dotted.name=value`; all are set before the whole is checked."""
+    plain = jsonable(config)
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        if not equals:
+            raise Refused(f"{setting!r} sets nothing; write NAME=VALUE, such as {next(iter(flatten(config)), 'name')}=VALUE")
+        _set(type(config), plain, name.strip(), text)
+    return _build(type(config), plain, "", _Source(type(config).__name__, {}))
+
+
+def describe(config: Any) -> str:
+    """A config as YAML, with each field's help behind it; `read` gives an equal config back."""
+    return "".join(f"{line}\n" for line in _described(type(config), jsonable(config))) or "{}\n"
+
+
+def read(source: str | Path, cls: type[Config]) -> Config:
+    """The config of a class that a file (a Path) or a text (a str) holds; every field must be there, and no other."""
+    label = str(source) if isinstance(source, Path) else "the config"
+    try:
+        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+        node = yaml.compose(text, Loader=_Loader)
+        lines = dict(_lines(node, "")) if node else {}
+        plain = yaml.load(text, Loader=_Loader)
+    except OSError as error:
+        raise Refused(f"cannot read the config {label}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise Refused(f"{label} is not a config in YAML: {' '.join(str(error).split())}") from error
+    return _build(cls, plain, "", _Source(label, lines))
+
+
+class _Part(NamedTuple):
+    """One named part of a plain form that has parts."""
+
+    key: str | int
+    annotation: Any
+    plain: Any
+    help: str
+
+
+def _parts(annotation: Any, plain: Any) -> list[_Part] | None:
+    """The parts of a config, or of a list or dict of configs, in plain form; None for a value that is set as a whole."""
+    if isinstance(plain, dict) and _classes(annotation):
+        cls = _class_of(annotation, plain)
+        hints = _hints(cls)
+        return [_Part(f.name, hints[f.name], plain[f.name], f.metadata.get("help", "")) for f in _fields(cls)]
+    if isinstance(plain, dict | list) and _classes(_inner(annotation, 0)):
+        pairs = plain.items() if isinstance(plain, dict) else enumerate(plain)
+        return [_Part(key, _inner(annotation, key), each, "") for key, each in pairs]
+    return None
+
+
+def _leaves(annotation: Any, plain: Any, name: str) -> Iterator[tuple[str, Any]]:
+    parts = _parts(annotation, plain)
+    if parts is None:
+        yield name, _frozen(plain)
+    for part in parts or ():
+        yield from _leaves(part.annotation, part.plain, _dotted(name, part.key))
+
+
+def _plain(annotation: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        tag = {CLASS: type(value).__name__} if _listed_classes(annotation) != [type(value)] else {}
+        hints = _hints(type(value))
+        return tag | {field.name: _plain(hints[field.name], getattr(value, field.name)) for field in _fields(type(value))}
+    if isinstance(value, tuple):
+        return [_plain(_inner(annotation, index), each) for index, each in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {key: _plain(_inner(annotation, key), each) for key, each in value.items()}
+    return value
+
+
+def _set(annotation: Any, root: dict[str, Any], name: str, text: str) -> None:
+    """Put the value of one dotted name into a plain form."""
+    parent, part = None, _Part("", annotation, root, "")
+    for key in name.split("."):
+        parts = {str(each.key): each for each in _parts(part.annotation, part.plain) or ()}
+        if key not in parts:
+            raise Refused(f"there is no {name!r} here; {_nearest(name, [known for known, _ in _leaves(annotation, root, '')])}")
+        parent, part = part.plain, parts[key]
+    parent[part.key] = _from_text(part, name, text)
+
+
+def _from_text(part: _Part, name: str, text: str) -> Any:
+    """The plain form of a value from the command line."""
+    kinds, classes = _alternatives(part.annotation), _classes(part.annotation)
+    if type(None) in kinds and text.strip().lower() in NULLS:
+        return None
+    if text.strip() in classes:
+        return _plain(part.annotation, _new(classes[text.strip()], name))
+    for candidate, strict in _candidates(kinds, text) if not classes else ():
+        try:
+            return _plain(part.annotation, _adapter(part.annotation).validate_python(candidate, strict=strict))
+        except ValidationError:
+            continue
+    inside = [known for known, _ in _leaves(part.annotation, part.plain, name)] if _parts(part.annotation, part.plain) else []
+    advice = f"; set {_listed(inside, 'or')}" if inside else ""
+    raise Refused(f"{name}={text!r} is refused: it takes {_says(part.annotation)}{advice}")
+
+
+def _candidates(kinds: list[Any], text: str) -> Iterator[tuple[Any, bool]]:
+    """What a text may stand for, and whether its type is already settled: JSON, a list with commas, or itself."""
+    try:
+        parsed = _frozen(json.loads(text))
+    except json.JSONDecodeError:
+        parsed = None
+    origins = {get_origin(kind) or kind for kind in kinds}
+    if isinstance(parsed, tuple | dict):
+        yield parsed, True
+    elif tuple in origins:
+        yield tuple(each.strip() for each in text.split(",") if each.strip()), False
+    if origins & {str, int, float, bool, Literal}:
+        yield text, False
+        if parsed is not None:
+            yield parsed, True
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class _Source:
+    """Where a plain form came from: a name for messages, and the line of each dotted name."""
+
+    name: str
+    lines: Mapping[str, int]
+
+    def at(self, name: str) -> str:
+        line = self.lines.get(name)
+        return f"{self.name}, line {line}" if line else self.name
+
+
+def _lines(node: yaml.Node, name: str) -> Iterator[tuple[str, int]]:
+    yield name, node.start_mark.line + 1
+    if isinstance(node, yaml.MappingNode):
+        seen = set()
+        for key, value in node.value:
+            if key.value in seen:
+                raise yaml.YAMLError(f"{_dotted(name, key.value)} stands twice, the second time in line {key.start_mark.line + 1}")
+            seen.add(key.value)
+            yield from _lines(value, _dotted(name, key.value))
+            yield _dotted(name, key.value), key.start_mark.line + 1
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield from _lines(value, _dotted(name, index))
+
+
+def _build(annotation: Any, plain: Any, name: str, source: _Source) -> Any:
+    """A value from its plain form, checked against its annotation."""
+    if isinstance(plain, dict) and _classes(annotation):
+        return _build_config(annotation, plain, name, source)
+    parts = _parts(annotation, plain)
+    if parts is not None:
+        built = {part.key: _build(part.annotation, part.plain, _dotted(name, part.key), source) for part in parts}
+        return built if isinstance(plain, dict) else tuple(built.values())
+    allowed = _says(annotation)
+    if plain is None and type(None) in _alternatives(annotation):
+        return None
+    try:
+        if not _classes(annotation):
+            return _adapter(annotation).validate_json(json.dumps(plain), strict=True)
+    except (ValidationError, TypeError):
+        allowed += "; put quotes around a text that looks like something else" if str in _alternatives(annotation) else ""
+    raise Refused(f"{source.at(name)}: {name or 'the whole'} is {'null' if plain is None else repr(plain)} but takes {allowed}")
+
+
+def _build_config(annotation: Any, plain: dict[str, Any], name: str, source: _Source) -> Any:
+    classes = _classes(annotation)
+    open_choice = len(_listed_classes(annotation)) > 1
+    if (CLASS in plain and plain[CLASS] not in classes) or (CLASS not in plain and open_choice):
+        tag = _dotted(name, CLASS)
+        raise Refused(f"{source.at(tag)}: {tag} is {plain.get(CLASS, 'missing')!r}; it must be {_listed(classes, 'or')}")
+    cls = _class_of(annotation, plain)
+    hints, names = _hints(cls), [field.name for field in _fields(cls)]
+    values = {key: value for key, value in plain.items() if key != CLASS}
+    for key in values:
+        if key not in names:
+            unknown = _dotted(name, key)
+            raise Refused(f"{source.at(unknown)}: there is no {unknown!r}; {_nearest(unknown, [_dotted(name, each) for each in names])}")
+    if missing := [_dotted(name, key) for key in names if key not in values]:
+        raise Refused(f"{source.at(name)}: {_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing; every field must be there")
+    built = {key: _build(hints[key], value, _dotted(name, key), source) for key, value in values.items()}
+    try:
+        return cls(**built)
+    except Refused as error:
+        raise Refused(f"{source.at(name)}: {name + ': ' if name else ''}{error}") from error
+
+
+def _described(annotation: Any, plain: Any) -> Iterator[str]:
+    """The lines of what has parts."""
+    if isinstance(plain, dict) and CLASS in plain and _classes(annotation):
+        yield f"{CLASS}: {plain[CLASS]}"
+    for part in _parts(annotation, plain) or ():
+        comment = f"  # {' '.join(part.help.split())}" if part.help else ""
+        inside = [f"  {line}" for line in _described(part.annotation, part.plain)]
+        if isinstance(plain, list) and inside:
+            yield f"- {inside.pop(0).lstrip()}"
+        else:
+            head = "-" if isinstance(plain, list) else f"{_flow(part.key)}:"
+            yield f"{head}{'' if inside else ' ' + _flow(part.plain)}{comment}"
+        yield from inside
+
+
+def _flow(plain: Any) -> str:
+    """A plain value on one line of YAML."""
+    if isinstance(plain, list):
+        return f"[{', '.join(map(_flow, plain))}]"
+    if isinstance(plain, dict):
+        return f"{{{', '.join(f'{_flow(key)}: {_flow(value)}' for key, value in plain.items())}}}"
+    if isinstance(plain, str) and (not re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", plain) or _is_number_or_name(plain)):
+        return yaml.dump(plain, Dumper=_Dumper, default_style='"', width=float("inf"), allow_unicode=True).rstrip("\n")
+    return yaml.dump(plain, Dumper=_Dumper, width=float("inf")).split("\n")[0]
+
+
+def _is_number_or_name(scalar: str) -> bool:
+    return any(expression.match(scalar) for expression in SCALARS.values())
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with the scalars above and no others."""
+
+    yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - the name and form that PyYAML reads
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what _Loader would take for something else."""
+
+    yaml_implicit_resolvers: dict = {}  # noqa: RUF012
+
+
+for _name, _expression in SCALARS.items():
+    for _side in (_Loader, _Dumper):
+        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _expression, None)
+_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda _, node: float(node.value))
+
+
+def _fields(cls: type) -> list[dataclasses.Field]:
+    return [field for field in dataclasses.fields(cls) if field.init]
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+@cache
+def _adapter(annotation: Any) -> TypeAdapter:
+    return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """The members of a union, or the annotation alone; what Annotated adds is left to pydantic."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [each for member in get_args(annotation) for each in _alternatives(member)]
+    return [annotation]
+
+
+def _listed_classes(annotation: Any) -> list[type]:
+    """The config classes that an annotation names."""
+    return [each for each in _alternatives(annotation) if isinstance(each, type) and dataclasses.is_dataclass(each)]
+
+
+def _classes(annotation: Any) -> dict[str, type]:
+    """The config classes that an annotation admits, by name: those it names and what is derived from them."""
+    found, left = {}, _listed_classes(annotation)
+    while left:
+        cls = left.pop(0)
+        found[cls.__name__] = cls
+        left += [each for each in cls.__subclasses__() if dataclasses.is_dataclass(each)]
+    return found
+
+
+def _class_of(annotation: Any, plain: Mapping[str, Any]) -> type:
+    return _classes(annotation)[plain[CLASS]] if CLASS in plain else _listed_classes(annotation)[0]
+
+
+def _inner(annotation: Any, key: Any) -> Any:
+    """The annotation of what stands at an index of a tuple or under a key of a dict."""
+    for each in _alternatives(annotation):
+        origin, arguments = get_origin(each), get_args(each)
+        if origin is dict:
+            return arguments[1]
+        if origin is tuple:
+            return arguments[0] if arguments[-1] is Ellipsis else arguments[min(int(key), len(arguments) - 1)]
+    return Any
+
+
+def _new(cls: type, name: str) -> Any:
+    """A config with its defaults."""
+    required = [f.name for f in _fields(cls) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    if required:
+        raise Refused(f"{name}={cls.__name__} is refused: {_listed(required)} has no default; write the whole config into a file")
+    return cls()
+
+
+def _says(annotation: Any) -> str:
+    """What an annotation admits, in words."""
+    words = []
+    for each in _alternatives(annotation):
+        origin, arguments = get_origin(each), get_args(each)
+        if origin is Literal:
+            words.append(f"one of {', '.join(map(str, arguments))}")
+        elif origin is tuple and arguments[-1] is Ellipsis:
+            words.append(f"a list, each of it {_says(arguments[0])}")
+        elif origin is tuple:
+            words.append(f"a list of {len(arguments)}: {', '.join(map(_says, arguments))}")
+        elif origin is dict:
+            words.append(f"a dict, each value {_says(arguments[1])}")
+        elif each in _listed_classes(annotation):
+            words.append(f"the fields of {_listed(_classes(each), 'or')}")
+        else:
+            words.append(KINDS.get(each, str(each)))
+    return " or ".join(words)
+
+
+def _dotted(name: str, key: Any) -> str:
+    return f"{name}.{key}" if name else str(key)
+
+
+def _nearest(given: str, names: list[str]) -> str:
+    """The names that end in the last part of the given one, then those spelt like it."""
+    ends = {name.rpartition(".")[2]: name for name in reversed(names)}
+    last = given.rpartition(".")[2]
+    same_end = [name for name in names if name.rpartition(".")[2] == last]
+    like = difflib.get_close_matches(given, names, 3, 0.6) + [ends[end] for end in difflib.get_close_matches(last, ends, 3, 0.7)]
+    near = list(dict.fromkeys(same_end + like))[:5]
+    return f"did you mean {_listed(near, 'or')}?" if near else f"there is {_listed(names)}"
+
+
+def _listed(names: Iterable[str], last: str = "and") -> str:
+    *first, end = names
+    return f"{', '.join(first)} {last} {end}" if first else end

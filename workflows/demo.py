@@ -1,0 +1,74 @@
+"""The demonstration: a recipe from nothing to a searched endpoint, then three searches of it, and where to look next."""
+
+import json
+import os
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from mirepoix.components import deploy
+from mirepoix.components.sources import read_part
+from mirepoix.models.item import Item, row_to_item
+from mirepoix.serving import store
+from mirepoix.serving.app import KEY
+from mirepoix.serving.client import search_endpoint
+from mirepoix.workflows.lease import cache_folder
+from mirepoix.workflows.run import Order, ended, run
+
+# What is searched for: a held-out query of each kind, by its task.
+ASKED = {"t->i": "a text", "i->t": "a picture", "it->t": "a picture and a question about it"}
+
+
+def demo(order: Order) -> int:
+    """Runs the order, searches what it deployed, and leaves nothing running."""
+    began = time.monotonic()
+    with ExitStack() as resources:
+        made = run(order, resources)
+        status = ended(made)
+        if status:
+            return status
+        url = json.loads((_fetched(made, "deploy") / deploy.RECEIPT).read_text())["url"]
+        split = made.config.evaluate.split
+        for query, task, relevant in _queries(_fetched(made, "curate"), split):
+            words = f' "{query.text}"' if query.text else ""
+            print(f"\nsearch with {ASKED[task]}{words}{f' (picture of {query.id})' if query.images else ''}, target {task.split('->')[1]}")
+            image = query.images[0] if query.images else None
+            print(shown(search_endpoint(url, query.text, image, 3, task.split("->")[1], os.environ.get(KEY)), relevant))
+    storage = order.storage
+    print(f"\n{time.monotonic() - began:.0f} seconds in all. Look next at")
+    print(f"  the report        {store.join(made.folder, 'report.html')}")
+    print(f"  the release       {made.report.stages['release'].target}")
+    print(f"  the search page   mirepoix serve {made.folder}          then http://127.0.0.1:8000")
+    print(
+        f"  the MLflow page   mlflow server --workers 1 --backend-store-uri sqlite:///{storage}/mlflow.db          then http://127.0.0.1:5000"
+    )
+    return 0
+
+
+def shown(reply: dict[str, Any], relevant: set[str] | None = None) -> str:
+    """A search's reply as lines of a terminal; with `relevant`, what is right is marked."""
+    lines = []
+    for result in reply["results"]:
+        mark = "" if relevant is None else ("* " if result["id"] in relevant else "  ")
+        lines.append(
+            f"  {result['rank']:>2}. {mark}{result['score']:.3f}  {result['modality']:<3} {result['id']:<14} {result['text'][:90]}".rstrip()
+        )
+    note = "   (* answers the query)" if relevant is not None else ""
+    return "\n".join([*lines, f"  {len(lines)} results in {reply['took_ms']:.0f} ms, release {reply['release']}{note}"])
+
+
+def _fetched(made: Any, stage: str) -> Path:
+    return store.fetch(made.report.stages[stage].target, cache_folder())
+
+
+def _queries(curated: Path, split: str) -> list[tuple[Item, str, set[str]]]:
+    """One held-out query of each kind that we show, with what answers it."""
+    queries = [row for row in read_part(curated, "queries").to_pylist() if row["split"] == split]
+    qrels = read_part(curated, "qrels").to_pylist()
+    chosen = []
+    for task in ASKED:
+        row = next((row for row in queries if row["task"] == task), None)
+        if row is not None:
+            chosen.append((row_to_item(row), task, {judged["item_id"] for judged in qrels if judged["query_id"] == row["id"]}))
+    return chosen

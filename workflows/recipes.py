@@ -1,0 +1,87 @@
+"""The runs that have a name: each a function that returns a config. Its docstring says the command, the cost and what to expect."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from inspect import getdoc
+
+from mirepoix.components.backbone import BackboneConfig
+from mirepoix.components.embed import EmbedConfig
+from mirepoix.components.job import TrainConfig
+from mirepoix.models.errors import Refused
+from mirepoix.models.tuning import Lora, Tuning
+from mirepoix.models.unite import UniteConfig
+from mirepoix.serving.app import ServeConfig
+from mirepoix.workflows.retrieval import Retrieval
+
+
+def quickstart() -> Retrieval:
+    """UNITE on a tiny random Qwen2-VL over the generated world, from nothing to a searched endpoint.
+
+    mirepoix run quickstart         two CPU cores, some minutes
+    """
+    whole = Tuning(towers=("language", "vision"), lora=None)
+    training = TrainConfig(
+        tuning=whole,
+        per_device_train_batch_size=64,
+        learning_rate=1e-3,
+        warmup_steps=30,
+        weight_decay=0.01,
+        temperature=0.05,
+        save_steps=50,
+        cpus_per_worker=2,
+    )
+    return Retrieval(
+        adapt=replace(training, max_steps=100, symmetric=True),
+        instruct=replace(training, max_steps=400, modality_mask=True),
+        deploy=ServeConfig(port=0),
+    )
+
+
+def unite() -> Retrieval:
+    """UNITE as published, on Qwen2-VL-2B: LoRA on the language model, two stages, MAMCL in the second; a GPU for each of eight workers.
+
+    mirepoix run unite sources.path=/data/corpus         global batch 512; the paper has 4096 on 64 GPUs
+    """
+    training = TrainConfig(
+        per_device_train_batch_size=64,
+        warmup_steps=0.03,
+        num_train_epochs=1,
+        bf16=True,
+        gradient_checkpointing=True,
+        num_workers=8,
+        use_gpu=True,
+        cpus_per_worker=4,
+        dataloader_num_workers=4,
+    )
+    first, second = Tuning(lora=Lora(8, 16, 0.05)), Tuning(lora=Lora(8, 64, 0.05))
+    return Retrieval(
+        backbone=BackboneConfig(name="Qwen/Qwen2-VL-2B-Instruct", unite=UniteConfig(max_pixels=1280 * 28 * 28)),
+        adapt=replace(training, tuning=first, learning_rate=1e-4, symmetric=True),
+        instruct=replace(training, tuning=second, learning_rate=2e-5, modality_mask=True),
+        embed=EmbedConfig(batch_size=32, workers=8, use_gpu=True),
+        deploy=ServeConfig(encoder_gpus=1),
+    )
+
+
+RETRIEVERS = {
+    "unite": "one multimodal language model, last token, modality-aware masked contrast",
+    "jfe": "joint fusion and encoding in one multimodal tower",
+    "mimic": "fusion in the decoder, mix-in and caption dropout against missing modalities",
+    "mire": "late interaction of text with visual tokens that were pooled by it",
+    "marvel": "pictures as tokens of a text encoder-decoder (baseline)",
+    "univldr": "sum of CLIP's text and picture vectors (baseline)",
+}
+
+RECIPES: dict[str, Callable[[], Retrieval]] = {"quickstart": quickstart, "unite": unite}
+
+
+def recipe(name: str) -> Retrieval:
+    """The config of a recipe by its name."""
+    if name not in RECIPES:
+        raise Refused(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}: see `mirepoix list`")
+    return RECIPES[name]()
+
+
+def summary(name: str) -> str:
+    """The first line of what a recipe says of itself."""
+    return (getdoc(RECIPES[name]) or "").splitlines()[0]

@@ -1,0 +1,150 @@
+"""A recipe from its name to its report: config, cluster, stages, tracking, and the run's folder."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mirepoix.components.report import render
+from mirepoix.models.errors import Refused
+from mirepoix.serving import store
+from mirepoix.workflows.cluster import cluster
+from mirepoix.workflows.config import describe, jsonable, override, read
+from mirepoix.workflows.recipes import recipe
+from mirepoix.workflows.retrieval import Retrieval, stages
+from mirepoix.workflows.stage import Report, execute
+from mirepoix.workflows.tracking import open_tracker
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a user asked to be run."""
+
+    recipe: str
+    overrides: tuple[str, ...] = ()
+    config: Path | None = None
+    storage: str = "storage"
+    until: str | None = None
+    start: str | None = None
+    force: tuple[str, ...] = ()
+    address: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """How it ended, and where that is written."""
+
+    report: Report
+    folder: str
+    config: Retrieval
+
+
+def settled(name: str, overrides: Sequence[str] = (), config: Path | None = None) -> Retrieval:
+    """The config of a recipe, or of a file, with overrides."""
+    return override(recipe(name) if config is None else read(config, Retrieval), overrides)
+
+
+def plan(order: Order) -> Report:
+    """What would run and why; nothing is run or written."""
+    graph = stages(settled(order.recipe, order.overrides, order.config))
+    return execute(graph, order.storage, order.until, order.start, order.force, plan=True)
+
+
+def run(order: Order, resources: ExitStack) -> Run:
+    """Runs the order; the cluster stays up until `resources` are closed, and is not started where nothing has to run."""
+    config = settled(order.recipe, order.overrides, order.config)
+    graph = stages(config)
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    tracker = open_tracker(order.storage, order.recipe, config)
+    began = []
+
+    def ensure_ray() -> None:
+        if not began:
+            began.append(True)
+            resources.enter_context(cluster(order.address))
+
+    report = execute(graph, order.storage, order.until, order.start, order.force, tracker=tracker, ensure_ray=ensure_ray)
+    folder = store.join(order.storage, "runs", f"{order.recipe}-{time.strftime('%Y%m%d-%H%M%S')}")
+    told = _told(order, config, report, started)
+    store.write(store.join(folder, "config.yaml"), describe(config).encode())
+    store.write(store.join(folder, "report.json"), (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
+    store.write(store.join(folder, "report.html"), render(told).encode())
+    return Run(report, folder, config)
+
+
+def _told(order: Order, config: Retrieval, report: Report, started: str) -> dict[str, Any]:
+    """Everything that the report says: settings, data, figures by task, stages."""
+    measured: dict[str, Any] = {}
+    evaluation = report.stages.get("evaluate")
+    if evaluation and evaluation.digest:
+        found = _read(evaluation.target, "metrics.json")
+        measured = {"headline": found["headline"], "results": found["results"]}
+    data = report.stages.get("curate")
+    return {
+        "recipe": order.recipe,
+        "run": started,
+        "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "data": {"digest": data.digest if data else "", "rows": data.rows if data else {}},
+        "settings": jsonable(config),
+        "stages": [{"name": name, **asdict(stage)} for name, stage in report.stages.items()],
+        **measured,
+    }
+
+
+def _read(target: str, name: str) -> dict[str, Any]:
+    manifest = store.read_manifest(target)
+    home = target if store.is_local(target) or manifest is None else store.join(target, manifest.digest)
+    content = store.read(store.join(home, name))
+    assert content is not None, f"{target} has no {name}"
+    return json.loads(content)
+
+
+def table(run: Run) -> str:
+    """Trained against untrained, per task, as the terminal shows it."""
+    stage = run.report.stages.get("evaluate")
+    if stage is None or not stage.digest:
+        return ""
+    found = _read(stage.target, "metrics.json")
+    headline = found["headline"]
+    entries = {
+        entry["system"]: entry for entry in found["results"] if (entry["split"], entry["pool"]) == (headline["split"], headline["pool"])
+    }
+    measure = headline["measure"]
+    trained, untrained = (entries[system] for system in ("trained", "untrained"))
+    lines = [f"{measure} on {headline['split']}, whole corpus", f"  {'task':<10}{'queries':>9}{'untrained':>11}{'trained':>9}"]
+    for task, queries in trained["queries"].items():
+        lines.append(f"  {task:<10}{queries:>9}{untrained[measure]['tasks'][task]:>11.3f}{trained[measure]['tasks'][task]:>9.3f}")
+    low, high = trained[measure]["low"], trained[measure]["high"]
+    average = f"  {'average':<19}{untrained[measure]['average']:>11.3f}{trained[measure]['average']:>9.3f}"
+    return "\n".join([*lines, f"{average}   (95 % interval {low:.3f} to {high:.3f})"])
+
+
+def ended(run: Run) -> int:
+    """Says how the run ended; returns the exit status."""
+    if text := table(run):
+        print(f"\n{text}")
+    print(f"\nreport   {store.join(run.folder, 'report.html')}")
+    for name, stage in run.report.stages.items():
+        if stage.status == "failed":
+            print(f"mirepoix: stage {name} failed: {stage.error}", file=sys.stderr)
+    missing = [name for name, stage in run.report.stages.items() if stage.status == "not run"]
+    if missing:
+        print(f"mirepoix: not run: {', '.join(missing)}", file=sys.stderr)
+    return 0 if run.report.ok else 1
+
+
+def release_of(target: str) -> str:
+    """A release's folder from what a user gives: the folder, a run's folder, or nothing but a storage root."""
+    if store.read_manifest(target) is not None:
+        return target
+    told = store.read(store.join(target, "report.json"))
+    if told is None:
+        raise Refused(f"{target} is neither a release nor the folder of a run; give one of storage/artefacts/release/* or storage/runs/*")
+    stages_told = {stage["name"]: stage for stage in json.loads(told)["stages"]}
+    if not stages_told.get("release", {}).get("digest"):
+        raise Refused(f"the run in {target} made no release; run its recipe again, up to release")
+    return stages_told["release"]["target"]

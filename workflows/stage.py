@@ -1,0 +1,216 @@
+"""Stages, and the runner that executes them: make with content hashes over Ray tasks.
+
+A stage is a function from folders to a folder. Its key is the hash of its name, its source, its config, the library versions that decide
+its result, its seed, and the digests of its inputs. A result stands while artefacts/<stage>/<key> holds a manifest that is true. As
+downstream hangs on the digest of a result and not on its key, a stage that makes the same bytes again wakes nobody (early cutoff).
+"""
+
+import pickle
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from mirepoix.models.errors import Refused
+from mirepoix.serving.store import Manifest, delete, is_local, join, local_path, read_manifest, write
+from mirepoix.workflows.fingerprint import Prospect, look
+from mirepoix.workflows.graph import Stage, beneath, choose
+from mirepoix.workflows.lease import Driver
+from mirepoix.workflows.progress import Display, Mailbox, Note, clock
+from mirepoix.workflows.tracking import Tracker
+from mirepoix.workflows.work import Failure, perform, root_cause
+
+POLL_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class StageReport:
+    """How a stage ended."""
+
+    status: str  # done | skipped | failed | not run
+    reason: str = ""
+    key: str = ""
+    digest: str = ""
+    target: str = ""
+    seconds: float = 0.0
+    metrics: dict[str, float] = field(default_factory=dict)
+    rows: dict[str, int] = field(default_factory=dict)
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How a run ended, stage by stage in the order of the graph."""
+
+    stages: dict[str, StageReport]
+
+    @property
+    def ok(self) -> bool:
+        return all(report.status in ("done", "skipped") for report in self.stages.values())
+
+
+def execute(
+    stages: Sequence[Stage],
+    storage: str,
+    until: str | None = None,
+    start: str | None = None,
+    force: Iterable[str] = (),
+    plan: bool = False,
+    tracker: Tracker | None = None,
+    display: Display | None = None,
+    ensure_ray: Callable[[], None] = lambda: None,
+) -> Report:
+    """Run what does not stand, or with `plan` only say what would run and why; a failed stage is in the report, not raised."""
+    chosen, forced = choose(stages, until, start, set(force))
+    root = str(local_path(storage)) if is_local(storage) else storage
+    run = _Run(chosen, root, forced, tracker or Tracker(), display or Display(), ensure_ray)
+    prospects = run.survey()
+    if start is not None:
+        again = beneath(chosen, start)
+        for stage in chosen:
+            if stage.name not in again and prospects[stage.name].status != "skipped":
+                why = prospects[stage.name].reason
+                raise Refused(f"--from {start} needs the result of {stage.name}, which does not stand ({why}); use --from {stage.name}")
+    return Report(prospects) if plan else run.execute()
+
+
+class _Run:
+    """The state of one execution."""
+
+    def __init__(
+        self, stages: list[Stage], storage: str, forced: set[str], tracker: Tracker, display: Display, ensure_ray: Callable[[], None]
+    ):
+        self.stages, self.storage, self.forced = stages, storage, set(forced)
+        self.tracker, self.display, self.ensure_ray = tracker, display, ensure_ray
+        self.ray_is_there = False
+        self.driver, self.mailbox = Driver(storage), Mailbox()
+        self.reports: dict[str, StageReport] = {}
+        self.running: dict[ray.ObjectRef, tuple[Stage, Prospect, float]] = {}
+        self.patience: dict[str, float] = {}  # stage that another driver works on -> when to look again
+
+    def look(self, stage: Stage) -> Prospect:
+        digests = {argument: self.reports[name].digest for argument, name in stage.inputs.items()}
+        return look(stage, digests, self.storage, stage.name in self.forced)
+
+    def survey(self) -> dict[str, StageReport]:
+        for stage in self.stages:
+            blocks = [name for name in stage.inputs.values() if self.reports[name].status != "skipped"]
+            if blocks:
+                self.reports[stage.name] = StageReport("not run", f"may run: waits for {', '.join(blocks)}")
+            else:
+                prospect = self.look(stage)
+                self.reports[stage.name] = _report("skipped" if prospect.manifest else "not run", prospect, prospect.manifest)
+        reports, self.reports = self.reports, {}
+        return reports
+
+    def execute(self) -> Report:
+        ending = "KILLED"
+        with self.driver:
+            self.tracker.begin(self.driver.id, self.storage, self.driver.clean())
+            try:
+                while len(self.reports) < len(self.stages):
+                    for stage in self.stages:
+                        if stage.name not in self.reports and stage.name not in {busy.name for busy, *_ in self.running.values()}:
+                            self.advance(stage)
+                    self.collect()
+                report = Report({stage.name: self.reports[stage.name] for stage in self.stages})
+                ending = "FINISHED" if report.ok else "FAILED"
+            finally:
+                for task in self.running:
+                    ray.cancel(task)
+                self.hear(self.mailbox.close())
+                self.display.close()
+                self.tracker.end(ending)
+        return report
+
+    def advance(self, stage: Stage) -> None:
+        sources = {name: self.reports[name] for name in stage.inputs.values() if name in self.reports}
+        lost = [name for name, report in sources.items() if report.status in ("failed", "not run")]
+        if lost:
+            self.reports[stage.name] = StageReport("not run", f"no result of {', '.join(lost)}")
+            self.display.say(stage.name, f"not run: no result of {', '.join(lost)}")
+        elif len(sources) == len(set(stage.inputs.values())) and time.monotonic() >= self.patience.get(stage.name, 0):
+            prospect = self.look(stage)
+            if prospect.manifest is None:
+                holder = self.driver.acquire(prospect.key[:16], prospect.target)
+                if holder is not None:
+                    self.wait_for(holder, stage)
+                    return
+                prospect = self.look(stage)  # the driver that held the lease until now may have finished
+                if prospect.manifest is None:
+                    self.submit(stage, prospect)
+                    return
+                self.driver.release(prospect.key[:16])
+            self.reports[stage.name] = _report("skipped", prospect, prospect.manifest)
+            self.tracker.cached(stage.name, prospect.manifest, prospect.target)
+            self.display.say(stage.name, f"stands   {prospect.manifest.digest[:12]}")
+
+    def wait_for(self, holder: dict[str, Any], stage: Stage) -> None:
+        if stage.name not in self.patience:
+            self.display.say(stage.name, f"waits for another driver at work on it: {holder['host']}, pid {holder['pid']}")
+        self.forced.discard(stage.name)  # its result will be new enough
+        self.patience[stage.name] = time.monotonic() + POLL_SECONDS * 4
+
+    def submit(self, stage: Stage, prospect: Prospect) -> None:
+        if not self.ray_is_there:
+            self.ensure_ray()
+            self.ray_is_there = True
+        sources = {argument: self.reports[name] for argument, name in stage.inputs.items()}
+        run_id = self.tracker.start(stage.name, prospect.parts, sources)
+        self.display.say(stage.name, f"runs: {prospect.reason}")
+        self.display.begin(stage.name)
+        inputs = {argument: report.target for argument, report in sources.items()}
+        fields = {"key": prospect.key, "run_id": run_id, "driver": self.driver.id}
+        task = ray.remote(perform).options(name=stage.name, num_cpus=stage.num_cpus, max_retries=stage.retries)
+        try:
+            order = task.remote(stage, prospect, inputs, self.storage, fields, self.mailbox.reporter(stage.name))
+        except (TypeError, AttributeError, pickle.PicklingError) as error:
+            self.finish(stage, prospect, 0.0, Failure(f"it cannot be sent to a worker: {root_cause(error)}", traceback.format_exc()))
+        else:
+            self.running[order] = (stage, prospect, time.monotonic())
+
+    def collect(self) -> None:
+        if self.running:
+            finished, _ = ray.wait(list(self.running), timeout=POLL_SECONDS)
+            self.hear(self.mailbox.collect(patience_s=1.0 if finished else 0.0))
+            for task in finished:
+                stage, prospect, began = self.running.pop(task)
+                try:
+                    result = ray.get(task)
+                except RayError as error:
+                    result = Failure(root_cause(error), str(error))
+                self.finish(stage, prospect, time.monotonic() - began, result)
+        elif len(self.reports) < len(self.stages):
+            time.sleep(POLL_SECONDS)
+
+    def hear(self, notes: list[Note]) -> None:
+        for note in notes:
+            self.display.show(note)
+            self.tracker.curve(note)
+        self.display.refresh()
+
+    def finish(self, stage: Stage, prospect: Prospect, seconds: float, result: Manifest | Failure) -> None:
+        self.display.end(stage.name)
+        if isinstance(result, Manifest) and read_manifest(prospect.target) is None:
+            result = Failure(f"its result is not in {self.storage} as seen from here: give a folder that all nodes share, or a URI", "")
+        if isinstance(result, Failure):
+            log = join(self.storage, "logs", f"{stage.name}-{prospect.key[:16]}.log")
+            write(log, (result.story or result.line).encode())
+            report = _report("failed", prospect, None, seconds, result.line)
+            self.display.say(stage.name, f"failed after {clock(seconds)}: {result.line} (log: {log})")
+        else:
+            delete(join(self.storage, "work", prospect.key[:16]))
+            report = _report("done", prospect, result, seconds)
+            self.display.say(stage.name, f"done in {clock(seconds)}  {result.digest[:12]}")
+        self.reports[stage.name] = report
+        self.driver.release(prospect.key[:16])
+        self.tracker.finish(stage.name, report, None if isinstance(result, Failure) else result)
+
+
+def _report(status: str, prospect: Prospect, manifest: Manifest | None, seconds: float = 0.0, error: str = "") -> StageReport:
+    digest, said = (manifest.digest, manifest.fields) if manifest else ("", {"metrics": {}, "rows": {}})
+    return StageReport(status, prospect.reason, prospect.key, digest, prospect.target, seconds, said["metrics"], said["rows"], error)
