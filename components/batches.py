@@ -159,9 +159,10 @@ class Plan:
     def batch(self, number: int) -> np.ndarray:
         """The rows of the pairs in the batch of that number, counted on through the epochs."""
         epoch, place = divmod(number, self.per_epoch)
-        if self._epoch is None or self._epoch[0] != epoch:
-            self._epoch = (epoch, self._order(epoch))
-        return self._epoch[1][place]
+        standing = self._epoch  # read once: threads ask for batches of two epochs at a time
+        if standing is None or standing[0] != epoch:
+            self._epoch = standing = (epoch, self._order(epoch))
+        return standing[1][place]
 
     def _order(self, epoch: int) -> np.ndarray:
         generator = np.random.default_rng([*self.seed, epoch])

@@ -1,16 +1,19 @@
 """Keeps each row or rejects it with a reason: pictures that cannot be decoded, exact duplicates, and what hung on them."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from mirepoix.components.sources import PARTS, PartWriter, part_files, read_part
+from mirepoix.components.sources import PartWriter, part_files, read_part
 from mirepoix.models.errors import Refused
+from mirepoix.models.item import ITEM_SCHEMA
 from mirepoix.models.options import option
 from mirepoix.serving.pictures import PictureLimits, PictureRefused, plain_picture
 from mirepoix.serving.store import Context, Outcome, Rows
@@ -66,127 +69,129 @@ def content_key(text: str, images: list[bytes], video: list[bytes]) -> str:
 
 def work(context: Context, config: CurateConfig, sources: Path) -> Outcome:
     """Curates the corpus that `sources` brought in."""
-    limits = PictureLimits(max_bytes=config.max_picture_bytes, max_pixels=config.max_picture_pixels)
-    curation = _Curation(context, limits, config.batch_size, total=sum(_count(sources, part) for part in ("corpus", "queries")))
-    with PartWriter(context.folder, "rejects") as curation.rejects:
-        curation.corpus(sources)
-        read = _count(sources, "corpus")
-        if not curation.kept:
-            raise Refused(f"the corpus is empty after curation: all {read} candidates were rejected; see why in {context.folder}/rejects")
-        share = 1 - (len(curation.kept) + len(curation.twin)) / read
-        if share > config.max_rejected:
-            raise Refused(
-                f"{share:.0%} of the {read} candidates were rejected ({curation.reasons()}), more than max_rejected={config.max_rejected}; "
-                "mend the source, or raise curate.max_rejected"
-            )
-        curation.judgements(sources)
-        curation.queries(sources)
-    return curation.outcome(sources)
+    return _Curation(context, config, sources).outcome()
 
 
 class _Curation:
-    """The state that the parts share: which candidates stand, and who stands in for whom."""
+    """What the parts share while they are curated: which candidates stand, who stands in for whom, which queries keep an answer."""
 
-    def __init__(self, context: Context, limits: PictureLimits, batch_size: int, total: int):
-        self.context, self.check, self.batch_size, self.total = context, Check(limits), batch_size, total
-        self.rejects: PartWriter
+    def __init__(self, context: Context, config: CurateConfig, sources: Path):
+        self.context, self.config, self.sources = context, config, sources
+        self.read = {
+            part: sum(pq.read_metadata(file).num_rows for file in part_files(sources, part)) for part in ("corpus", "queries", "qrels")
+        }
         self.kept: dict[str, str] = {}  # content key -> id of the candidate that stands for it
         self.twin: dict[str, str] = {}  # id of an exact duplicate -> id of the one that was kept
-        self.answers: dict[str, set[str]] = {}  # query id -> ids that answer it
-        self.counts: dict[str, int] = {}
-        self.merged = 0
-        self.why: dict[str, int] = {}
+        self.merged_judgements = 0
+        self.why: Counter[str] = Counter()
 
-    def corpus(self, sources: Path) -> None:
+    def outcome(self) -> Outcome:
+        tables = self._checked()
+        with PartWriter(self.context.folder, "rejects") as self.rejects:
+            corpus = self._corpus(tables)
+            judged = self._judged()
+            asked = self._queries(tables, {row["query_id"] for row in judged})
+            with PartWriter(self.context.folder, "qrels") as qrels:
+                qrels.write([row for row in judged if row["query_id"] in asked])
+                self._reject_judgements([row for row in judged if row["query_id"] not in asked], "query was rejected")
+        counts = {"corpus": corpus, "queries": len(asked), "qrels": qrels.written}
+        merged = len(self.twin) + self.merged_judgements
+        rows = Rows(sum(self.read.values()), sum(counts.values()), self.rejects.written, merged)
+        return Outcome(
+            rows, {**counts, "exact_duplicates": len(self.twin), **{f"rejected {why}": count for why, count in self.why.items()}}
+        )
+
+    def _checked(self) -> Iterator[pa.Table]:
+        """The corpus and then the queries with their check, in the order in which they stand, however many workers check them."""
+        data = ray.data.DataContext.get_current()
+        data.execution_options.preserve_order = True
+        data.enable_progress_bars = False
+        limits = PictureLimits(max_bytes=self.config.max_picture_bytes, max_pixels=self.config.max_picture_pixels)
+        total, done = self.read["corpus"] + self.read["queries"], 0
+        parts = [ray.data.read_parquet(part_files(self.sources, part), columns=ITEM_SCHEMA.names) for part in ("corpus", "queries")]
+        blocks = max(1, min(200, total // self.config.batch_size))
+        dataset = parts[0].union(parts[1]).repartition(blocks)
+        checked = dataset.map_batches(Check(limits), batch_format="pyarrow", batch_size=self.config.batch_size)
+        for table in checked.iter_batches(batch_format="pyarrow", batch_size=1000):
+            before = max(0, min(table.num_rows, self.read["corpus"] - done))
+            yield from (part for part in (table.slice(0, before), table.slice(before)) if part.num_rows)
+            done += table.num_rows
+            self.context.report({"step": done, "total": total})
+
+    def _corpus(self, tables: Iterator[pa.Table]) -> int:
         with PartWriter(self.context.folder, "corpus") as writer:
-            for table in self._checked(sources, "corpus"):
-                keep, rejected = [], []
+            for table in _first(tables, self.read["corpus"]):
+                keep = []
                 for item, reason, key in zip(*(table[name].to_pylist() for name in ("id", "reason", "key")), strict=True):
-                    first = reason is None and key not in self.kept
-                    keep.append(first)
-                    rejected.append(reason is not None)
-                    if first:
+                    keep.append(reason is None and key not in self.kept)
+                    if keep[-1]:
                         self.kept[key] = item
                     elif reason is None:
                         self.twin[item] = self.kept[key]
                 writer.write(table.filter(pa.array(keep)))
-                self._reject("corpus", table.filter(pa.array(rejected)))
-        self.merged += len(self.twin)
-        self.counts["corpus"] = writer.written
+                self._reject("corpus", table)
+        lost = sum(self.why.values())
+        if not writer.written:
+            raise Refused(f"the corpus is empty after curation: all {self.read['corpus']} candidates were rejected ({self._reasons()})")
+        if lost > self.config.max_rejected * self.read["corpus"]:
+            raise Refused(
+                f"{lost} of the {self.read['corpus']} candidates were rejected ({self._reasons()}), more than the share "
+                f"curate.max_rejected={self.config.max_rejected}; mend the source, or raise it"
+            )
+        return writer.written
 
-    def judgements(self, sources: Path) -> None:
-        standing, seen, rows = set(self.kept.values()), set(), []
-        judged = read_part(sources, "qrels")
-        for row in judged.to_pylist():
+    def _judged(self) -> list[dict[str, Any]]:
+        """The judgements of candidates that stand, a duplicate's passed on to the one that was kept."""
+        standing, seen, lost = set(self.kept.values()), {}, []
+        for row in read_part(self.sources, "qrels").to_pylist():
             row["item_id"] = self.twin.get(row["item_id"], row["item_id"])
+            place = row["query_id"], row["item_id"]
             if row["item_id"] not in standing:
-                self._why("answer was rejected")
-                reject = {"part": "qrels", "id": f"{row['query_id']} {row['item_id']}", "reason": "answer was rejected", "source": "qrels"}
-                self.rejects.write([reject])
-            elif (row["query_id"], row["item_id"]) in seen:
-                self.merged += 1
+                lost.append(row)
+            elif place in seen:
+                self.merged_judgements += 1
             else:
-                seen.add((row["query_id"], row["item_id"]))
-                self.answers.setdefault(row["query_id"], set()).add(row["item_id"])
-                rows.append(row)
-        self.judged = rows
+                seen[place] = row
+        self._reject_judgements(lost, "answer was rejected")
+        return list(seen.values())
 
-    def queries(self, sources: Path) -> None:
+    def _queries(self, tables: Iterator[pa.Table], answered: set[str]) -> set[str]:
         asked: set[str] = set()
+        labels = read_part(self.sources, "queries", ["split", "task"])
+        done = 0
         with PartWriter(self.context.folder, "queries") as writer:
-            for table in self._checked(sources, "queries"):
+            for table in tables:
                 reasons = [
-                    reason or (None if query in self.answers else "no answer is left")
+                    reason or (None if query in answered else "no answer is left")
                     for query, reason in zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True)
                 ]
                 table = table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
-                keep = pa.array([reason is None for reason in reasons])
-                asked |= set(table.filter(keep)["id"].to_pylist())
-                writer.write(table.filter(keep))
-                self._reject("queries", table.filter(pa.array([reason is not None for reason in reasons])))
-        self.counts["queries"] = writer.written
-        with PartWriter(self.context.folder, "qrels") as qrels:
-            qrels.write([row for row in self.judged if row["query_id"] in asked])
-            lost = [row for row in self.judged if row["query_id"] not in asked]
-            for row in lost:
-                self._why("query was rejected")
-                reject = {"part": "qrels", "id": f"{row['query_id']} {row['item_id']}", "reason": "query was rejected", "source": "qrels"}
-                self.rejects.write([reject])
-        self.counts["qrels"] = qrels.written
-
-    def outcome(self, sources: Path) -> Outcome:
-        read = sum(_count(sources, part) for part in ("corpus", "queries", "qrels"))
-        reasons = {f"rejected {reason}": count for reason, count in sorted(self.why.items())}
-        rows = Rows(read=read, written=sum(self.counts.values()), rejected=self.rejects.written, merged=self.merged)
-        return Outcome(rows, {**self.counts, **reasons, "exact_duplicates": len(self.twin)})
-
-    def reasons(self) -> str:
-        return ", ".join(f"{reason}: {count}" for reason, count in sorted(self.why.items(), key=lambda entry: -entry[1]))
-
-    def _checked(self, sources: Path, part: str) -> Iterator[pa.Table]:
-        """The rows of a part with their check, in the order in which they stand, however many workers check them."""
-        rows = _count(sources, part)
-        if not rows:
-            return
-        data = ray.data.DataContext.get_current()
-        data.execution_options.preserve_order = True
-        data.enable_progress_bars = False
-        blocks = max(1, min(200, rows // self.batch_size))
-        dataset = ray.data.read_parquet(part_files(sources, part), columns=PARTS[part].names).repartition(blocks)
-        dataset = dataset.map_batches(self.check, batch_format="pyarrow", batch_size=self.batch_size, zero_copy_batch=True)
-        for table in dataset.iter_batches(batch_format="pyarrow", batch_size=1000):
-            yield table
-            self.context.report({"step": min(self.total, sum(self.counts.values()) + table.num_rows), "total": self.total})
+                for name in labels.schema.names:
+                    table = table.append_column(name, labels[name].slice(done, table.num_rows))
+                kept = table.filter(pa.array([reason is None for reason in reasons]))
+                asked |= set(kept["id"].to_pylist())
+                writer.write(kept)
+                self._reject("queries", table)
+                done += table.num_rows
+        return asked
 
     def _reject(self, part: str, table: pa.Table) -> None:
-        for reason in table["reason"].to_pylist():
-            self._why(reason)
-        columns = {name: table[name] for name in ("id", "reason", "source", "line")}
-        self.rejects.write(pa.table({"part": pa.array([part] * table.num_rows, pa.string()), **columns}))
+        lost = table.filter(table["reason"].is_valid())
+        self.why.update(lost["reason"].to_pylist())
+        columns = {name: lost[name] for name in ("id", "reason", "source", "line")}
+        self.rejects.write(pa.table({"part": pa.array([part] * lost.num_rows, pa.string()), **columns}))
 
-    def _why(self, reason: str) -> None:
-        self.why[reason] = self.why.get(reason, 0) + 1
+    def _reject_judgements(self, rows: list[dict[str, Any]], reason: str) -> None:
+        self.why[reason] += len(rows)
+        self.rejects.write([{"part": "qrels", "id": f"{row['query_id']} {row['item_id']}", "reason": reason} for row in rows])
+
+    def _reasons(self) -> str:
+        return ", ".join(f"{reason}: {count}" for reason, count in self.why.most_common())
 
 
-def _count(folder: Path, part: str) -> int:
-    return sum(pq.read_metadata(file).num_rows for file in part_files(folder, part))
+def _first(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """As many of the tables as hold so many rows; the others are left in the iterator."""
+    while rows > 0:
+        table = next(tables)
+        rows -= table.num_rows
+        yield table

@@ -25,7 +25,7 @@ def work(context: Context, config: ServeConfig, release: Path) -> Outcome:
     golden = json.loads((release / "golden.json").read_text())
     cosines = [_cosine(rows[0], asked) for rows, asked in zip(golden["vectors"], _embeddings(server.url, golden["items"]), strict=True)]
     if not min(cosines) >= COSINE:
-        raise Refused(f"the endpoint at {server.url} gives golden vectors at cosine {min(cosines):.4f}, {COSINE} is needed; it encodes differently")
+        raise Refused(f"{server.url} gives golden vectors at cosine {min(cosines):.4f}, {COSINE} is needed: it encodes differently")
     receipt = {"url": server.url, "release": server.version, "name": server.name}
     (context.folder / RECEIPT).write_text(json.dumps(receipt, indent=2, sort_keys=True) + "\n")
     return Outcome(Rows(read=len(cosines), written=len(cosines)), {"golden_cosine": min(cosines)})

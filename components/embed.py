@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -92,17 +92,17 @@ def encoder_digest(folder: Path) -> str:
 
 
 def work(context: Context, config: EmbedConfig, encoder: Path, curate: Path, pairs: Path) -> Outcome:
-    """Encodes the curated corpus and the evaluation queries."""
-    parts = {"corpus": part_files(curate, "corpus"), "queries": part_files(pairs, "queries")}
-    total = sum(pq.read_metadata(file).num_rows for files in parts.values() for file in files)
-    done, width = 0, 0
-    for part, files in parts.items():
+    """Encodes the curated corpus and the evaluation queries, in one pass over the pool."""
+    files = {"corpus": part_files(curate, "corpus"), "queries": part_files(pairs, "queries")}
+    counts = {part: sum(pq.read_metadata(file).num_rows for file in own) for part, own in files.items()}
+    total, done, width = sum(counts.values()), 0, 0
+    for part in files:
         (context.folder / part).mkdir()
-        for shard in _shards(context, config, str(encoder), part, files):
-            pq.write_table(shard.table, context.folder / part / f"part-{shard.number:05d}.parquet")
-            done += shard.table.num_rows
-            width = shard.table["rows"].type.value_type.list_size
-            context.report({"step": done, "total": total})
+    for shard in _shards(context, config, str(encoder), files, counts):
+        pq.write_table(shard.table, context.folder / shard.part / f"part-{shard.number:05d}.parquet")
+        done += shard.table.num_rows
+        width = shard.table["rows"].type.value_type.list_size
+        context.report({"step": done, "total": total})
     manifest = store.read_manifest(encoder)
     description = {"width": width, "encoder": manifest.digest if manifest else ""}
     (context.folder / DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
@@ -111,36 +111,40 @@ def work(context: Context, config: EmbedConfig, encoder: Path, curate: Path, pai
 
 @dataclass(frozen=True)
 class _Shard:
+    part: str
     number: int
-    table: pa.Table
+    rows: int
+    table: pa.Table | None = None
 
 
-def _shards(context: Context, config: EmbedConfig, encoder: str, part: str, files: list[str]) -> Iterator[_Shard]:
+def _shards(context: Context, config: EmbedConfig, encoder: str, files: dict[str, list[str]], counts: dict[str, int]) -> Iterator[_Shard]:
     """All shards in order: first those that an earlier, killed attempt left, then the rest as it is encoded."""
-    number, pending = 0, []
-    while (kept := store.read(_kept(context, part, number))) is not None:
-        yield _Shard(number, pq.read_table(pa.BufferReader(kept)))
-        number += 1
-    for table in _encoded(config, encoder, files, skip=number * config.shard_rows):
-        pending.append(table)
-        while sum(rows.num_rows for rows in pending) >= config.shard_rows:
-            whole = pa.concat_tables(pending)
-            pending = [whole.slice(config.shard_rows)]
-            yield _keep(context, part, number, whole.slice(0, config.shard_rows))
-            number += 1
-    if any(rows.num_rows for rows in pending):
-        yield _keep(context, part, number, pa.concat_tables(pending))
+    wanted = [
+        _Shard(part, number, min(config.shard_rows, counts[part] - start))
+        for part in files
+        for number, start in enumerate(range(0, counts[part], config.shard_rows))
+    ]
+    skip = 0
+    while wanted and (kept := store.read(_kept(context, wanted[0]))) is not None:
+        shard = replace(wanted.pop(0), table=pq.read_table(pa.BufferReader(kept)))
+        skip += shard.rows
+        yield shard
+    encoded = _encoded(config, encoder, [file for own in files.values() for file in own], skip)
+    pending: list[pa.Table] = []
+    for shard in wanted:
+        while sum(rows.num_rows for rows in pending) < shard.rows:
+            pending.append(next(encoded))
+        whole = pa.concat_tables(pending)
+        pending = [whole.slice(shard.rows)]
+        table = whole.slice(0, shard.rows)
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink)
+        store.write(_kept(context, shard), sink.getvalue().to_pybytes())
+        yield replace(shard, table=table)
 
 
-def _kept(context: Context, part: str, number: int) -> str:
-    return store.join(context.scratch, f"{part}-{number:05d}.parquet")
-
-
-def _keep(context: Context, part: str, number: int, table: pa.Table) -> _Shard:
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink)
-    store.write(_kept(context, part, number), sink.getvalue().to_pybytes())
-    return _Shard(number, table)
+def _kept(context: Context, shard: _Shard) -> str:
+    return store.join(context.scratch, f"{shard.part}-{shard.number:05d}.parquet")
 
 
 def _encoded(config: EmbedConfig, encoder: str, files: list[str], skip: int) -> Iterator[pa.Table]:

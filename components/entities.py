@@ -33,7 +33,7 @@ ASKED_TO_SEE = (
 )
 SOUGHT = tuple(f"{verb} {{seen}}" for verb in ("find", "picture of", "image of", "look for", "I want", "where is", "any", "search"))
 SOUGHT_TO_READ = tuple(
-    f"{verb} {{seen}}" for verb in ("page about", "page with", "page on", "show page about", "show page with", "page of")
+    f"{verb} {{seen}}" for verb in ("page about", "page with", "page showing", "show page about", "show page with", "page of")
 )
 CHANGED = (
     "the same but {attribute} {word}",
@@ -98,7 +98,7 @@ def _names(count: int, rng: random.Random) -> list[str]:
     The hyphens let a tokenizer see syllables, so that a name that was never trained on is made of parts that were.
     """
     base, length = len(SYLLABLES), 2
-    while base**length < 1.5 * count:
+    while base**length < count:
         length += 1
     names = []
     for number in rng.sample(range(base**length), count):

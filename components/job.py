@@ -68,7 +68,9 @@ class TrainConfig:
         if self.zero_stage not in (0, 1, 2, 3):
             raise Refused(f"zero_stage is {self.zero_stage}; give 0, 1, 2 or 3")
         if self.bf16 and self.zero_stage == 0:
-            raise Refused("bf16 with zero_stage 0 has no float32 weights to hand out; give zero_stage 1, 2 or 3 (on one worker 1 costs nothing)")
+            raise Refused(
+                "bf16 with zero_stage 0 has no float32 weights to hand out; give zero_stage 1, 2 or 3 (on one worker 1 costs nothing)"
+            )
         if self.negatives is not None and self.negatives < 0:
             raise Refused(f"negatives is {self.negatives}; give 0 or more, or null")
 

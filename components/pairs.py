@@ -63,6 +63,7 @@ def work(context: Context, config: PairsConfig, curate: Path) -> Outcome:
         mine = [pair for pair in training if not tasks or task[pair[0]] in tasks]
         used = _rows_used(corpus, queries, mine)
         seed = context.seed if with_instruction else None
+        (context.folder / name).mkdir()
         write_pairs(context.folder / name, _items(corpus, queries, used, task, seed), _pair_rows(mine, used, task))
         metrics[f"{name}_pairs"] = len(mine)
         for family in sorted({task[pair[0]] for pair in mine}):

@@ -7,17 +7,30 @@ from typing import Any
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2327; --soft: #69747c; --line: #d9dee2; --paper: #fff; --good: #2f7d4f; --base: #b4bcc2; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e7ebee; --soft: #9aa5ad; --line: #39424a; --paper: #171b1f; --good: #5dbb84; --base: #59636b; } }
-body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; } p { margin: .3rem 0; } .soft { color: var(--soft); }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; } .wide { overflow-x: auto; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e7ebee; --soft: #9aa5ad; --line: #39424a; --paper: #171b1f; --good: #5dbb84; --base: #59636b; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
+body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin: 0; }
+h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
+p { margin: .3rem 0; }
+.soft { color: var(--soft); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; } th { font-weight: 600; color: var(--soft); }
-.headline { display: flex; gap: 3rem; margin: 1.4rem 0; flex-wrap: wrap; } .figure { font-size: 2.4rem; font-weight: 650; line-height: 1.1; }
-.bar { position: relative; height: .55rem; background: color-mix(in srgb, var(--line) 60%, transparent); border-radius: 3px; min-width: 14rem; }
-.bar i { position: absolute; inset: 0 auto 0 0; border-radius: 3px; background: var(--good); } .bar i.base { background: var(--base); }
-pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; border: 1px solid var(--line); padding: .8rem; border-radius: 6px; }
-code { font-size: .85rem; } details { margin: .4rem 0; } summary { cursor: pointer; }
+th:first-child, td:first-child { text-align: left; }
+th { font-weight: 600; color: var(--soft); }
+.headline { display: flex; gap: 3rem; margin: 1.4rem 0; flex-wrap: wrap; }
+.figure { font-size: 2.4rem; font-weight: 650; line-height: 1.1; }
+.bar { position: relative; height: .55rem; background: color-mix(in srgb, var(--line) 60%, transparent); }
+.bar { border-radius: 3px; min-width: 14rem; }
+.bar i { position: absolute; inset: 0 auto 0 0; border-radius: 3px; background: var(--good); }
+.bar i.base { background: var(--base); }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; border: 1px solid var(--line); }
+pre { padding: .8rem; border-radius: 6px; }
+code { font-size: .85rem; }
+summary { cursor: pointer; }
 """
 
 

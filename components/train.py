@@ -90,7 +90,7 @@ class Site(Protocol):
 def train(job: Job, site: Site) -> dict[str, float]:
     """Trains as one worker of a process group, from the last checkpoint on; returns the last figures."""
     zero.prepare()
-    torch.manual_seed(job.seed[0])
+    _draw_from(*job.seed)
     encoder = load_encoder(job.encoder).tune(job.config.tuning)
     if job.config.gradient_checkpointing:
         recompute(encoder)
@@ -121,7 +121,8 @@ def train(job: Job, site: Site) -> dict[str, float]:
             with tempfile.TemporaryDirectory() as share:
                 zero.save(engine, Path(share))
                 progress.write(Path(share))
-                site.keep(Path(share), f"step_{progress.step:08d}")
+                # Ranks of another world size would leave shares behind in a folder of the same name.
+                site.keep(Path(share), f"step_{progress.step:08d}-{dist.get_world_size()}")
     progress.metrics = {name: value for name, value in row.items() if name != "total"} | progress.counts
     with tempfile.TemporaryDirectory() as share:
         _save_encoder(job, engine, Path(share) / "encoder")
@@ -200,7 +201,7 @@ def _step(job: Job, engine: Any, batches: Iterator[MicroBatch], step: int) -> di
     total = torch.zeros(len(FIGURES), device=engine.device)
     for micro in range(accumulation):
         # Dropout is a function of seed, step and rank, so a resumed run draws what an uninterrupted one draws.
-        torch.manual_seed(int(np.random.SeedSequence([*job.seed, step, micro, dist.get_rank()]).generate_state(1)[0]))
+        _draw_from(*job.seed, step, micro, dist.get_rank())
         batch, codes, keys = next(batches)
         rows_NTD, mask_NT = engine(**{name: tensor.to(engine.device, non_blocking=True) for name, tensor in batch.items()})
         vectors, pairs = Vectors(rows_NTD.float(), mask_NT), len(codes)
@@ -222,6 +223,11 @@ def _step(job: Job, engine: Any, batches: Iterator[MicroBatch], step: int) -> di
     micro_batches = accumulation * dist.get_world_size()
     means = {name: value if name == "rows_without_negatives" else value / micro_batches for name, value in figures.items()}
     return {**means, "grad_norm": norm}
+
+
+def _draw_from(*numbers: int) -> None:
+    """What torch draws next is a function of these numbers."""
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1)[0]))
 
 
 def _save_encoder(job: Job, engine: Any, folder: Path) -> None:

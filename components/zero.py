@@ -1,7 +1,9 @@
 """DeepSpeed: its settings without a single "auto" left, its engine, its checkpoints at any world size, and whole weights out of it."""
 
 import argparse
+import contextlib
 import copy
+import io
 import json
 import logging
 import os
@@ -183,26 +185,35 @@ def save(engine: Any, folder: Path) -> None:
 
 def load(engine: Any, folder: Path) -> None:
     """Weights, optimizer and schedule of a checkpoint, all ranks together."""
+    optimizer = engine.basic_optimizer
+    decays = [group["weight_decay"] for group in optimizer.param_groups]
     path, _ = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
     if path is None:
         raise Refused(f"checkpoint {folder} cannot be loaded; delete the scratch folder to train from the start")
+    # From a reshaped checkpoint DeepSpeed 0.19 gives at stage 3 every group the first one's weight decay, and all groups one and the same
+    # tensor as count of steps, which each of them then raises.
+    for group, decay in zip(optimizer.param_groups, decays, strict=True):
+        group["weight_decay"] = decay
+    for state in optimizer.state.values():
+        if isinstance(state.get("step"), torch.Tensor):
+            state["step"] = state["step"].clone()
 
 
 def reshape(folder: Path, stage: int, target: Path) -> None:
     """Rewrites the shares of a checkpoint, one per rank of another world size, as one that loads at any; done by one process of a node."""
     from deepspeed.checkpoint.ds_to_universal import main
 
-    main(
-        argparse.Namespace(
-            input_folder=str(folder / TAG),
-            output_folder=str(target / TAG),
-            num_extract_workers=1,
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=stage < 3,
-        )
+    request = argparse.Namespace(
+        input_folder=str(folder / TAG),
+        output_folder=str(target / TAG),
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=stage < 3,
     )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        main(request)
 
 
 def step(engine: Any) -> float:

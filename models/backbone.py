@@ -151,7 +151,7 @@ def _quiet() -> Iterator[None]:
 
 
 def open_backbone(name: str | Path, dtype: torch.dtype | None = torch.float32) -> tuple[torch.nn.Module, Any, Any]:
-    """The model, tokenizer and image processor of a checkpoint folder or hub id; pictures go through Pillow, so torchvision is not needed."""
+    """The model, tokenizer and image processor of a checkpoint folder or hub id; pictures go through Pillow, without torchvision."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     try:
@@ -159,7 +159,7 @@ def open_backbone(name: str | Path, dtype: torch.dtype | None = torch.float32) -
             model, notes = AutoModel.from_pretrained(str(name), dtype=dtype, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(str(name))
             image_processor = AutoImageProcessor.from_pretrained(str(name), backend="pil")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # transformers' own refusals: not there, not complete, not of a known kind
         raise Refused(_unusable(name, error)) from error
     absent = sorted(notes["missing_keys"])
     if absent:
@@ -169,9 +169,9 @@ def open_backbone(name: str | Path, dtype: torch.dtype | None = torch.float32) -
     return model, tokenizer, image_processor
 
 
-def _unusable(name: str | Path, error: OSError) -> str:
+def _unusable(name: str | Path, error: Exception) -> str:
     if Path(name).is_dir():
-        return f"backbone folder {name} cannot be opened ({str(error).splitlines()[0]}); give a folder with config.json, weights, tokenizer and preprocessor"
+        return f"backbone folder {name} cannot be opened: {str(error).splitlines()[0]}; it needs config.json, weights, tokenizer"
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
     return (
         f"backbone {name!r} is neither a folder here nor a model that the hub gave{offline}; give an existing folder, a hub id, or 'tiny'"

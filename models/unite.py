@@ -117,8 +117,8 @@ class UniteCollator:
             ending = self._plain(request)
             if len(ending) > room:
                 raise Refused(
-                    f"item {item.id!r} needs {len(ids) + len(self.tail) + len(ending)} tokens before any text, max_length is {self.config.max_length}; "
-                    "raise max_length or lower max_pixels"
+                    f"item {item.id!r} needs {len(ids) + len(self.tail) + len(ending)} tokens before any text, "
+                    f"max_length is {self.config.max_length}; raise max_length or lower max_pixels"
                 )
             words = self._plain(lead + text)[: room - len(ending)] + ending
         ids += words + self.tail

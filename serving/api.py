@@ -11,6 +11,7 @@ import base64
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote
@@ -157,13 +158,8 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
     async def page() -> Response:
         return FileResponse(_PAGE / "index.html", headers={"Content-Security-Policy": _CONTENT_POLICY, "Cache-Control": "no-cache"})
 
-    @app.get("/style.css")
-    async def style() -> Response:
-        return FileResponse(_PAGE / "style.css", headers={"Cache-Control": "no-cache"})
-
-    @app.get("/page.js")
-    async def script() -> Response:
-        return FileResponse(_PAGE / "page.js", headers={"Cache-Control": "no-cache"})
+    for file in ("style.css", "page.js", "icon.svg"):
+        app.add_api_route(f"/{file}", partial(_page_file, file), include_in_schema=False)
 
     _shape(app, ApiError, lambda error: error)
     _shape(app, PictureRefused, _picture_error)
@@ -172,6 +168,10 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
     _shape(app, HTTPException, lambda error: ApiError(error.status_code, _BY_STATUS.get(error.status_code, "the request is malformed")))
     app.add_middleware(Door, figures=figures, api_key=api_key, max_in_flight=limits.max_in_flight, timeout_s=limits.timeout_s)
     return app
+
+
+async def _page_file(name: str) -> Response:
+    return FileResponse(_PAGE / name, headers={"Cache-Control": "no-cache"})
 
 
 def _shape(app: FastAPI, kind: type[Exception], shaped: Callable[[Any], ApiError]) -> None:

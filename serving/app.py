@@ -2,11 +2,13 @@
 
 import errno
 import ipaddress
+import logging
 import os
-import re
 import socket
 import time
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 import httpx
 import ray
@@ -58,9 +60,10 @@ class Server:
 
     def stop(self) -> None:
         """Takes the release down, and Serve with it where nothing else is served."""
-        serve.delete(APPLICATION)
-        if not serve.status().applications:
-            serve.shutdown()
+        with _hushed():
+            serve.delete(APPLICATION)
+            if not serve.status().applications:
+                serve.shutdown()
 
 
 def start(target: str, config: ServeConfig, api_key: str | None = None) -> Server:
@@ -72,21 +75,35 @@ def start(target: str, config: ServeConfig, api_key: str | None = None) -> Serve
     api_key = api_key or os.environ.get(KEY)
     if not api_key and not _loopback(config.host):
         raise Refused(f"host {config.host} is open to others and no key is set; set {KEY}, or serve on 127.0.0.1")
+    config = config if config.port else replace(config, port=_free_port(config.host))
     release = open_release(target)
     running = bool(serve.status().proxies)
     check_port(config, running)
-    if APPLICATION in serve.status().applications:
-        _rehearse(target, config)
+    rehearsal = _verify.remote(target)
+    about = About(release.name, release.version, release.widths, release.instructions)
     try:
-        _open_port(config)
-        serve.run(_application(target, About(release.name, release.version, release.widths, release.instructions), config, api_key),
-                  name=APPLICATION, route_prefix="/", logging_config=_LOGGING)  # fmt: skip
+        with _hushed():
+            _open_port(config)
+            ray.get(rehearsal)
+            serve.run(_application(target, about, config, api_key), name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
         _await_health(config, release.version)
     except (RuntimeError, RayError, TimeoutError) as error:
         if not running:
             serve.shutdown()
-        raise Refused(_why(error, release.name)) from error
+        raise _refusal(error, release.name) from error
     return Server(_url(config), release.name, release.version)
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Serve's log in this process without its notices, for a block."""
+    log = logging.getLogger("ray.serve")
+    before = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 _LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
@@ -132,6 +149,12 @@ def _loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        return probe.getsockname()[1]
+
+
 def check_port(config: ServeConfig, running: bool) -> None:
     """Refuses a port that others hold, and a second port: Serve listens at one, chosen when it starts."""
     if running:
@@ -157,23 +180,15 @@ def _open_port(config: ServeConfig) -> None:
     serve.start(proxy_location=location, http_options=http, logging_config=_LOGGING)
 
 
-def _rehearse(target: str, config: ServeConfig) -> None:
-    """Checks the golden vectors aside: a release that would not start must not take the place of one that runs."""
-    try:
-        ray.get(_verify.options(num_cpus=config.encoder_cpus, num_gpus=config.encoder_gpus).remote(target))
-    except RayError as error:
-        raise Refused(_why(error, target)) from error
-
-
-@ray.remote
+@ray.remote(num_cpus=0)
 def _verify(target: str) -> None:
+    """Checks the golden vectors aside, on a CPU: a release that would not start must not take the place of one that runs."""
     verified_encoder(open_release(target))
 
 
-def _why(error: Exception, name: str) -> str:
-    """The refusal inside what Ray wrapped around it."""
-    told = re.findall(r"^\S*\bRefused(?:\(.*?\))?: (.+)$", str(error), re.MULTILINE)
-    return told[-1] if told else f"release {name} did not start: {str(error).strip().splitlines()[-1]}"
+def _refusal(error: Exception, name: str) -> Refused:
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, Refused) else Refused(f"release {name} did not start: {str(error).strip().splitlines()[-1]}")
 
 
 def _await_health(config: ServeConfig, version: str) -> None:

@@ -67,15 +67,15 @@ class EncoderReplica:
 
     @serve.batch(batch_size_fn=lambda requests: sum(len(items) for items in requests))
     async def _together(self, requests: list[list[Item]]) -> list[list[Encoded] | str]:
-        return await asyncio.to_thread(self._encode, requests)
+        return await asyncio.to_thread(self.encode_together, requests)
 
-    def _encode(self, requests: list[list[Item]]) -> list[list[Encoded] | str]:
+    def encode_together(self, requests: list[list[Item]]) -> list[list[Encoded] | str]:
         """Each request's items encoded; or, if they are refused, why: one visitor's item must not fail the others'."""
         items = [Item(str(n), item.text, item.images, (), item.instruction) for n, item in enumerate(chain(*requests))]
         try:
             vectors = self.encoder.encode(items, batch_size=len(items))
         except Refused as refused:
-            return [str(refused)] if len(requests) == 1 else [self._encode([request])[0] for request in requests]
+            return [str(refused)] if len(requests) == 1 else [self.encode_together([request])[0] for request in requests]
         encoded = [
             Encoded(rows_TD[mask_T].numpy(), self.counted.tokens.pop(item.id), len(items))
             for item, rows_TD, mask_T in zip(items, vectors.rows_NTD, vectors.mask_NT, strict=True)

@@ -7,6 +7,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("shared-cores", deadline=None, max_examples=50)
+settings.load_profile("shared-cores")
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,12 @@ import signal
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mirepoix.models.errors import Refused
+
+if TYPE_CHECKING:
+    from mirepoix.workflows.run import Order
 
 EXAMPLES = """examples:
   mirepoix run quickstart                                  the whole life on two cores, in minutes
@@ -53,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
     serve.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
     serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s); another one needs MIREPOIX_API_KEY"
+        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s); others need MIREPOIX_API_KEY"
     )
     serve.add_argument("--port", type=int, default=8000, help="port to listen at; 0: any free one (default: %(default)s)")
     serve.add_argument("--encoders", type=int, default=1, help="encoder replicas (default: %(default)s)")
@@ -75,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 def _recipe(parser: argparse.ArgumentParser, storage: bool = True) -> None:
     parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe; see `mirepoix list`")
     parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=value", help="fields of the config to set; `mirepoix describe RECIPE` names all"
+        "overrides", nargs="*", metavar="a.b=value", help="fields of the config to set; `mirepoix describe RECIPE` names them"
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="read the config from a file that `describe` wrote")
     if storage:

@@ -1,14 +1,16 @@
 """The Ray cluster that a run works on: one of its own, or one that is already there.
 
 A private cluster leaves the host as it found it. Its token, logs and spilled objects live in one folder that only its user may enter; Ray
-itself opens its temporary folder to everybody, so that folder lies inside. The folder is held by a file lock as long as its driver lives,
-so that the next driver can tell the folders of killed ones and remove them.
+itself opens its temporary folder to everybody, so that folder lies inside. A janitor clears the folder when the driver is gone; should both be
+killed, the next driver does, which can tell by the file lock that a driver holds as long as it lives.
 """
 
 import fcntl
 import os
 import secrets
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -22,9 +24,9 @@ from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import AuthenticationError
 
 from mirepoix.models.errors import Refused
+from mirepoix.workflows.janitor import LOCK, MARK, clear
 
 PREFIX = "mirepoix-ray-"
-LOCK = "lock"
 LEAST_CPUS = 6
 """Logical CPUs even on two cores: Ray Data's actor pools and a stage's own task hold CPUs while they wait for each other."""
 LONGEST_FOLDER = 38
@@ -106,21 +108,11 @@ def sweep() -> list[Path]:
         except BlockingIOError:
             continue
         else:
-            _remove(folder)
+            clear(folder)
             removed.append(folder)
         finally:
             os.close(held)
     return removed
-
-
-def _remove(folder: Path) -> None:
-    """Remove a private folder; the lock last, so that a removal that was cut short is finished by the next sweep."""
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)  # a dying process may still write a line of log
-        elif entry.name != LOCK:
-            entry.unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -129,6 +121,9 @@ def private_cluster(num_cpus: int | None = None) -> Iterator[str]:
     assert not ray.is_initialized(), "this process already uses a Ray cluster"
     sweep()
     folder, held = _new_folder()
+    janitor = subprocess.Popen(
+        [sys.executable, "-I", "-S", Path(__file__).with_name("janitor.py"), folder], stdin=subprocess.PIPE, start_new_session=True
+    )
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
@@ -140,27 +135,25 @@ def private_cluster(num_cpus: int | None = None) -> Iterator[str]:
             RAY_AUTH_TOKEN=None,
             RAY_AUTH_TOKEN_PATH=str(token),
             RAY_USAGE_STATS_ENABLED="0",
-            # Ray's agents try this long to tell the head that it died before they exit; the head is on this machine, so not 60 s.
-            RAY_gcs_rpc_server_reconnect_timeout_s="10",
-            # Workers import us from wherever the driver did.
-            PYTHONPATH=os.pathsep.join(path for path in paths if path),
+            PYTHONPATH=os.pathsep.join(path for path in paths if path),  # workers import us from wherever the driver did
         ):
             try:
-                ray.init(
-                    address="local",
-                    num_cpus=num_cpus or max(LEAST_CPUS, os.cpu_count() or 1),
-                    object_store_memory=max(LEAST_STORE, int(_memory_of_the_machine() * STORE_SHARE)),
-                    include_dashboard=False,
-                    logging_level="warning",
-                    _temp_dir=str(folder / "ray"),
-                )
+                with environment(**{MARK: str(folder)}):
+                    ray.init(
+                        address="local",
+                        num_cpus=num_cpus or max(LEAST_CPUS, os.cpu_count() or 1),
+                        object_store_memory=max(LEAST_STORE, int(_memory_of_the_machine() * STORE_SHARE)),
+                        include_dashboard=False,
+                        logging_level="warning",
+                        _temp_dir=str(folder / "ray"),
+                    )
                 address = ray.get_runtime_context().gcs_address
                 with environment(RAY_ADDRESS=address):
                     yield address
             finally:
                 ray.shutdown()
     finally:
-        _remove(folder)
+        janitor.communicate()
         os.close(held)
 
 

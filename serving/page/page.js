@@ -51,7 +51,10 @@ async function show(result) {
   const image = card.querySelector("img");
   if (!result.text) card.querySelector(".text").remove();
   if (result.image) image.alt = result.text ? `Picture of ${result.id}` : `Picture ${result.id}, no caption`;
-  else card.querySelector(".picture").remove();
+  else {
+    card.querySelector(".picture").remove();
+    card.querySelector(".card").classList.add("words");
+  }
   at("results").append(card);
   if (!result.image) return;
   // Fetched and not linked, so that a key can go along.
@@ -93,7 +96,7 @@ async function search(event) {
     clear();
     const found = told.results.length;
     const waited = Math.round(performance.now() - start);
-    at("status").textContent = `${found} ${found === 1 ? "result" : "results"} in ${told.took_ms} ms (${waited} ms with the way here)`;
+    at("status").textContent = `${found} ${found === 1 ? "result" : "results"} in ${told.took_ms} ms (${waited} ms round trip)`;
     name(told.model, told.release);
     told.results.forEach(show);
   } catch (error) {

@@ -126,6 +126,15 @@ def test_a_batch_is_a_function_of_seed_and_number(tmp_path):
     assert sorted(in_order[0]) != in_order[0] and epoch_of(plan, 0) != epoch_of(plan, 1)
 
 
+def test_threads_may_ask_for_batches_of_two_epochs_at_a_time(tmp_path):
+    store = write(tmp_path, list(range(40)))
+    numbers = [number for pair in zip(range(60), range(30, 90), strict=True) for number in pair]
+    plan = Plan(store, 4, (0,))
+    made = list(ahead(lambda number: plan.batch(number).tolist(), numbers, threads=4))
+    alone = Plan(store, 4, (0,))
+    assert made == [alone.batch(number).tolist() for number in numbers]
+
+
 def test_every_pair_has_its_turn_though_each_epoch_leaves_some_out(tmp_path):
     plan = Plan(write(tmp_path, list(range(11))), 4, (0,))
     assert {row for epoch in range(12) for batch in epoch_of(plan, epoch) for row in batch} == set(range(11))

@@ -1,6 +1,16 @@
 """The training loop: equal to plain torch at every stage and world size, unchanged by kills, and refusing what cannot be trained."""
 
+import functools
 import json
+import math
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,18 +18,22 @@ import numpy as np
 import pytest
 import torch
 
-from mirepoix.components.batches import PairStore, Plan
-from mirepoix.components.job import Job
+from mirepoix.components.batches import PairRow, PairStore, Plan, write_pairs
+from mirepoix.components.job import Job, TrainConfig, make_job
+from mirepoix.components.train import work
 from mirepoix.models.encoder import load_encoder
+from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.models.loss import contrastive
 from mirepoix.models.tuning import Lora, Tuning
 from mirepoix.models.vectors import Vectors
-from tests.components.training import FULL, job_of, run, write_encoder, write_toys
+from mirepoix.serving.store import Context, Rows
+from tests.components.training import FULL, TOY, as_task, job_of, run, tell, told, worker_pids, write_encoder, write_toys
 
 STEPS = 6
 MIXED = ["i", "t", "t"] * 8
 LORA = Tuning(towers=("language",), lora=Lora(rank=4, alpha=8, dropout=0.3))
+STILL = Tuning(towers=("language",), lora=Lora(rank=4, alpha=8, dropout=0.0))
 
 
 @pytest.fixture(scope="module")
@@ -204,10 +218,10 @@ def test_rows_say_where_training_is_and_whether_it_learns(alone):
 
 
 def test_reports_are_means_since_the_last_one(alone):
-    _, rows = alone
+    jobs, rows = alone
+    losses = [row["loss"] for row in plain(jobs["rare"])]
     assert [row["step"] for row in rows["rare"]] == [4, 6]
-    config = {row["step"]: row["loss"] for row in rows["stage 1"]}
-    assert len(config) == STEPS
+    assert [row["loss"] for row in rows["rare"]] == pytest.approx([np.mean(losses[:4]), np.mean(losses[4:])], abs=2e-4)
 
 
 def test_another_seed_is_another_training(alone):
@@ -220,80 +234,226 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_checkpoint(al
     *_, last = rows["diverging"]
     assert "the loss is nan at step" in last["refused"] and "lower learning_rate" in last["refused"]
     kept = sorted(path.name for path in (folder / "alone/diverging").glob("step_*"))
-    assert kept and f"checkpoint is of step {int(kept[-1].removeprefix('step_'))}" in last["refused"]
+    assert kept and f"checkpoint is of step {int(kept[-1][5:13])}" in last["refused"]
     assert not (folder / "alone/diverging/final").exists()
 
 
 @pytest.fixture(scope="module")
-def interrupted(folder, mixed, encoder) -> dict[str, dict[str, list[dict]]]:
-    """What two workers log until they stop after a checkpoint, what they log when started again, and what they log undisturbed."""
+def resumed(folder, mixed, encoder) -> dict[str, dict[str, list[dict]]]:
+    """What two workers log undisturbed, what they log when started again at the checkpoint of step 4, and what one worker logs then."""
+    tunings = {"full 2": FULL, "full 3": FULL, "lora 3": LORA, "still 0": STILL, "still 1": STILL}
+    common = {
+        "num_workers": 2,
+        "per_device_train_batch_size": 2,
+        "save_steps": 4,
+        "logging_steps": 3,
+        "max_steps": 8,
+        "learning_rate": 1e-3,
+    }
     jobs = {
-        f"{kind} {stage}": job_of(
-            mixed,
-            encoder,
-            zero_stage=stage,
-            tuning=tuning,
-            num_workers=2,
-            per_device_train_batch_size=2,
-            save_steps=2,
-            logging_steps=3,
-            max_steps=8,
-        )
-        for kind, tuning, stages in (("full", FULL, (2, 3)), ("lora", LORA, (0, 1, 3)))
-        for stage in stages
+        name: job_of(mixed, encoder, zero_stage=int(name[-1]), tuning=tuning, weight_decay=0.1, **common)
+        for name, tuning in tunings.items()
     }
-    return {
-        "whole": run(jobs, 2, folder / "whole"),
-        "before": run(jobs, 2, folder / "parts", interrupted_at="step_00000004"),
-        "after": run(jobs, 2, folder / "parts"),
-        "smaller": run({name: on_one(jobs[name]) for name in ("full 2", "full 3", "lora 0", "lora 1")}, 1, parted(folder)),
-    }
+    whole = run(jobs, 2, folder / "whole")
+    alone = {name: on_one(job) for name, job in jobs.items() if "lora" not in name}
+    again, fewer = halved(folder, "again"), halved(folder, "fewer")
+    shutil.copytree(fewer / "full 2", fewer / "of other batches")
+    shutil.copytree(folder / "whole/full 2", fewer / "finished")
+    odd = on_one(jobs["full 2"])
+    alone |= {"of other batches": replace(odd, config=replace(odd.config, per_device_train_batch_size=3)), "finished": odd}
+    return {"whole": whole, "again": run(jobs, 2, again), "fewer": run(alone, 1, fewer)}
 
 
 def on_one(job: Job) -> Job:
     return replace(job, config=replace(job.config, num_workers=1, per_device_train_batch_size=4))
 
 
-def parted(folder: Path) -> Path:
-    """The checkpoints of the interrupted trainings, without what came after."""
-    import shutil
-
-    shutil.copytree(folder / "parts", folder / "smaller")
-    for latest in (folder / "smaller").glob("*/latest.json"):
-        latest.write_text(json.dumps("step_00000004"))
-    return folder / "smaller"
+def halved(folder: Path, name: str) -> Path:
+    """The trainings as they stood when their checkpoint of step 4 was committed."""
+    for whole in (folder / "whole").iterdir():
+        shutil.copytree(whole / "step_00000004-2", folder / name / whole.name / "step_00000004-2")
+        (folder / name / whole.name / "latest.json").write_text(json.dumps("step_00000004-2"))
+    return folder / name
 
 
 def figures(rows: list[dict]) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "pairs_per_second"} for row in rows]
 
 
-def test_an_interrupted_training_goes_on_as_if_nothing_had_happened(interrupted, folder):
-    for name, rows in interrupted["whole"].items():
+def test_a_resumed_training_goes_on_as_if_nothing_had_happened(resumed, folder):
+    for name, rows in resumed["whole"].items():
         assert [row["step"] for row in rows] == [3, 6, 8]
-        assert [row["step"] for row in interrupted["before"][name]] == [3]
-        assert figures(interrupted["before"][name] + interrupted["after"][name]) == figures(rows), name
-        whole, parts = (weights_of(folder / kind / name / "final/encoder") for kind in ("whole", "parts"))
-        assert all(torch.equal(whole[key], parts[key]) for key in whole), name
+        assert figures(resumed["again"][name]) == figures(rows[1:]), name
+        whole, again = (weights_of(folder / kind / name / "final/encoder") for kind in ("whole", "again"))
+        assert all(torch.equal(whole[key], again[key]) for key in whole), name
 
 
-def test_a_training_goes_on_with_fewer_workers_and_the_same_batches(interrupted):
-    for name in ("full 2", "full 3"):
-        rows = interrupted["before"][name] + interrupted["smaller"][name]
-        for row, other in zip(rows, interrupted["whole"][name], strict=True):
-            print(name, row["step"], row["loss"] - other["loss"])
-            assert row["step"] == other["step"] and row["loss"] == pytest.approx(other["loss"], abs=2e-4)
+@pytest.mark.parametrize("name", ["full 2", "full 3", "still 0", "still 1"])
+def test_a_training_goes_on_with_fewer_workers_and_the_same_batches(resumed, name):
+    assert [row["step"] for row in resumed["fewer"][name]] == [6, 8]
+    for row, other in zip(resumed["fewer"][name], resumed["whole"][name][1:], strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], abs=3e-5)
 
 
-def test_adapters_survive_a_change_of_workers(interrupted):
-    for name in ("lora 0", "lora 1"):
-        rows = interrupted["smaller"][name]
-        assert [row["step"] for row in rows] == [6, 8], rows
-        for row, other in zip(rows, interrupted["after"][name], strict=True):
-            print(name, row["step"], row["loss"] - other["loss"])
-            assert row["loss"] == pytest.approx(other["loss"], abs=0.1), "the draws of dropout differ, the weights do not"
+def test_a_checkpoint_of_other_batches_is_refused(resumed):
+    (row,) = resumed["fewer"]["of other batches"]
+    assert "the checkpoint is of batches of 4 pairs, now they have 3" in row["refused"]
 
 
-def test_a_finished_training_is_not_trained_again(interrupted, folder):
+def test_a_finished_training_is_not_trained_again(resumed, folder):
     final = json.loads((folder / "whole/full 2/final/progress.json").read_text())
     assert final["metrics"]["step"] == 8 and final["metrics"]["rows_without_negatives"] == 0
+    assert resumed["fewer"]["finished"] == []
+
+
+# Under Ray
+
+
+def context_of(tmp_path: Path, name: str) -> Context:
+    (tmp_path / name).mkdir()
+    return Context(tmp_path / name, str(tmp_path / "scratch"), functools.partial(tell, tmp_path / f"{name}.jsonl"), seed=7)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def last_step(path: Path) -> int:
+    return max((row["step"] for row in told(path)), default=0)
+
+
+def test_a_killed_driver_and_a_killed_worker_change_nothing(ray_cluster, tmp_path, mixed, encoder):
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address=ray_cluster)
+    config = replace(TOY, zero_stage=2, num_workers=2, per_device_train_batch_size=2, save_steps=2, max_steps=12, learning_rate=1e-3)
+    first, second = context_of(tmp_path, "first"), context_of(tmp_path, "second")
+    (tmp_path / "arguments.pickle").write_bytes(pickle.dumps((first, config, mixed, encoder)))
+    code = "import sys; from tests.components.training import drive; drive(*sys.argv[1:])"
+    driver = subprocess.Popen([sys.executable, "-c", code, ray_cluster, str(tmp_path / "arguments.pickle")])
+    try:
+        wait_until(lambda: last_step(tmp_path / "first.jsonl") >= 3 or driver.poll() is not None)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    wait_until(lambda: not worker_pids())
+
+    outcome = as_task(second, config, mixed, encoder)
+    wait_until(lambda: last_step(tmp_path / "second.jsonl") >= 7)
+    os.kill(worker_pids()[0], signal.SIGKILL)
+    outcome = ray.get(outcome, timeout=300)
+
+    before, after = told(tmp_path / "first.jsonl"), told(tmp_path / "second.jsonl")
+    steps = [row["step"] for row in after]
+    assert steps == list(range(steps[0], 13)), "each step is told once, in order"
+    assert 3 <= steps[0] <= before[-1]["step"] + 1 and steps[0] % 2 == 1, "from the last committed checkpoint on"
+    assert_same_trace(before[: steps[0] - 1] + after, plain(make_job(config, 7, mixed, encoder)))
+    assert outcome.rows == Rows(read=len(MIXED), written=len(MIXED))
+    assert outcome.metrics["step"] == 12 and outcome.metrics["loss"] == after[-1]["loss"]
+    assert len(load_encoder(second.folder).encode([Item("a", text="which flag is red red")])) == 1
+    assert sorted(path.name for path in (tmp_path / "scratch/train").iterdir() if path.is_dir()) == ["final", "step_00000010-2"]
+
+
+def test_what_a_worker_refuses_is_refused_by_the_work(ray_cluster, tmp_path, encoder):
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address=ray_cluster)
+    write_pairs(
+        tmp_path,
+        [Item("q", text="q"), Item("bad", images=(b"no picture",), source="f.json", line=4)],
+        [PairRow("p", 0, 1), PairRow("r", 1, 0)],
+    )
+    config = replace(TOY, per_device_train_batch_size=2, max_steps=2, max_failures=0)
+    with pytest.raises(Refused, match=r"item 'bad' \(f\.json:4\) has a picture that cannot be decoded"):
+        work(context_of(tmp_path, "out"), config, tmp_path, encoder)
+
+
+# Before anything starts
+
+
+def refusal_of(pairs: Path, encoder: Path, **changes) -> str:
+    with pytest.raises(Refused) as refused:
+        job_of(pairs, encoder, **changes)
+    return str(refused.value)
+
+
+def test_pairs_that_cannot_be_contrasted_are_refused(tmp_path, mixed, hard, encoder):
+    write_pairs(tmp_path, [], [])
+    assert "holds no pairs" in refusal_of(tmp_path, encoder)
+    assert "a batch of 26 pairs (13 x 2 workers) is more than the 24" in refusal_of(
+        mixed, encoder, per_device_train_batch_size=13, num_workers=2
+    )
+    assert "one pair without hard negatives" in refusal_of(mixed, encoder, per_device_train_batch_size=1)
+    assert job_of(hard, encoder, per_device_train_batch_size=1).negatives == 2
+
+
+def test_hard_negatives_are_never_silently_left_out(tmp_path, hard, mixed, encoder):
+    assert (
+        job_of(hard, encoder).negatives == 2 and job_of(hard, encoder, negatives=0).negatives == 0 and job_of(mixed, encoder).negatives == 0
+    )
+    assert "negatives is 3 and some pairs have 2" in refusal_of(hard, encoder, negatives=3)
+    items = [Item(f"i{n}", text=f"text {n}") for n in range(4)]
+    write_pairs(tmp_path, items, [PairRow("a", 0, 1, [2]), PairRow("b", 1, 2)] * 4)
+    assert "some pairs have no hard negatives and some have 1" in refusal_of(tmp_path, encoder)
+    assert job_of(tmp_path, encoder, negatives=0).negatives == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"per_device_train_batch_size": 0},
+        {"gradient_accumulation_steps": 0},
+        {"learning_rate": 0.0},
+        {"learning_rate": float("nan")},
+        {"temperature": -1.0},
+        {"max_steps": 0},
+        {"num_train_epochs": 0.0},
+        {"warmup_steps": -1},
+        {"save_steps": 0},
+        {"homogeneous": 1.5},
+        {"lr_scheduler_type": "polynomial"},
+        {"zero_stage": 4},
+        {"negatives": -1},
+        {"bf16": True, "zero_stage": 0},
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused_by_field_and_value(change):
+    name, value = next(iter(change.items()))
+    with pytest.raises(Refused) as refused:
+        TrainConfig(**change)
+    assert name in str(refused.value) and (str(value) in str(refused.value) or value is True) and "give" in str(refused.value)
+
+
+def test_steps_come_from_epochs_unless_they_are_given(mixed, encoder):
+    assert job_of(mixed, encoder, per_device_train_batch_size=6).total == 4
+    assert job_of(mixed, encoder, per_device_train_batch_size=3, num_workers=2, num_train_epochs=2.5).total == 10
+    assert job_of(mixed, encoder, per_device_train_batch_size=6, gradient_accumulation_steps=2, num_train_epochs=3).total == 6
+    assert job_of(mixed, encoder, max_steps=5, num_train_epochs=3).total == 5
+
+
+@pytest.mark.parametrize(("kind", "middle", "end"), [("constant", 1.0, 1.0), ("linear", 0.5, 0.0), ("cosine", 0.5, 0.0)])
+def test_the_learning_rate_rises_and_then_falls(mixed, encoder, kind, middle, end):
+    job = job_of(mixed, encoder, max_steps=120, warmup_steps=20, lr_scheduler_type=kind)
+    assert [job.factor(step) for step in (0, 9, 19, 20)] == pytest.approx([0.05, 0.5, 1.0, 1.0])
+    assert job.factor(70) == pytest.approx(middle) and job.factor(120) == pytest.approx(end)
+    assert replace(job, config=replace(job.config, warmup_steps=0.1)).warmup == 12
+    assert replace(job, config=replace(job.config, warmup_steps=0)).factor(0) == 1.0 and not math.isnan(job.factor(121))
+
+
+def test_a_settings_file_is_checked_before_workers_start(tmp_path, mixed, encoder):
+    path = tmp_path / "zero3.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": "auto", "reduce_bucket_size": "auto"}, "train_batch_size": 9}))
+    assert "train_batch_size = 9, the run says 4" in refusal_of(mixed, encoder, deepspeed=str(path))
+    path.write_text(json.dumps({"zero_optimization": {"stage": "auto", "reduce_bucket_size": "auto"}, "gradient_clipping": "auto"}))
+    settings = job_of(mixed, encoder, deepspeed=str(path), zero_stage=3).settle(width=64)
+    assert settings["zero_optimization"] == {"stage": 3, "reduce_bucket_size": 500_000}
+
+
+def test_a_job_pickles(mixed, encoder):
+    job = job_of(mixed, encoder)
+    assert pickle.loads(pickle.dumps(job)) == job and job.pairs.is_absolute()

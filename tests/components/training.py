@@ -10,6 +10,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -18,12 +19,13 @@ from PIL import Image
 
 from mirepoix.components.batches import PairRow, write_pairs
 from mirepoix.components.job import Job, TrainConfig, make_job
-from mirepoix.components.train import train
+from mirepoix.components.train import train, work
 from mirepoix.models.backbone import TinyQwen2VL, make_tiny, open_backbone
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.models.tuning import Tuning
 from mirepoix.models.unite import Unite, UniteConfig
+from mirepoix.serving.store import Context, Outcome
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -83,12 +85,11 @@ def write_toys(folder: Path, kinds: Sequence[str], negatives: int = 0) -> Path:
 
 
 class FolderSite:
-    """A worker of a plain process group; its checkpoints are folders, and it can be interrupted at one of them."""
+    """A worker of a plain process group; its checkpoints are folders."""
 
-    def __init__(self, folder: Path, interrupted_at: str | None = None):
+    def __init__(self, folder: Path):
         self.folder = folder
         self.rows: list[dict[str, float]] = []
-        self.interrupted_at = interrupted_at
 
     def resume(self):
         latest = self.folder / "latest.json"
@@ -100,32 +101,28 @@ class FolderSite:
         if dist.get_rank() == 0:
             (self.folder / "latest.json").write_text(json.dumps(name))
         dist.barrier()
-        if name == self.interrupted_at:
-            raise InterruptedError
 
     def log(self, row: dict[str, float]) -> None:
         self.rows.append(row)
 
 
-def run(jobs: dict[str, Job], world: int, folder: Path, interrupted_at: str | None = None) -> dict[str, list[dict[str, float]]]:
+def run(jobs: dict[str, Job], world: int, folder: Path) -> dict[str, list[dict[str, float]]]:
     """Each job trained by so many processes, its checkpoints under its name; the rows that it logged."""
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as meeting:
-        mp.spawn(_rank, (world, meeting, jobs, folder, interrupted_at), nprocs=world)
+        mp.spawn(_rank, (world, meeting, jobs, folder), nprocs=world)
         return pickle.loads((Path(meeting) / "rows.pickle").read_bytes())
 
 
-def _rank(rank: int, world: int, meeting: str, jobs: dict[str, Job], folder: Path, interrupted_at: str | None) -> None:
+def _rank(rank: int, world: int, meeting: str, jobs: dict[str, Job], folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}/rendezvous", rank=rank, world_size=world)
     rows = {}
     for name, job in jobs.items():
-        site = FolderSite(folder / name, interrupted_at)
+        site = FolderSite(folder / name)
         try:
             train(job, site)
-        except InterruptedError:
-            assert interrupted_at
         except Refused as error:
             site.rows.append({"refused": str(error)})
         rows[name] = site.rows
@@ -136,3 +133,40 @@ def _rank(rank: int, world: int, meeting: str, jobs: dict[str, Job], folder: Pat
 
 def job_of(pairs: Path, encoder: Path, **changes) -> Job:
     return make_job(replace(TOY, **changes), 7, pairs, encoder)
+
+
+def tell(path: Path, row: dict[str, float]) -> None:
+    """A report that outlives its process: a line of a file."""
+    with open(path, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def told(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def stage(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> Outcome:
+    """The work as a runner calls it: inside a Ray task."""
+    return work(context, config, pairs, encoder)
+
+
+def as_task(*arguments: Any) -> Any:
+    """That task, started."""
+    import ray
+
+    return ray.remote(num_cpus=0)(stage).remote(*arguments)
+
+
+def drive(address: str, path: str) -> None:
+    """The main of a driver process: connects, and waits for the task of the pickled arguments."""
+    import ray
+
+    ray.init(address=address, log_to_driver=False)
+    ray.get(as_task(*pickle.loads(Path(path).read_bytes())))
+
+
+def worker_pids() -> list[int]:
+    """The living workers of Ray Train in the private cluster of the test session."""
+    from ray._private.state import actors
+
+    return [row["Pid"] for row in actors().values() if row["ActorClassName"] == "RayTrainWorker" and row["State"] == "ALIVE"]

@@ -12,7 +12,7 @@ from mirepoix.models.item import items_to_table
 from mirepoix.models.unite import Unite, UniteConfig
 from mirepoix.serving.index import build
 from mirepoix.serving.release import encoder_digest
-from tests.serving.pantry import corpus, free_port, published
+from tests.serving.pantry import corpus, published
 
 
 @pytest.fixture(scope="session")
@@ -51,6 +51,6 @@ def served(ray_cluster, release_folder) -> Iterator[str]:
     """The address of a server of the release; it wants no key."""
     from mirepoix.serving.app import ServeConfig, start
 
-    server = start(str(release_folder), ServeConfig(port=free_port()))
+    server = start(str(release_folder), ServeConfig(port=0))
     yield server.url
     server.stop()

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.vectors import Vectors
 from mirepoix.serving.api import About, Busy, Encoded, Found, build_app
@@ -447,8 +448,13 @@ def test_our_own_failure_says_nothing_of_its_cause(release, about, caplog):
     assert "secret at 0x7f00" in caplog.text
 
 
-def test_what_the_encoder_refuses_is_the_visitors_fault(call):
-    assert call.post("/v1/search", {"text": "word " * 6000}).status_code in (200, 400)
+def test_what_the_encoder_refuses_is_the_visitors_fault(release, about):
+    class Choosy(InProcess):
+        async def encode(self, items):
+            raise Refused("the item needs more tokens than there is room for")
+
+    choosy = Caller(build_app(Choosy(release), about, Limits()))
+    assert "more tokens" in error_of(choosy.post("/v1/search", {"text": "x"}), 400)["message"]
 
 
 def test_the_page_may_load_nothing_from_elsewhere(call):

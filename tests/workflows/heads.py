@@ -1,5 +1,6 @@
 """A real Ray head for tests of jobs: its own ports, folder and token, disturbed by nothing and leaving nothing."""
 
+import ctypes
 import os
 import secrets
 import shutil
@@ -99,7 +100,7 @@ def head(token: bool = True, num_cpus: int = 4, variables: dict[str, str] | None
     ray = Path(sys.executable).parent / "ray"
     command = [ray, "start", "--head", "--block", "--disable-usage-stats", *(f"--{name}={value}" for name, value in options.items())]
     with open(folder / "log", "w") as log:
-        process = subprocess.Popen(list(map(str, command)), cwd=folder, env=env, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(list(map(str, command)), cwd=folder, env=env, stdout=log, stderr=log, preexec_fn=_end_with_parent)
     try:
         address = f"http://127.0.0.1:{dashboard}"
         headers = {"Authorization": f"Bearer {path.read_text()}"} if path else {}
@@ -117,6 +118,12 @@ def head(token: bool = True, num_cpus: int = 4, variables: dict[str, str] | None
             _end(pid)
         wait_until_gone(folder, 20)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end_with_parent() -> None:
+    """In a child before it becomes something else: ask Linux for SIGTERM when the test process dies, however it dies."""
+    os.setsid()
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _wait_for_agent(address: str, headers: dict[str, str], process: subprocess.Popen, log: Path) -> None:

@@ -314,9 +314,9 @@ def test_a_killed_driver_leaves_no_half_artefact_and_the_next_one_resumes(ray_cl
 
 
 def test_two_drivers_at_once_do_the_work_once(ray_cluster, storage, log):
-    other = driver(storage, log, 3.0)
+    other = driver(storage, log, 2.0)
     wait_for(lambda: "simmer 1" in worked(log))
-    report, shown = run(long_stew(log, 3.0), storage)
+    report, shown = run(long_stew(log, 2.0), storage)
     assert other.wait(30) == 0
     assert statuses(report) == {"chop": "skipped", "simmer": "skipped"}
     assert f"simmer       waits for another driver at work on it: {os.uname().nodename}, pid {other.pid}" in shown
@@ -325,11 +325,11 @@ def test_two_drivers_at_once_do_the_work_once(ray_cluster, storage, log):
 
 
 def test_a_lease_of_a_driver_that_dies_while_another_waits_is_taken_over(ray_cluster, storage, log):
-    other = driver(storage, log, 3.0)
+    other = driver(storage, log, 2.0)
     wait_for(lambda: "simmer 1" in worked(log))
-    killer = threading.Timer(1.0, other.kill)
+    killer = threading.Timer(0.7, other.kill)
     killer.start()
-    report, shown = run(long_stew(log, 3.0), storage)
+    report, shown = run(long_stew(log, 2.0), storage)
     other.communicate()
     assert "waits for another driver" in shown
     assert statuses(report) == {"chop": "skipped", "simmer": "done"}

@@ -223,21 +223,17 @@ def scripted_server(logs: list[str], cuts: list[int], ends_after: int) -> Iterat
 
     app = web.Application()
     app.add_routes([web.get("/api/version", version), web.get("/api/jobs/{id}/logs/tail", tail), web.get("/api/jobs/{id}", details)])
-    loop, port, ready = asyncio.new_event_loop(), [], threading.Event()
-
-    async def start():
-        runner = web.AppRunner(app)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port.append(runner.addresses[0][1])
-        ready.set()
-
-    thread = threading.Thread(target=lambda: (loop.run_until_complete(start()), loop.run_forever()), daemon=True)
+    loop, runner = asyncio.new_event_loop(), web.AppRunner(app)
+    loop.run_until_complete(runner.setup())
+    loop.run_until_complete(web.TCPSite(runner, "127.0.0.1", 0, shutdown_timeout=0.1).start())
+    thread = threading.Thread(target=loop.run_forever)
     thread.start()
-    ready.wait(10)
-    yield f"http://127.0.0.1:{port[0]}"
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(10)
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
 
 
 def test_the_log_is_printed_once_though_the_connection_breaks(monkeypatch, capsys):

@@ -251,7 +251,7 @@ def test_while_it_is_away_nobody_waits_for_it(silent_server, monkeypatch):
     for stage in range(200):
         tracker.start(f"s{stage}", PARTS, {})
         tracker.finish(f"s{stage}", DONE, MANIFEST)
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 10.0, "600 calls, of which each would have waited a second"
 
 
 def test_when_it_comes_back_all_that_was_said_is_written_with_its_own_times(tracker, monkeypatch, capfd):

@@ -1,5 +1,7 @@
 """The line that a user reads names what went wrong, however deep it lay."""
 
+from pathlib import Path
+
 import pytest
 import ray
 import ray.data
@@ -17,7 +19,7 @@ def raised(work) -> BaseException:
 def test_the_deepest_cause_is_named():
     def work():
         try:
-            open("/no/such/file")
+            Path("/no/such/file").read_text()
         except OSError as error:
             raise RuntimeError("cannot start") from error
 

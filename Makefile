@@ -1,0 +1,40 @@
+# make demo    from nothing to a searched endpoint, on two CPU cores
+# make test    everything that is promised, tested
+# Each sets itself up: a virtual environment in .venv with the versions of requirements.lock.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+
+.PHONY: help demo test lint lock clean
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+# torch goes first and by itself: with any looser requirement, a resolver fetches gigabytes of CUDA for a machine without a GPU.
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mirepoix: Python 3.11 or later is needed; give it as make PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+demo: .venv/ready
+	@$(BIN)/mirepoix demo quickstart
+
+test: .venv/ready
+	@$(BIN)/python -m pytest
+
+lint: .venv/ready
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# Writes requirements.lock anew from what pyproject.toml asks for.
+lock:
+	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet "torch==2.13.0" "setuptools>=77" wheel
+	.venv-lock/bin/python -m pip install --quiet --no-build-isolation -e ".[cpu,dev]"
+	.venv-lock/bin/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/^\(torch==[0-9.]*\)+cpu/\1/' > requirements.lock
+	@rm -rf .venv-lock
+
+clean:
+	rm -rf .venv storage build dist *.egg-info

@@ -1,0 +1,66 @@
+"""What runs on Serve, here without it: requests are encoded together, and one that is refused takes no other with it."""
+
+import asyncio
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from mirepoix.models.encoder import load_encoder
+from mirepoix.models.item import Item, Modality, items_to_table
+from mirepoix.models.unite import Unite, UniteConfig
+from mirepoix.serving.index import build
+from mirepoix.serving.release import encoder_digest, open_release
+from mirepoix.serving.replicas import EncoderReplica, IndexReplica
+from tests.serving.pantry import corpus, drawing, published
+
+PICTURE = Item("p", images=(drawing("disc", 0.2),) * 16)
+
+
+@pytest.fixture(scope="module")
+def short_release(encoder_folder, tmp_path_factory) -> Path:
+    """A release whose encoder has no room for sixteen pictures."""
+    home = tmp_path_factory.mktemp("short")
+    Unite.open(encoder_folder, UniteConfig(max_length=120)).save(home / "encoder")
+    items = corpus()[:5]
+    vectors = load_encoder(home / "encoder").encode(items)
+    identity = encoder_digest(home / "encoder")
+    build(vectors, [item.id for item in items], [item.modality for item in items], encoder=identity).save(home / "index")
+    (home / "corpus").mkdir()
+    pq.write_table(items_to_table(items), home / "corpus" / "part-00000.parquet")
+    told = {"encoder_folder": home / "encoder", "index_folder": home / "index", "corpus_folder": home / "corpus"}
+    return published(home, told, golden=items[:1])
+
+
+def test_requests_are_encoded_together_and_each_gets_its_own(release_folder):
+    replica = EncoderReplica(str(release_folder), batch_size=8, batch_wait_s=0)
+    texts = [Item(f"{n}", f"number {n}") for n in range(6)]
+    expected = open_release(release_folder).open_encoder().encode(texts).rows_NTD[:, 0].numpy()
+    found = replica.encode_together([texts[:1], texts[1:4], texts[4:]])
+    assert [len(one) for one in found] == [1, 3, 2]
+    assert np.abs(np.concatenate([encoded.rows_TD for one in found for encoded in one]) - expected).max() < 1e-5
+    assert {encoded.batch for one in found for encoded in one} == {6}
+    assert all(encoded.tokens > 5 for one in found for encoded in one)
+
+
+def test_a_refused_item_fails_its_own_request_and_no_other(short_release):
+    replica = EncoderReplica(str(short_release), batch_size=8, batch_wait_s=0)
+    first, refused, last = replica.encode_together([[Item("a", "a disc")], [PICTURE], [Item("b", "a bar")]])
+    assert isinstance(refused, str) and "max_length" in refused
+    assert first[0].rows_TD.shape == last[0].rows_TD.shape == (1, 32)
+
+
+def test_a_search_brings_documents_with_their_scores(release_folder):
+    replica = IndexReplica(str(release_folder))
+    item = corpus()[45]
+    rows_TD = open_release(release_folder).open_encoder().encode([item]).rows_NTD[0].numpy()
+    found = asyncio.run(replica.search(rows_TD, 3, Modality.TEXT | Modality.IMAGE))
+    assert (found[0].id, found[0].text, found[0].modality, found[0].pictured) == (item.id, item.text, "it", True)
+    assert found[0].score == pytest.approx(1, abs=1e-4) and len(found) == 3
+
+
+def test_a_thumbnail_is_found_by_id_or_not_at_all(release_folder):
+    replica = IndexReplica(str(release_folder))
+    assert asyncio.run(replica.thumbnail("picture-03")).startswith(b"\x89PNG")
+    assert asyncio.run(replica.thumbnail("text-03")) is None and asyncio.run(replica.thumbnail("nobody")) is None

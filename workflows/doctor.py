@@ -1,0 +1,291 @@
+"""What this machine has and lacks for a run: one check per line, each with what to do about it."""
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
+
+import httpx
+from packaging.requirements import Requirement
+
+from mirepoix.workflows.cluster import default_storage
+
+GIB = 2**30
+PORTS = {8000: "the search endpoint", 8265: "the dashboard of a Ray head", 5000: "an MLflow server"}
+PACKAGES = ("ray", "torch", "deepspeed", "transformers", "peft", "mlflow", "pyarrow", "pillow", "numpy", "fastapi")
+FAISS = ("faiss-cpu", "faiss-gpu")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding: what was looked at, whether it will do, what was found, and what to do."""
+
+    what: str
+    state: Literal["ok", "warn", "fail"]
+    found: str
+    advice: str = ""
+
+
+def checks(storage: str | None = None) -> list[Check]:
+    """Every check of this machine."""
+    root = storage or default_storage()
+    groups = (
+        [python(), cpus(), memory(), shared_memory(), *versions(), faiss(), gpus(), compiler(), torchvision()],
+        [port(number, use) for number, use in PORTS.items()],
+        [*authentication(), *storage_root(root), tracking(), browser()],
+    )
+    return [check for group in groups for check in group]
+
+
+def table(found: Iterable[Check]) -> str:
+    """The checks as lines of text, advice below what needs it."""
+    found = list(found)
+    width = max(len(check.what) for check in found)
+    lines = []
+    for check in found:
+        lines.append(f"{check.state:<4}  {check.what:<{width}}  {check.found}")
+        if check.advice:
+            lines.append(f"{'':<{6 + width}}  -> {check.advice}")
+    counts = [f"{sum(check.state == state for check in found)} {state}" for state in ("ok", "warn", "fail")]
+    return "\n".join([*lines, ", ".join(counts)])
+
+
+def as_json(found: Iterable[Check]) -> str:
+    """The checks as JSON."""
+    return json.dumps([asdict(check) for check in found], indent=2)
+
+
+def main(json_output: bool = False, storage: str | None = None) -> int:
+    """Print the checks; 1 if one of them fails."""
+    found = checks(storage)
+    print(as_json(found) if json_output else table(found))
+    return int(any(check.state == "fail" for check in found))
+
+
+def python(version: tuple[int, ...] = sys.version_info[:3]) -> Check:
+    text = ".".join(map(str, version))
+    if version < (3, 11):
+        return Check("Python", "fail", text, "use Python 3.11 or newer")
+    return Check("Python", "ok", f"{text}, {sys.executable}")
+
+
+def cpus(count: int | None = None) -> Check:
+    count = count or os.cpu_count() or 1
+    if count < 2:
+        return Check("CPUs", "warn", str(count), "runs will be slow; two or more are better")
+    return Check("CPUs", "ok", f"{count}, {platform.machine()}")
+
+
+def memory(needed: float = 4 * GIB, available: float | None = None) -> Check:
+    available = _available_memory() if available is None else available
+    if available < needed:
+        advice = "close something, or run on a larger machine; the quickstart takes up to 4 GiB"
+        return Check("memory", "warn", f"{available / GIB:.1f} GiB available", advice)
+    return Check("memory", "ok", f"{available / GIB:.1f} GiB available")
+
+
+def _available_memory() -> float:
+    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
+    kilobytes = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    return kilobytes.get("MemAvailable", 0) * 1024 or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def shared_memory(folder: Path = Path("/dev/shm"), needed: float = 0.5 * GIB) -> Check:
+    if not folder.is_dir():
+        return Check(str(folder), "ok", "not on this system; Ray uses the folder for temporary files")
+    size = shutil.disk_usage(folder).total
+    if size < needed:
+        advice = "Ray's object store falls back to the disk, which is slow; in a container give --shm-size=2g"
+        return Check(str(folder), "warn", f"{size / GIB:.2f} GiB", advice)
+    return Check(str(folder), "ok", f"{size / GIB:.1f} GiB")
+
+
+def floors() -> dict[str, Requirement]:
+    """What mirepoix requires, by package; empty where it is not installed."""
+    try:
+        lines = importlib.metadata.requires("mirepoix") or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    found = [Requirement(line) for line in lines]
+    return {each.name: each for each in found if each.marker is None}
+
+
+def installed(name: str) -> str | None:
+    """The installed version of a package."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions(required: Mapping[str, Requirement] | None = None, version: Callable[[str], str | None] = installed) -> Iterator[Check]:
+    required = floors() if required is None else required
+    for name in PACKAGES:
+        found, floor = version(name), required.get(name)
+        needed = f"{name}{floor.specifier}" if floor else name
+        if found is None:
+            yield Check(name, "fail", "not installed", f"pip install '{needed}'")
+        elif floor and not floor.specifier.contains(found, prereleases=True):
+            yield Check(name, "fail", found, f"pip install '{needed}'")
+        else:
+            yield Check(name, "ok", found)
+
+
+def faiss(version: Callable[[str], str | None] = installed, module: Callable[[str], object] = importlib.util.find_spec) -> Check:
+    """Both FAISS wheels own the same module, and pip does not object: exactly one may be there, and its files with it."""
+    found = {name: version(name) for name in FAISS if version(name)}
+    text = ", ".join(f"{name} {number}" for name, number in found.items()) or "not installed"
+    if len(found) > 1:
+        advice = "pip uninstall -y faiss-cpu faiss-gpu && pip install 'mirepoix[cpu]'  (or [gpu]; never both)"
+        return Check("FAISS", "fail", text, advice)
+    if not found and module("faiss") is None:
+        return Check("FAISS", "fail", text, "pip install 'mirepoix[cpu]'  (or 'mirepoix[gpu]' on a machine with NVIDIA GPUs)")
+    if module("faiss") is None:
+        (name,) = found
+        return Check("FAISS", "fail", f"{text}, but its files are gone", f"pip install --force-reinstall --no-deps {name}")
+    return Check("FAISS", "ok", text if found else "a build that pip does not know")
+
+
+def gpus(nvidia_smi: str | None = None) -> Check:
+    import torch
+
+    smi = nvidia_smi or shutil.which("nvidia-smi")
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return Check("GPUs", "ok", f"{len(names)}: {', '.join(sorted(set(names)))}")
+    if smi and (listed := _output([smi, "-L"])):
+        advice = f"torch {torch.__version__} does not see them; install the CUDA build of torch for this driver"
+        return Check("GPUs", "warn", f"{len(listed.splitlines())} by nvidia-smi, none by torch", advice)
+    return Check("GPUs", "ok", "none; everything runs on the CPU")
+
+
+def _output(command: list[str]) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def compiler(found: str | None = None) -> Check:
+    found = found or shutil.which("g++") or shutil.which("c++")
+    return Check("DeepSpeed ops", "ok", f"none are needed; C++ compiler: {found or 'none'}")
+
+
+def torchvision(version: Callable[[str], str | None] = installed) -> Check:
+    found = version("torchvision")
+    return Check("torchvision", "ok", f"{found}; not used" if found else "not installed, and not needed: pictures are read by Pillow")
+
+
+def port(number: int, use: str) -> Check:
+    what = f"port {number}"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", number))
+        except PermissionError:
+            return Check(what, "warn", "not allowed to this user", f"give {use} a port above 1023")
+        except OSError:
+            owner = _owner(number)
+            return Check(what, "warn", f"in use{f' by {owner}' if owner else ''}", f"give {use} another port, or end what holds this one")
+    return Check(what, "ok", f"free for {use}")
+
+
+def _owner(number: int) -> str:
+    """The process that listens on a port, as far as this user may see it."""
+    inodes = set()
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        rows = [line.split() for line in table.read_text().splitlines()[1:]] if table.exists() else []
+        inodes |= {row[9] for row in rows if row[3] == "0A" and int(row[1].rpartition(":")[2], 16) == number}
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if os.readlink(entry).removeprefix("socket:[").removesuffix("]") in inodes:
+                name = (entry.parents[1] / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                return f"process {entry.parents[1].name} ({name[:60]})"
+        except OSError:
+            continue
+    return ""
+
+
+def authentication(environment: Mapping[str, str] = os.environ, home: Path | None = None) -> Iterator[Check]:
+    mode = environment.get("RAY_AUTH_MODE", "")
+    path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or (home or Path.home()) / ".ray" / "auth_token")
+    if mode.lower() == "disabled":
+        advice = "anyone who reaches a head of yours runs code on it; export RAY_AUTH_MODE=token"
+        yield Check("Ray tokens", "warn", "RAY_AUTH_MODE=disabled", advice)
+    elif mode.lower() == "token" and not environment.get("RAY_AUTH_TOKEN") and not path.exists():
+        yield Check(
+            "Ray tokens", "fail", f"RAY_AUTH_MODE=token, but there is no {path}", "ray get-auth-token --generate, or set RAY_AUTH_TOKEN"
+        )
+    else:
+        found = f"RAY_AUTH_MODE={mode}" if mode else "RAY_AUTH_MODE is not set; a private cluster makes its own token"
+        yield Check("Ray tokens", "ok", found)
+    if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
+        mode_text = f"{stat.S_IMODE(path.stat().st_mode):04o}"
+        yield Check("Ray token file", "warn", f"{path} has mode {mode_text}", f"others can read it: chmod 600 {path}")
+
+
+def storage_root(root: str, needed: float = 2 * GIB) -> Iterator[Check]:
+    scheme = urlsplit(root).scheme
+    if scheme not in ("", "file"):
+        yield _remote_storage(root)
+        return
+    folder = Path(urlsplit(root).path if scheme else root)
+    there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            yield Check("storage", "ok", f"{folder}, writable")
+    except OSError as error:
+        yield Check("storage", "fail", f"{folder}: {error.strerror}", "give another folder or URI by --storage or MIREPOIX_STORAGE")
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        yield Check("disk", "warn", f"{free / GIB:.1f} GiB free at {folder}", "free some, or give another place by MIREPOIX_STORAGE")
+    else:
+        yield Check("disk", "ok", f"{free / GIB:.0f} GiB free at {folder}")
+
+
+def _remote_storage(root: str) -> Check:
+    from pyarrow import ArrowException
+    from pyarrow.fs import FileSystem
+
+    try:
+        filesystem, path = FileSystem.from_uri(root)
+        filesystem.get_file_info(path)
+        return Check("storage", "ok", f"{root}, reached")
+    except (ArrowException, OSError, ValueError) as error:
+        return Check("storage", "fail", f"{root}: {str(error).splitlines()[0]}", "check the URI, its credentials, and the network")
+
+
+def tracking(uri: str | None = None) -> Check:
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        return Check("MLflow", "ok", "MLFLOW_TRACKING_URI is not set; runs go to a local SQLite store")
+    if urlsplit(uri).scheme not in ("http", "https"):
+        return Check("MLflow", "ok", uri)
+    advice = "start it (docs/cluster.md), or unset MLFLOW_TRACKING_URI for a local store"
+    try:
+        answer = httpx.get(f"{uri.rstrip('/')}/health", timeout=5)
+    except (httpx.TransportError, httpx.InvalidURL) as error:
+        return Check("MLflow", "fail", f"{uri} does not answer ({type(error).__name__})", advice)
+    if answer.status_code != 200:
+        return Check("MLflow", "fail", f"{uri} answers {answer.status_code}", advice)
+    return Check("MLflow", "ok", f"{uri}, reached")
+
+
+def browser(names: Iterable[str] = BROWSERS) -> Check:
+    found = next((path for path in map(shutil.which, names) if path), None)
+    if not found:
+        return Check("browser", "warn", "none", "the search page's own tests are skipped; apt-get install chromium")
+    return Check("browser", "ok", found)
