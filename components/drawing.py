@@ -32,6 +32,8 @@ GROUNDS: dict[str, Colour] = {
     "sky": (165, 200, 240),
 }
 SIZES = {"small": 0.58, "medium": 0.79, "large": 1.0}
+# How dark a light may be on its far side, and how weak one of its colours, as shares.
+DEEPEST, DIMMEST = 0.6, 0.85
 # The largest radius and the centres of one to four marks, both in units of S.
 LAYOUTS: dict[str, tuple[float, Points]] = {
     "one": (0.38, [(0.5, 0.5)]),
@@ -129,12 +131,25 @@ def draw(identity: Identity, side: int, rng: random.Random) -> bytes:
     picture = Image.new("RGB", (canvas, canvas), _shifted(GROUNDS[identity.ground], rng))
     picture.paste(colour, mask=shapes)
     picture.paste(tuple(level * 3 // 10 for level in colour), mask=ImageChops.multiply(shapes, darkened))
-    picture = picture.resize((side, side), Image.Resampling.BOX)
+    picture = _lit(picture.resize((side, side), Image.Resampling.BOX), rng)
     pixels = picture.load()
     speckles = side * side // 60
     for x, y, level in zip(*(rng.choices(range(end), k=speckles) for end in (side, side, 256)), strict=True):
         pixels[x, y] = (level, level, level)
     return _encoded(picture, "PNG")
+
+
+def _lit(picture: Image.Image, rng: random.Random) -> Image.Image:
+    """The picture under a tinted light from one side, so that two pictures of one identity are not alike pixel by pixel."""
+    shadow = Image.linear_gradient("L").rotate(rng.uniform(0, 360), resample=Image.Resampling.BILINEAR).crop((40, 40, 216, 216))
+    shadow = shadow.resize(picture.size, Image.Resampling.BILINEAR)
+    depth = rng.uniform(DEEPEST, 1.0)
+    bands = []
+    for band in picture.split():
+        bright = rng.uniform(DIMMEST, 1.0)
+        light = shadow.point([round(bright * (255 * depth + (1 - depth) * level)) for level in range(256)])
+        bands.append(ImageChops.multiply(band, light))
+    return Image.merge("RGB", bands)
 
 
 def perturbed(picture: bytes, rng: random.Random) -> bytes:

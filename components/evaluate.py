@@ -60,8 +60,7 @@ def work(
 ) -> Outcome:
     """Measures both encoders on the same queries, and writes metrics.json, queries.parquet and TREC run files."""
     queries = _queries(curate)
-    asked = read_part(curate, "queries", ["id", "split"]).to_pylist()
-    held_out = sum(row["split"] != "train" for row in asked)
+    held_out = sum(split != "train" for split in read_part(curate, "queries", ["split"])["split"].to_pylist())
     if not queries:
         raise Refused("there is nothing to evaluate: no query outside the split 'train' has an answer in the corpus")
     splits = {query.split for query in queries}
@@ -116,10 +115,13 @@ def _rankings(index: Index, vectors: Path, queries: list[_Query]) -> dict[str, d
 
 
 def _write_run(file: Path, rankings: dict[str, list[Hit]], tag: str) -> None:
+    """A TREC run; equal scores are set a float's breadth apart, as trec_eval goes by the score alone and breaks ties its own way."""
     with file.open("w") as out:
         for query, hits in sorted(rankings.items()):
+            score = np.float32(np.inf)
             for rank, hit in enumerate(hits, 1):
-                out.write(f"{query} Q0 {hit.id} {rank} {hit.score:.6f} {tag}\n")
+                score = min(np.float32(hit.score), np.nextafter(score, np.float32(-np.inf)))
+                out.write(f"{query} Q0 {hit.id} {rank} {score:.9g} {tag}\n")
 
 
 def _write_qrels(file: Path, queries: list[_Query]) -> None:

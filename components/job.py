@@ -40,6 +40,7 @@ class TrainConfig:
     homogeneous: float = option(0.0, "share of the batches that are of one task")
     zero_stage: Literal[0, 1, 2, 3] = option(1, "what DeepSpeed shards: 1 optimizer, 2 and gradients, 3 and weights")
     deepspeed: str | None = option(None, 'DeepSpeed settings file; "auto" in it is resolved from this config')
+    deepspeed_digest: str | None = option(None, "hash of that file's settings, filled in when the run starts")
     num_workers: int = option(1, "data-parallel workers")
     cpus_per_worker: int = option(1, "CPUs of the cluster that a worker takes, and threads that it computes with")
     use_gpu: bool | None = option(None, "a GPU per worker; null: if the cluster has as many")

@@ -48,7 +48,7 @@ def work(context: Context, config: PairsConfig, curate: Path) -> Outcome:
     corpus, queries, qrels = (read_part(curate, part) for part in ("corpus", "queries", "qrels"))
     split = dict(zip(queries["id"].to_pylist(), queries["split"].to_pylist(), strict=True))
     task = dict(zip(queries["id"].to_pylist(), queries["task"].to_pylist(), strict=True))
-    judged = [(row["query_id"], row["item_id"]) for row in qrels.to_pylist()]
+    judged = [(row["query_id"], row["item_id"]) for row in qrels.to_pylist() if row["relevance"] > 0]
     training = [pair for pair in judged if split[pair[0]] == "train"]
     if not training:
         raise Refused("no pair is left to train on: no row of qrels joins a query of the split 'train' with a candidate; check the splits")
@@ -61,6 +61,8 @@ def work(context: Context, config: PairsConfig, curate: Path) -> Outcome:
                 f"no query has the task {', '.join(unknown)} of pairs.{name}_tasks; the corpus has {', '.join(sorted(set(task.values())))}"
             )
         mine = [pair for pair in training if not tasks or task[pair[0]] in tasks]
+        if not mine:
+            raise Refused(f"no pair is left to train on for pairs.{name}_tasks={', '.join(tasks)}; those of 'train' are of other tasks")
         used = _rows_used(corpus, queries, mine)
         seed = context.seed if with_instruction else None
         (context.folder / name).mkdir()
@@ -69,12 +71,15 @@ def work(context: Context, config: PairsConfig, curate: Path) -> Outcome:
         for family in sorted({task[pair[0]] for pair in mine}):
             metrics[f"{name}_pairs {family}"] = sum(task[pair[0]] == family for pair in mine)
     with PartWriter(context.folder, "queries") as writer:
-        for row in queries.to_pylist():
-            if row["split"] != "train":
-                writer.write([{**row, **item_to_row(instructed(row_to_item(row), row["task"], context.seed))}])
-    kept = len(training)
-    evaluation = len(judged) - kept
-    return Outcome(Rows(read=len(judged), written=len(judged)), {**metrics, "training_pairs": kept, "evaluation_pairs": evaluation})
+        for batch in queries.to_batches(max_chunksize=1000):
+            asked = [row for row in batch.to_pylist() if row["split"] != "train"]
+            writer.write([{**row, **item_to_row(instructed(row_to_item(row), row["task"], context.seed))} for row in asked])
+    counts = {
+        "training_pairs": len(training),
+        "evaluation_pairs": len(judged) - len(training),
+        "judged_irrelevant": qrels.num_rows - len(judged),
+    }
+    return Outcome(Rows(qrels.num_rows, len(judged), rejected=counts["judged_irrelevant"]), {**metrics, **counts})
 
 
 def _rows_used(corpus: pa.Table, queries: pa.Table, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
@@ -91,7 +96,9 @@ def _items(corpus: pa.Table, queries: pa.Table, used: dict[tuple[str, str], int]
             for row in batch.to_pylist():
                 if (part, row["id"]) in used:
                     item = row_to_item(row)
-                    yield item if part == "corpus" or seed is None else instructed(item, task[item.id], seed)
+                    if part == "queries":
+                        item = replace(item, instruction="") if seed is None else instructed(item, task[item.id], seed)
+                    yield item
 
 
 def _pair_rows(pairs: list[tuple[str, str]], used: dict[tuple[str, str], int], task: dict[str, str]) -> Iterator[PairRow]:

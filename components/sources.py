@@ -6,13 +6,13 @@ qrels/part-*.parquet     which candidate answers which query QRELS_SCHEMA
 rejects/part-*.parquet   what was left out, and why          REJECT_SCHEMA
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 import pyarrow as pa
-import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
@@ -32,6 +32,8 @@ QRELS_SCHEMA = pa.schema(
 )
 REJECT_SCHEMA = pa.schema([pa.field(name, pa.string()) for name in ("part", "id", "reason", "source")] + [pa.field("line", pa.int64())])
 PARTS = {"corpus": ITEM_SCHEMA, "queries": QUERY_SCHEMA, "qrels": QRELS_SCHEMA, "rejects": REJECT_SCHEMA}
+NEEDED = {"corpus": ("id",), "queries": ("id", "split", "task"), "qrels": ("query_id", "item_id")}
+TASK = re.compile("[itv]+->[itv]+")
 
 
 @dataclass(frozen=True)
@@ -44,15 +46,16 @@ class SourcesConfig:
 
 
 class PartWriter:
-    """Writes the rows of one part into files of bounded size."""
+    """Writes the rows of one part into files of bounded size, and holds no more than a file in memory."""
 
-    def __init__(self, folder: Path, part: str, rows_per_file: int = 50_000):
+    def __init__(self, folder: Path, part: str, rows_per_file: int = 50_000, bytes_per_file: int = 1 << 28):
         self.folder = folder / part
         self.schema = PARTS[part]
         self.rows_per_file = rows_per_file
+        self.bytes_per_file = bytes_per_file
         self.written = 0
         self._pending: list[pa.Table] = []
-        self._files = 0
+        self._rows = self._bytes = self._files = 0
 
     def write(self, rows: pa.Table | list[dict[str, Any]]) -> None:
         table = (
@@ -60,25 +63,34 @@ class PartWriter:
             if isinstance(rows, pa.Table)
             else pa.Table.from_pylist(rows, schema=self.schema)
         )
-        self._pending.append(table)
         self.written += table.num_rows
-        while sum(part.num_rows for part in self._pending) >= self.rows_per_file:
-            whole = pa.concat_tables(self._pending)
-            self._flush(whole.slice(0, self.rows_per_file))
-            self._pending = [whole.slice(self.rows_per_file)]
+        while self._rows + table.num_rows >= self.rows_per_file:
+            room = self.rows_per_file - self._rows
+            self._hold(table.slice(0, room))
+            self._flush()
+            table = table.slice(room)
+        self._hold(table)
+        if self._bytes >= self.bytes_per_file:
+            self._flush()
 
-    def _flush(self, table: pa.Table) -> None:
+    def _hold(self, table: pa.Table) -> None:
+        self._pending.append(table)
+        self._rows += table.num_rows
+        self._bytes += table.nbytes
+
+    def _flush(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table.combine_chunks(), self.folder / f"part-{self._files:05d}.parquet", row_group_size=1000)
+        table = pa.concat_tables([self.schema.empty_table(), *self._pending]).combine_chunks()
+        pq.write_table(table, self.folder / f"part-{self._files:05d}.parquet", row_group_size=1000)
+        self._pending, self._rows, self._bytes = [], 0, 0
         self._files += 1
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        left = sum(part.num_rows for part in self._pending)
-        if kind is None and (left or not self._files):
-            self._flush(pa.concat_tables(self._pending) if self._pending else self.schema.empty_table())
+        if kind is None and (self._rows or not self._files):
+            self._flush()
 
 
 def part_files(folder: Path, part: str) -> list[str]:
@@ -94,77 +106,96 @@ def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.T
 
 def fingerprint(path: str) -> str:
     """Names, sizes and times of the files at `path` in one line; refuses a path that holds no corpus."""
-    filesystem, root = _place(path)
-    lines = []
-    for part in ("corpus", "queries", "qrels"):
-        found = filesystem.get_file_info(pafs.FileSelector(f"{root}/{part}", recursive=True, allow_not_found=True))
-        files = [info for info in found if info.is_file and info.path.endswith(".parquet")]
-        if not files:
-            raise Refused(
-                f"{path} has no {part}/*.parquet; a canonical corpus is a folder with corpus/, queries/ and qrels/ of Parquet files"
-            )
-        lines += [f"{info.path.removeprefix(root)} {info.size} {info.mtime_ns}" for info in files]
-    return "; ".join(sorted(lines))
-
-
-def _place(path: str) -> tuple[pafs.FileSystem, str]:
-    try:
-        if "://" in path:
-            return pafs.FileSystem.from_uri(path)
-        return pafs.LocalFileSystem(), str(Path(path).expanduser().resolve())
-    except (OSError, pa.ArrowInvalid) as error:
-        raise Refused(
-            f"corpus {path!r} cannot be reached ({str(error).splitlines()[0]}); give a folder or a URI such as s3://bucket/corpus"
-        ) from error
+    place = _Place(path)
+    infos = [info for part in NEEDED for info in place.files(part)]
+    return "; ".join(sorted(f"{place.name(info)} {info.size} {info.mtime_ns}" for info in infos))
 
 
 def work(context: Context, config: SourcesConfig) -> Outcome:
     """Brings the corpus into canonical form."""
     if config.path is None:
         return generated.work(context, config.world)
-    filesystem, root = _place(config.path)
-    counts = {}
+    place = _Place(config.path)
+    counts: dict[str, int] = {}
+    read = 0
     with PartWriter(context.folder, "rejects") as rejects:
-        for part in ("corpus", "queries", "qrels"):
+        for part in NEEDED:
             seen: set[str] = set()
             with PartWriter(context.folder, part) as writer:
-                for rows in _rows(filesystem, f"{root}/{part}", part):
+                for rows in place.rows(part):
                     faults = [_fault(part, row, seen) for row in rows]
                     writer.write([row for row, fault in zip(rows, faults, strict=True) if fault is None])
                     rejects.write([_reject(part, row, fault) for row, fault in zip(rows, faults, strict=True) if fault is not None])
-                    context.report({"step": writer.written, "unit": part})
+                    read += len(rows)
+                    context.report({"step": read})
                 counts[part] = writer.written
     if not counts["corpus"]:
         raise Refused(f"the corpus at {config.path} is empty: not one usable row in corpus/; {rejects.written} rows were rejected")
-    written = sum(counts.values())
-    return Outcome(Rows(read=written + rejects.written, written=written, rejected=rejects.written), {**counts, "rejected": rejects.written})
+    rows = Rows(read=read, written=sum(counts.values()), rejected=rejects.written)
+    return Outcome(rows, {**counts, "rejected": rejects.written})
 
 
-def _rows(filesystem: pafs.FileSystem, root: str, part: str) -> Iterator[list[dict[str, Any]]]:
-    """Batches of rows, each with every column of its schema; a row without provenance gets its file and number."""
-    schema = PARTS[part]
-    for info in sorted(filesystem.get_file_info(pafs.FileSelector(root, recursive=True)), key=lambda info: info.path):
-        if not info.path.endswith(".parquet"):
-            continue
-        name, line = f"{part}/{info.base_name}", 0
-        dataset = pads.dataset(info.path, filesystem=filesystem, format="parquet")
-        columns = [column for column in schema.names if column in dataset.schema.names]
-        lacking = {"corpus": {"id"}, "queries": {"id", "split", "task"}, "qrels": {"query_id", "item_id"}}[part] - set(columns)
-        if lacking:
+class _Place:
+    """A canonical corpus where the user has it."""
+
+    def __init__(self, path: str):
+        self.path = path
+        try:
+            if "://" in path:
+                self.filesystem, self.root = pafs.FileSystem.from_uri(path)
+            else:
+                self.filesystem, self.root = pafs.LocalFileSystem(), str(Path(path).expanduser().resolve())
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._unreachable(error) from error
+
+    def files(self, part: str) -> list[pafs.FileInfo]:
+        """The Parquet files of a part, in the order of their names."""
+        try:
+            found = self.filesystem.get_file_info(pafs.FileSelector(f"{self.root}/{part}", recursive=True, allow_not_found=True))
+        except OSError as error:
+            raise self._unreachable(error) from error
+        files = sorted((info for info in found if info.is_file and info.path.endswith(".parquet")), key=lambda info: info.path)
+        if not files:
             raise Refused(
-                f"{name} has no column {', '.join(sorted(lacking))}; it has {', '.join(dataset.schema.names)}; see docs/architecture.md"
+                f"{self.path} has no {part}/*.parquet; a canonical corpus is a folder with corpus/, queries/ and qrels/ of Parquet files"
             )
-        for batch in dataset.to_batches(columns=columns, batch_size=1000):
-            rows = []
-            for row in batch.to_pylist():
-                line += 1
-                rows.append(_completed(part, row, name, line))
-            yield rows
+        return files
+
+    def name(self, info: pafs.FileInfo) -> str:
+        return info.path.removeprefix(f"{self.root}/")
+
+    def rows(self, part: str) -> Iterator[list[dict[str, Any]]]:
+        """Batches of rows, each with every column of its schema; a row without provenance gets its file and number."""
+        for info in self.files(part):
+            name, line = self.name(info), 0
+            for table in self._tables(info, part):
+                rows = table.to_pylist()
+                yield [_completed(part, row, name, number) for number, row in enumerate(rows, line + 1)]
+                line += len(rows)
+
+    def _tables(self, info: pafs.FileInfo, part: str) -> Iterator[pa.Table]:
+        name, schema = self.name(info), PARTS[part]
+        try:
+            with self.filesystem.open_input_file(info.path) as stream, pq.ParquetFile(stream) as file:
+                there = file.schema_arrow.names
+                lacking = [column for column in NEEDED[part] if column not in there]
+                if lacking:
+                    raise Refused(f"{name} has no column {', '.join(lacking)}; it has {', '.join(there)}; see docs/architecture.md")
+                fields = [field.with_nullable(True) for field in schema if field.name in there]
+                for batch in file.iter_batches(batch_size=1000, columns=[field.name for field in fields]):
+                    yield pa.Table.from_batches([batch]).select([field.name for field in fields]).cast(pa.schema(fields))
+        except pa.ArrowException as error:
+            columns = ", ".join(f"{field.name} {field.type}" for field in schema)
+            raise Refused(f"{name} cannot be read ({str(error).splitlines()[0]}); its columns are to be {columns}") from error
+
+    def _unreachable(self, error: Exception) -> Refused:
+        reason = str(error).splitlines()[0]
+        return Refused(f"corpus {self.path!r} cannot be reached ({reason}); give a folder or a URI such as s3://bucket/corpus")
 
 
 def _completed(part: str, row: dict[str, Any], name: str, line: int) -> dict[str, Any]:
     if part == "qrels":
-        return {"relevance": 1, **row}
+        return {"relevance": 1, **row, "source": name, "line": line}
     full = {
         "id": row["id"] or "",
         "text": row.get("text") or "",
@@ -179,16 +210,23 @@ def _completed(part: str, row: dict[str, Any], name: str, line: int) -> dict[str
 
 def _fault(part: str, row: dict[str, Any], seen: set[str]) -> str | None:
     if part == "qrels":
-        return None
+        return "query_id, item_id or relevance is empty" if not row["query_id"] or not row["item_id"] or row["relevance"] is None else None
     if not row["id"] or any(letter.isspace() for letter in row["id"]):
         return "id is empty or has white space"
     if row["id"] in seen:
         return "id stands twice"
     if not (row["text"] or row["images"] or row["video"]):
         return "neither text nor picture nor video"
+    if not all([*row["images"], *row["video"]]):
+        return "a picture is empty"
+    if part == "queries" and not row["split"]:
+        return "split is empty"
+    if part == "queries" and not TASK.fullmatch(row["task"] or ""):
+        return "task is not of the form it->t"
     seen.add(row["id"])
     return None
 
 
 def _reject(part: str, row: dict[str, Any], reason: str) -> dict[str, Any]:
-    return {"part": part, "id": row["id"], "reason": reason, "source": row["source"], "line": row["line"]}
+    name = f"{row['query_id']} {row['item_id']}" if part == "qrels" else row["id"]
+    return {"part": part, "id": name, "reason": reason, "source": row["source"], "line": row["line"]}

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import copy
+import hashlib
 import io
 import json
 import logging
@@ -102,6 +103,11 @@ def read_settings(path: str | None) -> dict[str, Any]:
     if not isinstance(given, dict):
         raise Refused(f"deepspeed settings {path} hold a {type(given).__name__}; give a JSON object")
     return given
+
+
+def settings_digest(path: str) -> str:
+    """A hash of what a DeepSpeed settings file says."""
+    return hashlib.sha256(json.dumps(read_settings(path), sort_keys=True).encode()).hexdigest()
 
 
 def settle(given: Mapping[str, Any], numbers: Numbers, width: int) -> dict[str, Any]:

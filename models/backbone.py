@@ -99,7 +99,8 @@ def make_tiny(folder: Path, texts: Iterable[str], config: TinyQwen2VL, seed: int
     )
     with _seeded(seed):
         model = Qwen2VLModel(backbone)
-    model.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # The pixel budget's floor is one token's worth of patches, so that a small picture stays small.
     Qwen2VLImageProcessorPil(
@@ -127,7 +128,7 @@ def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
         show_progress=False,
     )
     trained.train_from_iterator(texts, trainer)
-    with _quiet():
+    with quiet():
         model = json.loads(trained.to_str())["model"]
         return Qwen2Tokenizer(
             vocab=model["vocab"],
@@ -138,16 +139,19 @@ def _train_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers without its notices about what is missing and not needed here (torchvision)."""
+def quiet() -> Iterator[None]:
+    """transformers without its bars, and without its notices of what is not needed here (torchvision)."""
     from transformers.utils import logging
 
-    before = logging.get_verbosity()
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def open_backbone(name: str | Path, dtype: torch.dtype | None = torch.float32) -> tuple[torch.nn.Module, Any, Any]:
@@ -155,7 +159,7 @@ def open_backbone(name: str | Path, dtype: torch.dtype | None = torch.float32) -
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     try:
-        with _quiet():
+        with quiet():
             model, notes = AutoModel.from_pretrained(str(name), dtype=dtype, output_loading_info=True)
             tokenizer = AutoTokenizer.from_pretrained(str(name))
             image_processor = AutoImageProcessor.from_pretrained(str(name), backend="pil")

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from mirepoix.models.backbone import open_backbone
+from mirepoix.models.backbone import open_backbone, quiet
 from mirepoix.models.encoder import Encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
@@ -202,6 +202,7 @@ class Unite(Encoder):
         return (attention_mask.cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
 
     def save_towers(self, folder: Path, state: dict[str, torch.Tensor]) -> None:
-        self.model.save_pretrained(folder, state_dict={name.removeprefix("model."): tensor for name, tensor in state.items()})
+        with quiet():
+            self.model.save_pretrained(folder, state_dict={name.removeprefix("model."): tensor for name, tensor in state.items()})
         self.tokenizer.save_pretrained(folder)
         self.collator.image_processor.save_pretrained(folder)

@@ -184,12 +184,14 @@ def _demo(told: argparse.Namespace) -> int:
 def _serve(told: argparse.Namespace) -> int:
     import threading
 
-    from mirepoix.serving.app import ServeConfig, start
+    from mirepoix.serving.app import ServeConfig, check_port, start
     from mirepoix.workflows.cluster import cluster
     from mirepoix.workflows.run import release_of
 
     release = release_of(told.release)
     config = ServeConfig(host=told.host, port=told.port, encoders=told.encoders)
+    if not (told.address or os.environ.get("RAY_ADDRESS")):
+        check_port(config, running=False)
     with cluster(told.address):
         server = start(release, config)
         print(f"{server.name} {server.version} is served at {server.url}  (Ctrl-C stops it)", flush=True)

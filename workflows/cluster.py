@@ -1,8 +1,8 @@
 """The Ray cluster that a run works on: one of its own, or one that is already there.
 
 A private cluster leaves the host as it found it. Its token, logs and spilled objects live in one folder that only its user may enter; Ray
-itself opens its temporary folder to everybody, so that folder lies inside. A janitor clears the folder when the driver is gone; should both be
-killed, the next driver does, which can tell by the file lock that a driver holds as long as it lives.
+itself opens its temporary folder to everybody, so that folder lies inside. A janitor clears the folder when the driver is gone; should both
+be killed, the next driver does, which can tell by the file lock that a driver holds as long as it lives.
 """
 
 import fcntl
@@ -180,11 +180,14 @@ def connect(address: str | None = None) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="mirepoix-code-") as staging:
         shipped = {} if JOB_VARIABLE in os.environ else {"working_dir": str(stage_code(Path(staging)))}
         try:
-            ray.init(address=address, runtime_env=shipped, logging_level="warning")
+            with environment(RAY_ADDRESS=None):
+                ray.init(address=address, runtime_env=shipped, logging_level="warning")
         except (ConnectionError, AuthenticationError) as error:
             raise Refused(f"cannot connect to the Ray cluster at {address!r}: {_one_line(error)}; {TOKEN_ADVICE}") from error
     try:
-        yield ray.get_runtime_context().gcs_address
+        joined = ray.get_runtime_context().gcs_address
+        with environment(RAY_ADDRESS=joined):
+            yield joined
     finally:
         ray.shutdown()
 

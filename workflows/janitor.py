@@ -24,9 +24,23 @@ def processes(folder: Path) -> list[int]:
     mark, found = f"{MARK}={folder}".encode(), []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile, or is another user's
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
+            marked = mark in (entry / "environ").read_bytes().split(b"\0")
+            if marked or (_titled(entry) and _writes_into(entry, folder)):
                 found.append(int(entry.name))
     return [pid for pid in found if pid != os.getpid()]
+
+
+def _titled(entry: Path) -> bool:
+    """Whether Ray gave a process a title, which it writes over the environment that the process was started with."""
+    return (entry / "cmdline").read_bytes().startswith(b"ray::")
+
+
+def _writes_into(entry: Path, folder: Path) -> bool:
+    for file in (entry / "fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            if os.readlink(file).startswith(f"{folder}/"):
+                return True
+    return False
 
 
 def clear(folder: Path) -> None:

@@ -8,7 +8,7 @@
 
 from dataclasses import dataclass, replace
 
-from mirepoix.components import backbone, curate, deploy, embed, evaluate, index, pairs, release, sources, train
+from mirepoix.components import backbone, curate, deploy, embed, evaluate, index, pairs, release, sources, train, zero
 from mirepoix.components.backbone import BackboneConfig
 from mirepoix.components.curate import CurateConfig
 from mirepoix.components.embed import EmbedConfig
@@ -59,6 +59,10 @@ def prepared(config: Retrieval) -> Retrieval:
         config = replace(config, sources=replace(config.sources, fingerprint=sources.fingerprint(config.sources.path)))
     if config.backbone.name != "tiny":
         config = replace(config, backbone=replace(config.backbone, fingerprint=backbone.fingerprint(config.backbone.name)))
+    for stage in ("adapt", "instruct"):
+        training = getattr(config, stage)
+        if training.deepspeed is not None:
+            config = replace(config, **{stage: replace(training, deepspeed_digest=zero.settings_digest(training.deepspeed))})
     return config
 
 
@@ -133,7 +137,7 @@ def stages(config: Retrieval) -> list[Stage]:
             deploy.work,
             config.deploy,
             {"release": "release"},
-            modules=modules("serving.app serving.api serving.replicas components.deploy"),
+            modules=modules("serving.app serving.api serving.schemas serving.door serving.replicas components.deploy"),
             stands=deploy.stands,
         ),
     ]

@@ -21,7 +21,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from mirepoix.models.errors import Refused
-from mirepoix.workflows.cluster import TOKEN_ADVICE, stage_code
+from mirepoix.workflows.cluster import TOKEN_ADVICE, environment, stage_code
 
 ANSWER_SECONDS = 8.0
 LOST_TRIES, LOST_PAUSE = 10, 3.0
@@ -94,7 +94,8 @@ def job_client(address: str) -> JobSubmissionClient:
             raise Refused(f"the cluster at {url} {problem} ({answer.status_code}); {TOKEN_ADVICE}")
         if answer.status_code != 200 or "ray_version" not in answer.text:
             raise Refused(f"what answers at {url} (status {answer.status_code}) is no Ray dashboard; its address is http://HEAD:8265")
-        return JobSubmissionClient(url)
+        with environment(RAY_ADDRESS=None, RAY_API_SERVER_ADDRESS=None):  # either would win over the address that is given
+            return JobSubmissionClient(url)
     except AuthenticationError as error:
         raise Refused(f"no usable token for the cluster at {url}; {TOKEN_ADVICE}") from error
     except (httpx.TransportError, httpx.InvalidURL, ConnectionError) as error:

@@ -138,6 +138,13 @@ def test_the_matrix_has_text_only_steps_and_ranks_that_disagree(mixed, hard, enc
     assert any(("i" in batch[:2]) != ("i" in batch[2:]) for batch in kinds)
 
 
+SETTINGS = {
+    "train_batch_size": "auto",
+    "train_micro_batch_size_per_gpu": "auto",
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": [0.9, 0.99], "eps": "auto", "weight_decay": "auto"}},
+    "scheduler": {"type": "WarmupDecayLR", "params": dict.fromkeys(("warmup_max_lr", "warmup_num_steps", "total_num_steps"), "auto")},
+    "zero_optimization": {"stage": "auto", "reduce_bucket_size": "auto", "allgather_bucket_size": "auto"},
+}
 SMALL = {"max_steps": STEPS, "learning_rate": 1e-3}
 
 
@@ -152,6 +159,8 @@ def alone(folder, mixed, hard, encoder) -> tuple[dict[str, Job], dict[str, list[
     jobs["drawn"] = job_of(hard, encoder, negatives=1, dataloader_num_workers=3, **SMALL)
     jobs["rare"] = job_of(mixed, encoder, logging_steps=4, **SMALL)
     jobs["diverging"] = job_of(mixed, encoder, learning_rate=1e30, max_grad_norm=0.0, max_steps=9, save_steps=1)
+    (folder / "zero.json").write_text(json.dumps(SETTINGS))
+    jobs["file"] = job_of(mixed, encoder, deepspeed=str(folder / "zero.json"), zero_stage=2, lr_scheduler_type="linear", **SMALL)
     text = write_toys(folder / "text", ["t"] * 12)
     jobs["learning"] = job_of(text, encoder, per_device_train_batch_size=6, max_steps=60, learning_rate=1e-2, temperature=0.1)
     return jobs, run(jobs, 1, folder / "alone")
@@ -215,6 +224,12 @@ def test_rows_say_where_training_is_and_whether_it_learns(alone):
     assert row["learning_rate"] == 1e-3 and row["grad_norm"] > 0 and row["pairs_per_second"] > 0
     assert 0 <= row["accuracy"] <= 1 and -1 <= row["negative_similarity"] <= 1
     assert rows["drawn"][0]["effective_negatives"] > 3, "hard negatives count beside those of the batch"
+
+
+def test_a_users_settings_file_trains_with_its_own_scheduler(alone):
+    _, rows = alone
+    rates = [row["learning_rate"] for row in rows["file"]]
+    assert len(rates) == STEPS and 0 < rates[-1] < max(rates) <= 1e-3, rows["file"]
 
 
 def test_reports_are_means_since_the_last_one(alone):

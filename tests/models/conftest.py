@@ -8,7 +8,12 @@ from PIL import Image, ImageDraw
 from mirepoix.models.backbone import TinyQwen2VL, make_tiny
 from mirepoix.models.item import Item
 
-WORDS = ["a small red circle on snow", "two large blue stars at night", "You are a helpful assistant.", "Summary above sentence and image in one word:"]
+WORDS = [
+    "a small red circle on snow",
+    "two large blue stars at night",
+    "You are a helpful assistant.",
+    "Summary above sentence and image in one word:",
+]
 
 
 def picture(colour="red", side=56, form="PNG") -> bytes:

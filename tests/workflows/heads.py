@@ -30,19 +30,17 @@ class Head:
 
 
 def processes_of(folder: Path | str) -> dict[int, str]:
-    """The processes of a Ray session, by what names its folder: their command line, or a Ray worker's environment."""
+    """The processes of a Ray session by what they name of its folder: in their command line, their environment, or their open files."""
     found = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
-        try:
+        with suppress(OSError):
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             environment = (entry / "environ").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        of_ray = command.startswith("ray::") or "/ray/" in command
-        if command and of_ray and (str(folder) in command or str(folder) in environment):
-            found[int(entry.name)] = command
+            files = [os.readlink(each) for each in (entry / "fd").iterdir() if each.is_symlink()]
+            if (command.startswith("ray::") or "/ray/" in command) and any(str(folder) in text for text in (command, environment, *files)):
+                found[int(entry.name)] = command
     return found
 
 
@@ -71,15 +69,18 @@ def plain_environment() -> dict[str, str]:
 
 
 @contextmanager
-def head(token: bool = True, num_cpus: int = 4, variables: dict[str, str] | None = None) -> Iterator[Head]:
-    """A Ray head with a job server, `ray start --head` in a process of its own."""
+def head(token: bool | Path = True, num_cpus: int = 4, variables: dict[str, str] | None = None) -> Iterator[Head]:
+    """A Ray head with a job server, `ray start --head` in a process of its own; its token is new, or the one in a file.
+
+    A process has one token for all its Ray clients, so a test process that uses another cluster too gives that cluster's token file.
+    """
     folder = Path(tempfile.mkdtemp(prefix="mx-head-", dir="/tmp"))
     env = plain_environment() | {"RAY_AUTH_MODE": "disabled"} | (variables or {})
-    path = None
-    if token:
-        path = folder / "token"
+    path = token if isinstance(token, Path) else folder / "token" if token else None
+    if path == folder / "token":
         path.touch(mode=0o600)
         path.write_text(secrets.token_hex(32))
+    if path:
         env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
     gcs, dashboard, agent, agent_grpc, environments, metrics, client = free_ports(7)
     options = {

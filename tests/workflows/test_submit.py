@@ -1,6 +1,7 @@
 """A run is sent to a cluster with our code and nothing else, followed to its end, and left alone when its watcher goes."""
 
 import asyncio
+import json
 import os
 import shlex
 import signal
@@ -17,8 +18,9 @@ from aiohttp import web
 
 from mirepoix.models.errors import Refused
 from mirepoix.workflows import submit as submission
-from mirepoix.workflows.cluster import LAYERS, authentication
+from mirepoix.workflows.cluster import LAYERS
 from mirepoix.workflows.submit import DETACHED, follow_job, job_client, prepare, send, submit
+from tests.workflows.heads import head, plain_environment
 
 STAND_IN = """
 import os, sys, time
@@ -37,17 +39,10 @@ sys.exit(next((int(a.removeprefix("code=")) for a in sys.argv if a.startswith("c
 
 
 @pytest.fixture(scope="module")
-def cluster_head():
-    from tests.workflows.heads import head
-
-    with head(token=True, num_cpus=2) as up:
+def cluster_head(ray_cluster):
+    """A head with a job server, under the token that this process has for its own cluster."""
+    with head(token=Path(os.environ["RAY_AUTH_TOKEN_PATH"]), num_cpus=2) as up:
         yield up
-
-
-@pytest.fixture
-def told_the_token(cluster_head):
-    with authentication(RAY_ADDRESS=None, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=None, RAY_AUTH_TOKEN_PATH=str(cluster_head.token)):
-        yield cluster_head
 
 
 def staged(folder: Path, recipe: str = "quickstart", *overrides: str, **options):
@@ -109,11 +104,11 @@ def test_a_missing_config_file_is_refused(tmp_path: Path):
         prepare("quickstart", [], tmp_path, config=tmp_path / "missing.yaml")
 
 
-def test_a_job_runs_with_its_arguments_its_config_and_our_code_on_the_workers(told_the_token, tmp_path: Path, monkeypatch, capfd):
+def test_a_job_runs_with_its_arguments_its_config_and_our_code_on_the_workers(cluster_head, tmp_path: Path, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     config = tmp_path / "my run.yaml"
     config.write_text("name: mine")
-    client = job_client(told_the_token.address)
+    client = job_client(cluster_head.address)
     job = staged(tmp_path / "stage", "quickstart", "name=a b", storage="/shared/store", config=config)
     send(client, job)
     assert follow_job(client, job.name) == 0
@@ -125,16 +120,16 @@ def test_a_job_runs_with_its_arguments_its_config_and_our_code_on_the_workers(to
     assert f"submitted {job.name}" in err and f"{job.name} succeeded" in err
 
 
-def test_the_exit_code_of_the_job_is_ours(told_the_token, tmp_path: Path, capfd):
-    client = job_client(told_the_token.address)
+def test_the_exit_code_of_the_job_is_ours(cluster_head, tmp_path: Path, capfd):
+    client = job_client(cluster_head.address)
     job = staged(tmp_path / "stage", "quickstart", "code=3")
     send(client, job)
     assert follow_job(client, job.name) == 3
     assert "exit code 3" in capfd.readouterr().err
 
 
-def test_the_same_job_is_not_taken_twice(told_the_token, tmp_path: Path):
-    client = job_client(told_the_token.address)
+def test_the_same_job_is_not_taken_twice(cluster_head, tmp_path: Path):
+    client = job_client(cluster_head.address)
     job = staged(tmp_path / "stage", "quickstart", "again=1")
     send(client, job)
     with pytest.raises(Refused, match="already exists") as refusal:
@@ -142,13 +137,11 @@ def test_the_same_job_is_not_taken_twice(told_the_token, tmp_path: Path):
     assert "\n" not in str(refusal.value)
 
 
-def test_an_interrupted_watcher_leaves_the_job_running_and_says_how_to_reach_it(told_the_token, tmp_path: Path):
-    client = job_client(told_the_token.address)
+def test_an_interrupted_watcher_leaves_the_job_running_and_says_how_to_reach_it(cluster_head, tmp_path: Path):
+    client = job_client(cluster_head.address)
     job = staged(tmp_path / "stage", "quickstart", "seconds=60")
     send(client, job)
-    code = (
-        f"import sys; from mirepoix.workflows.submit import *; sys.exit(follow_job(job_client({told_the_token.address!r}), {job.name!r}))"
-    )
+    code = f"import sys; from mirepoix.workflows.submit import *; sys.exit(follow_job(job_client({cluster_head.address!r}), {job.name!r}))"
     watcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         for line in watcher.stdout:
@@ -165,20 +158,31 @@ def test_an_interrupted_watcher_leaves_the_job_running_and_says_how_to_reach_it(
     assert follow_job(client, job.name) != 0
 
 
-@pytest.mark.parametrize(
-    ("variables", "words"),
-    [
+def test_without_the_right_token_the_variables_to_set_are_named(cluster_head):
+    cases = [
         ({"RAY_AUTH_MODE": "disabled"}, "asks for a token"),
-        ({"RAY_AUTH_MODE": None}, "asks for a token"),
+        ({}, "asks for a token"),
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "w" * 64}, "does not accept this token"),
         ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": "/nonexistent"}, "no usable token"),
-    ],
-)
-def test_without_the_right_token_the_variables_to_set_are_named(cluster_head, variables, words):
-    nothing = {"RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": None}
-    with authentication(**nothing | variables), pytest.raises(Refused, match=words) as refusal:
-        job_client(cluster_head.address)
-    assert all(name in str(refusal.value) for name in ("RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    ]
+    code = """if True:
+        import json, sys
+        from mirepoix.workflows.cluster import authentication
+        from mirepoix.workflows.submit import job_client
+        for variables in json.loads(sys.argv[2]):
+            try:
+                with authentication(**variables):
+                    job_client(sys.argv[1])
+            except ValueError as error:
+                print(error)
+    """
+    command = [sys.executable, "-c", code, cluster_head.address, json.dumps([variables for variables, _ in cases])]
+    found = subprocess.run(command, env=plain_environment(), capture_output=True, text=True, timeout=60)
+    refusals = found.stdout.splitlines()
+    assert len(refusals) == len(cases), found.stderr
+    for refusal, (_, words) in zip(refusals, cases, strict=True):
+        assert words in refusal
+        assert all(name in refusal for name in ("RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "http://no-such-host.invalid:8265", "127.0.0.1:9"])
@@ -187,6 +191,13 @@ def test_a_cluster_that_does_not_answer_is_refused_in_seconds(address):
     with pytest.raises(Refused, match=r"no answer from|no Ray dashboard") as refusal:
         submit("quickstart", address=address)
     assert time.monotonic() - start < 10 and "\n" not in str(refusal.value)
+
+
+def test_the_given_address_wins_over_the_variables(cluster_head, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
+    assert job_client(cluster_head.address).get_address() == cluster_head.address
+    assert os.environ["RAY_ADDRESS"] == "http://127.0.0.1:9"
 
 
 @pytest.mark.parametrize("address", ["ray://head:10001", "head:8265:1", "ftp://head"])
@@ -238,25 +249,23 @@ def scripted_server(logs: list[str], cuts: list[int], ends_after: int) -> Iterat
 
 def test_the_log_is_printed_once_though_the_connection_breaks(monkeypatch, capsys):
     monkeypatch.setattr(submission, "LOST_PAUSE", 0.05)
-    with authentication(RAY_AUTH_MODE="disabled"), scripted_server(["one\n", "two\n", "three\n"], [1, 2, 0, 3], ends_after=4) as address:
+    with scripted_server(["one\n", "two\n", "three\n"], [1, 2, 0, 3], ends_after=4) as address:
         assert follow_job(job_client(address), "job") == 0
     assert capsys.readouterr().out == "one\ntwo\nthree\n"
 
 
 def test_a_cluster_that_is_lost_for_good_is_said_with_the_way_back(monkeypatch, capsys):
     monkeypatch.setattr(submission, "LOST_PAUSE", 0.05)
-    with authentication(RAY_AUTH_MODE="disabled"):
-        with scripted_server(["one\n"], [1], ends_after=9) as address:
-            client = job_client(address)
-        with pytest.raises(Refused, match=r"lost the cluster while job was running .* ray job logs job --follow"):
-            follow_job(client, "job")
+    with scripted_server(["one\n"], [1], ends_after=9) as address:
+        client = job_client(address)
+    with pytest.raises(Refused, match=r"lost the cluster while job was running .* ray job logs job --follow"):
+        follow_job(client, "job")
 
 
-def test_a_submission_that_is_not_followed_returns_at_once(told_the_token, tmp_path: Path):
+def test_a_submission_that_is_not_followed_returns_at_once(cluster_head, tmp_path: Path):
     config = tmp_path / "run.yaml"
     config.write_text("name: mine")
-    assert submit("no-such-recipe", ["a=1"], address=told_the_token.address, config=config, follow=False) == 0
-    client = job_client(told_the_token.address)
+    assert submit("no-such-recipe", ["a=1"], address=cluster_head.address, config=config, follow=False) == 0
+    client = job_client(cluster_head.address)
     (job,) = [each for each in client.list_jobs() if each.submission_id and each.submission_id.startswith("no-such-recipe-")]
     assert shlex.split(job.entrypoint)[-2:] == ["--config", "config/run.yaml"]
-    assert os.environ["RAY_AUTH_MODE"] == "token"

@@ -1,0 +1,56 @@
+"""A small world brought through the real stages, each done once a session and published as the runner does it."""
+
+import pytest
+
+from mirepoix.components import backbone, curate, embed, index, pairs, release, sources
+from mirepoix.components.backbone import BackboneConfig
+from mirepoix.components.curate import CurateConfig
+from mirepoix.components.embed import EmbedConfig
+from mirepoix.components.pairs import PairsConfig
+from mirepoix.components.release import ReleaseConfig
+from mirepoix.components.sources import SourcesConfig
+from mirepoix.serving.index import IndexConfig
+from tests.components.larder import SIZES, WORLD, Made, made
+
+
+@pytest.fixture(scope="session")
+def line(tmp_path_factory):
+    """Where the stages' artefacts lie."""
+    return tmp_path_factory.mktemp("line")
+
+
+@pytest.fixture(scope="session")
+def brought(line) -> Made:
+    return made(line / "sources", sources.work, SourcesConfig(world=WORLD))
+
+
+@pytest.fixture(scope="session")
+def curated(line, brought, ray_cluster) -> Made:
+    return made(line / "curate", curate.work, CurateConfig(), sources=brought.folder)
+
+
+@pytest.fixture(scope="session")
+def paired(line, curated) -> Made:
+    return made(line / "pairs", pairs.work, PairsConfig(), curate=curated.folder)
+
+
+@pytest.fixture(scope="session")
+def untrained(line, curated) -> Made:
+    return made(line / "backbone", backbone.work, BackboneConfig(tiny=SIZES), curate=curated.folder)
+
+
+@pytest.fixture(scope="session")
+def embedded(line, untrained, curated, paired) -> Made:
+    inputs = {"encoder": untrained.folder, "curate": curated.folder, "pairs": paired.folder}
+    return made(line / "embed", embed.work, EmbedConfig(threads=1), **inputs)
+
+
+@pytest.fixture(scope="session")
+def indexed(line, embedded) -> Made:
+    return made(line / "index", index.work, IndexConfig(), embed=embedded.folder)
+
+
+@pytest.fixture(scope="session")
+def released(line, untrained, indexed, curated) -> Made:
+    inputs = {"encoder": untrained.folder, "index": indexed.folder, "curate": curated.folder}
+    return made(line / "release", release.work, ReleaseConfig(golden=2), **inputs)

@@ -1,0 +1,180 @@
+"""The command line: what it prints, and how it refuses; in this process where nothing has to run."""
+
+import socket
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from mirepoix.components.sources import PartWriter
+from mirepoix.models.encoder import ARCHITECTURES
+from mirepoix.models.item import Item, item_to_row
+from mirepoix.workflows.__main__ import main
+from mirepoix.workflows.recipes import RECIPES, RETRIEVERS, recipe
+
+from .small import ROOT, SMALL, environment, mirepoix
+
+
+@pytest.fixture
+def said(capsys):
+    """Runs a command here; gives its status, its output, and its one line of refusal."""
+
+    def run(*words):
+        status = main(list(words))
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def refused(result, *parts):
+    status, _, err = result
+    assert status == 2
+    assert len(err.strip().splitlines()) == 1, err
+    assert err.startswith("mirepoix: ")
+    for part in parts:
+        assert part in err
+
+
+def test_list_names_every_recipe_and_marks_the_retrievers_that_are_not_there(said):
+    status, out, _ = said("list")
+    assert status == 0
+    assert all(name in out for name in (*RECIPES, *RETRIEVERS))
+    assert out.count("(not there yet)") == len(set(RETRIEVERS) - set(ARCHITECTURES))
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_described_recipe_is_read_back_as_itself(said, tmp_path, name):
+    _, out, _ = said("describe", name)
+    file = tmp_path / "config.yaml"
+    file.write_text(out)
+    assert yaml.safe_load(out)["seed"] == recipe(name).seed
+    assert said("describe", name, "--config", str(file))[1] == out
+
+
+def test_overrides_stand_before_or_after_options(said, tmp_path):
+    before = said("run", "quickstart", "seed=3", "--plan", "--storage", str(tmp_path))
+    after = said("run", "quickstart", "--plan", "--storage", str(tmp_path), "seed=3")
+    assert before == after
+    assert before[0] == 0
+
+
+def test_a_plan_says_what_would_run_and_writes_nothing(said, tmp_path):
+    status, out, _ = said("run", "quickstart", "--plan", "--storage", str(tmp_path / "storage"))
+    assert status == 0
+    assert out.splitlines()[0].split() == ["sources", "runs", "never", "ran"]
+    assert "adapt            may run  waits for pairs, backbone" in out
+    assert not (tmp_path / "storage").exists()
+
+
+def test_a_typo_in_a_field_is_answered_with_the_nearest_names(said):
+    refused(said("describe", "quickstart", "instruct.learning_rat=1e-4"), "instruct.learning_rat", "instruct.learning_rate")
+
+
+def test_a_typo_in_a_recipe_or_stage_is_answered_with_what_there_is(said, tmp_path):
+    refused(said("run", "quikstart"), "quikstart", "quickstart")
+    refused(said("run", "quickstart", "--plan", "--until", "adopt", "--storage", str(tmp_path)), "adopt", "adapt")
+    refused(said("run", "quickstart", "--plan", "--force", "indx", "--storage", str(tmp_path)), "indx", "index")
+
+
+def test_a_wrong_value_is_answered_with_what_is_allowed(said):
+    refused(said("describe", "quickstart", "instruct.zero_stage=7"), "zero_stage", "7", "0, 1, 2")
+    refused(said("describe", "quickstart", "adapt.max_steps=many"), "adapt.max_steps", "many")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("describe", "quickstart", "--config", "/no/such.yaml"),
+        ("run", "quickstart", "--plan", "sources.path=/no/such/corpus"),
+        ("run", "quickstart", "--plan", "backbone.name=/no/such/model"),
+        ("search", "stars", "--image", "/no/such.png"),
+        ("serve", "/no/such/release"),
+    ],
+    ids=lambda words: words[-1],
+)
+def test_a_missing_file_is_named(said, words):
+    refused(said(*words), "/no/such")
+
+
+def test_a_search_without_a_server_says_so(said):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        refused(said("search", "stars", "--url", f"http://127.0.0.1:{probe.getsockname()[1]}"), "nothing answers", "--url")
+
+
+def test_a_submission_to_nobody_says_so(said):
+    refused(said("submit", "quickstart", "--address", "http://127.0.0.1:9"), "http://127.0.0.1:9")
+
+
+def test_a_submission_is_checked_before_it_is_sent(said):
+    refused(said("submit", "quickstart", "seed=x", "--address", "http://127.0.0.1:9"), "seed")
+
+
+def test_an_empty_corpus_stops_the_run_with_one_line_and_leaves_nothing_half_written(tmp_path):
+    for part, rows in (("corpus", []), ("queries", []), ("qrels", [])):
+        with PartWriter(tmp_path / "corpus", part) as writer:
+            writer.write(rows)
+    ended = mirepoix("run", "quickstart", *SMALL, f"sources.path={tmp_path / 'corpus'}", "--storage", str(tmp_path / "storage"))
+    assert ended.status == 1
+    (failure,) = [line for line in ended.err.splitlines() if line.startswith("mirepoix: stage sources failed")]
+    assert "is empty" in failure
+    assert "mirepoix: not run: curate, pairs" in ended.err
+    assert not list((tmp_path / "storage").glob("artefacts/*/*"))
+    assert not list((tmp_path / "storage").glob("tmp/*"))
+
+
+def test_a_port_in_use_is_refused_before_anything_starts(tmp_path):
+    from mirepoix.serving.store import publish
+
+    (tmp_path / "draft").mkdir()
+    (tmp_path / "draft" / "release.json").write_text("{}")
+    publish(tmp_path / "draft", tmp_path / "release", {})
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        ended = mirepoix("serve", str(tmp_path / "release"), "--port", str(port))
+    assert ended.status == 2
+    assert f"port {port} is in use" in ended.err.splitlines()[-1]
+
+
+def test_a_folder_of_a_run_without_a_release_is_refused(said, tmp_path):
+    (tmp_path / "report.json").write_text('{"stages": [{"name": "release", "digest": "", "target": ""}]}')
+    refused(said("serve", str(tmp_path)), "no release")
+
+
+def test_help_shows_every_command_without_loading_the_libraries():
+    code = "import sys; from mirepoix.workflows.__main__ import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment(), capture_output=True, text=True, check=True)
+    for command in ("run", "describe", "submit", "list", "demo", "serve", "search", "doctor"):
+        assert f"    {command} " in shown.stdout
+    assert shown.stdout.strip().endswith("False")
+
+
+def test_an_unknown_option_is_refused_by_name(capsys):
+    with pytest.raises(SystemExit) as ending:
+        main(["run", "quickstart", "--frobnicate"])
+    assert ending.value.code == 2
+    assert "--frobnicate" in capsys.readouterr().err
+
+
+def test_doctor_prints_every_check(said):
+    status, out, _ = said("doctor")
+    assert status in (0, 1)
+    assert "Python" in out
+    assert "CPUs" in out
+
+
+def test_the_corpus_of_a_user_is_a_source(said, tmp_path):
+    with PartWriter(tmp_path, "corpus") as writer:
+        writer.write([item_to_row(Item("a", text="x"))])
+    with PartWriter(tmp_path, "queries") as writer:
+        writer.write([{**item_to_row(Item("q", text="x")), "split": "train", "task": "t->t"}])
+    with PartWriter(tmp_path, "qrels") as writer:
+        writer.write(pa.table({"query_id": ["q"], "item_id": ["a"], "relevance": pa.array([1], pa.int32())}))
+    status, out, _ = said("run", "quickstart", f"sources.path={tmp_path}", "--plan", "--storage", str(tmp_path / "storage"))
+    assert status == 0
+    assert out.startswith("sources          runs")

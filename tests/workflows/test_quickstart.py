@@ -1,0 +1,169 @@
+"""The quickstart, small, through the command line: from nothing to a searched endpoint, again, changed, and killed."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from mirepoix.serving import store
+from mirepoix.workflows.recipes import recipe
+from mirepoix.workflows.retrieval import stages
+
+from .heads import head
+from .small import SMALL, finish, mirepoix, ray_processes_of_ours, start
+
+STAGES = [stage.name for stage in stages(recipe("quickstart"))]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("quickstart")
+
+
+@pytest.fixture(scope="module")
+def before():
+    token = Path.home() / ".ray" / "auth_token"
+    return ray_processes_of_ours(), token.stat().st_mtime_ns if token.exists() else None
+
+
+@pytest.fixture(scope="module")
+def first(home, before):
+    """A whole demo from nothing."""
+    return mirepoix("demo", "quickstart", *SMALL, "--storage", str(home / "storage"), cwd=home, timeout=580)
+
+
+def told(home):
+    (latest,) = sorted((home / "storage" / "runs").iterdir())[-1:]
+    return json.loads((latest / "report.json").read_text()), latest
+
+
+def test_every_stage_is_done_and_the_endpoint_is_searched_three_ways(first):
+    assert first.status == 0, first.out + first.err
+    assert first.stages("done") == set(STAGES)
+    for kind in ("a text", "a picture", "a picture and a question about it"):
+        assert f"search with {kind} " in first.out
+    assert first.out.count("results in") == 3
+
+
+def test_the_table_sets_trained_against_untrained_for_every_task(first):
+    for task in ("t->t", "t->i", "t->it", "i->t", "i->i", "it->t", "it->i", "it->it"):
+        assert f"\n  {task} " in first.out
+    assert "untrained  trained" in first.out.replace("   ", "  ")
+
+
+def test_the_end_says_where_to_look_next(first, home):
+    for what in ("the report", "the release", "the search page", "the MLflow page"):
+        assert what in first.out
+    report = next(line.split()[-1] for line in first.out.splitlines() if line.strip().startswith("the report"))
+    assert Path(report).is_file()
+
+
+def test_the_report_holds_settings_data_and_figures_by_task(first, home):
+    report, folder = told(home)
+    assert report["settings"]["instruct"]["max_steps"] == 12
+    assert report["data"]["digest"] == store.read_manifest(next((home / "storage/artefacts/curate").iterdir())).digest
+    assert {entry["system"] for entry in report["results"]} == {"trained", "untrained"}
+    assert {stage["name"] for stage in report["stages"]} == set(STAGES)
+    assert "<html" in (folder / "report.html").read_text()
+
+
+def test_the_folder_of_the_run_can_be_run_again(first, home):
+    _, folder = told(home)
+    again = mirepoix("run", "quickstart", "--config", str(folder / "config.yaml"), "--plan", "--storage", str(home / "storage"))
+    assert all("stands" in line for line in again.out.splitlines() if not line.startswith("deploy")), again.out + again.err
+
+
+def test_nothing_is_left_running_and_nobody_elses_token_is_touched(first, before):
+    processes, token_time = before
+    deadline = time.monotonic() + 30
+    while left := ray_processes_of_ours() - processes:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+    token = Path.home() / ".ray" / "auth_token"
+    assert (token.stat().st_mtime_ns if token.exists() else None) == token_time
+
+
+def test_every_artefact_is_what_its_manifest_says(first, home):
+    folders = [folder for stage in (home / "storage/artefacts").iterdir() for folder in stage.iterdir()]
+    assert len(folders) == len(STAGES)
+    for folder in folders:
+        store.verify(folder)
+    assert not list((home / "storage").glob("work/*/*")), "scratch of a finished stage is left"
+
+
+def test_mlflow_has_a_run_for_the_whole_and_one_for_each_stage_with_curves_of_training(first, home):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home / 'storage' / 'mlflow.db'}")
+    (experiment,) = [found for found in client.search_experiments() if found.name == "mirepoix"]
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = {run.data.tags["stage"]: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len(parents) == 1
+    assert set(children) == set(STAGES)
+    assert parents[0].data.params["instruct.max_steps"] == "12"
+    assert [point.step for point in client.get_metric_history(children["adapt"].info.run_id, "loss")] == [2, 4, 6, 8, 10, 12]
+    assert {used.dataset.name for used in children["adapt"].inputs.dataset_inputs} == {"pairs", "backbone"} or children["adapt"].inputs
+    assert "trained_recall_at_5" in {name.replace(" ", "_") for name in children["evaluate"].data.metrics}
+
+
+def test_a_second_run_skips_what_stands_and_needs_no_cluster(first, home):
+    again = mirepoix("run", "quickstart", *SMALL, "--until", "release", "--storage", str(home / "storage"))
+    assert again.status == 0, again.err
+    assert again.stages("done") == set()
+    assert not again.stages("failed")
+    assert ray_processes_of_ours() - ray_processes_of_ours() == set()
+
+
+def test_one_changed_training_field_reruns_only_what_depends_on_it(first, home):
+    plan = mirepoix("run", "quickstart", *SMALL, "instruct.learning_rate=5e-4", "--plan", "--storage", str(home / "storage"))
+    verbs = {line.split()[0]: line for line in plan.out.splitlines()}
+    standing = {name for name, line in verbs.items() if " stands" in line}
+    assert standing == {"sources", "curate", "pairs", "backbone", "adapt", "embed-untrained", "index-untrained"}
+    assert "learning_rate" in verbs["instruct"]
+    assert "waits for instruct" in verbs["embed"]
+
+
+def test_a_killed_driver_goes_on_from_the_last_checkpoint(first, home):
+    words = ["run", "quickstart", *SMALL, "adapt.max_steps=90", "adapt.save_steps=10", "adapt.logging_steps=1", "--until", "adapt"]
+    words += ["--storage", str(home / "storage")]
+    began = time.monotonic()
+    process = start(*words)
+    while not (snapshots := list((home / "storage/work").glob("*/train/checkpoint_manager_snapshot.json"))) or "step_" not in (
+        snapshots[0].read_text()
+    ):
+        assert process.poll() is None, finish(process, began)
+        assert time.monotonic() - began < 300
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    finish(process, began)
+    kept = max(int(folder.name.removeprefix("step_")) for folder in snapshots[0].parent.glob("step_*"))
+    resumed = mirepoix(*words)
+    assert resumed.status == 0, resumed.err
+    assert resumed.stages("done") == {"adapt"}
+
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home / 'storage' / 'mlflow.db'}")
+    runs = client.search_runs(["1"], "tags.stage = 'adapt' and tags.cached = 'false'", order_by=["attributes.start_time DESC"])
+    steps = [point.step for point in client.get_metric_history(runs[0].info.run_id, "loss")]
+    assert steps[-1] == 90
+    assert 10 < steps[0] <= kept + 10, "it began anew"
+    assert runs[1].info.status == "KILLED"
+
+
+def test_the_quickstart_as_a_job_of_a_cluster_with_a_token(tmp_path):
+    with head(token=True, num_cpus=6) as cluster:
+        storage = tmp_path / "shared"
+        words = ["submit", "quickstart", *SMALL, "--address", cluster.address, "--storage", str(storage)]
+        variables = {name: value for name, value in cluster.env.items() if name.startswith("RAY_AUTH")}
+        ended = mirepoix(*words, cwd=tmp_path, timeout=580, **variables)
+        assert ended.status == 0, ended.out + ended.err
+        assert (storage / "artefacts" / "release").is_dir()
+        refused = mirepoix(*words, cwd=tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
+        assert refused.status == 2
+        assert "token" in refused.err
