@@ -70,7 +70,7 @@ def arrow_to_vectors(rows: pa.ChunkedArray) -> Vectors:
     """The inverse of `rows_to_arrow`."""
     lists = rows.combine_chunks()
     lists = lists if isinstance(lists, pa.Array) else lists.chunk(0)
-    counts = torch.from_numpy(lists.value_lengths().to_numpy(zero_copy_only=False)).long()
+    counts = torch.tensor(lists.value_lengths().to_numpy(zero_copy_only=False), dtype=torch.long)
     flat = lists.flatten()
     width = flat.type.list_size
     values = torch.from_numpy(flat.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).copy())
