@@ -27,6 +27,7 @@ class CurateConfig:
     max_picture_pixels: int = option(25_000_000, "a picture with more pixels is rejected before it is decoded")
     max_rejected: float = option(0.2, "share of rejected candidates above which the stage fails: then the source is at fault, not a row")
     batch_size: int = option(256, "rows that a task checks at a time")
+    workers: int | None = option(None, "tasks that check at a time; null: as many as the cluster's CPUs")
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_rejected <= 1:
@@ -108,11 +109,14 @@ class _Curation:
         data.enable_progress_bars = False
         limits = PictureLimits(max_bytes=self.config.max_picture_bytes, max_pixels=self.config.max_picture_pixels)
         total, done = self.read["corpus"] + self.read["queries"], 0
-        parts = [ray.data.read_parquet(part_files(self.sources, part), columns=ITEM_SCHEMA.names) for part in ("corpus", "queries")]
-        blocks = max(1, min(200, total // self.config.batch_size))
-        dataset = parts[0].union(parts[1]).repartition(blocks)
-        checked = dataset.map_batches(Check(limits), batch_format="pyarrow", batch_size=self.config.batch_size)
+        files = [file for part in ("corpus", "queries") for file in part_files(self.sources, part)]
+        dataset = ray.data.read_parquet(files, columns=ITEM_SCHEMA.names).repartition(target_num_rows_per_block=self.config.batch_size)
+        checked = dataset.map_batches(
+            Check(limits), batch_format="pyarrow", batch_size=self.config.batch_size, concurrency=self.config.workers
+        )
+        ids = pa.chunked_array([column for part in ("corpus", "queries") for column in read_part(self.sources, part, ["id"])["id"].chunks])
         for table in checked.iter_batches(batch_format="pyarrow", batch_size=1000):
+            assert table["id"].equals(ids.slice(done, table.num_rows)), "Ray Data did not keep the order of the rows"
             before = max(0, min(table.num_rows, self.read["corpus"] - done))
             yield from (part for part in (table.slice(0, before), table.slice(before)) if part.num_rows)
             done += table.num_rows
@@ -182,7 +186,7 @@ class _Curation:
         self.rejects.write(pa.table({"part": pa.array([part] * lost.num_rows, pa.string()), **columns}))
 
     def _reject_judgements(self, rows: list[dict[str, Any]], reason: str) -> None:
-        self.why[reason] += len(rows)
+        self.why.update([reason] * len(rows))
         self.rejects.write([{"part": "qrels", "id": f"{row['query_id']} {row['item_id']}", "reason": reason} for row in rows])
 
     def _reasons(self) -> str:

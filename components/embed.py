@@ -158,21 +158,21 @@ def _encoded(config: EmbedConfig, encoder: str, files: list[str], skip: int) -> 
     data.execution_options.preserve_order = True
     data.enable_progress_bars = False
     batch = config.batch_size * 4
-    parts = []
+    datasets = []
     if skip:
         tail = pq.read_table(files[0], columns=ITEM_SCHEMA.names).slice(skip)
-        parts.append(ray.data.from_arrow([tail.slice(start, batch) for start in range(0, tail.num_rows, batch)]))
+        datasets.append(ray.data.from_arrow([tail.slice(start, batch) for start in range(0, tail.num_rows, batch)]))
         files = files[1:]
     if files:
-        parts.append(ray.data.read_parquet(files, columns=ITEM_SCHEMA.names))
-    dataset = parts[0].union(*parts[1:]) if len(parts) > 1 else parts[0]
-    encoded = dataset.map_batches(
-        Encode,
-        fn_constructor_args=(encoder, config),
-        batch_format="pyarrow",
-        batch_size=batch,
-        compute=ray.data.ActorPoolStrategy(size=config.workers),
-        num_cpus=1,
-        num_gpus=1 if config.use_gpu else 0,
-    )
-    yield from encoded.iter_batches(batch_format="pyarrow", batch_size=batch)
+        datasets.append(ray.data.read_parquet(files, columns=ITEM_SCHEMA.names))
+    for dataset in datasets:  # one after the other: a union takes blocks from its parts in turn
+        encoded = dataset.map_batches(
+            Encode,
+            fn_constructor_args=(encoder, config),
+            batch_format="pyarrow",
+            batch_size=batch,
+            compute=ray.data.ActorPoolStrategy(size=config.workers),
+            num_cpus=1,
+            num_gpus=1 if config.use_gpu else 0,
+        )
+        yield from encoded.iter_batches(batch_format="pyarrow", batch_size=batch)

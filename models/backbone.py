@@ -39,6 +39,7 @@ class TinyQwen2VL:
     vision_width: int = option(96, "width of the vision tower")
     vision_heads: int = option(4, "attention heads of the vision tower")
     patch_size: int = option(14, "pixels along the side of a patch; four patches make one token")
+    initializer_range: float = option(0.05, "spread of the random weights; the 0.02 of large models is slow to learn from at this width")
     max_pixels: int = option(56 * 56, "pictures are scaled down to this many pixels")
 
     def __post_init__(self) -> None:
@@ -75,6 +76,7 @@ def make_tiny(folder: Path, texts: Iterable[str], config: TinyQwen2VL, seed: int
             "num_attention_heads": config.heads,
             "num_key_value_heads": config.heads,
             "max_position_embeddings": 32768,
+            "initializer_range": config.initializer_range,
             "rope_parameters": {
                 "rope_type": "default",
                 "rope_theta": 1_000_000.0,
@@ -91,6 +93,7 @@ def make_tiny(folder: Path, texts: Iterable[str], config: TinyQwen2VL, seed: int
             "num_heads": config.vision_heads,
             "mlp_ratio": 4,
             "patch_size": config.patch_size,
+            "initializer_range": config.initializer_range,
         },
         image_token_id=token("<|image_pad|>"),
         video_token_id=token("<|video_pad|>"),

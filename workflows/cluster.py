@@ -145,6 +145,7 @@ def private_cluster(num_cpus: int | None = None) -> Iterator[str]:
                         object_store_memory=max(LEAST_STORE, int(_memory_of_the_machine() * STORE_SHARE)),
                         include_dashboard=False,
                         logging_level="warning",
+                        log_to_driver=False,
                         _temp_dir=str(folder / "ray"),
                     )
                 address = ray.get_runtime_context().gcs_address

@@ -1,6 +1,7 @@
 """Vectors on disk are those of the encoder, in the order of the items, and what was finished before a kill is not done again."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from mirepoix.components import embed
 from mirepoix.components.embed import EmbedConfig, arrow_to_vectors, encoder_digest, read_vectors, rows_to_arrow
-from mirepoix.components.sources import part_files, read_part
+from mirepoix.components.sources import PartWriter, part_files, read_part
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import table_to_items
@@ -35,11 +36,22 @@ def expected(untrained, curated, paired):
     return {part: (items, encoder.encode(items)) for part, table in parts.items() if (items := table_to_items(table))}
 
 
+def cut(folder: Path, part: str, target: Path) -> Path:
+    """The part in files of 25 rows."""
+    with PartWriter(target, part, rows_per_file=25) as writer:
+        writer.write(read_part(folder, part))
+    return target
+
+
 @pytest.fixture(scope="module")
 def resumed(untrained, curated, paired, tmp_path_factory):
-    """A run in shards of 30 that is killed after its second, whose second shard is then marked by turning its vectors round."""
+    """A run from many files in shards of 30, killed after its second, which is then marked by turning its vectors round."""
     home = tmp_path_factory.mktemp("resumed")
-    inputs = {"encoder": untrained.folder, "curate": curated.folder, "pairs": paired.folder}
+    inputs = {
+        "encoder": untrained.folder,
+        "curate": cut(curated.folder, "corpus", home / "z-corpus"),
+        "pairs": cut(paired.folder, "queries", home / "a-queries"),
+    }
 
     def kill(progress: dict[str, float]) -> None:
         if progress["step"] == 60:
@@ -47,7 +59,7 @@ def resumed(untrained, curated, paired, tmp_path_factory):
 
     killed = context(home, report=kill)
     with pytest.raises(Killed):
-        embed.work(killed, SMALL, **inputs)
+        embed.work(killed, replace(SMALL, workers=1), **inputs)
     kept = sorted(path.name for path in Path(killed.scratch).iterdir())
     second = Path(killed.scratch) / "corpus-00001.parquet"
     table = pq.read_table(second)
@@ -78,7 +90,7 @@ def test_finished_shards_outlive_a_kill_and_are_not_encoded_again(resumed, expec
     assert torch.allclose(found.rows_NTD[30:60], -vectors.rows_NTD[30:60], atol=1e-5)
 
 
-def test_batches_shards_workers_and_kills_change_nothing(resumed, expected):
+def test_files_batches_shards_workers_and_kills_change_nothing_else(resumed, expected):
     folder, _, _, _ = resumed
     for part, (items, vectors) in expected.items():
         ids, modalities, found = read_vectors(folder, part)
