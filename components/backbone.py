@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from mirepoix.components.pairs import INSTRUCTIONS
-from mirepoix.components.sources import read_part
+from mirepoix.components.corpus import read_part
+from mirepoix.components.instructions import INSTRUCTIONS
 from mirepoix.models.backbone import TinyQwen2VL, make_tiny
 from mirepoix.models.encoder import architecture
 from mirepoix.models.errors import Refused

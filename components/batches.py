@@ -5,7 +5,6 @@ Both are memory-mapped: what a process holds does not grow with the pictures.
 """
 
 import copy
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import ITEM_SCHEMA, Item, Pair, item_to_row, row_to_item
+from mirepoix.models.item import ITEM_SCHEMA, Item, Pair, content_hash, item_to_row, row_to_item
 
 T = TypeVar("T")
 
@@ -47,11 +46,8 @@ class PairRow(NamedTuple):
 
 
 def content_key(item: Item) -> int:
-    """A hash of what the item shows, whatever its id, source and instruction: equal for the same document under two names."""
-    state = hashlib.blake2b(digest_size=8)
-    for part in (item.text.encode(), *item.images, b"", *item.video):
-        state.update(len(part).to_bytes(8, "little") + part)
-    return int.from_bytes(state.digest(), "little", signed=True)
+    """The content hash as a number that a tensor can hold."""
+    return int.from_bytes(content_hash(item)[:8], "little", signed=True)
 
 
 def write_pairs(folder: Path, items: Iterable[Item], pairs: Iterable[PairRow]) -> int:

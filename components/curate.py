@@ -1,6 +1,5 @@
 """Keeps each row or rejects it with a reason: pictures that cannot be decoded, exact duplicates, and what hung on them."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from mirepoix.components.sources import PartWriter, part_files, read_part
+from mirepoix.components.corpus import PartWriter, part_files, read_part
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import ITEM_SCHEMA
+from mirepoix.models.item import ITEM_SCHEMA, content_hash, row_to_item
 from mirepoix.models.options import option
 from mirepoix.serving.pictures import PictureLimits, PictureRefused, plain_picture
 from mirepoix.serving.store import Context, Outcome, Rows
@@ -49,23 +48,13 @@ class Check:
                 row["reason"] = None
             except PictureRefused as refusal:
                 row["reason"] = refusal.reason
-            row["key"] = content_key(row["text"], row["images"], row["video"])
+            row["key"] = content_hash(row_to_item(row)).hex()
             checked.append(row)
         return pa.Table.from_pylist(checked, schema=_checked_schema(table.schema))
 
 
 def _checked_schema(schema: pa.Schema) -> pa.Schema:
     return schema.append(pa.field("reason", pa.string())).append(pa.field("key", pa.string()))
-
-
-def content_key(text: str, images: list[bytes], video: list[bytes]) -> str:
-    """A hash of what an item consists of: equal for exact duplicates, whatever their ids."""
-    whole = hashlib.sha256()
-    for kind, parts in ((b"t", [text.encode()]), (b"i", images), (b"v", video)):
-        for part in parts:
-            whole.update(kind + len(part).to_bytes(8, "big"))
-            whole.update(part)
-    return whole.hexdigest()
 
 
 def work(context: Context, config: CurateConfig, sources: Path) -> Outcome:

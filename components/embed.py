@@ -10,16 +10,14 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from mirepoix.components.sources import part_files
+from mirepoix.components.corpus import part_files
+from mirepoix.components.embeddings import DESCRIPTION, rows_to_arrow
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA, table_to_items
 from mirepoix.models.options import option
-from mirepoix.models.vectors import Vectors
 from mirepoix.serving import store
 from mirepoix.serving.store import Context, Outcome, Rows
-
-DESCRIPTION = "vectors.json"
 
 
 @dataclass(frozen=True)
@@ -55,40 +53,6 @@ class Encode:
                 "rows": rows_to_arrow(vectors),
             }
         )
-
-
-def rows_to_arrow(vectors: Vectors) -> pa.Array:
-    """The real rows of each item as a list of fixed-size lists: readable without Ray."""
-    counts = vectors.mask_NT.sum(1)
-    flat = vectors.rows_NTD[vectors.mask_NT].numpy().astype("float32")
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), vectors.width)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]).numpy().astype("int32")
-    return pa.ListArray.from_arrays(pa.array(offsets), rows)
-
-
-def arrow_to_vectors(rows: pa.ChunkedArray) -> Vectors:
-    """The inverse of `rows_to_arrow`."""
-    lists = rows.combine_chunks()
-    lists = lists if isinstance(lists, pa.Array) else lists.chunk(0)
-    counts = torch.tensor(lists.value_lengths().to_numpy(zero_copy_only=False), dtype=torch.long)
-    flat = lists.flatten()
-    width = flat.type.list_size
-    values = torch.from_numpy(flat.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).copy())
-    mask_NT = torch.arange(int(counts.max()))[None] < counts[:, None]
-    rows_NTD = torch.zeros(*mask_NT.shape, width)
-    rows_NTD[mask_NT] = values
-    return Vectors(rows_NTD, mask_NT)
-
-
-def read_vectors(folder: Path, part: str) -> tuple[list[str], list[int], Vectors]:
-    """Ids, modality codes and vectors of a part that `work` wrote."""
-    table = pq.read_table(part_files(folder, part))
-    return table["id"].to_pylist(), table["modality"].to_pylist(), arrow_to_vectors(table["rows"])
-
-
-def encoder_digest(folder: Path) -> str:
-    """The digest of the encoder that the vectors in `folder` came from."""
-    return json.loads((folder / DESCRIPTION).read_text())["encoder"]
 
 
 def work(context: Context, config: EmbedConfig, encoder: Path, curate: Path, pairs: Path) -> Outcome:

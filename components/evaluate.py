@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mirepoix.components.embed import read_vectors
+from mirepoix.components.corpus import read_part
+from mirepoix.components.embeddings import read_vectors
 from mirepoix.components.metrics import MEASURES, interval, measured
-from mirepoix.components.sources import read_part
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 from mirepoix.models.options import option

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from mirepoix.components.embed import encoder_digest, read_vectors
+from mirepoix.components.embeddings import encoder_digest, read_vectors
 from mirepoix.serving.index import IndexConfig, build
 from mirepoix.serving.store import Context, Outcome, Rows
 

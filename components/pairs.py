@@ -1,6 +1,5 @@
 """Curated rows become pairs to train on and queries to evaluate with; each query gets an instruction in one of several wordings."""
 
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,23 +7,12 @@ from pathlib import Path
 import pyarrow as pa
 
 from mirepoix.components.batches import PairRow, write_pairs
-from mirepoix.components.sources import PartWriter, read_part
+from mirepoix.components.corpus import PartWriter, read_part
+from mirepoix.components.instructions import instructed
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, item_to_row, row_to_item
 from mirepoix.models.options import option
 from mirepoix.serving.store import Context, Outcome, Rows
-
-# What is wanted, by task; the first wording is the one that a release serves with.
-INSTRUCTIONS: dict[str, tuple[str, ...]] = {
-    "t->t": ("Find a passage that answers.", "Give a passage with the answer.", "Which passage answers this?"),
-    "t->i": ("Find a picture of this.", "Give a picture that shows this.", "Which picture shows this?"),
-    "t->it": ("Find a picture with text on this.", "Give a picture and its text.", "Which picture with text fits?"),
-    "i->t": ("Find a passage on what is shown.", "Give a text that describes this.", "Which text fits this picture?"),
-    "i->i": ("Find a picture of the same.", "Give another picture of it.", "Which picture shows it again?"),
-    "it->t": ("Find a passage that answers on what is shown.", "Give a passage on this picture.", "Which passage answers for it?"),
-    "it->i": ("Find a picture changed like this.", "Give a picture with that change.", "Which picture has the change?"),
-    "it->it": ("Find a picture with text on what is shown.", "Give a picture and its text on it.", "Which picture with text answers?"),
-}
 
 
 @dataclass(frozen=True)
@@ -33,14 +21,6 @@ class PairsConfig:
 
     adapt_tasks: tuple[str, ...] = option(("t->t", "t->i", "i->t"), "tasks of the adaptation stage, without instructions; empty: all")
     instruct_tasks: tuple[str, ...] = option((), "tasks of the instruction stage; empty: all")
-
-
-def instructed(query: Item, task: str, seed: int) -> Item:
-    """The query with one wording of its task's instruction, drawn by seed and id; one that has an instruction keeps it."""
-    wordings = INSTRUCTIONS.get(task)
-    if query.instruction or not wordings:
-        return query
-    return replace(query, instruction=random.Random(f"{seed} {query.id}").choice(wordings))
 
 
 def work(context: Context, config: PairsConfig, curate: Path) -> Outcome:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from mirepoix.components.pairs import INSTRUCTIONS
-from mirepoix.components.sources import read_part
+from mirepoix.components.corpus import read_part
+from mirepoix.components.instructions import INSTRUCTIONS
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, take_items
 from mirepoix.models.options import option

@@ -1,37 +1,21 @@
-"""The canonical corpus folder, and the first stage: a corpus brought into it, from canonical Parquet or from the generated world.
-
-corpus/part-*.parquet    candidates                          ITEM_SCHEMA
-queries/part-*.parquet   queries with their split and task   QUERY_SCHEMA
-qrels/part-*.parquet     which candidate answers which query QRELS_SCHEMA
-rejects/part-*.parquet   what was left out, and why          REJECT_SCHEMA
-"""
+"""The first stage: a corpus brought into canonical form, from canonical Parquet or from the generated world."""
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from mirepoix.components import world as generated
+from mirepoix.components.corpus import PARTS, PartWriter
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import ITEM_SCHEMA
 from mirepoix.models.options import option
 from mirepoix.serving.store import Context, Outcome, Rows
 
-QUERY_SCHEMA = ITEM_SCHEMA.append(pa.field("split", pa.string(), nullable=False)).append(pa.field("task", pa.string(), nullable=False))
-QRELS_SCHEMA = pa.schema(
-    [
-        pa.field("query_id", pa.string(), nullable=False),
-        pa.field("item_id", pa.string(), nullable=False),
-        pa.field("relevance", pa.int32(), nullable=False),
-    ]
-)
-REJECT_SCHEMA = pa.schema([pa.field(name, pa.string()) for name in ("part", "id", "reason", "source")] + [pa.field("line", pa.int64())])
-PARTS = {"corpus": ITEM_SCHEMA, "queries": QUERY_SCHEMA, "qrels": QRELS_SCHEMA, "rejects": REJECT_SCHEMA}
 NEEDED = {"corpus": ("id",), "queries": ("id", "split", "task"), "qrels": ("query_id", "item_id")}
 TASK = re.compile("[itv]+->[itv]+")
 
@@ -43,65 +27,6 @@ class SourcesConfig:
     path: str | None = option(None, "folder or URI of a canonical corpus (corpus/, queries/, qrels/ of Parquet); null: the generated world")
     fingerprint: str | None = option(None, "names, sizes and times of the files at path, filled in when the run starts")
     world: generated.WorldConfig = option(generated.WorldConfig, "the generated world, for when path is null")
-
-
-class PartWriter:
-    """Writes the rows of one part into files of bounded size, and holds no more than a file in memory."""
-
-    def __init__(self, folder: Path, part: str, rows_per_file: int = 50_000, bytes_per_file: int = 1 << 28):
-        self.folder = folder / part
-        self.schema = PARTS[part]
-        self.rows_per_file = rows_per_file
-        self.bytes_per_file = bytes_per_file
-        self.written = 0
-        self._pending: list[pa.Table] = []
-        self._rows = self._bytes = self._files = 0
-
-    def write(self, rows: pa.Table | list[dict[str, Any]]) -> None:
-        table = (
-            rows.select(self.schema.names).cast(self.schema)
-            if isinstance(rows, pa.Table)
-            else pa.Table.from_pylist(rows, schema=self.schema)
-        )
-        self.written += table.num_rows
-        while self._rows + table.num_rows >= self.rows_per_file:
-            room = self.rows_per_file - self._rows
-            self._hold(table.slice(0, room))
-            self._flush()
-            table = table.slice(room)
-        self._hold(table)
-        if self._bytes >= self.bytes_per_file:
-            self._flush()
-
-    def _hold(self, table: pa.Table) -> None:
-        self._pending.append(table)
-        self._rows += table.num_rows
-        self._bytes += table.nbytes
-
-    def _flush(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        table = pa.concat_tables([self.schema.empty_table(), *self._pending]).combine_chunks()
-        pq.write_table(table, self.folder / f"part-{self._files:05d}.parquet", row_group_size=1000)
-        self._pending, self._rows, self._bytes = [], 0, 0
-        self._files += 1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is None and (self._rows or not self._files):
-            self._flush()
-
-
-def part_files(folder: Path, part: str) -> list[str]:
-    """The files of a part, in the order of their rows."""
-    return sorted(str(file) for file in (folder / part).glob("*.parquet"))
-
-
-def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.Table:
-    """A whole part in memory; for parts without pictures, or small ones."""
-    files = part_files(folder, part)
-    return pq.read_table(files, columns=columns) if files else PARTS[part].empty_table().select(columns or PARTS[part].names)
 
 
 def fingerprint(path: str) -> str:

@@ -1,7 +1,7 @@
 """The one error that a user is meant to read.
 
-    ValueError
-    `-- Refused      bad input: says what was given, what is allowed, and what to do; the command line prints it as one line
+ValueError
+`-- Refused      bad input: says what was given, what is allowed, and what to do; the command line prints it as one line
 """
 
 

@@ -1,5 +1,6 @@
 """What is searched and what searches: Item and Pair, their derived Modality, and their one form as Arrow rows."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntFlag
@@ -57,6 +58,16 @@ class Item:
         if self.video:
             code |= Modality.VIDEO
         return code
+
+
+def content_hash(item: Item) -> bytes:
+    """A hash of what the item consists of, whatever its id, source and instruction: equal for one document under two names."""
+    whole = hashlib.sha256()
+    for kind, parts in ((b"t", (item.text.encode(),)), (b"i", item.images), (b"v", item.video)):
+        for part in parts:
+            whole.update(kind + len(part).to_bytes(8, "little"))
+            whole.update(part)
+    return whole.digest()
 
 
 @dataclass(frozen=True, slots=True)

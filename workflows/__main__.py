@@ -56,9 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 
     serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
     serve.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
-    serve.add_argument(
-        "--host", default="127.0.0.1", help="address to listen at (default: %(default)s); others need MIREPOIX_API_KEY"
-    )
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); others need MIREPOIX_API_KEY")
     serve.add_argument("--port", type=int, default=8000, help="port to listen at; 0: any free one (default: %(default)s)")
     serve.add_argument("--encoders", type=int, default=1, help="encoder replicas (default: %(default)s)")
     serve.add_argument("--address", help="HOST:6379 of a Ray head to serve on; default: RAY_ADDRESS, else a private cluster")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mirepoix.components import deploy
-from mirepoix.components.sources import read_part
+from mirepoix.components.corpus import read_part
 from mirepoix.models.item import Item, row_to_item
 from mirepoix.serving import store
 from mirepoix.serving.app import KEY

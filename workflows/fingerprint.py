@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from mirepoix.serving.store import Damaged, Manifest, Missing, fetch, join, list
 from mirepoix.workflows.graph import Stage
 from mirepoix.workflows.lease import cache_folder
 
+CARRIERS = {"mirepoix.models.errors", "mirepoix.serving.store"}
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -56,6 +57,27 @@ def module_hash(name: str) -> str:
     spec = importlib.util.find_spec(name)
     assert spec is not None and spec.origin is not None, f"module {name}, on which a stage says it depends, cannot be found"
     return source_hash(Path(spec.origin).read_text())
+
+
+def source_modules(*roots: str) -> tuple[str, ...]:
+    """Modules of ours that the given ones consist of: themselves and all that they import, but for what only carries results."""
+    found: set[str] = set()
+    waiting = list(roots)
+    while waiting:
+        name = waiting.pop()
+        if name not in found and name not in CARRIERS:
+            found.add(name)
+            waiting += _imported(name)
+    return tuple(sorted(found))
+
+
+def _imported(module: str) -> Iterator[str]:
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None, f"module {module} cannot be found"
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mirepoix."):
+            package = node.module.count(".") == 1
+            yield from (f"{node.module}.{alias.name}" for alias in node.names) if package else (node.module,)
 
 
 def library_version(name: str) -> str:

@@ -1,12 +1,14 @@
 """The DAG: from a raw corpus to a searched endpoint, and the config that a recipe fills in.
 
-    sources -> curate -> pairs -+-> adapt -> instruct -> embed -> index -+-> evaluate
-                  |             |                          |             |
-                  +-> backbone -+-> embed-untrained -> index-untrained --+
-                                               instruct, index, curate -> release -> deploy
+sources -> curate -> pairs -+-> adapt -> instruct -> embed -> index -+-> evaluate
+              |             |                          |             |
+              +-> backbone -+-> embed-untrained -> index-untrained --+
+                                           instruct, index, curate -> release -> deploy
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from mirepoix.components import backbone, curate, deploy, embed, evaluate, index, pairs, release, sources, train, zero
 from mirepoix.components.backbone import BackboneConfig
@@ -17,22 +19,19 @@ from mirepoix.components.job import TrainConfig
 from mirepoix.components.pairs import PairsConfig
 from mirepoix.components.release import ReleaseConfig
 from mirepoix.components.sources import SourcesConfig
+from mirepoix.models.encoder import ARCHITECTURES
 from mirepoix.models.options import option
 from mirepoix.serving.app import ServeConfig
 from mirepoix.serving.index import IndexConfig
+from mirepoix.serving.store import Outcome
+from mirepoix.workflows.fingerprint import source_modules
 from mirepoix.workflows.graph import Stage
 
-
-def modules(names: str) -> tuple[str, ...]:
-    return tuple(f"mirepoix.{name}" for name in names.split())
-
-
-# What each kind of work consists of: a change of any of these modules makes its results anew.
-ITEMS = "models.item models.options"
-ENCODER = f"{ITEMS} models.vectors models.encoder models.tuning models.backbone models.unite"
-CORPUS = f"{ITEMS} components.sources"
-TRAINING = f"{ENCODER} models.loss components.batches components.job components.zero components.train"
-ENCODING_LIBRARIES = ("torch", "transformers", "tokenizers", "pillow", "numpy")
+# Opened by name and not by import, wherever an encoder is opened.
+ENCODERS = tuple(module for module, _ in ARCHITECTURES.values())
+ENCODING = ("torch", "transformers", "tokenizers", "pillow", "numpy")
+TRAINING = (*ENCODING, "deepspeed", "peft")
+SEARCHING = ("faiss-cpu", "faiss-gpu", "numpy")
 
 
 @dataclass(frozen=True)
@@ -69,76 +68,32 @@ def prepared(config: Retrieval) -> Retrieval:
 def stages(config: Retrieval) -> list[Stage]:
     """The stages of the config, in an order in which they could run."""
     config = prepared(config)
-    encoding = {"modules": modules(f"{ENCODER} components.embed components.sources"), "libraries": ENCODING_LIBRARIES}
-    indexing = {"modules": modules("models.vectors serving.index components.embed"), "libraries": ("faiss-cpu", "numpy")}
-    training = {"modules": modules(TRAINING), "libraries": (*ENCODING_LIBRARIES, "deepspeed", "peft"), "retries": 1}
+    untrained = {"encoder": "backbone", "curate": "curate", "pairs": "pairs"}
+    measured = {"curate": "curate", "embed": "embed", "index": "index"}
+    measured |= {"untrained_embed": "embed-untrained", "untrained_index": "index-untrained"}
     plan = [
-        Stage(
-            "sources",
-            sources.work,
-            config.sources,
-            modules=modules(f"{CORPUS} components.world components.entities components.wishes components.drawing"),
-            libraries=("pillow", "pyarrow"),
+        _stage("sources", sources.work, config.sources, {}, ("pillow", "pyarrow")),
+        _stage("curate", curate.work, config.curate, {"sources": "sources"}, ("pillow", "pyarrow")),
+        _stage("pairs", pairs.work, config.pairs, {"curate": "curate"}, ("pyarrow",)),
+        _stage("backbone", backbone.work, config.backbone, {"curate": "curate"}, ENCODING),
+        _stage("adapt", train.adapt, config.adapt, {"pairs": "pairs", "encoder": "backbone"}, TRAINING),
+        _stage("instruct", train.instruct, config.instruct, {"pairs": "pairs", "encoder": "adapt"}, TRAINING),
+        _stage("embed", embed.work, config.embed, {**untrained, "encoder": "instruct"}, ENCODING),
+        _stage("embed-untrained", embed.work, config.embed, untrained, ENCODING),
+        _stage("index", index.work, config.index, {"embed": "embed"}, SEARCHING),
+        _stage("index-untrained", index.work, config.index, {"embed": "embed-untrained"}, SEARCHING),
+        _stage("evaluate", evaluate.work, config.evaluate, measured, SEARCHING),
+        _stage(
+            "release", release.work, config.release, {"encoder": "instruct", "index": "index", "curate": "curate"}, (*ENCODING, *SEARCHING)
         ),
-        Stage(
-            "curate",
-            curate.work,
-            config.curate,
-            {"sources": "sources"},
-            modules=modules(f"{CORPUS} serving.pictures components.curate"),
-            libraries=("pillow", "pyarrow"),
-        ),
-        Stage(
-            "pairs",
-            pairs.work,
-            config.pairs,
-            {"curate": "curate"},
-            modules=modules(f"{CORPUS} components.pairs components.batches"),
-            libraries=("pyarrow",),
-        ),
-        Stage(
-            "backbone",
-            backbone.work,
-            config.backbone,
-            {"curate": "curate"},
-            modules=modules(f"{ENCODER} components.backbone"),
-            libraries=("torch", "transformers", "tokenizers"),
-        ),
-        Stage("adapt", train.adapt, config.adapt, {"pairs": "pairs", "encoder": "backbone"}, **training),
-        Stage("instruct", train.instruct, config.instruct, {"pairs": "pairs", "encoder": "adapt"}, **training),
-        Stage("embed", embed.work, config.embed, {"encoder": "instruct", "curate": "curate", "pairs": "pairs"}, **encoding),
-        Stage("embed-untrained", embed.work, config.embed, {"encoder": "backbone", "curate": "curate", "pairs": "pairs"}, **encoding),
-        Stage("index", index.work, config.index, {"embed": "embed"}, **indexing),
-        Stage("index-untrained", index.work, config.index, {"embed": "embed-untrained"}, **indexing),
-        Stage(
-            "evaluate",
-            evaluate.work,
-            config.evaluate,
-            {
-                "curate": "curate",
-                "embed": "embed",
-                "index": "index",
-                "untrained_embed": "embed-untrained",
-                "untrained_index": "index-untrained",
-            },
-            modules=modules("models.vectors serving.index components.embed components.metrics components.evaluate"),
-            libraries=("faiss-cpu", "numpy"),
-        ),
-        Stage(
-            "release",
-            release.work,
-            config.release,
-            {"encoder": "instruct", "index": "index", "curate": "curate"},
-            modules=modules(f"{ENCODER} serving.index serving.release serving.pictures components.pairs components.release"),
-            libraries=(*ENCODING_LIBRARIES, "faiss-cpu"),
-        ),
-        Stage(
-            "deploy",
-            deploy.work,
-            config.deploy,
-            {"release": "release"},
-            modules=modules("serving.app serving.api serving.schemas serving.door serving.replicas components.deploy"),
-            stands=deploy.stands,
-        ),
+        replace(_stage("deploy", deploy.work, config.deploy, {"release": "release"}, ()), stands=deploy.stands),
     ]
     return [replace(stage, seed=config.seed) for stage in plan]
+
+
+def _stage(name: str, work: Callable[..., Outcome], config: Any, inputs: dict[str, str], libraries: tuple[str, ...]) -> Stage:
+    """A stage whose key holds the source of everything that its work is made of; where an encoder is opened, of all encoders."""
+    parts = source_modules(work.__module__)
+    if "mirepoix.models.encoder" in parts:
+        parts = source_modules(work.__module__, *ENCODERS)
+    return Stage(name, work, config, inputs, parts, libraries, retries=1)

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from mirepoix.components.embed import rows_to_arrow
-from mirepoix.components.sources import PARTS
+from mirepoix.components.corpus import PARTS
+from mirepoix.components.embeddings import rows_to_arrow
 from mirepoix.components.world import WorldConfig
 from mirepoix.models.backbone import TinyQwen2VL
 from mirepoix.models.vectors import Vectors

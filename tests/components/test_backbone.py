@@ -9,7 +9,7 @@ import torch
 
 from mirepoix.components import backbone
 from mirepoix.components.backbone import BackboneConfig, fingerprint
-from mirepoix.components.sources import read_part
+from mirepoix.components.corpus import read_part
 from mirepoix.models.backbone import make_tiny
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from mirepoix.components import curate
-from mirepoix.components.curate import CurateConfig, content_key
-from mirepoix.components.sources import PartWriter, read_part
+from mirepoix.components.corpus import PartWriter, read_part
+from mirepoix.components.curate import CurateConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, item_to_row
 from mirepoix.serving.store import Context
@@ -124,15 +124,22 @@ def test_the_result_does_not_depend_on_how_the_rows_are_cut(curated, ray_cluster
         assert read_part(tmp_path / "out", part).to_pylist() == read_part(folder, part).to_pylist()
 
 
-def test_the_content_key_tells_parts_apart():
-    keys = {
-        content_key("ab", [], []),
-        content_key("a", [b"b"], []),
-        content_key("a", [], [b"b"]),
-        content_key("", [b"a", b"b"], []),
-        content_key("", [b"ab"], []),
-    }
-    assert len(keys) == 5
+def test_order_and_parts_stay_apart_when_a_part_is_many_blocks(ray_cluster, tmp_path):
+    """A union of datasets would take blocks from corpus and queries in turn."""
+    import ray
+
+    data = ray.data.DataContext.get_current()
+    before = data.target_max_block_size
+    corpus = [Item(f"d{n}", text=f"{n} " * 2000) for n in range(60)]
+    queries = [Item(f"q{n}", text=f"? {n} " * 2000) for n in range(60)]
+    try:
+        data.target_max_block_size = 50_000
+        source = write_corpus(tmp_path / "in", corpus, queries, [(f"q{n}", f"d{n}") for n in range(60)], rows_per_file=20)
+        curate.work(context(tmp_path / "out"), CurateConfig(batch_size=10), source)
+    finally:
+        data.target_max_block_size = before
+    assert read_part(tmp_path / "out", "corpus")["id"].to_pylist() == [item.id for item in corpus]
+    assert read_part(tmp_path / "out", "queries")["id"].to_pylist() == [item.id for item in queries]
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirepoix.components import embed
-from mirepoix.components.embed import EmbedConfig, arrow_to_vectors, encoder_digest, read_vectors, rows_to_arrow
-from mirepoix.components.sources import PartWriter, part_files, read_part
+from mirepoix.components.corpus import PartWriter, part_files, read_part
+from mirepoix.components.embed import EmbedConfig
+from mirepoix.components.embeddings import arrow_to_vectors, encoder_digest, read_vectors, rows_to_arrow
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import table_to_items

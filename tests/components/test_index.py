@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mirepoix.components import index
-from mirepoix.components.embed import read_vectors
+from mirepoix.components.embeddings import read_vectors
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 from mirepoix.serving.index import IndexConfig, open_index

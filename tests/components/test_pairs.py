@@ -7,8 +7,9 @@ import pytest
 
 from mirepoix.components import pairs
 from mirepoix.components.batches import PairStore
-from mirepoix.components.pairs import INSTRUCTIONS, PairsConfig, instructed
-from mirepoix.components.sources import read_part
+from mirepoix.components.corpus import read_part
+from mirepoix.components.instructions import INSTRUCTIONS, instructed
+from mirepoix.components.pairs import PairsConfig
 from mirepoix.components.wishes import TASKS
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, table_to_items

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from mirepoix.components import release
-from mirepoix.components.pairs import INSTRUCTIONS
+from mirepoix.components.corpus import read_part
+from mirepoix.components.instructions import INSTRUCTIONS
 from mirepoix.components.release import ReleaseConfig
-from mirepoix.components.sources import read_part
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, table_to_items
 from mirepoix.serving.release import open_release, verify_release

@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from mirepoix.components import sources
-from mirepoix.components.sources import PARTS, PartWriter, SourcesConfig, fingerprint, part_files, read_part
+from mirepoix.components.corpus import PARTS, PartWriter, part_files, read_part
+from mirepoix.components.sources import SourcesConfig, fingerprint
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA
 from tests.components.larder import context, made, write_corpus

@@ -44,9 +44,7 @@ def test_the_tokenizer_knows_the_control_tokens_and_loses_no_text(tiny_qwen):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
-@pytest.mark.parametrize(
-    "sizes", [{"hidden_size": 100, "heads": 3}, {"vision_width": 30, "vision_heads": 4}, {"vocabulary": 100}], ids=str
-)
+@pytest.mark.parametrize("sizes", [{"hidden_size": 100, "heads": 3}, {"vision_width": 30, "vision_heads": 4}, {"vocabulary": 100}], ids=str)
 def test_sizes_that_do_not_divide_are_refused(sizes):
     with pytest.raises(Refused, match=next(iter(sizes))):
         TinyQwen2VL(**sizes)

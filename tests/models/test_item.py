@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirepoix.models.item import ITEM_SCHEMA, Item, Modality, Pair, items_to_table, row_to_item, table_to_items, take_items
+from mirepoix.models.item import ITEM_SCHEMA, Item, Modality, Pair, content_hash, items_to_table, row_to_item, table_to_items, take_items
 
 ITEMS = st.builds(
     Item,
@@ -74,6 +74,18 @@ def test_columns_beyond_the_schema_are_left_aside():
     table = items_to_table([Item("a", text="x")]).append_column("split", pa.array(["train"]))
     assert table_to_items(table) == [Item("a", text="x")]
     assert row_to_item({**table.to_pylist()[0], "more": 1}) == Item("a", text="x")
+
+
+def test_the_content_hash_is_of_content_alone_and_tells_parts_apart():
+    items = [
+        Item("a", text="ab"),
+        Item("a", text="a", images=(b"b",)),
+        Item("a", text="a", video=(b"b",)),
+        Item("a", images=(b"a", b"b")),
+        Item("a", images=(b"ab",)),
+    ]
+    assert len({content_hash(item) for item in items}) == len(items)
+    assert content_hash(items[0]) == content_hash(Item("b", text="ab", instruction="find", source="s", line=3))
 
 
 def test_items_are_values():

@@ -25,9 +25,7 @@ def test_maxsim_is_the_sum_over_query_rows_of_the_best_item_row(query_counts, it
     scores = maxsim(queries, items)
     for q, rows in enumerate(query_counts):
         for n, others in enumerate(item_counts):
-            by_hand = sum(
-                max(float(queries.rows_NTD[q, s] @ items.rows_NTD[n, t]) for t in range(others)) for s in range(rows)
-            )
+            by_hand = sum(max(float(queries.rows_NTD[q, s] @ items.rows_NTD[n, t]) for t in range(others)) for s in range(rows))
             assert scores[q, n].item() == pytest.approx(by_hand, abs=1e-5)
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from mirepoix.components.sources import PartWriter
+from mirepoix.components.corpus import PartWriter
 from mirepoix.models.encoder import ARCHITECTURES
 from mirepoix.models.item import Item, item_to_row
 from mirepoix.workflows.__main__ import main
