@@ -6,7 +6,10 @@ from inspect import getdoc
 
 from mirepoix.components.backbone import BackboneConfig
 from mirepoix.components.embed import EmbedConfig
+from mirepoix.components.evaluate import EvaluateConfig
 from mirepoix.components.job import TrainConfig
+from mirepoix.components.sources import SourcesConfig
+from mirepoix.components.world import WorldConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.tuning import Lora, Tuning
 from mirepoix.models.unite import UniteConfig
@@ -31,8 +34,10 @@ def quickstart() -> Retrieval:
         cpus_per_worker=2,
     )
     return Retrieval(
-        adapt=replace(training, max_steps=100, symmetric=True),
-        instruct=replace(training, max_steps=400, modality_mask=True),
+        sources=SourcesConfig(world=WorldConfig(entities=400, train_queries=1500)),
+        adapt=replace(training, max_steps=150, symmetric=True),
+        instruct=replace(training, max_steps=700, modality_mask=True),
+        evaluate=EvaluateConfig(pool="target"),
         deploy=ServeConfig(port=0),
     )
 
