@@ -11,7 +11,7 @@ from mirepoix.models.backbone import TinyQwen2VL, make_tiny
 from mirepoix.models.encoder import architecture
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
-from mirepoix.models.unite import SYSTEM, UniteConfig
+from mirepoix.models.unite import UniteConfig
 from mirepoix.serving.store import Context, Outcome, Rows
 
 
@@ -21,13 +21,14 @@ class BackboneConfig:
 
     retriever: str = option("unite", "the way of building: one of the names that `mirepoix list` prints")
     name: str = option("tiny", "a Qwen2-VL checkpoint folder or hub id; tiny: a random one with a tokenizer trained on the corpus")
+    revision: str | None = option(None, "commit, tag or branch of a hub id; a commit says for good which weights are meant")
     fingerprint: str | None = option(None, "names, sizes and times of the files of a checkpoint folder, filled in when the run starts")
     tiny: TinyQwen2VL = option(TinyQwen2VL, "sizes of the tiny one")
-    unite: UniteConfig = option(UniteConfig, "how UNITE reads an item")
+    encoder: UniteConfig = option(UniteConfig, "how the retriever reads an item")
 
 
 def fingerprint(name: str) -> str | None:
-    """Names, sizes and times of the files of a checkpoint folder; None for a hub id, whose files do not change under a revision."""
+    """Names, sizes and times of the files of a checkpoint folder; None for a hub id, of which the revision speaks."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if name.startswith(("/", ".", "~")):
@@ -45,17 +46,18 @@ def work(context: Context, config: BackboneConfig, curate: Path) -> Outcome:
         folder: str | Path = config.name
         if config.name == "tiny":
             folder = Path(scratch)
-            make_tiny(folder, _texts(curate), config.tiny, context.seed)
-        encoder = retriever.open(folder, config.unite)
+            make_tiny(folder, _texts(curate, retriever.PROMPT), config.tiny, context.seed)
+        encoder = retriever.open(folder, config.encoder, config.revision if config.name != "tiny" else None)
         encoder.save(context.folder)
     parameters = sum(weight.numel() for weight in encoder.parameters())
     return Outcome(Rows(read=texts, written=texts), {"parameters": parameters, "dimension": encoder.dimension})
 
 
-def _texts(curate: Path) -> Iterator[str]:
-    """What the encoder will read: the corpus, the queries, and the words of the prompt as often as the prompt stands around them."""
-    for part in ("corpus", "queries"):
-        for text in read_part(curate, part, ["text"])["text"].to_pylist():
-            yield text
-            yield f"system\n{SYSTEM}\nuser\nassistant\nSummary above sentence and image in one word:"
-            yield from (wordings[0] for wordings in INSTRUCTIONS.values())
+def _texts(curate: Path, prompt: str) -> Iterator[str]:
+    """What the encoder will read in training: the corpus, the training queries, and the prompt as often as it stands around them."""
+    queries = read_part(curate, "queries", ["text", "split"]).to_pylist()
+    asked = [row["text"] for row in queries if row["split"] == "train"]
+    for text in (*read_part(curate, "corpus", ["text"])["text"].to_pylist(), *asked):
+        yield text
+        yield prompt
+        yield from (wordings[0] for wordings in INSTRUCTIONS.values())

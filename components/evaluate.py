@@ -59,8 +59,7 @@ def work(
     context: Context, config: EvaluateConfig, curate: Path, embed: Path, index: Path, untrained_embed: Path, untrained_index: Path
 ) -> Outcome:
     """Measures both encoders on the same queries, and writes metrics.json, queries.parquet and TREC run files."""
-    queries = _queries(curate)
-    held_out = sum(split != "train" for split in read_part(curate, "queries", ["split"])["split"].to_pylist())
+    queries, unanswered = _queries(curate)
     if not queries:
         raise Refused("there is nothing to evaluate: no query outside the split 'train' has an answer in the corpus")
     splits = {query.split for query in queries}
@@ -83,19 +82,18 @@ def work(
     results = _results(rows, config, context.seed)
     summary = {"headline": _headline(results, config), "results": results}
     (context.folder / "metrics.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
-    return Outcome(Rows(read=held_out, written=len(queries), rejected=held_out - len(queries)), _flat(summary))
+    return Outcome(Rows(len(queries) + unanswered, len({row["query"] for row in rows}), rejected=unanswered), _flat(summary))
 
 
-def _queries(curate: Path) -> list[_Query]:
+def _queries(curate: Path) -> tuple[list[_Query], int]:
+    """The held-out queries that have an answer, and how many have none."""
     relevant = defaultdict(set)
     for row in read_part(curate, "qrels").to_pylist():
         if row["relevance"] > 0:
             relevant[row["query_id"]].add(row["item_id"])
-    return [
-        _Query(row["id"], row["split"], row["task"], frozenset(relevant[row["id"]]))
-        for row in read_part(curate, "queries", ["id", "split", "task"]).to_pylist()
-        if row["split"] != "train" and relevant[row["id"]]
-    ]
+    held_out = [row for row in read_part(curate, "queries", ["id", "split", "task"]).to_pylist() if row["split"] != "train"]
+    queries = [_Query(row["id"], row["split"], row["task"], frozenset(relevant[row["id"]])) for row in held_out if relevant[row["id"]]]
+    return queries, sum(not relevant[row["id"]] for row in held_out)
 
 
 def _rankings(index: Index, vectors: Path, queries: list[_Query]) -> dict[str, dict[str, list[Hit]]]:

@@ -18,9 +18,13 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def instructed(query: Item, task: str, seed: int) -> Item:
-    """The query with one wording of its task's instruction, drawn by seed and id; one that has an instruction keeps it."""
+def instructed(query: Item, task: str, seed: int, without: float = 0.0) -> Item:
+    """The query with one wording of its task's instruction, drawn by seed and id, or, for a share of them, without any.
+
+    A query that brings an instruction keeps it.
+    """
     wordings = INSTRUCTIONS.get(task)
     if query.instruction or not wordings:
         return query
-    return replace(query, instruction=random.Random(f"{seed} {query.id}").choice(wordings))
+    draw = random.Random(f"{seed} {query.id}")
+    return query if draw.random() < without else replace(query, instruction=draw.choice(wordings))

@@ -1,7 +1,8 @@
 """Curated rows become pairs to train on and queries to evaluate with; each query gets an instruction in one of several wordings."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,7 +21,12 @@ class PairsConfig:
     """Which pairs each training stage sees."""
 
     adapt_tasks: tuple[str, ...] = option(("t->t", "t->i", "i->t"), "tasks of the adaptation stage, without instructions; empty: all")
+    without_instruction: float = option(0.1, "share of queries that are trained on without one: a search without a target has none")
     instruct_tasks: tuple[str, ...] = option((), "tasks of the instruction stage; empty: all")
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.without_instruction < 1:
+            raise Refused(f"without_instruction is {self.without_instruction}; it is a share, give a number from 0 to below 1")
 
 
 def work(context: Context, config: PairsConfig, curate: Path) -> Outcome:
@@ -44,9 +50,9 @@ def work(context: Context, config: PairsConfig, curate: Path) -> Outcome:
         if not mine:
             raise Refused(f"no pair is left to train on for pairs.{name}_tasks={', '.join(tasks)}; those of 'train' are of other tasks")
         used = _rows_used(corpus, queries, mine)
-        seed = context.seed if with_instruction else None
+        wording = partial(instructed, seed=context.seed, without=config.without_instruction) if with_instruction else _bare
         (context.folder / name).mkdir()
-        write_pairs(context.folder / name, _items(corpus, queries, used, task, seed), _pair_rows(mine, used, task))
+        write_pairs(context.folder / name, _items(corpus, queries, used, task, wording), _pair_rows(mine, used, task))
         metrics[f"{name}_pairs"] = len(mine)
         for family in sorted({task[pair[0]] for pair in mine}):
             metrics[f"{name}_pairs {family}"] = sum(task[pair[0]] == family for pair in mine)
@@ -56,10 +62,13 @@ def work(context: Context, config: PairsConfig, curate: Path) -> Outcome:
             writer.write([{**row, **item_to_row(instructed(row_to_item(row), row["task"], context.seed))} for row in asked])
     counts = {
         "training_pairs": len(training),
-        "evaluation_pairs": len(judged) - len(training),
-        "judged_irrelevant": qrels.num_rows - len(judged),
+        "evaluation_pairs": sum(split[query] != "train" for query, _ in judged),
+        "judged_irrelevant": sum(relevance <= 0 for relevance in qrels["relevance"].to_pylist()),
     }
-    return Outcome(Rows(qrels.num_rows, len(judged), rejected=counts["judged_irrelevant"]), {**metrics, **counts})
+    return Outcome(
+        Rows(qrels.num_rows, counts["training_pairs"] + counts["evaluation_pairs"], rejected=counts["judged_irrelevant"]),
+        {**metrics, **counts},
+    )
 
 
 def _rows_used(corpus: pa.Table, queries: pa.Table, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
@@ -70,15 +79,19 @@ def _rows_used(corpus: pa.Table, queries: pa.Table, pairs: list[tuple[str, str]]
     return {place: row for row, place in enumerate(found)}
 
 
-def _items(corpus: pa.Table, queries: pa.Table, used: dict[tuple[str, str], int], task: dict[str, str], seed: int | None) -> Iterator[Item]:
+def _bare(query: Item, task: str) -> Item:
+    return replace(query, instruction="")
+
+
+def _items(
+    corpus: pa.Table, queries: pa.Table, used: dict[tuple[str, str], int], task: dict[str, str], wording: Callable[[Item, str], Item]
+) -> Iterator[Item]:
     for part, table in (("queries", queries), ("corpus", corpus)):
         for batch in table.to_batches(max_chunksize=1000):
             for row in batch.to_pylist():
                 if (part, row["id"]) in used:
                     item = row_to_item(row)
-                    if part == "queries":
-                        item = replace(item, instruction="") if seed is None else instructed(item, task[item.id], seed)
-                    yield item
+                    yield wording(item, task[item.id]) if part == "queries" else item
 
 
 def _pair_rows(pairs: list[tuple[str, str]], used: dict[tuple[str, str], int], task: dict[str, str]) -> Iterator[PairRow]:

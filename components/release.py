@@ -30,9 +30,10 @@ def work(context: Context, config: ReleaseConfig, encoder: Path, index: Path, cu
     """Assembles the release."""
     wordings = {task: words[0] for task, words in INSTRUCTIONS.items()}
     golden = _golden(read_part(curate, "corpus"), config.golden)
-    assemble(context.folder, config.name, encoder, index, curate / "corpus", golden, wordings, report=context.report)
-    documents = read_part(curate, "corpus", ["id"]).num_rows
-    return Outcome(Rows(read=documents, written=documents), {"documents": documents, "golden": len(golden)})
+    made = assemble(context.folder, config.name, encoder, index, curate / "corpus", golden, wordings, report=context.report)
+    documents = len(made.open_documents())
+    read = read_part(curate, "corpus", ["id"]).num_rows
+    return Outcome(Rows(read=read, written=documents), {"documents": documents, "golden": len(golden)})
 
 
 def _golden(corpus: pa.Table, each: int) -> list[Item]:

@@ -157,15 +157,15 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def open_backbone(name: str | Path, dtype: torch.dtype | None = torch.float32) -> tuple[torch.nn.Module, Any, Any]:
+def open_backbone(name: str | Path, revision: str | None = None) -> tuple[torch.nn.Module, Any, Any]:
     """The model, tokenizer and image processor of a checkpoint folder or hub id; pictures go through Pillow, without torchvision."""
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
     try:
         with quiet():
-            model, notes = AutoModel.from_pretrained(str(name), dtype=dtype, output_loading_info=True)
-            tokenizer = AutoTokenizer.from_pretrained(str(name))
-            image_processor = AutoImageProcessor.from_pretrained(str(name), backend="pil")
+            model, notes = AutoModel.from_pretrained(str(name), revision=revision, dtype=torch.float32, output_loading_info=True)
+            tokenizer = AutoTokenizer.from_pretrained(str(name), revision=revision)
+            image_processor = AutoImageProcessor.from_pretrained(str(name), revision=revision, backend="pil")
     except (OSError, ValueError) as error:  # transformers' own refusals: not there, not complete, not of a known kind
         raise Refused(_unusable(name, error)) from error
     absent = sorted(notes["missing_keys"])

@@ -25,6 +25,7 @@ class Encoder(torch.nn.Module):
     """Items to Vectors. A subclass brings a collator, a forward, its config and the files of its towers."""
 
     architecture: str
+    PROMPT: str = ""  # words that stand around every item, for a tokenizer that is trained on a corpus
     Config: type
     config: Any
     collator: Callable[[Sequence[Item]], dict[str, torch.Tensor]]
@@ -49,8 +50,8 @@ class Encoder(torch.nn.Module):
 
     @classmethod
     @abstractmethod
-    def open(cls, folder: str | Path, config: Any) -> Self:
-        """The encoder over the towers in `folder`."""
+    def open(cls, folder: str | Path, config: Any, revision: str | None = None) -> Self:
+        """The encoder over the towers in `folder`, or of a hub id at a revision."""
 
     def tune(self, tuning: Tuning) -> Self:
         """Makes ready to train what `tuning` names, and nothing else."""

@@ -133,6 +133,7 @@ class Unite(Encoder):
     """UNITE over a Qwen2-VL model; the same weights encode queries and candidates."""
 
     architecture = "unite"
+    PROMPT = f"system\n{SYSTEM}\nuser\nassistant\nSummary above sentence and image in one word:"
     Config = UniteConfig
 
     def __init__(self, config: UniteConfig, model: torch.nn.Module, tokenizer: Any, image_processor: Any):
@@ -144,8 +145,8 @@ class Unite(Encoder):
         self.model = model
 
     @classmethod
-    def open(cls, folder: str | Path, config: UniteConfig) -> "Unite":
-        return cls(config, *open_backbone(folder))
+    def open(cls, folder: str | Path, config: UniteConfig, revision: str | None = None) -> "Unite":
+        return cls(config, *open_backbone(folder, revision))
 
     @property
     def towers(self) -> dict[str, torch.nn.Module]:

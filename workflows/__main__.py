@@ -33,11 +33,7 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run a recipe: what stands is skipped, what was killed goes on")
     _recipe(run)
-    run.add_argument("--until", metavar="STAGE", help="run this stage and what it needs, and nothing after it")
-    run.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again; what is before must stand")
-    run.add_argument(
-        "--force", metavar="STAGE", action="append", default=[], help="run this stage even if its result stands; may be repeated"
-    )
+    _part(run)
     run.add_argument("--plan", action="store_true", help="only say what would run and why")
     run.add_argument("--address", help="HOST:6379 of a Ray head to run on; default: RAY_ADDRESS, else a private cluster on this machine")
 
@@ -46,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
     submit = commands.add_parser("submit", help="run a recipe as a job of a cluster; our code travels with it")
     _recipe(submit)
+    _part(submit)
     submit.add_argument("--address", required=True, help="http://HEAD:8265, the cluster's dashboard")
     submit.add_argument("--no-follow", dest="follow", action="store_false", help="return when the job is submitted")
 
@@ -72,6 +69,14 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="what this machine has, and what to do about what is missing")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
+
+
+def _part(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--until", metavar="STAGE", help="run this stage and what it needs, and nothing after it")
+    parser.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again; what is before must stand")
+    parser.add_argument(
+        "--force", metavar="STAGE", action="append", default=[], help="run this stage even if its result stands; may be repeated"
+    )
 
 
 def _recipe(parser: argparse.ArgumentParser, storage: bool = True) -> None:
@@ -157,7 +162,21 @@ def _submit(told: argparse.Namespace) -> int:
     from mirepoix.workflows.submit import submit
 
     settled(told.recipe, told.overrides, told.config)
-    return submit(told.recipe, told.overrides, address=told.address, storage=told.storage, config=told.config, follow=told.follow)
+    options = [word for name in ("until", "start") for word in _option(name, getattr(told, name))]
+    options += [word for stage in told.force for word in _option("force", stage)]
+    return submit(
+        told.recipe,
+        told.overrides,
+        address=told.address,
+        storage=told.storage,
+        config=told.config,
+        options=options,
+        follow=told.follow,
+    )
+
+
+def _option(name: str, value: str | None) -> list[str]:
+    return [f"--{'from' if name == 'start' else name}", value] if value else []
 
 
 def _list(_: argparse.Namespace) -> int:
@@ -195,6 +214,8 @@ def _serve(told: argparse.Namespace) -> int:
         print(f"{server.name} {server.version} is served at {server.url}  (Ctrl-C stops it)", flush=True)
         try:
             threading.Event().wait()
+        except KeyboardInterrupt:
+            print("\nstopped")
         finally:
             server.stop()
     return 0

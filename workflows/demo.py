@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from mirepoix.serving.app import KEY
 from mirepoix.serving.client import search_endpoint
 from mirepoix.workflows.lease import cache_folder
 from mirepoix.workflows.run import Order, ended, run
+from mirepoix.workflows.tracking import tracking_uri
 
 # What is searched for: a held-out query of each kind, by its task.
 ASKED = {"t->i": "a text", "i->t": "a picture", "it->t": "a picture and a question about it"}
@@ -35,14 +37,14 @@ def demo(order: Order) -> int:
             print(f"\nsearch with {ASKED[task]}{words}{f' (picture of {query.id})' if query.images else ''}, target {task.split('->')[1]}")
             image = query.images[0] if query.images else None
             print(shown(search_endpoint(url, query.text, image, 3, task.split("->")[1], os.environ.get(KEY)), relevant))
-    storage = order.storage
-    print(f"\n{time.monotonic() - began:.0f} seconds in all. Look next at")
+    command = Path(sys.executable).with_name("mirepoix")
+    print(f"\n{time.monotonic() - began:.0f} seconds in all; the endpoint went with the demo's cluster. Look next at")
     print(f"  the report        {store.join(made.folder, 'report.html')}")
     print(f"  the release       {made.report.stages['release'].target}")
-    print(f"  the search page   mirepoix serve {made.folder}          then http://127.0.0.1:8000")
-    print(
-        f"  the MLflow page   mlflow server --workers 1 --backend-store-uri sqlite:///{storage}/mlflow.db          then http://127.0.0.1:5000"
-    )
+    print(f"  the search page   http://127.0.0.1:8000   after   {command} serve {made.folder}")
+    uri = tracking_uri(order.storage)
+    server = "" if uri.startswith("http") else f"   after   {command.with_name('mlflow')} server --workers 1 --backend-store-uri {uri}"
+    print(f"  the MLflow page   {uri if uri.startswith('http') else 'http://127.0.0.1:5000'}{server}")
     return 0
 
 

@@ -55,6 +55,9 @@ def process_start(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
+LEFT_SECONDS = 600.0
+
+
 def machine() -> str:
     """The space in which a process id means something: one boot of one kernel, one container."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + " " + os.readlink("/proc/self/ns/pid")
@@ -174,10 +177,19 @@ class Driver:
         home = drafts_folder(self.storage)
         leftovers = [path for path in home.glob("*.*.*") if path.name.rsplit(".", 2)[0] not in live]
         if is_local(self.storage):
-            leftovers += local_path(self.storage).glob("artefacts/*/.removed-*")
+            for pattern in ("artefacts/*/.removed-*", "work/.removed-*", "*/.draft-*", "runs/*/.draft-*"):
+                leftovers += (path for path in local_path(self.storage).glob(pattern) if _old(path))
         for path in leftovers:
             shutil.rmtree(path, ignore_errors=True)
         return live
+
+
+def _old(path: Path) -> bool:
+    """Whether nobody can be at work on it any more: such a folder lives for moments."""
+    try:
+        return time.time() - path.stat().st_mtime > LEFT_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def _committed(target: str) -> bool:

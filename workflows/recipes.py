@@ -60,7 +60,7 @@ def unite() -> Retrieval:
     )
     first, second = Tuning(lora=Lora(8, 16, 0.05)), Tuning(lora=Lora(8, 64, 0.05))
     return Retrieval(
-        backbone=BackboneConfig(name="Qwen/Qwen2-VL-2B-Instruct", unite=UniteConfig(max_pixels=1280 * 28 * 28)),
+        backbone=BackboneConfig(name="Qwen/Qwen2-VL-2B-Instruct", encoder=UniteConfig(max_pixels=1280 * 28 * 28)),
         adapt=replace(training, tuning=first, learning_rate=1e-4, symmetric=True),
         instruct=replace(training, tuning=second, learning_rate=2e-5, modality_mask=True),
         embed=EmbedConfig(batch_size=32, workers=8, use_gpu=True),

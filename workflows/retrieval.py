@@ -29,9 +29,9 @@ from mirepoix.workflows.graph import Stage
 
 # Opened by name and not by import, wherever an encoder is opened.
 ENCODERS = tuple(module for module, _ in ARCHITECTURES.values())
-ENCODING = ("torch", "transformers", "tokenizers", "pillow", "numpy")
+ENCODING = ("torch", "transformers", "tokenizers", "pillow", "numpy", "pyarrow")
 TRAINING = (*ENCODING, "deepspeed", "peft")
-SEARCHING = ("faiss-cpu", "faiss-gpu", "numpy")
+SEARCHING = ("faiss-cpu", "faiss-gpu", "numpy", "pyarrow")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def stages(config: Retrieval) -> list[Stage]:
     measured |= {"untrained_embed": "embed-untrained", "untrained_index": "index-untrained"}
     plan = [
         _stage("sources", sources.work, config.sources, {}, ("pillow", "pyarrow")),
-        _stage("curate", curate.work, config.curate, {"sources": "sources"}, ("pillow", "pyarrow")),
+        _stage("curate", curate.work, config.curate, {"sources": "sources"}, ("pillow", "numpy", "pyarrow", "ray")),
         _stage("pairs", pairs.work, config.pairs, {"curate": "curate"}, ("pyarrow",)),
         _stage("backbone", backbone.work, config.backbone, {"curate": "curate"}, ENCODING),
         _stage("adapt", train.adapt, config.adapt, {"pairs": "pairs", "encoder": "backbone"}, TRAINING),
@@ -86,9 +86,13 @@ def stages(config: Retrieval) -> list[Stage]:
         _stage(
             "release", release.work, config.release, {"encoder": "instruct", "index": "index", "curate": "curate"}, (*ENCODING, *SEARCHING)
         ),
-        replace(_stage("deploy", deploy.work, config.deploy, {"release": "release"}, ()), stands=deploy.stands),
+        replace(
+            _stage("deploy", deploy.work, config.deploy, {"release": "release"}, ("ray", "fastapi")), stands=deploy.stands, on_head=True
+        ),
     ]
-    return [replace(stage, seed=config.seed) for stage in plan]
+    # The others only wait for workers of Ray Data, Ray Train or Ray Serve, which claim CPUs of their own.
+    busy = {"sources", "pairs", "backbone", "index", "index-untrained", "evaluate", "release"}
+    return [replace(stage, seed=config.seed, num_cpus=float(stage.name in busy)) for stage in plan]
 
 
 def _stage(name: str, work: Callable[..., Outcome], config: Any, inputs: dict[str, str], libraries: tuple[str, ...]) -> Stage:

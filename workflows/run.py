@@ -1,6 +1,7 @@
 """A recipe from its name to its report: config, cluster, stages, tracking, and the run's folder."""
 
 import json
+import secrets
 import sys
 import time
 from collections.abc import Sequence
@@ -14,8 +15,9 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.workflows.cluster import cluster
 from mirepoix.workflows.config import describe, jsonable, override, read
+from mirepoix.workflows.graph import choose
 from mirepoix.workflows.recipes import recipe
-from mirepoix.workflows.retrieval import Retrieval, stages
+from mirepoix.workflows.retrieval import Retrieval, prepared, stages
 from mirepoix.workflows.stage import Report, execute
 from mirepoix.workflows.tracking import open_tracker
 
@@ -56,8 +58,15 @@ def plan(order: Order) -> Report:
 
 def run(order: Order, resources: ExitStack) -> Run:
     """Runs the order; the cluster stays up until `resources` are closed, and is not started where nothing has to run."""
-    config = settled(order.recipe, order.overrides, order.config)
+    config = prepared(settled(order.recipe, order.overrides, order.config))
     graph = stages(config)
+    choose(graph, order.until, order.start, set(order.force))
+    folder = store.join(order.storage, "runs", f"{order.recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    try:
+        store.write(store.join(folder, "config.yaml"), describe(config).encode())
+    except OSError as error:
+        told = error.strerror or error
+        raise Refused(f"storage {order.storage} cannot be written to ({told}); give --storage a folder or URI of yours") from error
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     tracker = open_tracker(order.storage, order.recipe, config)
     began = []
@@ -68,11 +77,11 @@ def run(order: Order, resources: ExitStack) -> Run:
             resources.enter_context(cluster(order.address))
 
     report = execute(graph, order.storage, order.until, order.start, order.force, tracker=tracker, ensure_ray=ensure_ray)
-    folder = store.join(order.storage, "runs", f"{order.recipe}-{time.strftime('%Y%m%d-%H%M%S')}")
     told = _told(order, config, report, started)
-    store.write(store.join(folder, "config.yaml"), describe(config).encode())
-    store.write(store.join(folder, "report.json"), (json.dumps(told, indent=1, sort_keys=True) + "\n").encode())
-    store.write(store.join(folder, "report.html"), render(told).encode())
+    pages = {"report.json": json.dumps(told, indent=1, sort_keys=True) + "\n", "report.html": render(told)}
+    for name, text in pages.items():
+        store.write(store.join(folder, name), text.encode())
+    tracker.attach(pages)
     return Run(report, folder, config)
 
 
@@ -115,7 +124,7 @@ def table(run: Run) -> str:
     }
     measure = headline["measure"]
     trained, untrained = (entries[system] for system in ("trained", "untrained"))
-    lines = [f"{measure} on {headline['split']}, whole corpus", f"  {'task':<10}{'queries':>9}{'untrained':>11}{'trained':>9}"]
+    lines = [f"{measure} on {headline['split']}, {headline['pool']} pool", f"  {'task':<10}{'queries':>9}{'untrained':>11}{'trained':>9}"]
     for task, queries in trained["queries"].items():
         lines.append(f"  {task:<10}{queries:>9}{untrained[measure]['tasks'][task]:>11.3f}{trained[measure]['tasks'][task]:>9.3f}")
     low, high = trained[measure]["low"], trained[measure]["high"]
@@ -138,7 +147,7 @@ def ended(run: Run) -> int:
 
 
 def release_of(target: str) -> str:
-    """A release's folder from what a user gives: the folder, a run's folder, or nothing but a storage root."""
+    """A release's folder from what a user gives: itself, or the folder of a run that made one."""
     if store.read_manifest(target) is not None:
         return target
     told = store.read(store.join(target, "report.json"))

@@ -165,7 +165,8 @@ class _Run:
         self.display.begin(stage.name)
         inputs = {argument: report.target for argument, report in sources.items()}
         fields = {"key": prospect.key, "run_id": run_id, "driver": self.driver.id}
-        task = ray.remote(perform).options(name=stage.name, num_cpus=stage.num_cpus, max_retries=stage.retries)
+        place = {"node:__internal_head__": 0.001} if stage.on_head else {}
+        task = ray.remote(perform).options(name=stage.name, num_cpus=stage.num_cpus, resources=place, max_retries=stage.retries)
         try:
             order = task.remote(stage, prospect, inputs, self.storage, fields, self.mailbox.reporter(stage.name))
         except (TypeError, AttributeError, pickle.PicklingError) as error:

@@ -49,23 +49,31 @@ def submit(
     address: str,
     storage: str | None = None,
     config: Path | None = None,
+    options: Sequence[str] = (),
     follow: bool = True,
 ) -> int:
     """Run a recipe as a job of the cluster at http://HEAD:8265; returns the job's exit code, or 0 at once if it is not followed."""
     logging.getLogger("ray").setLevel(logging.WARNING)
     client = job_client(address)
     with tempfile.TemporaryDirectory(prefix="mirepoix-job-") as folder:
-        job = prepare(recipe, overrides, Path(folder), storage, config)
+        job = prepare(recipe, overrides, Path(folder), storage, config, options)
         send(client, job)
     return follow_job(client, job.name) if follow else 0
 
 
-def prepare(recipe: str, overrides: Sequence[str], folder: Path, storage: str | None = None, config: Path | None = None) -> Job:
+def prepare(
+    recipe: str,
+    overrides: Sequence[str],
+    folder: Path,
+    storage: str | None = None,
+    config: Path | None = None,
+    options: Sequence[str] = (),
+) -> Job:
     """A job whose working directory, laid out in an empty folder, is our code and the config file."""
     if storage and "://" not in storage and not Path(storage).is_absolute():
         raise Refused(f"a job's storage cannot be the relative {storage!r}; give a URI, or an absolute path that all nodes share")
     stage_code(folder)
-    command = ["python", "-m", "mirepoix.workflows", "run", recipe, *overrides]
+    command = ["python", "-m", "mirepoix.workflows", "run", recipe, *overrides, *options]
     fingerprint = hashlib.sha256("\0".join(command).encode())
     if config is not None:
         if not config.is_file():

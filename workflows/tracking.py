@@ -14,6 +14,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,12 +48,22 @@ WHOLE = ""  # the name of the parent run
 
 def open_tracker(storage: str, recipe: str, config: Any, uri: str | None = None, experiment: str = "mirepoix") -> "Tracker":
     """The tracker of a run: on the URI given, else on MLFLOW_TRACKING_URI, else on a SQLite file in a local storage or in the home."""
-    home = local_path(storage) if is_local(storage) else Path.home() / ".mirepoix"
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    home = _home(storage)
+    uri = uri or tracking_uri(storage)
     if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # a store that cannot be made is a store that is away; the first call says so
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     artifacts = None if uri.startswith("http") else str(home / "mlflow")
     return Tracker(uri, experiment, recipe, flatten(plain(config)), artifacts)
+
+
+def tracking_uri(storage: str) -> str:
+    """Where runs over that storage are tracked unless told otherwise."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home(storage) / 'mlflow.db'}"
+
+
+def _home(storage: str) -> Path:
+    return local_path(storage) if is_local(storage) else Path.home() / ".mirepoix"
 
 
 class Tracker:
@@ -82,9 +93,12 @@ class Tracker:
 
     def begin(self, driver: str, storage: str, alive: Iterable[str]) -> None:
         """Open the parent run, and mark as killed what drivers of this storage that are no more left running."""
-        self.tags = {"driver": driver, "storage": storage}
-        self._later(partial(self._bury, storage=storage, alive=frozenset(alive)))
-        self._create(WHOLE, self.recipe or "run", {"recipe": self.recipe, **code_version(), **library_versions()} if self.uri else {})
+        # Another machine may have a local folder of the same name.
+        self.tags = {"driver": driver, "storage": storage, "machine": platform.node() if is_local(storage) else "any"}
+        if self.uri:
+            self.tags |= code_version()
+        self._later(partial(self._bury, own={name: self.tags[name] for name in ("storage", "machine")}, alive=frozenset(alive)))
+        self._create(WHOLE, self.recipe or "run", {"recipe": self.recipe, **library_versions()} if self.uri else {})
         self._params(WHOLE, self.params)
 
     def start(self, stage: str, parts: Mapping[str, Any], sources: Mapping[str, Any]) -> str | None:
@@ -133,6 +147,12 @@ class Tracker:
         if self._queue:
             _warn(f"MLflow at {self.uri} stayed away: {len(self._queue)} calls are lost; the manifests in the storage hold the results")
             self._queue.clear()
+
+    def attach(self, pages: Mapping[str, str]) -> None:
+        """Files of text for the whole run, which may have ended."""
+        for name, text in pages.items():
+            self._on(WHOLE, partial(_log_text, name=name, text=text))
+        self._flush(last=True)
 
     # What is said to MLflow
 
@@ -194,9 +214,9 @@ class Tracker:
 
         self._on(name, call)
 
-    def _bury(self, client: "MlflowClient", storage: str, alive: frozenset[str]) -> None:
+    def _bury(self, client: "MlflowClient", own: Mapping[str, str], alive: frozenset[str]) -> None:
         for run in client.search_runs([self._experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
-            if run.data.tags.get("storage") == storage and run.data.tags.get("driver") not in alive:
+            if own.items() <= run.data.tags.items() and run.data.tags.get("driver") not in alive:
                 client.set_terminated(run.info.run_id, "KILLED")
 
     # The queue
@@ -251,6 +271,10 @@ class Tracker:
             self._experiment_id = known.experiment_id if known else client.create_experiment(self.experiment, self.artifacts)
             self._mlflow = client
         return self._mlflow
+
+
+def _log_text(client: "MlflowClient", run: str, name: str, text: str) -> None:
+    client.log_text(run, text, name)
 
 
 def code_version() -> dict[str, str]:

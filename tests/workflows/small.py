@@ -5,9 +5,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+
+from mirepoix.workflows.cluster import PREFIX
+from mirepoix.workflows.janitor import MARK
 
 from .heads import plain_environment
 
@@ -69,14 +73,20 @@ def mirepoix(*words: str, cwd: Path = ROOT, timeout: float = 400, **variables: s
     return finish(start(*words, cwd=cwd, **variables), began, timeout)
 
 
-def ray_processes_of_ours() -> set[int]:
-    """Ray processes on this host that belong to a private cluster of ours."""
+def processes_of_ours() -> set[int]:
+    """Processes on this host that belong to a private cluster of ours: by the variable that they carry, or the folder that they name."""
     found = set()
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                if b"mirepoix-ray-" in (entry / "cmdline").read_bytes():
-                    found.add(int(entry.name))
+                told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
             except OSError:
                 continue
-    return found - {os.getpid()}
+            if MARK.encode() in told or PREFIX.encode() in told:
+                found.add(int(entry.name))
+    return found
+
+
+def folders_of_ours() -> set[Path]:
+    """Folders of private clusters, of whatever driver."""
+    return set(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))

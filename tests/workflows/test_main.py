@@ -113,6 +113,16 @@ def test_a_submission_is_checked_before_it_is_sent(said):
     refused(said("submit", "quickstart", "seed=x", "--address", "http://127.0.0.1:9"), "seed")
 
 
+def test_a_storage_that_cannot_be_written_to_is_refused(said, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    refused(said("run", "quickstart", "--storage", str(tmp_path / "file")), "cannot be written to", "--storage")
+
+
+def test_an_unknown_stage_is_refused_before_anything_is_written(said, tmp_path):
+    refused(said("run", "quickstart", "--until", "adopt", "--storage", str(tmp_path / "storage")), "adapt")
+    assert not (tmp_path / "storage").exists()
+
+
 def test_an_empty_corpus_stops_the_run_with_one_line_and_leaves_nothing_half_written(tmp_path):
     for part, rows in (("corpus", []), ("queries", []), ("qrels", [])):
         with PartWriter(tmp_path / "corpus", part) as writer:
