@@ -177,8 +177,9 @@ class Driver:
         home = drafts_folder(self.storage)
         leftovers = [path for path in home.glob("*.*.*") if path.name.rsplit(".", 2)[0] not in live]
         if is_local(self.storage):
-            for pattern in ("artefacts/*/.removed-*", "work/.removed-*", "*/.draft-*", "runs/*/.draft-*"):
-                leftovers += (path for path in local_path(self.storage).glob(pattern) if _old(path))
+            root = local_path(self.storage)
+            leftovers += [*root.glob("artefacts/*/.removed-*"), *root.glob("work/.removed-*")]
+            leftovers += (path for pattern in ("*/.draft-*", "runs/*/.draft-*") for path in root.glob(pattern) if _old(path))
         for path in leftovers:
             shutil.rmtree(path, ignore_errors=True)
         return live

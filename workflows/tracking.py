@@ -85,6 +85,7 @@ class Tracker:
         self._runs: dict[str, str] = {}
         self._open: set[str] = set()
         self._curves: dict[str, list[Metric]] = {}
+        self._drawn: dict[str, set[str]] = {}  # what has a curve, by stage
         self._sent: dict[str, float] = {}
         self._queue: deque[Call] = deque()
         self._closed_until, self._pause = 0.0, PAUSE_SECONDS
@@ -116,6 +117,7 @@ class Tracker:
             return
         step = int(note.numbers.get("step", 0))
         known = self._curves.setdefault(note.stage, [])
+        self._drawn.setdefault(note.stage, set()).update(note.numbers)
         known += [(name, value, note.moment, step) for name, value in note.numbers.items() if name not in ("step", "total")]
         if len(known) >= CURVE_SIZE or time.monotonic() - self._sent.get(note.stage, -CURVE_SECONDS) >= CURVE_SECONDS:
             self._send_curve(note.stage)
@@ -191,7 +193,9 @@ class Tracker:
     def _metrics(self, name: str, manifest: Manifest) -> None:
         rows = {f"rows.{kind}": count for kind, count in manifest.fields["rows"].items()}
         moment = time.time()
-        self._points(name, [(metric, value, moment, 0) for metric, value in {**manifest.fields["metrics"], **rows}.items()])
+        figures = {**manifest.fields["metrics"], **rows}
+        # A figure that has a curve stands at the end of it already.
+        self._points(name, [(metric, value, moment, 0) for metric, value in figures.items() if metric not in self._drawn.get(name, ())])
 
     def _send_curve(self, name: str) -> None:
         self._sent[name] = time.monotonic()

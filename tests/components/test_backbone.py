@@ -61,11 +61,11 @@ def test_its_tokenizer_knows_the_words_of_the_corpus(tmp_path, corpus):
 
 
 def test_a_checkpoint_folder_is_wrapped_with_the_weights_it_has(checkpoint, corpus, tmp_path):
-    config = BackboneConfig(name=str(checkpoint), unite=UniteConfig(summary=False))
+    config = BackboneConfig(name=str(checkpoint), encoder=UniteConfig(summary=False))
     found = made(tmp_path, backbone.work, config, curate=corpus)
     encoder = load_encoder(found.folder)
-    assert encoder.config == config.unite
-    expected = Unite.open(checkpoint, config.unite).eval().encode(ITEMS)
+    assert encoder.config == config.encoder
+    expected = Unite.open(checkpoint, config.encoder).eval().encode(ITEMS)
     assert torch.equal(encoder.encode(ITEMS).rows_NTD, expected.rows_NTD)
 
 

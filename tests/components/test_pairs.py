@@ -49,7 +49,7 @@ def test_the_store_for_instruction_has_every_training_pair_with_the_items_it_nam
     for pair in found:
         task = labels[pair.query.id][1]
         assert pair.positive == corpus[pair.positive.id] and pair.task == task and pair.id == f"{pair.query.id}>{pair.positive.id}"
-        assert pair.query.instruction in INSTRUCTIONS[task]
+        assert pair.query.instruction in (*INSTRUCTIONS[task], "")
         assert replace(pair.query, instruction="") == queries[pair.query.id]
 
 
@@ -77,6 +77,21 @@ def test_pairs_are_counted_by_store_and_task(paired, truth):
     assert metrics["instruct_pairs"] == metrics["training_pairs"] == sum(metrics[f"instruct_pairs {task}"] for task in TASKS)
     assert metrics["adapt_pairs"] == sum(metrics[f"adapt_pairs {task}"] for task in ADAPT)
     assert metrics["evaluation_pairs"] == sum(labels[query][0] != "train" for query, _ in judged)
+
+
+def test_a_share_of_the_queries_is_trained_on_without_an_instruction(paired, curated, tmp_path):
+    """A search that names no target has none."""
+    pairs_of = {pair.query.id: pair.query.instruction for pair in read(paired.folder, "instruct")}
+    bare = sum(not instruction for instruction in pairs_of.values()) / len(pairs_of)
+    assert 0.05 < bare < 0.15
+    always = made(tmp_path / "always", pairs.work, PairsConfig(without_instruction=0.0), curate=curated.folder)
+    assert all(pair.query.instruction for pair in read(always.folder, "instruct"))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_a_share_that_leaves_no_instruction_is_refused(share):
+    with pytest.raises(Refused, match="without_instruction"):
+        PairsConfig(without_instruction=share)
 
 
 def test_wordings_are_drawn_by_seed(paired, curated, tmp_path):

@@ -158,6 +158,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
     else:
         assert not any(weights for weights, _ in results.values())
     dist.destroy_process_group()
+    os._exit(0)  # at a usual exit gloo's threads may outlive what they stand on, and abort a process whose work is done
 
 
 @pytest.fixture(scope="module")

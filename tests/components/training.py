@@ -37,6 +37,7 @@ COLOURS = {
 }
 NAMES = [f"{first} {second}" for first in COLOURS for second in COLOURS]
 TINY = TinyQwen2VL(
+    initializer_range=0.02,
     vocabulary=400,
     hidden_size=32,
     layers=1,
@@ -129,6 +130,7 @@ def _rank(rank: int, world: int, meeting: str, jobs: dict[str, Job], folder: Pat
     if rank == 0:
         (Path(meeting) / "rows.pickle").write_bytes(pickle.dumps(rows))
     dist.destroy_process_group()
+    os._exit(0)  # at a usual exit gloo's threads may outlive what they stand on, and abort a process whose work is done
 
 
 def job_of(pairs: Path, encoder: Path, **changes) -> Job:
