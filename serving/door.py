@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import ipaddress
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -52,6 +53,16 @@ class Figures:
         return generate_latest(self._registry)
 
 
+def _names_this_machine(host: str) -> bool:
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 class Door:
     """ASGI middleware around the whole application."""
 
@@ -94,7 +105,14 @@ class Door:
     def _refusal(self, scope: dict[str, Any]) -> ApiError | None:
         if not scope["path"].startswith("/v1/"):
             return None
-        if self.api_key is not None:
+        if self.api_key is None:
+            # Without a key only this machine is served; a page elsewhere whose name was pointed at this machine keeps its own name.
+            host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            if not _names_this_machine(host):
+                return ApiError(
+                    403, "without a key this server answers to localhost only; set MIREPOIX_API_KEY to serve under another name"
+                )
+        else:
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not hmac.compare_digest(given, f"Bearer {self.api_key}".encode()):
                 return ApiError(

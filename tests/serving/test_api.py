@@ -63,7 +63,7 @@ class Caller:
 
     def __call__(self, method: str, path: str, **more) -> httpx.Response:
         async def call() -> httpx.Response:
-            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://test") as http:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1") as http:
                 return await http.request(method, path, **more)
 
         return asyncio.run(call())
@@ -401,6 +401,19 @@ def test_figures_count_requests_by_route_and_status(backend, about):
     assert "mirepoix_batch_size_count 1.0" in text and "secret" not in text
 
 
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
+def test_without_a_key_it_answers_to_the_names_of_this_machine(call, host):
+    assert call("GET", "/v1/models", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "10.0.0.1", "", "[::2]:80"])
+def test_without_a_key_it_answers_to_no_other_name(call, backend, about, host):
+    """A page elsewhere, whose name now points here, could otherwise read what is served."""
+    assert "localhost only" in error_of(call("GET", "/v1/models", headers={"host": host}), 403)["message"]
+    locked = Caller(build_app(backend, about, Limits(), api_key="sesame"))
+    assert locked("GET", "/v1/models", headers={"host": host, "authorization": "Bearer sesame"}).status_code == 200
+
+
 def test_a_key_is_wanted_where_one_is_set(backend, about):
     locked = Caller(build_app(backend, about, Limits(), api_key="sésame"))
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sésame".encode()}):
@@ -421,7 +434,7 @@ def test_more_requests_than_have_room_are_sent_away(release, about):
     app = build_app(Slow(release), about, Limits(max_in_flight=2))
 
     async def ask() -> list[httpx.Response]:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as http:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as http:
             return await asyncio.gather(*(http.post("/v1/search", json={"text": "x"}) for _ in range(5)))
 
     replies = asyncio.run(ask())
