@@ -79,7 +79,7 @@ def stages(config: Retrieval) -> list[Stage]:
         _stage("adapt", train.adapt, config.adapt, {"pairs": "pairs", "encoder": "backbone"}, TRAINING),
         _stage("instruct", train.instruct, config.instruct, {"pairs": "pairs", "encoder": "adapt"}, TRAINING),
         _stage("embed", embed.work, config.embed, {**untrained, "encoder": "instruct"}, ENCODING),
-        _stage("embed-untrained", embed.work, config.embed, untrained, ENCODING),
+        replace(_stage("embed-untrained", embed.work, config.embed, untrained, ENCODING), after=("instruct",)),
         _stage("index", index.work, config.index, {"embed": "embed"}, SEARCHING),
         _stage("index-untrained", index.work, config.index, {"embed": "embed-untrained"}, SEARCHING),
         _stage("evaluate", evaluate.work, config.evaluate, measured, SEARCHING),

@@ -85,6 +85,7 @@ class _Run:
         self, stages: list[Stage], storage: str, forced: set[str], tracker: Tracker, display: Display, ensure_ray: Callable[[], None]
     ):
         self.stages, self.storage, self.forced = stages, storage, set(forced)
+        self.names = {stage.name for stage in stages}
         self.tracker, self.display, self.ensure_ray = tracker, display, ensure_ray
         self.ray_is_there = False
         self.driver, self.mailbox = Driver(storage), Mailbox()
@@ -133,6 +134,8 @@ class _Run:
         if lost:
             self.reports[stage.name] = StageReport("not run", f"no result of {', '.join(lost)}")
             self.display.say(stage.name, f"not run: no result of {', '.join(lost)}")
+        elif any(name not in self.reports for name in stage.after if name in self.names):
+            return
         elif len(sources) == len(set(stage.inputs.values())) and time.monotonic() >= self.patience.get(stage.name, 0):
             prospect = self.look(stage)
             if prospect.manifest is None:
@@ -166,7 +169,10 @@ class _Run:
         inputs = {argument: report.target for argument, report in sources.items()}
         fields = {"key": prospect.key, "run_id": run_id, "driver": self.driver.id}
         place = {"node:__internal_head__": 0.001} if stage.on_head else {}
-        task = ray.remote(perform).options(name=stage.name, num_cpus=stage.num_cpus, resources=place, max_retries=stage.retries)
+        # A worker that was a stage has imported half a gigabyte; it ends with it.
+        task = ray.remote(max_calls=1)(perform).options(
+            name=stage.name, num_cpus=stage.num_cpus, resources=place, max_retries=stage.retries
+        )
         try:
             order = task.remote(stage, prospect, inputs, self.storage, fields, self.mailbox.reporter(stage.name))
         except (TypeError, AttributeError, pickle.PicklingError) as error:

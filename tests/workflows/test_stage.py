@@ -376,3 +376,21 @@ def test_the_manifest_holds_what_decided_the_result_and_what_came_of_it(ray_clus
     assert set(fields["libraries"]) == {"pyarrow"} and fields["inputs"] == {}
     assert fields["rows"]["read"] == 10 and fields["metrics"] == {"recall@10": 0.5}
     assert abs(fields["created"] - time.time()) < 60
+
+
+def test_a_stage_lets_those_before_it_go_first_and_runs_even_if_they_fail(ray_cluster, storage, log):
+    stages = [
+        Stage("roast", chop, Dish(log, "roast", seconds=0.5)),
+        Stage("salad", chop, Dish(log, "salad"), after=("roast",)),
+        Stage("burnt", burn, Dish(log, "burnt")),
+        Stage("bread", chop, Dish(log, "bread"), after=("burnt",)),
+    ]
+    report, _ = run(stages, storage)
+    assert {name: stage.status for name, stage in report.stages.items()} == {
+        "roast": "done",
+        "salad": "done",
+        "burnt": "failed",
+        "bread": "done",
+    }
+    lines = [" ".join(line.split()[:2]) for line in Path(log).read_text().splitlines()]
+    assert lines.index("end roast") < lines.index("begin salad")
