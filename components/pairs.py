@@ -20,8 +20,9 @@ from mirepoix.serving.store import Context, Outcome, Rows
 class PairsConfig:
     """Which pairs each training stage sees."""
 
-    adapt_tasks: tuple[str, ...] = option(("t->t", "t->i", "i->t"), "tasks of the adaptation stage, without instructions; empty: all")
-    without_instruction: float = option(0.1, "share of queries that are trained on without one: a search without a target has none")
+    adapt_tasks: tuple[str, ...] = option(("t->t", "t->i", "i->t"), "tasks of the adaptation stage; empty: all")
+    adapt_instructions: bool = option(False, "give the adaptation stage's queries instructions too")
+    without_instruction: float = option(0.1, "share of queries that go without even so: a search without a target has none")
     instruct_tasks: tuple[str, ...] = option((), "tasks of the instruction stage; empty: all")
 
     def __post_init__(self) -> None:
@@ -39,7 +40,7 @@ def work(context: Context, config: PairsConfig, curate: Path) -> Outcome:
     if not training:
         raise Refused("no pair is left to train on: no row of qrels joins a query of the split 'train' with a candidate; check the splits")
     metrics: dict[str, float] = {}
-    chosen = {"adapt": (config.adapt_tasks, False), "instruct": (config.instruct_tasks, True)}
+    chosen = {"adapt": (config.adapt_tasks, config.adapt_instructions), "instruct": (config.instruct_tasks, True)}
     for name, (tasks, with_instruction) in chosen.items():
         unknown = sorted(set(tasks) - set(task.values()))
         if unknown:

@@ -8,6 +8,7 @@ from mirepoix.components.backbone import BackboneConfig
 from mirepoix.components.embed import EmbedConfig
 from mirepoix.components.evaluate import EvaluateConfig
 from mirepoix.components.job import TrainConfig
+from mirepoix.components.pairs import PairsConfig
 from mirepoix.components.sources import SourcesConfig
 from mirepoix.components.world import WorldConfig
 from mirepoix.models.errors import Refused
@@ -35,8 +36,10 @@ def quickstart() -> Retrieval:
     )
     return Retrieval(
         sources=SourcesConfig(world=WorldConfig(entities=400, train_queries=1500)),
-        adapt=replace(training, max_steps=150, symmetric=True),
-        instruct=replace(training, max_steps=700, modality_mask=True),
+        # Adaptation teaches everything at once, across modalities; instruction tuning then sharpens within the modality that is wanted.
+        pairs=PairsConfig(adapt_tasks=(), adapt_instructions=True),
+        adapt=replace(training, max_steps=550, symmetric=True),
+        instruct=replace(training, max_steps=200, learning_rate=5e-4, modality_mask=True),
         evaluate=EvaluateConfig(pool="target"),
         deploy=ServeConfig(port=0),
     )

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mirepoix.components.evaluate import POOLS
 from mirepoix.components.report import render
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
@@ -118,18 +119,17 @@ def table(run: Run) -> str:
     if stage is None or not stage.digest:
         return ""
     found = _read(stage.target, "metrics.json")
-    headline = found["headline"]
-    entries = {
-        entry["system"]: entry for entry in found["results"] if (entry["split"], entry["pool"]) == (headline["split"], headline["pool"])
-    }
-    measure = headline["measure"]
-    trained, untrained = (entries[system] for system in ("trained", "untrained"))
-    lines = [f"{measure} on {headline['split']}, {headline['pool']} pool", f"  {'task':<10}{'queries':>9}{'untrained':>11}{'trained':>9}"]
+    headline, measure = found["headline"], found["headline"]["measure"]
+    figures = {(entry["pool"], entry["system"]): entry for entry in found["results"] if entry["split"] == headline["split"]}
+    trained, untrained = (figures[headline["pool"], system] for system in ("trained", "untrained"))
+    lines = [f"{measure} on {headline['split']}, {headline['pool']} pool", f"  {'task':<18}{'queries':>9}{'untrained':>11}{'trained':>9}"]
     for task, queries in trained["queries"].items():
-        lines.append(f"  {task:<10}{queries:>9}{untrained[measure]['tasks'][task]:>11.3f}{trained[measure]['tasks'][task]:>9.3f}")
-    low, high = trained[measure]["low"], trained[measure]["high"]
-    average = f"  {'average':<19}{untrained[measure]['average']:>11.3f}{trained[measure]['average']:>9.3f}"
-    return "\n".join([*lines, f"{average}   (95 % interval {low:.3f} to {high:.3f})"])
+        lines.append(f"  {task:<18}{queries:>9}{untrained[measure]['tasks'][task]:>11.3f}{trained[measure]['tasks'][task]:>9.3f}")
+    for pool in (headline["pool"], *(pool for pool in POOLS if pool != headline["pool"])):
+        before, after = (figures[pool, system][measure] for system in ("untrained", "trained"))
+        spread = f"95 % interval {after['low']:.3f} to {after['high']:.3f}"
+        lines.append(f"  {f'average, {pool}':<27}{before['average']:>11.3f}{after['average']:>9.3f}   ({spread})")
+    return "\n".join(lines)
 
 
 def ended(run: Run) -> int:

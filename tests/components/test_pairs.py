@@ -88,6 +88,12 @@ def test_a_share_of_the_queries_is_trained_on_without_an_instruction(paired, cur
     assert all(pair.query.instruction for pair in read(always.folder, "instruct"))
 
 
+def test_adaptation_may_have_every_task_with_instructions_too(curated, tmp_path):
+    config = PairsConfig(adapt_tasks=(), adapt_instructions=True)
+    found = made(tmp_path / "both", pairs.work, config, curate=curated.folder)
+    assert read(found.folder, "adapt") == read(found.folder, "instruct")
+
+
 @pytest.mark.parametrize("share", [-0.1, 1.0])
 def test_a_share_that_leaves_no_instruction_is_refused(share):
     with pytest.raises(Refused, match="without_instruction"):
