@@ -79,6 +79,11 @@ def part_files(folder: Path, part: str) -> list[str]:
     return sorted(str(file) for file in (folder / part).glob("*.parquet"))
 
 
+def part_rows(folder: Path, part: str) -> int:
+    """How many rows a part has, from the ends of its files alone."""
+    return sum(pq.read_metadata(file).num_rows for file in part_files(folder, part))
+
+
 def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.Table:
     """A whole part in memory; for parts without pictures, or small ones."""
     files = part_files(folder, part)

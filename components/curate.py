@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import ray
 
-from mirepoix.components.corpus import PartWriter, part_files, read_part
+from mirepoix.components.corpus import PartWriter, part_files, part_rows, read_part
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA, content_hash, row_to_item
 from mirepoix.models.options import option
@@ -67,9 +66,7 @@ class _Curation:
 
     def __init__(self, context: Context, config: CurateConfig, sources: Path):
         self.context, self.config, self.sources = context, config, sources
-        self.read = {
-            part: sum(pq.read_metadata(file).num_rows for file in part_files(sources, part)) for part in ("corpus", "queries", "qrels")
-        }
+        self.read = {part: part_rows(sources, part) for part in ("corpus", "queries", "qrels")}
         self.kept: dict[str, str] = {}  # content key -> id of the candidate that stands for it
         self.twin: dict[str, str] = {}  # id of an exact duplicate -> id of the one that was kept
         self.merged_judgements = 0

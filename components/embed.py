@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import ray
 import torch
 
-from mirepoix.components.corpus import part_files
+from mirepoix.components.corpus import part_files, part_rows
 from mirepoix.components.embeddings import DESCRIPTION, rows_to_arrow
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
@@ -58,7 +58,7 @@ class Encode:
 def work(context: Context, config: EmbedConfig, encoder: Path, curate: Path, pairs: Path) -> Outcome:
     """Encodes the curated corpus and the evaluation queries, in one pass over the pool."""
     files = {"corpus": part_files(curate, "corpus"), "queries": part_files(pairs, "queries")}
-    counts = {part: sum(pq.read_metadata(file).num_rows for file in own) for part, own in files.items()}
+    counts = {"corpus": part_rows(curate, "corpus"), "queries": part_rows(pairs, "queries")}
     total, done, width = sum(counts.values()), 0, 0
     for part in files:
         (context.folder / part).mkdir()

@@ -1,4 +1,4 @@
-"""Asking a served release, as the command line and the deploy stage do."""
+"""Asking a served release, as the command line and the demo do."""
 
 from typing import Any
 

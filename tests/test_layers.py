@@ -1,7 +1,6 @@
 """The chain of the four folders holds, all of it is shipped, and importing any of it does nothing but import."""
 
 import ast
-import importlib.util
 import os
 import subprocess
 import sys
@@ -181,7 +180,6 @@ def test_an_installed_wheel_imports_itself_and_stages_itself_for_a_job(wheel: Pa
     assert sorted(path.name for path in (staged / "mirepoix" / "serving" / "page").iterdir()) == PAGE
 
 
-@pytest.mark.skipif(importlib.util.find_spec("mirepoix.workflows.__main__") is None, reason="there is no command line yet")
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["submit", "--help"], ["doctor", "--help"]])
 def test_the_command_line_helps_from_a_checkout(arguments):
     command = [sys.executable, "-m", "mirepoix.workflows", *arguments]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import mirepoix
 from mirepoix.serving.store import Manifest, digest_of, is_local, local_path
+from mirepoix.workflows.cluster import LAYERS
 from mirepoix.workflows.fingerprint import flatten, library_version, plain, source_hash
 from mirepoix.workflows.progress import Note
 
@@ -42,7 +43,6 @@ QUEUE_SIZE = 20_000  # calls
 CURVE_SECONDS, CURVE_SIZE = 5.0, 1000  # a curve is sent in batches; 1000 is the most that MLflow takes
 PARAM_LENGTH, TAG_LENGTH, BATCH = 6000, 8000, 100
 LIBRARIES = ("ray", "torch", "transformers", "deepspeed", "pyarrow", "mlflow")
-LAYERS = ("models", "serving", "components", "workflows")
 WHOLE = ""  # the name of the parent run
 
 
