@@ -13,7 +13,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -26,6 +26,7 @@ import torch.distributed as dist
 from mirepoix.components import zero
 from mirepoix.components.batches import Copies, PairStore, Plan, ahead
 from mirepoix.components.job import Job, TrainConfig, make_job
+from mirepoix.components.journal import Journal
 from mirepoix.models.encoder import Encoder, load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.loss import Contrast, contrastive
@@ -276,19 +277,6 @@ def _folder(checkpoint: Any) -> Iterator[Path]:
         yield Path(folder)
 
 
-class _Journal:
-    """Tells each step once, in order: after a restart the steps since the last checkpoint are trained again, and not told again."""
-
-    def __init__(self, report: Callable[[dict[str, float]], None]):
-        self.report = report
-        self.step = 0
-
-    def tell(self, row: dict[str, float]) -> None:
-        if row["step"] > self.step:
-            self.step = row["step"]
-            self.report(row)
-
-
 def _worker(told: dict[str, Any]) -> dict[str, Any]:
     job = told["job"]
     torch.set_num_threads(job.config.cpus_per_worker)
@@ -306,7 +294,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers if config.use_gpu is None else config.use_gpu
-    journal = ray.remote(num_cpus=0)(_Journal).remote(context.report)
+    journal = ray.remote(num_cpus=0)(Journal).remote(context.report)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job, "journal": journal},

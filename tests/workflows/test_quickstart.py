@@ -6,17 +6,20 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
 import pyarrow.compute as pc
 import pytest
+from selenium.webdriver.common.by import By
 
 from mirepoix.components.corpus import read_part
 from mirepoix.serving import store
 from mirepoix.workflows.recipes import recipe
 from mirepoix.workflows.retrieval import stages
 
-from .heads import head
+from .heads import free_ports, head
 from .small import ROOT, SMALL, environment, finish, folders_of_ours, mirepoix, processes_of_ours, start
 
 STAGES = [stage.name for stage in stages(recipe("quickstart"))]
@@ -118,6 +121,62 @@ def test_mlflow_has_a_run_for_the_whole_and_one_for_each_stage_with_curves_of_tr
     for run in runs:
         assert "mlflow.source.git.commit" in run.data.tags or "source" in run.data.tags, run.data.tags
     assert {"report.html", "report.json"} <= {file.path for file in client.list_artifacts(parents[0].info.run_id)}
+
+
+@pytest.fixture(scope="module")
+def mlflow_page(first, home):
+    """The address of MLflow's page, served by the command that the demo ended with."""
+    line = next(line for line in first.out.splitlines() if line.strip().startswith("the MLflow page"))
+    port = free_ports(1)[0]
+    command = [*line.split(" after ")[1].split(), "--port", str(port)]
+    assert command[1] == "server", line
+    with open(home / "mlflow.log", "w") as log:
+        server = subprocess.Popen(command, cwd=home, env=environment(), stdout=log, stderr=log, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 90
+        while not answers(f"{url}/health"):
+            assert server.poll() is None and time.monotonic() < deadline, (home / "mlflow.log").read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answers(url: str) -> bool:
+    with suppress(httpx.TransportError):
+        return httpx.get(url, timeout=5).status_code == 200
+    return False
+
+
+def read_until(browser, url: str, *words: str) -> str:
+    """The text of a page once all the words are on it."""
+    browser.get("about:blank")
+    browser.get(url)
+    deadline = time.monotonic() + 40
+    while True:
+        text = browser.execute_script("return document.body.innerText")
+        missing = [word for word in words if word not in text]
+        if not missing:
+            return text
+        assert time.monotonic() < deadline, f"{missing} of {url} is not on the page:\n{text}"
+        time.sleep(0.2)
+
+
+def test_the_mlflow_page_shows_the_run_with_its_stages_its_curves_and_its_report(first, home, mlflow_page, browser):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home / 'storage' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("mirepoix").experiment_id
+    runs = {run.data.tags.get("stage", "whole"): run.info for run in client.search_runs([experiment], "attributes.status = 'FINISHED'")}
+    place = f"{mlflow_page}/#/experiments/{experiment}/runs"
+    read_until(browser, f"{place}/{runs['whole'].run_id}", "instruct.max_steps", "Finished", runs["whole"].run_name)
+    read_until(browser, f"{place}/{runs['whole'].run_id}/artifacts", "report.html", "report.json")
+    read_until(browser, f"{place}/{runs['adapt'].run_id}", "loss", "pairs", "encoder")
+    read_until(browser, f"{place}/{runs['adapt'].run_id}/model-metrics", "loss", "learning_rate")
+    assert browser.find_elements(By.CSS_SELECTOR, ".js-plotly-plot"), "no curve is drawn"
+    browser.save_screenshot(str(home / "mlflow.png"))
 
 
 def test_a_second_run_skips_what_stands_and_needs_no_cluster(first, home):
