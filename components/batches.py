@@ -8,6 +8,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -122,6 +123,29 @@ class PairStore:
     def keys(self, column: str) -> np.ndarray:
         """For every pair the content key of its "query" or "positive"."""
         return self._items.column("key")[self._pairs.column(column)]
+
+    def relevant(self, rows: Sequence[int]) -> np.ndarray:
+        """The content keys of what is known to answer each pair's query, rows filled up with their last.
+
+        All pairs of one task whose queries have the same content tell it together.
+        """
+        groups, starts, answers = self._answers
+        found = [answers[starts[group] : starts[group + 1]] for group in groups[np.asarray(rows)]]
+        width = max(map(len, found))
+        return np.stack([np.pad(keys, (0, width - len(keys)), mode="edge") for keys in found])
+
+    @cached_property
+    def _answers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The group of each pair; where the answers of each group start; the answers, each once in its group."""
+        columns = self.tasks(), self.keys("query"), self.keys("positive")
+        order = np.lexsort(columns[::-1])
+        task, query, positive = (column[order] for column in columns)
+        another_group = np.concatenate([[True], (task[1:] != task[:-1]) | (query[1:] != query[:-1])])
+        another_answer = another_group | np.concatenate([[True], positive[1:] != positive[:-1]])
+        groups = np.empty(len(order), np.int64)
+        groups[order] = np.cumsum(another_group) - 1
+        starts = np.append(np.flatnonzero(another_group[another_answer]), another_answer.sum())
+        return groups, starts, positive[another_answer]
 
     def tasks(self) -> np.ndarray:
         """For every pair the number of its task."""

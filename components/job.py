@@ -35,7 +35,7 @@ class TrainConfig:
     temperature: float = option(0.03, "of the softmax over similarities")
     modality_mask: bool = option(False, "contrast a positive only with documents of exactly its modality (MAMCL)")
     symmetric: bool = option(False, "contrast also documents with queries")
-    mask_duplicates: bool = option(True, "what has the content of the positive is no negative")
+    mask_relevant: bool = option(True, "what is known to answer a query, by any pair or as a copy, is no negative of it")
     negatives: int | None = option(None, "hard negatives a pair; null: as many as every pair has")
     homogeneous: float = option(0.0, "share of the batches that are of one task")
     zero_stage: Literal[0, 1, 2, 3] = option(1, "what DeepSpeed shards: 1 optimizer, 2 and gradients, 3 and weights")

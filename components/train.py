@@ -4,7 +4,8 @@ A step's negatives come from its global micro-batch: per_device_train_batch_size
 several of these and adds no negatives.
 
 Refused
-`-- Diverged     the loss is no number any more
+`-- Unanimous        refused on every rank: it would be again
+    `-- Diverged     the loss is no number any more
 """
 
 import json
@@ -13,11 +14,11 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -33,13 +34,19 @@ from mirepoix.models.loss import Contrast, contrastive
 from mirepoix.models.vectors import Vectors
 from mirepoix.serving.store import Context, Outcome, Rows
 
+T = TypeVar("T")
+
 RUN = "train"
 COMMIT_SECONDS = 600
 FIGURES = tuple(figure.name for figure in fields(Contrast))
-MicroBatch = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]
+MicroBatch = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-class Diverged(Refused):
+class Unanimous(Refused):
+    """Every rank refuses, so none waits for another; trying again would end the same way."""
+
+
+class Diverged(Unanimous):
     """The loss is no number any more; training again from the last checkpoint would end the same way."""
 
 
@@ -92,10 +99,7 @@ def train(job: Job, site: Site) -> dict[str, float]:
     """Trains as one worker of a process group, from the last checkpoint on; returns the last figures."""
     zero.prepare()
     _draw_from(*job.seed)
-    encoder = load_encoder(job.encoder).tune(job.config.tuning)
-    if job.config.gradient_checkpointing:
-        recompute(encoder)
-    store = PairStore(job.pairs)
+    encoder, store = _agreed(lambda: _opened(job))
     with site.resume() as folder:
         progress = Progress.read(folder) if folder else Progress(world=dist.get_world_size(), batch=job.config.batch)
         if progress.metrics is not None:
@@ -130,6 +134,27 @@ def train(job: Job, site: Site) -> dict[str, float]:
         progress.write(Path(share))
         site.keep(Path(share), "final")
     return progress.metrics
+
+
+def _opened(job: Job) -> tuple[Encoder, PairStore]:
+    encoder = load_encoder(job.encoder).tune(job.config.tuning)
+    if job.config.gradient_checkpointing:
+        recompute(encoder)
+    return encoder, PairStore(job.pairs)
+
+
+def _agreed(make: Callable[[], T]) -> T:
+    """What `make` gives; refused on one rank, it is refused on all."""
+    made, refusal = None, None
+    try:
+        made = make()
+    except Refused as error:
+        refusal = str(error)
+    refusals: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(refusals, refusal)
+    if any(refusals):
+        raise Unanimous(next(filter(None, refusals)))
+    return made
 
 
 def recompute(encoder: Encoder) -> None:
@@ -177,20 +202,22 @@ def _reshaped(folder: Path, stage: int) -> Iterator[Path]:
 
 
 def _batches(job: Job, store: PairStore, encoder: Encoder, step: int) -> Iterator[MicroBatch]:
-    """This rank's collated micro-batches from a step on, each with the codes of its positives and the keys of its documents."""
+    """This rank's collated micro-batches from a step on; each with its positives' codes, its documents' keys, and the relevant keys."""
     config, share = job.config, job.config.batch // dist.get_world_size()
     plan = Plan(store, config.batch, job.seed, config.homogeneous)
     mine = slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
     collate = Copies(encoder.collator, max(1, config.dataloader_num_workers))
 
     def micro_batch(number: int) -> MicroBatch:
-        keyed = store.keyed(plan.batch(number)[mine], job.negatives, (*job.seed, number))
+        rows = plan.batch(number)[mine]
+        keyed = store.keyed(rows, job.negatives, (*job.seed, number))
         pairs = [pair for pair, _ in keyed]
         positives = [pair.positive for pair in pairs]
         negatives = [item for pair in pairs for item in pair.negatives]
         keys = [keys[0] for _, keys in keyed] + [key for _, keys in keyed for key in keys[1:]]
         codes = torch.tensor([int(item.modality) for item in positives])
-        return collate([pair.query for pair in pairs] + positives + negatives), codes, torch.tensor(keys)
+        batch = collate([pair.query for pair in pairs] + positives + negatives)
+        return batch, codes, torch.tensor(keys), torch.from_numpy(store.relevant(rows))
 
     accumulation = config.gradient_accumulation_steps
     return ahead(micro_batch, range(step * accumulation, job.total * accumulation), config.dataloader_num_workers)
@@ -203,7 +230,7 @@ def _step(job: Job, engine: Any, batches: Iterator[MicroBatch], step: int) -> di
     for micro in range(accumulation):
         # Dropout is a function of seed, step and rank, so a resumed run draws what an uninterrupted one draws.
         _draw_from(*job.seed, step, micro, dist.get_rank())
-        batch, codes, keys = next(batches)
+        batch, codes, keys, relevant = _agreed(lambda: next(batches))
         rows_NTD, mask_NT = engine(**{name: tensor.to(engine.device, non_blocking=True) for name, tensor in batch.items()})
         vectors, pairs = Vectors(rows_NTD.float(), mask_NT), len(codes)
         contrast = contrastive(
@@ -214,7 +241,7 @@ def _step(job: Job, engine: Any, batches: Iterator[MicroBatch], step: int) -> di
             temperature=config.temperature,
             modality_mask=config.modality_mask,
             symmetric=config.symmetric,
-            mask_duplicates=config.mask_duplicates,
+            relevant_BR=relevant.to(engine.device) if config.mask_relevant else None,
         )
         engine.backward(contrast.loss)
         total += torch.stack([getattr(contrast, name).detach().float() for name in FIGURES])
@@ -282,8 +309,8 @@ def _worker(told: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(job.config.cpus_per_worker)
     try:
         return {"metrics": train(job, _RaySite(told["journal"]))}
-    except Diverged as error:  # every rank sees it; raised, it would be tried again
-        return {"diverged": str(error)}
+    except Unanimous as error:  # raised, it would be tried again
+        return {"refused": type(error), "why": str(error)}
 
 
 def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> Outcome:
@@ -313,8 +340,8 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     except TrainingFailedError as error:
         refusals = [cause for cause in getattr(error, "worker_failures", {}).values() if isinstance(cause, Refused)]
         raise (refusals[0] if refusals else error) from None
-    if "diverged" in result.return_value:
-        raise Diverged(result.return_value["diverged"])
+    if "refused" in result.return_value:
+        raise result.return_value["refused"](result.return_value["why"])
     with _folder(result.checkpoint) as folder:
         shutil.copytree(folder / "encoder", context.folder, dirs_exist_ok=True)
     count = len(PairStore(pairs))

@@ -146,7 +146,9 @@ def _leaves(section: dict[str, Any], prefix: str = ""):
 
 def prepare() -> None:
     """This process made ready for DeepSpeed: no compilation that nothing needs, no notices about what is as it should be."""
-    if not torch.cuda.is_available():
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))  # collectives come before the engine, which would set it
+    else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed|deepspeed")
     import deepspeed

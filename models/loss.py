@@ -1,6 +1,7 @@
 """The contrastive loss over the global batch: every rank scores its own queries against the documents of all ranks.
 
-Shapes: B pairs of this rank, P pairs of all ranks, K hard negatives a pair, N = P + P*K columns, T rows an item, D width.
+Shapes: B pairs of this rank, P pairs of all ranks, K hard negatives a pair, M = B + B*K documents of this rank, N = P + P*K of all,
+R documents that are known to answer a query, T rows an item, D width.
 """
 
 from dataclasses import dataclass
@@ -67,13 +68,14 @@ def contrastive(
     temperature: float,
     modality_mask: bool = False,
     symmetric: bool = False,
-    mask_duplicates: bool = True,
+    relevant_BR: torch.Tensor | None = None,
 ) -> Contrast:
     """InfoNCE of B queries against documents: the B positives in the order of the queries, then the K hard negatives of each pair in turn.
 
     `codes_B` are the modality codes of the positives. With `modality_mask` another pair's positive is a negative only if its code is
     exactly that of the row's own positive (MAMCL); hard negatives were chosen for their row, and are not masked so.
-    `keys_M` are content hashes of the documents. With `mask_duplicates` what has the content of the row's positive is no negative of it.
+    `keys_M` are content hashes of the documents, `relevant_BR` those of what is known to answer each query, rows filled up with any of
+    their own: such a document is no negative of that query, whichever pair brought it.
     `symmetric` adds the way from document to query, under the same masks; hard negatives have no query of their own and stay out of it.
     The mean of this loss over the ranks, and so of its gradients, is that of one process with the whole batch.
     """
@@ -96,16 +98,39 @@ def contrastive(
     counts_BN = ~own_BN
     if modality_mask:
         counts_BN[:, :everyone] &= codes_B[:, None] == gather(codes_B)[None, :]
-    if mask_duplicates:
-        counts_BN &= keys_M[:pairs, None] != keys_N[None, :]
-    seen_BN = counts_BN | own_BN
+    if relevant_BR is not None:
+        counts_BN &= ~_known(relevant_BR, keys_N)
 
     similarity_BN = maxsim(queries, columns)
-    loss = _cross_entropy(similarity_BN, seen_BN, label_B, temperature)
+    loss = _cross_entropy(similarity_BN, counts_BN | own_BN, label_B, temperature)
     if symmetric:
+        others_BP = ~own_BN[:, :everyone]
+        if modality_mask:
+            others_BP &= codes_B[:, None] == gather(codes_B)[None, :]
+        if relevant_BR is not None:
+            others_BP &= ~_known(_gather_padded(relevant_BR), keys_M[:pairs]).T
         similarity_PB = maxsim(gather_vectors(queries), documents[:pairs])
-        loss = (loss + _cross_entropy(similarity_PB.T, seen_BN[:, :everyone], label_B, temperature)) / 2
+        loss = (loss + _cross_entropy(similarity_PB.T, others_BP | own_BN[:, :everyone], label_B, temperature)) / 2
     return _contrast(loss, similarity_BN.detach(), own_BN, counts_BN)
+
+
+def _known(relevant_BR: torch.Tensor, keys_N: torch.Tensor) -> torch.Tensor:
+    """[B, N] Which documents are known to answer which query."""
+    keys_U, place_N = keys_N.unique(return_inverse=True)
+    nearest_BR = torch.searchsorted(keys_U, relevant_BR).clamp(max=len(keys_U) - 1)
+    hits_BU = torch.zeros(len(relevant_BR), len(keys_U), dtype=torch.int64, device=keys_N.device)
+    hits_BU.scatter_add_(1, nearest_BR, (keys_U[nearest_BR] == relevant_BR).long())
+    return hits_BU[:, place_N] > 0
+
+
+def _gather_padded(relevant_BR: torch.Tensor) -> torch.Tensor:
+    """The rows of all ranks, made as wide as the widest anywhere by repeating each row's first."""
+    if not dist.is_initialized():
+        return relevant_BR
+    most = torch.tensor(relevant_BR.shape[1], device=relevant_BR.device)
+    dist.all_reduce(most, op=dist.ReduceOp.MAX)
+    padding = relevant_BR[:, :1].expand(-1, int(most) - relevant_BR.shape[1])
+    return gather(torch.cat([relevant_BR, padding], 1))
 
 
 def _cross_entropy(similarity_BN: torch.Tensor, seen_BN: torch.Tensor, label_B: torch.Tensor, temperature: float) -> torch.Tensor:

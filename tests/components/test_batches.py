@@ -1,6 +1,7 @@
 """Pairs on disk, the plan of batches, and batches made ahead."""
 
 import pickle
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -100,6 +101,26 @@ def test_keys_go_with_the_documents_and_negatives_are_drawn_by_seed(tmp_path):
     assert drawn[1] == [pair.negatives for pair, _ in store.keyed(range(6), 2, (3, 1))]
     assert any(other != drawn[0] for other in drawn)
     assert all(pair.negatives == () for pair, _ in store.keyed(range(6), 0, (3, 1)))
+
+
+def test_what_answers_a_query_is_told_by_all_pairs_of_its_task_together(tmp_path):
+    store = write(tmp_path, [0, 1, 2, 3, 1], queries=[5, 5, 6, 5, 5], tasks=["t->t", "t->t", "t->t", "t->i", "t->t"])
+    key = [content_key(Item("", text=f"document {n}")) for n in range(4)]
+    asked_thrice = {key[0], key[1]}
+    assert [set(row) for row in store.relevant(range(5)).tolist()] == [asked_thrice, asked_thrice, {key[2]}, {key[3]}, asked_thrice]
+    assert store.relevant([2, 3]).shape == (2, 1), "rows are no wider than they must be"
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data(), count=st.integers(1, 30))
+def test_relevant_are_the_positives_of_the_same_query_and_task(data, count):
+    positives, queries, kinds = (data.draw(st.lists(st.integers(0, most), min_size=count, max_size=count)) for most in (8, 5, 1))
+    tasks = [f"t->{kind}" for kind in kinds]
+    with tempfile.TemporaryDirectory() as folder:
+        store = write(Path(folder), positives, queries, tasks)
+        for row, found in enumerate(store.relevant(range(count))):
+            same = [n for n in range(count) if (queries[n], tasks[n]) == (queries[row], tasks[row])]
+            assert set(found.tolist()) == {int(store.keys("positive")[n]) for n in same}
 
 
 def epoch_of(plan: Plan, epoch: int) -> list[list[int]]:

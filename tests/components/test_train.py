@@ -20,7 +20,7 @@ import torch
 
 from mirepoix.components.batches import PairRow, PairStore, Plan, write_pairs
 from mirepoix.components.job import Job, TrainConfig, make_job
-from mirepoix.components.train import work
+from mirepoix.components.train import Unanimous, work
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
@@ -58,6 +58,12 @@ def hard(folder) -> Path:
     return write_toys(folder / "hard", MIXED, negatives=2)
 
 
+def filled(sets: list[set[int]]) -> torch.Tensor:
+    """Sets of keys as rows of one width."""
+    width = max(map(len, sets))
+    return torch.tensor([[*keys, *[min(keys)] * (width - len(keys))] for keys in sets])
+
+
 def plain(job: Job) -> list[dict[str, float]]:
     """The same training in one process of plain torch, without dropout."""
     config = job.config
@@ -67,6 +73,7 @@ def plain(job: Job) -> list[dict[str, float]]:
     optimizer = torch.optim.AdamW([decayed, {"params": [p for p in learning if p.ndim == 1], "weight_decay": 0.0}], lr=config.learning_rate)
     store = PairStore(job.pairs)
     plan = Plan(store, config.batch, job.seed, config.homogeneous)
+    everything = store.pairs(range(len(store)))
     rows = []
     for step in range(job.total):
         # ZeRO's gradients are zeros, and not None, where nothing was learnt: AdamW's momentum moves on.
@@ -78,6 +85,7 @@ def plain(job: Job) -> list[dict[str, float]]:
             documents = [pair.positive for pair in pairs] + [item for pair in pairs for item in pair.negatives[: job.negatives]]
             vectors = Vectors(*module(**module.collator([pair.query for pair in pairs] + documents)))
             codes = torch.tensor([int(pair.positive.modality) for pair in pairs])
+            known = [{hash(o.positive.id) for o in everything if (o.query.text, o.task) == (p.query.text, p.task)} for p in pairs]
             contrast = contrastive(
                 vectors[: len(pairs)],
                 vectors[len(pairs) :],
@@ -86,6 +94,7 @@ def plain(job: Job) -> list[dict[str, float]]:
                 temperature=config.temperature,
                 modality_mask=config.modality_mask,
                 symmetric=config.symmetric,
+                relevant_BR=filled(known) if config.mask_relevant else None,
             )
             (contrast.loss / config.gradient_accumulation_steps).backward()
             losses.append(contrast.loss.item())
@@ -136,6 +145,18 @@ def test_the_matrix_has_text_only_steps_and_ranks_that_disagree(mixed, hard, enc
     kinds = [[MIXED[row] for row in plan.batch(step)] for step in range(STEPS)]
     assert any("i" not in batch for batch in kinds[1:])
     assert any(("i" in batch[:2]) != ("i" in batch[2:]) for batch in kinds)
+
+
+def test_the_matrix_has_documents_that_also_answer_another_query_of_their_batch(mixed, hard, encoder):
+    for pairs, name in ((mixed, "stage 3"), (hard, "options")):
+        store, job = PairStore(pairs), matrix(mixed, hard, encoder, 1)[name]
+        plan = Plan(store, 4, job.seed, job.config.homogeneous)
+        found = []
+        for step in range(STEPS):
+            keyed, relevant = store.keyed(plan.batch(step)), store.relevant(plan.batch(step)).tolist()
+            documents = {key for _, keys in keyed for key in keys}
+            found += [set(known) & (documents - {keys[0]}) for (_, keys), known in zip(keyed, relevant, strict=True)]
+        assert any(found), name
 
 
 SETTINGS = {
@@ -383,8 +404,8 @@ def test_what_a_worker_refuses_is_refused_by_the_work(ray_cluster, tmp_path, enc
         [Item("q", text="q"), Item("bad", images=(b"no picture",), source="f.json", line=4)],
         [PairRow("p", 0, 1), PairRow("r", 1, 0)],
     )
-    config = replace(TOY, per_device_train_batch_size=2, max_steps=2, max_failures=0)
-    with pytest.raises(Refused, match=r"item 'bad' \(f\.json:4\) has a picture that cannot be decoded"):
+    config = replace(TOY, per_device_train_batch_size=1, num_workers=2, max_steps=2, max_failures=3)
+    with pytest.raises(Unanimous, match=r"item 'bad' \(f\.json:4\) has a picture that cannot be decoded"):
         work(context_of(tmp_path, "out"), config, tmp_path, encoder)
 
 

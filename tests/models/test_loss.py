@@ -48,7 +48,7 @@ def score(query_TD: torch.Tensor, query_mask_T: torch.Tensor, item_TD: torch.Ten
 
 
 def reference(
-    queries, documents, codes, keys, temperature, modality_mask=False, symmetric=False, mask_duplicates=False
+    queries, documents, codes, keys, temperature, modality_mask=False, symmetric=False, relevant=None
 ) -> tuple[float, list[list[int]]]:
     """The loss as one reads it on paper, and the columns that are negatives of each row."""
     pairs = len(queries)
@@ -61,7 +61,7 @@ def reference(
             return False
         if modality_mask and j < pairs and codes[i] != codes[j]:
             return False
-        return not (mask_duplicates and keys[i] == keys[j])
+        return relevant is None or keys[j] not in relevant[i]
 
     def cross_entropy(own: float, others: list[float]) -> float:
         return math.log(sum(math.exp((x - own) / temperature) for x in [own, *others]))
@@ -70,11 +70,18 @@ def reference(
     forward = sum(cross_entropy(similarity(i, i), [similarity(i, j) for j in negatives[i]]) for i in range(pairs)) / pairs
     if not symmetric:
         return forward, negatives
-    backward = sum(cross_entropy(similarity(i, i), [similarity(q, i) for q in negatives[i] if q < pairs]) for i in range(pairs)) / pairs
+    asking = [[q for q in range(pairs) if i in negatives[q]] for i in range(pairs)]
+    backward = sum(cross_entropy(similarity(i, i), [similarity(q, i) for q in asking[i]]) for i in range(pairs)) / pairs
     return (forward + backward) / 2, negatives
 
 
-@settings(deadline=None, max_examples=60)
+def filled(sets: list[set[int]]) -> torch.Tensor:
+    """Sets of keys as rows of one width."""
+    width = max(map(len, sets))
+    return torch.tensor([sorted(keys) + [min(keys)] * (width - len(keys)) for keys in sets])
+
+
+@settings(deadline=None, max_examples=80)
 @given(
     pairs=st.integers(1, 5),
     negatives=st.integers(0, 3),
@@ -82,16 +89,18 @@ def reference(
     seed=st.integers(0, 99),
     modality_mask=st.booleans(),
     symmetric=st.booleans(),
-    mask_duplicates=st.booleans(),
+    known=st.booleans(),
 )
-def test_it_is_what_the_definition_says(pairs, negatives, rows, seed, modality_mask, symmetric, mask_duplicates):
+def test_it_is_what_the_definition_says(pairs, negatives, rows, seed, modality_mask, symmetric, known):
     queries, documents = toy(pairs, negatives, rows, seed)
     generator = torch.Generator().manual_seed(seed)
     codes = torch.randint(1, 4, (pairs,), generator=generator)
     keys = torch.randint(0, 4, (len(documents),), generator=generator)
-    options = {"modality_mask": modality_mask, "symmetric": symmetric, "mask_duplicates": mask_duplicates}
-    expected, columns = reference(queries, documents, codes.tolist(), keys.tolist(), 0.3, **options)
-    contrast = contrastive(queries, documents, codes, keys, temperature=0.3, **options)
+    relevant = [set(torch.randint(-1, 5, (1 + i % 3,), generator=generator).tolist()) for i in range(pairs)] if known else None
+    options = {"modality_mask": modality_mask, "symmetric": symmetric}
+    expected, columns = reference(queries, documents, codes.tolist(), keys.tolist(), 0.3, relevant=relevant, **options)
+    tensor = None if relevant is None else filled(relevant)
+    contrast = contrastive(queries, documents, codes, keys, temperature=0.3, relevant_BR=tensor, **options)
     assert float(contrast.loss) == pytest.approx(expected, abs=1e-5)
     similarity = maxsim(queries, documents)
     counted = [float(similarity[i, j]) for i in range(pairs) for j in columns[i]]
@@ -128,19 +137,30 @@ def test_a_row_without_negatives_teaches_nothing_and_is_counted():
     assert int(contrast.rows_without_negatives) == 1 and float(contrast.accuracy) == 0
 
 
-def test_a_copy_of_the_positive_is_pushed_away_only_if_duplicates_stay_unmasked():
+def test_a_copy_of_the_positive_is_pushed_away_only_if_it_is_not_said_to_be_relevant():
     queries, documents = toy(3)
     keys = torch.tensor([7, 7, 8])
-    kept = contrastive(queries, documents, torch.ones(3), keys, temperature=0.1, mask_duplicates=False)
-    masked = contrastive(queries, documents, torch.ones(3), keys, temperature=0.1, mask_duplicates=True)
+    kept = contrastive(queries, documents, torch.ones(3), keys, temperature=0.1)
+    masked = contrastive(queries, documents, torch.ones(3), keys, temperature=0.1, relevant_BR=keys[:, None])
     assert float(kept.effective_negatives) == 2 and float(masked.effective_negatives) == pytest.approx(4 / 3)
 
 
-def test_another_pairs_hard_negative_that_is_this_rows_positive_is_masked():
+def test_what_another_pair_brings_and_this_query_is_known_to_want_is_masked_for_this_query_alone():
     queries, documents = toy(2, negatives=1)
-    keys = torch.tensor([10, 11, 12, 10])
-    contrast = contrastive(queries, documents, torch.ones(2), keys, temperature=0.1)
-    assert float(contrast.effective_negatives) == pytest.approx((2 + 3) / 2)
+    keys = torch.tensor([10, 11, 12, 13])
+    relevant = torch.tensor([[10, 11, 13], [11, 11, 11]])
+    contrast = contrastive(queries, documents, torch.ones(2), keys, temperature=0.1, relevant_BR=relevant)
+    assert float(contrast.effective_negatives) == pytest.approx((1 + 3) / 2)
+
+
+def test_a_document_does_not_push_away_a_query_that_it_is_known_to_answer():
+    queries, documents = toy(2)
+    keys, relevant = torch.tensor([10, 11]), torch.tensor([[10, 11], [11, 11]])
+    contrast = contrastive(queries, documents, torch.ones(2), keys, temperature=0.1, symmetric=True, relevant_BR=relevant)
+    similarity = maxsim(queries, documents) / 0.1
+    second_query = float(similarity[1].logsumexp(0) - similarity[1, 1])
+    first_document = float(similarity[:, 0].logsumexp(0) - similarity[0, 0])
+    assert float(contrast.loss) == pytest.approx((second_query + first_document) / 4, abs=1e-5), "the other two have no negative"
 
 
 def test_equal_scores_are_no_success():
@@ -163,8 +183,9 @@ def test_without_a_process_group_gathering_is_the_identity():
 
 
 CASES = [
-    {"modality_mask": mask, "symmetric": symmetric, "mask_duplicates": mask, "negatives": negatives, "rows": rows}
+    {"modality_mask": mask, "symmetric": symmetric, "known": known, "negatives": negatives, "rows": rows}
     for mask in (False, True)
+    for known in (False, True)
     for symmetric in (False, True)
     for negatives in (0, 2)
     for rows in (1, 3)
@@ -203,7 +224,8 @@ def loss_and_gradient(case: dict, rank: int, world: int) -> tuple[torch.Tensor, 
         codes[mine],
         torch.cat([keys[mine], keys[hard]]),
         temperature=0.2,
-        **{name: case[name] for name in ("modality_mask", "symmetric", "mask_duplicates")},
+        relevant_BR=filled([{int(keys[i]), *range(i)} for i in range(mine.start, mine.stop)]) if case["known"] else None,
+        **{name: case[name] for name in ("modality_mask", "symmetric")},
     )
     contrast.loss.backward()
     return contrast.loss.detach(), weight.grad
