@@ -43,7 +43,7 @@ class TrainConfig:
     deepspeed_digest: str | None = option(None, "hash of that file's settings, filled in when the run starts")
     num_workers: int = option(1, "data-parallel workers")
     cpus_per_worker: int = option(1, "CPUs of the cluster that a worker takes, and threads that it computes with")
-    use_gpu: bool | None = option(None, "a GPU per worker; null: if the cluster has as many")
+    use_gpu: bool | None = option(None, "a GPU per worker; null: if the cluster has as many now; true waits for them to come")
     max_failures: int = option(3, "times that dead workers are started again from the last checkpoint")
 
     def __post_init__(self) -> None:

@@ -345,7 +345,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     with _folder(result.checkpoint) as folder:
         shutil.copytree(folder / "encoder", context.folder, dirs_exist_ok=True)
     count = len(PairStore(pairs))
-    return Outcome(Rows(read=count, written=count), result.return_value["metrics"])
+    return Outcome(Rows(read=count, written=count), {**result.return_value["metrics"], "gpus": config.num_workers if gpu else 0})
 
 
 def _share(config: TrainConfig, gpu: bool) -> dict[str, float]:

@@ -390,6 +390,7 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(ray_cluster, tmp_pat
     assert_same_trace(before[: steps[0] - 1] + after, plain(make_job(config, 7, mixed, encoder)))
     assert outcome.rows == Rows(read=len(MIXED), written=len(MIXED))
     assert outcome.metrics["step"] == 12 and outcome.metrics["loss"] == after[-1]["loss"]
+    assert outcome.metrics["gpus"] == 0
     assert len(load_encoder(second.folder).encode([Item("a", text="which flag is red red")])) == 1
     assert sorted(path.name for path in (tmp_path / "scratch/train").iterdir() if path.is_dir()) == ["final", "step_00000010-2"]
 
