@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from mirepoix.components.corpus import read_part
 from mirepoix.components.instructions import INSTRUCTIONS
 from mirepoix.models.backbone import TinyQwen2VL, make_tiny
-from mirepoix.models.encoder import architecture
+from mirepoix.models.encoder import ARCHITECTURES, architecture
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 from mirepoix.models.unite import UniteConfig
@@ -25,6 +25,10 @@ class BackboneConfig:
     fingerprint: str | None = option(None, "names, sizes and times of the files of a checkpoint folder, filled in when the run starts")
     tiny: TinyQwen2VL = option(TinyQwen2VL, "sizes of the tiny one")
     encoder: UniteConfig = option(UniteConfig, "how the retriever reads an item")
+
+    def __post_init__(self) -> None:
+        if self.retriever not in ARCHITECTURES:
+            raise Refused(f"retriever is {self.retriever!r}; give one of {', '.join(ARCHITECTURES)}")
 
 
 def fingerprint(name: str) -> str | None:

@@ -14,7 +14,7 @@ from mirepoix.components import world as generated
 from mirepoix.components.corpus import PARTS, PartWriter
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
-from mirepoix.serving.store import Context, Outcome, Rows
+from mirepoix.serving.store import Context, Outcome, Rows, refuse_credentials
 
 NEEDED = {"corpus": ("id",), "queries": ("id", "split", "task"), "qrels": ("query_id", "item_id")}
 TASK = re.compile("[itv]+->[itv]+")
@@ -27,6 +27,10 @@ class SourcesConfig:
     path: str | None = option(None, "folder or URI of a canonical corpus (corpus/, queries/, qrels/ of Parquet); null: the generated world")
     fingerprint: str | None = option(None, "names, sizes and times of the files at path, filled in when the run starts")
     world: generated.WorldConfig = option(generated.WorldConfig, "the generated world, for when path is null")
+
+    def __post_init__(self) -> None:
+        if self.path is not None:
+            refuse_credentials(self.path)
 
 
 def fingerprint(path: str) -> str:

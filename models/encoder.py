@@ -25,6 +25,7 @@ class Encoder(torch.nn.Module):
     """Items to Vectors. A subclass brings a collator, a forward, its config and the files of its towers."""
 
     architecture: str
+    TOWERS: tuple[str, ...]  # the names of `towers`, known before any weights are
     PROMPT: str = ""  # words that stand around every item, for a tokenizer that is trained on a corpus
     Config: type
     config: Any

@@ -26,11 +26,19 @@ class Tuning:
     lora: Lora | None = option(Lora, "they learn through adapters; null: in full")
 
 
+def unfit(tuning: Tuning, towers: Iterable[str]) -> str | None:
+    """Why a tuning does not fit an encoder of these towers, if it does not."""
+    known = list(towers)
+    unknown = [name for name in tuning.towers if name not in known]
+    if tuning.towers and not unknown:
+        return None
+    return f"towers {', '.join(unknown) or '()'} cannot learn; this retriever has {', '.join(known)}: name one or more of them"
+
+
 def tune(module: torch.nn.Module, towers: Mapping[str, torch.nn.Module], tuning: Tuning) -> None:
     """Freezes `module` but for what `tuning` names among its `towers`."""
-    unknown = [name for name in tuning.towers if name not in towers]
-    if unknown or not tuning.towers:
-        raise Refused(f"towers {', '.join(unknown) or '()'} cannot learn; this retriever has {', '.join(towers)}: name one or more of them")
+    if reason := unfit(tuning, towers):
+        raise Refused(reason)
     module.requires_grad_(False)
     for name in tuning.towers:
         if tuning.lora is None:

@@ -133,6 +133,7 @@ class Unite(Encoder):
     """UNITE over a Qwen2-VL model; the same weights encode queries and candidates."""
 
     architecture = "unite"
+    TOWERS = ("language", "vision")
     PROMPT = f"system\n{SYSTEM}\nuser\nassistant\nSummary above sentence and image in one word:"
     Config = UniteConfig
 

@@ -7,9 +7,10 @@ GET  /v1/items/{id}/image, /v1/models, /health, /metrics, / (the search page)
 Shapes: T rows of an item, D width.
 """
 
+import asyncio
 import base64
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +33,7 @@ _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+PULSE_SECONDS = 1.0
 _BY_STATUS = {404: "there is nothing at this path; POST to /v1/search or /v1/embeddings", 405: "this path does not take this method"}
 
 
@@ -79,11 +81,33 @@ class Backend(Protocol):
     async def ready(self) -> None: ...
 
 
+class Pulse:
+    """Whether the backend answers: asked once for all who want to know at the same time, and again only after a second."""
+
+    def __init__(self, ready: Callable[[], Awaitable[None]]):
+        self._ready = ready
+        self._asked: asyncio.Task[None] | None = None
+        self._answered = 0.0
+
+    async def felt(self) -> None:
+        """Returns when the backend has answered; raises as it did."""
+        if self._asked is None or (self._asked.done() and time.monotonic() - self._answered > PULSE_SECONDS):
+            self._asked = asyncio.create_task(self._ask())
+        await asyncio.shield(self._asked)
+
+    async def _ask(self) -> None:
+        try:
+            await self._ready()
+        finally:
+            self._answered = time.monotonic()
+
+
 def build_app(backend: Backend, about: About, limits: Limits, api_key: str | None = None) -> FastAPI:
     """The application that answers from the backend."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     figures = Figures()
     reader = Reader(limits)
+    pulse = Pulse(backend.ready)
 
     async def encode(items: Sequence[Item]) -> list[Encoded]:
         encoded = await backend.encode(items)
@@ -147,7 +171,7 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
 
     @app.get("/health")
     async def health() -> Response:
-        await backend.ready()
+        await pulse.felt()
         return JSONResponse({"status": "ok", "release": about.version, "model": about.name, "key": api_key is not None})
 
     @app.get("/metrics")

@@ -14,6 +14,7 @@ import httpx
 import ray
 from ray import serve
 from ray.exceptions import RayError
+from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
 from mirepoix.models.errors import Refused
@@ -32,7 +33,7 @@ class ServeConfig:
     """Where a release is served, by how many, and what a request may cost."""
 
     host: str = option("127.0.0.1", "address to listen at; one beyond this machine needs a key")
-    port: int = option(8000, "port to listen at; 0: any free one")
+    port: int = option(8000, "port to listen at; 0: the one at which the cluster's Serve listens already, else any free one")
     encoders: int = option(1, "encoder replicas")
     indexes: int = option(1, "index replicas, each with the whole index")
     ingresses: int = option(1, "ingress replicas")
@@ -61,7 +62,8 @@ class Server:
     def stop(self) -> None:
         """Takes the release down, and Serve with it where nothing else is served."""
         with _hushed():
-            serve.delete(APPLICATION)
+            if APPLICATION in serve.status().applications:
+                serve.delete(APPLICATION)
             if not serve.status().applications:
                 serve.shutdown()
 
@@ -73,11 +75,14 @@ def start(target: str, config: ServeConfig, api_key: str | None = None) -> Serve
     """
     assert ray.is_initialized(), "connect to a Ray cluster first"
     api_key = api_key or os.environ.get(KEY)
-    if not api_key and not _loopback(config.host):
-        raise Refused(f"host {config.host} is open to others and no key is set; set {KEY}, or serve on 127.0.0.1")
-    config = config if config.port else replace(config, port=_free_port(config.host))
+    there = _where_serve_listens()
+    running = there is not None
+    for host in (config.host, there[0] if running else config.host):
+        if not api_key and not _loopback(host):
+            raise Refused(f"host {host} is open to others and no key is set; set {KEY}, or serve on 127.0.0.1")
+    if not config.port:
+        config = replace(config, port=there[1] if running else _free_port(config.host))
     release = open_release(target)
-    running = bool(serve.status().proxies)
     check_port(config, running)
     rehearsal = _verify.remote(target)
     about = About(release.name, release.version, release.widths, release.instructions)
@@ -147,6 +152,14 @@ def _loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _where_serve_listens() -> tuple[str, int] | None:
+    """Host and port of the cluster's Serve, if it runs; it outlives the job that started it."""
+    if not serve.status().proxies:
+        return None
+    options = _get_global_client().http_config
+    return options.host, options.port
 
 
 def _free_port(host: str) -> int:

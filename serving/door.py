@@ -72,13 +72,14 @@ class Door:
         self.api_key = api_key
         self.max_in_flight = max_in_flight
         self.timeout_s = timeout_s
-        self.in_flight = 0
+        self.in_flight = {"/v1/": 0, "open": 0}  # what costs nothing is counted by itself, so that it takes no room from what does
 
     async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         start, status = time.perf_counter(), 0
+        lane = "/v1/" if scope["path"].startswith("/v1/") else "open"
 
         async def noting(message: dict[str, Any]) -> None:
             nonlocal status
@@ -89,12 +90,14 @@ class Door:
 
         try:
             refusal = self._refusal(scope)
+            if refusal is None and self.in_flight[lane] >= self.max_in_flight:
+                refusal = ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"})
             if refusal is None:
-                self.in_flight += 1
+                self.in_flight[lane] += 1
                 try:
                     refusal = await self._answered(scope, receive, noting)
                 finally:
-                    self.in_flight -= 1
+                    self.in_flight[lane] -= 1
             if refusal is not None and not status:
                 await error_reply(refusal)(scope, receive, noting)
         finally:
@@ -103,7 +106,8 @@ class Door:
             self.figures.seconds.labels(route).observe(time.perf_counter() - start)
 
     def _refusal(self, scope: dict[str, Any]) -> ApiError | None:
-        if not scope["path"].startswith("/v1/"):
+        # The page holds nothing of what is served, and load balancers ask for /health without a key.
+        if not scope["path"].startswith(("/v1/", "/metrics")):
             return None
         if self.api_key is None:
             # Without a key only this machine is served; a page elsewhere whose name was pointed at this machine keeps its own name.
@@ -118,8 +122,6 @@ class Door:
                 return ApiError(
                     401, "this server wants a key; send the header Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
                 )
-        if self.in_flight >= self.max_in_flight:
-            return ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"})
         return None
 
     async def _answered(self, scope: dict[str, Any], receive: Callable, send: Callable) -> ApiError | None:

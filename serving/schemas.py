@@ -26,7 +26,7 @@ class Limits:
     max_pictures: int = option(32, "most pictures of a request")
     max_text: int = option(32_768, "most characters of a text")
     max_results: int = option(100, "most results of a search")
-    max_in_flight: int = option(128, "requests answered at once; more are sent away with 503 and Retry-After")
+    max_in_flight: int = option(128, "requests to /v1/ answered at once, and as many others; more are sent away with 503 and Retry-After")
     timeout_s: float = option(60.0, "seconds until a request is given up")
     picture: PictureLimits = field(default_factory=PictureLimits, metadata={"help": "what one picture may cost"})
 

@@ -8,6 +8,7 @@ A target is a local path or an object-store URI that pyarrow reads (s3://bucket/
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +25,8 @@ from mirepoix.models.errors import Refused
 
 MANIFEST = "manifest.json"
 CHUNK = 1 << 22
+CREDENTIALS = re.compile(r"s3://[^/?]*@|[^:/?]+://[^/?@]*:(?!\d+(?:[/?]|$)).*@|[^?]+://[^?]*\?(?:.*&)?client_secret=", re.I | re.S)
+"""URIs with a key in them: S3's with anything before an @, others with a password there, and Azure's with its secret in the query."""
 
 
 class Damaged(Refused):
@@ -106,9 +109,19 @@ def join(target: str | Path, *names: str) -> str:
     return "/".join([path.rstrip("/") or "/", *names]) + mark + query
 
 
+def refuse_credentials(target: str | Path) -> None:
+    """Refuses a URI with a key in it: storage and sources are told to reports, leases and MLflow as they were given."""
+    if CREDENTIALS.match(str(target)):
+        raise Refused(
+            f"a {str(target).partition(':')[0]} URI was given with a key in it, and URIs are written into reports; give it without, "
+            "and the key in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or as the node's role"
+        )
+
+
 def _open(target: str | Path) -> tuple[fs.FileSystem, str]:
     if is_local(target):
         return fs.LocalFileSystem(), str(local_path(target))
+    refuse_credentials(target)
     try:
         filesystem, path = fs.FileSystem.from_uri(str(target))
     except (ValueError, OSError) as error:  # pyarrow's own refusals: unknown scheme, unknown query key, malformed

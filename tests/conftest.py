@@ -3,6 +3,8 @@
 import os
 import shutil
 
+# The object stores of tests take any key; it stands in the environment of Ray's workers too, and nobody's own key is used.
+os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -54,7 +54,12 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
     serve.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); others need MIREPOIX_API_KEY")
-    serve.add_argument("--port", type=int, default=8000, help="port to listen at; 0: any free one (default: %(default)s)")
+    serve.add_argument(
+        "--port",
+        type=int,
+        default=8000,
+        help="port to listen at; 0: where the cluster's Serve listens already, else any free one (default: %(default)s)",
+    )
     serve.add_argument("--encoders", type=int, default=1, help="encoder replicas (default: %(default)s)")
     serve.add_argument("--address", help="HOST:6379 of a Ray head to serve on; default: RAY_ADDRESS, else a private cluster")
 
@@ -158,10 +163,11 @@ def _describe(told: argparse.Namespace) -> int:
 
 
 def _submit(told: argparse.Namespace) -> int:
+    from mirepoix.workflows.retrieval import named_files
     from mirepoix.workflows.run import settled
     from mirepoix.workflows.submit import submit
 
-    settled(told.recipe, told.overrides, told.config)
+    files = named_files(settled(told.recipe, told.overrides, told.config))
     options = [word for name in ("until", "start") for word in _option(name, getattr(told, name))]
     options += [word for stage in told.force for word in _option("force", stage)]
     return submit(
@@ -171,6 +177,7 @@ def _submit(told: argparse.Namespace) -> int:
         storage=told.storage,
         config=told.config,
         options=options,
+        files=files,
         follow=told.follow,
     )
 

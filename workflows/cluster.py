@@ -219,11 +219,14 @@ def _one_line(error: Exception) -> str:
     return str(error).strip().splitlines()[0].split(". ")[0]
 
 
+def is_given(address: str | None = None) -> bool:
+    """Whether there is a cluster to join: at an address, at RAY_ADDRESS, or in use by this process."""
+    return bool(address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
+
+
 def cluster(address: str | None = None) -> AbstractContextManager[str]:
     """The cluster at an address or at RAY_ADDRESS where one is given, else a private one."""
-    if address or os.environ.get("RAY_ADDRESS") or ray.is_initialized():
-        return connect(address)
-    return private_cluster()
+    return connect(address) if is_given(address) else private_cluster()
 
 
 def stage_code(folder: Path) -> Path:

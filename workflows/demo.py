@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ ASKED = {"t->i": "a text", "i->t": "a picture", "it->t": "a picture and a questi
 
 
 def demo(order: Order) -> int:
-    """Runs the order, searches what it deployed, and leaves nothing running."""
+    """Runs the order on a private cluster, searches what it deployed, and leaves nothing running."""
     began = time.monotonic()
     with ExitStack() as resources:
-        made = run(order, resources)
+        made = run(replace(order, private=True), resources)
         status = ended(made)
         if status:
             return status
@@ -38,7 +39,8 @@ def demo(order: Order) -> int:
             image = query.images[0] if query.images else None
             print(shown(search_endpoint(url, query.text, image, 3, task.split("->")[1], os.environ.get(KEY)), relevant))
     command = Path(sys.executable).with_name("mirepoix")
-    print(f"\n{time.monotonic() - began:.0f} seconds in all; the endpoint went with the demo's cluster. Look next at")
+    end = f"goes on at {made.endpoint}" if made.endpoint else "went with the demo's cluster"
+    print(f"\n{time.monotonic() - began:.0f} seconds in all; the endpoint {end}. Look next at")
     print(f"  the report        {store.join(made.folder, 'report.html')}")
     print(f"  the release       {made.report.stages['release'].target}")
     print(f"  the search page   http://127.0.0.1:8000   after   {command} serve {made.folder}")

@@ -1,7 +1,6 @@
 """What this machine has and lacks for a run: one check per line, each with what to do about it."""
 
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -14,12 +13,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import httpx
 from packaging.requirements import Requirement
 
+from mirepoix.models.errors import Refused
+from mirepoix.serving.store import refuse_credentials
 from mirepoix.workflows.cluster import default_storage
 
 GIB = 2**30
@@ -27,6 +28,20 @@ PORTS = {8000: "the search endpoint", 8265: "the dashboard of a Ray head", 5000:
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "peft", "mlflow", "pyarrow", "pillow", "numpy", "fastapi")
 FAISS = ("faiss-cpu", "faiss-gpu")
 BROWSERS = ("chromium",)
+PROBE_SECONDS = 60.0
+FAISS_PROBE = """
+import json, faiss
+print(json.dumps({"version": faiss.__version__, "gpus": faiss.get_num_gpus(), "options": faiss.get_compile_options().split()}))
+"""
+OPERATORS_PROBE = """
+import json, os, torch
+if not torch.cuda.is_available():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+from deepspeed.ops.op_builder.all_ops import ALL_OPS, accelerator_name
+from deepspeed.ops.op_builder.builder import probe_is_compatible
+operators = {name: bool(probe_is_compatible(op)) for name, op in ALL_OPS.items() if name != "deepspeed_not_implemented"}
+print(json.dumps({"accelerator": accelerator_name, "operators": operators}))
+"""
 
 
 @dataclass(frozen=True)
@@ -42,12 +57,29 @@ class Check:
 def checks(storage: str | None = None) -> list[Check]:
     """Every check of this machine."""
     root = storage or default_storage()
-    groups = (
-        [python(), cpus(), memory(), shared_memory(), *versions(), faiss(), gpus(), compiler(), torchvision()],
-        [port(number, use) for number, use in PORTS.items()],
-        [*authentication(), *storage_root(root), tracking(), browser()],
-    )
-    return [check for group in groups for check in group]
+    with probe(FAISS_PROBE) as of_faiss, probe(OPERATORS_PROBE) as of_operators:
+        machine = [python(), cpus(), memory(), shared_memory(), *versions()]
+        devices, pictures = gpus(), torchvision()
+        ports = [port(number, use) for number, use in PORTS.items()]
+        services = [*authentication(), *storage_root(root), tracking(), browser()]
+        return [*machine, faiss(answer(of_faiss)), devices, operators(answer(of_operators)), pictures, *ports, *services]
+
+
+def probe(code: str) -> subprocess.Popen:
+    """A Python of its own that says as JSON, in its last line, what this one must not find out by itself: an import may kill it."""
+    return subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def answer(asked: subprocess.Popen, seconds: float = PROBE_SECONDS) -> dict[str, Any] | str:
+    """What a probe says, or in a line why it says nothing."""
+    try:
+        out, err = asked.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        asked.kill()
+        return f"no answer within {seconds:g} seconds"
+    if asked.returncode:
+        return (err.strip().splitlines() or [f"it ended with status {asked.returncode}"])[-1]
+    return json.loads(out.splitlines()[-1])
 
 
 def table(found: Iterable[Check]) -> str:
@@ -144,19 +176,27 @@ def versions(required: Mapping[str, Requirement] | None = None, version: Callabl
             yield Check(name, "ok", found)
 
 
-def faiss(version: Callable[[str], str | None] = installed, module: Callable[[str], object] = importlib.util.find_spec) -> Check:
-    """Both FAISS wheels own the same module, and pip does not object: exactly one may be there, and its files with it."""
+def faiss(told: dict[str, Any] | str, version: Callable[[str], str | None] = installed) -> Check:
+    """Both FAISS wheels own the same module, and pip does not object: exactly one may be there, and it must load."""
     found = {name: version(name) for name in FAISS if version(name)}
     text = ", ".join(f"{name} {number}" for name, number in found.items()) or "not installed"
     if len(found) > 1:
         advice = "pip uninstall -y faiss-cpu faiss-gpu && pip install 'mirepoix[cpu]'  (or [gpu]; never both)"
         return Check("FAISS", "fail", text, advice)
-    if not found and module("faiss") is None:
-        return Check("FAISS", "fail", text, "pip install 'mirepoix[cpu]'  (or 'mirepoix[gpu]' on a machine with NVIDIA GPUs)")
-    if module("faiss") is None:
-        (name,) = found
-        return Check("FAISS", "fail", f"{text}, but its files are gone", f"pip install --force-reinstall --no-deps {name}")
-    return Check("FAISS", "ok", text if found else "a build that pip does not know")
+    if isinstance(told, str) and not found:
+        return Check("FAISS", "fail", f"{text}: {told}", "pip install 'mirepoix[cpu]'  (or 'mirepoix[gpu]' on a machine with NVIDIA GPUs)")
+    if isinstance(told, str):
+        advice = {
+            "faiss-cpu": "pip install --force-reinstall --no-deps faiss-cpu",
+            "faiss-gpu": "give it the CUDA libraries that it wants, or: pip uninstall -y faiss-gpu && pip install 'mirepoix[cpu]'",
+        }
+        return Check("FAISS", "fail", f"{text} cannot be imported: {told}", advice[next(iter(found))])
+    text = text if found else f"{told['version']}, a build that pip does not know"
+    text += f"; {told['gpus']} GPUs; compiled with {' '.join(told['options'])}"
+    if "faiss-gpu" in found and not told["gpus"]:
+        advice = "it sees no GPU: look at nvidia-smi, or pip uninstall -y faiss-gpu && pip install 'mirepoix[cpu]'"
+        return Check("FAISS", "warn", text, advice)
+    return Check("FAISS", "ok", text)
 
 
 def gpus(nvidia_smi: str | None = None) -> Check:
@@ -179,12 +219,16 @@ def _output(command: list[str]) -> str:
         return ""
 
 
-def compiler(found: str | None = None) -> Check:
+def operators(told: dict[str, Any] | str, compiler: str | None = None) -> Check:
     """Our own settings use no compiled operator of DeepSpeed; a user's may (CPU offload, FusedAdam), and these are built at run time."""
-    found = found or shutil.which("g++") or shutil.which("c++")
-    if not found:
-        return Check("DeepSpeed ops", "ok", "none can be built (no C++ compiler); ours need none, a settings file with offload does")
-    return Check("DeepSpeed ops", "ok", f"built when a settings file asks for one, by {found}; ours need none")
+    if isinstance(told, str):
+        return Check("DeepSpeed ops", "fail", f"DeepSpeed cannot be imported: {told}", "pip install --force-reinstall --no-deps deepspeed")
+    compiler = compiler or shutil.which("g++") or shutil.which("c++")
+    fit = [name for name, compatible in told["operators"].items() if compatible] if compiler else []
+    unfit = [name for name in told["operators"] if name not in fit]
+    text = f"none needed: ours use torch's own; on {told['accelerator']} a settings file may ask for {', '.join(fit) or 'none'}"
+    text += f", built by {compiler}" if compiler else " (no C++ compiler)"
+    return Check("DeepSpeed ops", "ok", text + (f"; not for {', '.join(unfit)}" if unfit else ""))
 
 
 def torchvision(version: Callable[[str], str | None] = installed) -> Check:
@@ -241,6 +285,11 @@ def authentication(environment: Mapping[str, str] = os.environ, home: Path | Non
 
 
 def storage_root(root: str, needed: float = 2 * GIB) -> Iterator[Check]:
+    try:
+        refuse_credentials(root)
+    except Refused as refusal:
+        yield Check("storage", "fail", "a URI with a key in it", str(refusal))
+        return
     scheme = urlsplit(root).scheme
     if scheme not in ("", "file"):
         yield _remote_storage(root)

@@ -8,6 +8,7 @@ sources -> curate -> pairs -+-> adapt -> instruct -> embed -> index -+-> evaluat
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from mirepoix.components import backbone, curate, deploy, embed, evaluate, index, pairs, release, sources, train, zero
@@ -19,8 +20,10 @@ from mirepoix.components.job import TrainConfig
 from mirepoix.components.pairs import PairsConfig
 from mirepoix.components.release import ReleaseConfig
 from mirepoix.components.sources import SourcesConfig
-from mirepoix.models.encoder import ARCHITECTURES
+from mirepoix.models.encoder import ARCHITECTURES, architecture
+from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
+from mirepoix.models.tuning import unfit
 from mirepoix.serving.app import ServeConfig
 from mirepoix.serving.index import IndexConfig
 from mirepoix.serving.store import Outcome
@@ -50,6 +53,24 @@ class Retrieval:
     evaluate: EvaluateConfig = option(EvaluateConfig, "how results are measured")
     release: ReleaseConfig = option(ReleaseConfig, "what is published")
     deploy: ServeConfig = option(ServeConfig, "where it is served")
+
+    def __post_init__(self) -> None:
+        for stage in ("adapt", "instruct"):
+            if reason := unfit(getattr(self, stage).tuning, architecture(self.backbone.retriever).TOWERS):
+                raise Refused(f"{stage}.tuning.{reason}")
+        if self.sources.path is None:
+            held_out = [split for split, entities in self.sources.world.sizes().items() if entities and split != "train"]
+            if self.evaluate.split not in held_out:
+                given = ", ".join(held_out) or "none"
+                raise Refused(f"evaluate.split is {self.evaluate.split!r}; the generated world has queries of {given}")
+
+
+def named_files(config: Retrieval) -> dict[str, Path]:
+    """The settings files that a config names, by the field that names them; refused where one cannot be read."""
+    named = {f"{stage}.deepspeed": getattr(config, stage).deepspeed for stage in ("adapt", "instruct")}
+    for path in named.values():
+        zero.read_settings(path)
+    return {field: Path(path) for field, path in named.items() if path is not None}
 
 
 def prepared(config: Retrieval) -> Retrieval:

@@ -10,13 +10,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mirepoix.components.deploy import RECEIPT
 from mirepoix.components.evaluate import POOLS
 from mirepoix.components.report import render
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
-from mirepoix.workflows.cluster import cluster
+from mirepoix.workflows.cluster import connect, is_given, private_cluster
 from mirepoix.workflows.config import describe, jsonable, override, read
-from mirepoix.workflows.graph import choose
+from mirepoix.workflows.graph import Stage
 from mirepoix.workflows.recipes import recipe
 from mirepoix.workflows.retrieval import Retrieval, prepared, stages
 from mirepoix.workflows.stage import Report, execute
@@ -35,6 +36,7 @@ class Order:
     start: str | None = None
     force: tuple[str, ...] = ()
     address: str | None = None
+    private: bool = False  # on a cluster of its own, whatever RAY_ADDRESS says
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Run:
     report: Report
     folder: str
     config: Retrieval
+    endpoint: str | None  # its URL, where it outlives the run
 
 
 def settled(name: str, overrides: Sequence[str] = (), config: Path | None = None) -> Retrieval:
@@ -53,29 +56,39 @@ def settled(name: str, overrides: Sequence[str] = (), config: Path | None = None
 
 def plan(order: Order) -> Report:
     """What would run and why; nothing is run or written."""
-    graph = stages(settled(order.recipe, order.overrides, order.config))
-    return execute(graph, order.storage, order.until, order.start, order.force, plan=True)
+    return _surveyed(order, stages(settled(order.recipe, order.overrides, order.config)))
+
+
+def _surveyed(order: Order, graph: Sequence[Stage]) -> Report:
+    try:
+        return execute(graph, order.storage, order.until, order.start, order.force, plan=True)
+    except OSError as error:
+        raise _unusable(order.storage, "read", error) from error
+
+
+def _unusable(storage: str, how: str, error: OSError) -> Refused:
+    return Refused(f"storage {storage} cannot be {how} ({error.strerror or error}); give --storage a folder or URI of yours")
 
 
 def run(order: Order, resources: ExitStack) -> Run:
     """Runs the order; the cluster stays up until `resources` are closed, and is not started where nothing has to run."""
     config = prepared(settled(order.recipe, order.overrides, order.config))
     graph = stages(config)
-    choose(graph, order.until, order.start, set(order.force))
     folder = store.join(order.storage, "runs", f"{order.recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    _surveyed(order, graph)  # what is refused leaves no folder
     try:
         store.write(store.join(folder, "config.yaml"), describe(config).encode())
     except OSError as error:
-        told = error.strerror or error
-        raise Refused(f"storage {order.storage} cannot be written to ({told}); give --storage a folder or URI of yours") from error
+        raise _unusable(order.storage, "written to", error) from error
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     tracker = open_tracker(order.storage, order.recipe, config)
+    joins = not order.private and is_given(order.address)
     began = []
 
     def ensure_ray() -> None:
         if not began:
             began.append(True)
-            resources.enter_context(cluster(order.address))
+            resources.enter_context(connect(order.address) if joins else private_cluster())
 
     report = execute(graph, order.storage, order.until, order.start, order.force, tracker=tracker, ensure_ray=ensure_ray)
     told = _told(order, config, report, started)
@@ -83,7 +96,15 @@ def run(order: Order, resources: ExitStack) -> Run:
     for name, text in pages.items():
         store.write(store.join(folder, name), text.encode())
     tracker.attach(pages)
-    return Run(report, folder, config)
+    return Run(report, folder, config, _endpoint(report, joins))
+
+
+def _endpoint(report: Report, joined: bool) -> str | None:
+    """The URL of the endpoint, unless it goes with a private cluster: one that stands is served by another cluster."""
+    stage = report.stages.get("deploy")
+    if stage is None or not (stage.status == "skipped" or (stage.status == "done" and joined)):
+        return None
+    return _read(stage.target, RECEIPT)["url"]
 
 
 def _told(order: Order, config: Retrieval, report: Report, started: str) -> dict[str, Any]:
@@ -136,7 +157,9 @@ def ended(run: Run) -> int:
     """Says how the run ended; returns the exit status."""
     if text := table(run):
         print(f"\n{text}")
-    print(f"\nreport   {store.join(run.folder, 'report.html')}")
+    print(f"\nreport    {store.join(run.folder, 'report.html')}")
+    if run.endpoint:
+        print(f"endpoint  {run.endpoint}")
     for name, stage in run.report.stages.items():
         if stage.status == "failed":
             print(f"mirepoix: stage {name} failed: {stage.error}", file=sys.stderr)

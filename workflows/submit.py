@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from mirepoix.models.errors import Refused
+from mirepoix.serving.store import refuse_credentials
 from mirepoix.workflows.cluster import TOKEN_ADVICE, environment, stage_code
 
 ANSWER_SECONDS = 8.0
@@ -50,13 +51,14 @@ def submit(
     storage: str | None = None,
     config: Path | None = None,
     options: Sequence[str] = (),
+    files: Mapping[str, Path] | None = None,
     follow: bool = True,
 ) -> int:
     """Run a recipe as a job of the cluster at http://HEAD:8265; returns the job's exit code, or 0 at once if it is not followed."""
     logging.getLogger("ray").setLevel(logging.WARNING)
     client = job_client(address)
     with tempfile.TemporaryDirectory(prefix="mirepoix-job-") as folder:
-        job = prepare(recipe, overrides, Path(folder), storage, config, options)
+        job = prepare(recipe, overrides, Path(folder), storage, config, options, files)
         send(client, job)
     return follow_job(client, job.name) if follow else 0
 
@@ -68,13 +70,25 @@ def prepare(
     storage: str | None = None,
     config: Path | None = None,
     options: Sequence[str] = (),
+    files: Mapping[str, Path] | None = None,
 ) -> Job:
-    """A job whose working directory, laid out in an empty folder, is our code and the config file."""
+    """A job whose working directory, laid out in an empty folder, is our code, the config file, and files by the field that names them."""
     if storage and "://" not in storage and not Path(storage).is_absolute():
         raise Refused(f"a job's storage cannot be the relative {storage!r}; give a URI, or an absolute path that all nodes share")
+    variables = {name: os.environ[name] for name in CARRIED if os.environ.get(name)}
+    if storage:
+        variables["MIREPOIX_STORAGE"] = storage
+    refuse_credentials(variables.get("MIREPOIX_STORAGE", ""))
     stage_code(folder)
-    command = ["python", "-m", "mirepoix.workflows", "run", recipe, *overrides, *options]
+    # Every process of a job, on whatever node, starts in a copy of the job's folder; of two values of a field the last one counts.
+    shipped = {field: f"settings/{field}.json" for field in files or {}}
+    settings = [f"{field}={copy}" for field, copy in shipped.items()]
+    command = ["python", "-m", "mirepoix.workflows", "run", recipe, *overrides, *settings, *options]
     fingerprint = hashlib.sha256("\0".join(command).encode())
+    for field, file in (files or {}).items():
+        (folder / "settings").mkdir(exist_ok=True)
+        shutil.copyfile(file, folder / shipped[field])
+        fingerprint.update(file.read_bytes())
     if config is not None:
         if not config.is_file():
             raise Refused(f"there is no config file {str(config)!r}")
@@ -82,9 +96,6 @@ def prepare(
         shutil.copy(config, folder / "config")
         command += ["--config", f"config/{config.name}"]
         fingerprint.update(config.read_bytes())
-    variables = {name: os.environ[name] for name in CARRIED if os.environ.get(name)}
-    if storage:
-        variables["MIREPOIX_STORAGE"] = storage
     readable = re.sub(r"[^A-Za-z0-9]+", "-", recipe).strip("-")
     name = f"{readable}-{fingerprint.hexdigest()[:6]}-{time.strftime('%Y%m%d-%H%M%S')}"
     return Job(name, shlex.join(command), folder, variables)

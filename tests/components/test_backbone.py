@@ -83,9 +83,9 @@ def test_a_folder_that_is_no_checkpoint_is_refused(corpus, tmp_path):
         backbone.work(context(tmp_path / "out"), BackboneConfig(name=str(tmp_path / "empty")), curate=corpus)
 
 
-def test_an_unknown_retriever_is_refused_with_those_there_are(corpus, tmp_path):
-    with pytest.raises(Refused, match=r"'clippy' is not known; there are .*unite"):
-        backbone.work(context(tmp_path / "out"), BackboneConfig(retriever="clippy"), curate=corpus)
+def test_an_unknown_retriever_is_refused_with_those_there_are_when_the_config_is_made():
+    with pytest.raises(Refused, match=r"retriever is 'clippy'; give one of .*unite"):
+        BackboneConfig(retriever="clippy")
 
 
 def test_the_fingerprint_of_a_folder_changes_with_its_files(checkpoint, tmp_path):

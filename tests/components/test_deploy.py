@@ -10,11 +10,12 @@ from ray import serve
 from mirepoix.components import deploy
 from mirepoix.components.deploy import RECEIPT, stands
 from mirepoix.models.errors import Refused
-from mirepoix.serving.app import KEY, ServeConfig, Server, start
+from mirepoix.serving.app import KEY, ServeConfig, Server
 from mirepoix.serving.client import search_endpoint
 from mirepoix.serving.release import open_release
 from mirepoix.serving.store import Missing
 from tests.components.larder import context
+from tests.serving.pantry import free_port
 
 CONFIG = ServeConfig(port=0)
 SECRET = "thyme"
@@ -22,19 +23,13 @@ SECRET = "thyme"
 
 @pytest.fixture(scope="module")
 def deployed(released, tmp_path_factory):
-    """The endpoint, behind a key. Serve listens at one port a cluster: a server of other tests makes way, and one is left to them."""
-    was_running = bool(serve.status().proxies)
-    if was_running:
-        serve.shutdown()
+    """The endpoint, behind a key."""
     lent = context(tmp_path_factory.mktemp("deploy"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(KEY, SECRET)
         outcome = deploy.work(lent, CONFIG, release=released.folder)
     yield lent.folder, outcome
-    if was_running and not serve.status().applications:
-        start(str(released.folder), CONFIG)
-    elif serve.status().applications and not was_running:
-        serve.shutdown()
+    serve.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -87,9 +82,22 @@ def test_a_damaged_release_is_refused_and_leaves_what_is_served(deployed, releas
     assert stands(deployed[0], CONFIG)
 
 
-def test_it_does_not_stand_when_it_was_stopped(deployed, receipt):
-    Server(receipt["url"], receipt["name"], receipt["release"]).stop()
+def test_it_does_not_stand_when_it_was_stopped_once_or_twice(deployed, receipt):
+    server = Server(receipt["url"], receipt["name"], receipt["release"])
+    server.stop()
     assert not stands(deployed[0], CONFIG)
+    server.stop()
+    assert not serve.status().proxies
+
+
+def test_a_serve_that_others_can_reach_wants_a_key_though_the_config_says_this_machine(ray_cluster, released, tmp_path, monkeypatch):
+    monkeypatch.delenv(KEY, raising=False)
+    serve.start(http_options={"host": "0.0.0.0", "port": free_port()})
+    try:
+        with pytest.raises(Refused, match=f"0.0.0.0 is open to others .* {KEY}"):
+            deploy.work(context(tmp_path), CONFIG, release=released.folder)
+    finally:
+        serve.shutdown()
 
 
 @pytest.mark.parametrize(

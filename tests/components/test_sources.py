@@ -52,6 +52,12 @@ def test_a_canonical_corpus_comes_through_as_it_is(tmp_path):
     assert rejects(found) == []
 
 
+def test_a_path_with_a_key_in_it_is_refused_when_the_config_is_made():
+    with pytest.raises(Refused, match="AWS_ACCESS_KEY_ID") as refusal:
+        SourcesConfig(path="s3://name:hidden@bucket/corpus")
+    assert "hidden" not in str(refusal.value)
+
+
 def test_columns_that_are_missing_are_filled(tmp_path):
     found = bring(tmp_path, write(tmp_path / "in", **plain()))
     (row, _) = read_part(found.folder, "corpus").to_pylist()

@@ -109,6 +109,10 @@ def test_nothing_to_encode_is_refused(encoder):
         encoder.encode([])
 
 
+def test_the_names_of_its_towers_are_known_without_weights(encoder):
+    assert tuple(encoder.towers) == type(encoder).TOWERS
+
+
 def test_an_unknown_tower_is_refused_with_those_there_are(encoder):
     with pytest.raises(Refused, match=", ".join(encoder.towers)):
         encoder.tune(Tuning(towers=("audio",)))

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.vectors import Vectors
-from mirepoix.serving.api import About, Busy, Encoded, Found, build_app
+from mirepoix.serving import api
+from mirepoix.serving.api import About, Busy, Encoded, Found, Pulse, build_app
 from mirepoix.serving.pictures import PictureLimits
 from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.replicas import Counted
@@ -387,6 +388,61 @@ def test_health_tells_the_release_and_fails_when_nobody_answers(call, backend, a
     assert error_of(reply, 503) and reply.headers["retry-after"] == "1"
 
 
+class Awaited(InProcess):
+    """A backend that takes its time to say whether it answers."""
+
+    def __init__(self, seconds: float = 0.0, fails: bool = False):
+        self.seconds, self.fails, self.asked_whether_ready = seconds, fails, 0
+
+    async def ready(self) -> None:
+        self.asked_whether_ready += 1
+        await asyncio.sleep(self.seconds)
+        if self.fails:
+            raise Busy
+
+
+async def at_once(app, *paths: str) -> list[int]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as http:
+        return [reply.status_code for reply in await asyncio.gather(*map(http.get, paths))]
+
+
+def test_whoever_asks_for_health_takes_no_room_from_requests_with_a_key(about):
+    app = build_app(Awaited(seconds=1), about, Limits(max_in_flight=2))
+    *health, models = asyncio.run(at_once(app, *["/health"] * 6, "/v1/models"))
+    assert models == 200
+    assert sorted(health) == [200, 200, 503, 503, 503, 503]
+
+
+@pytest.mark.parametrize(("fails", "status"), [(False, 200), (True, 503)])
+def test_many_who_ask_for_health_share_one_answer_and_it_holds_for_a_moment(about, monkeypatch, fails, status):
+    backend = Awaited(seconds=0.05, fails=fails)
+    app = build_app(backend, about, Limits())
+
+    async def ask() -> None:
+        assert await at_once(app, *["/health"] * 20) == [status] * 20
+        assert await at_once(app, "/health") == [status]
+        assert backend.asked_whether_ready == 1
+        monkeypatch.setattr(api, "PULSE_SECONDS", 0.0)
+        backend.fails = not fails
+        assert await at_once(app, "/health") == [503 if status == 200 else 200]
+        assert backend.asked_whether_ready == 2
+
+    asyncio.run(ask())
+
+
+def test_who_no_longer_waits_for_health_does_not_spoil_it_for_others():
+    async def ask() -> None:
+        backend = Awaited(seconds=0.1)
+        pulse = Pulse(backend.ready)
+        one, other = asyncio.create_task(pulse.felt()), asyncio.create_task(pulse.felt())
+        await asyncio.sleep(0.01)
+        one.cancel()
+        await other
+        assert one.cancelled() and backend.asked_whether_ready == 1
+
+    asyncio.run(ask())
+
+
 def test_figures_count_requests_by_route_and_status(backend, about):
     fresh = Caller(build_app(backend, about, Limits()))
     fresh.post("/v1/search", {"text": "x"})
@@ -409,7 +465,8 @@ def test_without_a_key_it_answers_to_the_names_of_this_machine(call, host):
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "10.0.0.1", "", "[::2]:80"])
 def test_without_a_key_it_answers_to_no_other_name(call, backend, about, host):
     """A page elsewhere, whose name now points here, could otherwise read what is served."""
-    assert "localhost only" in error_of(call("GET", "/v1/models", headers={"host": host}), 403)["message"]
+    for path in ("/v1/models", "/metrics"):
+        assert "localhost only" in error_of(call("GET", path, headers={"host": host}), 403)["message"]
     locked = Caller(build_app(backend, about, Limits(), api_key="sesame"))
     assert locked("GET", "/v1/models", headers={"host": host, "authorization": "Bearer sesame"}).status_code == 200
 
@@ -421,8 +478,10 @@ def test_a_key_is_wanted_where_one_is_set(backend, about):
         assert error_of(reply, 401)["type"] == "authentication_error" and reply.headers["www-authenticate"] == "Bearer"
     assert locked.post("/v1/search", {"text": "x"}, headers={"authorization": "Bearer sésame".encode()}).status_code == 200
     assert locked("GET", "/v1/items/both/03/image").status_code == 401
-    assert locked("GET", "/").status_code == locked("GET", "/metrics").status_code == 200
-    assert locked("GET", "/health").json()["key"] is True
+    assert locked("GET", "/metrics").status_code == 401
+    assert locked("GET", "/metrics", headers={"authorization": "Bearer sésame".encode()}).status_code == 200
+    assert locked("GET", "/").status_code == 200
+    assert locked("GET", "/health", headers={"host": "balancer.example"}).json()["key"] is True
 
 
 def test_more_requests_than_have_room_are_sent_away(release, about):

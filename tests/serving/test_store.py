@@ -31,9 +31,9 @@ def bucket():
     server.start()
     host, port = server.get_host_and_port()
     query = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    filesystem, _ = fs.FileSystem.from_uri(f"s3://key:secret@pantry?{query}&allow_bucket_creation=true")
+    filesystem, _ = fs.FileSystem.from_uri(f"s3://pantry?{query}&allow_bucket_creation=true")
     filesystem.create_dir("pantry")
-    yield lambda name: f"s3://key:secret@pantry/{name}?{query}"
+    yield lambda name: f"s3://pantry/{name}?{query}"
     server.stop()
 
 
@@ -79,6 +79,40 @@ def test_paths_and_file_uris_are_local_and_object_stores_are_not():
 def test_a_storage_that_cannot_be_opened_is_refused_with_what_to_give(target):
     with pytest.raises(Refused, match="give a local path or a URI"):
         read(target)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://name:hidden@pantry/x?region=x",
+        "s3://hidden@pantry/x",
+        "S3://name:hid/den@pantry/x",
+        "s3://name:hid@den@pantry",
+        "abfs://pantry:hidden@account.dfs.core.windows.net/x",
+        "abfs://pantry@account.dfs.core.windows.net/x?tenant_id=t&client_secret=hidden",
+    ],
+)
+def test_a_uri_with_a_key_in_it_is_refused_with_where_the_key_belongs_and_is_not_told(uri, tmp_path):
+    for use in (read, read_manifest, list_names, verify, lambda target: write(target, b""), lambda target: fetch(target, tmp_path)):
+        with pytest.raises(Refused, match=r"AWS_ACCESS_KEY_ID .*role") as refusal:
+            use(uri)
+        assert not any(part in str(refusal.value) for part in ("hid", "den@", "name:", "\n"))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "s3://pantry/by@someone/x?endpoint_override=127.0.0.1:9000",
+        "hdfs://someone@host:8020/x",
+        "hdfs://host:8020/by@someone",
+        "gs://anonymous@pantry/x",
+        "abfs://pantry@account.dfs.core.windows.net/x",
+        "file:///by@someone/x",
+        "/by:someone@x",
+    ],
+)
+def test_an_at_sign_alone_is_no_key(target):
+    store.refuse_credentials(target)
 
 
 def test_single_files_are_written_read_listed_and_deleted(place):

@@ -91,25 +91,66 @@ def test_the_floors_are_those_of_the_project():
     assert str(floors["ray"].specifier) == ">=2.60" and "faiss-cpu" not in floors
 
 
+LOADED = {"version": "1.15.1", "gpus": 0, "options": ["OPTIMIZE", "AVX2"]}
+MISSING = "ModuleNotFoundError: No module named 'faiss'"
+
+
 @pytest.mark.parametrize(
-    ("installed", "module", "state", "advice"),
+    ("installed", "told", "state", "advice"),
     [
-        ({"faiss_cpu": "1.15.1"}, True, "ok", ""),
-        ({"faiss_gpu": "1.15.1"}, True, "ok", ""),
+        ({"faiss_cpu": "1.15.1"}, LOADED, "ok", ""),
+        ({"faiss_gpu": "1.15.1"}, LOADED | {"gpus": 2}, "ok", ""),
+        ({"faiss_gpu": "1.15.1"}, LOADED, "warn", "it sees no GPU"),
+        ({"faiss_gpu": "1.15.1"}, "ImportError: libcudart.so.12: cannot open", "fail", "give it the CUDA libraries"),
         (
             {"faiss_cpu": "1.15.1", "faiss_gpu": "1.15.1"},
-            True,
+            LOADED,
             "fail",
             "pip uninstall -y faiss-cpu faiss-gpu && pip install 'mirepoix[cpu]'",
         ),
-        ({}, False, "fail", "pip install 'mirepoix[cpu]'"),
-        ({"faiss_cpu": "1.15.1"}, False, "fail", "pip install --force-reinstall --no-deps faiss-cpu"),
-        ({}, True, "ok", ""),
+        ({}, MISSING, "fail", "pip install 'mirepoix[cpu]'"),
+        ({"faiss_cpu": "1.15.1"}, MISSING, "fail", "pip install --force-reinstall --no-deps faiss-cpu"),
+        ({}, LOADED, "ok", ""),
     ],
 )
-def test_exactly_one_faiss_and_all_of_it(installed, module, state, advice):
-    check = doctor.faiss(versions_of(**installed), lambda _: object() if module else None)
-    assert check.state == state and check.advice.startswith(advice)
+def test_exactly_one_faiss_and_it_loads(installed, told, state, advice):
+    check = doctor.faiss(told, versions_of(**installed))
+    assert check.state == state and check.advice.startswith(advice) and bool(check.advice) == (state != "ok")
+
+
+def test_the_faiss_that_is_here_tells_its_gpus_and_how_it_was_compiled():
+    import faiss
+
+    with doctor.probe(doctor.FAISS_PROBE) as asked:
+        check = doctor.faiss(doctor.answer(asked))
+    assert check.state == "ok" and faiss.__version__ in check.found
+    assert f"{faiss.get_num_gpus()} GPUs; compiled with {faiss.get_compile_options().strip()}" in check.found
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("raise ImportError('libcudart.so.12: cannot open shared object file')", "ImportError: libcudart.so.12: cannot open"),
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "status -11"),
+    ],
+    ids=["a library is missing", "the import kills"],
+)
+def test_a_faiss_that_cannot_be_imported_fails_with_why(tmp_path: Path, monkeypatch, module, words):
+    (tmp_path / "faiss.py").write_text(module)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with doctor.probe(doctor.FAISS_PROBE) as asked:
+        check = doctor.faiss(doctor.answer(asked), versions_of(faiss_gpu="1.15.1"))
+    assert check.state == "fail" and words in check.found and "mirepoix[cpu]" in check.advice
+
+
+def test_a_probe_that_never_answers_is_given_up():
+    with doctor.probe("import time; time.sleep(60)") as asked:
+        assert doctor.answer(asked, seconds=0.2) == "no answer within 0.2 seconds"
+
+
+def test_what_a_probe_prints_before_its_answer_does_not_count():
+    with doctor.probe("print('a notice'); print('{}')") as asked:
+        assert doctor.answer(asked) == {}
 
 
 def test_gpus_that_torch_does_not_see_are_a_warning(tmp_path: Path, monkeypatch):
@@ -126,11 +167,28 @@ def test_gpus_that_torch_does_not_see_are_a_warning(tmp_path: Path, monkeypatch)
 
 
 def test_no_compiler_and_no_torchvision_are_no_failure(nowhere):
-    assert doctor.compiler().state == "ok"
-    assert "no C++ compiler" in doctor.compiler().found
-    assert "/usr/bin/g++" in doctor.compiler("/usr/bin/g++").found
+    told = {"accelerator": "cpu", "operators": {"cpu_adam": True, "async_io": False}}
+    found = doctor.operators(told)
+    assert found.state == "ok" and "none needed" in found.found
+    assert found.found.endswith("may ask for none (no C++ compiler); not for cpu_adam, async_io")
+    assert doctor.operators(told, "/usr/bin/g++").found.endswith("may ask for cpu_adam, built by /usr/bin/g++; not for async_io")
     assert doctor.torchvision(versions_of()).state == "ok"
     assert "0.28" in doctor.torchvision(versions_of(torchvision="0.28")).found
+
+
+def test_the_deepspeed_that_is_here_tells_which_operators_it_could_build():
+    with doctor.probe(doctor.OPERATORS_PROBE) as asked:
+        told = doctor.answer(asked)
+    assert told["operators"]["cpu_adam"] is True and "deepspeed_not_implemented" not in told["operators"]
+    assert doctor.operators(told, "/usr/bin/g++").state == "ok"
+
+
+def test_a_deepspeed_that_cannot_be_imported_fails(tmp_path: Path, monkeypatch):
+    (tmp_path / "deepspeed.py").write_text("raise RuntimeError('broken')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with doctor.probe(doctor.OPERATORS_PROBE) as asked:
+        check = doctor.operators(doctor.answer(asked))
+    assert check.state == "fail" and "RuntimeError: broken" in check.found and "deepspeed" in check.advice
 
 
 def test_a_port_in_use_is_a_warning_that_names_who_uses_it():
@@ -188,6 +246,12 @@ def test_a_full_disk_is_a_warning(tmp_path: Path):
 def test_a_storage_uri_that_leads_nowhere_fails():
     (check,) = doctor.storage_root("nosuch://bucket/store")
     assert check.state == "fail" and "nosuch://bucket/store" in check.found
+
+
+def test_a_storage_uri_with_a_key_in_it_fails_and_is_not_told():
+    (check,) = doctor.storage_root("s3://name:hidden@bucket/store")
+    assert check.state == "fail" and "AWS_ACCESS_KEY_ID" in check.advice
+    assert "hidden" not in check.found + check.advice
 
 
 def test_a_storage_uri_that_leads_somewhere_is_fine(tmp_path: Path):

@@ -113,13 +113,25 @@ def test_a_submission_is_checked_before_it_is_sent(said):
     refused(said("submit", "quickstart", "seed=x", "--address", "http://127.0.0.1:9"), "seed")
 
 
-def test_a_storage_that_cannot_be_written_to_is_refused(said, tmp_path):
+@pytest.mark.parametrize("plan", [["--plan"], []], ids=["plan", "run"])
+def test_a_storage_that_is_a_file_is_refused(said, tmp_path, plan):
     (tmp_path / "file").write_text("in the way")
-    refused(said("run", "quickstart", "--storage", str(tmp_path / "file")), "cannot be written to", "--storage")
+    refused(said("run", "quickstart", *plan, "--storage", str(tmp_path / "file")), "cannot be read", "--storage")
+
+
+def test_a_storage_that_cannot_be_written_to_is_refused(said, tmp_path):
+    (tmp_path / "storage").mkdir()
+    (tmp_path / "storage" / "runs").write_text("in the way")
+    refused(said("run", "quickstart", "--storage", str(tmp_path / "storage")), "cannot be written to", "--storage")
 
 
 def test_an_unknown_stage_is_refused_before_anything_is_written(said, tmp_path):
     refused(said("run", "quickstart", "--until", "adopt", "--storage", str(tmp_path / "storage")), "adapt")
+    assert not (tmp_path / "storage").exists()
+
+
+def test_a_start_whose_inputs_do_not_stand_is_refused_before_anything_is_written(said, tmp_path):
+    refused(said("run", "quickstart", "--from", "adapt", "--storage", str(tmp_path / "storage")), "--from adapt", "sources", "never ran")
     assert not (tmp_path / "storage").exists()
 
 

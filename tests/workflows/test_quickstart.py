@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from selenium.webdriver.common.by import By
 
 from mirepoix.components.corpus import read_part
 from mirepoix.serving import store
+from mirepoix.workflows.cluster import LAYERS
 from mirepoix.workflows.recipes import recipe
 from mirepoix.workflows.retrieval import stages
 
@@ -66,6 +69,8 @@ def test_the_end_says_where_to_look_next(first, home):
         assert what in first.out
     report = next(line.split()[-1] for line in first.out.splitlines() if line.strip().startswith("the report"))
     assert Path(report).is_file()
+    assert "\nendpoint  " not in first.out
+    assert "the endpoint went with the demo's cluster" in first.out
 
 
 def test_the_report_holds_settings_data_and_figures_by_task(first, home):
@@ -187,8 +192,8 @@ def test_a_second_run_skips_what_stands_and_needs_no_cluster(first, home):
     assert again.stages("stands") == set(STAGES) - {"deploy", "evaluate", "embed-untrained", "index-untrained"}
 
 
-def test_a_second_demo_only_serves_again_and_says_how_long_it_took(first, home):
-    again = mirepoix("demo", "quickstart", *SMALL, "--storage", str(home / "storage"), cwd=home)
+def test_a_second_demo_only_serves_again_and_on_its_own_cluster_whatever_other_is_set(first, home):
+    again = mirepoix("demo", "quickstart", *SMALL, "--storage", str(home / "storage"), cwd=home, RAY_ADDRESS="127.0.0.1:9")
     assert again.status == 0, again.err
     assert again.stages("done") == {"deploy"}
     assert again.stages("stands") == set(STAGES) - {"deploy"}
@@ -266,6 +271,20 @@ def test_a_killed_driver_goes_on_from_the_last_checkpoint(first, home):
     assert runs[1].info.status == "KILLED"
 
 
+def checkout(folder: Path) -> Path:
+    """A copy of the checkout with a recipe and with names of entities that no other code has."""
+    for layer in LAYERS:
+        shutil.copytree(ROOT / layer, folder / layer, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "mirepoix.py", folder)
+    for name, change in {
+        "workflows/recipes.py": 'RECIPES["shipped"] = quickstart',
+        "components/entities.py": 'SYLLABLES = tuple(f"q{each}" for each in SYLLABLES)',
+    }.items():
+        with open(folder / name, "a") as module:
+            module.write(f"\n{change}\n")
+    return folder
+
+
 def test_the_quickstart_as_a_job_of_a_cluster_with_a_token(tmp_path):
     with head(token=True, num_cpus=6) as cluster:
         storage = tmp_path / "shared"
@@ -274,31 +293,28 @@ def test_the_quickstart_as_a_job_of_a_cluster_with_a_token(tmp_path):
         ended = mirepoix(*words, cwd=tmp_path, timeout=580, **variables)
         assert ended.status == 0, ended.out + ended.err
         assert (storage / "artefacts" / "release").is_dir()
-        plain = [
-            str(Path(sys.executable).with_name("ray")),
-            "job",
-            "submit",
-            "--address",
-            cluster.address,
-            "--working-dir",
-            str(ROOT),
-            "--",
-        ]
-        plain += [
-            "python",
-            "-m",
-            "mirepoix.workflows",
-            "run",
-            "quickstart",
-            *SMALL,
-            "--until",
-            "pairs",
-            "--storage",
-            str(tmp_path / "plain"),
-        ]
-        done = subprocess.run(plain, env=environment(**variables), cwd=ROOT, capture_output=True, text=True, timeout=300)
+        (endpoint,) = re.findall(r"^endpoint  (http://\S+)$", ended.out, re.MULTILINE)
+        assert answers(f"{endpoint}/health"), "the endpoint ended with its job"
+        demo = mirepoix("demo", "quickstart", *SMALL, "--storage", str(storage), cwd=tmp_path)
+        assert demo.status == 0, demo.out + demo.err
+        assert demo.stages("stands") == set(STAGES)
+        assert f"\nendpoint  {endpoint}\n" in demo.out
+        assert f"the endpoint goes on at {endpoint}" in demo.out
+        assert answers(f"{endpoint}/health"), "a demo stopped an endpoint that was not its own"
+
+        ray = str(Path(sys.executable).with_name("ray"))
+        code = checkout(tmp_path / "checkout")
+        plain = [ray, "job", "submit", "--address", cluster.address, "--working-dir", str(code), "--"]
+        plain += ["python", "-m", "mirepoix.workflows", "run", "shipped", *SMALL, "--until", "pairs", "--storage", str(tmp_path / "plain")]
+        done = subprocess.run(plain, env=environment(**variables), cwd=tmp_path, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         assert (tmp_path / "plain" / "artefacts" / "pairs").is_dir()
+        assert next((tmp_path / "plain" / "runs").iterdir()).name.startswith("shipped-"), "the driver imported other code"
+        texts = read_part(next((tmp_path / "plain" / "artefacts" / "curate").iterdir()), "corpus")["text"].to_pylist()
+        names = {name for text in texts for name in re.findall(r"\b[A-Z][a-z]+(?:-[a-z]+)+", text)}
+        assert names
+        assert all(syllable.startswith("q") for name in names for syllable in name.lower().split("-")), "the workers imported other code"
+
         refused = mirepoix(*words, cwd=tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="0" * 64)
         assert refused.status == 2
         assert "token" in refused.err

@@ -5,10 +5,13 @@ from dataclasses import replace
 
 import pytest
 
+from mirepoix.components.entities import SPLITS
 from mirepoix.models.encoder import ARCHITECTURES
+from mirepoix.models.errors import Refused
 from mirepoix.workflows.fingerprint import ingredients, key_of
 from mirepoix.workflows.recipes import RECIPES, recipe
-from mirepoix.workflows.retrieval import prepared, stages
+from mirepoix.workflows.retrieval import named_files, prepared, stages
+from mirepoix.workflows.run import settled
 
 STAGES = {stage.name: stage for stage in stages(recipe("quickstart"))}
 
@@ -75,3 +78,40 @@ def test_the_content_of_a_deepspeed_file_is_in_the_key(tmp_path):
         digests.append(prepared(config).adapt.deepspeed_digest)
     assert digests[0] != digests[1]
     assert prepared(config).instruct.deepspeed_digest is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("backbone.retriever=jfe", ("backbone", "'jfe'", "unite")),
+        ("adapt.tuning.towers=langage", ("adapt.tuning.towers langage", "language, vision")),
+        ("instruct.tuning.towers=language,sound", ("instruct.tuning.towers sound", "language, vision")),
+        ("instruct.tuning.towers=[]", ("instruct.tuning.towers ()", "language, vision")),
+        ("evaluate.split=test", ("evaluate.split is 'test'", "validation, test_entity, test_combination")),
+        ("evaluate.split=train", ("evaluate.split is 'train'", "validation, test_entity, test_combination")),
+        ("sources.world.held_out_combinations=0", ("evaluate.split is 'test_combination'", "validation, test_entity")),
+        ("sources.path=s3://name:hidden@bucket/corpus", ("sources", "AWS_ACCESS_KEY_ID")),
+    ],
+)
+def test_what_is_wrong_by_itself_is_refused_when_the_config_is_made(setting, words):
+    with pytest.raises(Refused) as refusal:
+        settled("quickstart", [setting])
+    assert all(word in str(refusal.value) for word in words), refusal.value
+    assert "hidden" not in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("split", SPLITS[1:])
+def test_every_split_that_the_world_keeps_from_training_can_be_the_headline(split):
+    assert settled("quickstart", [f"evaluate.split={split}"]).evaluate.split == split
+
+
+def test_the_splits_of_a_corpus_of_the_users_are_not_known_before_it_is_read():
+    assert settled("quickstart", ["sources.path=/mine", "evaluate.split=dev"]).evaluate.split == "dev"
+
+
+def test_the_files_that_a_config_names_are_known_by_their_fields(tmp_path):
+    assert named_files(recipe("quickstart")) == {}
+    (tmp_path / "zero.json").write_text("{}")
+    assert named_files(settled("quickstart", [f"adapt.deepspeed={tmp_path}/zero.json"])) == {"adapt.deepspeed": tmp_path / "zero.json"}
+    with pytest.raises(Refused, match=r"deepspeed settings missing\.json cannot be read"):
+        named_files(settled("quickstart", ["instruct.deepspeed=missing.json"]))

@@ -354,9 +354,9 @@ def test_the_same_run_on_an_object_store(ray_cluster, log, tmp_path, monkeypatch
     server.start()
     host, port = server.get_host_and_port()
     query = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    filesystem, _ = fs.FileSystem.from_uri(f"s3://key:secret@pantry?{query}&allow_bucket_creation=true")
+    filesystem, _ = fs.FileSystem.from_uri(f"s3://pantry?{query}&allow_bucket_creation=true")
     filesystem.create_dir("pantry")
-    root = f"s3://key:secret@pantry/{tmp_path.name}?{query}"
+    root = f"s3://pantry/{tmp_path.name}?{query}"
     try:
         report, _ = run(stew(log), root)
         assert report.ok, report

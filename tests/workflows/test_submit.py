@@ -16,9 +16,14 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
+from mirepoix.components.zero import settings_digest
 from mirepoix.models.errors import Refused
 from mirepoix.workflows import submit as submission
+from mirepoix.workflows.__main__ import _parsed, main
 from mirepoix.workflows.cluster import LAYERS
+from mirepoix.workflows.config import describe
+from mirepoix.workflows.retrieval import named_files, prepared
+from mirepoix.workflows.run import settled
 from mirepoix.workflows.submit import DETACHED, follow_job, job_client, prepare, send, submit
 from tests.workflows.heads import head, plain_environment
 
@@ -34,6 +39,8 @@ if "seconds=60" in sys.argv:
 with connect():
     here = ray.remote(lambda: __import__("mirepoix.models.item").models.item.__file__)
     print("worker imports", ray.get(here.remote()))
+    for path in [word.partition("=")[2] for word in sys.argv if word.startswith("adapt.deepspeed=")]:
+        print("worker reads", ray.get(ray.remote(lambda: open(path).read()).remote()))
 sys.exit(next((int(a.removeprefix("code=")) for a in sys.argv if a.startswith("code=")), 0))
 """
 
@@ -99,6 +106,47 @@ def test_a_relative_storage_is_refused_because_a_job_has_another_folder(tmp_path
         prepare("quickstart", [], tmp_path, storage="storage")
 
 
+def test_a_storage_with_a_key_in_it_does_not_travel(tmp_path: Path, monkeypatch):
+    uri = "s3://name:hidden@bucket/mirepoix"
+    with pytest.raises(Refused, match="AWS_ACCESS_KEY_ID") as refusal:
+        prepare("quickstart", [], tmp_path, storage=uri)
+    assert "hidden" not in str(refusal.value)
+    monkeypatch.setenv("MIREPOIX_STORAGE", uri)
+    with pytest.raises(Refused, match="AWS_ACCESS_KEY_ID"):
+        prepare("quickstart", [], tmp_path)
+
+
+def test_a_settings_file_travels_and_means_the_same_where_it_arrives(tmp_path: Path, monkeypatch):
+    file = tmp_path / "my zero.json"
+    file.write_text('{"zero_optimization": {"stage": 2}}')
+    config = tmp_path / "run.yaml"
+    config.write_text(describe(settled("quickstart", [f"instruct.deepspeed={file}"])))
+    overrides = [f"adapt.deepspeed={file}", "seed=3"]
+    files = named_files(settled("quickstart", overrides, config))
+    assert set(files) == {"adapt.deepspeed", "instruct.deepspeed"}
+    (tmp_path / "job").mkdir()
+    job = prepare("quickstart", overrides, tmp_path / "job", config=config, options=["--until", "adapt"], files=files)
+    monkeypatch.chdir(tmp_path / "job")
+    told = _parsed(shlex.split(job.entrypoint)[3:])
+    file.unlink()
+    arrived = prepared(settled(told.recipe, told.overrides, told.config))
+    assert told.until == "adapt" and arrived.seed == 3
+    for training in (arrived.adapt, arrived.instruct):
+        assert not Path(training.deepspeed).is_absolute()
+        assert training.deepspeed_digest == settings_digest(job.folder / training.deepspeed)
+    assert json.loads(Path(arrived.adapt.deepspeed).read_text()) == {"zero_optimization": {"stage": 2}}
+
+
+def test_another_content_of_a_settings_file_is_another_job(tmp_path: Path):
+    names = []
+    for stage in (1, 2):
+        file, folder = tmp_path / "zero.json", tmp_path / str(stage)
+        file.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+        folder.mkdir()
+        names.append(prepare("quickstart", [], folder, files={"adapt.deepspeed": file}).name.split("-")[1])
+    assert names[0] != names[1]
+
+
 def test_a_missing_config_file_is_refused(tmp_path: Path):
     with pytest.raises(Refused, match=r"no config file"):
         prepare("quickstart", [], tmp_path, config=tmp_path / "missing.yaml")
@@ -108,12 +156,18 @@ def test_a_job_runs_with_its_arguments_its_config_and_our_code_on_the_workers(cl
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     config = tmp_path / "my run.yaml"
     config.write_text("name: mine")
+    zero = tmp_path / "my zero.json"
+    zero.write_text('{"zero_optimization": {"stage": 2}}')
     client = job_client(cluster_head.address)
-    job = staged(tmp_path / "stage", "quickstart", "name=a b", storage="/shared/store", config=config)
+    files = {"adapt.deepspeed": zero}
+    job = staged(tmp_path / "stage", "quickstart", "name=a b", storage="/shared/store", config=config, files=files)
+    zero.unlink()
     send(client, job)
     assert follow_job(client, job.name) == 0
     out, err = capfd.readouterr()
-    assert "arguments ['run', 'quickstart', 'name=a b', '--config', 'config/my run.yaml']" in out
+    shipped = "adapt.deepspeed=settings/adapt.deepspeed.json"
+    assert f"arguments ['run', 'quickstart', 'name=a b', '{shipped}', '--config', 'config/my run.yaml']" in out
+    assert 'worker reads {"zero_optimization": {"stage": 2}}' in out
     assert "storage /shared/store tracking http://mlflow:5000" in out
     assert "config name: mine" in out
     assert "_ray_pkg_" in out.split("worker imports", 1)[1].splitlines()[0]
@@ -269,3 +323,17 @@ def test_a_submission_that_is_not_followed_returns_at_once(cluster_head, tmp_pat
     client = job_client(cluster_head.address)
     (job,) = [each for each in client.list_jobs() if each.submission_id and each.submission_id.startswith("no-such-recipe-")]
     assert shlex.split(job.entrypoint)[-2:] == ["--config", "config/run.yaml"]
+
+
+def test_the_command_line_ships_the_settings_file_that_an_override_names(cluster_head, tmp_path: Path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    Path("zero.json").write_text('{"zero_optimization": {"stage": 1}}')
+    words = ["submit", "quickstart", "adapt.deepspeed=zero.json", "--until", "nowhere", "--address", cluster_head.address]
+    assert main(words) == 2
+    assert "there is no stage nowhere" in capfd.readouterr().out, "the job comes as far as its stages only with the settings file"
+
+
+def test_a_settings_file_that_is_not_there_is_refused_before_anything_is_sent(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["submit", "quickstart", "adapt.deepspeed=zero.json", "--address", "http://127.0.0.1:9"]) == 2
+    assert "deepspeed settings zero.json cannot be read" in capsys.readouterr().err
