@@ -26,20 +26,20 @@ def quickstart() -> Retrieval:
     whole = Tuning(towers=("language", "vision"), lora=None)
     training = TrainConfig(
         tuning=whole,
-        per_device_train_batch_size=64,
-        learning_rate=1e-3,
-        warmup_steps=30,
+        per_device_train_batch_size=72,
+        learning_rate=1.1e-3,
+        warmup_steps=20,
         weight_decay=0.01,
         temperature=0.05,
-        save_steps=50,
+        save_steps=40,
         cpus_per_worker=2,
     )
     return Retrieval(
-        sources=SourcesConfig(world=WorldConfig(entities=400, train_queries=1500)),
+        sources=SourcesConfig(world=WorldConfig(entities=800, train_queries=1500)),
         # Adaptation teaches everything at once, across modalities; instruction tuning then sharpens within the modality that is wanted.
         pairs=PairsConfig(adapt_tasks=(), adapt_instructions=True),
-        adapt=replace(training, max_steps=550, symmetric=True),
-        instruct=replace(training, max_steps=200, learning_rate=5e-4, modality_mask=True),
+        adapt=replace(training, max_steps=520, symmetric=True),
+        instruct=replace(training, max_steps=120, learning_rate=2e-4, modality_mask=True),
         evaluate=EvaluateConfig(pool="target"),
         deploy=ServeConfig(port=0),
     )

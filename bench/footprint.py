@@ -1,0 +1,76 @@
+"""Runs a command and says how long it took and how much memory it and all its children had at most.
+
+    python bench/footprint.py make demo
+
+Memory is the proportional set size: what processes share is counted once. It is read from Linux once a second; of the fullest moment the
+largest processes are told.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+MIB = 1024
+SECONDS = 1.0
+TOLD = 8
+
+
+def children() -> dict[int, list[int]]:
+    """The children of every process."""
+    found: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                found.setdefault(parent, []).append(int(entry.name))
+    return found
+
+
+def tree(root: int) -> list[int]:
+    """A process and all that descend from it."""
+    below, found = children(), [root]
+    for process in found:
+        found += below.get(process, [])
+    return found
+
+
+def kilobytes(process: int) -> int:
+    """The proportional set size of a process; none once it is gone."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    return 0
+
+
+def name(process: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()[:60]
+    return "gone"
+
+
+def main(command: list[str]) -> int:
+    if not command:
+        print(__doc__, file=sys.stderr)
+        return 2
+    began, most, fullest = time.monotonic(), 0, []
+    process = subprocess.Popen(command)
+    while process.poll() is None:
+        sizes = [(kilobytes(each), each) for each in tree(process.pid)]
+        if sum(size for size, _ in sizes) > most:
+            most = sum(size for size, _ in sizes)
+            fullest = [(size, name(each)) for size, each in sorted(sizes, reverse=True)[:TOLD]]
+        time.sleep(SECONDS)
+    seconds = time.monotonic() - began
+    duration = f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
+    print(f"\n{duration}, at most {most / MIB:.0f} MiB ({most * 1024 / 1e9:.2f} GB), on {os.cpu_count()} cores")
+    for size, told in fullest:
+        print(f"  {size / MIB:6.0f} MiB  {told}")
+    return process.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
