@@ -100,15 +100,18 @@ def stages(config: Retrieval) -> list[Stage]:
         _stage("adapt", train.adapt, config.adapt, {"pairs": "pairs", "encoder": "backbone"}, TRAINING),
         _stage("instruct", train.instruct, config.instruct, {"pairs": "pairs", "encoder": "adapt"}, TRAINING),
         _stage("embed", embed.work, config.embed, {**untrained, "encoder": "instruct"}, ENCODING),
-        replace(_stage("embed-untrained", embed.work, config.embed, untrained, ENCODING), after=("instruct",)),
+        replace(_stage("embed-untrained", embed.work, config.embed, untrained, ENCODING), after=("embed",)),
         _stage("index", index.work, config.index, {"embed": "embed"}, SEARCHING),
         _stage("index-untrained", index.work, config.index, {"embed": "embed-untrained"}, SEARCHING),
         _stage("evaluate", evaluate.work, config.evaluate, measured, SEARCHING),
         _stage(
             "release", release.work, config.release, {"encoder": "instruct", "index": "index", "curate": "curate"}, (*ENCODING, *SEARCHING)
         ),
-        replace(
-            _stage("deploy", deploy.work, config.deploy, {"release": "release"}, ("ray", "fastapi")), stands=deploy.stands, on_head=True
+        replace(  # what is served changes only once the figures of what comes are there
+            _stage("deploy", deploy.work, config.deploy, {"release": "release"}, ("ray", "fastapi")),
+            stands=deploy.stands,
+            on_head=True,
+            after=("evaluate",),
         ),
     ]
     # The others only wait for workers of Ray Data, Ray Train or Ray Serve, which claim CPUs of their own.

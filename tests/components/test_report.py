@@ -3,17 +3,13 @@
 import copy
 import json
 import re
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
-import pytest
-from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from mirepoix.components.metrics import MEASURES
 from mirepoix.components.report import render
-from tests.serving.test_page import FLAGS
 
 TASKS = {"t->t": 0.25, "it->t": 0.75}
 EVIL = "<script>document.title='taken'</script>&\"'"
@@ -137,18 +133,6 @@ def test_markup_in_a_name_is_shown_as_letters():
     page = Text(render(evil()))
     assert not {"script", "b"} & set(page.tags)
     assert EVIL in page.words and any(EVIL in word for word in page.words if "pool" in word)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    options = webdriver.ChromeOptions()
-    options.binary_location = shutil.which("chromium")
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('chromium')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    browser = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
-    yield browser
-    browser.quit()
 
 
 def test_a_browser_shows_it_without_complaint(browser, tmp_path: Path):
