@@ -137,7 +137,7 @@ def private_cluster(num_cpus: int | None = None) -> Iterator[str]:
             RAY_USAGE_STATS_ENABLED="0",
             # Idle workers keep what they imported, half a gigabyte each; a new one is there in a second or two.
             RAY_num_workers_soft_limit="0",
-            # Ray runs a training in a thread, and the C library's heaps for threads are of 64 MB: a batch's large tensors leave holes there.
+            # Ray trains in a thread, and the C library gives threads heaps of 64 MB, in which the large tensors of a batch leave holes.
             MALLOC_ARENA_MAX="1",
             RAY_worker_maximum_startup_concurrency="4",
             PYTHONPATH=os.pathsep.join(path for path in paths if path),  # workers import us from wherever the driver did
