@@ -24,7 +24,7 @@ class Stage:
     retries: int = 0  # when its worker dies; an exception is not retried
     seed: int = 0
     cached: bool = True
-    after: tuple[str, ...] = ()  # stages that it lets go first, though it takes nothing from them: a small machine holds one at a time
+    after: tuple[str, ...] = ()  # stages that it lets go first, though it takes nothing from them
     on_head: bool = False  # runs where an endpoint that it starts is reached
     stands: Callable[[Path, Any], bool] | None = None  # asked whether a finished result still holds outside the storage
 

@@ -29,6 +29,7 @@ from mirepoix.models.tuning import Lora, Tuning
 from mirepoix.models.vectors import Vectors
 from mirepoix.serving.store import Context, Rows
 from tests.components.training import FULL, TOY, as_task, job_of, run, tell, told, worker_pids, write_encoder, write_toys
+from tests.keys import filled
 
 STEPS = 6
 MIXED = ["i", "t", "t"] * 8
@@ -56,12 +57,6 @@ def mixed(folder) -> Path:
 def hard(folder) -> Path:
     """The same with two hard negatives each."""
     return write_toys(folder / "hard", MIXED, negatives=2)
-
-
-def filled(sets: list[set[int]]) -> torch.Tensor:
-    """Sets of keys as rows of one width."""
-    width = max(map(len, sets))
-    return torch.tensor([[*keys, *[min(keys)] * (width - len(keys))] for keys in sets])
 
 
 def plain(job: Job) -> list[dict[str, float]]:

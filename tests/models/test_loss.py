@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from mirepoix.models.loss import Contrast, contrastive, gather, gather_vectors
 from mirepoix.models.vectors import Vectors, maxsim
+from tests.keys import filled
 
 D = 5
 
@@ -73,12 +74,6 @@ def reference(
     asking = [[q for q in range(pairs) if i in negatives[q]] for i in range(pairs)]
     backward = sum(cross_entropy(similarity(i, i), [similarity(q, i) for q in asking[i]]) for i in range(pairs)) / pairs
     return (forward + backward) / 2, negatives
-
-
-def filled(sets: list[set[int]]) -> torch.Tensor:
-    """Sets of keys as rows of one width."""
-    width = max(map(len, sets))
-    return torch.tensor([sorted(keys) + [min(keys)] * (width - len(keys)) for keys in sets])
 
 
 @settings(deadline=None, max_examples=80)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mirepoix.serving.store import list_names, publish, read_manifest, write
+from mirepoix.serving.store import join, list_names, publish, read_manifest, write
 from mirepoix.workflows.lease import Driver, draft, drafts_folder, machine, process_start
 
 
@@ -117,7 +117,7 @@ def test_cleaning_removes_what_the_dead_left_half_done_and_nothing_else(storage)
             (draft(storage, driver.id, "k") / "half.txt").write_text("half")
             driver.acquire(driver.id[-4:], f"{storage}/artefacts/cook/{driver.id[-4:]}")
             (home / "artefacts" / "cook" / driver.id[-4:]).mkdir(parents=True)
-            write(f"{storage}/work/{driver.id[-4:]}/checkpoint", b"1")
+            write(join(storage, "work", driver.id[-4:], "checkpoint"), b"1")
         (home / "artefacts" / "cook" / ".removed-x").mkdir()
         finished = draft(storage, cleaner.id, "done")
         publish(finished, f"{storage}/artefacts/cook/done", {})
