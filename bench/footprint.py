@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 MIB = 1024
 SECONDS = 1.0
@@ -52,24 +54,39 @@ def name(process: int) -> str:
     return "gone"
 
 
-def main(command: list[str]) -> int:
-    if not command:
-        print(__doc__, file=sys.stderr)
-        return 2
+@dataclass(frozen=True)
+class Footprint:
+    """What a command took."""
+
+    seconds: float
+    kilobytes: int  # at most, over the whole tree
+    fullest: list[tuple[int, str]]  # the largest processes then
+    status: int
+
+
+def measure(command: list[str], **options: Any) -> Footprint:
+    """Runs a command to its end."""
     began, most, fullest = time.monotonic(), 0, []
-    process = subprocess.Popen(command)
+    process = subprocess.Popen(command, **options)
     while process.poll() is None:
         sizes = [(kilobytes(each), each) for each in tree(process.pid)]
         if sum(size for size, _ in sizes) > most:
             most = sum(size for size, _ in sizes)
             fullest = [(size, name(each)) for size, each in sorted(sizes, reverse=True)[:TOLD]]
         time.sleep(SECONDS)
-    seconds = time.monotonic() - began
-    duration = f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    print(f"\n{duration}, at most {most / MIB:.0f} MiB ({most * 1024 / 1e9:.2f} GB), on {os.cpu_count()} cores")
-    for size, told in fullest:
+    return Footprint(time.monotonic() - began, most, fullest, process.returncode)
+
+
+def main(command: list[str]) -> int:
+    if not command:
+        print(__doc__, file=sys.stderr)
+        return 2
+    found = measure(command)
+    duration = f"{found.seconds // 60:.0f} min {found.seconds % 60:.0f} s"
+    print(f"\n{duration}, at most {found.kilobytes / MIB:.0f} MiB ({found.kilobytes * 1024 / 1e9:.2f} GB), on {os.cpu_count()} cores")
+    for size, told in found.fullest:
         print(f"  {size / MIB:6.0f} MiB  {told}")
-    return process.returncode
+    return found.status
 
 
 if __name__ == "__main__":

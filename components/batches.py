@@ -1,48 +1,66 @@
-"""Pairs on disk, which of them meet in which batch, and batches made ahead of their use.
+"""Pairs on disk, and batches made ahead of their use.
 
-A folder of pairs holds items.arrow, every item once with the hash of its content, and pairs.arrow, which names items by their rows.
-Both are memory-mapped: what a process holds does not grow with the pictures.
+A folder of pairs holds, all of it memory-mapped, so that what a process holds does not grow with the pictures:
+
+items.arrow   every item once, with the hash of its content
+pairs.arrow   pairs, which name items by their rows
+known.arrow   answers to queries that are in no pair here: what is left out of an epoch is still no negative
+kin.arrow     documents that may be the same answer
 """
 
 import copy
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from contextlib import ExitStack
+from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import ITEM_SCHEMA, Item, Pair, content_hash, item_to_row, row_to_item
+from mirepoix.models.item import ITEM_SCHEMA, Item, Modality, Pair, content_hash, item_to_row, row_to_item
 
 T = TypeVar("T")
+By = Literal["task", "source", "target"]
 
 KEYED_ITEM_SCHEMA = ITEM_SCHEMA.append(pa.field("key", pa.int64(), nullable=False))
-PAIR_SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("query", pa.int64(), nullable=False),
-        pa.field("positive", pa.int64(), nullable=False),
-        pa.field("negatives", pa.list_(pa.int64()), nullable=False),
-        pa.field("task", pa.string(), nullable=False),
-    ]
-)
-ITEMS_PER_CHUNK, PAIRS_PER_CHUNK = 64, 8192
+
+
+def _schema(**fields: pa.DataType) -> pa.Schema:
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in fields.items()])
+
+
+ROW = pa.int64()
+PAIR_SCHEMA = _schema(id=pa.string(), query=ROW, positive=ROW, negatives=pa.list_(ROW), task=pa.string(), source=pa.string())
+KNOWN_SCHEMA = _schema(query=ROW, answer=ROW, task=pa.string())
+KIN_ROW_SCHEMA = _schema(item=ROW, kin=ROW)
+ITEMS_PER_CHUNK, BYTES_PER_CHUNK, PAIRS_PER_CHUNK = 64, 4 << 20, 8192
+TRIES = 64  # documents drawn for one that is no answer
 
 
 class PairRow(NamedTuple):
-    """A pair as it is written: items by their rows, and the family that it belongs to."""
+    """A pair as it is written: items by their rows, and the family and the source that it belongs to."""
 
     id: str
     query: int
     positive: int
     negatives: Sequence[int] = ()
+    task: str = ""
+    source: str = ""
+
+
+class Known(NamedTuple):
+    """That an item answers a query, without being trained on."""
+
+    query: int
+    answer: int
     task: str = ""
 
 
@@ -51,23 +69,74 @@ def content_key(item: Item) -> int:
     return int.from_bytes(content_hash(item)[:8], "little", signed=True)
 
 
-def write_pairs(folder: Path, items: Iterable[Item], pairs: Iterable[PairRow]) -> int:
-    """Writes a folder of pairs, a chunk at a time; returns how many there are."""
-    count = _write(folder / "items.arrow", KEYED_ITEM_SCHEMA, ITEMS_PER_CHUNK, ({**item_to_row(i), "key": content_key(i)} for i in items))
+class StoreWriter:
+    """Writes a folder of pairs a chunk at a time: the items, each once, and then what is said of them by their rows."""
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for pair in pairs:
-            named = (pair.query, pair.positive, *pair.negatives)
-            assert min(named) >= 0 and max(named) < count, f"pair {pair.id} names rows {named} of {count} items"
-            yield {**pair._asdict(), "negatives": list(pair.negatives)}
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.keys = array("q")
+        self._pending: list[dict[str, Any]] = []
+        self._bytes = 0
+        self._open = ExitStack()
 
-    return _write(folder / "pairs.arrow", PAIR_SCHEMA, PAIRS_PER_CHUNK, rows())
+    def __enter__(self) -> Self:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        sink = self._open.enter_context(pa.OSFile(str(self.folder / "items.arrow"), "wb"))
+        self._items = self._open.enter_context(pa.ipc.new_file(sink, KEYED_ITEM_SCHEMA))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def add(self, item: Item, key: int | None = None) -> int:
+        """The row of an item, which is written; its key is computed unless it is given."""
+        self.keys.append(content_key(item) if key is None else key)
+        self._pending.append({**item_to_row(item), "key": self.keys[-1]})
+        self._bytes += sum(map(len, (*item.images, *item.video)))
+        if len(self._pending) == ITEMS_PER_CHUNK or self._bytes >= BYTES_PER_CHUNK:
+            self._flush()
+        return len(self.keys) - 1
+
+    def copy(self, chunk: pa.RecordBatch) -> None:
+        """Writes items as another folder of pairs has them."""
+        self._flush()
+        self._items.write_batch(chunk)
+        self.keys.extend(chunk["key"].to_pylist())
+
+    def _flush(self) -> None:
+        if self._pending:
+            self._items.write_table(pa.Table.from_pylist(self._pending, schema=KEYED_ITEM_SCHEMA))
+            self._pending, self._bytes = [], 0
+
+    def finish(self, pairs: Iterable[PairRow], known: Iterable[Known] = (), kin: Iterable[tuple[int, int]] = ()) -> int:
+        """Writes what is said of the items; returns how many pairs there are."""
+        self._flush()
+
+        def checked() -> Iterator[dict[str, Any]]:
+            for pair in pairs:
+                named = (pair.query, pair.positive, *pair.negatives)
+                assert min(named) >= 0 and max(named) < len(self.keys), f"pair {pair.id} names rows {named} of {len(self.keys)} items"
+                yield {**pair._asdict(), "negatives": list(pair.negatives)}
+
+        _write(self.folder / "known.arrow", KNOWN_SCHEMA, (entry._asdict() for entry in known))
+        _write(self.folder / "kin.arrow", KIN_ROW_SCHEMA, ({"item": item, "kin": other} for item, other in kin))
+        return _write(self.folder / "pairs.arrow", PAIR_SCHEMA, checked())
 
 
-def _write(path: Path, schema: pa.Schema, chunk: int, rows: Iterable[dict[str, Any]]) -> int:
+def write_pairs(
+    folder: Path, items: Iterable[Item], pairs: Iterable[PairRow], known: Iterable[Known] = (), kin: Iterable[tuple[int, int]] = ()
+) -> int:
+    """Writes a folder of pairs; returns how many there are."""
+    with StoreWriter(folder) as writer:
+        for item in items:
+            writer.add(item)
+        return writer.finish(pairs, known, kin)
+
+
+def _write(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int:
     rows, count = iter(rows), 0
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
-        while part := list(islice(rows, chunk)):
+        while part := list(islice(rows, PAIRS_PER_CHUNK)):
             writer.write_table(pa.Table.from_pylist(part, schema=schema))
             count += len(part)
     return count
@@ -82,13 +151,14 @@ class _Rows:
         self.table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         self.chunks = self.table.to_batches()
         self.ends = np.cumsum([len(chunk) for chunk in self.chunks])
+        self.column = cache(self._column)
 
     def row(self, number: int) -> dict[str, Any]:
         chunk = int(np.searchsorted(self.ends, number, side="right"))
         start = int(self.ends[chunk]) - len(self.chunks[chunk])
         return self.chunks[chunk].slice(number - start, 1).to_pylist()[0]
 
-    def column(self, name: str) -> np.ndarray:
+    def _column(self, name: str) -> np.ndarray:
         return self.table[name].to_numpy()
 
 
@@ -96,130 +166,121 @@ class PairStore:
     """The pairs of a folder by their row numbers."""
 
     def __init__(self, folder: Path):
-        self._items = _Rows(folder / "items.arrow")
-        self._pairs = _Rows(folder / "pairs.arrow")
+        self.items, self.entries, self.known, self.kin = (_Rows(folder / f"{name}.arrow") for name in ("items", "pairs", "known", "kin"))
+        self._answers = cache(self._listed)
 
     def __len__(self) -> int:
-        return len(self._pairs.table)
+        return len(self.entries.table)
 
     def pairs(self, rows: Sequence[int]) -> list[Pair]:
         """The pairs in the given rows, in that order, with all their negatives."""
         return [pair for pair, _ in self.keyed(rows)]
 
     def keyed(self, rows: Sequence[int], negatives: int | None = None, seed: Sequence[int] = ()) -> list[tuple[Pair, list[int]]]:
-        """Pairs with the content keys of their documents, the positive's first; of each pair's negatives so many, drawn from `seed`."""
+        """Pairs with the content keys of their documents, the positive's first; of each pair's negatives so many, drawn from `seed`.
+
+        A pair that has fewer gets other pairs' positives, none that may answer its query.
+        """
         return [self._keyed(int(row), negatives, seed) for row in rows]
 
     def _keyed(self, row: int, negatives: int | None, seed: Sequence[int]) -> tuple[Pair, list[int]]:
-        entry = self._pairs.row(row)
+        entry = self.entries.row(row)
         hard = entry["negatives"]
-        if negatives is not None and negatives < len(hard):
-            hard = np.random.default_rng([*seed, row]).choice(hard, negatives, replace=False).tolist()
-        documents = [self._items.row(number) for number in (entry["positive"], *hard)]
-        query = row_to_item(self._items.row(entry["query"]))
+        if negatives is not None and negatives != len(hard):
+            draw = np.random.default_rng([*seed, row])
+            if negatives < len(hard):
+                hard = draw.choice(hard, negatives, replace=False).tolist()
+            else:
+                hard = hard + self._strangers(row, hard, negatives - len(hard), draw)
+        documents = [self.items.row(number) for number in (entry["positive"], *hard)]
+        query = row_to_item(self.items.row(entry["query"]))
         positive, *others = map(row_to_item, documents)
         return Pair(entry["id"], query, positive, tuple(others)), [document["key"] for document in documents]
 
+    def _strangers(self, row: int, hard: Sequence[int], count: int, draw: np.random.Generator) -> list[int]:
+        """Rows of so many documents that are neither known to answer the pair's query nor among its own negatives."""
+        keys, positives = self.items.column("key"), self.entries.column("positive")
+        barred = {*self.relevant([row], kin=True)[0].tolist(), *keys[list(hard)].tolist()}
+        found: list[int] = []
+        for document in positives[draw.integers(0, len(positives), TRIES * count)]:
+            if len(found) < count and int(keys[document]) not in barred:
+                found.append(int(document))
+                barred.add(int(keys[document]))
+        if len(found) < count:
+            raise Refused(f"{len(self)} pairs have too few documents to fill up a pair's negatives with; lower negatives")
+        return found
+
     def keys(self, column: str) -> np.ndarray:
         """For every pair the content key of its "query" or "positive"."""
-        return self._items.column("key")[self._pairs.column(column)]
+        return self.items.column("key")[self.entries.column(column)]
 
-    def relevant(self, rows: Sequence[int]) -> np.ndarray:
-        """The content keys of what is known to answer each pair's query, rows filled up with their last.
+    def relevant(self, rows: Sequence[int], kin: bool = False) -> np.ndarray:
+        """The content keys of what is known to answer each pair's query, rows filled up with their last; on request with their kin.
 
-        All pairs of one task whose queries have the same content tell it together.
+        All pairs of one task whose queries have the same content tell it together. What a source says is no answer is nobody's kin.
         """
-        groups, starts, answers = self._answers
-        found = [answers[starts[group] : starts[group + 1]] for group in groups[np.asarray(rows)]]
+        starts, answers = self._answers(kin)
+        found = [answers[starts[group] : starts[group + 1]] for group in self.askers[np.asarray(rows)]]
         width = max(map(len, found))
         return np.stack([np.pad(keys, (0, width - len(keys)), mode="edge") for keys in found])
 
-    @cached_property
-    def _answers(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The group of each pair; where the answers of each group start; the answers, each once in its group."""
-        columns = self.tasks(), self.keys("query"), self.keys("positive")
-        order = np.lexsort(columns[::-1])
-        task, query, positive = (column[order] for column in columns)
-        another_group = np.concatenate([[True], (task[1:] != task[:-1]) | (query[1:] != query[:-1])])
-        another_answer = another_group | np.concatenate([[True], positive[1:] != positive[:-1]])
-        groups = np.empty(len(order), np.int64)
-        groups[order] = np.cumsum(another_group) - 1
-        starts = np.append(np.flatnonzero(another_group[another_answer]), another_answer.sum())
-        return groups, starts, positive[another_answer]
+    @property
+    def askers(self) -> np.ndarray:
+        """For every pair a number that it shares with the pairs of its task whose queries have the same content."""
+        return self._asked[: len(self)]
 
-    def tasks(self) -> np.ndarray:
-        """For every pair the number of its task."""
-        return self._pairs.table["task"].combine_chunks().dictionary_encode().indices.to_numpy()
+    @cached_property
+    def _asked(self) -> np.ndarray:
+        """The same for every pair, and then for all that is known beside the pairs."""
+        tasks = pa.chunked_array([*self.entries.table["task"].chunks, *self.known.table["task"].chunks], pa.string())
+        query = self.items.column("key")[np.concatenate([self.entries.column("query"), self.known.column("query")])]
+        keys, query = np.unique(query, return_inverse=True)
+        return np.unique(_codes(tasks).astype(np.int64) * len(keys) + query, return_inverse=True)[1]
+
+    def _listed(self, kin: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Where the answers of each asker start; the answers, each once."""
+        keys, dense = np.unique(self.items.column("key"), return_inverse=True)
+        width = max(1, len(keys))
+        answer = dense[np.concatenate([self.entries.column("positive"), self.known.column("answer")])]
+        found = np.unique(self._asked * width + answer)
+        if kin and len(self.kin.table):
+            here, there = dense[self.kin.column("item")], dense[self.kin.column("kin")]
+            here, there = np.concatenate([here, there]), np.concatenate([there, here])
+            order = np.argsort(here, kind="stable")
+            here, there = here[order], there[order]
+            low, high = (np.searchsorted(here, found % width, side) for side in ("left", "right"))
+            counts = high - low
+            places = np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+            more = np.repeat(found // width, counts) * width + there[places]
+            refuted = self.entries.table["negatives"]
+            judged = np.repeat(self.askers, pc.list_value_length(refuted).to_numpy()) * width + dense[pc.list_flatten(refuted).to_numpy()]
+            found = np.unique(np.concatenate([found, more[~np.isin(more, judged)]]))
+        starts = np.searchsorted(found // width, np.arange(int(self._asked.max(initial=-1)) + 2))
+        return starts, keys[found % width]
+
+    def families(self, by: By) -> np.ndarray:
+        """For every pair the number of its task, of its source, or of the modality that it finds."""
+        if by != "target":
+            return _codes(self.entries.table[by])
+        return self.modalities[self.entries.column("positive")]
+
+    @cached_property
+    def modalities(self) -> np.ndarray:
+        """For every item the code of its modality."""
+        contents = (self.items.table[name] for name in ("text", "images", "video"))
+        filled = [(pc.binary_length if n == 0 else pc.list_value_length)(column).to_numpy() > 0 for n, column in enumerate(contents)]
+        bits = (Modality.TEXT, Modality.IMAGE, Modality.VIDEO)
+        codes = sum(int(bit) * here.astype(np.int32) for bit, here in zip(bits, filled, strict=True))
+        return codes
 
     def fewest_and_most_negatives(self) -> tuple[int, int]:
-        counts = pc.min_max(pc.list_value_length(self._pairs.table["negatives"])).as_py()
+        counts = pc.min_max(pc.list_value_length(self.entries.table["negatives"])).as_py()
         return counts["min"], counts["max"]
 
 
-class Plan:
-    """Which pairs make each batch: a function of the seed and the batch's number alone, so a resumed run asks for the next number.
-
-    An epoch is a new order of all pairs, cut into whole batches; the rest, fewer than a batch, sits out. Pairs with the same query or the
-    same positive are kept out of each other's batches where that can be had by changing places; the loss masks what is left.
-    A share of the batches can be homogeneous: each of them of one task.
-    """
-
-    ROUNDS = 12
-
-    def __init__(self, store: PairStore, size: int, seed: Sequence[int], homogeneous: float = 0.0):
-        assert 0 < size <= len(store), (size, len(store))
-        self.size = size
-        self.seed = tuple(seed)
-        self.homogeneous = homogeneous
-        self.per_epoch = len(store) // size
-        self._keys = (store.keys("query"), store.keys("positive"))
-        self._tasks = store.tasks() if homogeneous else np.zeros(len(store), np.int32)
-        self._epoch: tuple[int, np.ndarray] | None = None
-
-    def batch(self, number: int) -> np.ndarray:
-        """The rows of the pairs in the batch of that number, counted on through the epochs."""
-        epoch, place = divmod(number, self.per_epoch)
-        standing = self._epoch  # read once: threads ask for batches of two epochs at a time
-        if standing is None or standing[0] != epoch:
-            self._epoch = standing = (epoch, self._order(epoch))
-        return standing[1][place]
-
-    def _order(self, epoch: int) -> np.ndarray:
-        generator = np.random.default_rng([*self.seed, epoch])
-        shuffled = generator.permutation(len(self._tasks))
-        pools, mixed = [], []
-        for task in np.unique(self._tasks):
-            rows = shuffled[self._tasks[shuffled] == task]
-            alone = int(self.homogeneous * len(rows)) // self.size * self.size
-            pools.append(self._apart(rows[:alone], generator))
-            mixed.append(rows[alone:])
-        pools.append(self._apart(generator.permutation(np.concatenate(mixed)), generator))
-        batches = np.concatenate([pool[: len(pool) // self.size * self.size].reshape(-1, self.size) for pool in pools])
-        return generator.permutation(batches)
-
-    def _apart(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """The order after rows that clash with another of their batch have changed places at random, as often as that helped."""
-        best, fewest = order, len(order)
-        for _ in range(self.ROUNDS):
-            clashes = np.flatnonzero(self._clashes(order))
-            if len(clashes) < fewest:
-                best, fewest = order, len(clashes)
-            if fewest == 0:
-                break
-            movers = np.union1d(clashes, generator.integers(0, len(order), len(clashes)))
-            order = order.copy()
-            order[movers] = order[generator.permutation(movers)]
-        return best
-
-    def _clashes(self, order: np.ndarray) -> np.ndarray:
-        """Which places of an order hold a query or a positive that an earlier place of the same batch holds."""
-        batch = np.arange(len(order)) // self.size
-        clashes = np.zeros(len(order), bool)
-        for keys in self._keys:
-            sorting = np.lexsort((keys[order], batch))
-            key, home = keys[order][sorting], batch[sorting]
-            clashes[sorting[1:][(key[1:] == key[:-1]) & (home[1:] == home[:-1])]] = True
-        return clashes
+def _codes(names: pa.ChunkedArray) -> np.ndarray:
+    """Equal numbers for equal names."""
+    return names.combine_chunks().dictionary_encode().indices.to_numpy()
 
 
 class Copies:

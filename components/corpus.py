@@ -1,15 +1,23 @@
 """The canonical corpus folder.
 
-corpus/part-*.parquet    candidates                          ITEM_SCHEMA
-queries/part-*.parquet   queries with their split and task   QUERY_SCHEMA
-qrels/part-*.parquet     which candidate answers which query QRELS_SCHEMA
-rejects/part-*.parquet   what was left out, and why          REJECT_SCHEMA
+corpus/part-*.parquet    candidates                                                          ITEM_SCHEMA
+queries/part-*.parquet   queries with their split and task                                   QUERY_SCHEMA
+qrels/part-*.parquet     which candidate answers which query, or does not (relevance 0)      QRELS_SCHEMA
+triples/part-*.parquet   pictures with a question and its concise answer; may be missing     TRIPLE_SCHEMA
+prompts/part-*.parquet   wordings of instructions that a source brings; may be missing       PROMPT_SCHEMA
+kin/part-*.parquet       candidates that may be the same answer, from curation               KIN_SCHEMA
+rejects/part-*.parquet   what was left out, why, and where it stood                          REJECT_SCHEMA
+
+The first step of an item's `source` is the name of the source that it came from.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mirepoix.models.item import ITEM_SCHEMA
@@ -20,14 +28,42 @@ QRELS_SCHEMA = pa.schema(
         pa.field("query_id", pa.string(), nullable=False),
         pa.field("item_id", pa.string(), nullable=False),
         pa.field("relevance", pa.int32(), nullable=False),
+        pa.field("score", pa.float32()),  # of a teacher
+        pa.field("source", pa.string()),
+        pa.field("line", pa.int64()),
     ]
 )
-REJECT_SCHEMA = pa.schema([pa.field(name, pa.string()) for name in ("part", "id", "reason", "source")] + [pa.field("line", pa.int64())])
-PARTS = {"corpus": ITEM_SCHEMA, "queries": QUERY_SCHEMA, "qrels": QRELS_SCHEMA, "rejects": REJECT_SCHEMA}
+TRIPLE_SCHEMA = ITEM_SCHEMA  # the question is the text
+for _field in (
+    pa.field("split", pa.string(), nullable=False),
+    pa.field("answer", pa.string(), nullable=False),
+    pa.field("evidence", pa.list_(pa.string()), nullable=False),  # ids of candidates that hold the answer
+):
+    TRIPLE_SCHEMA = TRIPLE_SCHEMA.append(_field)
+PROMPT_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("task", "wording", "source")])
+KIN_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("item_id", "kin_id", "why")])
+REJECT_SCHEMA = pa.schema(
+    [pa.field(name, pa.string()) for name in ("part", "id", "reason", "detail", "source")] + [pa.field("line", pa.int64())]
+)
+PARTS = {
+    "corpus": ITEM_SCHEMA,
+    "queries": QUERY_SCHEMA,
+    "qrels": QRELS_SCHEMA,
+    "triples": TRIPLE_SCHEMA,
+    "prompts": PROMPT_SCHEMA,
+    "kin": KIN_SCHEMA,
+    "rejects": REJECT_SCHEMA,
+}
+
+
+GROUP_ROWS, GROUP_BYTES = 1000, 16 << 20
 
 
 class PartWriter:
-    """Writes the rows of one part into files of bounded size, and holds no more than a file in memory."""
+    """Writes the rows of one part into files of bounded size; holds a row group, and cuts by the rows alone, however they come.
+
+    A file has its name only when it is whole.
+    """
 
     def __init__(self, folder: Path, part: str, rows_per_file: int = 50_000, bytes_per_file: int = 1 << 28):
         self.folder = folder / part
@@ -36,7 +72,10 @@ class PartWriter:
         self.bytes_per_file = bytes_per_file
         self.written = 0
         self._pending: list[pa.Table] = []
-        self._rows = self._bytes = self._files = 0
+        self._held = self._held_bytes = 0  # of the row group to come
+        self._rows = self._bytes = 0  # of the file, with those held
+        self._files = 0
+        self._writer: pq.ParquetWriter | None = None
 
     def write(self, rows: pa.Table | list[dict[str, Any]]) -> None:
         table = (
@@ -45,33 +84,73 @@ class PartWriter:
             else pa.Table.from_pylist(rows, schema=self.schema)
         )
         self.written += table.num_rows
-        while self._rows + table.num_rows >= self.rows_per_file:
-            room = self.rows_per_file - self._rows
-            self._hold(table.slice(0, room))
-            self._flush()
-            table = table.slice(room)
-        self._hold(table)
-        if self._bytes >= self.bytes_per_file:
-            self._flush()
-
-    def _hold(self, table: pa.Table) -> None:
-        self._pending.append(table)
-        self._rows += table.num_rows
-        self._bytes += table.nbytes
+        first = 0
+        for row, size in enumerate(_sizes(table), 1):
+            self._held, self._held_bytes = self._held + 1, self._held_bytes + size
+            self._rows, self._bytes = self._rows + 1, self._bytes + size
+            full = self._rows >= self.rows_per_file or self._bytes >= self.bytes_per_file
+            if full or self._held >= GROUP_ROWS or self._held_bytes >= GROUP_BYTES:
+                self._pending.append(table.slice(first, row - first))
+                first = row
+                self._flush()
+                if full:
+                    self._finish()
+        if first < table.num_rows:
+            self._pending.append(table.slice(first))
 
     def _flush(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        table = pa.concat_tables([self.schema.empty_table(), *self._pending]).combine_chunks()
-        pq.write_table(table, self.folder / f"part-{self._files:05d}.parquet", row_group_size=1000)
-        self._pending, self._rows, self._bytes = [], 0, 0
+        """Writes what is held as a row group."""
+        if self._writer is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._writer = pq.ParquetWriter(self._draft, self.schema)
+        if self._pending:
+            self._writer.write_table(pa.concat_tables(self._pending).combine_chunks(), row_group_size=self._held)
+        self._pending, self._held, self._held_bytes = [], 0, 0
+
+    def _finish(self) -> None:
+        assert self._writer is not None
+        self._writer.close()
+        self._draft.rename(self.folder / f"part-{self._files:05d}.parquet")
+        self._writer, self._rows, self._bytes = None, 0, 0
         self._files += 1
+
+    @property
+    def _draft(self) -> Path:
+        return self.folder / ".draft"
+
+    def close(self) -> None:
+        """Writes what is left; a part without rows is one empty file."""
+        if self._rows or not self._files:
+            self._flush()
+            self._finish()
+
+    def discard(self) -> None:
+        """Leaves what is no whole file unwritten."""
+        if self._writer is not None:
+            self._writer.close()
+            self._draft.unlink()
+            self._writer = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        if kind is None and (self._rows or not self._files):
-            self._flush()
+        if kind is None:
+            self.close()
+        else:
+            self.discard()
+
+
+def _sizes(table: pa.Table) -> Iterator[int]:
+    """The bytes of each row's text and pictures, and some for the rest."""
+    sizes = np.full(table.num_rows, 100, np.int64)
+    for name in ("text", "images", "video"):
+        if name in table.schema.names:
+            column = table[name].combine_chunks() if table.num_rows else table[name]
+            lengths = pc.binary_length(column if name == "text" else pc.list_flatten(column))
+            parents = np.arange(table.num_rows) if name == "text" else pc.list_parent_indices(column)
+            np.add.at(sizes, np.asarray(parents), np.asarray(pc.fill_null(lengths, 0)))
+    return map(int, sizes)
 
 
 def part_files(folder: Path, part: str) -> list[str]:
@@ -82,6 +161,14 @@ def part_files(folder: Path, part: str) -> list[str]:
 def part_rows(folder: Path, part: str) -> int:
     """How many rows a part has, from the ends of its files alone."""
     return sum(pq.read_metadata(file).num_rows for file in part_files(folder, part))
+
+
+def part_tables(folder: Path, part: str, columns: list[str] | None = None, rows: int = 1000) -> Iterator[pa.Table]:
+    """The rows of a part in their order, some at a time."""
+    for file in part_files(folder, part):
+        with pq.ParquetFile(file) as opened:
+            for batch in opened.iter_batches(batch_size=rows, columns=columns):
+                yield pa.Table.from_batches([batch])
 
 
 def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.Table:

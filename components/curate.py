@@ -1,20 +1,46 @@
-"""Keeps each row or rejects it with a reason: pictures that cannot be decoded, exact duplicates, and what hung on them."""
+"""Keeps each row or rejects it with a reason: what is broken, what is there twice, what leaks from a test, and what hung on them.
+
+In this order, and the first that strikes is the reason:
+    candidates   the rules for one row (`checks.Check`), exact duplicate, near-duplicate
+    queries      the rules for one row, leaks into <split>, no answer is left
+    triples      the rules for one row, leaks into <split>
+    judgements   answer was rejected, query was rejected, leaks into <split>, judged twice
+
+Of equal candidates the one is kept that answers a held-out query, then the one that comes first by source, line and id; judgements and
+evidence pass on to it. Held out are all splits but "train".
+"""
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import ray
+import pyarrow.compute as pc
 
-from mirepoix.components.corpus import PartWriter, part_files, part_rows, read_part
+from mirepoix.components.changes import Changes
+from mirepoix.components.checks import CHECKED, Check, checked
+from mirepoix.components.corpus import PARTS, PartWriter, part_files, part_rows, part_tables, read_part
+from mirepoix.components.duplicates import NearRules, keepers, near_pairs
+from mirepoix.components.facts import Facts
+from mirepoix.components.kin import kin
+from mirepoix.components.leaks import TRAIN, held_out, leaking
+from mirepoix.components.texts import TextRules, clean
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import ITEM_SCHEMA, content_hash, row_to_item
 from mirepoix.models.options import option
-from mirepoix.serving.pictures import PictureLimits, PictureRefused, plain_picture
+from mirepoix.serving.pictures import PictureLimits
 from mirepoix.serving.store import Context, Outcome, Rows
+
+CANDIDATE, ANSWER, TRAINING, HELD_OUT = range(4)
+"""Roles: a candidate, one that answers a held-out query, a training query or triple, a held-out query or triple."""
+JUDGED = np.dtype([("query", "i8"), ("item", "i8"), ("relevance", "i4"), ("reason", "O"), ("detail", "O")])
+MERGED = ("exact duplicate", "near-duplicate", "judged twice")
+"""Reasons of rows that stand on in another one."""
+
+Array = npt.NDArray
 
 
 @dataclass(frozen=True)
@@ -23,165 +49,338 @@ class CurateConfig:
 
     max_picture_bytes: int = option(20_000_000, "a larger picture is rejected before it is decoded")
     max_picture_pixels: int = option(25_000_000, "a picture with more pixels is rejected before it is decoded")
+    max_pictures: int = option(256, "an item with more pictures and frames is rejected before they are decoded")
+    picture_pixels: int | None = option(None, "a picture with more pixels is scaled down to as many and encoded anew; null: none is")
+    text: TextRules = option(TextRules, "what a text must not be")
+    near: NearRules = option(NearRules, "when two rows are near-equal")
+    near_duplicates: str = option("merge", "merge: of near-equal candidates one is kept; keep: all are, and are written to kin/")
+    leakage: str = option("all", "all: training keeps nothing like a held-out query or its answers; queries: nothing like its query; off")
+    held_out: float = option(
+        0.0, "share of the training queries that is moved to the split held_out, in sources that have only training rows"
+    )
     max_rejected: float = option(0.2, "share of rejected candidates above which the stage fails: then the source is at fault, not a row")
-    batch_size: int = option(256, "rows that a task checks at a time")
+    batch_size: int = option(1000, "most rows that a task checks at a time")
     workers: int | None = option(None, "tasks that check at a time; null: as many as the cluster's CPUs")
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_rejected <= 1:
-            raise Refused(f"max_rejected is {self.max_rejected}; give a share from 0 to 1")
-
-
-class Check:
-    """Makes every picture upright RGB, and adds to each row why it must go, if it must, and the hash of its content."""
-
-    def __init__(self, limits: PictureLimits):
-        self.limits = limits
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        checked = []
-        for row in table.to_pylist():
-            try:
-                for name in ("images", "video"):
-                    row[name] = [plain_picture(picture, self.limits) for picture in row[name]]
-                row["reason"] = None
-            except PictureRefused as refusal:
-                row["reason"] = refusal.reason
-            row["key"] = content_hash(row_to_item(row)).hex()
-            checked.append(row)
-        return pa.Table.from_pylist(checked, schema=_checked_schema(table.schema))
-
-
-def _checked_schema(schema: pa.Schema) -> pa.Schema:
-    return schema.append(pa.field("reason", pa.string())).append(pa.field("key", pa.string()))
+        for name in ("max_rejected", "held_out"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise Refused(f"{name} is {getattr(self, name)}; give a share from 0 to 1")
+        for name, allowed in (("near_duplicates", ("merge", "keep")), ("leakage", ("all", "queries", "off"))):
+            if getattr(self, name) not in allowed:
+                raise Refused(f"{name} is {getattr(self, name)!r}; give {', '.join(allowed)}")
+        for name in ("max_pictures", "batch_size", "picture_pixels", "workers"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise Refused(f"{name} is {getattr(self, name)}; give 1 or more")
 
 
 def work(context: Context, config: CurateConfig, sources: Path) -> Outcome:
     """Curates the corpus that `sources` brought in."""
-    return _Curation(context, config, sources).outcome()
+    with TemporaryDirectory(dir=context.folder) as spool:
+        return _Curation(context, config, sources, Path(spool)).outcome()
 
 
 class _Curation:
-    """What the parts share while they are curated: which candidates stand, who stands in for whom, which queries keep an answer."""
+    """All rows of corpus, queries and triples in one numbering, and what becomes of each."""
 
-    def __init__(self, context: Context, config: CurateConfig, sources: Path):
+    def __init__(self, context: Context, config: CurateConfig, sources: Path, spool: Path):
         self.context, self.config, self.sources = context, config, sources
-        self.read = {part: part_rows(sources, part) for part in ("corpus", "queries", "qrels")}
-        self.kept: dict[str, str] = {}  # content key -> id of the candidate that stands for it
-        self.twin: dict[str, str] = {}  # id of an exact duplicate -> id of the one that was kept
-        self.merged_judgements = 0
-        self.why: Counter[str] = Counter()
+        self.facts, self.changes = Facts(spool), Changes(spool)
+        self.read = {part: part_rows(sources, part) for part in PARTS if part not in ("kin", "rejects")}
+        ends = np.cumsum([0, *(self.read[part] for part in CHECKED)])
+        self.candidates, self.queries, self.triples = (np.arange(*span) for span in pairwise(ends))
+        self.reason = np.full(ends[-1], None, object)
+        self.detail = np.full(ends[-1], "", object)
+        self.why: Counter[tuple[str, str]] = Counter()  # reason, part
 
     def outcome(self) -> Outcome:
-        tables = self._checked()
-        with PartWriter(self.context.folder, "rejects") as self.rejects:
-            corpus = self._corpus(tables)
-            judged = self._judged()
-            asked = self._queries(tables, {row["query_id"] for row in judged})
-            with PartWriter(self.context.folder, "qrels") as qrels:
-                qrels.write([row for row in judged if row["query_id"] in asked])
-                self._reject_judgements([row for row in judged if row["query_id"] not in asked], "query was rejected")
-        counts = {"corpus": corpus, "queries": len(asked), "qrels": qrels.written}
-        merged = len(self.twin) + self.merged_judgements
-        rows = Rows(sum(self.read.values()), sum(counts.values()), self.rejects.written, merged)
-        return Outcome(
-            rows, {**counts, "exact_duplicates": len(self.twin), **{f"rejected {why}": count for why, count in self.why.items()}}
-        )
+        self._check()
+        self.places = _columns(self.sources, ["id", "source", "line"])
+        self.ids = self.places["id"].to_pylist()
+        splits = [table["split"] for part in ("queries", "triples") for table in part_tables(self.sources, part, ["split"])]
+        self.split = np.array([None] * len(self.candidates) + [split for column in splits for split in column.to_pylist()], object)
+        self._join()
+        before = self._mixture(np.ones(len(self.judged), bool))
+        moved = self._hold_out() if self.config.held_out else 0
+        near, crowded = self._merge()
+        self._leak(near)
+        self._judge()
+        written, large = self._write(near)
+        after = self._mixture(np.equal(self.judged["reason"], None))
+        merged = sum(count for (reason, _), count in self.why.items() if reason in MERGED)
+        rejected = sum(self.why.values()) - merged
+        kin_rows = written.pop("kin")
+        metrics = {part: count for part, count in written.items() if self.read[part] or part in ("corpus", "queries", "qrels")}
+        metrics |= {"exact_duplicates": self.why["exact duplicate", "corpus"], "near_duplicates": self.why["near-duplicate", "corpus"]}
+        metrics |= {"kin": kin_rows, "large_kin_groups": large, "crowded": crowded, "held_out": moved}
+        for (reason, _), count in sorted(self.why.items()):
+            if reason not in MERGED:
+                metrics[f"rejected {reason}"] = metrics.get(f"rejected {reason}", 0) + count
+        tables = {
+            "rejects": [{"reason": reason, "part": part, "count": count} for (reason, part), count in sorted(self.why.items())],
+            "mixture": [{"source": key[0], "task": key[1], "before": count, "after": after[key]} for key, count in sorted(before.items())],
+        }
+        return Outcome(Rows(sum(self.read.values()), sum(written.values()), rejected, merged), metrics, tables)
 
-    def _checked(self) -> Iterator[pa.Table]:
-        """The corpus and then the queries with their check, in the order in which they stand, however many workers check them."""
-        data = ray.data.DataContext.get_current()
-        data.execution_options.preserve_order = True
-        data.enable_progress_bars = False
+    def _check(self) -> None:
+        """The rules for one row, over all rows; notes what is needed to compare them."""
         limits = PictureLimits(max_bytes=self.config.max_picture_bytes, max_pixels=self.config.max_picture_pixels)
-        total, done = self.read["corpus"] + self.read["queries"], 0
-        files = [file for part in ("corpus", "queries") for file in part_files(self.sources, part)]
-        dataset = ray.data.read_parquet(files, columns=ITEM_SCHEMA.names).repartition(target_num_rows_per_block=self.config.batch_size)
-        checked = dataset.map_batches(
-            Check(limits), batch_format="pyarrow", batch_size=self.config.batch_size, concurrency=self.config.workers
-        )
-        ids = pa.chunked_array([column for part in ("corpus", "queries") for column in read_part(self.sources, part, ["id"])["id"].chunks])
-        for table in checked.iter_batches(batch_format="pyarrow", batch_size=1000):
-            assert table["id"].equals(ids.slice(done, table.num_rows)), "Ray Data did not keep the order of the rows"
-            before = max(0, min(table.num_rows, self.read["corpus"] - done))
-            yield from (part for part in (table.slice(0, before), table.slice(before)) if part.num_rows)
+        check = Check(limits, self.config.text, self.config.max_pictures, self.config.picture_pixels)
+        done = 0
+        for table in checked(self.sources, check, self.config.batch_size, self.config.workers):
+            here = slice(done, done + table.num_rows)
+            self.reason[here], self.detail[here] = table["reason"].to_pylist(), table["detail"].fill_null("").to_pylist()
+            self.facts.add(table)
+            self.changes.add(done, table)
             done += table.num_rows
-            self.context.report({"step": done, "total": total})
-
-    def _corpus(self, tables: Iterator[pa.Table]) -> int:
-        with PartWriter(self.context.folder, "corpus") as writer:
-            for table in _first(tables, self.read["corpus"]):
-                keep = []
-                for item, reason, key in zip(*(table[name].to_pylist() for name in ("id", "reason", "key")), strict=True):
-                    keep.append(reason is None and key not in self.kept)
-                    if keep[-1]:
-                        self.kept[key] = item
-                    elif reason is None:
-                        self.twin[item] = self.kept[key]
-                writer.write(table.filter(pa.array(keep)))
-                self._reject("corpus", table)
-        lost = sum(self.why.values())
-        if not writer.written:
-            raise Refused(f"the corpus is empty after curation: all {self.read['corpus']} candidates were rejected ({self._reasons()})")
-        if lost > self.config.max_rejected * self.read["corpus"]:
+            self.context.report({"step": done, "total": len(self.reason)})
+        assert done == len(self.reason), f"{len(self.reason)} rows went into the check and {done} came out"
+        self.facts.seal()
+        self.changes.seal()
+        why = Counter(reason for reason in self.reason[self.candidates] if reason)
+        lost, told = why.total(), ", ".join(f"{reason}: {count}" for reason, count in why.most_common())
+        if lost == len(self.candidates):
+            raise Refused(f"the corpus is empty after curation: all {lost} candidates were rejected ({told})")
+        if lost > self.config.max_rejected * len(self.candidates):
             raise Refused(
-                f"{lost} of the {self.read['corpus']} candidates were rejected ({self._reasons()}), more than the share "
+                f"{lost} of the {len(self.candidates)} candidates were rejected ({told}), more than the share "
                 f"curate.max_rejected={self.config.max_rejected}; mend the source, or raise it"
             )
+
+    def _join(self) -> None:
+        """The judgements with the rows of their query and candidate; -1 where there is none."""
+        table = read_part(self.sources, "qrels", ["query_id", "item_id", "relevance"])
+        self.judged = np.zeros(table.num_rows, JUDGED)
+        for name, rows, column in (("query", self.queries, "query_id"), ("item", self.candidates, "item_id")):
+            known = {self.ids[row]: row for row in rows.tolist()}
+            if name == "item":
+                self.known = known
+            self.judged[name] = [known.get(id, -1) for id in table[column].to_pylist()]
+        self.judged["relevance"], self.judged["reason"] = table["relevance"].to_numpy(), None
+
+    def _alive(self, rows: Array) -> Array:
+        return rows[[reason is None for reason in self.reason[rows]]]
+
+    def _positive(self) -> Array:
+        """The judgements of a query and an answer that are both still there."""
+        fine = (self.judged["relevance"] > 0) & (self.judged["query"] >= 0) & (self.judged["item"] >= 0)
+        positive = self.judged[fine]
+        alive = np.equal(self.reason, None)
+        return positive[alive[positive["query"]] & alive[positive["item"]]]
+
+    def _hold_out(self) -> int:
+        """Moves a share of the training queries of sources without other splits to a split of their own."""
+        sources = {row: _source(source) for row, source in zip(self.queries.tolist(), self._sources(self.queries), strict=True)}
+        settled = {sources[row] for row in self.queries.tolist() if self.split[row] != TRAIN}
+        eligible = [row for row in self._alive(self.queries).tolist() if sources[row] not in settled]
+        if not eligible:
+            raise Refused(f"held_out is {self.config.held_out}, but every source has queries of another split than train; set it to 0")
+        positive, names = self._positive(), {row: self.ids[row] for row in eligible}
+        asked, answers, share = positive["query"], positive["item"], self.config.held_out
+        moved = held_out(asked, answers, self._contents(), np.array(eligible), names, share, self.context.seed)
+        self.split[moved] = "held_out"
+        return len(moved)
+
+    def _sources(self, rows: Array) -> list[str]:
+        return self.places["source"].take(pa.array(rows)).to_pylist()
+
+    def _contents(self) -> Array:
+        """A number for the content of each row; equal for equal rows."""
+        return np.unique(self.facts.rows["content"].view([("", "u8"), ("", "u8")]), return_inverse=True)[1]
+
+    def _merge(self) -> tuple[Array, int]:
+        """Merges equal and near-equal candidates; returns all near-equal pairs of rows, and how many rows were crowded."""
+        self.positive = self._positive()
+        role = np.where(np.equal(self.split, TRAIN), TRAINING, HELD_OUT)
+        role[self.candidates] = CANDIDATE
+        role[self.positive["item"][role[self.positive["query"]] == HELD_OUT]] = ANSWER
+        late = pa.array(np.isin(role, (CANDIDATE, TRAINING)))
+        keys = [(key, "ascending") for key in ("late", "source", "line", "id")]
+        order = pc.sort_indices(self.places.append_column("late", late), keys).to_numpy().astype(np.int64)
+        self.preference = np.argsort(order)
+        self.role, self.content, self.keeper = role, self._contents(), np.arange(len(role))
+        heads: dict[int, int] = {}
+        for row in self._alive(order[order < len(self.candidates)]).tolist():
+            self.keeper[row] = heads.setdefault(int(self.content[row]), row)
+        self._merged("exact duplicate")
+        rows = self._alive(order)
+        places, crowded = near_pairs(self.facts, rows, role[rows], self._wanted(), self.config.near)
+        near = rows[places]
+        if self.config.near_duplicates == "merge":
+            stood = np.arange(len(role))
+            stood[rows] = rows[keepers(places[(near < len(self.candidates)).all(1)], len(rows))]
+            self.keeper = stood[self.keeper]
+            self._merged("near-duplicate")
+        for row in np.flatnonzero(self.keeper != np.arange(len(role))).tolist():
+            self.detail[row] = self.ids[self.keeper[row]]
+        return near, crowded
+
+    def _wanted(self) -> Array:
+        """Which roles are compared: candidates with candidates, and training with what is held out."""
+        wanted = np.zeros((4, 4), bool)
+        wanted[np.ix_((CANDIDATE, ANSWER), (CANDIDATE, ANSWER))] = True
+        if self.config.leakage != "off":
+            wanted[TRAINING, HELD_OUT] = wanted[HELD_OUT, TRAINING] = True
+        if self.config.leakage == "all":
+            wanted[TRAINING, ANSWER] = wanted[ANSWER, TRAINING] = True
+        return wanted
+
+    def _merged(self, reason: str) -> None:
+        self.reason[self._alive(self.candidates[self.keeper[self.candidates] != self.candidates])] = reason
+
+    def _leak(self, near: Array) -> None:
+        """Rejects training queries and triples that are like what is held out; notes the candidates that are like a held-out answer."""
+        self.leak: dict[int, int] = {}  # candidate -> the first held-out query that it answers, or that one near-equal to it answers
+        if self.config.leakage == "off":
+            return
+        asking = self.positive[self.role[self.positive["query"]] == HELD_OUT]
+        for query, item in sorted(asking[["query", "item"]].tolist(), key=lambda pair: self.preference[pair[0]]):
+            for row in (item, int(self.keeper[item])):
+                self.leak.setdefault(row, query)
+        answers = dict(self.leak)
+        training = self._alive(np.flatnonzero(self.role == TRAINING))
+        roles = (HELD_OUT, ANSWER) if self.config.leakage == "all" else (HELD_OUT,)
+        held = np.flatnonzero(np.isin(self.role, roles) & (np.equal(self.reason, None) | (self.role == ANSWER)))
+        for row, origin in leaking(near, self.content, training, held, self.preference).items():
+            self._leaked(row, origin, answers.get(origin, origin))
+        if self.config.leakage == "queries":
+            self.leak = {}
+            return
+        for one, other in np.concatenate([near, near[:, ::-1]]).tolist():
+            if one in answers and other < len(self.candidates):
+                self.leak.setdefault(other, answers[one])
+        self._leak_by_evidence()
+
+    def _leaked(self, row: int, origin: int, query: int) -> None:
+        self.reason[row], self.detail[row] = f"leaks into {self.split[query]}", self.ids[origin]
+
+    def _leak_by_evidence(self) -> None:
+        row = len(self.candidates) + len(self.queries)
+        for table in part_tables(self.sources, "triples", ["evidence"]):
+            for evidence in table["evidence"].to_pylist():
+                leaking = [self.known[id] for id in evidence if self.known.get(id) in self.leak]
+                if leaking and self.role[row] == TRAINING and self.reason[row] is None:
+                    self._leaked(row, leaking[0], self.leak[leaking[0]])
+                row += 1
+
+    def _judge(self) -> None:
+        """Settles the judgements, and which queries keep an answer."""
+        alive = np.equal(self.reason, None)
+        best: dict[tuple[int, int], int] = {}
+        for number, (query, item, relevance) in enumerate(self.judged[["query", "item", "relevance"]].tolist()):
+            keeper = int(self.keeper[item]) if item >= 0 else -1
+            leak = self.leak.get(keeper, self.leak.get(item))
+            if keeper < 0 or not alive[keeper]:
+                verdict = "answer was rejected", self.reason[keeper] if keeper >= 0 else "unknown item"
+            elif query < 0 or not alive[query]:
+                verdict = "query was rejected", self.reason[query] if query >= 0 else "unknown query"
+            elif leak is not None and self.role[query] == TRAINING:
+                verdict = f"leaks into {self.split[leak]}", self.ids[leak]
+            else:
+                loser, winner = number, best.setdefault((query, keeper), number)
+                if relevance > self.judged["relevance"][winner]:
+                    loser, winner = winner, number
+                    best[query, keeper] = number
+                number, verdict = (loser, ("judged twice", self.ids[keeper])) if loser != winner else (number, (None, ""))
+            self.judged["reason"][number], self.judged["detail"][number] = verdict
+        standing = np.equal(self.judged["reason"], None)
+        answered = set(self.judged["query"][standing & (self.judged["relevance"] > 0)].tolist())
+        for query in self._alive(self.queries).tolist():
+            if query not in answered:
+                self.reason[query] = "no answer is left"
+        left = standing & ~np.equal(self.reason, None)[self.judged["query"]]
+        self.judged["reason"][left], self.judged["detail"][left] = "query was rejected", "no answer is left"
+
+    def _mixture(self, chosen: Array) -> Counter[tuple[str, str]]:
+        """Training pairs of each source and task among the chosen judgements."""
+        tasks = [task for table in part_tables(self.sources, "queries", ["task"]) for task in table["task"].to_pylist()]
+        asked = self.judged["query"][chosen & (self.judged["relevance"] > 0) & (self.judged["query"] >= 0)]
+        asked = asked[np.equal(self.split[asked], TRAIN)]
+        return Counter(
+            (_source(source), tasks[query - len(self.candidates)])
+            for query, source in zip(asked.tolist(), self._sources(asked), strict=True)
+        )
+
+    # Writing
+
+    def _write(self, near: Array) -> tuple[dict[str, int], int]:
+        """Writes all parts; returns how many rows each has, and how many groups of kin were too large."""
+        with PartWriter(self.context.folder, "rejects") as self.rejects:
+            written = {
+                "corpus": self._write_part("corpus", self.candidates),
+                "queries": self._write_part("queries", self.queries),
+                "triples": self._write_part("triples", self.triples),
+                "qrels": self._write_judgements(),
+                "prompts": self._write_prompts(),
+            }
+        kept = self._alive(self.candidates)
+        known = self.facts.rows[kept]
+        both = near[(near < len(self.candidates)).all(1)]
+        both = both[np.equal(self.reason, None)[both].all(1)]
+        pairs, large = kin(kept, known["text"], known["pictures"], both)
+        with PartWriter(self.context.folder, "kin") as writer:
+            writer.write([{"item_id": self.ids[one], "kin_id": self.ids[other], "why": why} for one, other, why in pairs])
+        return {**written, "kin": writer.written}, large
+
+    def _write_part(self, part: str, rows: Array) -> int:
+        if not part_files(self.sources, part):
+            return 0
+        first = int(rows[0]) if len(rows) else 0
+        with PartWriter(self.context.folder, part) as writer:
+            for table in self.changes.applied(first, part_tables(self.sources, part)):
+                reasons = self.reason[first : first + table.num_rows]
+                if part != "corpus":
+                    split = pa.array(self.split[first : first + table.num_rows], pa.string())
+                    table = table.set_column(table.schema.get_field_index("split"), "split", split)
+                if part == "triples":
+                    evidence = pa.array([self._passed_on(ids) for ids in table["evidence"].to_pylist()], pa.list_(pa.string()))
+                    table = table.set_column(table.schema.get_field_index("evidence"), "evidence", evidence)
+                writer.write(table.filter(pa.array(np.equal(reasons, None))))
+                details = self.detail[first : first + table.num_rows]
+                self._reject(part, table.select(["id", "source", "line"]), reasons, details)
+                first += table.num_rows
         return writer.written
 
-    def _judged(self) -> list[dict[str, Any]]:
-        """The judgements of candidates that stand, a duplicate's passed on to the one that was kept."""
-        standing, seen, lost = set(self.kept.values()), {}, []
-        for row in read_part(self.sources, "qrels").to_pylist():
-            row["item_id"] = self.twin.get(row["item_id"], row["item_id"])
-            place = row["query_id"], row["item_id"]
-            if row["item_id"] not in standing:
-                lost.append(row)
-            elif place in seen:
-                self.merged_judgements += 1
-            else:
-                seen[place] = row
-        self._reject_judgements(lost, "answer was rejected")
-        return list(seen.values())
+    def _passed_on(self, ids: list[str]) -> list[str]:
+        """The candidates that are left of those named, each once."""
+        rows = [int(self.keeper[self.known[id]]) for id in ids if id in self.known]
+        return list(dict.fromkeys(self.ids[row] for row in rows if self.reason[row] is None))
 
-    def _queries(self, tables: Iterator[pa.Table], answered: set[str]) -> set[str]:
-        asked: set[str] = set()
-        labels = read_part(self.sources, "queries", ["split", "task"])
-        done = 0
-        with PartWriter(self.context.folder, "queries") as writer:
-            for table in tables:
-                reasons = [
-                    reason or (None if query in answered else "no answer is left")
-                    for query, reason in zip(table["id"].to_pylist(), table["reason"].to_pylist(), strict=True)
-                ]
-                table = table.set_column(table.schema.get_field_index("reason"), "reason", pa.array(reasons, pa.string()))
-                for name in labels.schema.names:
-                    table = table.append_column(name, labels[name].slice(done, table.num_rows))
-                kept = table.filter(pa.array([reason is None for reason in reasons]))
-                asked |= set(kept["id"].to_pylist())
-                writer.write(kept)
-                self._reject("queries", table)
-                done += table.num_rows
-        return asked
+    def _write_judgements(self) -> int:
+        first = 0
+        with PartWriter(self.context.folder, "qrels") as writer:
+            for table in part_tables(self.sources, "qrels"):
+                here = self.judged[first : first + table.num_rows]
+                names = [f"{query} {item}" for query, item in zip(table["query_id"].to_pylist(), table["item_id"].to_pylist(), strict=True)]
+                told = pa.table({"id": pa.array(names, pa.string()), "source": table["source"], "line": table["line"]})
+                self._reject("qrels", told, here["reason"], here["detail"])
+                stand = [self.ids[self.keeper[item]] if item >= 0 else "" for item in here["item"].tolist()]
+                table = table.set_column(table.schema.get_field_index("item_id"), "item_id", pa.array(stand, pa.string()))
+                writer.write(table.filter(pa.array(np.equal(here["reason"], None))))
+                first += table.num_rows
+        return writer.written
 
-    def _reject(self, part: str, table: pa.Table) -> None:
-        lost = table.filter(table["reason"].is_valid())
-        self.why.update(lost["reason"].to_pylist())
-        columns = {name: lost[name] for name in ("id", "reason", "source", "line")}
-        self.rejects.write(pa.table({"part": pa.array([part] * lost.num_rows, pa.string()), **columns}))
+    def _write_prompts(self) -> int:
+        if not part_files(self.sources, "prompts"):
+            return 0
+        with PartWriter(self.context.folder, "prompts") as writer:
+            for table in part_tables(self.sources, "prompts"):
+                writer.write([{**row, "wording": clean(row["wording"])} for row in table.to_pylist()])
+        return writer.written
 
-    def _reject_judgements(self, rows: list[dict[str, Any]], reason: str) -> None:
-        self.why.update([reason] * len(rows))
-        self.rejects.write([{"part": "qrels", "id": f"{row['query_id']} {row['item_id']}", "reason": reason} for row in rows])
-
-    def _reasons(self) -> str:
-        return ", ".join(f"{reason}: {count}" for reason, count in self.why.most_common())
+    def _reject(self, part: str, told: pa.Table, reasons: Array, details: Array) -> None:
+        lost = ~np.equal(reasons, None)
+        self.why.update((reason, part) for reason in reasons[lost])
+        columns = {name: told[name].filter(pa.array(lost)) for name in ("id", "source", "line")}
+        columns |= {name: pa.array(values[lost], pa.string()) for name, values in (("reason", reasons), ("detail", details))}
+        self.rejects.write(pa.table({"part": pa.array([part] * int(lost.sum()), pa.string()), **columns}))
 
 
-def _first(tables: Iterator[pa.Table], rows: int) -> Iterator[pa.Table]:
-    """As many of the tables as hold so many rows; the others are left in the iterator."""
-    while rows > 0:
-        table = next(tables)
-        rows -= table.num_rows
-        yield table
+def _columns(corpus: Path, names: list[str]) -> pa.Table:
+    """Some columns of all rows of all parts, in their order."""
+    schema = pa.schema([PARTS["corpus"].field(name) for name in names])
+    return pa.concat_tables([schema.empty_table(), *(table for part in CHECKED for table in part_tables(corpus, part, names))])
+
+
+def _source(source: str) -> str:
+    return source.partition("/")[0]

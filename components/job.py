@@ -3,10 +3,11 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mirepoix.components import zero
-from mirepoix.components.batches import PairStore
+from mirepoix.components.augment import AugmentConfig
+from mirepoix.components.batches import By, PairStore
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 from mirepoix.models.tuning import Tuning
@@ -36,8 +37,12 @@ class TrainConfig:
     modality_mask: bool = option(False, "contrast a positive only with documents of exactly its modality (MAMCL)")
     symmetric: bool = option(False, "contrast also documents with queries")
     mask_relevant: bool = option(True, "what is known to answer a query, by any pair or as a copy, is no negative of it")
-    negatives: int | None = option(None, "hard negatives a pair; null: as many as every pair has")
-    homogeneous: float = option(0.0, "share of the batches that are of one task")
+    mask_kin: bool = option(True, "beside these, what curation found to be perhaps the same as an answer is no negative either")
+    negatives: int | None = option(None, "hard negatives a pair; null: as many as every pair has, or with fill_negatives any pair")
+    fill_negatives: bool = option(False, "a pair with fewer hard negatives gets other pairs' positives, drawn anew each time")
+    homogeneous: float = option(0.0, "share of the batches that are homogeneous")
+    homogeneous_by: By = option("task", "what these are of one of; target: the modality that is found")
+    augment: AugmentConfig = option(AugmentConfig, "what pairs lose in training, to be found without it")
     zero_stage: Literal[0, 1, 2, 3] = option(1, "what DeepSpeed shards: 1 optimizer, 2 and gradients, 3 and weights")
     deepspeed: str | None = option(None, 'DeepSpeed settings file; "auto" in it is resolved from this config')
     deepspeed_digest: str | None = option(None, "hash of that file's settings, filled in when the run starts")
@@ -72,6 +77,10 @@ class TrainConfig:
             raise Refused(
                 "bf16 with zero_stage 0 has no float32 weights to hand out; give zero_stage 1, 2 or 3 (on one worker 1 costs nothing)"
             )
+        if self.homogeneous_by not in get_args(By):
+            raise Refused(f"homogeneous_by is {self.homogeneous_by!r}; give one of {', '.join(get_args(By))}")
+        if self.mask_kin and not self.mask_relevant:
+            raise Refused("mask_kin is on and mask_relevant off; kin are those of what is known to be relevant: give both, or neither")
         if self.negatives is not None and self.negatives < 0:
             raise Refused(f"negatives is {self.negatives}; give 0 or more, or null")
 
@@ -135,13 +144,14 @@ def make_job(config: TrainConfig, seed: int, pairs: Path, encoder: Path) -> Job:
             f"{len(store)} there are; lower per_device_train_batch_size or num_workers"
         )
     fewest, most = store.fewest_and_most_negatives()
-    if config.negatives is None and fewest == 0 < most:
+    if config.negatives is None and fewest == 0 < most and not config.fill_negatives:
         raise Refused(
-            f"some pairs have no hard negatives and some have {most}; mine them for all pairs, or give negatives = 0 to train without"
+            f"some pairs have no hard negatives and some have {most}; mine them for all pairs, give fill_negatives = true to fill up with "
+            "what is drawn, or negatives = 0 to train without"
         )
-    negatives = fewest if config.negatives is None else config.negatives
-    if negatives > fewest:
-        raise Refused(f"negatives is {negatives} and some pairs have {fewest}; mine more, or give at most {fewest}")
+    negatives = config.negatives if config.negatives is not None else most if config.fill_negatives else fewest
+    if negatives > fewest and not config.fill_negatives:
+        raise Refused(f"negatives is {negatives} and some pairs have {fewest}; mine more, give at most {fewest}, or fill_negatives = true")
     if config.batch == 1 and negatives == 0:
         raise Refused(
             "a batch of one pair without hard negatives has nothing to contrast; raise per_device_train_batch_size or mine negatives"

@@ -1,19 +1,33 @@
-"""Curated rows become pairs to train on and queries to evaluate with; each query gets an instruction in one of several wordings."""
+"""Curated rows become pairs to train on and queries to evaluate with; each query gets an instruction in one of several wordings.
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+Which pairs there are is settled from ids alone; then every item is read once, and written into each store that has a use for it.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
-from mirepoix.components.batches import PairRow, write_pairs
-from mirepoix.components.corpus import PartWriter, read_part
-from mirepoix.components.instructions import instructed
+from mirepoix.components import mixture
+from mirepoix.components.batches import Known, PairRow, StoreWriter, content_key
+from mirepoix.components.corpus import PartWriter, part_tables, read_part
+from mirepoix.components.instructions import Wordings
+from mirepoix.components.mixture import Group
+from mirepoix.components.picking import picked
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, item_to_row, row_to_item
 from mirepoix.models.options import option
 from mirepoix.serving.store import Context, Outcome, Rows
+
+ANSWERS = "answers the same query by another row"
+KIN = ["item_id", "kin_id"]
+ALONE = "its query has no answer to train on"
 
 
 @dataclass(frozen=True)
@@ -24,77 +38,230 @@ class PairsConfig:
     adapt_instructions: bool = option(False, "give the adaptation stage's queries instructions too")
     without_instruction: float = option(0.1, "share of queries that go without even so: a search without a target has none")
     instruct_tasks: tuple[str, ...] = option((), "tasks of the instruction stage; empty: all")
+    mixture: tuple[str, ...] = option(
+        (), "how often pairs stand in an epoch: SOURCE:TASK=WEIGHT with * for any, such as coco:t->i=2 or *:it->t=0.5; the last that fits"
+    )
 
     def __post_init__(self) -> None:
         if not 0 <= self.without_instruction < 1:
             raise Refused(f"without_instruction is {self.without_instruction}; it is a share, give a number from 0 to below 1")
+        for entry in self.mixture:
+            mixture.parsed(entry)
 
 
-def work(context: Context, config: PairsConfig, curate: Path) -> Outcome:
-    """Writes two stores of pairs, adapt/ and instruct/, and queries/ for evaluation."""
-    corpus, queries, qrels = (read_part(curate, part) for part in ("corpus", "queries", "qrels"))
-    split = dict(zip(queries["id"].to_pylist(), queries["split"].to_pylist(), strict=True))
-    task = dict(zip(queries["id"].to_pylist(), queries["task"].to_pylist(), strict=True))
-    judged = [(row["query_id"], row["item_id"]) for row in qrels.to_pylist() if row["relevance"] > 0]
-    training = [pair for pair in judged if split[pair[0]] == "train"]
-    if not training:
+class Asked(NamedTuple):
+    """What is known of a query without its content."""
+
+    split: str
+    task: str
+    source: str  # the first step of Item.source
+
+    @property
+    def group(self) -> Group:
+        return self.source, self.task
+
+
+@dataclass
+class _Judged:
+    """Who answers whom, and who does not, by ids."""
+
+    asked: dict[str, Asked]
+    training: list[tuple[str, str]] = field(default_factory=list)
+    refuted: list[dict[str, Any]] = field(default_factory=list)  # rows of qrels: judged to be no answer, and of a query to train on
+    evaluation: int = 0
+    again: int = 0
+    read: int = 0
+
+
+@dataclass
+class _Store:
+    """A store of pairs while it is written."""
+
+    name: str
+    wording: Callable[[Item, str], Item]
+    pairs: list[tuple[str, str]]
+    groups: list[Group]
+    counts: np.ndarray  # how often each pair stands in an epoch
+    negatives: dict[str, list[str]]  # by query
+    writer: StoreWriter
+    rows: dict[str, dict[str, int]] = field(default_factory=lambda: {"queries": {}, "corpus": {}})
+
+    def __post_init__(self) -> None:
+        self.standing = [pair for pair, count in zip(self.pairs, self.counts, strict=True) if count]
+        self.queries = {query for query, _ in self.standing}
+        self.documents = {item for _, item in self.standing}
+        self.documents.update(item for query in self.queries for item in self.negatives.get(query, ()))
+
+    def add(self, part: str, item: Item, key: int) -> None:
+        """Writes an item that some pair names."""
+        self.rows[part][item.id] = self.writer.add(item, key)
+
+
+def work(context: Context, config: PairsConfig, curate: Path, passages: Path | None = None) -> Outcome:
+    """Writes two stores of pairs, adapt/ and instruct/, and queries/ for evaluation; `passages` are further pairs to train on."""
+    folders = [folder for folder in (curate, passages) if folder is not None]
+    judged = _judged(folders, passages)
+    if not judged.training:
         raise Refused("no pair is left to train on: no row of qrels joins a query of the split 'train' with a candidate; check the splits")
-    metrics: dict[str, float] = {}
-    chosen = {"adapt": (config.adapt_tasks, config.adapt_instructions), "instruct": (config.instruct_tasks, True)}
-    for name, (tasks, with_instruction) in chosen.items():
-        unknown = sorted(set(tasks) - set(task.values()))
-        if unknown:
-            raise Refused(
-                f"no query has the task {', '.join(unknown)} of pairs.{name}_tasks; the corpus has {', '.join(sorted(set(task.values())))}"
-            )
-        mine = [pair for pair in training if not tasks or task[pair[0]] in tasks]
-        if not mine:
-            raise Refused(f"no pair is left to train on for pairs.{name}_tasks={', '.join(tasks)}; those of 'train' are of other tasks")
-        used = _rows_used(corpus, queries, mine)
-        wording = partial(instructed, seed=context.seed, without=config.without_instruction) if with_instruction else _bare
-        (context.folder / name).mkdir()
-        write_pairs(context.folder / name, _items(corpus, queries, used, task, wording), _pair_rows(mine, used, task))
-        metrics[f"{name}_pairs"] = len(mine)
-        for family in sorted({task[pair[0]] for pair in mine}):
-            metrics[f"{name}_pairs {family}"] = sum(task[pair[0]] == family for pair in mine)
-    with PartWriter(context.folder, "queries") as writer:
-        for batch in queries.to_batches(max_chunksize=1000):
-            asked = [row for row in batch.to_pylist() if row["split"] != "train"]
-            writer.write([{**row, **item_to_row(instructed(row_to_item(row), row["task"], context.seed))} for row in asked])
-    counts = {
-        "training_pairs": len(training),
-        "evaluation_pairs": sum(split[query] != "train" for query, _ in judged),
-        "judged_irrelevant": sum(relevance <= 0 for relevance in qrels["relevance"].to_pylist()),
+    answered, answers = {query for query, _ in judged.training}, set(judged.training)
+    negatives: dict[str, list[str]] = {}
+    rejected = []
+    for row in judged.refuted:
+        if (row["query_id"], row["item_id"]) in answers:
+            rejected.append((row, ANSWERS))
+        elif row["query_id"] not in answered:
+            rejected.append((row, ALONE))
+        else:
+            negatives.setdefault(row["query_id"], []).append(row["item_id"])
+    weights = mixture.settled(config.mixture, {judged.asked[query].group for query in answered})
+    wordings = Wordings(read_part(curate, "prompts").to_pylist())
+    instructed = partial(wordings.instructed, seed=context.seed, without=config.without_instruction)
+    chosen = {
+        "adapt": (config.adapt_tasks, instructed if config.adapt_instructions else _bare),
+        "instruct": (config.instruct_tasks, instructed),
     }
-    return Outcome(
-        Rows(qrels.num_rows, counts["training_pairs"] + counts["evaluation_pairs"], rejected=counts["judged_irrelevant"]),
-        {**metrics, **counts},
-    )
+    kin = [pair for folder in folders for pair in zip(*map(pa.ChunkedArray.to_pylist, read_part(folder, "kin", KIN).columns), strict=True)]
+    dropped: set[tuple[str, str]] = set()
+    with ExitStack() as stack:
+        stores = []
+        for name, (tasks, wording) in chosen.items():
+            pairs, counts = _weighed(name, tasks, judged, weights, context.seed)
+            writer = stack.enter_context(StoreWriter(context.folder / name))
+            stores.append(_Store(name, wording, pairs, [judged.asked[query].group for query, _ in pairs], counts, negatives, writer))
+        _write_items(context, folders, judged.asked, stores, wordings)
+        for store in stores:
+            dropped |= _finish(store, judged.asked, kin)
+    rejected += [(row, ANSWERS) for row in judged.refuted if (row["query_id"], row["item_id"]) in dropped]
+    with PartWriter(context.folder, "rejects") as writer:
+        writer.write([_reject(row, reason) for row, reason in rejected])
+    return _outcome(judged, stores, rejected)
 
 
-def _rows_used(corpus: pa.Table, queries: pa.Table, pairs: list[tuple[str, str]]) -> dict[tuple[str, str], int]:
-    """(part, id) of every item in `pairs` -> its row in the store, in the order of the parts."""
-    wanted = {"queries": {query for query, _ in pairs}, "corpus": {item for _, item in pairs}}
-    parts = {"queries": queries, "corpus": corpus}
-    found = [(part, item) for part, table in parts.items() for item in table["id"].to_pylist() if item in wanted[part]]
-    return {place: row for row, place in enumerate(found)}
+def _outcome(judged: _Judged, stores: list[_Store], rejected: list[tuple[dict[str, Any], str]]) -> Outcome:
+    why = Counter(reason for _, reason in rejected)
+    metrics: dict[str, float] = {
+        "training_pairs": len(judged.training),
+        "evaluation_pairs": judged.evaluation,
+        "hard_negatives": len(judged.refuted) - len(rejected),
+        **{f"rejected {reason}": count for reason, count in sorted(why.items())},
+    }
+    table = []
+    for store in stores:
+        told = mixture.report(store.name, store.groups, store.counts)
+        metrics[f"{store.name}_pairs"] = sum(row["after"] for row in told)
+        for task in sorted({row["task"] for row in told}):
+            metrics[f"{store.name}_pairs {task}"] = sum(row["after"] for row in told if row["task"] == task)
+            metrics[f"{store.name}_pairs_before {task}"] = sum(row["before"] for row in told if row["task"] == task)
+        table += told
+    written = judged.read - len(rejected) - judged.again
+    return Outcome(Rows(judged.read, written, len(rejected), judged.again), metrics, {"mixture": table})
+
+
+def _judged(folders: list[Path], passages: Path | None) -> _Judged:
+    """What the folders' queries and qrels say, without any content."""
+    judged = _Judged({})
+    for folder in folders:
+        for table in part_tables(folder, "queries", ["id", "split", "task", "source"]):
+            for id, split, task, source in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                if id in judged.asked or (folder == passages and split != "train"):
+                    fault = "stands twice" if id in judged.asked else f"is of the split {split!r}, and passages are trained on alone"
+                    raise Refused(f"query {id!r} in {folder} {fault}; mend the stage that wrote it")
+                judged.asked[id] = Asked(split, task, source.partition("/")[0])
+    seen: set[tuple[str, str, bool]] = set()
+    for folder in folders:
+        for table in part_tables(folder, "qrels"):
+            judged.read += table.num_rows
+            for row in table.to_pylist():
+                pair = row["query_id"], row["item_id"]
+                if pair[0] not in judged.asked:
+                    raise Refused(f"qrels in {folder} name the query {pair[0]!r}, which is not in queries/; mend the stage that wrote them")
+                relevant = row["relevance"] > 0
+                if judged.asked[pair[0]].split != "train":
+                    judged.evaluation += relevant
+                elif (*pair, relevant) in seen:
+                    judged.again += 1
+                elif relevant:
+                    judged.training.append(pair)
+                else:
+                    judged.refuted.append(row)
+                seen.add((*pair, relevant))
+    return judged
+
+
+def _weighed(
+    name: str, tasks: tuple[str, ...], judged: _Judged, weights: dict[Group, float], seed: int
+) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """The pairs of some tasks, and how often each stands in an epoch."""
+    there = {asked.task for asked in judged.asked.values()}
+    if unknown := sorted(set(tasks) - there):
+        raise Refused(f"no query has the task {', '.join(unknown)} of pairs.{name}_tasks; the corpus has {', '.join(sorted(there))}")
+    pairs = [pair for pair in judged.training if not tasks or judged.asked[pair[0]].task in tasks]
+    if not pairs:
+        raise Refused(f"no pair is left to train on for pairs.{name}_tasks={', '.join(tasks)}; those of 'train' are of other tasks")
+    counts = mixture.repeats([judged.asked[query].group for query, _ in pairs], weights, seed)
+    if not counts.any():
+        raise Refused(f"no pair is left to train on for the stage {name}: pairs.mixture leaves none of {len(pairs)}; raise a weight")
+    return pairs, counts
 
 
 def _bare(query: Item, task: str) -> Item:
     return replace(query, instruction="")
 
 
-def _items(
-    corpus: pa.Table, queries: pa.Table, used: dict[tuple[str, str], int], task: dict[str, str], wording: Callable[[Item, str], Item]
-) -> Iterator[Item]:
-    for part, table in (("queries", queries), ("corpus", corpus)):
-        for batch in table.to_batches(max_chunksize=1000):
-            for row in batch.to_pylist():
-                if (part, row["id"]) in used:
+def _write_items(context: Context, folders: list[Path], asked: dict[str, Asked], stores: list[_Store], wordings: Wordings) -> None:
+    """Streams queries and documents, each once, into the stores that name them, and what is to be evaluated into queries/."""
+    wanted = {"queries": set().union(*(store.queries for store in stores)), "corpus": set().union(*(store.documents for store in stores))}
+    held_out = {query for query, told in asked.items() if told.split != "train"}
+    total, done = len(wanted["queries"]) + len(held_out) + len(wanted["corpus"]), 0
+    with PartWriter(context.folder, "queries") as evaluation:
+        for part, folder in ((part, folder) for part in wanted for folder in folders):
+            for table in picked(folder, part, wanted[part] | held_out if part == "queries" else wanted[part]):
+                asked_here = []
+                for row in table.to_pylist():
                     item = row_to_item(row)
-                    yield wording(item, task[item.id]) if part == "queries" else item
+                    if part == "queries" and item.id in held_out:
+                        asked_here.append({**row, **item_to_row(wordings.instructed(item, row["task"], context.seed))})
+                        continue
+                    key = content_key(item)
+                    for store in stores:
+                        if item.id in (store.queries if part == "queries" else store.documents):
+                            store.add(part, store.wording(item, row["task"]) if part == "queries" else item, key)
+                evaluation.write(asked_here)
+                done += table.num_rows
+                context.report({"step": done, "total": total})
+    for store in stores:
+        if missing := store.documents - set(store.rows["corpus"]):
+            raise Refused(f"qrels name the candidate {min(missing)!r}, which is not in corpus/; mend the stage that wrote them")
 
 
-def _pair_rows(pairs: list[tuple[str, str]], used: dict[tuple[str, str], int], task: dict[str, str]) -> Iterator[PairRow]:
-    for query, item in pairs:
-        yield PairRow(f"{query}>{item}", used["queries", query], used["corpus", item], (), task[query])
+def _finish(store: _Store, asked: dict[str, Asked], kin: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Writes what is said of the items; gives the negatives that turned out to be copies of an answer."""
+    queries, documents, keys = store.rows["queries"], store.rows["corpus"], store.writer.keys
+    answers: dict[tuple[str, int], set[int]] = {}
+    for query, item in store.pairs:
+        if query in queries and item in documents:
+            answers.setdefault((asked[query].task, keys[queries[query]]), set()).add(keys[documents[item]])
+    negatives, dropped = {}, set()
+    for query in queries:
+        known = answers[asked[query].task, keys[queries[query]]]
+        named = dict.fromkeys(store.negatives.get(query, ()))
+        negatives[query] = [documents[item] for item in named if keys[documents[item]] not in known]
+        dropped.update((query, item) for item in named if keys[documents[item]] in known)
+    rows = (
+        PairRow(f"{query}>{item}", queries[query], documents[item], negatives[query], asked[query].task, asked[query].source)
+        for (query, item), count in zip(store.pairs, store.counts, strict=True)
+        for _ in range(count)
+    )
+    beside = (
+        Known(queries[query], documents[item], asked[query].task)
+        for (query, item), count in zip(store.pairs, store.counts, strict=True)
+        if not count and query in queries and item in documents
+    )
+    store.writer.finish(rows, beside, ((documents[a], documents[b]) for a, b in kin if a in documents and b in documents))
+    return dropped
+
+
+def _reject(row: dict[str, Any], reason: str) -> dict[str, Any]:
+    return {"part": "qrels", "id": f"{row['query_id']} {row['item_id']}", "reason": reason} | {
+        name: row.get(name) for name in ("source", "line")
+    }

@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
+import numpy as np
 
-from mirepoix.components.corpus import read_part
-from mirepoix.components.instructions import INSTRUCTIONS
+from mirepoix.components.corpus import part_rows, read_part
+from mirepoix.components.instructions import Wordings
+from mirepoix.components.picking import picked
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item, take_items
+from mirepoix.models.item import Item, table_to_items
 from mirepoix.models.options import option
+from mirepoix.serving.index import open_index
 from mirepoix.serving.release import assemble
 from mirepoix.serving.store import Context, Outcome, Rows
 
@@ -28,20 +30,16 @@ class ReleaseConfig:
 
 def work(context: Context, config: ReleaseConfig, encoder: Path, index: Path, curate: Path) -> Outcome:
     """Assembles the release."""
-    wordings = {task: words[0] for task, words in INSTRUCTIONS.items()}
-    golden = _golden(read_part(curate, "corpus"), config.golden)
+    wordings = Wordings(read_part(curate, "prompts").to_pylist()).served()
+    golden = _golden(index, curate, config.golden)
     made = assemble(context.folder, config.name, encoder, index, curate / "corpus", golden, wordings, report=context.report)
     documents = len(made.open_documents())
-    read = read_part(curate, "corpus", ["id"]).num_rows
-    return Outcome(Rows(read=read, written=documents), {"documents": documents, "golden": len(golden)})
+    return Outcome(Rows(part_rows(curate, "corpus"), documents), {"documents": documents, "golden": len(golden)})
 
 
-def _golden(corpus: pa.Table, each: int) -> list[Item]:
-    """The first items of every modality that the corpus has."""
-    shapes: dict[tuple[bool, bool, bool], list[int]] = {}
-    contents = zip(*(corpus[name].to_pylist() for name in ("text", "images", "video")), strict=True)
-    for row, (text, images, video) in enumerate(contents):
-        rows = shapes.setdefault((bool(text), bool(images), bool(video)), [])
-        if len(rows) < each:
-            rows.append(row)
-    return take_items(corpus, sorted(row for rows in shapes.values() for row in rows))
+def _golden(index: Path, curate: Path, each: int) -> list[Item]:
+    """The first items of every modality in the index, in the order of the corpus."""
+    opened = open_index(index)
+    places = [np.flatnonzero(opened.modalities_N == code)[:each] for code in np.unique(opened.modalities_N)]
+    wanted = set(opened.ids.take(np.concatenate(places)).to_pylist())
+    return [item for table in picked(curate, "corpus", wanted) for item in table_to_items(table)]

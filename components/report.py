@@ -41,6 +41,7 @@ def render(report: dict[str, Any]) -> str:
     if report.get("headline"):
         body += [_headline(report["headline"]), *_tables(report)]
     body += ["<h2>Data</h2>", f"<p>digest <code>{escape(report['data']['digest'])}</code></p>", _counts(report["data"]["rows"])]
+    body += _counted(report["stages"])
     body += ["<h2>Stages</h2>", _stages(report["stages"])]
     settings = json.dumps(report["settings"], indent=2, sort_keys=True)
     body += ["<h2>Settings</h2>", f"<details><summary>every field of the run</summary><pre>{escape(settings)}</pre></details>"]
@@ -85,6 +86,21 @@ def _row(task: str, queries: int, trained: float, untrained: float) -> str:
 
 def _counts(rows: dict[str, int]) -> str:
     return f"<p class=soft>{' · '.join(f'{name} {count:,}' for name, count in rows.items())}</p>"
+
+
+def _counted(stages: list[dict[str, Any]]) -> Iterable[str]:
+    """The tables that stages told: what was rejected and why, the mixture, ..."""
+    for stage in stages:
+        for title, rows in stage.get("tables", {}).items():
+            if rows:
+                columns = list(rows[0])
+                header = "".join(f"<th>{escape(column)}" for column in columns)
+                lines = "".join("<tr>" + "".join(f"<td>{escape(_said(row.get(column)))}" for column in columns) for row in rows)
+                yield f"<h2>{escape(stage['name'])}: {escape(title)}</h2><div class=wide><table><tr>{header}{lines}</table></div>"
+
+
+def _said(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 def _stages(stages: list[dict[str, Any]]) -> str:

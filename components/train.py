@@ -25,9 +25,11 @@ import torch
 import torch.distributed as dist
 
 from mirepoix.components import zero
-from mirepoix.components.batches import Copies, PairStore, Plan, ahead
+from mirepoix.components.augment import augmented
+from mirepoix.components.batches import Copies, PairStore, ahead
 from mirepoix.components.job import Job, TrainConfig, make_job
 from mirepoix.components.journal import Journal
+from mirepoix.components.plan import Plan
 from mirepoix.models.encoder import Encoder, load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.loss import Contrast, contrastive
@@ -204,20 +206,20 @@ def _reshaped(folder: Path, stage: int) -> Iterator[Path]:
 def _batches(job: Job, store: PairStore, encoder: Encoder, step: int) -> Iterator[MicroBatch]:
     """This rank's collated micro-batches from a step on; each with its positives' codes, its documents' keys, and the relevant keys."""
     config, share = job.config, job.config.batch // dist.get_world_size()
-    plan = Plan(store, config.batch, job.seed, config.homogeneous)
+    plan = Plan(store, config.batch, job.seed, config.homogeneous, config.homogeneous_by)
     mine = slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
     collate = Copies(encoder.collator, max(1, config.dataloader_num_workers))
 
     def micro_batch(number: int) -> MicroBatch:
-        rows = plan.batch(number)[mine]
+        rows, epoch = plan.batch(number)[mine], number // plan.per_epoch
         keyed = store.keyed(rows, job.negatives, (*job.seed, number))
-        pairs = [pair for pair, _ in keyed]
+        pairs = [augmented(pair, config.augment, (*job.seed, epoch, row)) for row, (pair, _) in zip(rows, keyed, strict=True)]
         positives = [pair.positive for pair in pairs]
         negatives = [item for pair in pairs for item in pair.negatives]
         keys = [keys[0] for _, keys in keyed] + [key for _, keys in keyed for key in keys[1:]]
         codes = torch.tensor([int(item.modality) for item in positives])
         batch = collate([pair.query for pair in pairs] + positives + negatives)
-        return batch, codes, torch.tensor(keys), torch.from_numpy(store.relevant(rows))
+        return batch, codes, torch.tensor(keys), torch.from_numpy(store.relevant(rows, config.mask_kin))
 
     accumulation = config.gradient_accumulation_steps
     return ahead(micro_batch, range(step * accumulation, job.total * accumulation), config.dataloader_num_workers)

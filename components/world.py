@@ -9,16 +9,14 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
+from mirepoix.components.corpus import PartWriter
 from mirepoix.components.drawing import DAMAGES, damaged, draw, perturbed
 from mirepoix.components.entities import FACTS, ILLUSTRATED, SPLITS, TOLD, Entity, captions, invent, questions, retyped, stream, tellings
 from mirepoix.components.wishes import IMAGE, TASKS, TEXT, Query, Truth, Wish, drafts_of, queries_of
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import ITEM_SCHEMA, Item, item_to_row, items_to_table
+from mirepoix.models.item import Item, item_to_row
 from mirepoix.models.options import option
 from mirepoix.serving.store import Context, Outcome, Rows
 
@@ -45,6 +43,7 @@ class WorldConfig:
     exact_duplicates: float = option(0.0, "candidates added as equal copies under another id, as a share of the regular ones")
     corrupt_files: float = option(0.01, "candidates added whose picture no decoder reads, as a share of the regular ones")
     false_negatives: float = option(0.0, "share of the training positives that are left out of qrels; each query keeps one")
+    leaks: float = option(0.0, "training queries added as copies, equal or slightly changed, of held-out queries, as a share of the others")
 
     def __post_init__(self) -> None:
         for dial in fields(self):
@@ -92,14 +91,13 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Triple:
-    """A picture, a question about it, its concise answer, and the passages that hold the answer."""
+    """A picture with a question about it, its concise answer, and the passages that hold the answer."""
 
-    id: str
+    item: Item
     split: str
-    image_id: str
-    question: str
+    image_id: str  # the candidate whose picture it is
     answer: str
-    passage_ids: tuple[str, ...]
+    evidence: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -111,6 +109,7 @@ class Planted:
     exact_duplicates: dict[str, str]  # copy -> original
     corrupt_files: dict[str, str]  # item -> damage
     false_negatives: tuple[tuple[str, str], ...] = ()  # query, item
+    leaks: dict[str, str] = field(default_factory=dict)  # training query -> held-out query
 
 
 @dataclass(frozen=True)
@@ -152,40 +151,38 @@ def generate(config: WorldConfig, seed: int, report: Report = lambda progress: N
     judgements = [Judgement(query.item.id, item_id) for query in queries for item_id in granting[query.wish]]
     training = {query.item.id for query in queries if query.split == "train"}
     dropped = _dropped(config, seed, [judgement for judgement in judgements if judgement.query_id in training])
+    copies, leaks = _leaked(config, seed, queries)
+    judgements += [Judgement(copy.item.id, item_id) for copy in copies for item_id in granting[copy.wish]]
+    lacking = tuple((judgement.query_id, judgement.item_id) for judgement in dropped)
     return World(
         config=config,
         seed=seed,
         entities=entities,
         corpus=corpus,
-        queries=queries,
+        queries=queries + copies,
         qrels=[judgement for judgement in judgements if judgement not in dropped],
-        triples=_triples(seed, entities, granting),
+        triples=_triples(seed, entities, granting, {item.id: item for item in corpus}),
         truth=truth,
-        planted=replace(planted, false_negatives=tuple((judgement.query_id, judgement.item_id) for judgement in dropped)),
+        planted=replace(planted, false_negatives=lacking, leaks=leaks),
     )
 
 
 def work(context: Context, config: WorldConfig) -> Outcome:
     """Writes the world as a corpus folder, with world.json that says what is in it and what is wrong with it."""
     world = generate(config, context.seed, context.report)
-    strings = {name: pa.string() for name in ("id", "split", "image_id", "question", "answer")}
-    tables = {
-        "corpus": items_to_table(world.corpus),
-        "queries": pa.Table.from_pylist(
-            [item_to_row(query.item) | {"split": query.split, "task": query.task} for query in world.queries],
-            schema=pa.schema([*ITEM_SCHEMA, pa.field("split", pa.string()), pa.field("task", pa.string())]),
-        ),
-        "qrels": pa.Table.from_pylist(
-            [asdict(judgement) for judgement in world.qrels],
-            schema=pa.schema({"query_id": pa.string(), "item_id": pa.string(), "relevance": pa.int32()}),
-        ),
-        "triples": pa.Table.from_pylist(
-            [asdict(triple) for triple in world.triples], schema=pa.schema(strings | {"passage_ids": pa.list_(pa.string())})
-        ),
+    judged = enumerate(world.qrels, 1)
+    parts = {
+        "corpus": [item_to_row(item) for item in world.corpus],
+        "queries": [item_to_row(query.item) | {"split": query.split, "task": query.task} for query in world.queries],
+        "qrels": [asdict(judgement) | {"source": "world", "line": line} for line, judgement in judged],
+        "triples": [
+            item_to_row(triple.item) | {"split": triple.split, "answer": triple.answer, "evidence": list(triple.evidence)}
+            for triple in world.triples
+        ],
     }
-    for name, table in tables.items():
-        (context.folder / name).mkdir()
-        pq.write_table(table, context.folder / name / "part-00000.parquet")
+    for part, rows in parts.items():
+        with PartWriter(context.folder, part) as writer:
+            writer.write(rows)
     counts = counted(world)
     description = {
         "seed": world.seed,
@@ -302,14 +299,35 @@ def _dropped(config: WorldConfig, seed: int, judgements: Sequence[Judgement]) ->
     return dropped
 
 
-def _triples(seed: int, entities: Sequence[Entity], granting: Mapping[Wish, list[str]]) -> list[Triple]:
+def _leaked(config: WorldConfig, seed: int, queries: Sequence[Query]) -> tuple[list[Query], dict[str, str]]:
+    """Training queries that copy held-out ones, under ids that go on after the others, and whom each copies."""
+    rng = stream(seed, "leaks")
+    held_out = [query for query in queries if query.split != "train"]
+    wanted = round(config.leaks * (len(queries) - len(held_out)))
+    if wanted > len(held_out):
+        most = len(held_out) / (len(queries) - len(held_out))
+        raise Refused(f"leaks is {config.leaks}, {wanted} copies of {len(held_out)} held-out queries; give at most {most:.3f}")
+    copies, leaks = [], {}
+    for number, original in enumerate(rng.sample(held_out, wanted), len(queries)):
+        text, images = original.item.text, original.item.images
+        if rng.random() < 0.5:
+            text, images = retyped(text, rng), tuple(perturbed(image, rng) for image in images)
+        item = Item(f"q{number:06d}", text, images, source="world", line=number + 1)
+        copies.append(replace(original, item=item, split="train"))
+        leaks[item.id] = original.item.id
+    return copies, leaks
+
+
+def _triples(seed: int, entities: Sequence[Entity], granting: Mapping[Wish, list[str]], items: Mapping[str, Item]) -> list[Triple]:
     """One for each picture and each fact that a passage tells of what it shows."""
     rng = stream(seed, "triples")
-    triples = []
+    triples: list[Triple] = []
     for entity in entities:
         for fact, image_id in itertools.product(FACTS, granting[Wish(IMAGE, entity.identity)]):
             passages = granting.get(Wish(TEXT, entity.identity, fact))
             if passages:
+                number = len(triples)
                 question = rng.choice(questions(fact, "this"))
-                triples.append(Triple(f"a{len(triples):06d}", entity.split, image_id, question, entity.facts[fact], tuple(passages)))
+                item = Item(f"a{number:06d}", question, items[image_id].images, source="world", line=number + 1)
+                triples.append(Triple(item, entity.split, image_id, entity.facts[fact], tuple(passages)))
     return triples

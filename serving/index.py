@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import faiss
 import numpy as np
@@ -25,6 +25,9 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 from mirepoix.models.options import option
 from mirepoix.models.vectors import Vectors
+
+if TYPE_CHECKING:
+    from mirepoix.serving.sparse import SparseIndex
 
 _BLOCK = 8192  # rows scored at once
 _SCORES = 1 << 24  # scores held at once
@@ -135,6 +138,18 @@ class Index:
             hits.append(self._ranked(rows_SD[start:end], kept_C, k))
         return hits
 
+    def score(self, queries: Vectors, ids: Sequence[Sequence[str]]) -> list[list[float]]:
+        """The scores that a search gives to items of each query's own; refused where one is not here."""
+        rows_SD, bounds = _ragged(queries, "query")
+        scores = []
+        for own, (start, end) in zip(ids, pairwise(bounds), strict=True):
+            positions_C = np.array([-1 if place is None else place for place in map(self.position, own)], np.int64)
+            if (positions_C < 0).any():
+                raise Refused(f"the index has no item {own[int(np.argmin(positions_C))]!r}; give ids of items that were indexed")
+            once_C, place_C = np.unique(positions_C, return_inverse=True)
+            scores.append(self._exact(rows_SD[start:end], once_C)[place_C].tolist() if own else [])
+        return scores
+
     def _allowed(self, modalities: Collection[Modality] | None) -> np.ndarray:
         if modalities is None:
             return np.arange(len(self))
@@ -183,10 +198,13 @@ class Index:
     def _ranked(self, rows_SD: np.ndarray, positions_C: np.ndarray, k: int) -> list[Hit]:
         if not len(positions_C):
             return []
-        # float64, rounded: equal rows get equal scores wherever they stand in a block.
-        scores_C = self._scores(rows_SD.astype(np.float64), np.array([0, len(rows_SD)]), positions_C)[0].astype(np.float32)
+        scores_C = self._exact(rows_SD, positions_C)
         order = np.lexsort((positions_C, -scores_C))[:k]
         return [Hit(id, float(scores_C[n])) for id, n in zip(self.ids.take(positions_C[order]).to_pylist(), order, strict=True)]
+
+    def _exact(self, rows_SD: np.ndarray, positions_C: np.ndarray) -> np.ndarray:
+        """MaxSim of one query in float64, rounded: equal rows get equal scores wherever they stand in a block."""
+        return self._scores(rows_SD.astype(np.float64), np.array([0, len(rows_SD)]), positions_C)[0].astype(np.float32)
 
     def _scores(self, rows_SD: np.ndarray, bounds: np.ndarray, positions_C: np.ndarray) -> np.ndarray:
         """MaxSim of each query and each of the items, in the precision of the query."""
@@ -247,12 +265,16 @@ def build(
     return Index(_filled(rows_RD, kind, config), items, description)
 
 
-def open_index(folder: str | Path) -> Index:
-    """The index that `Index.save` wrote, its rows mapped and not read."""
+def open_index(folder: str | Path) -> "Index | SparseIndex":
+    """The index that `Index.save` wrote, its rows mapped and not read; or the word index of `sparse.py`."""
     folder = Path(folder)
     if not (folder / "index.json").is_file():
         raise Refused(f"{folder} holds no index.json; give the folder of an index")
     plain = json.loads((folder / "index.json").read_text())
+    if plain["kind"] == "bm25":
+        from mirepoix.serving.sparse import open_sparse
+
+        return open_sparse(folder)
     description = Description(**{**plain, "config": IndexConfig(**plain["config"])})
     items = pq.read_table(folder / "items.parquet")
     rows = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)

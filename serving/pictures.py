@@ -3,13 +3,16 @@
 PictureRefused(Refused)     .reason is one of REASONS; no word of a decoder's error gets out
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
@@ -30,6 +33,8 @@ _MAGIC = {
     "GIF": lambda head: head[:6] in (b"GIF87a", b"GIF89a"),
 }
 _ORIENTATION = 0x0112
+LOOK = 64
+"""Pixels that each side of a look at a picture has at least, if the picture has them."""
 
 
 class PictureRefused(Refused):
@@ -70,13 +75,43 @@ def read_picture(data: bytes, limits: PictureLimits) -> Image.Image:
 
 
 def plain_picture(data: bytes, limits: PictureLimits) -> bytes:
-    """The same bytes if they decode to upright RGB as they are, else a PNG that does; what curation keeps and queries send on."""
-    picture = read_picture(data, limits)
-    with _opened(data, limits) as original:
-        upright = original.getexif().get(_ORIENTATION, 1) == 1
-        if upright and original.mode in ("RGB", "L") and "transparency" not in original.info and original.format != "GIF":
-            return data
-    return encoded(picture, "PNG")
+    """The same bytes if they decode to upright RGB as they are, else a PNG that does; what queries send on."""
+    return checked_picture(data, limits).data
+
+
+class Checked(NamedTuple):
+    """A picture that is taken: the bytes to keep, and a look at it, upright and in RGB, which may be smaller than the picture is."""
+
+    data: bytes
+    look: Image.Image
+    extent: tuple[float, float]  # width and height of what the look shows; its last column and row may be of parts of pixels
+
+
+def checked_picture(data: bytes, limits: PictureLimits, most_pixels: int | None = None) -> Checked:
+    """Decodes a picture and makes it plain.
+
+    Kept are the same bytes if they decode to upright RGB as they are, else a PNG that does; of a picture with more than `most_pixels`
+    one that is scaled down, a JPEG if it was one. A JPEG's bytes are all decoded, but its pixels are drawn no finer than they are needed.
+    """
+    with _opened(data, limits) as original, _decoding():
+        width, height = original.size
+        scale = math.sqrt(most_pixels / (width * height)) if most_pixels and width * height > most_pixels else 1
+        size = max(1, int(width * scale)), max(1, int(height * scale))
+        jpeg = isinstance(original, JpegImageFile)
+        plain = scale == 1 and original.mode in ("RGB", "L") and original.format != "GIF"
+        drawn = None
+        if jpeg and plain and original.getexif().get(_ORIENTATION, 1) == 1:
+            drawn = original.draft("RGB", (LOOK, LOOK))
+        elif jpeg and scale < 1:
+            original.draft("RGB", size)
+        original.load()
+        if plain and "transparency" not in original.info and original.getexif().get(_ORIENTATION, 1) == 1:
+            return Checked(data, original.convert("RGB"), drawn[1][2:] if drawn else original.size)
+        if scale < 1:
+            picture = ImageOps.exif_transpose(_rgb(original).resize(size, Image.Resampling.LANCZOS))
+            return Checked(encoded(picture, "JPEG", quality=90) if jpeg else encoded(picture, "PNG"), picture, picture.size)
+        picture = _rgb(ImageOps.exif_transpose(original))
+        return Checked(encoded(picture, "PNG"), picture, picture.size)
 
 
 def encoded(picture: Image.Image, form: str, **options: int) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mirepoix.models.errors import Refused
 
 if TYPE_CHECKING:
+    from mirepoix.components.sources import SourcesConfig
     from mirepoix.workflows.run import Order
 
 EXAMPLES = """examples:
@@ -18,6 +19,7 @@ EXAMPLES = """examples:
   mirepoix run quickstart instruct.max_steps=600 --plan    what a change would run again, and why
   mirepoix describe quickstart > mine.yaml; mirepoix run quickstart --config mine.yaml
   mirepoix submit quickstart --address http://HEAD:8265    the same on a cluster
+  mirepoix validate /data/corpus; mirepoix run unite sources.path=/data/corpus
   mirepoix serve storage/runs/quickstart-...; mirepoix search "two small red stars" --target i
 """
 
@@ -71,9 +73,32 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--url", default="http://127.0.0.1:8000", help="the endpoint (default: %(default)s)")
     search.add_argument("--json", action="store_true", help="print the endpoint's reply as it is")
 
+    validate = commands.add_parser(
+        "validate", help="say what of a corpus training would reject, with file and line; exit status 1 if anything"
+    )
+    _corpora(validate)
+    validate.add_argument("--recipe", default="unite", help="recipe whose rules of curation are applied (default: %(default)s)")
+    validate.add_argument("--copies", action="store_true", help="list also what would be merged: duplicates, and what is judged twice")
+    validate.add_argument("--json", action="store_true", help="print the findings as JSON")
+
+    convert = commands.add_parser("convert", help="write corpora as one folder of another format")
+    _corpora(convert)
+    convert.add_argument("target", type=Path, metavar="TARGET", help="folder to write; it must be new or empty")
+    convert.add_argument("--to", required=True, metavar="F", help="its format; see `mirepoix list`")
+
     doctor = commands.add_parser("doctor", help="what this machine has, and what to do about what is missing")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
+
+
+def _corpora(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path", nargs="+", metavar="PATH", help="folder, file or URI, as [NAME=][FORMAT+]PATH; several are read as one corpus"
+    )
+    parser.add_argument(
+        "--format", default="auto", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: %(default)s)"
+    )
+    parser.add_argument("--images", metavar="FOLDER", help="what the paths of pictures are relative to (default: the corpus itself)")
 
 
 def _part(parser: argparse.ArgumentParser) -> None:
@@ -187,6 +212,7 @@ def _option(name: str, value: str | None) -> list[str]:
 
 
 def _list(_: argparse.Namespace) -> int:
+    from mirepoix.components.reading import FORMATS
     from mirepoix.models.encoder import ARCHITECTURES
     from mirepoix.workflows.recipes import RECIPES, RETRIEVERS, summary
 
@@ -196,6 +222,9 @@ def _list(_: argparse.Namespace) -> int:
     print("\nretrievers")
     for name, what in RETRIEVERS.items():
         print(f"  {name:<12} {what}{'' if name in ARCHITECTURES else '   (not there yet)'}")
+    print("\nformats of corpora (those with a * are written too)")
+    for name, form in FORMATS.items():
+        print(f"  {name + (' *' if hasattr(form, 'write') else ''):<24} {form.WHAT}")
     return 0
 
 
@@ -244,6 +273,26 @@ def _search(told: argparse.Namespace) -> int:
     return 0
 
 
+def _validate(told: argparse.Namespace) -> int:
+    from mirepoix.workflows.corpora import validated
+    from mirepoix.workflows.run import settled
+
+    config = settled(told.recipe, [], None)
+    return validated(_sources(told), config.curate, told.json, told.copies, config.seed)
+
+
+def _convert(told: argparse.Namespace) -> int:
+    from mirepoix.workflows.corpora import converted
+
+    return converted(_sources(told), told.to, told.target)
+
+
+def _sources(told: argparse.Namespace) -> "SourcesConfig":
+    from mirepoix.components.sources import SourcesConfig
+
+    return SourcesConfig(path=tuple(told.path), format=told.format, images=told.images)
+
+
 def _doctor(told: argparse.Namespace) -> int:
     from mirepoix.workflows import doctor
 
@@ -258,6 +307,8 @@ COMMANDS = {
     "demo": _demo,
     "serve": _serve,
     "search": _search,
+    "validate": _validate,
+    "convert": _convert,
     "doctor": _doctor,
 }
 

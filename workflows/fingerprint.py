@@ -76,7 +76,8 @@ def _imported(module: str) -> Iterator[str]:
     assert spec is not None and spec.origin is not None, f"module {module} cannot be found"
     for node in ast.walk(ast.parse(Path(spec.origin).read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mirepoix."):
-            package = node.module.count(".") == 1
+            found = importlib.util.find_spec(node.module)
+            package = found is not None and found.submodule_search_locations is not None
             yield from (f"{node.module}.{alias.name}" for alias in node.names) if package else (node.module,)
 
 

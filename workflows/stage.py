@@ -40,6 +40,7 @@ class StageReport:
     metrics: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     error: str = ""
+    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -219,5 +220,6 @@ class _Run:
 
 
 def _report(status: str, prospect: Prospect, manifest: Manifest | None, seconds: float = 0.0, error: str = "") -> StageReport:
-    digest, said = (manifest.digest, manifest.fields) if manifest else ("", {"metrics": {}, "rows": {}})
-    return StageReport(status, prospect.reason, prospect.key, digest, prospect.target, seconds, said["metrics"], said["rows"], error)
+    digest, said = (manifest.digest, manifest.fields) if manifest else ("", {})
+    told = {name: said.get(name, {}) for name in ("metrics", "rows", "tables")}
+    return StageReport(status, prospect.reason, prospect.key, digest, prospect.target, seconds, error=error, **told)

@@ -23,6 +23,7 @@ import mirepoix
 from mirepoix.serving.store import Manifest, digest_of, is_local, local_path
 from mirepoix.workflows.cluster import LAYERS
 from mirepoix.workflows.fingerprint import flatten, library_version, plain, source_hash
+from mirepoix.workflows.plots import bars
 from mirepoix.workflows.progress import Note
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ class Tracker:
         made = {"stage": stage, "cached": "true", "source_run": manifest.fields.get("run_id") or "unknown"}
         self._create(stage, stage, made | _address(manifest, target))
         self._metrics(stage, manifest)
+        self._tables(stage, manifest)
         self._terminate(stage, "FINISHED")
 
     def end(self, status: str) -> None:
@@ -160,6 +162,7 @@ class Tracker:
 
     def _result(self, stage: str, manifest: Manifest, target: str) -> None:
         self._metrics(stage, manifest)
+        self._tables(stage, manifest)
         self._tag(stage, _address(manifest, target))
         self._on(stage, lambda client, run: client.log_text(run, manifest.dumps().decode(), "manifest.json"))
 
@@ -196,6 +199,19 @@ class Tracker:
         figures = {**manifest.fields["metrics"], **rows}
         # A figure that has a curve stands at the end of it already.
         self._points(name, [(metric, value, moment, 0) for metric, value in figures.items() if metric not in self._drawn.get(name, ())])
+
+    def _tables(self, name: str, manifest: Manifest) -> None:
+        """A stage's tables, as MLflow shows them, and as bars where they count something."""
+
+        def call(client: "MlflowClient", run: str, title: str, rows: list[dict[str, Any]]) -> None:
+            columns = {column: [row.get(column) for row in rows] for column in rows[0]}
+            client.log_table(run, columns, f"{title}.json")
+            if "count" in columns:
+                client.log_text(run, bars(f"{name}: {title}", rows), f"{title}.svg")
+
+        for title, rows in manifest.fields.get("tables", {}).items():
+            if rows:
+                self._on(name, partial(call, title=title, rows=rows))
 
     def _send_curve(self, name: str) -> None:
         self._sent[name] = time.monotonic()
@@ -289,7 +305,7 @@ def code_version() -> dict[str, str]:
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         if answer.returncode == 0:  # a repository without a commit has nothing to describe
             return {"mlflow.source.git.commit": answer.stdout.strip()}
-    files = [path for layer in LAYERS for path in (home / layer).glob("*.py")]
+    files = [path for layer in LAYERS for path in (home / layer).rglob("*.py")]
     return {"source": digest_of((str(path.relative_to(home)), source_hash(path.read_text())) for path in files)}
 
 

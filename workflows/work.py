@@ -39,7 +39,13 @@ def perform(
         if not isinstance(outcome, Outcome):
             raise TypeError(f"the work of stage {stage.name} returned {type(outcome).__name__} and not an Outcome")
         metrics = {name: float(value) for name, value in outcome.metrics.items()}
-        said = {"metrics": metrics, "rows": asdict(outcome.rows), "created": time.time(), "seconds": time.time() - began}
+        said = {
+            "metrics": metrics,
+            "tables": outcome.tables,
+            "rows": asdict(outcome.rows),
+            "created": time.time(),
+            "seconds": time.time() - began,
+        }
         return publish(folder, prospect.target, {**prospect.parts, **fields, **said}, replace=prospect.replace)
     except Exception as error:  # noqa: BLE001 the text of the failure crosses the process, and the driver decides
         return Failure(root_cause(error), traceback.format_exc())

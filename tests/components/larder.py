@@ -61,7 +61,7 @@ def made(home: Path, work: Callable[..., Outcome], config: Any, seed: int = 0, *
 def write_corpus(folder: Path, **parts: Sequence[dict[str, Any]]) -> Path:
     """A corpus folder with the given rows; columns that a row lacks are empty, parts that are not given have no row."""
     empty = {"text": "", "images": [], "video": [], "instruction": "", "source": "made", "line": 1, "relevance": 1}
-    for part in ("corpus", "queries", "qrels"):
+    for part in dict.fromkeys(("corpus", "queries", "qrels", *parts)):
         (folder / part).mkdir(parents=True)
         rows = [{**empty, **row} for row in parts.get(part, [])]
         pq.write_table(pa.Table.from_pylist(rows, schema=PARTS[part]), folder / part / "part-00000.parquet")

@@ -1,39 +1,21 @@
-"""Pairs on disk, the plan of batches, and batches made ahead."""
+"""Pairs on disk, what is known of their documents, and batches made ahead."""
 
 import pickle
 import tempfile
 import threading
 import time
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirepoix.components.batches import Copies, PairRow, PairStore, Plan, ahead, content_key, write_pairs
+from mirepoix.components.batches import Copies, PairRow, PairStore, StoreWriter, ahead, content_key, write_pairs
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item
-
-
-def write(
-    folder: Path, positives: list[int], queries: list[int] | None = None, tasks: list[str] | None = None, negatives=None
-) -> PairStore:
-    """A store whose pair n finds document `positives[n]` with query `queries[n]`; equal numbers are equal items."""
-    queries = list(range(len(positives))) if queries is None else queries
-    items = [Item(f"d{n}", text=f"document {n}") for n in range(max(positives, default=0) + 1)]
-    first = len(items)
-    items += [Item(f"q{n}", text=f"query {n}") for n in range(max(queries, default=0) + 1)]
-    rows = [
-        PairRow(f"p{n}", first + queries[n], positives[n], negatives[n] if negatives else (), tasks[n] if tasks else "t->t")
-        for n in range(len(positives))
-    ]
-    folder.mkdir(parents=True, exist_ok=True)
-    assert write_pairs(folder, iter(items), iter(rows)) == len(rows)
-    return PairStore(folder)
+from mirepoix.models.item import Item, Modality
+from tests.components.stores import write
 
 
 def test_pairs_come_back_as_they_were_written(tmp_path):
@@ -123,73 +105,79 @@ def test_relevant_are_the_positives_of_the_same_query_and_task(data, count):
             assert set(found.tolist()) == {int(store.keys("positive")[n]) for n in same}
 
 
-def epoch_of(plan: Plan, epoch: int) -> list[list[int]]:
-    return [plan.batch(epoch * plan.per_epoch + place).tolist() for place in range(plan.per_epoch)]
+def document(number: int) -> int:
+    return content_key(Item("", text=f"document {number}"))
 
 
-@settings(deadline=None, max_examples=25)
-@given(count=st.integers(1, 60), size=st.integers(1, 60), seed=st.integers(0, 9), homogeneous=st.sampled_from([0.0, 0.5, 1.0]))
-def test_an_epoch_has_each_pair_once_but_for_less_than_a_batch(tmp_path_factory, count, size, seed, homogeneous):
-    store = write(tmp_path_factory.mktemp("pairs"), list(range(count)), tasks=["ab"[n % 3 == 0] for n in range(count)])
-    size = min(size, count)
-    plan = Plan(store, size, (seed,), homogeneous)
-    batches = epoch_of(plan, 1)
-    rows = [row for batch in batches for row in batch]
-    assert {len(batch) for batch in batches} == {size} and len(rows) == len(set(rows)) > count - size
+def test_an_answer_that_is_in_no_pair_is_known_all_the_same(tmp_path):
+    """Left out of the epoch by its weight, it may come with another query, and is no negative of this one."""
+    store = write(tmp_path, [0, 1, 2], queries=[5, 6, 7], known=[(5, 2), (7, 1)])
+    assert [set(row) for row in store.relevant(range(3)).tolist()] == [
+        {document(0), document(2)},
+        {document(1)},
+        {document(2), document(1)},
+    ]
 
 
-def test_a_batch_is_a_function_of_seed_and_number(tmp_path):
-    store = write(tmp_path, list(range(50)))
-    plan = Plan(store, 8, (1, 2))
-    in_order = [plan.batch(number).tolist() for number in range(20)]
-    assert [Plan(store, 8, (1, 2)).batch(number).tolist() for number in (17, 3)] == [in_order[17], in_order[3]]
-    assert Plan(store, 8, (1, 3)).batch(0).tolist() != in_order[0]
-    assert sorted(in_order[0]) != in_order[0] and epoch_of(plan, 0) != epoch_of(plan, 1)
+def test_kin_of_the_answers_are_told_on_request_in_both_directions(tmp_path):
+    store = write(tmp_path, [0, 1, 2, 3], queries=[5, 5, 6, 7], kin=[(0, 3), (2, 0)], documents=6)
+    plain, with_kin = ([set(row) for row in store.relevant(range(4), kin).tolist()] for kin in (False, True))
+    assert plain == [{document(0), document(1)}] * 2 + [{document(2)}, {document(3)}]
+    asked = {document(0), document(1), document(3), document(2)}
+    assert with_kin == [asked, asked, {document(2), document(0)}, {document(3), document(0)}]
 
 
-def test_threads_may_ask_for_batches_of_two_epochs_at_a_time(tmp_path):
-    store = write(tmp_path, list(range(40)))
-    numbers = [number for pair in zip(range(60), range(30, 90), strict=True) for number in pair]
-    plan = Plan(store, 4, (0,))
-    made = list(ahead(lambda number: plan.batch(number).tolist(), numbers, threads=4))
-    alone = Plan(store, 4, (0,))
-    assert made == [alone.batch(number).tolist() for number in numbers]
+def test_what_a_source_judged_to_be_no_answer_is_nobodys_kin(tmp_path):
+    store = write(tmp_path, [0, 1], queries=[5, 6], negatives=[[2], []], kin=[(0, 2), (1, 2)], documents=3)
+    assert [set(row) for row in store.relevant([0, 1], kin=True).tolist()] == [{document(0)}, {document(1), document(2)}]
 
 
-def test_every_pair_has_its_turn_though_each_epoch_leaves_some_out(tmp_path):
-    plan = Plan(write(tmp_path, list(range(11))), 4, (0,))
-    assert {row for epoch in range(12) for batch in epoch_of(plan, epoch) for row in batch} == set(range(11))
+def test_a_pair_with_fewer_negatives_gets_documents_that_may_not_answer_it(tmp_path):
+    hard = [[3], [], [], [], [], []]
+    store = write(tmp_path, [0, 1, 2, 3, 4, 5], queries=[0, 0, 1, 2, 3, 4], negatives=hard, kin=[(0, 2)], known=[(0, 4)])
+    for number in range(20):
+        (pair, keys), *others = store.keyed(range(6), 2, (7, number))
+        assert [item.id for item in pair.negatives] == ["d3", "d5"], "1 and 4 answer it, 2 is kin of its answer, 3 is there"
+        assert keys == [content_key(pair.positive), *map(content_key, pair.negatives)]
+        for other, keys in others:
+            assert len({content_key(other.positive), *map(content_key, other.negatives)}) == 3
+            assert keys == [content_key(other.positive), *map(content_key, other.negatives)]
+    drawn = [[pair.negatives for pair, _ in store.keyed(range(6), 2, (7, number))] for number in (0, 0, 1)]
+    assert drawn[0] == drawn[1] != drawn[2]
 
 
-@pytest.mark.parametrize("shared", ["positives", "queries"])
-def test_pairs_that_share_a_document_or_a_query_do_not_meet(tmp_path, shared):
-    numbers = [n // 3 for n in range(600)]
-    store = write(tmp_path, **{"positives": list(range(600)), **{shared: numbers}})
-    for epoch in range(3):
-        for batch in epoch_of(Plan(store, 20, (epoch,)), epoch):
-            assert len({numbers[row] for row in batch}) == 20
+def test_a_store_with_too_few_documents_to_fill_up_with_says_so(tmp_path):
+    store = write(tmp_path, [0, 1])
+    with pytest.raises(Refused, match="2 pairs have too few documents"):
+        store.keyed([0], 2, (0,))
 
 
-def test_duplicates_that_cannot_be_kept_apart_are_spread_as_well_as_chance_allows(tmp_path):
-    numbers = [0] * 60 + list(range(1, 41))
-    plan = Plan(write(tmp_path, numbers), 10, (0,))
-    batches = epoch_of(plan, 0)
-    clashes = sum(10 - len({numbers[row] for row in batch}) for batch in batches)
-    assert clashes == 50  # ten batches, sixty copies: one each is no clash
-    assert sorted(row for batch in batches for row in batch) == list(range(100))
+def test_families_are_tasks_sources_or_what_is_found(tmp_path):
+    items = [
+        Item("q", text="q"),
+        Item("t", text="t"),
+        Item("i", images=(b"i",)),
+        Item("it", text="t", images=(b"i",)),
+        Item("vt", text="t", video=(b"v",)),
+    ]
+    rows = [PairRow("p", 0, 1 + n, (), f"task {n % 2}", f"source {n // 2}") for n in range(4)]
+    write_pairs(tmp_path, items, rows)
+    store = PairStore(tmp_path)
+    assert store.families("task").tolist() == [0, 1, 0, 1] and store.families("source").tolist() == [0, 0, 1, 1]
+    both = Modality.IMAGE | Modality.TEXT
+    assert store.families("target").tolist() == [Modality.TEXT, Modality.IMAGE, both, Modality.VIDEO | Modality.TEXT]
 
 
-def test_homogeneous_batches_are_of_one_task_in_the_share_that_was_asked_for(tmp_path):
-    tasks = ["t->i" if n % 4 else "t->t" for n in range(400)]
-    store = write(tmp_path, list(range(400)), tasks=tasks)
-
-    def pure(share: float) -> list[str]:
-        families = [{tasks[row] for row in batch} for batch in epoch_of(Plan(store, 10, (0,), share), 0)]
-        return [family.pop() for family in families if len(family) == 1]
-
-    assert Counter(pure(1.0)) == {"t->i": 30, "t->t": 10}
-    assert 20 <= len(pure(0.5)) <= 24 and len(pure(0.0)) < 8
-    assert len(set(pure(1.0)[:20])) == 2, "the tasks follow each other at random, not one after the other"
+def test_items_are_copied_from_one_folder_to_another_as_they_stand(tmp_path):
+    first = write(tmp_path / "first", list(range(100)))
+    with StoreWriter(tmp_path / "second") as writer:
+        for chunk in first.items.chunks:
+            writer.copy(chunk)
+        added = writer.add(Item("new", text="new"))
+        writer.finish([PairRow("p", 0, 1, [added])])
+    second = PairStore(tmp_path / "second")
+    assert added == len(first.items.table) and second.items.table.slice(0, added).equals(first.items.table)
+    assert [item.text for item in second.pairs([0])[0].negatives] == ["new"]
 
 
 def test_batches_are_made_ahead_and_come_in_order():
@@ -254,18 +242,3 @@ def test_threads_never_share_a_copy():
 def test_rows_of_pairs_pickle():
     row = PairRow("p", 1, 2, [3], "t->t")
     assert pickle.loads(pickle.dumps(row)) == row
-
-
-def test_the_plan_of_a_large_store_is_quick(tmp_path):
-    class Large:
-        """A store of two hundred thousand pairs, a fifth of which share their documents with another."""
-
-        def __len__(self) -> int:
-            return 200_000
-
-        def keys(self, column: str) -> np.ndarray:
-            return np.arange(200_000) if column == "query" else np.arange(200_000) * 4 // 5
-
-    start = time.process_time()
-    rows = np.stack([Plan(Large(), 256, (0,)).batch(number) for number in (0,)])
-    assert rows.shape == (1, 256) and time.process_time() - start < 5

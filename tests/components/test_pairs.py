@@ -1,19 +1,19 @@
 """Curated rows become pairs to train on and queries to measure with, and never one from the other."""
 
-import random
 from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
 from mirepoix.components import pairs
 from mirepoix.components.batches import PairStore
-from mirepoix.components.corpus import read_part
-from mirepoix.components.instructions import INSTRUCTIONS, instructed
+from mirepoix.components.corpus import PartWriter, read_part
+from mirepoix.components.instructions import INSTRUCTIONS
 from mirepoix.components.pairs import PairsConfig
 from mirepoix.components.wishes import TASKS
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item, table_to_items
-from tests.components.larder import made, write_corpus
+from mirepoix.models.item import table_to_items
+from tests.components.larder import context, made, write_corpus
 
 ADAPT = PairsConfig().adapt_tasks
 
@@ -35,11 +35,6 @@ def truth(curated):
     judged = {(row["query_id"], row["item_id"]) for row in read_part(curated.folder, "qrels").to_pylist()}
     corpus = {item.id: item for item in table_to_items(read_part(curated.folder, "corpus"))}
     return corpus, {item.id: item for item in table_to_items(queries)}, labels, judged
-
-
-def test_every_task_of_the_world_has_wordings():
-    assert set(INSTRUCTIONS) == set(TASKS)
-    assert all(len(set(wordings)) == len(wordings) > 1 for wordings in INSTRUCTIONS.values())
 
 
 def test_the_store_for_instruction_has_every_training_pair_with_the_items_it_names(paired, truth):
@@ -108,27 +103,13 @@ def test_wordings_are_drawn_by_seed(paired, curated, tmp_path):
     assert read(other.folder, "adapt") == read(paired.folder, "adapt")
 
 
-def test_a_querys_wording_hangs_on_its_id_and_on_nothing_around_it():
-    queries = [Item(f"q{n}", text="star ?") for n in range(60)]
-    wordings = [instructed(query, "t->i", seed=3).instruction for query in queries]
-    assert set(wordings) == set(INSTRUCTIONS["t->i"])
-    random.Random(0).shuffle(queries)
-    assert {query.id: instructed(query, "t->i", seed=3).instruction for query in queries} == {f"q{n}": w for n, w in enumerate(wordings)}
-
-
-def test_an_instruction_that_a_query_brings_is_kept():
-    query = Item("q", text="star ?", instruction="My own words.")
-    assert instructed(query, "t->i", seed=0) is query
-
-
-def test_a_task_without_wordings_goes_without_instruction():
-    assert instructed(Item("q", text="star ?"), "v->t", seed=0).instruction == ""
-
-
 def small(folder, queries, qrels=(("q1", "d1"), ("q2", "d2"))):
     candidates = [{"id": f"d{n}", "text": f"document {n}"} for n in (1, 2, 3)]
-    judged = [dict(zip(("query_id", "item_id", "relevance"), row, strict=False)) for row in qrels]
-    return write_corpus(folder, corpus=candidates, queries=queries, qrels=judged)
+    return write_corpus(folder, corpus=candidates, queries=queries, qrels=rows_of(qrels))
+
+
+def rows_of(qrels):
+    return [dict(zip(("query_id", "item_id", "relevance"), row, strict=False)) for row in qrels]
 
 
 def query(number, split="train", task="t->t", **more):
@@ -143,12 +124,158 @@ def test_adaptation_drops_an_instruction_that_a_query_brings(tmp_path):
     assert evaluation(found.folder)["q2"].instruction == "Mine."
 
 
-def test_what_was_judged_irrelevant_is_no_positive(tmp_path):
-    corpus = small(tmp_path / "in", [query(1), query(2, "validation")], [("q1", "d1", 0), ("q1", "d2", 2), ("q2", "d3", 1)])
+def test_what_was_judged_irrelevant_is_a_hard_negative_of_its_querys_pairs(tmp_path):
+    judged = [("q1", "d1", 0), ("q1", "d2", 2), ("q1", "d3", 1), ("q2", "d3", 1), ("q2", "d1", 0)]
+    corpus = small(tmp_path / "in", [query(1), query(2, "validation")], judged)
     found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus)
-    assert [pair.positive.id for pair in read(found.folder, "instruct")] == ["d2"]
-    assert (found.outcome.rows.read, found.outcome.rows.written, found.outcome.rows.rejected) == (3, 2, 1)
-    assert found.outcome.metrics["judged_irrelevant"] == 1
+    for name in ("adapt", "instruct"):
+        told = [(pair.positive.id, [item.id for item in pair.negatives]) for pair in read(found.folder, name)]
+        assert told == [("d2", ["d1"]), ("d3", ["d1"])]
+    assert (found.outcome.rows.read, found.outcome.rows.written, found.outcome.rows.rejected) == (5, 5, 0)
+    assert found.outcome.metrics["hard_negatives"] == 1
+
+
+def test_a_negative_that_answers_the_same_query_is_left_out_with_its_reason(tmp_path):
+    """By another row of the query, by a copy of the answer, or by another query that asks the same; or its query has no answer."""
+    asked = [query(1), query(2, text="query 1"), query(3)]
+    candidates = [{"id": f"d{n}", "text": f"document {n}"} for n in (1, 2, 3, 4)] + [{"id": "copy", "text": "document 2"}]
+    judged = [("q1", "d1", 1), ("q1", "d1", 0), ("q1", "copy", 0), ("q1", "d3", 0), ("q1", "d4", 0), ("q2", "d2", 1), ("q2", "d3", 1)]
+    corpus = write_corpus(tmp_path / "in", corpus=candidates, queries=asked, qrels=rows_of([*judged, ("q3", "d1", -1)]))
+    found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus)
+    told = {pair.positive.id: [item.id for item in pair.negatives] for pair in read(found.folder, "instruct")}
+    assert told == {"d1": ["d4"], "d2": [], "d3": []}
+    rejects = {(row["id"], row["reason"], row["source"], row["line"]) for row in read_part(found.folder, "rejects").to_pylist()}
+    assert rejects == {(f"q1 {item}", pairs.ANSWERS, "made", 1) for item in ("d1", "copy", "d3")} | {("q3 d1", pairs.ALONE, "made", 1)}
+    rows = found.outcome.rows
+    assert (rows.read, rows.written, rows.rejected) == (8, 4, 4) and found.outcome.metrics["hard_negatives"] == 1
+    assert found.outcome.metrics[f"rejected {pairs.ANSWERS}"] == 3
+
+
+def test_a_judgement_that_stands_twice_is_merged(tmp_path):
+    corpus = small(tmp_path / "in", [query(1)], [("q1", "d1"), ("q1", "d1"), ("q1", "d2", 0), ("q1", "d2", 0)])
+    found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus)
+    rows = found.outcome.rows
+    assert (rows.read, rows.written, rows.merged) == (4, 2, 2)
+    assert [[item.id for item in pair.negatives] for pair in read(found.folder, "instruct")] == [["d2"]]
+
+
+def test_pairs_know_the_source_that_their_query_came_from(tmp_path):
+    corpus = small(tmp_path / "in", [query(1, source="coco/train/a.jsonl"), query(2, source="webqa")])
+    found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus)
+    assert PairStore(found.folder / "instruct").entries.table["source"].to_pylist() == ["coco", "webqa"]
+
+
+def test_kin_of_what_is_in_the_store_are_masked_there(tmp_path):
+    corpus = small(tmp_path / "in", [query(1), query(2)])
+    kin = [{"item_id": "d1", "kin_id": "d2", "why": "same picture"}, {"item_id": "d1", "kin_id": "d3", "why": "not in the store"}]
+    write_corpus(tmp_path / "more", kin=kin)
+    (tmp_path / "more/kin").rename(corpus / "kin")
+    store = PairStore(made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus).folder / "instruct")
+    assert store.relevant([0, 1]).shape == (2, 1) and store.relevant([0, 1], kin=True).shape == (2, 2)
+
+
+def test_passages_are_pairs_to_train_on_beside_the_curated(tmp_path):
+    """Theirs may answer a curated query, and curated candidates theirs."""
+    corpus = small(tmp_path / "in", [query(1), query(2, "validation")])
+    written = write_corpus(
+        tmp_path / "more",
+        corpus=[{"id": "w1", "text": "written"}],
+        queries=[query(7, source="written")],
+        qrels=rows_of([("q7", "w1"), ("q7", "d3"), ("q1", "w1"), ("q7", "d1", 0)]),
+    )
+    found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus, passages=written)
+    told = {(pair.query.id, pair.positive.id): [item.id for item in pair.negatives] for pair in read(found.folder, "instruct")}
+    assert told == {("q1", "d1"): [], ("q1", "w1"): [], ("q7", "w1"): ["d1"], ("q7", "d3"): ["d1"]}
+    assert set(evaluation(found.folder)) == {"q2"} and found.outcome.rows.read == 6
+    other = made(tmp_path / "none", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus)
+    assert {(pair.query.id, pair.positive.id) for pair in read(other.folder, "instruct")} == {("q1", "d1")}
+
+
+@pytest.mark.parametrize(
+    ("part", "rows", "why"),
+    [
+        ("queries", [query(7, "test")], "'q7' in .* is of the split 'test', and passages are trained on alone"),
+        ("queries", [query(1)], "'q1' in .* stands twice"),
+        ("qrels", [{"query_id": "q9", "item_id": "d1"}], "name the query 'q9', which is not in queries/"),
+        ("qrels", [{"query_id": "q1", "item_id": "d9"}], "name the candidate 'd9', which is not in corpus/"),
+    ],
+)
+def test_passages_that_do_not_join_are_refused(tmp_path, part, rows, why):
+    corpus, written = small(tmp_path / "in", [query(1), query(2)]), write_corpus(tmp_path / "more", **{part: rows})
+    with pytest.raises(Refused, match=why):
+        made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus, passages=written)
+
+
+def test_prompts_of_the_source_stand_before_our_wordings(tmp_path):
+    corpus = small(tmp_path / "in", [query(1, source="coco/a"), query(2, "validation", source="web/b")])
+    prompts = [{"task": "t->t", "wording": "Coco's words.", "source": "coco"}]
+    write_corpus(tmp_path / "more", prompts=prompts)
+    (tmp_path / "more/prompts").rename(corpus / "prompts")
+    config = PairsConfig(adapt_tasks=(), without_instruction=0.0)
+    found = made(tmp_path / "out", pairs.work, config, curate=corpus)
+    assert [pair.query.instruction for pair in read(found.folder, "instruct")] == ["Coco's words."]
+    assert evaluation(found.folder)["q2"].instruction in INSTRUCTIONS["t->t"]
+
+
+def mixed(tmp_path, *entries, **config):
+    """A corpus of ten pairs of coco, t->t, and six of web, t->i, and what the entries make of it."""
+    asked = [query(n, source="coco/x" if n < 10 else "web/x", task="t->t" if n < 10 else "t->i") for n in range(16)]
+    candidates = [{"id": f"d{n}", "text": f"document {n}"} for n in range(16)]
+    judged = rows_of([(f"q{n}", f"d{n}") for n in range(16)])
+    corpus = write_corpus(tmp_path / "in", corpus=candidates, queries=asked, qrels=judged)
+    return made(tmp_path / "out", pairs.work, PairsConfig(mixture=entries, adapt_tasks=("t->t",), **config), curate=corpus)
+
+
+def test_weights_say_how_often_pairs_stand_in_an_epoch_and_items_stand_once(tmp_path):
+    found = mixed(tmp_path, "*=2", "web:*=0.5")
+    store = PairStore(found.folder / "instruct")
+    times = {n: [pair.query.id for pair in store.pairs(range(len(store)))].count(f"q{n}") for n in range(16)}
+    assert [times[n] for n in range(10)] == [2] * 10 and sorted(times[n] for n in range(10, 16)) == [0] * 3 + [1] * 3
+    assert len(store.items.table) == 2 * 10 + 2 * 3
+    assert len(PairStore(found.folder / "adapt")) == 20
+
+
+def test_the_mixture_is_told_before_and_after(tmp_path):
+    found = mixed(tmp_path, "coco:t->t=0.3", "web=3")
+    assert found.outcome.tables["mixture"] == [
+        {"stage": "adapt", "source": "coco", "task": "t->t", "before": 10, "after": 3, "count": 3},
+        {"stage": "instruct", "source": "coco", "task": "t->t", "before": 10, "after": 3, "count": 3},
+        {"stage": "instruct", "source": "web", "task": "t->i", "before": 6, "after": 18, "count": 18},
+    ]
+    metrics = found.outcome.metrics
+    assert (metrics["instruct_pairs"], metrics["instruct_pairs t->i"], metrics["instruct_pairs_before t->i"]) == (21, 18, 6)
+    assert found.outcome.rows.read == found.outcome.rows.written == 16
+
+
+def test_an_answer_that_its_weight_leaves_out_is_still_known(tmp_path):
+    asked = [query(1, source="coco"), query(2, source="web")]
+    judged = rows_of([("q1", "d1"), ("q1", "d2"), ("q1", "d3"), ("q2", "d1"), ("q2", "d2"), ("q2", "d3")])
+    candidates = [{"id": f"d{n}", "text": f"document {n}"} for n in (1, 2, 3)]
+    corpus = write_corpus(tmp_path / "in", corpus=candidates, queries=asked, qrels=judged)
+    found = made(tmp_path / "out", pairs.work, PairsConfig(mixture=("coco=0.34",), adapt_tasks=()), curate=corpus)
+    store = PairStore(found.folder / "instruct")
+    assert len(store) == 4 and {len(set(row)) for row in store.relevant(range(4)).tolist()} == {3}
+
+
+def test_a_mixture_that_leaves_a_stage_nothing_is_refused(tmp_path):
+    with pytest.raises(Refused, match=r"for the stage adapt: pairs\.mixture leaves none of 10; raise a weight"):
+        mixed(tmp_path, "coco=0")
+
+
+def test_no_more_than_a_few_items_are_held_at_a_time(tmp_path):
+    """A corpus of pictures passes through in a part of its size."""
+    picture = bytes(200_000)
+    candidates = [{"id": f"d{n}", "images": [n.to_bytes(4, "big") + picture]} for n in range(300)]
+    judged = rows_of([(f"q{n}", f"d{n}") for n in range(300)])
+    corpus = write_corpus(tmp_path / "in", corpus=[], queries=[query(n, task="t->i") for n in range(300)], qrels=judged)
+    with PartWriter(corpus, "corpus", rows_per_file=30) as writer:
+        for row in candidates:
+            writer.write([{"text": "", "video": [], "instruction": "", "source": "made", "line": 1, **row}])
+    most = []
+    lent = context(tmp_path / "out", report=lambda progress: most.append(pa.total_allocated_bytes()))
+    before = pa.total_allocated_bytes()
+    pairs.work(lent, PairsConfig(adapt_tasks=()), curate=corpus)
+    assert max(most) - before < 30_000_000 < (lent.folder / "instruct/items.arrow").stat().st_size
 
 
 def test_an_item_of_many_pairs_is_written_once(tmp_path):

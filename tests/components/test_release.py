@@ -14,7 +14,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, table_to_items
 from mirepoix.serving.release import open_release, verify_release
 from mirepoix.serving.store import read_manifest
-from tests.components.larder import context
+from tests.components.larder import context, write_corpus
 
 
 def golden_items(folder):
@@ -45,10 +45,28 @@ def test_queries_are_served_with_the_first_wording_of_each_task(released):
     assert open_release(released.folder).instructions == {task: wordings[0] for task, wordings in INSTRUCTIONS.items()}
 
 
+def test_a_task_that_the_source_words_itself_is_served_so(untrained, indexed, curated, tmp_path):
+    corpus = shutil.copytree(curated.folder, tmp_path / "corpus")
+    write_corpus(tmp_path / "more", prompts=[{"task": "t->i", "wording": "The source's words.", "source": ""}])
+    shutil.rmtree(corpus / "prompts", ignore_errors=True)
+    (tmp_path / "more/prompts").rename(corpus / "prompts")
+    lent = context(tmp_path / "out")
+    release.work(lent, ReleaseConfig(golden=1), encoder=untrained.folder, index=indexed.folder, curate=corpus)
+    served = json.loads((lent.folder / "release.json").read_text())["instructions"]
+    assert served == {task: wordings[0] for task, wordings in INSTRUCTIONS.items()} | {"t->i": "The source's words."}
+
+
 def test_golden_items_are_so_many_of_each_modality(released, curated):
     corpus = {item.id: item.modality for item in table_to_items(read_part(curated.folder, "corpus"))}
     golden = [corpus[item["id"]] for item in golden_items(released.folder)]
     assert sorted(golden) == sorted([Modality.TEXT, Modality.IMAGE, Modality.TEXT | Modality.IMAGE] * 2)
+
+
+def test_golden_items_stand_in_the_order_of_the_corpus_as_they_are_there(released, curated):
+    corpus = table_to_items(read_part(curated.folder, "corpus"))
+    golden = golden_items(released.folder)
+    assert [item["id"] for item in golden] == [item.id for item in corpus if item.id in {item["id"] for item in golden}]
+    assert {item["id"]: item["text"] for item in golden}.items() <= {item.id: item.text for item in corpus}.items()
 
 
 def test_a_modality_with_few_items_gives_all_of_them(released, untrained, indexed, curated, tmp_path):

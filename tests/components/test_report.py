@@ -26,9 +26,17 @@ RESULTS = [
     for pool in ("universal", "target")
     for split in ("validation", "test_combination")
 ]
+REJECTS = [{"reason": "damaged", "part": "corpus", "count": 1034}]
 STAGES = [
     {"name": "sources", "status": "done", "seconds": 1.25, "digest": "a" * 64, "rows": {"read": 1234, "written": 1234}},
-    {"name": "curate", "status": "skipped", "seconds": 0.0, "digest": "b" * 64, "rows": {"read": 1234, "written": 1200}},
+    {
+        "name": "curate",
+        "status": "skipped",
+        "seconds": 0.0,
+        "digest": "b" * 64,
+        "rows": {"read": 1234, "written": 1200},
+        "tables": {"rejects": REJECTS, "empty": []},
+    },
     {"name": "deploy", "status": "not run", "seconds": 0.0, "digest": "", "rows": {}},
 ]
 HEADLINE = {
@@ -145,3 +153,10 @@ def test_a_browser_shows_it_without_complaint(browser, tmp_path: Path):
     assert json.loads(browser.find_element(By.TAG_NAME, "pre").text) == evil()["settings"]
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
     assert [line["message"] for line in browser.get_log("browser")] == []
+
+
+def test_what_a_stage_counted_stands_in_a_table():
+    page = Text(render(REPORT))
+    words = " ".join(page.words)
+    assert "curate: rejects" in words and "damaged" in words and "1,034" in words
+    assert "curate: empty" not in words

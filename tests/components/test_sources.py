@@ -1,13 +1,15 @@
 """A corpus is brought in whole: what is missing is filled, what is wrong is rejected with its place, what cannot be read is refused."""
 
+import json
 import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from mirepoix.components import sources
+from mirepoix.components import reading, sources
 from mirepoix.components.corpus import PARTS, PartWriter, part_files, read_part
+from mirepoix.components.formats import place
 from mirepoix.components.sources import SourcesConfig, fingerprint
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA
@@ -32,7 +34,7 @@ def plain(**parts):
 
 
 def bring(tmp_path, path):
-    return made(tmp_path / "out", sources.work, SourcesConfig(path=str(path)))
+    return made(tmp_path / "out", sources.work, SourcesConfig(path=(str(path),)))
 
 
 def rejects(found):
@@ -54,15 +56,24 @@ def test_a_canonical_corpus_comes_through_as_it_is(tmp_path):
 
 def test_a_path_with_a_key_in_it_is_refused_when_the_config_is_made():
     with pytest.raises(Refused, match="AWS_ACCESS_KEY_ID") as refusal:
-        SourcesConfig(path="s3://name:hidden@bucket/corpus")
+        SourcesConfig(path=("s3://name:hidden@bucket/corpus",))
     assert "hidden" not in str(refusal.value)
 
 
 def test_columns_that_are_missing_are_filled(tmp_path):
     found = bring(tmp_path, write(tmp_path / "in", **plain()))
     (row, _) = read_part(found.folder, "corpus").to_pylist()
-    assert row == {"id": "d1", "text": "a star", "images": [], "video": [], "instruction": "", "source": "corpus/mine.parquet", "line": 1}
-    assert read_part(found.folder, "qrels").to_pylist() == [{"query_id": "q1", "item_id": "d1", "relevance": 1}]
+    assert row == {
+        "id": "d1",
+        "text": "a star",
+        "images": [],
+        "video": [],
+        "instruction": "",
+        "source": "in/corpus/mine.parquet",
+        "line": 1,
+    }
+    (judgement,) = read_part(found.folder, "qrels").to_pylist()
+    assert judgement == {"query_id": "q1", "item_id": "d1", "relevance": 1, "score": None, "source": "in/qrels/mine.parquet", "line": 1}
 
 
 def test_every_part_has_the_canonical_types(tmp_path):
@@ -76,7 +87,7 @@ def test_provenance_is_kept_where_it_is_told_and_made_where_it_is_not(tmp_path):
     told = [{"id": "a", "text": "x", "source": "book", "line": 12}, {"id": "b", "text": "x", "source": None, "line": None}]
     found = bring(tmp_path, write(tmp_path / "in", **plain(corpus=told)))
     places = [(row["source"], row["line"]) for row in read_part(found.folder, "corpus").to_pylist()]
-    assert places == [("book", 12), ("corpus/mine.parquet", 2)]
+    assert places == [("book", 12), ("in/corpus/mine.parquet", 2)]
 
 
 def test_rows_that_cannot_be_used_are_rejected_with_a_reason_and_their_place(tmp_path):
@@ -98,18 +109,18 @@ def test_rows_that_cannot_be_used_are_rejected_with_a_reason_and_their_place(tmp
     ]
     qrels = [{"query_id": "q1", "item_id": "d1"}, {"query_id": "q1", "item_id": None}]
     found = bring(tmp_path, write(tmp_path / "in", corpus=corpus, queries=queries, qrels=qrels))
-    at = {part: f"{part}/mine.parquet" for part in PARTS}
-    assert rejects(found) == [
-        ("corpus", "d1", "id stands twice", at["corpus"], 2),
-        ("corpus", "d 2", "id is empty or has white space", at["corpus"], 3),
-        ("corpus", "d\n3", "id is empty or has white space", at["corpus"], 4),
-        ("corpus", "", "id is empty or has white space", at["corpus"], 5),
-        ("corpus", "d4", "neither text nor picture nor video", at["corpus"], 6),
-        ("corpus", "d5", "a picture is empty", at["corpus"], 7),
-        ("queries", "q2", "split is empty", at["queries"], 2),
-        ("queries", "q3", "task is not of the form it->t", at["queries"], 3),
-        ("queries", "q4", "task is not of the form it->t", at["queries"], 4),
-        ("qrels", "q1 None", "query_id, item_id or relevance is empty", at["qrels"], 2),
+    at = {part: f"in/{part}/mine.parquet" for part in PARTS}
+    assert sorted(rejects(found)) == [
+        ("corpus", "", "bad id", at["corpus"], 5),
+        ("corpus", "d\n3", "bad id", at["corpus"], 4),
+        ("corpus", "d 2", "bad id", at["corpus"], 3),
+        ("corpus", "d1", "duplicate id", at["corpus"], 2),
+        ("corpus", "d4", "empty side", at["corpus"], 6),
+        ("corpus", "d5", "missing picture", at["corpus"], 7),
+        ("qrels", "q1 None", "bad row", at["qrels"], 2),
+        ("queries", "q2", "bad split", at["queries"], 2),
+        ("queries", "q3", "bad task", at["queries"], 3),
+        ("queries", "q4", "bad task", at["queries"], 4),
     ]
     assert read_part(found.folder, "corpus")["id"].to_pylist() == ["d1", "d6"]
     assert (found.outcome.rows.read, found.outcome.rows.written, found.outcome.rows.rejected) == (14, 4, 10)
@@ -118,7 +129,7 @@ def test_rows_that_cannot_be_used_are_rejected_with_a_reason_and_their_place(tmp
 
 def test_the_same_id_may_name_a_query_and_a_candidate(tmp_path):
     found = bring(tmp_path, write(tmp_path / "in", **plain(queries=[{"id": "d1", "text": "?", "split": "train", "task": "t->t"}])))
-    assert rejects(found) == []
+    assert rejects(found) == [("qrels", "q1 d1", "unknown query", "in/qrels/mine.parquet", 1)]
 
 
 @pytest.mark.parametrize("part", ["corpus", "queries", "qrels"])
@@ -127,7 +138,7 @@ def test_a_part_that_is_missing_is_refused_before_and_in_the_run(tmp_path, part)
     del parts[part]
     write(tmp_path / "in", **parts)
     with pytest.raises(Refused, match=f"has no {part}/"):
-        fingerprint(str(tmp_path / "in"))
+        fingerprint(SourcesConfig(path=(str(tmp_path / "in"),)))
     with pytest.raises(Refused, match=f"has no {part}/"):
         bring(tmp_path, tmp_path / "in")
 
@@ -156,7 +167,7 @@ def test_a_file_that_is_no_parquet_is_refused_by_its_name(tmp_path):
 
 
 def test_a_corpus_without_a_usable_row_is_refused(tmp_path):
-    with pytest.raises(Refused, match=r"is empty: not one usable row in corpus/; 2 rows were rejected"):
+    with pytest.raises(Refused, match=r"is empty: not one usable row in corpus/; 3 rows were rejected"):
         bring(tmp_path, write(tmp_path / "in", **plain(corpus=[{"id": "", "text": "x"}, {"id": "d2", "text": ""}])))
 
 
@@ -164,25 +175,25 @@ def test_a_corpus_without_a_usable_row_is_refused(tmp_path):
 def test_a_path_that_cannot_be_reached_is_refused_in_one_line(tmp_path, path):
     path = path.format(tmp_path)
     with pytest.raises(Refused) as refused:
-        fingerprint(path)
+        fingerprint(SourcesConfig(path=(path,)))
     assert path in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_uri_is_read_like_a_folder(tmp_path):
     corpus = write(tmp_path / "in", **plain())
-    assert fingerprint(f"file://{corpus}") == fingerprint(str(corpus))
+    assert fingerprint(SourcesConfig(path=(f"file://{corpus}",))) == fingerprint(SourcesConfig(path=(str(corpus),)))
     assert read_part(bring(tmp_path, f"file://{corpus}").folder, "corpus").num_rows == 2
 
 
 def test_the_fingerprint_changes_with_any_file_and_with_nothing_else(tmp_path):
     corpus = write(tmp_path / "in", **plain())
-    before = fingerprint(str(corpus))
+    before = fingerprint(SourcesConfig(path=(str(corpus),)))
     (corpus / "README").write_text("not part of it")
-    assert fingerprint(str(corpus)) == before and str(tmp_path) not in before
+    assert fingerprint(SourcesConfig(path=(str(corpus),))) == before and str(tmp_path) not in before
     os.utime(corpus / "qrels" / "mine.parquet", ns=(1, 1))
-    touched = fingerprint(str(corpus))
+    touched = fingerprint(SourcesConfig(path=(str(corpus),)))
     pq.write_table(pa.table({"id": ["d3"], "text": ["more"]}), corpus / "corpus" / "more.parquet")
-    assert len({before, touched, fingerprint(str(corpus))}) == 3
+    assert len({before, touched, fingerprint(SourcesConfig(path=(str(corpus),)))}) == 3
 
 
 def test_a_large_part_is_read_in_batches_and_counted_on(tmp_path):
@@ -193,11 +204,100 @@ def test_a_large_part_is_read_in_batches_and_counted_on(tmp_path):
         pq.write_table(pa.table({"id": ids, "text": ids}), tmp_path / "in" / "corpus" / f"{name}.parquet")
     steps = []
     lent = context(tmp_path / "out", report=lambda progress: steps.append({name: float(number) for name, number in progress.items()}))
-    sources.work(lent, SourcesConfig(path=str(tmp_path / "in")))
+    sources.work(lent, SourcesConfig(path=(str(tmp_path / "in"),)))
     rows = read_part(lent.folder, "corpus").to_pylist()
     assert [row["id"] for row in rows] == [*(f"a{n}" for n in range(1500)), *(f"b{n}" for n in range(1200)), "d1", "d2"]
-    assert {(row["source"], row["line"]) for row in (rows[1499], rows[1500])} == {("corpus/a.parquet", 1500), ("corpus/b.parquet", 1)}
+    assert {(row["source"], row["line"]) for row in (rows[1499], rows[1500])} == {("in/corpus/a.parquet", 1500), ("in/corpus/b.parquet", 1)}
     assert [step["step"] for step in steps] == sorted({1000, 1500, 2500, 2700, 2702, 2703, 2704})
+
+
+def lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+PAIRS = [{"query": "who ?", "pos": ["he"], "neg": ["it", "she"]}, {"query": "what ?", "pos": ["it"], "neg": []}]
+
+
+def test_what_stands_in_several_rows_of_a_format_without_ids_is_one_candidate(tmp_path):
+    found = bring(tmp_path, lines(tmp_path / "in" / "train.jsonl", PAIRS))
+    corpus = {row["text"]: row for row in read_part(found.folder, "corpus").to_pylist()}
+    assert sorted(corpus) == ["he", "it", "she"] and corpus["it"]["line"] == 1
+    asked = {row["text"]: row for row in read_part(found.folder, "queries").to_pylist()}
+    assert {row["task"] for row in asked.values()} == {"t->t"}, "settled by the answer's modality"
+    judged = {(row["query_id"], row["item_id"], row["relevance"]) for row in read_part(found.folder, "qrels").to_pylist()}
+    assert judged == {
+        (asked["who ?"]["id"], corpus["he"]["id"], 1),
+        (asked["who ?"]["id"], corpus["it"]["id"], 0),
+        (asked["who ?"]["id"], corpus["she"]["id"], 0),
+        (asked["what ?"]["id"], corpus["it"]["id"], 1),
+    }
+    assert found.outcome.rows.merged == 1 and found.outcome.rows.rejected == 0
+
+
+def test_several_sources_are_one_corpus_whose_ids_and_rows_tell_where_they_came_from(tmp_path):
+    write(tmp_path / "one", **plain())
+    write(tmp_path / "two", **plain(prompts=[{"task": "t->t", "wording": "Find it."}]))
+    found = made(tmp_path / "out", sources.work, SourcesConfig(path=(f"a={tmp_path}/one", f"canonical+{tmp_path}/two")))
+    assert read_part(found.folder, "corpus")["id"].to_pylist() == ["a/d1", "a/d2", "two/d1", "two/d2"]
+    assert read_part(found.folder, "corpus")["source"].to_pylist()[::2] == ["a/corpus/mine.parquet", "two/corpus/mine.parquet"]
+    judged = [(row["query_id"], row["item_id"]) for row in read_part(found.folder, "qrels").to_pylist()]
+    assert judged == [("a/q1", "a/d1"), ("two/q1", "two/d1")]
+    assert read_part(found.folder, "prompts")["source"].to_pylist() == ["two/"]
+    table = {(row["source"], row["part"]): row["count"] for row in found.outcome.tables["sources"]}
+    assert table["a", "corpus"] == table["two", "corpus"] == 2
+
+
+def test_two_sources_of_one_name_are_asked_for_names(tmp_path):
+    for folder in ("x/coco", "y/coco"):
+        write(tmp_path / folder, **plain())
+    with pytest.raises(Refused, match="two sources are called 'coco'; give them names"):
+        fingerprint(SourcesConfig(path=(f"{tmp_path}/x/coco", f"{tmp_path}/y/coco")))
+
+
+def test_splits_are_renamed_as_told(tmp_path):
+    path = lines(tmp_path / "dev.jsonl", PAIRS)
+    found = made(tmp_path / "out", sources.work, SourcesConfig(path=(str(path),), splits=("validation=train",)))
+    assert set(read_part(found.folder, "queries")["split"].to_pylist()) == {"train"}
+    with pytest.raises(Refused, match="old=new"):
+        SourcesConfig(splits=("dev",))
+
+
+def test_a_judgement_of_what_is_not_there_is_rejected_with_its_place(tmp_path):
+    qrels = [{"query_id": "q1", "item_id": "d1"}, {"query_id": "q1", "item_id": "d9"}, {"query_id": "q9", "item_id": "d1"}]
+    found = bring(tmp_path, write(tmp_path / "in", **plain(qrels=qrels)))
+    assert rejects(found) == [
+        ("qrels", "q1 d9", "unknown item", "in/qrels/mine.parquet", 2),
+        ("qrels", "q9 d1", "unknown query", "in/qrels/mine.parquet", 3),
+    ]
+
+
+def test_what_looks_like_nothing_known_is_answered_with_what_is_known(tmp_path):
+    (tmp_path / "notes.txt").write_text("dear diary")
+    with pytest.raises(Refused, match=r"looks like none of the known formats; name one as FORMAT[+]PATH, of canonical, beir"):
+        fingerprint(SourcesConfig(path=(str(tmp_path),)))
+    with pytest.raises(Refused, match=r"format 'bier' of .* is unknown; give one of canonical, beir"):
+        fingerprint(SourcesConfig(path=(f"bier+{tmp_path}",)))
+    with pytest.raises(Refused, match=r"sources\.format is 'bier'"):
+        SourcesConfig(format="bier")
+
+
+def test_pieces_are_read_by_ray_to_the_same_rows_in_the_same_order(tmp_path, ray_cluster, monkeypatch):
+    """However many workers read at a time; a source that is small is read without any."""
+    rows = [{"query": f"who is {number} ?", "pos": [f"number {number}"], "neg": [f"number {number + 1}"]} for number in range(3000)]
+    path = lines(tmp_path / "in" / "train.jsonl", rows)
+    here = bring(tmp_path / "here", path)
+    monkeypatch.setattr(reading, "SMALL", 0)
+    monkeypatch.setattr(place, "SHARD_BYTES", 40_000)
+    (source,) = reading.opened((str(path),))
+    assert len(source.shards) > 4
+    for workers in (1, 3):
+        config = SourcesConfig(path=(str(path),), workers=workers)
+        there = made(tmp_path / f"there-{workers}", sources.work, config)
+        for part in ("corpus", "queries", "qrels"):
+            assert read_part(there.folder, part) == read_part(here.folder, part), part
+        assert there.outcome.rows == here.outcome.rows
 
 
 def row(number, size=0):

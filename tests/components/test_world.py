@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from mirepoix.components.corpus import PARTS
 from mirepoix.components.drawing import ATTRIBUTES, DAMAGES
 from mirepoix.components.entities import FACTS, SPLITS
 from mirepoix.components.wishes import TASKS
 from mirepoix.components.world import WorldConfig, counted, generate, work
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import ITEM_SCHEMA, Modality, table_to_items
+from mirepoix.models.item import Modality, table_to_items
 from mirepoix.serving.store import Context
 
 SMALL = WorldConfig(
@@ -80,7 +81,7 @@ def test_a_default_world_is_small_and_balanced(default_world):
 
 
 def test_ids_are_unique_and_have_no_spaces(world):
-    ids = [item.id for item in world.corpus] + [query.item.id for query in world.queries] + [triple.id for triple in world.triples]
+    ids = [item.id for item in world.corpus] + [query.item.id for query in world.queries] + [triple.item.id for triple in world.triples]
 
     assert len(set(ids)) == len(ids)
     assert not any(character.isspace() for name in ids for character in name)
@@ -292,12 +293,13 @@ def test_a_triple_asks_about_a_picture_what_its_passages_answer(world):
     items = items_of(world)
     for triple in world.triples:
         truth = world.truth[triple.image_id]
-        (kind,) = [kind for kind in FACTS if kind in triple.question]
+        (kind,) = [kind for kind in FACTS if kind in triple.item.text]
+        assert triple.item.images == items[triple.image_id].images
         assert items[triple.image_id].modality == Modality.IMAGE
         assert triple.answer == truth.entity.facts[kind]
         assert triple.split == truth.entity.split
-        assert triple.passage_ids
-        for passage_id in triple.passage_ids:
+        assert triple.evidence
+        for passage_id in triple.evidence:
             assert world.truth[passage_id].entity is truth.entity
             assert triple.answer.lower() in items[passage_id].text.lower()
 
@@ -305,7 +307,7 @@ def test_a_triple_asks_about_a_picture_what_its_passages_answer(world):
 def test_each_picture_is_asked_about_once_for_each_fact_told(world):
     healthy = [item for item in world.corpus if item.modality == Modality.IMAGE and item.id in world.truth]
 
-    assert len({(triple.image_id, triple.question) for triple in world.triples}) == len(world.triples) == 3 * len(healthy)
+    assert len({(triple.image_id, triple.item.text) for triple in world.triples}) == len(world.triples) == 3 * len(healthy)
 
 
 # Dials
@@ -394,6 +396,23 @@ def test_false_negatives_are_true_positives_of_training_that_qrels_lack():
     assert {query_id for query_id, _ in after} == {query_id for query_id, _ in before}
 
 
+def test_leaks_are_training_copies_of_held_out_queries_with_all_their_answers():
+    clean, leaking = generate(SMALL, seed=5), generate(dialled(leaks=0.1), seed=5)
+    queries = {query.item.id: query for query in leaking.queries}
+    positives, before = positives_of(leaking), len(clean.queries)
+
+    assert leaking.queries[:before] == clean.queries and leaking.corpus == clean.corpus and leaking.triples == clean.triples
+    assert [query.item.id for query in leaking.queries[before:]] == list(leaking.planted.leaks)
+    assert len(leaking.planted.leaks) == round(0.1 * 40 * len(TASKS)) == len(set(leaking.planted.leaks.values()))
+    kinds = set()
+    for copy, original in leaking.planted.leaks.items():
+        assert queries[copy].split == "train" and queries[original].split != "train"
+        assert (queries[copy].task, queries[copy].wish) == (queries[original].task, queries[original].wish)
+        assert positives[copy] == positives[original]
+        kinds.add((queries[copy].item.text, queries[copy].item.images) == (queries[original].item.text, queries[original].item.images))
+    assert kinds == {True, False}
+
+
 def test_a_dial_turned_to_zero_plants_nothing():
     planted = generate(dialled(missing_captions=0.0, near_duplicates=0.0, exact_duplicates=0.0, corrupt_files=0.0), seed=0).planted
 
@@ -415,6 +434,7 @@ def test_a_dial_turned_to_zero_plants_nothing():
         ({"validation_entities": 0.5, "held_out_entities": 0.5}, "leave -7 to train, which needs 2 or more"),
         ({"train_queries": 4000}, "4000 queries t->i of train are asked for, its 29 entities give 464; ask for fewer"),
         ({"entities": 40000}, "entities of test_combination need as many different looks"),
+        ({"leaks": 0.95}, "leaks is 0.95, 304 copies of 288 held-out queries; give at most 0.900"),
         ({"false_negatives": 0.9}, "false_negatives is 0.9; each query keeps a positive, so give at most 0."),
     ],
 )
@@ -473,7 +493,10 @@ def test_the_folder_holds_the_world(tmp_path, world):
     assert [(row["query_id"], row["item_id"], row["relevance"]) for row in qrels] == [
         (judgement.query_id, judgement.item_id, 1) for judgement in world.qrels
     ]
-    assert [tuple(row["passage_ids"]) for row in triples] == [triple.passage_ids for triple in world.triples]
+    assert table_to_items(pq.read_table(tmp_path / "triples")) == [triple.item for triple in world.triples]
+    assert [(row["split"], row["answer"], tuple(row["evidence"])) for row in triples] == [
+        (triple.split, triple.answer, triple.evidence) for triple in world.triples
+    ]
     assert outcome.rows.read == outcome.rows.written == len(world.corpus) + len(world.queries)
     assert outcome.metrics == counted(world)
 
@@ -481,12 +504,8 @@ def test_the_folder_holds_the_world(tmp_path, world):
 def test_tables_have_the_columns_of_a_corpus_folder(tmp_path):
     written(tmp_path)
 
-    assert pq.read_schema(tmp_path / "corpus" / "part-00000.parquet").equals(ITEM_SCHEMA)
-    assert pq.read_schema(tmp_path / "queries" / "part-00000.parquet").names == [*ITEM_SCHEMA.names, "split", "task"]
-    assert str(pq.read_schema(tmp_path / "qrels" / "part-00000.parquet").field("relevance").type) == "int32"
-    assert pq.read_schema(tmp_path / "triples" / "part-00000.parquet").names == [
-        "id", "split", "image_id", "question", "answer", "passage_ids",
-    ]  # fmt: skip
+    for part in ("corpus", "queries", "qrels", "triples"):
+        assert pq.read_schema(tmp_path / part / "part-00000.parquet").equals(PARTS[part])
 
 
 def test_the_description_says_what_was_asked_for_made_and_planted(tmp_path, world):

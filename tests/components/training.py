@@ -71,18 +71,21 @@ def write_encoder(folder: Path) -> Path:
     return folder / "encoder"
 
 
-def write_toys(folder: Path, kinds: Sequence[str], negatives: int = 0) -> Path:
-    """As many pairs as kinds: "i" finds a picture by its colours' names, "t" a sentence by another; a sixth ask again and find more."""
+def write_toys(folder: Path, kinds: Sequence[str], negatives: int = 0, kin: bool = False) -> Path:
+    """As many pairs as kinds: "i" finds a picture by its colours' names, "t" a sentence by another, "c" both; a sixth ask again.
+
+    With `kin` all documents may be the same answer.
+    """
     items, pairs = [], []
     for number, kind in enumerate(kinds):
         name = NAMES[number % len(NAMES)]
         asks, finds = (number - 3, number - 1) if number % 6 == 5 else (number, number)
         items.append(Item(f"q{number}", text=f"which flag is {NAMES[asks % len(NAMES)]}"))
-        items.append(Item(f"d{number}", text=f"{name} is it") if kind == "t" else Item(f"d{number}", images=(picture(name),)))
+        items.append(Item(f"d{number}", text=f"{name} is it" if kind in "tc" else "", images=(picture(name),) if kind in "ic" else ()))
         others = [2 * ((number + 1 + k) % len(kinds)) + 1 for k in range(negatives)]
         pairs.append(PairRow(f"p{number}", 2 * number, 2 * finds + 1, others, task=f"t->{kind}"))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_pairs(folder, items, pairs)
+    documents = range(1, len(items), 2)
+    write_pairs(folder, items, pairs, kin=[(a, b) for a in documents for b in documents if a != b] if kin else ())
     return folder
 
 

@@ -94,6 +94,17 @@ def test_the_scores_of_every_kind_are_the_exact_ones(large, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_items_are_scored_as_a_search_scores_them_in_any_order_and_twice(kind):
+    items, queries = several(300, 4), several(6, 3, seed=1)
+    index = build(items, names(300), [TEXT] * 300, replace(IndexConfig(), kind=kind))
+    found = [{hit.id: hit.score for hit in hits} for hits in index.search(queries, 300)]
+    asked = [[names(300)[n] for n in (7 + query, 299, 0, 7 + query, 9)] for query in range(5)] + [[]]
+    assert index.score(queries, asked) == [[hits[id] for id in own] for hits, own in zip(found, asked, strict=True)]
+    with pytest.raises(Refused, match=r"the index has no item 'other'"):
+        index.score(queries, [["item-00000", "other"]] + [[]] * 5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_many_rows_an_item_are_scored_by_maxsim(kind):
     items, queries = several(400, 5), several(15, 4, seed=1)
     index = build(items, names(400), [TEXT] * 400, replace(IndexConfig(), kind=kind))

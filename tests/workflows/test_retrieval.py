@@ -8,6 +8,7 @@ import pytest
 from mirepoix.components.entities import SPLITS
 from mirepoix.models.encoder import ARCHITECTURES
 from mirepoix.models.errors import Refused
+from mirepoix.serving.store import publish
 from mirepoix.workflows.fingerprint import ingredients, key_of
 from mirepoix.workflows.recipes import RECIPES, recipe
 from mirepoix.workflows.retrieval import named_files, prepared, stages
@@ -19,8 +20,12 @@ STAGES = {stage.name: stage for stage in stages(recipe("quickstart"))}
 @pytest.mark.parametrize(
     ("name", "consists_of", "does_not"),
     [
-        ("sources", "components.drawing components.entities components.corpus models.item", "components.curate models.encoder"),
-        ("curate", "serving.pictures components.corpus", "components.world models.encoder"),
+        (
+            "sources",
+            "components.drawing components.entities components.corpus components.formats.beir components.formats.place models.item",
+            "components.curate models.encoder",
+        ),
+        ("curate", "serving.pictures components.corpus components.duplicates components.texts", "components.world models.encoder"),
         ("pairs", "components.instructions components.batches", "components.world components.train"),
         (
             "adapt",
@@ -60,6 +65,39 @@ def test_every_recipe_makes_the_same_stages(name):
         assert [stage.name for stage in stages(config)] == list(STAGES)
     assert config.adapt.modality_mask is False
     assert config.instruct.modality_mask is True
+
+
+def test_what_the_config_asks_for_beside_stands_in_its_place():
+    chosen = settled("quickstart", ["passages.kind=vid2r", "mine=MineConfig", "mine.last=50"])
+    more = {stage.name: stage for stage in stages(chosen)}
+    assert set(more) - set(STAGES) == {"passages", "embed-adapted", "index-adapted", "mine"}
+    assert more["pairs"].inputs == {"curate": "curate", "passages": "passages"}
+    assert more["mine"].inputs == {"pairs": "pairs", "curate": "curate", "encoder": "adapt", "index": "index-adapted"}
+    assert more["instruct"].inputs == {"pairs": "mine", "encoder": "adapt"}
+    assert {f"mirepoix.{name}" for name in ("components.negatives", "serving.index", "models.unite")} <= set(more["mine"].modules)
+
+
+def test_a_release_that_negatives_are_mined_with_is_in_the_key_and_must_be_there(tmp_path):
+    with pytest.raises(Refused, match=r"mine.release is .*no release was published there"):
+        stages(settled("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}"]))
+    digests = []
+    for content in ("one", "two"):
+        publish(written(tmp_path / f"draft-{content}", content), tmp_path / "release", {}, replace=True)
+        config = settled("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}/release"])
+        digests.append(prepared(config).mine.fingerprint)
+    assert digests[0] != digests[1]
+    assert [stage.name for stage in stages(config) if "adapted" in stage.name] == []
+
+
+def written(folder, content):
+    folder.mkdir()
+    (folder / "file").write_text(content)
+    return folder
+
+
+def test_a_recipe_of_real_data_asks_for_its_folder():
+    with pytest.raises(Refused, match=r"sources\.path is not given; give the folder or URI of a corpus in the format nlvr"):
+        stages(recipe("nlvr"))
 
 
 def test_the_seed_is_in_every_key():

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -154,6 +154,24 @@ def test_what_is_still_open_at_the_end_was_killed(tracker):
     tracker.start("wash", PARTS, {})
     tracker.end("KILLED")
     assert [entry[0].info.status for entry in runs_of(tracker).values()] == ["KILLED", "KILLED"]
+
+
+def test_what_a_stage_counted_is_a_table_and_a_plot_also_when_it_stands(tracker):
+    rows = [{"reason": "damaged", "count": 3}, {"reason": "too thin", "count": 1}]
+    told = replace(MANIFEST, fields={**MANIFEST.fields, "tables": {"rejects": rows, "notes": [{"note": "x"}], "empty": []}})
+    tracker.begin("ours", "/pantry", {"ours"})
+    run_id = tracker.start("wash", PARTS, {})
+    tracker.finish("wash", DONE, told)
+    tracker.cached("rinse", told, "/pantry/artefacts/rinse/k")
+    tracker.end("FINISHED")
+    (stood,) = runs_of(tracker)["rinse"]
+    client = tracker._client()
+    for noted in (run_id, stood.info.run_id):
+        names = {entry.path for entry in client.list_artifacts(noted)}
+        assert {"rejects.json", "rejects.svg", "notes.json"} <= names and not names & {"notes.svg", "empty.json"}
+        kept = json.loads(Path(client.download_artifacts(noted, "rejects.json")).read_text())
+        assert kept == {"columns": ["reason", "count"], "data": [["damaged", 3], ["too thin", 1]]}
+        assert "damaged" in Path(client.download_artifacts(noted, "rejects.svg")).read_text()
 
 
 def test_values_that_mlflow_would_refuse_are_made_to_fit(tracker):

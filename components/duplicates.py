@@ -1,0 +1,217 @@
+"""Which rows of a whole corpus are near-equal, and which of them stand for the others.
+
+Near-equal are two rows with as many pictures and frames each, near-equal texts (or none) and near-equal pictures, one by one in order. The
+search is in two steps. Keys that near-equal rows are likely to share put them into buckets, table by table, and those in one bucket become
+candidates; each table is a Ray task of its own. Then every candidate is verified by what was kept of texts and pictures, in tasks as well.
+
+    text alone    MinHash signatures in bands; verified by the Jaccard similarity of pairs of tokens, and by equal numbers
+    pictures      each two of the eight bytes of a 64-bit perceptual hash: rows that differ in at most 6 signs are never missed; verified by
+                  the hash and by colours in cells. Long pictures may also be rearranged: the sum of the hashes of all eighths but one
+
+A row that is near-equal to one that is kept is merged into it, and never into one that was merged itself: chains do not grow.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from mirepoix.components.facts import Facts
+from mirepoix.components.signatures import SKETCH, alike, apart, banding, is_long, rearranged, similarity, strip_keys
+from mirepoix.models.errors import Refused
+from mirepoix.models.options import option
+
+REACH = 64
+"""A larger bucket is not compared as a whole: each row with so many next to it in the order of their signatures, and with the first."""
+VERIFIED_AT_ONCE = 4096
+AT_A_TIME = 8
+
+Array = npt.NDArray
+Ragged = tuple[Array, Array]  # values of several rows, and how many each has
+
+
+@dataclass(frozen=True)
+class NearRules:
+    """When two rows are near-equal."""
+
+    texts: float | None = option(0.9, "least share of pairs of neighbouring tokens that two texts have in common; null: only equal texts")
+    pictures: int | None = option(8, "most of 64 signs of a perceptual hash in which two pictures differ; null: only equal pictures")
+    rearranged: bool = option(True, "long pictures with the same eighths in another order are near-equal too")
+
+    def __post_init__(self) -> None:
+        if self.texts is not None and not 0.5 <= self.texts <= 1:
+            raise Refused(f"near.texts is {self.texts}; give a share from 0.5 to 1, or null")
+        if self.pictures is not None and not 0 <= self.pictures <= 16:
+            raise Refused(f"near.pictures is {self.pictures}; give 0 to 16 of 64 signs, or null")
+
+
+def near_pairs(facts: Facts, rows: Array, roles: Array, wanted: Array, rules: NearRules) -> tuple[Array, int]:
+    """Pairs (P, 2) of places in `rows`, the lower first, of near-equal rows whose roles want each other, and how many were crowded.
+
+    `rows` are in the order in which they are preferred. `wanted[a, b]` says whether a row of role a and a later one of role b are compared.
+    """
+    found, crowded = [np.empty((0, 2), np.int64)], 0
+    for pairs, many in _done(_bucketed.remote(*table, roles[table[0]], wanted) for table in _tables(facts, rows, rules)):
+        found.append(pairs)
+        crowded = max(crowded, many)
+    candidates = np.unique(np.concatenate(found), axis=0)
+    return candidates[_verified(facts, rows, candidates, rules)], crowded
+
+
+def _done(tasks: Iterator[ray.ObjectRef]) -> Iterator[Any]:
+    """What the tasks return, as they end; only some are started at a time, so that what they work on does not fill the object store."""
+    running: list[ray.ObjectRef] = []
+    for task in tasks:
+        running.append(task)
+        if len(running) == AT_A_TIME:
+            (done,), running = ray.wait(running)
+            yield ray.get(done)
+    yield from ray.get(running)
+
+
+def keepers(pairs: Array, count: int) -> Array:
+    """For each of `count` places the one that stands for it: the first that it is near-equal to of those that are kept, or itself."""
+    keeper = np.arange(count)
+    for one, other in pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))].tolist():
+        if keeper[one] == one and keeper[other] == other:
+            keeper[other] = one
+    return keeper
+
+
+# Buckets
+
+Table = tuple[Array, Array, Array, Array, int]  # places, their keys, their whole signatures, perceptual hashes, most signs apart
+
+
+def _tables(facts: Facts, rows: Array, rules: NearRules) -> Iterator[Table]:
+    """Each table of keys; without a limit to the signs, 64, the hashes are not compared."""
+    known = facts.rows[rows]
+    none = np.empty(0, np.uint64)
+    alone = np.flatnonzero((known["looks"] == 0) & (known["text"] != 0))
+    yield alone, known["text"][alone], known["text"][alone], none, 64
+    if rules.texts is not None:
+        alone = np.flatnonzero(known["minhash"])
+        bands, width = banding(rules.texts)
+        factors = np.random.default_rng(width).integers(1, 1 << 63, width, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+        for band in range(bands):
+            keys = (facts.minhashes(rows[alone], band * width, (band + 1) * width).astype(np.uint64) * factors).sum(1, dtype=np.uint64)
+            yield alone, keys, known["text"][alone], none, 64
+    shown = np.flatnonzero(known["looks"])
+    yield shown, known["pictures"][shown], known["text"][shown], none, 64
+    if rules.pictures is None or not len(shown):
+        return
+    looks = facts.first_looks(rows[shown])
+    hashes = looks["hash"].astype(np.uint64)
+    yield shown, known["text"][shown] ^ hashes, hashes, none, 64
+    octets = hashes[:, None].view(np.uint8).reshape(-1, 8)
+    mixed = np.packbits(np.unpackbits(octets, axis=1).reshape(-1, 8, 8).swapaxes(1, 2).reshape(-1, 64), axis=1).astype(np.uint64)
+    for one, other in combinations(range(8), 2):
+        yield shown, mixed[:, one] << np.uint64(8) | mixed[:, other], hashes, hashes, rules.pictures
+    if rules.rearranged and len(long := np.flatnonzero(is_long(looks))):
+        for keys in strip_keys(looks[long]).T:
+            yield shown[long], keys, keys, none, 64
+
+
+@ray.remote
+def _bucketed(places: Array, keys: Array, whole: Array, hashes: Array, signs: int, roles: Array, wanted: Array) -> tuple[Array, int]:
+    """The pairs of places with equal keys, and how many places are in buckets too large to compare all with all."""
+    order = np.lexsort((np.arange(len(keys)), whole, keys))
+    keys, whole = keys[order], whole[order]
+    starts, sizes = _runs(keys)
+    crowded = sizes > REACH
+    found = []
+    reach = min(REACH, int(sizes.max(initial=1)) - 1)
+    left = np.arange(len(keys))
+    for step in range(1, reach + 1):
+        left = left[left < len(keys) - step]
+        left = left[keys[left] == keys[left + step]]
+        found.append(np.stack([left, left + step], 1))
+    if crowded.any():
+        busy = np.repeat(crowded, sizes)
+        first = np.repeat(_firsts(order, starts, sizes), sizes)
+        within, lengths = _runs_of(keys, whole)
+        equal = np.repeat(_firsts(order, within, lengths), lengths)
+        found += [np.stack([head, np.arange(len(keys))], 1)[busy] for head in (first, equal)]
+    pairs = np.sort(order[np.concatenate(found)], axis=1) if found else np.empty((0, 2), np.int64)
+    pairs = pairs[(pairs[:, 0] != pairs[:, 1]) & wanted[roles[pairs[:, 0]], roles[pairs[:, 1]]]]
+    if signs < 64:
+        pairs = pairs[apart(hashes[pairs[:, 0]], hashes[pairs[:, 1]]) <= signs]
+    return places[np.unique(pairs, axis=0)].reshape(-1, 2), int(sizes[crowded].sum())
+
+
+def _runs(values: Array) -> tuple[Array, Array]:
+    """Where runs of equal values start, and how long they are."""
+    starts = np.flatnonzero(np.concatenate([[True], values[1:] != values[:-1]])) if len(values) else np.empty(0, np.int64)
+    return starts, np.diff(np.append(starts, len(values)))
+
+
+def _runs_of(keys: Array, whole: Array) -> tuple[Array, Array]:
+    starts = np.flatnonzero(np.concatenate([[True], (keys[1:] != keys[:-1]) | (whole[1:] != whole[:-1])]))
+    return starts, np.diff(np.append(starts, len(keys)))
+
+
+def _firsts(order: Array, starts: Array, sizes: Array) -> Array:
+    """Where in each run the place stands that is preferred to all others of it."""
+    least = np.minimum.reduceat(order, starts)
+    return np.flatnonzero(order == np.repeat(least, sizes))
+
+
+# Verification
+
+
+def _verified(facts: Facts, rows: Array, pairs: Array, rules: NearRules) -> Array:
+    """Which of the candidate pairs are near-equal."""
+    known = facts.rows[rows]
+    one, other = known[pairs[:, 0]], known[pairs[:, 1]]
+    true = (one["images"] == other["images"]) & (one["frames"] == other["frames"]) & ((one["text"] == 0) == (other["text"] == 0))
+    same_text = one["text"] == other["text"]
+    if rules.texts is None:
+        true &= same_text
+    else:
+        fewer, more = np.minimum(one["tokens"], other["tokens"]), np.maximum(one["tokens"], other["tokens"])
+        true &= same_text | ((one["numbers"] == other["numbers"]) & (fewer >= rules.texts * more) & (fewer > 0))
+    same_pictures = one["pictures"] == other["pictures"]
+    if rules.pictures is None:
+        true &= same_pictures
+    for fine, same, gather, compare in (
+        (true & ~same_text, rules.texts, facts.sketches, _same_texts),
+        (true & ~same_pictures, rules, facts.looks, _same_pictures),
+    ):
+        chosen = np.flatnonzero(fine & true)
+        parts = [chosen[start : start + VERIFIED_AT_ONCE] for start in range(0, len(chosen), VERIFIED_AT_ONCE)]
+        tasks = (compare.remote(part, gather(rows[pairs[part, 0]]), gather(rows[pairs[part, 1]]), same) for part in parts)
+        for part, near in _done(tasks):
+            true[part] = near
+    return true
+
+
+@ray.remote
+def _same_texts(part: Array, one: Ragged, other: Ragged, threshold: float) -> tuple[Array, Array]:
+    """Which texts have so many shingles in common."""
+    counts, others = one[1], other[1]
+    pair = np.concatenate([np.repeat(np.arange(len(part)), counts), np.repeat(np.arange(len(part)), others)])
+    values = np.concatenate([one[0], other[0]])
+    order = np.lexsort((values, pair))
+    pair, values = pair[order], values[order]
+    both = (pair[1:] == pair[:-1]) & (values[1:] == values[:-1])
+    common = np.bincount(pair[1:][both], minlength=len(part))
+    near = common >= threshold * (counts + others - common)
+    ends, other_ends = np.cumsum(counts), np.cumsum(others)
+    for place in np.flatnonzero(np.maximum(counts, others) == SKETCH):
+        cut = one[0][ends[place] - counts[place] : ends[place]], other[0][other_ends[place] - others[place] : other_ends[place]]
+        near[place] = similarity(*cut) >= threshold
+    return part, near
+
+
+@ray.remote
+def _same_pictures(part: Array, one: Ragged, other: Ragged, rules: NearRules) -> tuple[Array, Array]:
+    """Which rows, with as many pictures each, have near-equal pictures only."""
+    (ones, counts), (others, _) = one, other
+    equal = alike(ones, others, rules.pictures)
+    if rules.rearranged:
+        equal[~equal] = rearranged(ones[~equal], others[~equal])
+    return part, np.logical_and.reduceat(equal, np.cumsum(counts) - counts)

@@ -1,0 +1,116 @@
+"""BEIR, text alone:
+
+    corpus.jsonl         {"_id": "d1", "title": "...", "text": "..."}      the document is title + " " + text
+    queries.jsonl        {"_id": "q1", "text": "...", "metadata": {}}
+    qrels/<split>.tsv    a header line, then query-id, corpus-id and score between tabs; dev is called validation from here on
+
+`<p>-queries.jsonl` goes with `<p>-qrels/`. `metadata` is left aside. A query belongs to the split whose qrels name it, and one that none
+names is left out. One that several name belongs to the last of train, validation, others, test: what is tested on is not trained on, and
+what the other splits say of it is a fault.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mirepoix.components.formats.place import Place, Shard
+from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, rowwise
+from mirepoix.components.formats.shelf import Shelf
+from mirepoix.components.formats.sides import columns, id_of, side, text_of, titled, unread
+from mirepoix.components.formats.writing import Files, fits, unworded
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item
+
+NAME = "beir"
+WHAT = "BEIR: corpus.jsonl, queries.jsonl and qrels/<split>.tsv"
+HEADER = "query-id\tcorpus-id\tscore\n"
+QUERIES, QRELS = r"([^/]+-)?queries\.jsonl(\.gz)?", r"([^/]+-)?qrels/[^/]+\.tsv(\.gz)?"
+
+
+def detect(place: Place) -> bool:
+    return any("_id" in columns(place, file) for file in place.files(r"corpus\.jsonl(\.gz)?"))
+
+
+def shards(place: Place) -> list[Shard]:
+    parts = {"corpus": r"corpus\.jsonl(\.gz)?", "queries": QUERIES, "qrels": QRELS}
+    return [shard for part, pattern in parts.items() for file in place.files(pattern) for shard in place.shards(file, part)]
+
+
+def read(place: Place, shard: Shard) -> Iterator[Row]:
+    source = place.source(shard.file)
+    if shard.part == "corpus":
+        return rowwise("corpus", source, place.records(shard), lambda line, row: [Candidate(_item(row, source, line, "title"))])
+    if shard.part == "queries":
+        splits = _splits(place, shard.file)
+        return rowwise("queries", source, place.records(shard), lambda line, row: _asked(_item(row, source, line), splits))
+    split, taken = split_named(shard.file), _splits(place, shard.file)
+    return rowwise("qrels", source, _told(place, shard), lambda line, row: [_judgement(row, source, line, split, taken)])
+
+
+def _item(row: dict[str, Any], source: str, line: int, *more: str) -> Item:
+    unread(row, ("_id", "text", "metadata", *more))
+    text = titled(*(text_of(row.get(name)) for name in ("title", "text")))
+    return Item(id_of(row["_id"]), side(text).text, source=source, line=line)
+
+
+def _asked(item: Item, splits: dict[str, str]) -> list[Row]:
+    return [Query(item, splits[item.id])] if item.id in splits else []
+
+
+def _judgement(row: list[str], source: str, line: int, split: str, splits: dict[str, str]) -> Judgement:
+    query, document, score = (row[0], row[1], row[2]) if len(row) == 3 else _trouble(row)
+    if splits[query] != split:
+        raise Trouble("duplicate id", f"{query} is a query of {splits[query]} too, and is taken as that")
+    return Judgement(id_of(query), id_of(document), int(score), source=source, line=line)
+
+
+def _trouble(row: list[str]) -> Any:
+    raise Trouble("bad row", f"{len(row)} columns between tabs where query-id, corpus-id and score belong")
+
+
+def _told(place: Place, shard: Shard) -> Iterator[tuple[int, list[str] | Trouble]]:
+    """The lines of qrels as their columns; the header is left out."""
+    for line, text in place.lines(shard):
+        row = text if isinstance(text, Trouble) else text.split("\t")
+        if line > 1 or isinstance(row, Trouble) or re.fullmatch(r"\s*-?\d+\s*", row[-1]):
+            yield line, row
+
+
+def _splits(place: Place, file: str) -> dict[str, str]:
+    """The split of each query that the qrels beside this file name."""
+    prefix = re.match(r"(?:([^/]+)-)?(?:queries|qrels)", file).group(1)
+    folder = f"{prefix}-qrels" if prefix else "qrels"
+    found = {qrels: split_named(qrels) for qrels in place.files(rf"{re.escape(folder)}/[^/]+\.tsv(\.gz)?")}
+    splits: dict[str, str] = {}
+    for qrels in sorted(found, key=lambda qrels: _rank(found[qrels])):
+        splits.update((row[0], found[qrels]) for _, row in _told(place, Shard(qrels)) if isinstance(row, list))
+    return splits
+
+
+def _rank(split: str) -> tuple[int, str]:
+    return {"train": 0, "validation": 1, "test": 3}.get(split, 2), split
+
+
+def split_named(file: str) -> str:
+    """The split that a file of qrels is named after."""
+    stem = re.sub(r"\.tsv(\.gz)?$", "", file.rpartition("/")[2])
+    return {"dev": "validation", "val": "validation", "valid": "validation"}.get(stem, re.sub(r"\s", "_", stem))
+
+
+def write(target: Path, corpus: Path) -> Counter[str]:
+    shelf, left = Shelf(corpus), Counter()
+    with Files(target) as files:
+        for item in shelf.candidates():
+            files.row("corpus.jsonl", {"_id": item.id, "title": "", "text": fits(unworded(item, left), NAME, images=0).text})
+        for query, split, _, judgements in shelf.queries():
+            files.row("queries.jsonl", {"_id": query.id, "text": fits(query, NAME, images=0).text, "metadata": {}})
+            file = f"qrels/{'dev' if split == 'validation' else split}.tsv"
+            if "/" in split or split_named(file) != split:
+                raise Refused(f"split {split!r} cannot be the name of a file of qrels; call it otherwise (sources.splits)")
+            files.text(file, HEADER if file not in files else "")
+            for told in judgements:
+                files.text(file, f"{told['query_id']}\t{told['item_id']}\t{told['relevance']}\n")
+                left["scores of a teacher"] += told["score"] is not None
+    return +left

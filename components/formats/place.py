@@ -1,0 +1,302 @@
+"""A source where the user has it: a folder or a file, local or at a URI, read in pieces and never as a whole.
+
+Pieces (`Shard`) are what Ray reads side by side. Whatever is read has a line: of a text file the line, of Parquet the row, of a tar
+the member, each from 1.
+"""
+
+import codecs
+import gzip
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from mirepoix.components.formats.rows import Trouble
+from mirepoix.models.errors import Refused
+from mirepoix.serving.store import refuse_credentials
+
+SHARD_BYTES = 64 << 20
+_SPACE, _GAP = re.compile(r"\s*"), re.compile(r"[\s,]*")
+LONGEST_LINE = 256 << 20  # a base64 picture is one line
+LARGEST_FILE = 1 << 30  # of one picture; what is too large for training is curation's to say
+CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A piece of a file that is read by itself."""
+
+    file: str  # relative to the place
+    part: str = ""  # what is in it, as the format names it
+    start: int = 0  # bytes, or rows of Parquet
+    end: int | None = None
+    line: int = 1  # of what stands at the start
+
+
+class Place:
+    """A source's files; picklable, and opened where it is used."""
+
+    def __init__(self, path: str, name: str = "", images: str | None = None):
+        refuse_credentials(path)
+        self.path, self.images = path, images
+        self.name = name or re.sub(r"\s+", "_", path.partition("?")[0].rstrip("/").rpartition("/")[2])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "name": self.name, "images": self.images}
+
+    @cached_property
+    def _opened(self) -> tuple[pafs.FileSystem, str, str]:
+        """The file system, the folder in it, and the one file if the path is a file."""
+        filesystem, root = self._filesystem(self.path)
+        try:
+            info = filesystem.get_file_info(root)
+        except OSError as error:
+            raise self._unreachable(error) from error
+        if info.type == pafs.FileType.NotFound:
+            raise Refused(f"there is no corpus at {self.path!r}; give a folder, a file, or a URI such as s3://bucket/corpus")
+        if info.is_file:
+            folder, _, file = root.rpartition("/")
+            return filesystem, folder, file
+        return filesystem, root, ""
+
+    def _filesystem(self, path: str) -> tuple[pafs.FileSystem, str]:
+        try:
+            if "://" in path:
+                filesystem, root = pafs.FileSystem.from_uri(path)
+                return filesystem, root.rstrip("/")
+            return pafs.LocalFileSystem(), str(Path(path).expanduser().resolve())
+        except (OSError, pa.ArrowInvalid) as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: Exception) -> Refused:
+        reason = str(error).splitlines()[0]
+        return Refused(f"corpus {self.path!r} cannot be reached ({reason}); give a folder or a URI such as s3://bucket/corpus")
+
+    @property
+    def home(self) -> str:
+        """What the names of files are relative to, as the user gave it."""
+        only = self._opened[2]
+        return self.path.removesuffix(only).rstrip("/") or "." if only else self.path.rstrip("/")
+
+    # What is there
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """The size of every file by its name, in the order of names; what is hidden is left out."""
+        return {name: info.size for name, info in self._infos.items()}
+
+    @cached_property
+    def _infos(self) -> dict[str, pafs.FileInfo]:
+        filesystem, root, only = self._opened
+        try:
+            found = (
+                [filesystem.get_file_info(f"{root}/{only}")] if only else filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
+            )
+        except OSError as error:
+            raise self._unreachable(error) from error
+        named = {info.path[len(root) :].lstrip("/"): info for info in found if info.is_file}
+        return {name: named[name] for name in sorted(named) if not any(step.startswith(".") for step in name.split("/"))}
+
+    def fingerprint(self, files: Iterable[str]) -> str:
+        """Names, sizes and times of files in one line."""
+        return "; ".join(f"{name} {self._infos[name].size} {self._infos[name].mtime_ns}" for name in files)
+
+    def files(self, *patterns: str) -> list[str]:
+        """The files whose names match any of the regular expressions as a whole, in the order of names; without patterns all."""
+        compiled = [re.compile(pattern) for pattern in patterns]
+        return [name for name in self.sizes if not compiled or any(pattern.fullmatch(name) for pattern in compiled)]
+
+    def source(self, file: str) -> str:
+        """A file as rows name it: behind the source's name."""
+        return f"{self.name}/{file}"
+
+    # Reading
+
+    def open(self, file: str) -> pa.NativeFile:
+        """A file for reading at any place of it."""
+        filesystem, root, _ = self._opened
+        return filesystem.open_input_file(f"{root}/{file}")
+
+    def stream(self, file: str, start: int = 0) -> BinaryIO:
+        """The bytes of a file in order from a place on, unpacked if its name ends in .gz."""
+        raw = self.open(file)
+        if file.endswith(".gz"):
+            assert not start, "a packed file is read from its beginning"
+            return gzip.open(raw, "rb")
+        raw.seek(start)
+        return BufferedReader(raw, 1 << 20)
+
+    def shards(self, file: str, part: str = "") -> list[Shard]:
+        """A text file in pieces of whole lines; a packed one, or one that is a single JSON value, is one piece."""
+        if file.endswith(".gz") or self.sizes[file] <= SHARD_BYTES or self.is_array(file):
+            return [Shard(file, part)]
+        pieces, start, line = [], 0, 1
+        with self.open(file) as stream:
+            place, seen = 0, 0
+            while block := stream.read(min(4 << 20, SHARD_BYTES)):
+                place += len(block)
+                if place - start >= SHARD_BYTES and (cut := block.rfind(b"\n")) >= 0:
+                    end = place - len(block) + cut + 1
+                    pieces.append(Shard(file, part, start, end, line))
+                    line += seen + block.count(b"\n", 0, cut + 1)
+                    start, seen = end, block.count(b"\n", cut + 1)
+                else:
+                    seen += block.count(b"\n")
+            if start < place:
+                pieces.append(Shard(file, part, start, None, line))
+        return pieces
+
+    def lines(self, shard: Shard) -> Iterator[tuple[int, str | Trouble]]:
+        """The lines of a piece of a text file with their numbers, without their ends; empty ones are left out."""
+        with self.stream(shard.file, shard.start) as stream:
+            place, number = shard.start, shard.line
+            while shard.end is None or place < shard.end:
+                raw = stream.readline(LONGEST_LINE)
+                if not raw:
+                    return
+                place += len(raw)
+                if not raw.endswith(b"\n") and len(raw) == LONGEST_LINE:
+                    raise Refused(
+                        f"{self.source(shard.file)} line {number} is longer than {LONGEST_LINE >> 20} MiB; no format has such lines"
+                    )
+                if number == 1:
+                    raw = raw.removeprefix(codecs.BOM_UTF8)
+                if raw.strip():
+                    try:
+                        yield number, raw.decode().rstrip("\r\n")
+                    except UnicodeDecodeError:
+                        yield number, Trouble("bad row", "the line is not UTF-8")
+                number += 1
+
+    def records(self, shard: Shard) -> Iterator[tuple[int, Any]]:
+        """The JSON objects of a piece, one a line or as the elements of one array, with their lines; what is no object is a Trouble."""
+        if not shard.start and self.is_array(shard.file):
+            yield from self._elements(shard.file)
+            return
+        for number, text in self.lines(shard):
+            yield number, text if isinstance(text, Trouble) else _object(text)
+
+    def is_array(self, file: str) -> bool:
+        """Whether a file is one JSON array."""
+        with self.stream(file) as stream:
+            return stream.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
+
+    def _elements(self, file: str) -> Iterator[tuple[int, Any]]:
+        """The elements of a JSON array of any length, read as far as the next one reaches."""
+        decode, text, place = json.JSONDecoder().raw_decode, "", 0
+        line, ended, opened = 1, False, False
+        utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+        with self.stream(file) as stream:
+            while True:
+                start = (_GAP if opened else _SPACE).match(text, place).end()
+                line, place = line + text.count("\n", place, start), start
+                if not opened and place < len(text):
+                    opened, place = True, place + 1
+                    continue
+                if text.startswith("]", place):
+                    return
+                try:
+                    element, end = decode(text, place) if place < len(text) else (None, place)
+                except json.JSONDecodeError as error:
+                    end = place
+                    if ended or len(text) - place > LONGEST_LINE:
+                        raise Refused(f"{self.source(file)} line {line} is no JSON ({error.msg}); mend or shorten the file") from error
+                # A number may go on in what comes next; an object, a list and a string end where they end.
+                if end > place and (end < len(text) or ended):
+                    yield line, element if isinstance(element, dict) else Trouble("bad JSON", f"a {type(element).__name__} and no object")
+                    line, place = line + text.count("\n", place, end), end
+                    continue
+                if ended:
+                    raise Refused(f"{self.source(file)} ends inside its JSON array, at line {line}; it was cut off")
+                block = stream.read(max(1 << 20, len(text) - place))  # a long element is not tried again for every block of it
+                ended = not block
+                text, place = text[place:] + utf8.decode(block, final=ended), 0
+
+    def tables(self, shard: Shard, columns: list[str] | None = None, rows: int = 256) -> Iterator[tuple[int, pa.Table]]:
+        """The rows of a piece of a Parquet file, some at a time, each time with the number of the first."""
+        with self._parquet(shard.file) as file:
+            groups, number = [], 1
+            for group in range(file.metadata.num_row_groups):
+                held = file.metadata.row_group(group).num_rows
+                if number - 1 >= shard.start and (shard.end is None or number - 1 < shard.end):
+                    groups.append(group)
+                number += held
+            number = shard.line
+            for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=columns):
+                yield number, pa.Table.from_batches([batch])
+                number += batch.num_rows
+
+    def parquet_shards(self, file: str, part: str = "") -> list[Shard]:
+        """A Parquet file in pieces of whole row groups."""
+        pieces, start, held, first = [], 0, 0, 0
+        with self._parquet(file) as parquet:
+            for group in range(parquet.metadata.num_row_groups):
+                about = parquet.metadata.row_group(group)
+                if held and held + about.total_byte_size > SHARD_BYTES:
+                    pieces.append(Shard(file, part, first, start, first + 1))
+                    first, held = start, 0
+                start, held = start + about.num_rows, held + about.total_byte_size
+        if start > first or not pieces:
+            pieces.append(Shard(file, part, first, None, first + 1))
+        return pieces
+
+    def schema(self, file: str) -> pa.Schema:
+        """The columns of a Parquet file, with what its metadata says."""
+        with self._parquet(file) as parquet:
+            return parquet.schema_arrow
+
+    @contextmanager
+    def _parquet(self, file: str) -> Iterator[pq.ParquetFile]:
+        with self.open(file) as stream:
+            try:
+                yield pq.ParquetFile(stream)
+            except pa.ArrowException as error:
+                raise Refused(
+                    f"{self.source(file)} cannot be read as Parquet ({str(error).splitlines()[0]}); mend it or leave it out"
+                ) from error
+
+    def bytes(self, file: str, start: int, size: int) -> bytes:
+        """Some bytes of a file."""
+        with self.open(file) as stream:
+            stream.seek(start)
+            return stream.read(size)
+
+    def picture(self, path: str) -> bytes:
+        """The bytes of a picture's file, found from `images`, or else from the folder of the source; Trouble if it is not there."""
+        if not isinstance(path, str) or not path:
+            raise Trouble("bad row", "the path of a picture is empty or no text")
+        if "://" in path:
+            raise Trouble("URL", path[:200])
+        if path.lower().endswith(CLIPS):
+            raise Trouble("video file", path[:200])
+        filesystem, root = self._pictures
+        full = path if path.startswith("/") and root.startswith("/") else f"{root}/{path.lstrip('/')}"
+        try:
+            with filesystem.open_input_file(full) as stream:
+                size = stream.size()
+                if size > LARGEST_FILE:
+                    raise Trouble("missing picture", f"{path} has {size} bytes, which no picture has")
+                return stream.read()
+        except OSError as error:
+            raise Trouble("missing picture", path[:200]) from error
+
+    @cached_property
+    def _pictures(self) -> tuple[pafs.FileSystem, str]:
+        return self._filesystem(self.images) if self.images else self._opened[:2]
+
+
+def _object(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        return Trouble("bad JSON", error.msg)
+    return value if isinstance(value, dict) else Trouble("bad JSON", f"a {type(value).__name__} and no object")

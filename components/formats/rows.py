@@ -1,0 +1,161 @@
+"""What the reader of a format gives, a row at a time, and what is wrong with the rows that it cannot give.
+
+A format is a module with
+
+    NAME, WHAT                     the name that users give, and a line on what it is
+    detect(place)                  whether the folder or file looks like it; cheap, by names and a first row
+    shards(place)                  the pieces of it that can be read each by itself
+    read(place, shard)             the rows of a piece: Candidate, Query, Judgement, Triple, Prompt, and Fault for what is wrong
+    write(target, corpus)          optional: a canonical corpus folder as this format, and how much of what it has no place for; Refused
+                                   where an item could not be written whole
+
+A row is given whole or not at all. A bad row is a Fault and reading goes on; what makes a whole file unreadable is Refused. A Fault
+"unread column" without an id speaks of a file, and costs no row.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mirepoix.models.item import Item, content_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """What can be found."""
+
+    item: Item
+    named: bool = True  # False: the format has no ids, so the id is made of the content and may come again
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What searches."""
+
+    item: Item
+    split: str
+    task: str = ""  # "t->it"; empty: settled by the modality of its first answer
+    named: bool = True  # False: the same query may come again, with more judgements
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """That a candidate answers a query (relevance above 0), or that it does not though it may look so."""
+
+    query_id: str
+    item_id: str
+    relevance: int = 1
+    score: float | None = None  # of a teacher
+    source: str = ""
+    line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Triple:
+    """A picture with a question, its concise answer, and the candidates that are known to hold the answer."""
+
+    item: Item  # the question as text, with the picture
+    split: str
+    answer: str
+    evidence: tuple[str, ...] = ()  # ids of candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One wording of an instruction that the source brings for a task."""
+
+    task: str
+    wording: str
+    source: str = ""  # the source, or the data set in it, whose queries it is for: a prefix of Item.source or of the query's id
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """A row that cannot be used, and where it stands."""
+
+    part: str  # corpus, queries, qrels, triples or prompts
+    id: str
+    reason: str  # one of REASONS
+    detail: str
+    source: str
+    line: int
+
+
+Row = Candidate | Query | Judgement | Triple | Prompt | Fault
+
+REASONS = {
+    "bad JSON": "the line is no JSON object",
+    "bad row": "a field is missing or of the wrong type",
+    "bad id": "the id is empty or has white space",
+    "bad task": "the task is not of the form it->t",
+    "bad split": "the split is empty",
+    "missing picture": "the file of a picture is not there or cannot be read",
+    "URL": "a picture is given by a URL; nothing is fetched, so download it first",
+    "video file": "a clip is given as a video file; give its frames as pictures",
+    "audio": "the row has audio, which no encoder here takes",
+    "placeholders": "the count of placeholders in the text is not the count of pictures",
+    "empty side": "a query, a positive or a negative has neither text nor picture nor video",
+    "unknown modality": "the modality is not one of text, image, video, or does not agree with what is there",
+    "unread column": "the row has a column that nothing here would read",
+    "duplicate id": "the id stands twice",
+    "no answer": "the query has no positive",
+    "unknown item": "the candidate that is named is not in the corpus",
+    "unknown query": "the query that is named is not there",
+}
+
+
+class Trouble(Exception):
+    """What is wrong with the row that is being read; becomes a Fault."""
+
+    def __init__(self, reason: str, detail: str = ""):
+        assert reason in REASONS, reason
+        super().__init__(reason, detail)
+        self.reason, self.detail = reason, detail
+
+
+Parse = Callable[[int, Any], Iterable[Row]]
+
+
+def rowwise(part: str, source: str, records: Iterable[tuple[int, Any]], parse: Parse) -> Iterator[Row]:
+    """The rows that `parse` makes of each numbered record; one that it finds troubled, or that is a Trouble itself, becomes a Fault."""
+    for line, record in records:
+        try:
+            if isinstance(record, Trouble):
+                raise record
+            made = list(parse(line, record))
+        except Trouble as trouble:
+            made = [Fault(part, _named(record), trouble.reason, trouble.detail, source, line)]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            detail = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            made = [Fault(part, _named(record), "bad row", detail[:200], source, line)]
+        yield from made
+
+
+def _named(record: Any) -> str:
+    """The id of a troubled record, if it has one."""
+    if isinstance(record, dict):
+        for name in ("id", "_id", "qid", "did", "query_id", "docid", "key"):
+            if isinstance(record.get(name), (str, int)):
+                return str(record[name])
+    return ""
+
+
+def nameless(text: str, images: tuple[bytes, ...] = (), video: tuple[bytes, ...] = (), source: str = "", line: int = 0) -> Candidate:
+    """A candidate of a format without ids: equal content has an equal id."""
+    if not (text or images or video):
+        raise Trouble("empty side")
+    item = Item("", text, images, video, source=source, line=line)
+    return Candidate(Item("c-" + content_hash(item).hex()[:32], text, images, video, source=source, line=line), named=False)
+
+
+def split_of(file: str) -> str:
+    """The split that a file's name speaks of: train, validation or test; train where it speaks of none."""
+    words = file.lower().replace("\\", "/").replace("-", "/").replace("_", "/").replace(".", "/").split("/")
+    for word in reversed(words):
+        if word in ("test", "testing"):
+            return "test"
+        if word in ("dev", "val", "valid", "validation", "devel"):
+            return "validation"
+        if word in ("train", "training"):
+            return "train"
+    return "train"

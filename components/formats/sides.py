@@ -1,0 +1,210 @@
+"""What the formats of training examples share in reading: the two sides of an example, their placeholders and pictures, and its rows."""
+
+import re
+import zlib
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mirepoix.components.formats.place import Place, Shard
+from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, nameless, split_of
+from mirepoix.models.item import Item
+
+ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # what `datasets` writes beside its rows
+
+# Files
+
+
+def data_files(place: Place, *endings: str) -> list[str]:
+    """The files of rows with the given endings, packed or not."""
+    return [file for file in place.files(rf".*\.({'|'.join(endings)})(\.gz)?") if file.rpartition("/")[2] not in ABOUT]
+
+
+def pieces(place: Place, files: Iterable[str], part: str = "") -> list[Shard]:
+    """The pieces of text and Parquet files alike."""
+    return [
+        shard for file in files for shard in (place.parquet_shards(file, part) if file.endswith(".parquet") else place.shards(file, part))
+    ]
+
+
+def records(place: Place, shard: Shard, rows: int = 256) -> Iterator[tuple[int, Any]]:
+    """The rows of a piece of a text or Parquet file as dicts, with their numbers."""
+    if not shard.file.endswith(".parquet"):
+        yield from place.records(shard)
+        return
+    for number, table in place.tables(shard, rows=rows):
+        yield from enumerate(table.to_pylist(), number)
+
+
+def columns(place: Place, file: str) -> list[str]:
+    """The columns of a Parquet file, or the keys of the first object of a JSON file; none if it cannot be read."""
+    try:
+        if file.endswith(".parquet"):
+            return place.schema(file).names
+        _, record = next(iter(place.records(Shard(file))), (0, None))
+    except (ValueError, OSError, EOFError, zlib.error):
+        return []
+    return list(record) if isinstance(record, dict) else []
+
+
+def shows(place: Place, files: list[str], *needed: str) -> bool:
+    """Whether one of the first files has all of the columns."""
+    return any(set(needed) <= set(columns(place, file)) for file in files[:4])
+
+
+# Cells
+
+
+def text_of(value: Any) -> str:
+    """A text as it is given; what is absent, or nothing but white space, is no text."""
+    if value is not None and not isinstance(value, str):
+        raise Trouble("bad row", f"a {type(value).__name__} stands where a text belongs")
+    return value if value and not value.isspace() else ""
+
+
+def list_of(value: Any, what: str) -> list[Any]:
+    """A list; an absent one is empty."""
+    if value is not None and not isinstance(value, list):
+        raise Trouble("bad row", f"{what} is a {type(value).__name__} and no list")
+    return value or []
+
+
+def id_of(value: Any) -> str:
+    """An id that runs and qrels can hold: a text without white space, or a whole number."""
+    if isinstance(value, bool) or not isinstance(value, (str, int)):
+        raise Trouble("bad id", f"a {type(value).__name__}")
+    name = str(value)
+    if name.split() != [name]:
+        raise Trouble("bad id", repr(name[:80]))
+    return name
+
+
+def titled(title: str, text: str) -> str:
+    """A document as one text: its title, a space, its text."""
+    return f"{title} {text}" if title and text else title or text
+
+
+def picture(place: Place, cell: Any) -> bytes:
+    """The bytes of a picture that is given by a path, by its bytes, or by an object with either."""
+    if isinstance(cell, dict):
+        cell = cell.get("bytes") or cell.get("path") or cell.get("image")
+    if isinstance(cell, bytes) and cell:
+        return cell
+    return place.picture(cell)
+
+
+def pictures(place: Place, value: Any) -> tuple[bytes, ...]:
+    """The pictures of a cell that holds none, one or a list."""
+    if value is None or value in ("", []):
+        return ()
+    return tuple(picture(place, cell) for cell in (value if isinstance(value, list) else [value]))
+
+
+def frames(place: Place, value: Any) -> tuple[bytes, ...]:
+    """The frames of a cell that holds one clip as a list of pictures; Trouble if it is a video file."""
+    if isinstance(value, dict):
+        value = value.get("video")
+    if isinstance(value, list) and any(isinstance(cell, list) for cell in value):
+        if len(value) > 1:
+            raise Trouble("bad row", f"{len(value)} clips where one is taken")
+        value = value[0]
+    return pictures(place, value)
+
+
+def without(text: str, token: str, count: int) -> str:
+    """The text without its placeholders and the line break that belongs to each; Trouble if there are not as many as pictures or clips."""
+    if (found := text.count(token)) != count:
+        raise Trouble("placeholders", f"{found} of {token} for {count} of what it stands for")
+    mark = re.escape(token)
+    return text_of(re.sub(rf"\n(?:{mark})+\Z|{mark}\n?", "", text))
+
+
+def unread(record: dict[str, Any], known: Collection[str]) -> None:
+    """Trouble if the record has a filled column that nobody reads."""
+    if left := [name for name, value in record.items() if name not in known and value is not None and value not in ("", [], {})]:
+        raise Trouble("unread column", ", ".join(left))
+
+
+def without_audio(record: dict[str, Any]) -> dict[str, Any]:
+    """The record without the empty columns of audio; Trouble if one is filled."""
+    if any(value for name, value in record.items() if "audio" in name):
+        raise Trouble("audio")
+    return {name: value for name, value in record.items() if "audio" not in name}
+
+
+def side(text: str = "", images: tuple[bytes, ...] = (), video: tuple[bytes, ...] = (), instruction: str = "", what: str = "") -> Item:
+    """One side of an example, without a name yet; Trouble if there is nothing in it."""
+    if not (text or images or video):
+        raise Trouble("empty side", what)
+    return Item("", text, images, video, instruction)
+
+
+# Rows
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A document beside a query, with a teacher's score if it has one."""
+
+    item: Item
+    score: float | None = None
+
+
+Scored = tuple[str, float | None]  # the id of a document, and its score
+
+
+class Examples:
+    """Makes the rows of the examples in a piece of a format without ids.
+
+    A query is named after its place. Equal documents are one candidate, with the instruction of the first, and it is told once for a query:
+    as its answer, if it is one.
+    """
+
+    def __init__(self, place: Place, shard: Shard, split: str = ""):
+        self.source = place.source(shard.file)
+        self.split = split or split_of(shard.file)
+        self._line = self._nth = 0
+
+    def query_id(self, line: int) -> str:
+        """The name of the next query in this line."""
+        self._nth = self._nth + 1 if line == self._line else 1
+        self._line = line
+        return re.sub(r"\s", "_", f"{self.source}:{line}") + (f".{self._nth}" if self._nth > 1 else "")
+
+    def rows(self, line: int, query: Item, positives: Iterable[Shown], negatives: Iterable[Shown] = ()) -> list[Row]:
+        """Candidates, the query, and what is told of them."""
+        made = [[(self.candidate(line, shown.item), shown.score) for shown in documents] for documents in (positives, negatives)]
+        candidates: dict[str, Candidate] = {}
+        for documents in made:
+            for candidate, _ in documents:
+                candidates.setdefault(candidate.item.id, candidate)
+        told = [[(candidate.item.id, score) for candidate, score in documents] for documents in made]
+        return [*candidates.values(), *self.asked(line, query, *told)]
+
+    def asked(self, line: int, query: Item, positives: list[Scored], negatives: list[Scored]) -> list[Row]:
+        """The query, and what is told of candidates by their ids."""
+        if not positives:
+            raise Trouble("no answer")
+        name = self.query_id(line)
+        told: dict[str, Judgement] = {}
+        for relevance, documents in ((1, positives), (0, negatives)):
+            for key, score in documents:
+                told.setdefault(key, Judgement(name, key, relevance, score, self.source, line))
+        return [Query(replace(query, id=name, source=self.source, line=line), self.split), *told.values()]
+
+    def candidate(self, line: int, item: Item) -> Candidate:
+        """A document under the name of its content."""
+        made = nameless(item.text, item.images, item.video, self.source, line)
+        return replace(made, item=replace(made.item, instruction=item.instruction)) if item.instruction else made
+
+
+def scores_of(value: Any, count: int, what: str) -> list[float | None]:
+    """A teacher's scores, one for each document, or none."""
+    given = list_of(value, what)
+    if not given:
+        return [None] * count
+    if len(given) != count:
+        raise Trouble("bad row", f"{len(given)} {what} for {count} documents")
+    if any(isinstance(score, bool) or not isinstance(score, (int, float)) for score in given):
+        raise Trouble("bad row", f"{what} are not all numbers")
+    return [float(score) for score in given]

@@ -1,0 +1,129 @@
+"""Passages that a language model writes: of a question, its answer and the evidence, or of a picture's caption."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from mirepoix.components.additions import Additions
+from mirepoix.components.corpus import part_rows, part_tables, read_part
+from mirepoix.components.desk import Desk, Reply, SpendingConfig
+from mirepoix.components.endpoint import EndpointConfig
+from mirepoix.components.prompts import JudgeConfig, Rejected, Request, judged, request
+from mirepoix.components.textsearch import Texts
+from mirepoix.components.triples import BATCH, corpus_texts, count_training, training_rows
+from mirepoix.components.writers import EngineConfig, LocalConfig
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import row_to_item
+from mirepoix.models.options import option
+from mirepoix.serving.store import Context
+
+_FEW = 10  # failures that say nothing yet of the endpoint
+
+
+@dataclass(frozen=True)
+class WrittenConfig:
+    """Passages by a language model."""
+
+    of: Literal["triples", "captions"] = option("triples", "triples: of question, answer and evidence; captions: of a captioned picture")
+    writer: EndpointConfig | LocalConfig | EngineConfig = option(EndpointConfig, "who writes")
+    judge: JudgeConfig = option(JudgeConfig, "what goes into a prompt, and which answers stand")
+    spending: SpendingConfig = option(SpendingConfig, "what it may cost, and where replies are kept")
+
+    def __post_init__(self) -> None:
+        if self.of not in ("triples", "captions"):
+            raise Refused(f"written.of is {self.of!r}; give triples or captions")
+
+
+class Written:
+    """A language model writes the passages, and what it writes is judged."""
+
+    def __init__(self, context: Context, config: WrittenConfig, curate: Path, spool: Path):
+        self.context, self.config, self.curate = context, config, curate
+        self.part = "triples" if config.of == "triples" else "corpus"
+        self.total = count_training(curate, "written") if config.of == "triples" else part_rows(curate, "corpus")
+        self.writer = config.writer.build(context.seed)
+        self.desk = Desk(config.spending, context.scratch, self.writer.identity)
+        self.evidence = Texts(spool / "evidence.arrow", corpus_texts(curate, alone=False) if config.of == "triples" else ())
+        self.held_out = self._held_out() if config.of == "captions" else set()
+        self.last = ""  # failure
+        self.failed = self.cached = self.prompt_tokens = self.tokens = 0
+
+    def run(self, additions: Additions) -> dict[str, float]:
+        """Reads the rows twice side by side: ahead without pictures to ask about them, and with pictures to write them."""
+        with closing(self.writer.write(self._requests, self.desk)) as replies:
+            for row, reply in zip(self._rows(), replies, strict=True):
+                additions.read += 1
+                self._take(row, reply, additions)
+                if additions.read % BATCH == 0:
+                    self.context.report({"step": additions.read, "total": self.total})
+        if not additions.read:
+            raise Refused("passages.written.of is captions and no candidate has a caption and a picture; give a corpus that has some")
+        self._refuse_failures(additions, few=0)
+        self.context.report({"step": self.total, "total": self.total})
+        budget = additions.counts["budget"]
+        return {
+            "requests": self.desk.requests,
+            "sent_again": self.desk.counts["sent again"],
+            "cached": self.cached,
+            "paid_tokens": self.desk.tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "tokens": self.tokens,
+            "stopped_by_budget": float(budget > 0),
+            "damaged_replies": self.desk.counts["damaged"],
+        } | ({"held_out_captions": len(self.held_out)} if self.config.of == "captions" else {})
+
+    def _take(self, row: dict[str, Any], reply: Reply, additions: Additions) -> None:
+        asked, sources = self._asked(row)
+        self.cached += reply.cached
+        self.prompt_tokens, self.tokens = self.prompt_tokens + reply.prompt_tokens, self.tokens + reply.tokens
+        text = judged(reply, asked, self.config.judge)
+        if isinstance(text, Rejected):
+            additions.reject(self.part, row, text.reason, text.detail)
+            if text.reason in ("failed", "declined"):
+                self.failed, self.last = self.failed + 1, text.detail
+                self._refuse_failures(additions, _FEW)
+            return
+        captioned = self.config.of == "captions"
+        query = replace(row_to_item(row), text="") if captioned else row_to_item(row)
+        told = {"model": self.writer.name, "prompt": asked.hash, "sources": [row["id"], *sources], "cached": reply.cached}
+        additions.add(
+            query, text, row["text"] if captioned else row["answer"], **told, prompt_tokens=reply.prompt_tokens, tokens=reply.tokens
+        )
+
+    def _refuse_failures(self, additions: Additions, few: int) -> None:
+        asked, most = additions.read - additions.counts["budget"], self.config.spending.max_failed
+        if self.failed > few and self.failed > most * asked:
+            raise Refused(
+                f"{self.failed} of {asked} rows failed (the last: {self.last}), more than the share "
+                f"passages.written.spending.max_failed={most}; mend the endpoint and run again (what it answered is kept), or raise it"
+            )
+
+    def _requests(self) -> Iterator[Request]:
+        return (self._asked(row)[0] for row in self._rows(pictures=False))
+
+    def _rows(self, pictures: bool = True) -> Iterator[dict[str, Any]]:
+        if self.config.of == "triples":
+            columns = ["id", "text", "split", "answer", "evidence"]
+            for rows in training_rows(self.curate, None if pictures else columns):
+                yield from rows
+            return
+        for table in part_tables(self.curate, "corpus", rows=BATCH):
+            for row in table.to_pylist():
+                if row["text"] and row["images"] and row["id"] not in self.held_out:
+                    yield row
+
+    def _asked(self, row: dict[str, Any]) -> tuple[Request, list[str]]:
+        """What is asked about a row, and the candidates that go into it."""
+        if self.config.of == "captions":
+            return request("captions", {"caption": row["text"]}, self.config.judge), []
+        sources = [id for id in row["evidence"] if id in self.evidence][: self.config.judge.evidence]
+        fields = {"question": row["text"], "answer": row["answer"], "evidence": [self.evidence[id] for id in sources]}
+        return request("triples", fields, self.config.judge), sources
+
+    def _held_out(self) -> set[str]:
+        """Candidates that answer a query of another split than train: what is measured with is not trained on."""
+        asked = {row["id"] for row in read_part(self.curate, "queries", ["id", "split"]).to_pylist() if row["split"] != "train"}
+        judged_rows = read_part(self.curate, "qrels", ["query_id", "item_id", "relevance"]).to_pylist()
+        return {row["item_id"] for row in judged_rows if row["relevance"] > 0 and row["query_id"] in asked}

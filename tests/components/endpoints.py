@@ -1,0 +1,111 @@
+"""A chat-completions endpoint for tests: a real server on a free port, which answers as a test tells it and notes what it was asked."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class Answer:
+    """What the server says to one request."""
+
+    text: str | None = "Some passage. It has two sentences."
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+    after: float = 0.0  # seconds
+    body: bytes | None = None  # instead of a completion
+    finish: str = "stop"
+    usage: dict[str, int] | None = field(default_factory=lambda: {"prompt_tokens": 50, "completion_tokens": 10})
+
+
+def fenced(body: dict[str, Any], name: str) -> str:
+    """What stands within a fence of the user message."""
+    found = re.search(rf"<{name}>\n(.*?)\n</{name}>", body["messages"][-1]["content"], re.S)
+    return found[1] if found else ""
+
+
+def telling(body: dict[str, Any]) -> Answer:
+    """A well-behaved model: a passage that tells the answer."""
+    return Answer(f"Whoever wonders should know of {fenced(body, 'answer') or fenced(body, 'caption')}. Much more could be told there.")
+
+
+class Endpoint:
+    """The server's memory."""
+
+    def __init__(self, answer: Callable[[dict[str, Any], int], Answer]):
+        self.answer = answer
+        self.asked: list[dict[str, Any]] = []  # bodies, as they came
+        self.times: list[float] = []
+        self.headers: list[dict[str, str]] = []
+        self.now = self.most = 0  # requests in flight
+        self._lock = threading.Lock()
+        self.url = ""
+
+    def take(self, body: dict[str, Any], headers: dict[str, str]) -> Answer:
+        with self._lock:
+            times = sum(known == body for known in self.asked)  # that it was asked before
+            self.asked.append(body)
+            self.times.append(time.monotonic())
+            self.headers.append(headers)
+            self.now += 1
+            self.most = max(self.most, self.now)
+        return self.answer(body, times)
+
+    def left(self) -> None:
+        with self._lock:
+            self.now -= 1
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        endpoint: Endpoint = self.server.endpoint
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        answer = endpoint.take(body, dict(self.headers))
+        try:
+            time.sleep(answer.after)
+            content = answer.body
+            if content is None:
+                choice = {"index": 0, "message": {"role": "assistant", "content": answer.text}, "finish_reason": answer.finish}
+                content = json.dumps({"model": body["model"], "choices": [choice], "usage": answer.usage}).encode()
+        finally:
+            endpoint.left()
+        self.send_response(answer.status)
+        for name, value in {**answer.headers, "Content-Length": str(len(content))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing on the terminal."""
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that left is no news."""
+
+
+@contextmanager
+def endpoint(answer: Callable[[dict[str, Any], int], Answer] = lambda body, times: telling(body)) -> Iterator[Endpoint]:
+    """A server that answers each request by what it holds and how often it came before."""
+    server = _Server(("127.0.0.1", 0), _Handler)
+    server.endpoint = kept = Endpoint(answer)
+    kept.url = f"http://127.0.0.1:{server.server_port}/v1"
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield kept
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -1,0 +1,140 @@
+"""Placeholders leave a text without touching the rest of it, and rows of one example hang together."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirepoix.components.formats import sides
+from mirepoix.components.formats.place import Place, Shard
+from mirepoix.components.formats.rows import Candidate, Judgement, Query, Trouble
+from mirepoix.components.formats.sides import Examples, Shown, frames, id_of, pictures, side, text_of, titled, unread, without
+from mirepoix.components.formats.writing import marked
+from mirepoix.models.item import Item
+from tests.components.formats.kit import lay, picture
+
+RED, BLUE = picture(250), picture(1)
+
+
+@pytest.mark.parametrize(
+    ("given_", "bare"),
+    [
+        ("<image>\nWhat is it?\n", "What is it?\n"),
+        ("<image>What is it?", "What is it?"),
+        ("What is it?\n<image>", "What is it?"),
+        ("before <image> after", "before  after"),
+        ("before\n<image>\nafter", "before\nafter"),
+        ("<image>\n\n  indented", "\n  indented"),
+        ("<image>", ""),
+        ("<image> \n", ""),
+    ],
+)
+def test_a_placeholder_takes_its_line_break_along_and_nothing_else(given_, bare):
+    assert without(given_, "<image>", 1) == bare
+
+
+@pytest.mark.parametrize(("text", "count"), [("none", 1), ("<image>", 0), ("<image><image>", 1)])
+def test_placeholders_that_are_not_as_many_as_the_pictures_are_trouble(text, count):
+    with pytest.raises(Trouble) as raised:
+        without(text, "<image>", count)
+    assert raised.value.reason == "placeholders"
+
+
+@given(
+    st.text(st.sampled_from("ab \n<>image"), max_size=20).filter(lambda text: "<image>" not in text and (not text or text.strip())),
+    st.integers(0, 3),
+)
+def test_what_is_marked_for_writing_is_read_as_it_was(text, count):
+    item = Item("x", text, (RED,) * count)
+    assert without(text_of(marked(item, "any", "<image>")), "<image>", count) == text
+
+
+def test_a_text_of_white_space_is_none_and_every_other_stays_as_it_is():
+    assert [text_of(text) for text in (None, "", " \n", " a ")] == ["", "", "", " a "]
+    with pytest.raises(Trouble, match="bad row"):
+        text_of(3)
+
+
+@pytest.mark.parametrize(("title", "text", "whole"), [("a", "b", "a b"), ("", "b", "b"), ("a", "", "a"), ("", "", "")])
+def test_a_document_is_its_title_and_its_text(title, text, whole):
+    assert titled(title, text) == whole
+
+
+@pytest.mark.parametrize("value", ["", "a b", "a\n", None, True, 1.5, ["a"]])
+def test_an_id_is_a_word_or_a_whole_number(value):
+    assert id_of(7) == "7"
+    with pytest.raises(Trouble) as raised:
+        id_of(value)
+    assert raised.value.reason == "bad id"
+
+
+def test_pictures_come_by_path_bytes_or_either_in_an_object(tmp_path):
+    place = Place(str(lay(tmp_path, {"a.png": RED})))
+    for value in ("a.png", ["a.png"], {"path": "a.png", "bytes": None}, {"bytes": RED, "path": "gone.png"}, RED, [{"image": "a.png"}]):
+        assert pictures(place, value) == (RED,)
+    assert pictures(place, None) == pictures(place, "") == pictures(place, []) == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [("https://a/b.png", "URL"), ("gone.png", "missing picture"), ([""], "bad row"), (3, "bad row"), ({"bytes": None}, "bad row")],
+)
+def test_a_picture_that_cannot_be_had_is_trouble(tmp_path, value, reason):
+    with pytest.raises(Trouble) as raised:
+        pictures(Place(str(tmp_path)), value)
+    assert raised.value.reason == reason
+
+
+def test_a_clip_is_a_list_of_frames_and_no_file(tmp_path):
+    place = Place(str(lay(tmp_path, {"1.png": RED, "2.png": BLUE, "v.mp4": b"mp4"})))
+    for value in (["1.png", "2.png"], [["1.png", "2.png"]], {"type": "video", "video": ["1.png", "2.png"]}):
+        assert frames(place, value) == (RED, BLUE)
+    for value, reason in (("v.mp4", "video file"), (["v.mp4"], "video file"), ([["1.png"], ["2.png"]], "bad row")):
+        with pytest.raises(Trouble) as raised:
+            frames(place, value)
+        assert raised.value.reason == reason
+
+
+def test_a_column_that_nobody_reads_is_trouble_only_where_it_is_filled():
+    unread({"a": 1, "b": None, "c": "", "d": []}, ["a"])
+    with pytest.raises(Trouble, match="'b, d'"):
+        unread({"a": 1, "b": 0, "d": "x"}, ["a"])
+
+
+def test_queries_on_one_line_have_names_of_their_own(tmp_path):
+    made = Examples(Place(str(tmp_path), "my source"), Shard("a b.json"))
+    names = [made.query_id(line) for line in (1, 1, 2, 2)]
+    assert names == [f"my_source/a_b.json:{place}" for place in ("1", "1.2", "2", "2.2")]
+
+
+def test_an_example_names_each_document_once_and_an_answer_is_no_negative(tmp_path):
+    made = Examples(Place(str(tmp_path), "s"), Shard("dev.jsonl"))
+    right, wrong = side("right"), side("wrong")
+    rows = made.rows(3, side("q", instruction="Find."), [Shown(right, 0.5), Shown(right)], [Shown(wrong), Shown(right), Shown(wrong)])
+    first, second = (row.item.id for row in rows if isinstance(row, Candidate))
+    assert [row.item.text for row in rows[:2]] == ["right", "wrong"]
+    assert rows[2] == Query(Item("s/dev.jsonl:3", "q", instruction="Find.", source="s/dev.jsonl", line=3), "validation")
+    assert rows[3:] == [
+        Judgement("s/dev.jsonl:3", first, 1, 0.5, "s/dev.jsonl", 3),
+        Judgement("s/dev.jsonl:3", second, 0, None, "s/dev.jsonl", 3),
+    ]
+
+
+def test_an_example_without_an_answer_is_trouble(tmp_path):
+    with pytest.raises(Trouble, match="no answer"):
+        Examples(Place(str(tmp_path)), Shard("a")).rows(1, side("q"), [], [Shown(side("wrong"))])
+
+
+@pytest.mark.parametrize(("scores", "reason"), [([1.0], "bad row"), (["a", "b"], "bad row"), (3, "bad row"), ([True, 1.0], "bad row")])
+def test_scores_are_numbers_one_for_each_document(scores, reason):
+    assert sides.scores_of([1, 0.5], 2, "scores") == [1.0, 0.5]
+    assert sides.scores_of(None, 2, "scores") == [None, None]
+    with pytest.raises(Trouble) as raised:
+        sides.scores_of(scores, 2, "scores")
+    assert raised.value.reason == reason
+
+
+def test_what_datasets_writes_about_its_files_is_no_data(tmp_path):
+    lay(tmp_path, {"dataset_info.json": json.dumps({}), "a/state.json": "{}", "a/rows.jsonl": "", "b.parquet": b"", "c.txt": ""})
+    assert sides.data_files(Place(str(tmp_path)), "json", "jsonl") == ["a/rows.jsonl"]

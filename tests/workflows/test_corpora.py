@@ -1,0 +1,179 @@
+"""`validate` names every row that training would not use, by file and line; `convert` writes what it read, or nothing."""
+
+import io
+import json
+import random
+
+import pytest
+from PIL import Image
+
+from mirepoix.components.formats.place import Place
+from mirepoix.components.reading import FORMATS
+from mirepoix.models.errors import Refused
+from mirepoix.workflows.__main__ import main
+
+
+def lines(path, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def picture(seed, side=48):
+    rng = random.Random(seed)
+    buffer = io.BytesIO()
+    Image.frombytes("RGB", (side, side), rng.randbytes(3 * side * side)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
+    """An M-BEIR folder with one fault of each kind, and where each stands."""
+    home = tmp_path_factory.mktemp("validate") / "M-BEIR"
+    for name in ("a", "b", "c"):
+        (home / "mbeir_images").mkdir(parents=True, exist_ok=True)
+        (home / "mbeir_images" / f"{name}.png").write_bytes(picture(name))
+    (home / "mbeir_images" / "broken.png").write_bytes(picture("x")[:200])
+    (home / "mbeir_images" / "huge.png").write_bytes(_claims(60_000))
+
+    def candidate(number, text=None, image=None, modality="text"):
+        return {
+            "did": f"9:{number}",
+            "txt": text,
+            "img_path": image and f"mbeir_images/{image}.png",
+            "modality": modality,
+            "src_content": None,
+        }
+
+    def query(number, positives, text="Something that is asked.", modality="text", task=0):
+        told = {"qid": f"9:{number}", "query_txt": text, "query_img_path": None, "query_modality": modality, "query_src_content": None}
+        return {**told, "pos_cand_list": positives, "neg_cand_list": [], "task_id": task}
+
+    lines(
+        home / "cand_pool" / "local" / "mbeir_mscoco_task0_cand_pool.jsonl",
+        [
+            candidate(1, image="a", modality="image"),
+            candidate(2, image="b", modality="image"),
+            candidate(3, image="gone", modality="image"),
+            candidate(4, image="broken", modality="image"),
+            candidate(5, image="huge", modality="image"),
+            candidate(6, modality="text"),
+            candidate(1, image="c", modality="image"),
+            candidate(8, text="A text.", modality="smell"),
+            "{no json",
+        ],
+    )
+    lines(
+        home / "query" / "train" / "mbeir_mscoco_task0_train.jsonl",
+        [query(1, ["9:1"]), query(2, ["9:999"]), query(3, ["9:2"], text=None), query(4, ["9:2"], "Another thing.")],
+    )
+    return home
+
+
+def _claims(side):
+    """A PNG whose header claims more pixels than it has bytes."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+@pytest.fixture(scope="module")
+def validated(faulty):
+    """What the command says of it, as a user would read it."""
+    import subprocess
+    import sys
+
+    command = [sys.executable, "-m", "mirepoix.workflows", "validate", str(faulty)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_every_fault_is_told_with_its_file_and_line_and_the_status_is_1(faulty, validated):
+    pool = faulty / "cand_pool" / "local" / "mbeir_mscoco_task0_cand_pool.jsonl"
+    asked = faulty / "query" / "train" / "mbeir_mscoco_task0_train.jsonl"
+    told = {}
+    for line in validated.stdout.splitlines():
+        place, _, rest = line.partition(": ")
+        told.setdefault(place, []).append(rest)
+    expected = {
+        f"{pool}:3": "missing picture",
+        f"{pool}:4": "damaged",
+        f"{pool}:5": "too many pixels",
+        f"{pool}:6": "empty side",
+        f"{pool}:7": "duplicate id",
+        f"{pool}:8": "unknown modality",
+        f"{pool}:9": "bad JSON",
+        f"{asked}:2": "unknown item",
+        f"{asked}:3": "empty side",
+    }
+    for place, reason in expected.items():
+        assert any(rest.startswith(reason) for rest in told.get(place, [])), (place, reason, validated.stdout)
+    assert set(told) <= set(expected), "nothing else is at fault"
+    assert validated.returncode == 1
+
+
+def test_the_summary_counts_by_modality_task_and_reason(validated):
+    for line in ("M-BEIR: mbeir", "candidates  i 2", "queries     train: t->i 2", "rejected    1 of corpus: missing picture"):
+        assert line in validated.stderr, validated.stderr
+
+
+def test_a_corpus_without_a_fault_has_status_0_and_its_duplicates_are_told_when_asked(tmp_path, capsys, ray_cluster):
+    rows = [{"query": "who is it ?", "pos": ["It is he."], "neg": []}, {"query": "who was it ?", "pos": ["It is he !"], "neg": []}]
+    path = lines(tmp_path / "train.jsonl", rows)
+    assert main(["validate", str(path), "--copies"]) == 0
+    out = capsys.readouterr().out
+    assert "near-duplicate" in out and "nothing would be rejected" in out and "merged      1 of corpus: near-duplicate" in out
+    assert main(["validate", str(path), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["faults"] == [] and [copy["line"] for copy in told["copies"]] == [2]
+
+
+def test_a_corpus_of_nothing_usable_tells_its_faults_and_why_a_run_would_stop(tmp_path, capsys, ray_cluster):
+    path = lines(tmp_path / "train.jsonl", ["{oops", {"query": "", "pos": ["x"], "neg": []}])
+    assert main(["validate", "--format", "flagembedding", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert f"{path}:1: bad JSON" in out and f"{path}:2: empty side" in out and "a run would stop: the corpus at" in err
+
+
+def test_what_is_converted_is_read_again_as_it_was(tmp_path, capsys):
+    rows = [{"query": "who ?", "pos": ["he"], "neg": ["it"]}, {"query": "what ?", "pos": ["it"], "neg": []}]
+    path = lines(tmp_path / "train.jsonl", rows)
+    assert main(["convert", str(path), str(tmp_path / "beir"), "--to", "beir"]) == 0
+    assert main(["convert", str(tmp_path / "beir"), str(tmp_path / "back"), "--to", "flagembedding"]) == 0
+    (file,) = (tmp_path / "back").glob("*.jsonl")
+    assert [json.loads(line) for line in file.read_text().splitlines()] == rows
+    assert "flagembedding; corpus 2, queries 2, qrels 3" in capsys.readouterr().out
+
+
+def test_a_format_that_cannot_hold_it_is_refused_and_leaves_nothing(tmp_path, capsys):
+    home = tmp_path / "pictures"
+    home.mkdir()
+    (home / "a.png").write_bytes(picture("a"))
+    lines(home / "captions.jsonl", [{"file_name": "a.png", "text": "noise"}])
+    assert main(["convert", str(home), str(tmp_path / "out"), "--to", "flagembedding"]) == 2
+    assert "flagembedding" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
+
+
+def test_a_target_that_holds_something_is_not_written_over(tmp_path, capsys):
+    path = lines(tmp_path / "train.jsonl", [{"query": "who ?", "pos": ["he"], "neg": []}])
+    assert main(["convert", str(path), str(tmp_path), "--to", "beir"]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["convert", str(path), str(tmp_path / "x"), "--to", "nlvr"]) == 2
+    assert "cannot be written; give one of canonical, beir" in capsys.readouterr().err
+
+
+def test_the_formats_are_listed_with_a_line_each(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for name, form in FORMATS.items():
+        assert f"{name}{' *' if hasattr(form, 'write') else ''}" in out and form.WHAT in out
+
+
+def test_a_place_that_is_not_there_is_refused_by_name():
+    with pytest.raises(Refused, match="there is no corpus at '/no/such/place'"):
+        Place("/no/such/place").files()

@@ -1,0 +1,196 @@
+"""Corpora at the command line: `validate` says what training would reject and where, `convert` writes one format as another."""
+
+import json
+import logging
+import sys
+import traceback
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import time
+from typing import Any
+
+import pyarrow.compute as pc
+import ray
+import ray.data  # which sets its logger up
+
+from mirepoix.components import curate, sources
+from mirepoix.components.corpus import part_files, part_tables
+from mirepoix.components.curate import MERGED, CurateConfig
+from mirepoix.components.reading import FORMATS, Source, is_small, opened
+from mirepoix.components.sources import SourcesConfig
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Modality
+from mirepoix.serving.store import Context, Outcome
+from mirepoix.workflows.cluster import private_cluster
+from mirepoix.workflows.progress import Display, Note
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """One row that training would not use."""
+
+    file: str
+    line: int
+    part: str
+    id: str
+    reason: str
+    detail: str
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}" if self.line else self.file
+        return f"{place}: {self.reason}{f': {self.detail}' if self.detail else ''} ({self.part} {self.id or 'without id'})"
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a corpus holds, and what of it training would reject."""
+
+    faults: list[Fault]
+    copies: list[Fault]  # rows that training would take as one with another
+    formats: dict[str, str]  # of each source
+    candidates: dict[str, int]  # by modality
+    queries: dict[str, dict[str, int]]  # by split and task
+    judgements: dict[str, int]
+    notices: list[dict[str, str]]  # what of whole files is left aside
+    refusal: str  # why a run would stop here
+
+    def text(self) -> str:
+        lines = [f"{name}: {form}" for name, form in self.formats.items()]
+        lines.append("candidates  " + (", ".join(f"{letters} {count:,}" for letters, count in sorted(self.candidates.items())) or "none"))
+        for split, tasks in sorted(self.queries.items()):
+            lines.append(f"queries     {split}: " + ", ".join(f"{task} {count:,}" for task, count in sorted(tasks.items())))
+        lines.append("judgements  " + ", ".join(f"{kind} {count:,}" for kind, count in self.judgements.items()))
+        lines += [f"left aside  {told['source']}: {told['detail']}" for told in self.notices]
+        for what, faults in (("merged", self.copies), ("rejected", self.faults)):
+            reasons = Counter((fault.part, fault.reason) for fault in faults)
+            lines += [f"{what:<11} {count:,} of {part}: {reason}" for (part, reason), count in reasons.most_common()]
+        lines.append(f"{len(self.faults):,} rows would be rejected" if self.faults else "nothing would be rejected")
+        if self.refusal:
+            lines.append(f"a run would stop: {self.refusal}")
+        return "\n".join(lines)
+
+
+def validate(config: SourcesConfig, rules: CurateConfig, seed: int = 0) -> Findings:
+    """Reads and curates the sources as a run would, and throws the result away."""
+    named = opened(config.path, config.format, config.images)
+    workers = nullcontext() if ray.is_initialized() else private_cluster()
+    with TemporaryDirectory(prefix="mirepoix-validate-") as scratch, workers:
+        read, kept = Path(scratch) / "read", Path(scratch) / "kept"
+        refusal, notices = "", []
+        try:
+            notices = _staged("reading", read, partial(sources.work, config=config), seed).tables["notices"]
+            _staged("curating", kept, partial(curate.work, config=replace(rules, max_rejected=1.0), sources=read), seed)
+        except Refused as error:  # what led to it stands in the rejects
+            if not part_files(read, "rejects"):
+                raise
+            refusal = str(error)
+        faults = _faults(read, named) + _faults(kept, named)
+        candidates: Counter[str] = Counter()
+        for table in part_tables(kept, "corpus", ["text", "images", "video"]):
+            candidates.update(_letters(table))
+        queries: dict[str, Counter[str]] = {}
+        for table in part_tables(kept, "queries", ["split", "task"]):
+            for split, task in zip(table["split"].to_pylist(), table["task"].to_pylist(), strict=True):
+                queries.setdefault(split, Counter())[task] += 1
+        judged = Counter(
+            "answers" if relevance > 0 else "judged irrelevant"
+            for table in part_tables(kept, "qrels", ["relevance"])
+            for relevance in table["relevance"].to_pylist()
+        )
+    copies = sorted(fault for fault in faults if fault.reason in MERGED)
+    rest = sorted(fault for fault in faults if fault.reason not in MERGED)
+    forms = {source.place.name: source.format for source in named}
+    plain = {split: dict(tasks) for split, tasks in queries.items()}
+    return Findings(rest, copies, forms, dict(candidates), plain, dict(judged), notices, refusal)
+
+
+def _staged(name: str, folder: Path, work: Any, seed: int) -> Outcome:
+    """A stage's work outside of a run, with its progress shown."""
+    folder.mkdir()
+    ray_data = logging.getLogger(ray.data.__name__)  # here it would speak into our lines; in a run it speaks into Ray's logs
+    told = ray_data.level
+    ray_data.setLevel(logging.ERROR)
+    display = Display()
+    display.begin(name)
+
+    def report(numbers: dict[str, float]) -> None:
+        display.show(Note(name, time(), {key: float(number) for key, number in numbers.items()}))
+        display.refresh()
+
+    try:
+        return work(Context(folder, str(folder.with_name(f"{folder.name}-scratch")), report, seed))
+    except Exception as error:
+        # What it was iterating over ends here: Ray Data waits for ever for a cluster that is gone.
+        traceback.clear_frames(error.__traceback__)
+        raise
+    finally:
+        display.close()
+        ray_data.setLevel(told)
+
+
+def _letters(table: Any) -> list[str]:
+    kinds = zip(
+        pc.greater(pc.utf8_length(table["text"]), 0).to_pylist(),
+        *(pc.greater(pc.list_value_length(table[name]), 0).to_pylist() for name in ("images", "video")),
+        strict=True,
+    )
+    return [Modality(Modality.TEXT * text | Modality.IMAGE * shown | Modality.VIDEO * moving).letters for text, shown, moving in kinds]
+
+
+def _faults(folder: Path, named: list[Source]) -> list[Fault]:
+    """The rejects of a stage, with the paths that the user knows."""
+    homes = {source.place.name: source.place.home for source in named}
+    found = []
+    for table in part_tables(folder, "rejects"):
+        for row in table.to_pylist():
+            name, _, file = (row["source"] or "").partition("/")
+            place = f"{homes[name]}/{file}" if name in homes and file else row["source"] or "unknown place"
+            found.append(Fault(place, row["line"] or 0, row["part"] or "", row["id"] or "", row["reason"], row["detail"] or ""))
+    return found
+
+
+def validated(config: SourcesConfig, rules: CurateConfig, as_json: bool, copies: bool, seed: int = 0) -> int:
+    """Prints what `validate` finds; 1 if training would reject anything."""
+    found = validate(config, rules, seed)
+    if as_json:
+        print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
+    else:
+        for fault in sorted([*found.faults, *(found.copies if copies else ())]):
+            print(fault)
+        print(found.text(), file=sys.stderr if found.faults else sys.stdout)
+    return 1 if found.faults or found.refusal else 0
+
+
+def converted(config: SourcesConfig, form: str, target: Path) -> int:
+    """Writes the sources as one folder of another format; 1 if rows were left out."""
+    module = FORMATS.get(form)
+    writers = [name for name, known in FORMATS.items() if hasattr(known, "write")]
+    if module is None or form not in writers:
+        raise Refused(f"format {form!r} cannot be written; give one of {', '.join(writers)}")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise Refused(f"{target} is there already; give a folder that is new or empty")
+    named = opened(config.path, config.format, config.images)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        TemporaryDirectory(prefix="mirepoix-convert-", dir=target.parent) as scratch,
+        nullcontext() if is_small(named) else private_cluster(),
+    ):
+        read, draft = Path(scratch) / "read", Path(scratch) / "draft"
+        outcome = _staged("reading", read, partial(sources.work, config=config), 0)
+        faults = sorted(_faults(read, named))
+        draft.mkdir()
+        left = module.write(draft, read)
+        if target.is_dir():
+            target.rmdir()
+        draft.rename(target)
+    for fault in faults:
+        print(fault, file=sys.stderr)
+    counts = ", ".join(f"{name} {count:,.0f}" for name, count in outcome.metrics.items())
+    print(f"{target}: {form}; {counts}")
+    for what, count in left.items():
+        print(f"left out, as {form} has no place for it: {count:,} {what}", file=sys.stderr)
+    return 1 if faults or left else 0
