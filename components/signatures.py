@@ -20,10 +20,12 @@ LOOK = np.dtype([("hash", "u8"), ("ratio", "f4"), ("cells", "u1", (ALONG, ACROSS
 """A picture: the signs of its low frequencies, width by height, and its colours in cells, the longer side first."""
 LOOKS = 8
 """Pictures of an item that are looked at: all of them, or so many evenly spaced frames."""
-RATIO, SHIFT, CELL = 0.06, 8.0, 12.0
-"""How far two near-equal pictures may be apart: in the logarithm of their ratio, as a whole in a colour, and then in one of 8 x 8 cells.
+RATIO, SHIFT, CELL, MEAN = 0.06, 8.0, 11.0, 1.5
+"""How far two near-equal pictures may be apart: in the logarithm of their ratio, as a whole in a colour, and beyond that in one of 8 x 8
+cells and in all of them on the average.
 
-Another shade and another JPEG encoder stay below 9 in a cell; different drawings of one thing by the generated world are 13 apart or more.
+Another shade, size or encoder leaves less than 10 in a cell and 1.2 on the average; different drawings of one thing by the generated world
+are 10 and 1.6 apart or more.
 """
 LONG, STRIP = 1.9, 4
 """Least ratio of a picture that is looked at in strips, and the largest difference between a cell of two equal strips."""
@@ -121,7 +123,8 @@ def alike(one_N: Array, other_N: Array, signs: int) -> Array:
     close = (apart(one_N["hash"], other_N["hash"]) <= signs) & _same_ratio(one_N, other_N)
     difference = _eighths(one_N[close]) - _eighths(other_N[close])
     shift = difference.mean((1, 2), keepdims=True)
-    close[close] = (np.abs(shift).max((1, 2, 3)) <= SHIFT) & (np.abs(difference - shift).max((1, 2, 3)) <= CELL)
+    beyond = np.abs(difference - shift)
+    close[close] = (np.abs(shift).max((1, 2, 3)) <= SHIFT) & (beyond.max((1, 2, 3)) <= CELL) & (beyond.mean((1, 2, 3)) <= MEAN)
     return close
 
 
