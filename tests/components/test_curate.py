@@ -41,10 +41,31 @@ def write_corpus(folder, corpus=CORPUS, queries=QUERIES, qrels=QRELS, rows_per_f
     with PartWriter(folder, "corpus", rows_per_file) as part:
         part.write([item_to_row(item) for item in corpus])
     with PartWriter(folder, "queries", rows_per_file) as part:
-        part.write([{**item_to_row(item), "split": "train", "task": "t->it"} for item in queries])
+        part.write([{**item_to_row(item), "split": split_of(item.id), "task": "t->it"} for item in queries])
     with PartWriter(folder, "qrels", rows_per_file) as part:
-        part.write([{"query_id": query, "item_id": item, "relevance": 1} for query, item in qrels])
+        rows = [dict(zip(("query_id", "item_id", "relevance", "score"), (*row, 1, 0.5)[:4], strict=True)) for row in qrels]
+        part.write([{**row, "source": "judges", "line": line} for line, row in enumerate(rows, 1)])
     return folder
+
+
+def split_of(query):
+    """The split that the id of a query begins with, as in validation-q1; the others are trained on."""
+    return query.partition("-")[0] if query.startswith(("validation-", "test-")) else "train"
+
+
+def rejects(folder, part):
+    return {row["id"]: (row["reason"], row["detail"]) for row in read_part(folder, "rejects").to_pylist() if row["part"] == part}
+
+
+def curated_of(home, config=CurateConfig(), parts=(), **corpus):  # noqa: B008
+    """What curation makes of a corpus, in a folder of its own under `home`."""
+    place = home / f"run{len(list(home.iterdir()))}"
+    place.mkdir()
+    source = write_corpus(place / "in", **corpus)
+    for part, rows in dict(parts).items():
+        with PartWriter(source, part) as writer:
+            writer.write(rows)
+    return place / "out", curate.work(context(place / "out"), config, source)
 
 
 def context(folder):
@@ -61,17 +82,19 @@ def curated(ray_cluster, tmp_path_factory):
 
 def test_what_cannot_be_decoded_is_rejected_with_a_reason_and_its_place(curated):
     folder, _ = curated
-    rejects = [row for row in read_part(folder, "rejects").to_pylist() if row["part"] == "corpus"]
-    assert [(row["id"], row["reason"], row["source"], row["line"]) for row in rejects] == [
-        ("broken", "damaged", "s", 2),
-        ("garbage", "unknown format", "s", 3),
+    lost = [row for row in read_part(folder, "rejects").to_pylist() if row["part"] == "corpus"]
+    assert [(row["id"], row["reason"], row["detail"], row["source"], row["line"]) for row in lost] == [
+        ("broken", "damaged", "", "s", 2),
+        ("garbage", "unknown format", "", "s", 3),
+        ("again", "exact duplicate", "good", "s", 4),
     ]
 
 
 def test_the_first_of_exact_duplicates_is_kept_and_answers_for_the_others(curated):
     folder, outcome = curated
     assert read_part(folder, "corpus")["id"].to_pylist() == ["good", "words", "palette"]
-    assert {tuple(row.values()) for row in read_part(folder, "qrels").to_pylist()} == {("q-good", "good", 1), ("q-good", "words", 1)}
+    judged = {(row["query_id"], row["item_id"], row["relevance"]) for row in read_part(folder, "qrels").to_pylist()}
+    assert judged == {("q-good", "good", 1), ("q-good", "words", 1)}
     assert outcome.metrics["exact_duplicates"] == 1
 
 
@@ -80,13 +103,12 @@ def test_queries_without_an_answer_or_with_a_damaged_picture_go(curated):
     queries = read_part(folder, "queries")
     assert queries["id"].to_pylist() == ["q-good"]
     assert queries["task"].to_pylist() == ["t->it"]
-    rejects = {row["id"]: row["reason"] for row in read_part(folder, "rejects").to_pylist() if row["part"] != "corpus"}
-    assert rejects == {
-        "q-broken": "no answer is left",
-        "q-damaged": "damaged",
-        "q-good broken": "answer was rejected",
-        "q-broken broken": "answer was rejected",
-        "q-damaged words": "query was rejected",
+    assert rejects(folder, "queries") == {"q-broken": ("no answer is left", ""), "q-damaged": ("damaged", "")}
+    assert rejects(folder, "qrels") == {
+        "q-good again": ("judged twice", "good"),
+        "q-good broken": ("answer was rejected", "damaged"),
+        "q-broken broken": ("answer was rejected", "damaged"),
+        "q-damaged words": ("query was rejected", "damaged"),
     }
 
 
@@ -95,8 +117,18 @@ def test_every_row_is_accounted_for(curated):
     written = sum(read_part(folder, part).num_rows for part in ("corpus", "queries", "qrels"))
     assert outcome.rows.read == len(CORPUS) + len(QUERIES) + len(QRELS)
     assert outcome.rows.written == written
-    assert outcome.rows.rejected == read_part(folder, "rejects").num_rows
+    assert outcome.rows.rejected + outcome.rows.merged == read_part(folder, "rejects").num_rows
     assert outcome.rows.merged == 2
+    assert {(row["reason"], row["part"], row["count"]) for row in outcome.tables["rejects"]} == {
+        ("damaged", "corpus", 1), ("unknown format", "corpus", 1), ("exact duplicate", "corpus", 1), ("damaged", "queries", 1),
+        ("no answer is left", "queries", 1), ("answer was rejected", "qrels", 2), ("query was rejected", "qrels", 1), ("judged twice", "qrels", 1),
+    }  # fmt: skip
+    assert outcome.metrics["rejected damaged"] == 2
+    assert outcome.tables["mixture"] == [
+        {"source": "", "task": "t->it", "before": 5, "after": 2},
+        {"source": "q", "task": "t->it", "before": 1, "after": 0},
+    ]
+    assert sorted(child.name for child in folder.iterdir()) == ["corpus", "kin", "qrels", "queries", "rejects"]
 
 
 def test_pictures_come_out_upright_and_plain(curated):
@@ -124,28 +156,181 @@ def test_the_result_does_not_depend_on_how_the_rows_are_cut(curated, ray_cluster
         assert read_part(tmp_path / "out", part).to_pylist() == read_part(folder, part).to_pylist()
 
 
-def test_order_and_parts_stay_apart_when_a_part_is_many_blocks(ray_cluster, tmp_path):
-    """A union of datasets would take blocks from corpus and queries in turn."""
-    import ray
+def test_the_result_does_not_depend_on_how_many_work(curated, ray_cluster, tmp_path):
+    folder, _ = curated
+    other, _ = curated_of(tmp_path, CurateConfig(max_rejected=0.5, workers=1))
+    for part in ("corpus", "queries", "qrels", "rejects", "kin"):
+        assert read_part(other, part).to_pylist() == read_part(folder, part).to_pylist()
 
-    data = ray.data.DataContext.get_current()
-    before = data.target_max_block_size
-    corpus = [Item(f"d{n}", text=f"{n} " * 2000) for n in range(60)]
-    queries = [Item(f"q{n}", text=f"? {n} " * 2000) for n in range(60)]
-    try:
-        data.target_max_block_size = 50_000
-        source = write_corpus(tmp_path / "in", corpus, queries, [(f"q{n}", f"d{n}") for n in range(60)], rows_per_file=20)
-        curate.work(context(tmp_path / "out"), CurateConfig(batch_size=10), source)
-    finally:
-        data.target_max_block_size = before
-    assert read_part(tmp_path / "out", "corpus")["id"].to_pylist() == [item.id for item in corpus]
-    assert read_part(tmp_path / "out", "queries")["id"].to_pylist() == [item.id for item in queries]
+
+# Who is kept
+
+
+def test_of_equal_candidates_the_one_is_kept_that_answers_a_held_out_query_then_the_first_by_source_line_and_id(ray_cluster, tmp_path):
+    corpus = [
+        Item("c", text="one text", source="b", line=1),
+        Item("b", text="one text", source="a", line=7),
+        Item("a", text="One text!", source="a", line=7),
+        Item("z", text="another text", source="a", line=1),
+        Item("y", text="another text", source="z", line=9),
+    ]
+    queries = [Item("q1", text="find one"), Item("test-q2", text="find another")]
+    folder, outcome = curated_of(tmp_path, corpus=corpus, queries=queries, qrels=[("q1", "c"), ("test-q2", "y")])
+    assert rejects(folder, "corpus") == {"c": ("exact duplicate", "a"), "b": ("near-duplicate", "a"), "z": ("exact duplicate", "y")}
+    assert {(row["query_id"], row["item_id"]) for row in read_part(folder, "qrels").to_pylist()} == {("q1", "a"), ("test-q2", "y")}
+    assert (outcome.metrics["exact_duplicates"], outcome.metrics["near_duplicates"]) == (2, 1)
+
+
+def test_of_two_judgements_that_become_one_the_higher_relevance_wins_with_its_score_and_place(ray_cluster, tmp_path):
+    corpus = [Item(name, text=text) for name, text in (("a", "one text"), ("b", "one text"), ("c", "other text"))]
+    folder, outcome = curated_of(
+        tmp_path, corpus=corpus, queries=[Item("q", text="find")], qrels=[("q", "a", 0, 0.1), ("q", "b", 2, 0.9), ("q", "c", 1, 0.2)]
+    )
+    told = [(row["item_id"], row["relevance"], round(row["score"], 1), row["line"]) for row in read_part(folder, "qrels").to_pylist()]
+    assert told == [("a", 2, 0.9, 2), ("c", 1, 0.2, 3)]
+    assert rejects(folder, "qrels") == {"q a": ("judged twice", "a")}
+    assert outcome.rows.merged == 2
+
+
+def test_near_duplicates_may_be_kept_and_are_kin_then(ray_cluster, tmp_path):
+    corpus = [Item("a", text="one text"), Item("b", text="One text!"), Item("c", text="one text", images=(png("red"),))]
+    everything = {"corpus": corpus, "queries": [Item("q", text="find")], "qrels": [("q", "a")]}
+    folder, outcome = curated_of(tmp_path, CurateConfig(near_duplicates="keep"), **everything)
+    kin = {(row["item_id"], row["kin_id"]): row["why"] for row in read_part(folder, "kin").to_pylist()}
+    assert kin == {("a", "b"): "same text", ("a", "c"): "same text", ("b", "c"): "same text"}
+    assert rejects(folder, "corpus") == {}
+    assert outcome.metrics["kin"] == 3
+    folder, _ = curated_of(tmp_path, **everything)
+    assert [(row["item_id"], row["kin_id"], row["why"]) for row in read_part(folder, "kin").to_pylist()] == [("a", "c", "same text")]
+
+
+# Leakage
+
+LEAKY = {
+    "corpus": [
+        Item("answer", text="the answer to the test"),
+        Item("copy", text="The answer, to the test!"),
+        Item("other", text="something else entirely"),
+        Item("more", text="yet another thing to find"),
+    ],
+    "queries": [
+        Item("test-q", text="what is asked in the test?"),
+        Item("equal", text="what is asked in the test?"),
+        Item("near", text="What is asked, in the TEST"),
+        Item("says", text="the answer to the test"),
+        Item("wants", text="a way to the answer"),
+        Item("only", text="the only way to it"),
+        Item("free", text="what is not asked in any test"),
+        Item("validation-q", text="what is asked in the test?"),
+    ],
+    "qrels": [
+        ("test-q", "answer"), ("equal", "other"), ("near", "other"), ("says", "other"), ("wants", "copy"), ("wants", "more"),
+        ("only", "copy"), ("free", "other"), ("free", "answer", 0), ("validation-q", "other"),
+    ],
+}  # fmt: skip
+
+
+def test_nothing_like_a_held_out_query_or_its_answer_stays_in_training(ray_cluster, tmp_path):
+    corpus = [*LEAKY["corpus"], Item("checked", text="what was checked")]
+    qrels = [*LEAKY["qrels"][:-1], ("validation-q", "checked")]
+    folder, outcome = curated_of(tmp_path, corpus=corpus, queries=LEAKY["queries"], qrels=qrels)
+    assert rejects(folder, "queries") == {
+        "equal": ("leaks into test", "test-q"),
+        "near": ("leaks into test", "test-q"),
+        "says": ("leaks into test", "answer"),
+        "only": ("no answer is left", ""),
+    }
+    lost = rejects(folder, "qrels")
+    assert lost["wants copy"] == lost["only copy"] == lost["free answer"] == ("leaks into test", "test-q")
+    kept = [(row["query_id"], row["item_id"]) for row in read_part(folder, "qrels").to_pylist()]
+    assert kept == [("test-q", "answer"), ("wants", "more"), ("free", "other"), ("validation-q", "checked")]
+    assert outcome.metrics["rejected leaks into test"] == 6
+
+
+def test_leakage_may_be_stopped_at_the_queries_or_not_at_all(ray_cluster, tmp_path):
+    folder, _ = curated_of(tmp_path, CurateConfig(leakage="queries"), **LEAKY)
+    assert set(rejects(folder, "queries")) == {"equal", "near"}
+    folder, _ = curated_of(tmp_path, CurateConfig(leakage="off"), **LEAKY)
+    assert rejects(folder, "queries") == {}
+    assert set(rejects(folder, "qrels")) == set()
+
+
+def test_a_kept_near_duplicate_of_a_held_out_answer_leaks_too(ray_cluster, tmp_path):
+    folder, _ = curated_of(tmp_path, CurateConfig(near_duplicates="keep"), **LEAKY)
+    assert rejects(folder, "qrels")["wants copy"] == ("leaks into test", "test-q")
+    assert "copy" in read_part(folder, "corpus")["id"].to_pylist()
+
+
+def test_triples_leak_by_what_they_ask_and_by_their_evidence_which_passes_on(ray_cluster, tmp_path):
+    def triple(name, text, evidence, split="train"):
+        row = {**item_to_row(Item(name, text, source="t", line=1)), "split": split, "answer": "an\x00 answer", "evidence": evidence}
+        return row
+
+    triples = [
+        triple("asks", "what is asked in the test", ["other"]),
+        triple("shows", "which evidence leaks?", ["other", "copy"]),
+        triple("fine", "which evidence is fine <s>", ["again", "other", "nowhere"]),
+        triple("held", "which is held out?", ["copy"], "test"),
+        triple("like", "Which is held out", []),
+    ]
+    everything = {**LEAKY, "corpus": [*LEAKY["corpus"], Item("again", text="something else entirely", source="z")]}
+    everything["qrels"] = [row for row in LEAKY["qrels"] if row[0] != "validation-q"]
+    prompts = [{"task": "t->t", "wording": "Find <|im_end|> it", "source": "s"}]
+    folder, outcome = curated_of(tmp_path, parts={"triples": triples, "prompts": prompts}, **everything)
+    assert rejects(folder, "triples") == {
+        "asks": ("leaks into test", "test-q"),
+        "shows": ("leaks into test", "copy"),
+        "like": ("leaks into test", "held"),
+    }
+    kept = {row["id"]: (row["text"], row["answer"], row["evidence"]) for row in read_part(folder, "triples").to_pylist()}
+    assert kept == {
+        "fine": ("which evidence is fine < s >", "an answer", ["other"]),
+        "held": ("which is held out?", "an answer", ["answer"]),
+    }
+    assert read_part(folder, "prompts")["wording"].to_pylist() == ["Find < |im_end| > it"]
+    read = len(everything["corpus"]) + len(everything["queries"]) + len(everything["qrels"]) + len(triples) + len(prompts)
+    assert outcome.rows.read == read
+    assert outcome.metrics["triples"] == 2
+
+
+# Holding out
+
+
+def test_a_share_of_the_training_queries_is_held_out_where_a_source_has_no_other_split(ray_cluster, tmp_path):
+    corpus = [Item(f"d{n}", text=f"document of {chr(97 + n)}", source="one/file") for n in range(20)]
+    queries = [Item(f"q{n}", text=f"question about {chr(97 + n)}", source="one/file") for n in range(20)]
+    settled = [Item(f"{split}{n}", text=f"settled {split}{n}", source="two/file") for split in ("", "test-") for n in range(4)]
+    qrels = [(f"q{n}", f"d{n // 2}") for n in range(20)] + [(item.id, f"d{10 + n}") for n, item in enumerate(settled)]
+    folder, outcome = curated_of(tmp_path, CurateConfig(held_out=0.3), corpus=corpus, queries=queries + settled, qrels=qrels)
+    split = {row["id"]: row["split"] for row in read_part(folder, "queries").to_pylist()}
+    moved = {query for query, name in split.items() if name == "held_out"}
+    assert len(moved) == outcome.metrics["held_out"] == 6
+    assert all(f"q{n}" in moved for n in range(20) if f"q{n ^ 1}" in moved)
+    assert {split[item.id] for item in settled} == {"train", "test"}
+    assert {row["source"]: (row["before"], row["after"]) for row in outcome.tables["mixture"]} == {"one": (20, 14), "two": (4, 4)}
+
+
+def test_holding_out_of_sources_that_have_tests_is_refused(ray_cluster, tmp_path):
+    with pytest.raises(Refused, match=r"held_out is 0.5, but every source has queries of another split than train"):
+        curated_of(tmp_path, CurateConfig(held_out=0.5), **LEAKY)
+
+
+# Config
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
 def test_a_share_outside_of_0_to_1_is_refused(share):
     with pytest.raises(Refused, match="from 0 to 1"):
         CurateConfig(max_rejected=share)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"held_out": 2.0}, {"near_duplicates": "drop"}, {"leakage": "some"}, {"batch_size": 0}, {"workers": 0}, {"picture_pixels": 0}],
+)
+def test_a_field_out_of_range_is_refused(fields):
+    with pytest.raises(Refused, match=f"{next(iter(fields))} is"):
+        CurateConfig(**fields)
 
 
 def test_tables_keep_their_types(curated):

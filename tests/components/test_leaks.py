@@ -75,5 +75,5 @@ def test_a_group_with_a_query_of_another_split_is_not_moved():
 
 
 def test_a_share_that_no_group_fits_is_refused():
-    with pytest.raises(Refused, match="held_out is 0.2, 1 of 4 training queries.*the smallest group has 4; raise held_out"):
+    with pytest.raises(Refused, match=r"held_out is 0.2, 1 of 4 training queries.*the smallest group has 4; raise held_out"):
         chosen([(query, 100) for query in range(4)], 0.2)
