@@ -121,6 +121,31 @@ def test_the_summary_counts_by_modality_task_and_reason(validated):
         assert line in validated.stderr, validated.stderr
 
 
+def test_faults_of_examples_are_told_with_their_line_too(tmp_path, capsys, ray_cluster):
+    (tmp_path / "a.png").write_bytes(picture("a"))
+
+    def example(query, positive, **more):
+        return {"messages": [{"role": "user", "content": query}], "positive_messages": [[{"role": "user", "content": positive}]], **more}
+
+    path = lines(
+        tmp_path / "train.jsonl",
+        [
+            example("<image>what is it ?", "noise", images=[str(tmp_path / "a.png")]),
+            example("<image><image>what is it ?", "noise", images=[str(tmp_path / "a.png")]),
+            example("<image>where ?", "here", images=["https://example.org/a.png"]),
+            example("<video>when ?", "now", videos=["clip.mp4"]),
+            example("", "nothing asks for this"),
+            example("why ?", "because", audios=["a.wav"]),
+        ],
+    )
+    assert main(["validate", str(path)]) == 1
+    told = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    reasons = {2: "placeholders", 3: "URL", 4: "video file", 5: "empty side", 6: "audio"}
+    assert {place: rest.partition(":")[0].partition(" (")[0] for place, rest in told.items()} == {
+        f"{path}:{line}": reason for line, reason in reasons.items()
+    }
+
+
 def test_a_corpus_without_a_fault_has_status_0_and_its_duplicates_are_told_when_asked(tmp_path, capsys, ray_cluster):
     rows = [{"query": "who is it ?", "pos": ["It is he."], "neg": []}, {"query": "who was it ?", "pos": ["It is he !"], "neg": []}]
     path = lines(tmp_path / "train.jsonl", rows)

@@ -4,7 +4,6 @@ import socket
 import subprocess
 import sys
 
-import pyarrow as pa
 import pytest
 import yaml
 
@@ -196,7 +195,7 @@ def test_the_corpus_of_a_user_is_a_source(said, tmp_path):
     with PartWriter(tmp_path, "queries") as writer:
         writer.write([{**item_to_row(Item("q", text="x")), "split": "train", "task": "t->t"}])
     with PartWriter(tmp_path, "qrels") as writer:
-        writer.write(pa.table({"query_id": ["q"], "item_id": ["a"], "relevance": pa.array([1], pa.int32())}))
+        writer.write([{"query_id": "q", "item_id": "a", "relevance": 1}])
     status, out, _ = said("run", "quickstart", f"sources.path={tmp_path}", "--plan", "--storage", str(tmp_path / "storage"))
     assert status == 0
     assert out.startswith("sources          runs")
