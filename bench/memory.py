@@ -8,6 +8,7 @@ Pictures are JPEG noise of 512 x 512, so that no two are alike. Each size runs i
 
 import argparse
 import json
+import logging
 import os
 import shutil
 import sys
@@ -60,26 +61,30 @@ def grow(folder: Path, size: float) -> int:
 
 def passed(folder: str, scratch: str) -> None:
     """Reads and curates the folder, as the stages of a run do."""
+    import ray.data
+
     from mirepoix.components import curate, sources
     from mirepoix.components.curate import CurateConfig
     from mirepoix.components.sources import SourcesConfig
     from mirepoix.serving.store import Context
     from mirepoix.workflows.cluster import private_cluster
 
+    logging.getLogger(ray.data.__name__).setLevel(logging.ERROR)
     homes = [Path(scratch) / name for name in ("read", "kept")]
     for home in homes:
         home.mkdir()
     lent = [Context(home, f"{home}-scratch", lambda progress: None, 0) for home in homes]
     with private_cluster():
-        read = sources.work(lent[0], SourcesConfig(path=(folder,)))
+        sources.work(lent[0], SourcesConfig(path=(folder,)))
         kept = curate.work(lent[1], CurateConfig(), homes[0])
-    print(json.dumps({"read": read.rows.read, "kept": kept.rows.written}))
+    assert kept.rows.rejected == 0, kept.tables["rejects"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.5, 1, 2, 4])
     parser.add_argument("--folder", help="where to work (default: the temporary folder)")
+    parser.add_argument("--processes", action="store_true", help="tell the largest processes of the fullest moment")
     told = parser.parse_args()
     points = []
     print(f"{os.cpu_count()} cores; pictures of {SIDE} x {SIDE}, JPEG {QUALITY}, a caption each")
@@ -94,6 +99,9 @@ def main() -> int:
                 return found.status
             points.append((size, found.kilobytes / MIB))
             print(f"{size:6.2f} GB  {count:7d} pictures  at most {points[-1][1]:6.0f} MiB  {found.seconds:6.0f} s", flush=True)
+            if told.processes:
+                for kilobytes, name in found.fullest:
+                    print(f"    {kilobytes / MIB:6.0f} MiB  {name}", flush=True)
         shutil.rmtree(pictures)
     if len(points) > 1:
         slope, base = np.polyfit(*zip(*points, strict=True), 1)

@@ -13,6 +13,7 @@ import xxhash
 
 from mirepoix.components.changes import CHANGES_SCHEMA
 from mirepoix.components.corpus import PARTS, part_files
+from mirepoix.components.crew import crew
 from mirepoix.components.facts import FACTS_SCHEMA, ROW
 from mirepoix.components.signatures import look, looked_at, minhashes, shingles, sketch
 from mirepoix.components.texts import TextRules, clean, numbers, words
@@ -20,7 +21,9 @@ from mirepoix.models.item import Item, content_hash
 from mirepoix.serving.pictures import PictureLimits, PictureRefused, checked_picture
 
 CHECKED = ("corpus", "queries", "triples")
-CHECK_SCHEMA = pa.schema([*FACTS_SCHEMA, pa.field("reason", pa.string()), pa.field("detail", pa.string()), *CHANGES_SCHEMA])
+CHECK_SCHEMA = pa.schema(
+    [pa.field("place", pa.int64()), *FACTS_SCHEMA, pa.field("reason", pa.string()), pa.field("detail", pa.string()), *CHANGES_SCHEMA]
+)
 AT_ONCE = 100
 """Rows of a piece that are in memory decoded and changed."""
 
@@ -39,20 +42,22 @@ class Check:
 
     def __call__(self, pieces: pa.Table) -> Iterator[pa.Table]:
         for piece in pieces.to_pylist():
+            place = piece.pop("place")
             for table in _read(**piece):
-                yield self.checked(table)
+                yield self.checked(table, place)
+                place += table.num_rows
 
-    def checked(self, table: pa.Table) -> pa.Table:
-        """The facts and changes of a table's rows."""
+    def checked(self, table: pa.Table, place: int = 0) -> pa.Table:
+        """The facts and changes of a table's rows, the first of which stands in the given place among all."""
         rows, told = [], []
-        for row in table.to_pylist():
+        for number, row in enumerate(table.to_pylist(), place):
             fact, shingled = self._row(row)
-            rows.append(fact)
+            rows.append({"place": number, **fact})
             told.append(shingled)
-        alone = [place for place, shingled in enumerate(told) if shingled is not None]
-        signatures = minhashes([told[place] for place in alone]) if alone else ()
-        for place, signature in zip(alone, signatures, strict=True):
-            rows[place]["minhash"] = signature.tobytes()
+        alone = [(row, shingled) for row, shingled in zip(rows, told, strict=True) if shingled is not None]
+        signatures = minhashes([shingled for _, shingled in alone]) if alone else ()
+        for (row, _), signature in zip(alone, signatures, strict=True):
+            row["minhash"] = signature.tobytes()
         return pa.Table.from_pylist(rows, schema=CHECK_SCHEMA)
 
     def _row(self, row: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
@@ -136,13 +141,16 @@ def _digest(kept: dict[str, list[bytes]]) -> int:
 
 def pieces(corpus: Path, rows: int) -> list[dict[str, Any]]:
     """Where the rows of all parts stand, in their order, at most so many in a piece."""
-    found = []
+    found: list[dict[str, Any]] = []
+    place = 0
     for part in CHECKED:
         for file in part_files(corpus, part):
             metadata = pq.read_metadata(file)
             for group in range(metadata.num_row_groups):
-                for start in range(0, metadata.row_group(group).num_rows, rows):
-                    found.append({"part": part, "file": file, "group": group, "start": start, "rows": rows})
+                size = metadata.row_group(group).num_rows
+                for start in range(0, size, rows):
+                    found.append({"place": place + start, "part": part, "file": file, "group": group, "start": start, "rows": rows})
+                place += size
     return found
 
 
@@ -168,5 +176,5 @@ def checked(corpus: Path, check: Check, rows: int, workers: int | None) -> Itera
     places = pieces(corpus, rows)
     if places:
         dataset = ray.data.from_arrow([pa.Table.from_pylist([place]) for place in places])
-        told = dataset.map_batches(check, batch_format="pyarrow", batch_size=1, concurrency=workers)
+        told = dataset.map_batches(check, batch_format="pyarrow", batch_size=1, compute=ray.data.TaskPoolStrategy(crew(workers)))
         yield from told.iter_batches(batch_format="pyarrow", batch_size=None)

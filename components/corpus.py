@@ -164,11 +164,12 @@ def part_rows(folder: Path, part: str) -> int:
 
 
 def part_tables(folder: Path, part: str, columns: list[str] | None = None, rows: int = 1000) -> Iterator[pa.Table]:
-    """The rows of a part in their order, some at a time."""
+    """The rows of a part in their order, some at a time, and never of two row groups at once: these are what bounds their bytes."""
     for file in part_files(folder, part):
         with pq.ParquetFile(file) as opened:
-            for batch in opened.iter_batches(batch_size=rows, columns=columns):
-                yield pa.Table.from_batches([batch])
+            for group in range(opened.num_row_groups):
+                for batch in opened.iter_batches(batch_size=rows, columns=columns, row_groups=[group]):
+                    yield pa.Table.from_batches([batch])
 
 
 def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.Table:

@@ -128,6 +128,7 @@ class _Curation:
         check = Check(limits, self.config.text, self.config.max_pictures, self.config.picture_pixels)
         done = 0
         for table in checked(self.sources, check, self.config.batch_size, self.config.workers):
+            assert table["place"][0].as_py() == done, "Ray Data did not keep the order of the rows"
             here = slice(done, done + table.num_rows)
             self.reason[here], self.detail[here] = table["reason"].to_pylist(), table["detail"].fill_null("").to_pylist()
             self.facts.add(table)

@@ -11,7 +11,7 @@ candidates; each table is a Ray task of its own. Then every candidate is verifie
 A row that is near-equal to one that is kept is merged into it, and never into one that was merged itself: chains do not grow.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -29,6 +29,7 @@ REACH = 64
 """A larger bucket is not compared as a whole: each row with so many next to it in the order of their signatures, and with the first."""
 VERIFIED_AT_ONCE = 4096
 AT_A_TIME = 8
+KEYS_AT_ONCE = 500_000
 
 Array = npt.NDArray
 Ragged = tuple[Array, Array]  # values of several rows, and how many each has
@@ -54,11 +55,13 @@ def near_pairs(facts: Facts, rows: Array, roles: Array, wanted: Array, rules: Ne
 
     `rows` are in the order in which they are preferred. `wanted[a, b]` says whether a row of role a and a later one of role b are compared.
     """
-    found, crowded = [np.empty((0, 2), np.int64)], 0
-    for pairs, many in _done(_bucketed.remote(*table, roles[table[0]], wanted) for table in _tables(facts, rows, rules)):
+    found: list[Array] = []
+    crowded = 0
+    shared = ray.put(roles)
+    for pairs, many in _done(_bucketed.remote(tables, shared, wanted) for tables in _packed(_tables(facts, rows, rules))):
         found.append(pairs)
         crowded = max(crowded, many)
-    candidates = np.unique(np.concatenate(found), axis=0)
+    candidates = _distinct(found)
     return candidates[_verified(facts, rows, candidates, rules)], crowded
 
 
@@ -104,21 +107,38 @@ def _tables(facts: Facts, rows: Array, rules: NearRules) -> Iterator[Table]:
     yield shown, known["pictures"][shown], known["text"][shown], none, 64
     if rules.pictures is None or not len(shown):
         return
-    looks = facts.first_looks(rows[shown])
-    hashes = looks["hash"].astype(np.uint64)
+    hashes = facts.first_looks("hash", rows[shown])
     yield shown, known["text"][shown] ^ hashes, hashes, none, 64
     octets = hashes[:, None].view(np.uint8).reshape(-1, 8)
     mixed = np.packbits(np.unpackbits(octets, axis=1).reshape(-1, 8, 8).swapaxes(1, 2).reshape(-1, 64), axis=1).astype(np.uint64)
     for one, other in combinations(range(8), 2):
         yield shown, mixed[:, one] << np.uint64(8) | mixed[:, other], hashes, hashes, rules.pictures
-    if rules.rearranged and len(long := np.flatnonzero(is_long(looks))):
-        for keys in strip_keys(looks[long]).T:
-            yield shown[long], keys, keys, none, 64
+    if rules.rearranged and len(long := shown[is_long(facts.first_looks("ratio", rows[shown]))]):
+        parts = [long[start : start + VERIFIED_AT_ONCE] for start in range(0, len(long), VERIFIED_AT_ONCE)]
+        for keys in np.concatenate([strip_keys(facts.first_looks("cells", rows[part])) for part in parts]).T:
+            yield long, keys, keys, none, 64
+
+
+def _packed(tables: Iterator[Table]) -> Iterator[list[Table]]:
+    """As many tables at a time as make a task worth its start."""
+    pack: list[Table] = []
+    for table in tables:
+        pack.append(table)
+        if sum(len(places) for places, *_ in pack) >= KEYS_AT_ONCE:
+            yield pack
+            pack = []
+    if pack:
+        yield pack
 
 
 @ray.remote
-def _bucketed(places: Array, keys: Array, whole: Array, hashes: Array, signs: int, roles: Array, wanted: Array) -> tuple[Array, int]:
-    """The pairs of places with equal keys, and how many places are in buckets too large to compare all with all."""
+def _bucketed(tables: list[Table], roles: Array, wanted: Array) -> tuple[Array, int]:
+    """The pairs of places with equal keys in one of the tables, and how many places of one are in too large buckets."""
+    found = [_paired(*table, roles[table[0]], wanted) for table in tables if len(table[0])]
+    return _distinct([pairs for pairs, _ in found]), max((crowded for _, crowded in found), default=0)
+
+
+def _paired(places: Array, keys: Array, whole: Array, hashes: Array, signs: int, roles: Array, wanted: Array) -> tuple[Array, int]:
     order = np.lexsort((np.arange(len(keys)), whole, keys))
     keys, whole = keys[order], whole[order]
     starts, sizes = _runs(keys)
@@ -140,7 +160,13 @@ def _bucketed(places: Array, keys: Array, whole: Array, hashes: Array, signs: in
     pairs = pairs[(pairs[:, 0] != pairs[:, 1]) & wanted[roles[pairs[:, 0]], roles[pairs[:, 1]]]]
     if signs < 64:
         pairs = pairs[apart(hashes[pairs[:, 0]], hashes[pairs[:, 1]]) <= signs]
-    return places[np.unique(pairs, axis=0)].reshape(-1, 2), int(sizes[crowded].sum())
+    return places[_distinct([pairs])], int(sizes[crowded].sum())
+
+
+def _distinct(pairs: Sequence[Array]) -> Array:
+    """All pairs, each once, in order."""
+    codes = np.unique(np.concatenate([np.empty(0, np.int64), *(found[:, 0] << 32 | found[:, 1] for found in pairs)]))
+    return np.stack([codes >> 32, codes & 0xFFFFFFFF], axis=1)
 
 
 def _runs(values: Array) -> tuple[Array, Array]:

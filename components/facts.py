@@ -51,9 +51,9 @@ class Facts:
         """The pictures of the given rows that are looked at, one row's after the other's, and how many each has."""
         return self._gathered(self._looks, "looks", rows)
 
-    def first_looks(self, rows: Array) -> Array:
-        """The first picture of each of the given rows, which all have one."""
-        return self._looks[self._ends["looks"][rows] - self.rows["looks"][rows]]
+    def first_looks(self, name: str, rows: Array) -> Array:
+        """One field of the look at the first picture of each of the given rows, which all have one."""
+        return self._looks[name][self._ends["looks"][rows] - self.rows["looks"][rows]]
 
     def sketches(self, rows: Array) -> tuple[Array, Array]:
         """The shingles of the given rows that are kept, one row's after the other's, and how many each has."""

@@ -24,6 +24,7 @@ from mirepoix.components.corpus import PartWriter, part_files, part_tables, read
 from mirepoix.components.embeddings import arrow_to_vectors, read_vectors
 from mirepoix.components.negatives import Answers, Found, Mark, MineConfig, chosen, mark, sifted
 from mirepoix.components.picking import ROWS, picked
+from mirepoix.components.triples import held_out
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, row_to_item, table_to_items
 from mirepoix.models.vectors import Vectors
@@ -119,6 +120,7 @@ class _Mining:
 
     def outcome(self) -> Outcome:
         self.corpus = _Corpus(self.index, self.curate)
+        self.held_out = held_out(self.curate)
         trace = pq.ParquetWriter(self.context.folder / "mined.parquet", MINED_SCHEMA)
         with trace, ExitStack() as stack:
             vectors = self._encoded(stack)
@@ -248,7 +250,7 @@ class _Mining:
                 query = queries[place]
                 for entry, score in zip(self.pairs_of[query], scores, strict=True):
                     own = [self.ids[row] for row in self.own[entry]]
-                    found, dropped = sifted(hits, self.config, answers[place], self.corpus.mark, own, score)
+                    found, dropped = sifted(hits, self.config, answers[place], self.corpus.mark, own, self.held_out, score)
                     self.dropped += dropped
                     told += self._take(query, entry, own, found, score)
         return told

@@ -96,11 +96,18 @@ class Found(NamedTuple):
 
 
 def sifted(
-    hits: Sequence[Hit], config: MineConfig, answers: Answers, marks: Callable[[str], Mark | None], own: Collection[str], positive: float
+    hits: Sequence[Hit],
+    config: MineConfig,
+    answers: Answers,
+    marks: Callable[[str], Mark | None],
+    own: Collection[str],
+    held_out: Collection[str],
+    positive: float,
 ) -> tuple[list[Found], Counter[str]]:
     """What of a query's hits may be a negative of one of its pairs, best first, and how many of the others were dropped for which reason.
 
-    `marks` knows all that can be trained on, `own` are negatives that the pair has, `positive` is the score of its positive.
+    `marks` knows all that is in the corpus, `own` are negatives that the pair has, `held_out` answer queries of other splits than train,
+    `positive` is the score of the pair's positive.
     """
     # A share of a score below zero would lie above it.
     most = np.inf if config.margin is None else positive - (1 - config.margin) * abs(positive)
@@ -115,6 +122,8 @@ def sifted(
         found = marks(id)
         if found is None:
             why = "not in the corpus"
+        elif id in held_out:
+            why = "answers a held-out query"
         elif id in own:
             why = "own negative of the pair"
         elif found in answers.marks:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from mirepoix.components import backbone
 from mirepoix.components.additions import Additions
 from mirepoix.components.textsearch import Texts, TextSearch, open_retriever
-from mirepoix.components.triples import corpus_texts, count_training, training_rows
+from mirepoix.components.triples import corpus_texts, count_training, held_out, training_rows
 from mirepoix.components.vid2r import BM25, HEURISTIC, Answer, Vid2rConfig, noun_finder, passage, ruled, text_key
 from mirepoix.components.writers import LocalConfig
 from mirepoix.components.written import Written, WrittenConfig
@@ -71,6 +71,7 @@ class _Vid2r:
     def __init__(self, context: Context, config: Vid2rConfig, curate: Path, spool: Path):
         self.context, self.config, self.curate, self.spool = context, config, curate, spool
         self.nouns = noun_finder(config.nouns)
+        self.held_out = held_out(curate)
         self.retriever = open_retriever(config.retriever)
         self.total, self.done = 2 * count_training(curate, "vid2r"), 0
         self.looked_for = self.first = self.found = self.neighbours = self.alone = 0
@@ -79,9 +80,12 @@ class _Vid2r:
 
     def run(self, additions: Additions) -> dict[str, float]:
         """Reads the triples twice: once for the answers that are searched, once for the passages."""
-        knowledge = Texts(self.spool / "knowledge.arrow", corpus_texts(self.curate, alone=True))
+        knowledge = Texts(self.spool / "knowledge.arrow", corpus_texts(self.curate, alone=True, without=self.held_out))
         if not len(knowledge):
-            raise Refused("passages.kind is vid2r and the corpus has no candidate of text alone; bring a source with texts to search in")
+            raise Refused(
+                "passages.kind is vid2r and the corpus has no candidate of text alone that answers no held-out query; "
+                "bring a source with texts to search in"
+            )
         answers = Texts(self.spool / "answers.arrow", self._answers())
         indexed = self._indexed(answers, "answers") if self.config.found_within and len(answers) else None
         known = self._indexed(knowledge, "knowledge")
@@ -157,6 +161,7 @@ class _Vid2r:
         return {
             "nouns_by_spacy": float(self.config.nouns != HEURISTIC),
             "knowledge_base": knowledge,
+            "held_out_answers": len(self.held_out),
             "filter_answers": answers,
             "filter_questions": self.looked_for,
             "filter_found": self.found,

@@ -2,7 +2,6 @@
 
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import pyarrow as pa
 import ray
 
 from mirepoix.components.corpus import PARTS
+from mirepoix.components.crew import crew
 from mirepoix.components.formats import (
     beir,
     canonical,
@@ -31,9 +31,9 @@ from mirepoix.components.formats import (
     webqa,
 )
 from mirepoix.components.formats.place import Place, Shard
-from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Prompt, Query, Row, Triple
+from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Notice, Prompt, Query, Row, Triple
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import item_to_row
+from mirepoix.models.item import content_hash, item_to_row
 
 FORMATS: dict[str, ModuleType] = {
     module.NAME: module
@@ -113,10 +113,11 @@ def opened(paths: Sequence[str], default: str = "auto", images: str | None = Non
                 raise Refused(f"format {form!r} of {entry!r} is unknown; give one of {', '.join(FORMATS)}, or none")
         place = Place(path, told["name"] or "", images)
         found.append(Source(place, form or (default if default != "auto" else _detected(place))))
-    names = Counter(source.place.name for source in found)
-    twice = [name for name, count in names.items() if count > 1]
-    if twice:
-        raise Refused(f"two sources are called {twice[0]!r}; give them names: one={paths[0]} another={paths[1]}")
+    first: dict[str, str] = {}
+    for source, entry in zip(found, paths, strict=True):
+        if (other := first.setdefault(name := source.place.name, entry)) is not entry:
+            one, another = (told.removeprefix(f"{name}=") for told in (other, entry))
+            raise Refused(f"two sources are called {name!r}; give them names: one={one} another={another}")
     return found
 
 
@@ -131,6 +132,8 @@ def _detected(place: Place) -> str:
 
 _EXTRA = {
     "kind": pa.string(),
+    "of": pa.string(),  # the name of the source that is read
+    "content": pa.int64(),  # 64 bits of the item's
     "split": pa.string(),
     "task": pa.string(),
     "named": pa.bool_(),
@@ -164,7 +167,7 @@ class Read:
         prefix = f"{place.name}/" if self.prefixed else ""
         rows, size = [], 0
         for row in FORMATS[form].read(place, shard):
-            rows.append(_flat(row, prefix))
+            rows.append(_flat(row, prefix) | {"of": place.name})
             size += 200 + sum(map(len, rows[-1].get("images") or ())) + sum(map(len, rows[-1].get("video") or ()))
             if len(rows) >= TABLE_ROWS or size >= TABLE_BYTES:
                 yield pa.Table.from_pylist(rows, schema=READ_SCHEMA)
@@ -187,11 +190,12 @@ def _flat(row: Row, prefix: str) -> dict[str, Any]:
             return flat | {"score": score, "source": source, "line": line}
         case Prompt(task, wording, source):
             return {"kind": "prompts", "task": task, "wording": wording, "source": prefix + source}
-        case Fault(_, "", "unread column", detail, source, _):  # of a whole file, whose rows are read without it
-            return {"kind": "notices", "reason": row.reason, "detail": detail, "source": source}
+        case Notice(source, detail):
+            return {"kind": "notices", "detail": detail, "source": source}
         case Fault(part, id, reason, detail, source, line):
             return {"kind": "rejects", "part": part, "id": id, "reason": reason, "detail": detail, "source": source, "line": line}
-    return flat | {"id": prefix + flat["id"] if flat["id"] else ""}
+    content = int.from_bytes(content_hash(item)[:8], "little", signed=True)
+    return flat | {"id": prefix + flat["id"] if flat["id"] else "", "content": content}
 
 
 def is_small(sources: Sequence[Source]) -> bool:
@@ -212,5 +216,5 @@ def tables(sources: Sequence[Source], workers: int | None = None) -> Iterator[pa
     data.target_max_block_size = 2 * TABLE_BYTES
     pieces = pa.table({"piece": pa.array(range(len(read.pieces)))})
     pieces = ray.data.from_arrow([pieces.slice(number, 1) for number in range(len(read.pieces))])
-    rows = pieces.map_batches(read, batch_format="pyarrow", batch_size=1, concurrency=workers)
+    rows = pieces.map_batches(read, batch_format="pyarrow", batch_size=1, concurrency=crew(workers))
     yield from rows.iter_batches(batch_format="pyarrow", batch_size=None)

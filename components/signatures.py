@@ -1,6 +1,7 @@
 """What a text and a picture are known again by: short arrays that are alike where the things are.
 
-Shapes: T texts, S shingles of a text, P permutations, N pictures, A cells along the longer side of a picture, B cells across it.
+Shapes: T texts, S shingles of a text, P permutations, N pictures, A cells along the longer side of a picture, B cells across it,
+C colours, K keys.
 """
 
 from collections.abc import Sequence
@@ -20,12 +21,12 @@ LOOK = np.dtype([("hash", "u8"), ("ratio", "f4"), ("cells", "u1", (ALONG, ACROSS
 """A picture: the signs of its low frequencies, width by height, and its colours in cells, the longer side first."""
 LOOKS = 8
 """Pictures of an item that are looked at: all of them, or so many evenly spaced frames."""
-RATIO, SHIFT, CELL, MEAN = 0.06, 8.0, 11.0, 1.5
+RATIO, SHIFT, CELL, MEAN = 0.06, 8.0, 10.5, 1.9
 """How far two near-equal pictures may be apart: in the logarithm of their ratio, as a whole in a colour, and beyond that in one of 8 x 8
 cells and in all of them on the average.
 
-Another shade, size or encoder leaves less than 10 in a cell and 1.2 on the average; different drawings of one thing by the generated world
-are 10 and 1.6 apart or more.
+Another shade, size or encoder leaves less than 10 in a cell and 1.7 on the average; two drawings of one thing by the generated world are
+beyond one of the two by a tenth or more.
 """
 LONG, STRIP = 1.9, 4
 """Least ratio of a picture that is looked at in strips, and the largest difference between a cell of two equal strips."""
@@ -88,14 +89,15 @@ def look(picture: Image.Image, extent: tuple[float, float] | None = None) -> Arr
     if finest > 1:
         picture, width, height = picture.reduce(finest), width / finest, height / finest
     grey = np.asarray(picture.convert("L").resize((32, 32), Image.Resampling.LANCZOS, box=(0, 0, width, height)), np.float64)
-    low = _WAVES @ grey @ _WAVES.T
-    pixels = np.asarray(picture, np.float32)
-    long, short, turned = (width, height, pixels.swapaxes(0, 1)) if width >= height else (height, width, pixels)
-    cells = np.tensordot(_areas(turned.shape[1], short, ACROSS), np.tensordot(_areas(turned.shape[0], long, ALONG), turned, 1), (1, 1))
+    low = (_WAVES @ grey @ _WAVES.T).ravel()
+    middle = np.partition(low, (31, 32))[31:33].sum() / 2
+    wide, high = (ALONG, ACROSS) if width >= height else (ACROSS, ALONG)
+    # Colour by colour, in products of small matrices: for large ones some libraries start threads, which then wait for each other.
+    cells = _areas(picture.height, height, high) @ np.asarray(picture, np.float32).transpose(2, 0, 1) @ _areas(picture.width, width, wide).T
     made = np.zeros((), LOOK)
-    made["hash"] = np.packbits(low > np.median(low)).view(">u8")[0]
+    made["hash"] = np.packbits(low > middle).view(">u8")[0]
     made["ratio"] = width / height
-    made["cells"] = np.rint(cells.swapaxes(0, 1))
+    made["cells"] = np.rint(cells.transpose(2, 1, 0) if width >= height else cells.transpose(1, 2, 0))
     return made
 
 
@@ -136,9 +138,9 @@ def _same_ratio(one_N: Array, other_N: Array) -> Array:
     return np.abs(np.log(one_N["ratio"] / other_N["ratio"])) <= RATIO
 
 
-def strip_keys(looks_N: Array) -> Array:
+def strip_keys(cells_NABC: Array) -> Array:
     """Keys of which two rearrangements of one picture share some: the sum of the hashes of all strips but one, in two roundings (NK)."""
-    strips = looks_N["cells"].reshape(-1, STRIPS, ALONG // STRIPS, ACROSS, 3).astype(np.uint16)
+    strips = cells_NABC.reshape(-1, STRIPS, ALONG // STRIPS, ACROSS, 3).astype(np.uint16)
     keys = []
     for rounding in (0, 16):
         hashes = (((strips + rounding) // 32).astype(np.uint64) * _WEIGHTS).sum((2, 3, 4))
@@ -148,14 +150,14 @@ def strip_keys(looks_N: Array) -> Array:
     return np.concatenate(keys, axis=1)
 
 
-def is_long(looks_N: Array) -> Array:
-    """Which pictures are long enough to be made of parts side by side."""
-    return np.maximum(looks_N["ratio"], 1 / looks_N["ratio"]) >= LONG
+def is_long(ratios_N: Array) -> Array:
+    """Which pictures, by their ratios, are long enough to be made of parts side by side."""
+    return np.maximum(ratios_N, 1 / ratios_N) >= LONG
 
 
 def rearranged(one_N: Array, other_N: Array) -> Array:
     """Which long pictures have equal eighths in any order."""
-    found = is_long(one_N) & is_long(other_N) & _same_ratio(one_N, other_N)
+    found = is_long(one_N["ratio"]) & is_long(other_N["ratio"]) & _same_ratio(one_N, other_N)
     for place in np.flatnonzero(found):
         one, other = (look["cells"].reshape(STRIPS, -1).astype(np.int16) for look in (one_N[place], other_N[place]))
         equal = np.abs(one[:, None] - other[None]).max(2) <= STRIP

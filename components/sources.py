@@ -6,18 +6,19 @@ no reader could use is rejected with its file and line.
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from mirepoix.components import world as generated
 from mirepoix.components.corpus import PartWriter, part_tables
-from mirepoix.components.reading import FORMATS, opened, tables
+from mirepoix.components.reading import FORMATS, Source, opened, tables
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 from mirepoix.models.options import option
@@ -25,6 +26,8 @@ from mirepoix.serving.store import Context, Outcome, Rows, refuse_credentials
 
 NOTICES = 200  # a table of more is read by nobody
 TASK = re.compile("[itv]+->[itv]+")
+SPLIT = re.compile(r"(?:(?P<name>[^:=\s]+):)?(?P<old>[^:=\s]+)=(?P<new>[^=\s]+)")
+RECENT = 100_000  # ids that are held as Python objects
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class SourcesConfig:
     path: tuple[str, ...] = option((), "folders, files or URIs, each [NAME=][FORMAT+]PATH; empty: the generated world")
     format: str = option("auto", f"format of the paths that name none: auto, {', '.join(FORMATS)}")
     images: str | None = option(None, "folder or URI that the paths of pictures are relative to; null: the source's own")
-    splits: tuple[str, ...] = option((), "splits that are called otherwise from here on: dev=train, ...")
+    splits: tuple[str, ...] = option((), "splits that are called otherwise from here on: dev=train, or NAME:dev=train in the source NAME alone")
     workers: int | None = option(None, "pieces that are read at a time; null: as many as the cluster's CPUs")
     fingerprint: str | None = option(None, "of the files at path, filled in when the run starts")
     world: generated.WorldConfig = option(generated.WorldConfig, "the generated world, for when path is empty")
@@ -48,22 +51,66 @@ class SourcesConfig:
         if self.workers is not None and self.workers < 1:
             raise Refused(f"sources.workers is {self.workers}; give 1 or more, or null")
         for entry in self.splits:
-            if not re.fullmatch(r"[^=\s]+=[^=\s]+", entry):
-                raise Refused(f"sources.splits has {entry!r}; give old=new, such as dev=train")
+            if not SPLIT.fullmatch(entry):
+                raise Refused(f"sources.splits has {entry!r}; give old=new, such as dev=train, or NAME:old=new for one source")
 
 
 def fingerprint(config: SourcesConfig) -> str:
     """What the files of all sources are known by; refuses a path that holds no corpus."""
-    return "; ".join(f"{source.place.name}: {source.fingerprint()}" for source in opened(config.path, config.format, config.images))
+    return "; ".join(f"{source.place.name}: {source.fingerprint()}" for source in _opened(config))
+
+
+def _opened(config: SourcesConfig) -> list[Source]:
+    sources = opened(config.path, config.format, config.images)
+    names = [source.place.name for source in sources]
+    for entry in config.splits:
+        told = SPLIT.fullmatch(entry)
+        if told["name"] and told["name"] not in names:
+            raise Refused(f"sources.splits has {entry!r}, and no source is called {told['name']!r}; the sources are {', '.join(names)}")
+    return sources
 
 
 def work(context: Context, config: SourcesConfig) -> Outcome:
     """Brings the corpus into canonical form."""
     if not config.path:
         return generated.work(context, config.world)
-    sources = opened(config.path, config.format, config.images)
+    sources = _opened(config)
     with TemporaryDirectory(dir=context.folder) as spool:
         return _Join(context, config, Path(spool)).outcome(tables(sources, config.workers))
+
+
+class Remembered:
+    """Whole numbers by 64 bits of a name: the last ones in a dict, the others in sorted arrays, each much shorter than the one before."""
+
+    def __init__(self, *types: str):
+        self.types = ("i8", *types)  # of the name, and of each number
+        self.recent: dict[int, tuple[int, ...]] = {}
+        self.chunks: list[list[np.ndarray]] = []
+
+    def find(self, names: Iterable[Hashable]) -> Iterator[tuple[int, tuple[int, ...] | None]]:
+        """64 bits of each name, and what is remembered of it by the time that it is asked for."""
+        if len(self.recent) >= RECENT:
+            self._settle()
+        keys = np.array([hash(name) for name in names], np.int64)
+        found: list[tuple[int, ...] | None] = [None] * len(keys)
+        for held, *columns in self.chunks:
+            at = np.minimum(np.searchsorted(held, keys), len(held) - 1)
+            for number in np.flatnonzero(held[at] == keys):
+                found[number] = tuple(int(column[at[number]]) for column in columns)
+        for key, old in zip(keys.tolist(), found, strict=True):
+            yield key, self.recent.get(key, old)
+
+    def _settle(self) -> None:
+        rows = zip(*((key, *numbers) for key, numbers in self.recent.items()), strict=True)
+        chunk = [np.array(column, type) for column, type in zip(rows, self.types, strict=True)]
+        while True:
+            order = np.argsort(chunk[0], kind="stable")
+            chunk = [column[order] for column in chunk]
+            if not self.chunks or len(self.chunks[-1][0]) > 4 * len(order):
+                break
+            chunk = [np.concatenate(pair) for pair in zip(self.chunks.pop(), chunk, strict=True)]
+        self.chunks.append(chunk)
+        self.recent = {}
 
 
 class _Join:
@@ -71,12 +118,13 @@ class _Join:
 
     def __init__(self, context: Context, config: SourcesConfig, spool: Path):
         self.context, self.path, self.spool = context, config.path, spool
-        self.splits = dict(entry.split("=") for entry in config.splits)
-        self.modality: dict[str, int] = {}  # of each candidate
-        self.asked: dict[str, bool] = {}  # each query: whether its task is settled
-        self.told: set[str] = set()  # each triple
+        found = [SPLIT.fullmatch(entry) for entry in config.splits]
+        self.splits = {(told["name"], told["old"]): told["new"] for told in found}
+        # Of each candidate, query and triple: its content, and its modality, or whether its task is settled.
+        self.known = {kind: Remembered("i8", "u1") for kind in ("corpus", "queries", "triples")}
+        self.lost = Remembered()  # what has the id of another: kind, id, source and line
         self.read = self.again = 0
-        self.notices: list[dict[str, Any]] = []
+        self.notices: dict[tuple[str, str], None] = {}
         self.counts: Counter[tuple[str, str, str]] = Counter()  # source, part, what became of it
 
     def outcome(self, read: Iterable[pa.Table]) -> Outcome:
@@ -111,11 +159,14 @@ class _Join:
             {"source": source, "part": part, "what": what, "count": count} for (source, part, what), count in sorted(self.counts.items())
         ]
         told = {**metrics, "rejected": rejected, **({"merged": self.again} if self.again else {})}
-        return Outcome(rows, told, {"sources": table, "notices": self.notices[:NOTICES]})
+        notices = [{"source": source, "detail": detail} for source, detail in self.notices]
+        return Outcome(rows, told, {"sources": table, "notices": notices})
 
     def _take(self, kind: str, table: pa.Table, waiting: dict[str, PartWriter]) -> None:
         if kind == "notices":
-            self.notices += table.select(["source", "reason", "detail"]).to_pylist()
+            for told in zip(table["source"].to_pylist(), table["detail"].to_pylist(), strict=True):
+                if len(self.notices) < NOTICES:
+                    self.notices[told] = None
             return
         if kind in ("qrels", "prompts", "rejects"):
             writer = waiting.get(kind) or self.writers[kind]
@@ -124,27 +175,29 @@ class _Join:
             return
         if kind != "corpus":
             table = self._renamed(table)
-        keep, later, reasons = [], [], []
+        keep, later, reasons, lost = [], [], [], []
         codes = _modalities(table)
-        columns = [table[name].to_pylist() for name in ("id", "named", "split", "task")]
-        for id, named, split, task, code in zip(*columns, codes, strict=True):
-            known = {"corpus": self.modality, "queries": self.asked, "triples": self.told}[kind]
+        columns = [table[name].to_pylist() for name in ("id", "named", "split", "task", "content", "source", "line")]
+        known = self.known[kind]
+        found = known.find(columns[0])
+        for id, named, split, task, content, source, line, code, (key, before) in zip(*columns, codes, found, strict=True):
             reason = _fault(kind, id, split, task, code)
-            again = reason is None and id in known
-            if again and named:
+            if kind != "corpus":
+                content ^= hash(split)
+            again = reason is None and before is not None
+            other = again and before[0] != content
+            if again and (named or (other and kind == "queries")):
                 reason = "duplicate id"
+                if other:  # what is judged of this one is not to be said of that one
+                    lost.append((kind, id, source, line))
             elif reason is None and not again:
-                if kind == "corpus":
-                    self.modality[id] = code
-                elif kind == "queries":
-                    self.asked[id] = bool(task)
-                else:
-                    self.told.add(id)
-            self.again += again and not named
+                known.recent[key] = content, code if kind == "corpus" else bool(task)
+            self.again += again and reason is None
             fresh = reason is None and not again
             reasons.append(reason)
             keep.append(fresh and (kind != "queries" or bool(task)))
             later.append(fresh and not keep[-1])
+        self.lost.recent.update((key, ()) for key, _ in self.lost.find(lost))
         self.writers[kind].write(table.filter(pa.array(keep)))
         if any(later):
             waiting[kind].write(table.filter(pa.array(later)))
@@ -152,42 +205,45 @@ class _Join:
         self._count(table.filter(pc.is_null(pa.array(reasons, pa.string()))), kind, "read")
 
     def _renamed(self, table: pa.Table) -> pa.Table:
-        splits = pa.array([self.splits.get(split, split) for split in table["split"].to_pylist()], pa.string())
+        told = zip(table["of"].to_pylist(), table["split"].to_pylist(), strict=True)
+        splits = pa.array([self.splits.get((of, split)) or self.splits.get((None, split), split) for of, split in told], pa.string())
         return table.set_column(table.schema.get_field_index("split"), "split", splits)
 
-    def _judgements(self) -> dict[str, int]:
+    def _judgements(self) -> Remembered:
         """Writes the judgements whose query and candidate are there; returns the modality of the first answer of queries without a task."""
-        first: dict[str, int] = {}
-        seen: set[int] = set()
+        first, seen = Remembered("u1"), Remembered()
         for table in part_tables(self.spool, "qrels"):
             reasons, keep = [], []
-            for query, item, relevance in zip(*(table[name].to_pylist() for name in ("query_id", "item_id", "relevance")), strict=True):
-                reason, told = self._unjoined(query, item, relevance), hash((query, item, relevance))
+            columns = [table[name].to_pylist() for name in ("query_id", "item_id", "relevance", "source", "line")]
+            rows = list(zip(*columns, strict=True))
+            asked, shown = self.known["queries"].find(columns[0]), self.known["corpus"].find(columns[1])
+            told, lost = seen.find(row[:3] for row in rows), self._lost(rows)
+            found = zip(rows, asked, shown, told, lost, first.find(columns[0]), strict=True)
+            for (query, item, relevance, *_), (_, asked), (_, shown), (key, again), lost, (asked_key, answered) in found:
+                reason = _unjoined(query, item, relevance, asked, shown, lost)
                 reasons.append(reason)
-                keep.append(reason is None and told not in seen)
-                self.again += reason is None and told in seen
+                keep.append(reason is None and again is None)
+                self.again += reason is None and again is not None
                 if keep[-1]:
-                    seen.add(told)
-                    if relevance > 0 and not self.asked[query]:
-                        first.setdefault(query, self.modality[item])
+                    seen.recent[key] = ()
+                    if relevance > 0 and not asked[1] and answered is None:
+                        first.recent[asked_key] = (shown[1],)
             self.writers["qrels"].write(table.filter(pa.array(keep)))
             names = [f"{query} {item}" for query, item in zip(table["query_id"].to_pylist(), table["item_id"].to_pylist(), strict=True)]
             self._reject("qrels", table.append_column("id", pa.array(names, pa.string())), reasons)
         return first
 
-    def _unjoined(self, query: str, item: str, relevance: int | None) -> str | None:
-        """Why a judgement joins nothing."""
-        if not query or not item or relevance is None:
-            return "bad row"
-        if item not in self.modality:
-            return "unknown item"
-        return None if query in self.asked else "unknown query"
+    def _lost(self, rows: list[tuple[Any, ...]]) -> Iterator[bool]:
+        """Whether a judgement is of a query or candidate of its own line that another has the id of."""
+        queries = self.lost.find(("queries", query, source, line) for query, _, _, source, line in rows)
+        items = self.lost.find(("corpus", item, source, line) for _, item, _, source, line in rows)
+        return (query is not None or item is not None for (_, query), (_, item) in zip(queries, items, strict=True))
 
-    def _pending(self, first: dict[str, int]) -> None:
+    def _pending(self, first: Remembered) -> None:
         """Writes the queries that waited for their task."""
         for table in part_tables(self.spool, "queries"):
-            rows = list(zip(table["id"].to_pylist(), _modalities(table), strict=True))
-            tasks = [f"{Modality(code).letters}->{Modality(first[id]).letters}" if id in first else "" for id, code in rows]
+            rows = list(zip(first.find(table["id"].to_pylist()), _modalities(table), strict=True))
+            tasks = [f"{Modality(code).letters}->{Modality(answer[0]).letters}" if answer else "" for (_, answer), code in rows]
             table = table.set_column(table.schema.get_field_index("task"), "task", pa.array(tasks, pa.string()))
             self.writers["queries"].write(table.filter(pa.array([bool(task) for task in tasks])))
             self._reject("queries", table, [None if task else "no answer" for task in tasks])
@@ -213,6 +269,17 @@ def _modalities(table: pa.Table) -> list[int]:
     texts = pc.greater(pc.utf8_length(pc.fill_null(table["text"], "")), 0).to_pylist()
     shown, moving = (pc.greater(pc.fill_null(pc.list_value_length(table[name]), 0), 0).to_pylist() for name in ("images", "video"))
     return [Modality.TEXT * t | Modality.IMAGE * i | Modality.VIDEO * v for t, i, v in zip(texts, shown, moving, strict=True)]
+
+
+def _unjoined(query: str, item: str, relevance: int | None, asked: Any, shown: Any, lost: bool) -> str | None:
+    """Why a judgement joins nothing."""
+    if not query or not item or relevance is None:
+        return "bad row"
+    if lost:
+        return "duplicate id"
+    if shown is None:
+        return "unknown item"
+    return "unknown query" if asked is None else None
 
 
 def _fault(kind: str, id: str, split: str | None, task: str | None, code: int) -> str | None:

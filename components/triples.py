@@ -1,6 +1,9 @@
-"""What passages are made of: the triples of the training split, and the texts of the corpus around them, some rows at a time."""
+"""What passages are made of: the triples of the training split, and the texts of the corpus around them, some rows at a time.
 
-from collections.abc import Iterator
+What answers a query of another split than train is held out: it goes into no passage, and mining takes none of it.
+"""
+
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +36,29 @@ def training_rows(curate: Path, columns: list[str] | None = None) -> Iterator[li
         yield [row for row in table.to_pylist() if row["split"] == "train"]
 
 
-def corpus_texts(curate: Path, alone: bool) -> Iterator[tuple[str, str]]:
-    """Ids and texts of the candidates that have one; `alone`: of those that have nothing else."""
+def held_out(curate: Path) -> set[str]:
+    """Candidates that answer a query of another split than train, with their kin: what is measured with is not trained on."""
+    asked: set[str] = set()
+    for table in part_tables(curate, "queries", ["id", "split"]):
+        asked.update(table.filter(pc.not_equal(table["split"], "train"))["id"].to_pylist())
+    answers: set[str] = set()
+    for table in part_tables(curate, "qrels", ["query_id", "item_id", "relevance"]):
+        judged = table.filter(pc.greater(table["relevance"], 0))
+        pairs = zip(judged["query_id"].to_pylist(), judged["item_id"].to_pylist(), strict=True)
+        answers.update(item for query, item in pairs if query in asked)
+    kin: set[str] = set()
+    for table in part_tables(curate, "kin", ["item_id", "kin_id"]):
+        for pair in zip(table["item_id"].to_pylist(), table["kin_id"].to_pylist(), strict=True):
+            if not answers.isdisjoint(pair):
+                kin.update(pair)
+    return answers | kin
+
+
+def corpus_texts(curate: Path, alone: bool, without: Container[str]) -> Iterator[tuple[str, str]]:
+    """Ids and texts of the candidates that have one, `without` some; `alone`: of those that have nothing else."""
     columns = ["id", "text", "images", "video"] if alone else ["id", "text"]
     for table in part_tables(curate, "corpus", columns, BATCH):
         for name in columns[2:]:
             table = table.filter(pc.equal(pc.list_value_length(table[name]), 0))
-        yield from ((id, text) for id, text in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True) if text)
+        texts = zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)
+        yield from ((id, text) for id, text in texts if text and id not in without)

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mirepoix.components.additions import Additions
-from mirepoix.components.corpus import part_rows, part_tables, read_part
+from mirepoix.components.corpus import part_rows, part_tables
 from mirepoix.components.desk import Desk, Reply, SpendingConfig
 from mirepoix.components.endpoint import EndpointConfig
 from mirepoix.components.prompts import JudgeConfig, Rejected, Request, judged, request
 from mirepoix.components.textsearch import Texts
-from mirepoix.components.triples import BATCH, corpus_texts, count_training, training_rows
+from mirepoix.components.triples import BATCH, corpus_texts, count_training, held_out, training_rows
 from mirepoix.components.writers import EngineConfig, LocalConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import row_to_item
@@ -45,8 +45,9 @@ class Written:
         self.total = count_training(curate, "written") if config.of == "triples" else part_rows(curate, "corpus")
         self.writer = config.writer.build(context.seed)
         self.desk = Desk(config.spending, context.scratch, self.writer.identity)
-        self.evidence = Texts(spool / "evidence.arrow", corpus_texts(curate, alone=False) if config.of == "triples" else ())
-        self.held_out = self._held_out() if config.of == "captions" else set()
+        self.held_out = held_out(curate)
+        texts = corpus_texts(curate, alone=False, without=self.held_out) if config.of == "triples" else ()
+        self.evidence = Texts(spool / "evidence.arrow", texts)
         self.last = ""  # failure
         self.failed = self.cached = self.prompt_tokens = self.tokens = 0
 
@@ -72,7 +73,8 @@ class Written:
             "tokens": self.tokens,
             "stopped_by_budget": float(budget > 0),
             "damaged_replies": self.desk.counts["damaged"],
-        } | ({"held_out_captions": len(self.held_out)} if self.config.of == "captions" else {})
+            "held_out_answers": len(self.held_out),
+        }
 
     def _take(self, row: dict[str, Any], reply: Reply, additions: Additions) -> None:
         asked, sources = self._asked(row)
@@ -121,9 +123,3 @@ class Written:
         sources = [id for id in row["evidence"] if id in self.evidence][: self.config.judge.evidence]
         fields = {"question": row["text"], "answer": row["answer"], "evidence": [self.evidence[id] for id in sources]}
         return request("triples", fields, self.config.judge), sources
-
-    def _held_out(self) -> set[str]:
-        """Candidates that answer a query of another split than train: what is measured with is not trained on."""
-        asked = {row["id"] for row in read_part(self.curate, "queries", ["id", "split"]).to_pylist() if row["split"] != "train"}
-        judged_rows = read_part(self.curate, "qrels", ["query_id", "item_id", "relevance"]).to_pylist()
-        return {row["item_id"] for row in judged_rows if row["relevance"] > 0 and row["query_id"] in asked}

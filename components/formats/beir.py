@@ -12,13 +12,14 @@ what the other splits say of it is a fault.
 import re
 from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, rowwise
 from mirepoix.components.formats.shelf import Shelf
-from mirepoix.components.formats.sides import columns, id_of, side, text_of, titled, unread
+from mirepoix.components.formats.sides import columns, grade_of, id_of, side, text_of, titled, unread
 from mirepoix.components.formats.writing import Files, fits, unworded
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
@@ -63,7 +64,7 @@ def _judgement(row: list[str], source: str, line: int, split: str, splits: dict[
     query, document, score = (row[0], row[1], row[2]) if len(row) == 3 else _trouble(row)
     if splits[query] != split:
         raise Trouble("duplicate id", f"{query} is a query of {splits[query]} too, and is taken as that")
-    return Judgement(id_of(query), id_of(document), int(score), source=source, line=line)
+    return Judgement(id_of(query), id_of(document), grade_of(score), source=source, line=line)
 
 
 def _trouble(row: list[str]) -> Any:
@@ -71,18 +72,33 @@ def _trouble(row: list[str]) -> Any:
 
 
 def _told(place: Place, shard: Shard) -> Iterator[tuple[int, list[str] | Trouble]]:
-    """The lines of qrels as their columns; the header is left out."""
+    """The lines of qrels as their columns; a header, which does not end in a number, is left out."""
     for line, text in place.lines(shard):
         row = text if isinstance(text, Trouble) else text.split("\t")
-        if line > 1 or isinstance(row, Trouble) or re.fullmatch(r"\s*-?\d+\s*", row[-1]):
+        if line > 1 or isinstance(row, Trouble) or _is_number(row[-1]):
             yield line, row
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _splits(place: Place, file: str) -> dict[str, str]:
     """The split of each query that the qrels beside this file name."""
     prefix = re.match(r"(?:([^/]+)-)?(?:queries|qrels)", file).group(1)
     folder = f"{prefix}-qrels" if prefix else "qrels"
-    found = {qrels: split_named(qrels) for qrels in place.files(rf"{re.escape(folder)}/[^/]+\.tsv(\.gz)?")}
+    files = tuple(place.files(rf"{re.escape(folder)}/[^/]+\.tsv(\.gz)?"))
+    return _splits_of(place.path, files, place.fingerprint(files))
+
+
+@lru_cache(maxsize=4)
+def _splits_of(path: str, files: tuple[str, ...], fingerprint: str) -> dict[str, str]:
+    """What these qrels say, read once in a process and again when they change: each piece of the source asks for it."""
+    place, found = Place(path), {qrels: split_named(qrels) for qrels in files}
     splits: dict[str, str] = {}
     for qrels in sorted(found, key=lambda qrels: _rank(found[qrels])):
         splits.update((row[0], found[qrels]) for _, row in _told(place, Shard(qrels)) if isinstance(row, list))

@@ -12,9 +12,10 @@ import hashlib
 import posixpath
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mirepoix.components.corpus import part_rows
@@ -47,21 +48,22 @@ class Captioned:
             raise Trouble("missing picture", "the picture is empty")
         return Candidate(Item(f"{self.key}.image", images=(self.picture,), source=source, line=line))
 
-    def pairs(self, split: str, source: str, line: int) -> Iterator[Row]:
-        """The texts as what can be found, and the queries of both directions."""
+    def pairs(self, split: str, source: str, line: int, lines: Mapping[str, int] = MappingProxyType({})) -> Iterator[Row]:
+        """The texts as what can be found, and the queries of both directions; `lines` has those of texts that stand in other ones."""
         texts = tuple(dict.fromkeys((*self.captions, *self.labels)))
         if not texts:
             return
         query = Item(f"{self.key}.i2t", images=(self.picture,), source=source, line=line)
         yield Query(query, split, "i->t", named=False)
         for text in texts:
-            candidate = nameless(text, source=source, line=line)
+            candidate = nameless(text, source=source, line=lines.get(text, line))
             yield candidate
-            yield Judgement(query.id, candidate.item.id, source=source, line=line)
+            yield Judgement(query.id, candidate.item.id, source=source, line=candidate.item.line)
         for text in dict.fromkeys(self.captions):
-            asked = Item(f"{self.key}.t2i-{hashlib.sha256(text.encode()).hexdigest()[:8]}", text, source=source, line=line)
+            name = f"{self.key}.t2i-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+            asked = Item(name, text, source=source, line=lines.get(text, line))
             yield Query(asked, split, "t->i", named=False)
-            yield Judgement(asked.id, f"{self.key}.image", source=source, line=line)
+            yield Judgement(asked.id, f"{self.key}.image", source=source, line=asked.line)
 
 
 def texts_of(value: Any) -> tuple[str, ...]:

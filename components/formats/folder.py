@@ -8,7 +8,8 @@ A file of captions has a column for the picture (file, file_name, image or path;
 and for what is said (text, caption, captions or texts; or label or labels, where there is no caption). CSV is quoted as usual, TSV is
 not. Several lines may speak of one picture; those in a row are read together. A picture is named by its path; what comes of it with
 captions is told in captions.py, and without any it is a candidate. Where `images` is given, only pictures with captions are read, and
-their paths are relative to that folder. Other columns are told of once for each file, as one fault that costs no row.
+their paths are relative to that folder. Other columns are told of once for each file, as a notice. BMP and TIFF are read here, and
+curation rejects them by name ("unknown format"): to train on them, turn them into PNG.
 """
 
 import csv
@@ -24,7 +25,7 @@ from typing import Any
 
 from mirepoix.components.formats.captions import AUDIO, CAPTIONS, ENDINGS, LABELS, Captioned, captioned, named_ending, safe_name, texts_of
 from mirepoix.components.formats.place import CLIPS, SHARD_BYTES, Place, Shard
-from mirepoix.components.formats.rows import Fault, Row, Trouble, rowwise, split_of
+from mirepoix.components.formats.rows import Fault, Notice, Row, Trouble, rowwise
 from mirepoix.components.formats.writing import Files, split_file
 from mirepoix.models.errors import Refused
 
@@ -100,14 +101,14 @@ def _key(path: str) -> str:
 
 def _captions(place: Place, shard: Shard) -> Iterator[Row]:
     """What is said of the pictures, by the lines in a row that speak of one."""
-    source, split, folder = place.source(shard.file), split_of(shard.file), posixpath.dirname(shard.file)
+    source, split, folder = place.source(shard.file), place.split(shard.file), posixpath.dirname(shard.file)
     told: set[str] = set()
 
     def parse(line: int, group: list[Line]) -> Iterable[Row]:
         for said in group:
             if left := [name for name in said.left if name not in told]:
                 told.update(left)
-                yield Fault("queries", "", "unread column", f"{', '.join(left)}; the rows are read without"[:200], source, said.number)
+                yield Notice(source, f"{', '.join(left)}; the rows are read without"[:200])
         try:
             path, picture = _shown(place, folder, group[0].path)
         except Trouble as trouble:
@@ -115,10 +116,11 @@ def _captions(place: Place, shard: Shard) -> Iterator[Row]:
             return
         captions = tuple(text for said in group for text in said.captions)
         labels = () if captions else tuple(text for said in group for text in said.labels)
+        lines = {text: said.number for said in reversed(group) for text in (*said.captions, *said.labels)}
         whole = Captioned(_key(path), picture, captions, labels)
         if place.images:
             yield replace(whole.candidate(source, line), named=False)  # other lines may show it again
-        yield from whole.pairs(split, source, line)
+        yield from whole.pairs(split, source, line, lines)
 
     return rowwise("queries", source, _groups(_cells(place, shard)), parse)
 

@@ -5,8 +5,7 @@
 
 A picture without bytes is read from its path, relative to the source or to the folder given as `images`. The names of a ClassLabel come
 from the metadata that `datasets` writes into the file under `huggingface`. A row is named by its `id` or `key`, or else after its file
-and number. What comes of a picture with captions is told in captions.py. Other columns are told of once for each file, as one fault that
-costs no row.
+and number. What comes of a picture with captions is told in captions.py. Other columns are told of once for each file, as a notice.
 """
 
 import json
@@ -22,7 +21,7 @@ import pyarrow.parquet as pq
 
 from mirepoix.components.formats.captions import CAPTIONS, LABELS, SPLITS, Captioned, captioned, texts_of
 from mirepoix.components.formats.place import Place, Shard
-from mirepoix.components.formats.rows import Fault, Row, Trouble, rowwise, split_of
+from mirepoix.components.formats.rows import Notice, Row, Trouble, rowwise
 from mirepoix.components.formats.sides import id_of, picture
 from mirepoix.models.errors import Refused
 
@@ -54,7 +53,7 @@ def shards(place: Place) -> list[Shard]:
 
 
 def read(place: Place, shard: Shard) -> Iterator[Row]:
-    source, split, schema = place.source(shard.file), split_of(shard.file), place.schema(shard.file)
+    source, split, schema = place.source(shard.file), place.split(shard.file), place.schema(shard.file)
     shown = _pictures(schema)
     if len(shown) != 1:
         named = ", ".join(shown) or f"none among {', '.join(schema.names)}"
@@ -80,7 +79,7 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
 
     left = [name for name in schema.names if name not in known]
     if left and not shard.start:
-        yield Fault("corpus", "", "unread column", f"{', '.join(left)}; the rows are read without"[:200], source, 1)
+        yield Notice(source, f"{', '.join(left)}; the rows are read without"[:200])
     yield from rowwise("corpus", source, records(), parse)
 
 
@@ -96,7 +95,7 @@ def _classes(schema: pa.Schema) -> dict[str, list[str]]:
         return {
             name: list(about["names"]) for name, about in features.items() if isinstance(about, dict) and about.get("_type") == "ClassLabel"
         }
-    except (json.JSONDecodeError, AttributeError, KeyError, TypeError) as error:
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
         raise Refused(
             f"the features in the Parquet metadata under `huggingface` cannot be read ({error!r}); write the file anew"
         ) from error

@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ import numpy as np
 from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Candidate, Judgement, Prompt, Query, Row, Trouble, rowwise
 from mirepoix.components.formats.shelf import Shelf
-from mirepoix.components.formats.sides import id_of, list_of, picture, side, text_of, unread
+from mirepoix.components.formats.sides import grade_of, id_of, list_of, picture, side, text_of, unread
 from mirepoix.components.formats.writing import ELSE, Files, fits, unworded
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
@@ -146,9 +147,17 @@ class _Pool:
 
 def _ids(place: Place) -> np.ndarray:
     """64 bits for the id of each candidate of a local pool, in order."""
+    files = tuple(place.files(rf"cand_pool/local/[^/]+{ROWS}"))
+    return _ids_of_pools(place.path, files, place.fingerprint(files))
+
+
+@lru_cache(maxsize=4)
+def _ids_of_pools(path: str, files: tuple[str, ...], fingerprint: str) -> np.ndarray:
+    """The ids in these pools, read once in a process and again when they change: each piece of a global pool asks for them."""
+    place = Place(path)
 
     def found() -> Iterator[int]:
-        for file in place.files(rf"cand_pool/local/[^/]+{ROWS}"):
+        for file in files:
             for _, row in place.records(Shard(file)):
                 with suppress(Trouble, KeyError, TypeError):  # is told where its own pool is read
                     yield _hash(_id(row["did"], CANDIDATES_EACH))
@@ -204,10 +213,6 @@ class _Queries:
         ]
 
 
-def _ids_of(row: dict[str, Any], key: str) -> list[str]:
-    return [_id(value, CANDIDATES_EACH) for value in list_of(row.get(key), key)]
-
-
 def _judged(place: Place, split: str, file: str) -> set[str]:
     """The ids of queries that the qrels of a file, or else of its split, name."""
     stem = re.sub(rf"{ROWS}$", "", file.rpartition("/")[2])
@@ -223,7 +228,7 @@ def _judgement(text: str, source: str, line: int) -> Judgement:
         raise Trouble("bad row", f"{len(columns)} columns where qid, 0, did, relevance and task_id belong")
     _task(int(columns[4]))
     query, document = _id(columns[0], QUERIES_EACH), _id(columns[2], CANDIDATES_EACH)
-    return Judgement(query, document, int(columns[3]), source=source, line=line)
+    return Judgement(query, document, grade_of(columns[3]), source=source, line=line)
 
 
 def _prompts(text: str) -> Iterable[Prompt]:

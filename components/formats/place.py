@@ -7,12 +7,14 @@ the member, each from 1.
 import codecs
 import gzip
 import json
+import posixpath
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from io import BufferedReader
+from io import BufferedReader, RawIOBase
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from mirepoix.components.formats.rows import Trouble
+from mirepoix.components.formats.rows import Trouble, split_of
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import refuse_credentials
 
@@ -115,6 +117,10 @@ class Place:
         compiled = [re.compile(pattern) for pattern in patterns]
         return [name for name in self.sizes if not compiled or any(pattern.fullmatch(name) for pattern in compiled)]
 
+    def split(self, file: str) -> str:
+        """The split that a file's name speaks of, or else the last word of the folder that it is in; train where neither speaks of one."""
+        return split_of(f"{re.split(r'[-_.]', self._opened[1].rpartition('/')[2])[-1]}/{file}")
+
     def source(self, file: str) -> str:
         """A file as rows name it: behind the source's name."""
         return f"{self.name}/{file}"
@@ -131,7 +137,7 @@ class Place:
         raw = self.open(file)
         if file.endswith(".gz"):
             assert not start, "a packed file is read from its beginning"
-            return gzip.open(raw, "rb")
+            return BufferedReader(_Unpacked(raw, self.source(file)), 1 << 20)
         raw.seek(start)
         return BufferedReader(raw, 1 << 20)
 
@@ -193,9 +199,9 @@ class Place:
     def _elements(self, file: str) -> Iterator[tuple[int, Any]]:
         """The elements of a JSON array of any length, read as far as the next one reaches."""
         decode, text, place = json.JSONDecoder().raw_decode, "", 0
-        line, ended, opened = 1, False, False
-        utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+        line, opened = 1, False
         with self.stream(file) as stream:
+            blocks = Blocks(self.source(file), stream)
             while True:
                 start = (_GAP if opened else _SPACE).match(text, place).end()
                 line, place = line + text.count("\n", place, start), start
@@ -203,23 +209,21 @@ class Place:
                     opened, place = True, place + 1
                     continue
                 if text.startswith("]", place):
-                    return
+                    return blocks.finish(text[place + 1 :])
                 try:
                     element, end = decode(text, place) if place < len(text) else (None, place)
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:
                     end = place
-                    if ended or len(text) - place > LONGEST_LINE:
-                        raise Refused(f"{self.source(file)} line {line} is no JSON ({error.msg}); mend or shorten the file") from error
+                    if blocks.ended or len(text) - place > LONGEST_LINE or not isinstance(error, json.JSONDecodeError):
+                        raise Refused(f"{self.source(file)} line {line} is no JSON ({_why(error)}); mend or shorten the file") from error
                 # A number may go on in what comes next; an object, a list and a string end where they end.
-                if end > place and (end < len(text) or ended):
+                if end > place and (end < len(text) or blocks.ended):
                     yield line, element if isinstance(element, dict) else Trouble("bad JSON", f"a {type(element).__name__} and no object")
                     line, place = line + text.count("\n", place, end), end
                     continue
-                if ended:
+                if blocks.ended:
                     raise Refused(f"{self.source(file)} ends inside its JSON array, at line {line}; it was cut off")
-                block = stream.read(max(1 << 20, len(text) - place))  # a long element is not tried again for every block of it
-                ended = not block
-                text, place = text[place:] + utf8.decode(block, final=ended), 0
+                text, place = text[place:] + blocks.more(len(text) - place), 0  # a long element is not tried again for every block of it
 
     def tables(self, shard: Shard, columns: list[str] | None = None, rows: int = 256) -> Iterator[tuple[int, pa.Table]]:
         """The rows of a piece of a Parquet file, some at a time, each time with the number of the first."""
@@ -232,6 +236,7 @@ class Place:
                 number += held
             number = shard.line
             for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=columns):
+                batch.validate(full=True)  # that texts are UTF-8
                 yield number, pa.Table.from_batches([batch])
                 number += batch.num_rows
 
@@ -259,7 +264,7 @@ class Place:
         with self.open(file) as stream:
             try:
                 yield pq.ParquetFile(stream)
-            except pa.ArrowException as error:
+            except (pa.ArrowException, OSError) as error:
                 raise Refused(
                     f"{self.source(file)} cannot be read as Parquet ({str(error).splitlines()[0]}); mend it or leave it out"
                 ) from error
@@ -274,12 +279,17 @@ class Place:
         """The bytes of a picture's file, found from `images`, or else from the folder of the source; Trouble if it is not there."""
         if not isinstance(path, str) or not path:
             raise Trouble("bad row", "the path of a picture is empty or no text")
+        if "\0" in path:
+            raise Trouble("bad row", f"no path holds what this one does: {path[:100]!r}")
         if "://" in path:
             raise Trouble("URL", path[:200])
         if path.lower().endswith(CLIPS):
             raise Trouble("video file", path[:200])
         filesystem, root = self._pictures
-        full = path if path.startswith("/") and root.startswith("/") else f"{root}/{path.lstrip('/')}"
+        absolute = path.startswith("/") and root.startswith("/")
+        if not absolute and posixpath.normpath(path.lstrip("/")).split("/")[0] == "..":
+            raise Trouble("missing picture", f"{path[:150]} leaves its folder")
+        full = path if absolute else f"{root}/{path.lstrip('/')}"
         try:
             with filesystem.open_input_file(full) as stream:
                 size = stream.size()
@@ -294,9 +304,62 @@ class Place:
         return self._filesystem(self.images) if self.images else self._opened[:2]
 
 
+class Blocks:
+    """The text of a file block by block; refused where it is not UTF-8."""
+
+    def __init__(self, source: str, stream: BinaryIO):
+        self.source, self.stream, self.ended, self.line = source, stream, False, 1
+        self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+
+    def more(self, size: int = 0) -> str:
+        """The next block, of at least so many bytes."""
+        block = self.stream.read(max(1 << 20, size))
+        self.ended = not block
+        try:
+            text = self._utf8.decode(block, final=self.ended)
+        except UnicodeDecodeError as error:
+            line = self.line + error.object.count(b"\n", 0, error.start)
+            raise Refused(f"{self.source} line {line} is not UTF-8; write the file anew") from error
+        self.line += text.count("\n")
+        return text
+
+    def finish(self, rest: str) -> None:
+        """Refuses what comes after the end of the one JSON value of a file: `rest`, which was read already, and all that was not."""
+        while not rest or rest.isspace():
+            if self.ended:
+                return
+            rest = self.more()
+        line = self.line - rest.lstrip().count("\n")
+        raise Refused(f"{self.source} goes on at line {line} after the end of its JSON; make it one value, or one object a line")
+
+
+class _Unpacked(RawIOBase):
+    """What a .gz file holds; refused where it cannot be unpacked."""
+
+    def __init__(self, packed: BinaryIO, source: str):
+        self.file, self.source, self.lines = gzip.GzipFile(fileobj=packed), source, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            block = self.file.read1(len(buffer))
+        except (EOFError, OSError, zlib.error) as error:
+            raise Refused(f"{self.source} cannot be unpacked after line {self.lines} ({error}); mend it or leave it out") from error
+        self.lines += block.count(b"\n")
+        buffer[: len(block)] = block
+        return len(block)
+
+
+def _why(error: Exception) -> str:
+    """What is wrong with JSON, shortly."""
+    return "it is nested too deep" if isinstance(error, RecursionError) else str(getattr(error, "msg", error)).partition(";")[0]
+
+
 def _object(text: str) -> Any:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError as error:
-        return Trouble("bad JSON", error.msg)
+    except (ValueError, RecursionError) as error:
+        return Trouble("bad JSON", _why(error))
     return value if isinstance(value, dict) else Trouble("bad JSON", f"a {type(value).__name__} and no object")

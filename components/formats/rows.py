@@ -5,16 +5,16 @@ A format is a module with
     NAME, WHAT                     the name that users give, and a line on what it is
     detect(place)                  whether the folder or file looks like it; cheap, by names and a first row
     shards(place)                  the pieces of it that can be read each by itself
-    read(place, shard)             the rows of a piece: Candidate, Query, Judgement, Triple, Prompt, and Fault for what is wrong
+    read(place, shard)             the rows of a piece: Candidate, Query, Judgement, Triple, Prompt, and Fault for what is wrong;
+                                   Notice for what is left aside of a file whose rows are read
     write(target, corpus)          optional: a canonical corpus folder as this format, and how much of what it has no place for; Refused
                                    where an item could not be written whole
 
-A row is given whole or not at all. A bad row is a Fault and reading goes on; what makes a whole file unreadable is Refused. A Fault
-"unread column" without an id speaks of a file, and costs no row.
+A row is given whole or not at all. A bad row is a Fault and reading goes on; what makes a whole file unreadable is Refused.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mirepoix.models.item import Item, content_hash
@@ -81,7 +81,15 @@ class Fault:
     line: int
 
 
-Row = Candidate | Query | Judgement | Triple | Prompt | Fault
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What of a whole file is left aside; costs no row."""
+
+    source: str
+    detail: str
+
+
+Row = Candidate | Query | Judgement | Triple | Prompt | Fault | Notice
 
 REASONS = {
     "bad JSON": "the line is no JSON object",
@@ -113,6 +121,7 @@ class Trouble(Exception):
         self.reason, self.detail = reason, detail
 
 
+LARGEST = 2**31 - 1  # of relevance
 Parse = Callable[[int, Any], Iterable[Row]]
 
 
@@ -122,19 +131,50 @@ def rowwise(part: str, source: str, records: Iterable[tuple[int, Any]], parse: P
         try:
             if isinstance(record, Trouble):
                 raise record
-            made = list(parse(line, record))
+            made = list(map(_sound, parse(line, record)))
         except Trouble as trouble:
-            made = [Fault(part, _named(record), trouble.reason, trouble.detail, source, line)]
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            made = [_sound(Fault(part, _named(record), trouble.reason, trouble.detail, source, line))]
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             detail = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            made = [Fault(part, _named(record), "bad row", detail[:200], source, line)]
+            made = [_sound(Fault(part, _named(record), "bad row", detail[:200], source, line))]
         yield from made
+
+
+def _sound(row: Row) -> Row:
+    """The row, if every text and number in it has a place in a table; what a fault tells is written so that it has."""
+    match row:
+        case Fault():
+            return replace(row, id=_plain(row.id), detail=_plain(row.detail))
+        case Notice():
+            return replace(row, detail=_plain(row.detail))
+        case Judgement(query, item, relevance):
+            texts = (query, item)
+            if not isinstance(relevance, int) or not -LARGEST - 1 <= relevance <= LARGEST:
+                raise Trouble("bad row", f"the relevance is no whole number of 32 bits: {relevance!r:.80}")
+        case Prompt(task, wording, source):
+            texts = (task, wording, source)
+        case Candidate(item):
+            texts = (item.id, item.text, item.instruction)
+        case Query(item, split, task):
+            texts = (item.id, item.text, item.instruction, split, task)
+        case Triple(item, split, answer, evidence):
+            texts = (item.id, item.text, item.instruction, split, answer, *evidence)
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise Trouble("bad row", f"{_plain(text[error.start])} is half a character, which no file can hold") from error
+    return row
+
+
+def _plain(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _named(record: Any) -> str:
     """The id of a troubled record, if it has one."""
     if isinstance(record, dict):
-        for name in ("id", "_id", "qid", "did", "query_id", "docid", "key"):
+        for name in ("id", "_id", "qid", "did", "query_id", "docid", "key", "snippet_id", "image_id", "Guid"):
             if isinstance(record.get(name), (str, int)):
                 return str(record[name])
     return ""

@@ -1,5 +1,6 @@
 """What the formats of training examples share in reading: the two sides of an example, their placeholders and pictures, and its rows."""
 
+import math
 import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator
@@ -7,10 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mirepoix.components.formats.place import Place, Shard
-from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, nameless, split_of
+from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, nameless
 from mirepoix.models.item import Item
 
 ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # what `datasets` writes beside its rows
+
+LARGEST_SCORE = 3e38  # that 32 bits hold
 
 # Files
 
@@ -77,6 +80,17 @@ def id_of(value: Any) -> str:
     if name.split() != [name]:
         raise Trouble("bad id", repr(name[:80]))
     return name
+
+
+def grade_of(text: str) -> int:
+    """A grade of relevance, which is a whole number, also as "1.0"."""
+    try:
+        grade = float(text)
+    except ValueError:
+        grade = math.nan
+    if not grade.is_integer():
+        raise Trouble("bad row", f"the relevance is {text[:80]!r} and no whole number")
+    return int(grade)
 
 
 def titled(title: str, text: str) -> str:
@@ -156,22 +170,23 @@ Scored = tuple[str, float | None]  # the id of a document, and its score
 class Examples:
     """Makes the rows of the examples in a piece of a format without ids.
 
-    A query is named after its place. Equal documents are one candidate, with the instruction of the first, and it is told once for a query:
-    as its answer, if it is one.
+    A query is named after its place, and after what it is about where a format says so. Equal documents are one candidate, with the
+    instruction of the first, and it is told once for a query: as its answer, if it is one.
     """
 
     def __init__(self, place: Place, shard: Shard, split: str = ""):
         self.source = place.source(shard.file)
-        self.split = split or split_of(shard.file)
+        self.split = split or place.split(shard.file)
         self._line = self._nth = 0
 
-    def query_id(self, line: int) -> str:
+    def query_id(self, line: int, about: str = "") -> str:
         """The name of the next query in this line."""
         self._nth = self._nth + 1 if line == self._line else 1
         self._line = line
-        return re.sub(r"\s", "_", f"{self.source}:{line}") + (f".{self._nth}" if self._nth > 1 else "")
+        place = f"{self.source}:{line}" + (f".{self._nth}" if self._nth > 1 else "")
+        return re.sub(r"\s", "_", f"{place}@{about}" if about else place)
 
-    def rows(self, line: int, query: Item, positives: Iterable[Shown], negatives: Iterable[Shown] = ()) -> list[Row]:
+    def rows(self, line: int, query: Item, positives: Iterable[Shown], negatives: Iterable[Shown] = (), about: str = "") -> list[Row]:
         """Candidates, the query, and what is told of them."""
         made = [[(self.candidate(line, shown.item), shown.score) for shown in documents] for documents in (positives, negatives)]
         candidates: dict[str, Candidate] = {}
@@ -179,13 +194,13 @@ class Examples:
             for candidate, _ in documents:
                 candidates.setdefault(candidate.item.id, candidate)
         told = [[(candidate.item.id, score) for candidate, score in documents] for documents in made]
-        return [*candidates.values(), *self.asked(line, query, *told)]
+        return [*candidates.values(), *self.asked(line, query, *told, about)]
 
-    def asked(self, line: int, query: Item, positives: list[Scored], negatives: list[Scored]) -> list[Row]:
+    def asked(self, line: int, query: Item, positives: list[Scored], negatives: list[Scored], about: str = "") -> list[Row]:
         """The query, and what is told of candidates by their ids."""
         if not positives:
             raise Trouble("no answer")
-        name = self.query_id(line)
+        name = self.query_id(line, about)
         told: dict[str, Judgement] = {}
         for relevance, documents in ((1, positives), (0, negatives)):
             for key, score in documents:
@@ -207,4 +222,6 @@ def scores_of(value: Any, count: int, what: str) -> list[float | None]:
         raise Trouble("bad row", f"{len(given)} {what} for {count} documents")
     if any(isinstance(score, bool) or not isinstance(score, (int, float)) for score in given):
         raise Trouble("bad row", f"{what} are not all numbers")
+    if any(not abs(score) <= LARGEST_SCORE for score in given):
+        raise Trouble("bad row", f"{what} are not all finite numbers, or one is too large")
     return [float(score) for score in given]

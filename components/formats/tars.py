@@ -24,7 +24,7 @@ from typing import Any
 
 from mirepoix.components.formats.captions import AUDIO, CAPTIONS, ENDINGS, LABELS, SPLITS, Captioned, captioned, named_ending, texts_of
 from mirepoix.components.formats.place import CLIPS, LARGEST_FILE, Place, Shard
-from mirepoix.components.formats.rows import Fault, Row, Trouble, rowwise, split_of
+from mirepoix.components.formats.rows import Notice, Row, Trouble, rowwise
 from mirepoix.components.formats.sides import id_of
 from mirepoix.models.errors import Refused
 
@@ -54,7 +54,7 @@ def shards(place: Place) -> list[Shard]:
 
 
 def read(place: Place, shard: Shard) -> Iterator[Row]:
-    source, split = place.source(shard.file), split_of(shard.file)
+    source, split = place.source(shard.file), place.split(shard.file)
     tar = re.sub(r"\s", "_", shard.file.rpartition(".")[0])  # "a" of a.tar and "a.tar" of a.tar.gz: they may differ
     told: set[str] = set()
 
@@ -83,7 +83,7 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
             if name not in told:
                 told.add(name)
                 detail = f".{name}, here and wherever it comes again in this tar; the samples are read without it"
-                yield Fault("corpus", "", "unread column", detail, source, line)
+                yield Notice(source, detail)
 
     return rowwise("corpus", source, _samples(place, shard), parse)
 
@@ -155,7 +155,7 @@ def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> bytes 
 def _json(content: bytes | None) -> dict[str, Any]:
     try:
         about = json.loads(content or b"{}")
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise Trouble("bad JSON", str(error)[:200]) from error
     if not isinstance(about, dict):
         raise Trouble("bad JSON", f"a {type(about).__name__} and no object")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mirepoix.components.formats.place import Place, Shard
-from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, rowwise, split_of
+from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, rowwise
 from mirepoix.components.formats.shelf import Shelf
 from mirepoix.components.formats.sides import (
     columns,
@@ -69,7 +69,7 @@ def shards(place: Place) -> list[Shard]:
 
 
 def read(place: Place, shard: Shard) -> Iterator[Row]:
-    source, split = place.source(shard.file), split_of(shard.file)
+    source, split = place.source(shard.file), place.split(shard.file)
     passages: dict[str, bytes] = {}  # what each one in this piece holds
 
     def document(line: int, row: dict[str, Any]) -> list[Row]:

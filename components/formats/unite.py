@@ -60,6 +60,8 @@ def _side(place: Place, row: dict[str, Any], name: str) -> Item:
 def _agrees(told: Any, candidate: Item) -> None:
     if told is None:
         return
+    if not isinstance(told, str):
+        raise Trouble("bad row", f"target_modal is a {type(told).__name__} and no text such as 'text,image'")
     words = {word.strip() for word in told.split(",")}
     if not words <= set(MODES):
         raise Trouble("unknown modality", f"target_modal {told!r} is not made of {', '.join(MODES)}")

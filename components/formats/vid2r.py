@@ -6,10 +6,12 @@ Other names that are understood: query for question; image_path, img_path or ima
 response or short_answer for answer; and `id` or `question_id`, which is left aside, since the turns of one conversation share it. With a
 passage a record is a query (picture and question) that the passage answers. With an answer it is a question for the making of passages
 too, with the same id, and the passage is its evidence. Paths of pictures are relative to the source or to the folder given as `images`;
-one `<image>` in the question stands for the picture and is taken out.
+one `<image>` in the question stands for the picture and is taken out. The id of a record is its place, and behind "@" the folder of its
+picture as the path names it, so that whoever makes passages can leave a folder out.
 """
 
 import json
+import posixpath
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -56,9 +58,11 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
     def parse(line: int, row: dict[str, Any]) -> list[Row]:
         unread(row, KNOWN)
         question, doc, answer = (text_of(_cell(row, name)) for name in ("question", "doc", "answer"))
-        shown = pictures(place, _cell(row, "image"))
+        cell = _cell(row, "image")
+        shown = pictures(place, cell)
         if len(shown) != 1:
             raise Trouble("missing picture", f"a record is about one picture, and this one names {len(shown) or 'none'}")
+        folder = _folder(cell)
         if PLACEHOLDER in question:
             question = without(question, PLACEHOLDER, 1)
         if not question:
@@ -66,12 +70,12 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
         if not doc and not answer:
             raise Trouble("no answer", "there is neither a passage nor an answer")
         item, evidence = Item("", question, shown), ()
-        rows = made.rows(line, item, [Shown(Item("", doc))]) if doc else []
+        rows = made.rows(line, item, [Shown(Item("", doc))], about=folder) if doc else []
         if doc:
             (item,) = (found.item for found in rows if isinstance(found, Query))
             evidence = (made.candidate(line, Item("", doc)).item.id,)
         else:
-            item = replace(item, id=made.query_id(line), source=made.source, line=line)
+            item = replace(item, id=made.query_id(line, folder), source=made.source, line=line)
         return [*rows, Triple(item, made.split, answer, evidence)] if answer else rows
 
     return rowwise("queries", made.source, place.records(shard), parse)
@@ -80,6 +84,15 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
 def _cell(row: dict[str, Any], name: str) -> Any:
     """What stands under the first of the names that is filled."""
     return next((row[other] for other in NAMES[name] if row.get(other)), None)
+
+
+def _folder(cell: Any) -> str:
+    """The folder that the path of the picture names; none if it names none, or if the picture is given by its bytes."""
+    if isinstance(cell, list):
+        (cell,) = cell
+    if isinstance(cell, dict):
+        cell = cell.get("path") or cell.get("image")
+    return posixpath.dirname(cell) if isinstance(cell, str) else ""
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:

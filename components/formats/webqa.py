@@ -15,7 +15,6 @@ question (A, Qcate, topic, ...) is left aside. The facts that are negative are j
 
 import base64
 import binascii
-import codecs
 import json
 import re
 from collections import Counter
@@ -27,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from mirepoix.components.corpus import part_rows
-from mirepoix.components.formats.place import LONGEST_LINE, Place, Shard
+from mirepoix.components.formats.place import LONGEST_LINE, Blocks, Place, Shard
 from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, rowwise, split_of
 from mirepoix.components.formats.shelf import Shelf
 from mirepoix.components.formats.sides import id_of, list_of, text_of, unread
@@ -158,7 +157,7 @@ def _id(caption: Any) -> str:
     """The id in a line of captions; none in one that is wrong, which its reader will say."""
     try:
         return str((json.loads(caption) if isinstance(caption, bytes) else caption)["image_id"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return ""
 
 
@@ -246,23 +245,21 @@ def _is_keyed(place: Place, file: str) -> bool:
 
 def _keyed(place: Place, file: str) -> Iterator[tuple[int, Any]]:
     """The values of one large JSON object with their lines, each an object with its key as "Guid"; read as far as the next one reaches."""
-    text, at, line, ended = "", 0, 1, False
-    utf8, decode = codecs.getincrementaldecoder("utf-8-sig")(), json.JSONDecoder().raw_decode
+    text, at, line, decode = "", 0, 1, json.JSONDecoder().raw_decode
     with place.stream(file) as stream:
+        blocks = Blocks(place.source(file), stream)
         while True:
             start = _GAP.match(text, at).end()
             line, at = line + text.count("\n", at, start), start
             if text.startswith("}", at):
-                return
+                return blocks.finish(text[at + 1 :])
             try:
                 key, end = decode(text, at)
                 value, end = decode(text, _COLON.match(text, end).end())
-            except (json.JSONDecodeError, AttributeError) as error:
-                if ended or len(text) - at > LONGEST_LINE:
+            except (ValueError, AttributeError, RecursionError) as error:
+                if blocks.ended or len(text) - at > LONGEST_LINE or not isinstance(error, (json.JSONDecodeError, AttributeError)):
                     raise Refused(f"{place.source(file)} line {line} is no JSON object of questions by their ids, or is cut off") from error
-                block = stream.read(max(1 << 20, len(text) - at))  # a long value is not tried again for every block of it
-                ended = not block
-                text, at = text[at:] + utf8.decode(block, final=ended), 0
+                text, at = text[at:] + blocks.more(len(text) - at), 0  # a long value is not tried again for every block of it
                 continue
             yield (
                 line,

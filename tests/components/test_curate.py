@@ -121,7 +121,8 @@ def test_every_row_is_accounted_for(curated):
     assert outcome.rows.merged == 2
     assert {(row["reason"], row["part"], row["count"]) for row in outcome.tables["rejects"]} == {
         ("damaged", "corpus", 1), ("unknown format", "corpus", 1), ("exact duplicate", "corpus", 1), ("damaged", "queries", 1),
-        ("no answer is left", "queries", 1), ("answer was rejected", "qrels", 2), ("query was rejected", "qrels", 1), ("judged twice", "qrels", 1),
+        ("no answer is left", "queries", 1), ("answer was rejected", "qrels", 2), ("query was rejected", "qrels", 1),
+        ("judged twice", "qrels", 1),
     }  # fmt: skip
     assert outcome.metrics["rejected damaged"] == 2
     assert outcome.tables["mixture"] == [

@@ -15,6 +15,7 @@ from mirepoix.components.corpus import read_part
 from mirepoix.components.embed import EmbedConfig
 from mirepoix.components.negatives import MineConfig
 from mirepoix.components.pairs import PairsConfig
+from mirepoix.components.triples import held_out
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, table_to_items
@@ -80,6 +81,7 @@ def test_negatives_are_the_best_that_are_no_answer_and_score_below_the_margin(mi
     answers = {}
     for row in read_part(curated.folder, "qrels").to_pylist():
         answers.setdefault(row["query_id"], set()).add(row["item_id"])
+    measured = held_out(curated.folder)
     before = read(paired.folder)
     asking = {pair.query.text: set() for pair in before}
     for pair in before:
@@ -95,7 +97,9 @@ def test_negatives_are_the_best_that_are_no_answer_and_score_below_the_margin(mi
         positive = scores[ids.index(pair.positive.id)]
         texts = {corpus[id].text for id in known} - {""}
         pictures = {corpus[id].images for id in known} - {()}
-        may = [ids[n] for n in ranked if corpus[ids[n]].text not in texts and corpus[ids[n]].images not in pictures]
+        may = [
+            ids[n] for n in ranked if ids[n] not in measured and corpus[ids[n]].text not in texts and corpus[ids[n]].images not in pictures
+        ]
         may = [id for id in may if scores[ids.index(id)] <= positive - 0.001 * abs(positive) + 1e-6][:3]
         found = [item.id for item in pair.negatives]
         assert not set(found) & known and all(item == corpus[item.id] for item in pair.negatives)
@@ -130,6 +134,14 @@ def test_what_was_dropped_is_told_by_reason(mined):
     assert metrics["pairs with too few"] == sum(count for total, count in totals.items() if total < 3)
     assert metrics["negative_score"] < metrics["positive_score"]
     assert mined.outcome.rows.read == mined.outcome.rows.written == metrics["pairs"] == sum(totals.values())
+
+
+def test_what_answers_a_held_out_query_is_no_negative_and_counted(mined, curated):
+    splits = {row["id"]: row["split"] for row in read_part(curated.folder, "queries", ["id", "split"]).to_pylist()}
+    judged = read_part(curated.folder, "qrels").to_pylist()
+    measured = {row["item_id"] for row in judged if row["relevance"] > 0 and splits[row["query_id"]] != "train"}
+    assert measured and not measured & {row["negative"] for row in told(mined.folder)}
+    assert mined.outcome.metrics["dropped answers a held-out query"] > 0
 
 
 def test_a_pairs_own_negatives_stand_first_and_kin_are_not_mined(balanced, enriched):

@@ -18,8 +18,8 @@ HITS = [Hit(f"d{n}", 1 - n / 10) for n in range(10)]
 MARKS = {f"d{n}": Mark(100 + n, 0) for n in range(10)}
 
 
-def sift(config=ANY, answers=None, own=(), positive=0.9, marks=MARKS, hits=HITS):
-    kept, dropped = sifted(hits, config, answers or Answers(set()), marks.get, own, positive)
+def sift(config=ANY, answers=None, own=(), held_out=(), positive=0.9, marks=MARKS, hits=HITS):
+    kept, dropped = sifted(hits, config, answers or Answers(set()), marks.get, own, held_out, positive)
     return [(found.id, found.rank) for found in kept], dropped
 
 
@@ -75,6 +75,12 @@ def test_copies_kin_texts_and_pictures_of_an_answer_are_dropped_for_what_they_ar
 def test_own_negatives_are_not_mined_again_and_what_is_not_in_the_corpus_cannot_be():
     kept, dropped = sift(own=("d1",), marks={id: found for id, found in MARKS.items() if id != "d0"})
     assert kept[0] == ("d2", 3) and dropped == {"not in the corpus": 1, "own negative of the pair": 1}
+
+
+def test_what_answers_a_held_out_query_is_no_negative():
+    kept, dropped = sift(held_out={"d0", "d3"}, own=("d3",), answers=Answers({"d1"}))
+    assert [id for id, _ in kept] == ["d2", *(f"d{n}" for n in range(4, 10))]
+    assert dropped == {"known answer": 1, "answers a held-out query": 2}
 
 
 def test_marks_are_of_text_and_of_pictures():

@@ -1,5 +1,6 @@
 """Passages that are added answer queries of the training split, each is traced to what it was made of, and nothing is lost unnamed."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 
 from mirepoix.components import passages
 from mirepoix.components.corpus import read_part
+from mirepoix.components.formats import vid2r as formats_vid2r
 from mirepoix.components.passages import PassagesConfig, WrittenConfig, prepared
 from mirepoix.components.vid2r import Vid2rConfig, content_words, ruled
 from mirepoix.components.writers import EngineConfig, LocalConfig
@@ -16,6 +18,7 @@ from mirepoix.models.item import Item
 from mirepoix.models.vectors import maxsim
 from mirepoix.serving.release import read_release
 from tests.components.dialogues import KNOWLEDGE, PICTURES, TRIPLES, adds_up, corpus, dialogues, rows, triple
+from tests.components.formats.kit import corpus_of, lay, picture, rows_of
 from tests.components.larder import Made, context, made, write_corpus
 
 
@@ -85,6 +88,33 @@ def test_the_knowledge_base_is_the_texts_alone(curate, tmp_path):
     found = vid2r(tmp_path / "out", curate, neighbours=9)
     assert found.outcome.metrics["knowledge_base"] == len(KNOWLEDGE)
     assert not {"c1", "c2"} & {id for row in rows(found, "passages") for id in row["sources"]}
+
+
+def test_what_answers_a_held_out_query_stands_in_no_passage(tmp_path):
+    given = [triple(*TRIPLES[0], evidence=["k1"])]
+    asked = [{"id": split, "text": "x", "split": split, "task": "t->t"} for split in ("train", "test")]
+    judged = [{"query_id": "test", "item_id": "k1"}, {"query_id": "train", "item_id": "k2"}]
+    found = vid2r(tmp_path / "out", corpus(tmp_path / "curate", given, queries=asked, qrels=judged))
+    adds_up(found)
+    ((told,), (passage,)) = rows(found, "passages"), rows(found, "corpus")
+    assert "k1" not in told["sources"] and "k2" in told["sources"]
+    assert "Lighthouses guide ships" not in passage["text"] and "A lighthouse tower is often white." in passage["text"]
+    assert found.outcome.metrics["held_out_answers"] == 1 and found.outcome.metrics["knowledge_base"] == len(KNOWLEDGE) - 1
+
+
+def test_pictures_of_the_folder_that_is_left_out_are_counted_from_the_file_on(tmp_path):
+    folders = ("images/VG_100K", "VG_100K_2", "coco")
+    records = [
+        {"question": f"What is in {folder}?", "image": f"{folder}/1.png", "doc": KNOWLEDGE[f"k{n}"], "answer": f"{TRIPLES[1][2]} {n}"}
+        for n, folder in enumerate(folders, 1)
+    ]
+    files = {f"{folder}/1.png": picture(n) for n, folder in enumerate(folders)}
+    given = rows_of(formats_vid2r, lay(tmp_path / "mine", {"ViD2R.json": "[" + ",\n".join(map(json.dumps, records)) + "]", **files}))
+    found = vid2r(tmp_path / "out", corpus_of(tmp_path / "curate", given), found_within=0)
+    adds_up(found)
+    lost = [(row["reason"], row["source"], row["line"]) for row in rows(found, "rejects")]
+    assert lost == [("excluded folder", "mine/ViD2R.json", line) for line in (1, 2)]
+    assert found.outcome.metrics["rejected excluded folder"] == 2 and found.outcome.rows.written == 1
 
 
 def test_the_settings_reach_the_rules_and_the_form(curate, tmp_path):

@@ -58,6 +58,16 @@ def test_a_model_writes_from_question_answer_and_evidence(curate, tmp_path):
     assert said.startswith(f"Whoever wonders should know of {TRIPLES[0][2]}") and said.endswith("Much more could be told there.")
 
 
+def test_evidence_that_answers_a_held_out_query_is_not_shown_to_the_writer(tmp_path):
+    given = [triple("t1", "What is it?", "A lighthouse on the coast.", evidence=["k1", "k2"])]
+    asked, judged = [{"id": "q", "text": "x", "split": "validation", "task": "t->t"}], [{"query_id": "q", "item_id": "k1"}]
+    with endpoint() as server:
+        found = written(server, tmp_path, corpus(tmp_path / "curate", given, queries=asked, qrels=judged))
+    prompt = server.asked[0]["messages"][1]["content"]
+    assert KNOWLEDGE["k1"] not in prompt and KNOWLEDGE["k2"] in prompt
+    assert rows(found, "passages")[0]["sources"] == ["t1", "k2"] and found.outcome.metrics["held_out_answers"] == 1
+
+
 def test_captions_become_passages_for_their_pictures_but_not_those_that_are_measured_with(tmp_path):
     captioned = [{"id": f"c{n}", "text": f"A lighthouse, number {n}", "images": [PICTURES[n]], "line": n} for n in range(4)]
     asked = [{"id": "q1", "text": "x", "split": "test", "task": "t->it"}, {"id": "q2", "text": "x", "split": "train", "task": "t->it"}]
@@ -70,7 +80,7 @@ def test_captions_become_passages_for_their_pictures_but_not_those_that_are_meas
     assert [(row["id"], row["task"], row["text"]) for row in queries] == [(f"written/c{n}", "i->t", "") for n in (0, 2, 3)]
     assert [row["images"] for row in queries] == [[PICTURES[n]] for n in (0, 2, 3)]
     assert {fenced(body, "caption") for body in server.asked} == {f"A lighthouse, number {n}" for n in (0, 2, 3)}
-    assert found.outcome.metrics["held_out_captions"] == 1
+    assert found.outcome.metrics["held_out_answers"] == 1
 
 
 def test_what_is_no_passage_is_rejected_with_its_reason(curate, tmp_path):

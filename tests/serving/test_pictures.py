@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.pictures import REASONS, PictureLimits, PictureRefused, check_picture, encoded, plain_picture, read_picture
+from mirepoix.serving.pictures import (
+    LOOK,
+    REASONS,
+    PictureLimits,
+    PictureRefused,
+    check_picture,
+    checked_picture,
+    encoded,
+    plain_picture,
+    read_picture,
+)
 
 LIMITS = PictureLimits()
 
@@ -172,6 +182,46 @@ def test_a_plain_picture_passes_untouched_and_any_other_as_an_equal_png():
         made = plain_picture(data, LIMITS)
         assert made.startswith(b"\x89PNG")
         assert np.array_equal(np.asarray(Image.open(BytesIO(made))), np.asarray(read_picture(data, LIMITS)))
+
+
+@pytest.mark.parametrize("size", [(700, 525), (1030, 517), (90, 60), (3000, 70)])
+def test_a_look_at_a_jpeg_shows_all_of_it_in_fewer_pixels_if_it_has_many(size):
+    data = saved(gradient(*size), "JPEG", quality=95)
+    _, look, (width, height) = checked_picture(data, LIMITS)
+    assert min(look.size) >= min(LOOK, *size)
+    assert look.size[0] - 1 < width <= look.size[0] and look.size[1] - 1 < height <= look.size[1]
+    assert abs(width / height - size[0] / size[1]) < 1e-6 * size[0]
+    whole = read_picture(data, LIMITS).resize((16, 16), Image.Resampling.BILINEAR)
+    shown = look.resize((16, 16), Image.Resampling.BILINEAR, box=(0, 0, width, height))
+    assert np.abs(np.asarray(whole, int) - np.asarray(shown, int)).max() <= 4
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"restart_marker_rows": 1}])
+def test_a_jpeg_that_is_looked_at_coarsely_is_refused_wherever_it_is_cut_as_one_that_is_drawn_whole(options):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8))
+    data = saved(noise, "JPEG", **options)
+
+    def told(check, cut):
+        try:
+            check(data[:cut], LIMITS)
+        except PictureRefused as refused:
+            return refused.reason
+        return None
+
+    for cut in (3, 100, 400, 620, 700, *range(1000, len(data), len(data) // 40), len(data) - 3, len(data) - 2, len(data)):
+        assert told(checked_picture, cut) == told(read_picture, cut), cut
+
+
+@pytest.mark.parametrize(("form", "kept"), [("JPEG", "JPEG"), ("PNG", "PNG"), ("WEBP", "PNG"), ("GIF", "PNG")])
+def test_a_picture_above_a_budget_of_pixels_is_scaled_down_and_looks_the_same(form, kept):
+    data = saved(gradient(400, 300), form)
+    made, look, extent = checked_picture(data, LIMITS, 30_000)
+    picture = Image.open(BytesIO(made))
+    assert (picture.format, picture.mode) == (kept, "RGB")
+    assert picture.size == look.size == extent == (200, 150)
+    whole = read_picture(data, LIMITS).resize((20, 15))
+    assert np.abs(np.asarray(whole, int) - np.asarray(picture.resize((20, 15)), int)).max() <= 12
+    assert checked_picture(data, LIMITS, 120_000).data == plain_picture(data, LIMITS)
 
 
 def test_an_encoded_picture_carries_nothing_but_pixels():

@@ -9,9 +9,10 @@ from types import ModuleType
 from typing import Any
 
 from PIL import Image
+from pytest import MonkeyPatch
 
 from mirepoix.components.corpus import PartWriter
-from mirepoix.components.formats.place import Place
+from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Prompt, Query, Row, Triple
 from mirepoix.models.item import Item, item_to_row
 
@@ -41,6 +42,19 @@ def rows_of(module: ModuleType, path: Path | str, **settings: Any) -> list[Row]:
     """All rows of a source, shard after shard."""
     place = Place(str(path), **settings)
     return [row for shard in module.shards(place) for row in module.read(place, shard)]
+
+
+def counted(monkeypatch: MonkeyPatch, method: str) -> Counter[str]:
+    """How often each file is read by a method of places, from now on."""
+    calls: Counter[str] = Counter()
+    plain = getattr(Place, method)
+
+    def counting(place: Place, shard: Shard) -> Any:
+        calls[shard.file] += 1
+        return plain(place, shard)
+
+    monkeypatch.setattr(Place, method, counting)
+    return calls
 
 
 def faults(rows: Iterable[Row]) -> list[tuple[str, int, str]]:

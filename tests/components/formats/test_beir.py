@@ -3,10 +3,11 @@
 import pytest
 
 from mirepoix.components.formats import beir
+from mirepoix.components.formats.place import Place
 from mirepoix.components.formats.rows import Candidate, Judgement, Query
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.formats.kit import corpus_of, faults, lay, picture, rows_of
+from tests.components.formats.kit import corpus_of, counted, faults, lay, picture, rows_of
 from tests.components.formats.samples import beir as sample
 
 HEADER = "query-id\tcorpus-id\tscore\n"
@@ -62,6 +63,33 @@ def test_a_query_of_several_splits_belongs_to_the_one_that_is_tested_on(tmp_path
 def test_qrels_without_a_header_lose_no_line(tmp_path):
     files = {"corpus.jsonl": [{"_id": 1, "text": "d"}], "queries.jsonl": [{"_id": 2, "text": "q"}], "qrels/test.tsv": "2\t1\t1\n"}
     assert rows_of(beir, lay(tmp_path / "s", files))[-1] == Judgement("2", "1", 1, None, "s/qrels/test.tsv", 1)
+
+
+def test_a_whole_score_may_have_a_point(tmp_path):
+    files = {"corpus.jsonl": [{"_id": 1, "text": "d"}], "queries.jsonl": [{"_id": 2, "text": "q"}]}
+    with_header = lay(tmp_path / "s", files | {"qrels/test.tsv": HEADER + "2\t1\t1.0\n2\t1\t0.0\n"})
+    assert [row.relevance for row in rows_of(beir, with_header) if isinstance(row, Judgement)] == [1, 0]
+    without = lay(tmp_path / "t", files | {"qrels/test.tsv": "2\t1\t2.0\n"})
+    assert rows_of(beir, without)[-1] == Judgement("2", "1", 2, None, "t/qrels/test.tsv", 1)
+
+
+@pytest.mark.parametrize("score", ["1.5", "nan", "inf", "1e12"])
+def test_a_first_line_with_a_number_that_is_no_score_is_a_fault_and_no_header(tmp_path, score):
+    files = {"corpus.jsonl": [{"_id": 1, "text": "d"}], "queries.jsonl": [{"_id": 2, "text": "q"}]}
+    rows = rows_of(beir, lay(tmp_path / "s", files | {"qrels/test.tsv": f"2\t1\t{score}\n2\t1\t1\n"}))
+    assert faults(rows) == [("s/qrels/test.tsv", 1, "bad row")] and isinstance(rows[-1], Judgement)
+
+
+def test_qrels_are_read_once_for_all_pieces_and_again_when_they_change(tmp_path, monkeypatch):
+    files = {"corpus.jsonl": [{"_id": 1, "text": "d"}], "queries.jsonl": [{"_id": n, "text": "q"} for n in range(8)]}
+    folder = lay(tmp_path / "s", files | {"qrels/test.tsv": HEADER + "".join(f"{n}\t1\t1\n" for n in range(8))})
+    monkeypatch.setattr("mirepoix.components.formats.place.SHARD_BYTES", 60)
+    opened = counted(monkeypatch, "lines")
+    pieces = [shard for shard in beir.shards(Place(str(folder))) if shard.part == "queries"]
+    assert len(pieces) > 2 and sum(isinstance(row, Query) for shard in pieces for row in beir.read(Place(str(folder)), shard)) == 8
+    assert opened["qrels/test.tsv"] == 1
+    lay(folder, {"qrels/test.tsv": HEADER + "3\t1\t1\n"})
+    assert sum(isinstance(row, Query) for shard in pieces for row in beir.read(Place(str(folder)), shard)) == 1
 
 
 def test_each_fault_stands_at_its_line(tmp_path):

@@ -4,10 +4,11 @@ import pytest
 
 from mirepoix.components.formats import mbeir
 from mirepoix.components.formats.mbeir import CANDIDATES_EACH, QUERIES_EACH, hashed, unhashed
+from mirepoix.components.formats.place import Place
 from mirepoix.components.formats.rows import Candidate, Judgement, Prompt, Query
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.formats.kit import corpus_of, faults, lay, picture, rows_of
+from tests.components.formats.kit import corpus_of, counted, faults, lay, picture, rows_of
 from tests.components.formats.samples import BLUE, GREY, RED
 from tests.components.formats.samples import mbeir as sample
 
@@ -106,6 +107,21 @@ def test_a_candidate_of_a_local_pool_is_not_read_from_a_global_one(tmp_path):
     ]
 
 
+def test_local_pools_are_read_once_for_all_pieces_of_a_global_one_and_again_when_they_change(tmp_path, monkeypatch):
+    folder = lay(tmp_path / "s", {LOCAL: [text("9:1")], GLOBAL: [text(f"9:{number}") for number in range(1, 9)]})
+    monkeypatch.setattr("mirepoix.components.formats.place.SHARD_BYTES", 200)
+    opened = counted(monkeypatch, "records")
+
+    def found():
+        return [row.item.id for shard in pieces for row in mbeir.read(Place(str(folder)), shard)]
+
+    pieces = [shard for shard in mbeir.shards(Place(str(folder))) if shard.part == "global"]
+    assert len(pieces) > 2 and found() == [f"9:{number}" for number in range(2, 9)]
+    assert opened[LOCAL] == 1
+    lay(folder, {LOCAL: [text("9:1"), text("9:7")]})
+    assert found() == [f"9:{number}" for number in (2, 3, 4, 5, 6, 8)]
+
+
 def test_hashes_are_uniirs_and_go_both_ways():
     assert hashed("9:42", QUERIES_EACH) == 4500042
     assert hashed("9:42", CANDIDATES_EACH) == 90000042
@@ -163,7 +179,7 @@ def test_each_fault_stands_at_its_line(tmp_path, file, row, reason):
 def test_faults_of_qrels_and_instructions_stand_at_their_line(tmp_path):
     files = {
         "query/test/a.jsonl": [query("9:1", ["9:1"])],
-        "qrels/test/a_qrels.txt": "9:1 0 9:1 1 1\n9:1 0 9:1 1\n9:1 0 9:1 x 1\n9:1 0 9:1 1 12\n",
+        "qrels/test/a_qrels.txt": "9:1 0 9:1 1 1\n9:1 0 9:1 1\n9:1 0 9:1 x 1\n9:1 0 9:1 1 12\n9:1 0 9:1 1e12 1\n",
         "instructions/query_instructions.tsv": "header\na\tb\ntext\tsound\tX\t9\tFind.\ntext\timage\tX\t9\t\tFind.\n",
     }
     rows = rows_of(mbeir, lay(tmp_path / "s", files))
@@ -172,6 +188,7 @@ def test_faults_of_qrels_and_instructions_stand_at_their_line(tmp_path):
         (qrels, 2, "bad row"),
         (qrels, 3, "bad row"),
         (qrels, 4, "bad task"),
+        (qrels, 5, "bad row"),
         (wordings, 2, "bad row"),
         (wordings, 3, "unknown modality"),
     ]

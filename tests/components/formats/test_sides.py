@@ -69,6 +69,16 @@ def test_an_id_is_a_word_or_a_whole_number(value):
     assert raised.value.reason == "bad id"
 
 
+def test_a_grade_is_a_whole_number_also_with_a_point():
+    assert [sides.grade_of(text) for text in ("1", " 2 ", "1.0", "-1", "0.0")] == [1, 2, 1, -1, 0]
+
+
+@pytest.mark.parametrize("text", ["", "x", "1.5", "nan", "inf", "9" * 400])
+def test_what_is_no_grade_is_trouble(text):
+    with pytest.raises(Trouble, match="no whole number"):
+        sides.grade_of(text)
+
+
 def test_pictures_come_by_path_bytes_or_either_in_an_object(tmp_path):
     place = Place(str(lay(tmp_path, {"a.png": RED})))
     for value in ("a.png", ["a.png"], {"path": "a.png", "bytes": None}, {"bytes": RED, "path": "gone.png"}, RED, [{"image": "a.png"}]):
@@ -106,6 +116,7 @@ def test_queries_on_one_line_have_names_of_their_own(tmp_path):
     made = Examples(Place(str(tmp_path), "my source"), Shard("a b.json"))
     names = [made.query_id(line) for line in (1, 1, 2, 2)]
     assert names == [f"my_source/a_b.json:{place}" for place in ("1", "1.2", "2", "2.2")]
+    assert made.query_id(2, about="my folder") == "my_source/a_b.json:2.3@my_folder"
 
 
 def test_an_example_names_each_document_once_and_an_answer_is_no_negative(tmp_path):
@@ -121,12 +132,32 @@ def test_an_example_names_each_document_once_and_an_answer_is_no_negative(tmp_pa
     ]
 
 
+@pytest.mark.parametrize(
+    ("folder", "file", "split"), [("test", "a.json", "test"), ("my-dev", "a.json", "validation"), ("test", "train.json", "train")]
+)
+def test_the_folder_of_a_source_tells_the_split_where_the_file_does_not(tmp_path, folder, file, split):
+    (tmp_path / folder).mkdir()
+    assert Examples(Place(str(tmp_path / folder)), Shard(file)).split == split
+
+
 def test_an_example_without_an_answer_is_trouble(tmp_path):
     with pytest.raises(Trouble, match="no answer"):
         Examples(Place(str(tmp_path)), Shard("a")).rows(1, side("q"), [], [Shown(side("wrong"))])
 
 
-@pytest.mark.parametrize(("scores", "reason"), [([1.0], "bad row"), (["a", "b"], "bad row"), (3, "bad row"), ([True, 1.0], "bad row")])
+@pytest.mark.parametrize(
+    ("scores", "reason"),
+    [
+        ([1.0], "bad row"),
+        (["a", "b"], "bad row"),
+        (3, "bad row"),
+        ([True, 1.0], "bad row"),
+        ([1.0, float("nan")], "bad row"),
+        ([float("-inf"), 1.0], "bad row"),
+        ([10**400, 1.0], "bad row"),
+        ([1e39, 1.0], "bad row"),
+    ],
+)
 def test_scores_are_numbers_one_for_each_document(scores, reason):
     assert sides.scores_of([1, 0.5], 2, "scores") == [1.0, 0.5]
     assert sides.scores_of(None, 2, "scores") == [None, None]

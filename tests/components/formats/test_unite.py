@@ -80,6 +80,12 @@ def test_each_fault_stands_at_its_line(tmp_path, change, reason):
     assert [row.item.line for row in rows if isinstance(row, Query)] == [2, 4]
 
 
+@pytest.mark.parametrize("told", [["text"], 3, {"text": True}])
+def test_a_target_modal_that_is_no_text_is_told_in_words(tmp_path, told):
+    (fault,) = rows_of(unite, lay(tmp_path, {"train.jsonl": [TEXT | {"target_modal": told}]}))
+    assert (fault.reason, fault.detail) == ("bad row", f"target_modal is a {type(told).__name__} and no text such as 'text,image'")
+
+
 @pytest.mark.parametrize("told", ["text", "text,image", "image, text", None])
 def test_target_modal_may_be_missing_and_stand_in_any_order(tmp_path, told):
     candidate = {"text": "c"} if told == "text" else {"text": "<|IMAGE|>c", "image": "a.png"}

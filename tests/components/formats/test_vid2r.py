@@ -23,7 +23,7 @@ def read(folder, records, **settings):
 
 def test_a_record_is_a_query_with_its_passage_and_a_question_with_its_answer(tmp_path):
     at = {"source": "mine/ViD2R.json", "line": 1}
-    item = Item("mine/ViD2R.json:1", "Who designed it?", (RED,), **at)
+    item = Item("mine/ViD2R.json:1@coco", "Who designed it?", (RED,), **at)
     doc = nameless("The tower is by Eiffel.", **at)
     assert read(tmp_path, [WHOLE]) == [
         doc,
@@ -37,7 +37,9 @@ def test_a_passage_alone_is_a_query_and_an_answer_alone_a_question(tmp_path):
     doc, answer = ({name: WHOLE[name] for name in ("question", "image", kind)} for kind in ("doc", "answer"))
     rows = read(tmp_path, [doc, answer])
     assert [type(row) for row in rows] == [Candidate, Query, Judgement, Triple]
-    assert rows[3] == Triple(Item("mine/ViD2R.json:1.2", WHOLE["question"], (RED,), source="mine/ViD2R.json", line=1), "train", "Eiffel")
+    assert rows[3] == Triple(
+        Item("mine/ViD2R.json:1.2@coco", WHOLE["question"], (RED,), source="mine/ViD2R.json", line=1), "train", "Eiffel"
+    )
 
 
 @pytest.mark.parametrize("question", ["query", "question"])
@@ -55,9 +57,25 @@ def test_records_may_stand_a_line_each_and_the_file_names_the_split(tmp_path):
     lay(tmp_path, {"data/val.jsonl": text, "coco/coco/1.png": RED, "coco/2.jpg": BLUE})
     rows = rows_of(vid2r, tmp_path / "data", name="mine", images=str(tmp_path / "coco"))
     assert [(row.item.id, row.split, row.item.images) for row in rows if isinstance(row, Query)] == [
-        ("mine/val.jsonl:1", "validation", (RED,)),
+        ("mine/val.jsonl:1@coco", "validation", (RED,)),
         ("mine/val.jsonl:3", "validation", (BLUE,)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("image", "folder"),
+    [
+        ("my pictures/VG_100K/1.png", "@my_pictures/VG_100K"),
+        ("1.png", ""),
+        (["VG_100K/1.png"], "@VG_100K"),
+        ({"path": "VG_100K/1.png"}, "@VG_100K"),
+    ],
+)
+def test_the_id_tells_the_folder_of_the_picture_for_whoever_leaves_folders_out(tmp_path, image, folder):
+    files = {f"{where}1.png": RED for where in ("", "VG_100K/", "my pictures/VG_100K/")}
+    rows = rows_of(vid2r, lay(tmp_path / "mine", {"ViD2R.json": json.dumps([{**WHOLE, "image": image}] * 2), **files}))
+    for kind in (Query, Triple):
+        assert [row.item.id for row in rows if isinstance(row, kind)] == [f"mine/ViD2R.json:1{nth}{folder}" for nth in ("", ".2")]
 
 
 def test_the_placeholder_is_taken_out_of_the_question(tmp_path):
