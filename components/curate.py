@@ -55,6 +55,9 @@ class CurateConfig:
     near: NearRules = option(NearRules, "when two rows are near-equal")
     near_duplicates: str = option("merge", "merge: of near-equal candidates one is kept; keep: all are, and are written to kin/")
     leakage: str = option("all", "all: training keeps nothing like a held-out query or its answers; queries: nothing like its query; off")
+    shared_answers: int = option(
+        16, "an answer of more queries is a class or an entry of a knowledge base, which training may share with tests"
+    )
     held_out: float = option(
         0.0, "share of the training queries that is moved to the split held_out, in sources that have only training rows"
     )
@@ -69,7 +72,7 @@ class CurateConfig:
         for name, allowed in (("near_duplicates", ("merge", "keep")), ("leakage", ("all", "queries", "off"))):
             if getattr(self, name) not in allowed:
                 raise Refused(f"{name} is {getattr(self, name)!r}; give {', '.join(allowed)}")
-        for name in ("max_pictures", "batch_size", "picture_pixels", "workers"):
+        for name in ("max_pictures", "batch_size", "picture_pixels", "shared_answers", "workers"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise Refused(f"{name} is {getattr(self, name)}; give 1 or more")
 
@@ -223,7 +226,8 @@ class _Curation:
         if self.config.leakage != "off":
             wanted[TRAINING, HELD_OUT] = wanted[HELD_OUT, TRAINING] = True
         if self.config.leakage == "all":
-            wanted[TRAINING, ANSWER] = wanted[ANSWER, TRAINING] = True
+            for one, other in ((TRAINING, ANSWER), (CANDIDATE, HELD_OUT), (ANSWER, HELD_OUT)):
+                wanted[one, other] = wanted[other, one] = True
         return wanted
 
     def _merged(self, reason: str) -> None:
@@ -231,10 +235,11 @@ class _Curation:
 
     def _leak(self, near: Array) -> None:
         """Rejects training queries and triples that are like what is held out; notes the candidates that are like a held-out answer."""
-        self.leak: dict[int, int] = {}  # candidate -> the first held-out query that it answers, or that one near-equal to it answers
+        self.leak: dict[int, int] = {}  # candidate -> the first held-out query that it is like, or that it answers, or one like it answers
         if self.config.leakage == "off":
             return
-        asking = self.positive[self.role[self.positive["query"]] == HELD_OUT]
+        asked = np.bincount(self.keeper[self.positive["item"]], minlength=len(self.role))[self.keeper[self.positive["item"]]]
+        asking = self.positive[(self.role[self.positive["query"]] == HELD_OUT) & (asked <= self.config.shared_answers)]
         for query, item in sorted(asking[["query", "item"]].tolist(), key=lambda pair: self.preference[pair[0]]):
             for row in (item, int(self.keeper[item])):
                 self.leak.setdefault(row, query)
@@ -248,8 +253,11 @@ class _Curation:
             self.leak = {}
             return
         for one, other in np.concatenate([near, near[:, ::-1]]).tolist():
-            if one in answers and other < len(self.candidates):
-                self.leak.setdefault(other, answers[one])
+            if other < len(self.candidates) and (one in answers or self.role[one] == HELD_OUT):
+                self.leak.setdefault(other, answers.get(one, one))
+        queries = np.flatnonzero(self.role == HELD_OUT)
+        for row, origin in leaking(near[:0], self.content, self._alive(self.candidates), queries, self.preference).items():
+            self.leak.setdefault(row, origin)
         self._leak_by_evidence()
 
     def _leaked(self, row: int, origin: int, query: int) -> None:

@@ -5,8 +5,9 @@ search is in two steps. Keys that near-equal rows are likely to share put them i
 candidates; each table is a Ray task of its own. Then every candidate is verified by what was kept of texts and pictures, in tasks as well.
 
     text alone    MinHash signatures in bands; verified by the Jaccard similarity of pairs of tokens, and by equal numbers
-    pictures      each two of the eight bytes of a 64-bit perceptual hash: rows that differ in at most 6 signs are never missed; verified by
-                  the hash and by colours in cells. Long pictures may also be rearranged: the sum of the hashes of all eighths but one
+    pictures      each two of the eight bytes of a 64-bit perceptual hash: rows that differ in at most 6 signs share one, and
+                  are missed only in a crowded bucket; verified by the hash and by colours in cells. Long pictures may also be rearranged:
+                  the sum of the hashes of all eighths but one
 
 A row that is near-equal to one that is kept is merged into it, and never into one that was merged itself: chains do not grow.
 """
@@ -40,14 +41,16 @@ class NearRules:
     """When two rows are near-equal."""
 
     texts: float | None = option(0.9, "least share of pairs of neighbouring tokens that two texts have in common; null: only equal texts")
-    pictures: int | None = option(8, "most of 64 signs of a perceptual hash in which two pictures differ; null: only equal pictures")
+    pictures: int | None = option(
+        8, "most of 64 signs of a perceptual hash in which two pictures differ (up to 6 are never missed); null: only equal pictures"
+    )
     rearranged: bool = option(True, "long pictures with the same eighths in another order are near-equal too")
 
     def __post_init__(self) -> None:
         if self.texts is not None and not 0.5 <= self.texts <= 1:
             raise Refused(f"near.texts is {self.texts}; give a share from 0.5 to 1, or null")
-        if self.pictures is not None and not 0 <= self.pictures <= 16:
-            raise Refused(f"near.pictures is {self.pictures}; give 0 to 16 of 64 signs, or null")
+        if self.pictures is not None and not 0 <= self.pictures <= 8:
+            raise Refused(f"near.pictures is {self.pictures}; give 0 to 8 of 64 signs, or null")
 
 
 def near_pairs(facts: Facts, rows: Array, roles: Array, wanted: Array, rules: NearRules) -> tuple[Array, int]:

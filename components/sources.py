@@ -37,7 +37,7 @@ class SourcesConfig:
     path: tuple[str, ...] = option((), "folders, files or URIs, each [NAME=][FORMAT+]PATH; empty: the generated world")
     format: str = option("auto", f"format of the paths that name none: auto, {', '.join(FORMATS)}")
     images: str | None = option(None, "folder or URI that the paths of pictures are relative to; null: the source's own")
-    splits: tuple[str, ...] = option((), "splits that are called otherwise from here on: dev=train, or NAME:dev=train in the source NAME alone")
+    splits: tuple[str, ...] = option((), "splits that are called otherwise: dev=train, or NAME:dev=train in the source NAME alone")
     workers: int | None = option(None, "pieces that are read at a time; null: as many as the cluster's CPUs")
     fingerprint: str | None = option(None, "of the files at path, filled in when the run starts")
     world: generated.WorldConfig = option(generated.WorldConfig, "the generated world, for when path is empty")
@@ -197,7 +197,8 @@ class _Join:
             reasons.append(reason)
             keep.append(fresh and (kind != "queries" or bool(task)))
             later.append(fresh and not keep[-1])
-        self.lost.recent.update((key, ()) for key, _ in self.lost.find(lost))
+        for key, _ in self.lost.find(lost):
+            self.lost.recent[key] = ()
         self.writers[kind].write(table.filter(pa.array(keep)))
         if any(later):
             waiting[kind].write(table.filter(pa.array(later)))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from mirepoix.components.formats.place import Place, Shard
-from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, rowwise, split_of
+from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, rowwise
 from mirepoix.models.item import Item
 
 NAME = "nlvr"
@@ -27,7 +27,7 @@ def shards(place: Place) -> list[Shard]:
 
 
 def read(place: Place, shard: Shard) -> Iterator[Row]:
-    source, split = place.source(shard.file), split_of(shard.file)
+    source, split = place.source(shard.file), place.split(shard.file)
     stem = shard.file.rpartition("/")[2].removesuffix(".parquet")
 
     def parse(line: int, row: dict[str, Any]) -> Iterable[Row]:

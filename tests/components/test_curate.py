@@ -256,6 +256,29 @@ def test_leakage_may_be_stopped_at_the_queries_or_not_at_all(ray_cluster, tmp_pa
     assert set(rejects(folder, "qrels")) == set()
 
 
+def test_an_answer_that_is_like_a_held_out_query_is_not_trained_on(ray_cluster, tmp_path):
+    """As in a captioned corpus read in both directions: the test's picture asks, and a training caption would be answered by it."""
+    shown = png("red", 40)
+    corpus = [Item("seen", images=(shown,)), Item("caption", text="what the test wants"), Item("blue", images=(png("blue", 40),))]
+    queries = [Item("test-q", images=(shown,)), Item("train-q", text="a red square"), Item("train-p", text="a blue square")]
+    folder, _ = curated_of(
+        tmp_path, corpus=corpus, queries=queries, qrels=[("test-q", "caption"), ("train-q", "seen"), ("train-p", "blue")]
+    )
+    assert rejects(folder, "qrels") == {"train-q seen": ("leaks into test", "test-q")}
+    assert read_part(folder, "queries")["id"].to_pylist() == ["test-q", "train-p"]
+
+
+def test_a_class_or_an_entry_that_many_queries_share_may_be_trained_on(ray_cluster, tmp_path):
+    corpus = [Item("dog", text="dog"), Item("one", text="an answer of one test and one training query")]
+    asking = [Item(f"{'test-' if n < 2 else ''}q{n}", text=f"which class has thing {n * 37} ?") for n in range(12)]
+    queries = [*asking, Item("test-one", text="who alone is asked ?"), Item("one", text="who else asks for it ?")]
+    qrels = [*((query.id, "dog") for query in asking), ("test-one", "one"), ("one", "one")]
+    folder, _ = curated_of(tmp_path, CurateConfig(shared_answers=11), corpus=corpus, queries=queries, qrels=qrels)
+    assert set(rejects(folder, "qrels")) == {"one one"}
+    folder, _ = curated_of(tmp_path, CurateConfig(shared_answers=12), corpus=corpus, queries=queries, qrels=qrels)
+    assert set(rejects(folder, "qrels")) == {"one one", *(f"q{n} dog" for n in range(2, 12))}
+
+
 def test_a_kept_near_duplicate_of_a_held_out_answer_leaks_too(ray_cluster, tmp_path):
     folder, _ = curated_of(tmp_path, CurateConfig(near_duplicates="keep"), **LEAKY)
     assert rejects(folder, "qrels")["wants copy"] == ("leaks into test", "test-q")

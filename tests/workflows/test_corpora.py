@@ -157,6 +157,15 @@ def test_a_corpus_without_a_fault_has_status_0_and_its_duplicates_are_told_when_
     assert told["faults"] == [] and [copy["line"] for copy in told["copies"]] == [2]
 
 
+def test_what_is_left_aside_of_a_file_is_told_and_rejects_nothing(tmp_path, capsys, ray_cluster):
+    home = tmp_path / "pictures"
+    home.mkdir()
+    (home / "a.png").write_bytes(picture("a"))
+    lines(home / "captions.jsonl", [{"file_name": "a.png", "text": "noise", "width": 48}])
+    assert main(["validate", str(home)]) == 0
+    assert "left aside  pictures/captions.jsonl: width; the rows are read without" in capsys.readouterr().out
+
+
 def test_a_corpus_of_nothing_usable_tells_its_faults_and_why_a_run_would_stop(tmp_path, capsys, ray_cluster):
     path = lines(tmp_path / "train.jsonl", ["{oops", {"query": "", "pos": ["x"], "neg": []}])
     assert main(["validate", "--format", "flagembedding", str(path)]) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from mirepoix.components.formats import folder
 from mirepoix.components.formats.place import Place
-from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Query, nameless
+from mirepoix.components.formats.rows import Candidate, Judgement, Notice, Query, nameless
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.formats.kit import corpus_of, faults, lay, meaning, picture, rows_of
@@ -81,6 +81,13 @@ def test_lines_in_a_row_on_one_picture_are_one_query_and_others_join_it_by_its_i
     assert candidates(rows) == ["a.png.image", "x/b.jpg.image"]
 
 
+def test_each_caption_has_the_line_that_it_stands_in(tmp_path):
+    rows = read(tmp_path, {**SHOWN, "captions.csv": "file,caption\na.png,one\na.png,two\na.png,one\n"})
+    texts = [row.item for row in rows if isinstance(row, (Candidate, Query)) and row.item.text]
+    assert [(item.text, item.line) for item in texts] == [("one", 2), ("two", 3)] * 2
+    assert [row.line for row in rows if isinstance(row, Judgement)] == [2, 3] * 2
+
+
 def test_paths_are_relative_to_the_captions_or_else_to_the_source(tmp_path):
     files = {"test/1.png": RED, "2.png": BLUE, "test/metadata.csv": "file_name,text\n./1.png,one\n2.png,two\n"}
     assert asked(read(tmp_path, files)) == [("test/1.png", "one"), ("2.png", "two")]
@@ -137,8 +144,8 @@ def test_a_line_of_csv_that_is_not_utf8_is_a_fault(tmp_path):
 def test_columns_that_nothing_reads_are_named_once_and_cost_nothing(tmp_path):
     lines = [{"file": "a.png", "text": "one", "width": 4}, {"file": "x/b.jpg", "text": "two", "width": 4, "by": "me"}]
     rows = read(tmp_path, {**SHOWN, "captions.jsonl": lines})
-    told = [(row.line, row.detail.partition(";")[0]) for row in rows if isinstance(row, Fault)]
-    assert told == [(1, "width"), (2, "by")] and len(asked(rows)) == 2
+    told = [(row.source, row.detail.partition(";")[0]) for row in rows if isinstance(row, Notice)]
+    assert told == [("mine/captions.jsonl", "width"), ("mine/captions.jsonl", "by")] and len(asked(rows)) == 2 and not faults(rows)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from mirepoix.components.formats import hfimages
 from mirepoix.components.formats.place import Place
-from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Query, nameless
+from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Notice, Query, nameless
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.formats.kit import corpus_of, faults, meaning, picture, rows_of
@@ -109,8 +109,8 @@ def test_a_cell_of_another_type_is_a_fault(tmp_path):
 def test_columns_that_nothing_reads_are_named_once_for_each_file(tmp_path, monkeypatch):
     monkeypatch.setattr("mirepoix.components.formats.place.SHARD_BYTES", 1)
     rows = read(lay(tmp_path, image=[RED, BLUE, RED], text=["a", "b", "c"], width=[1, 2, 3], url=["", "", ""]))
-    told = [(row.reason, row.line, row.detail) for row in rows if isinstance(row, Fault)]
-    assert told == [("unread column", 1, "width, url; the rows are read without")]
+    told = [(row.source, row.detail) for row in rows if isinstance(row, Notice)]
+    assert told == [("mine/data/train-00000-of-00001.parquet", "width, url; the rows are read without")] and not faults(rows)
     assert len(hfimages.shards(Place(str(tmp_path)))) == 2
     assert candidates(rows) == [f"data/train-00000-of-00001.parquet:{n}.image" for n in (1, 2, 3)]
 

@@ -9,7 +9,7 @@ import pytest
 
 from mirepoix.components.formats import tars
 from mirepoix.components.formats.place import Place
-from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Query, nameless
+from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Notice, Query, nameless
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.formats.kit import corpus_of, faults, lay, meaning, picture, rows_of
@@ -134,8 +134,13 @@ def test_faults_stand_at_their_member_and_take_their_sample_with_them(tmp_path):
 def test_endings_that_nothing_reads_are_told_of_once_a_tar_and_their_samples_are_kept(tmp_path):
     members = [(f"{n}.{name}", RED) for n in range(3) for name in ("png", "cls", "seg.png")]
     rows = read(tmp_path, *members)
-    told = [(row.line, row.reason, row.detail.partition(",")[0]) for row in rows if isinstance(row, Fault)]
-    assert told == [(1, "unread column", ".cls"), (1, "unread column", ".seg.png")] and len(candidates(rows)) == 3
+    told = [(row.source, row.detail.partition(",")[0]) for row in rows if isinstance(row, Notice)]
+    assert told == [("mine/cc-000.tar", ".cls"), ("mine/cc-000.tar", ".seg.png")] and len(candidates(rows)) == 3 and not faults(rows)
+
+
+def test_json_that_python_does_not_take_costs_its_sample_alone(tmp_path):
+    rows = read(tmp_path, ("0.png", RED), ("0.json", "[" * 100_000), ("1.png", RED), ("1.json", '{"n": %s}' % ("9" * 5000)), ("2.png", RED))
+    assert [reason for _, _, reason in faults(rows)] == ["bad JSON"] * 2 and candidates(rows) == ["cc-000/2.image"]
 
 
 def test_what_is_hidden_is_left_out(tmp_path):
@@ -152,7 +157,7 @@ def test_a_picture_that_is_too_large_is_a_fault_and_is_not_read(tmp_path, monkey
 def test_a_tar_that_is_cut_off_is_refused(tmp_path, cut, packed):
     whole = tar(("0.png", RED), ("1.png", bytes(600)), ("2.txt", "x"))
     content = gzip.compress(whole, 0)[: cut + 10] if packed else whole[:cut]
-    with pytest.raises(Refused, match=r"mine/cc\.tar\S* (cannot be read as a tar|ends within the tar)"):
+    with pytest.raises(Refused, match=r"mine/cc\.tar\S* (cannot be read as a tar|cannot be unpacked|ends within the tar)"):
         rows_of(tars, lay(tmp_path, {f"cc.tar{'.gz' * packed}": content}), name="mine")
 
 
@@ -183,7 +188,7 @@ def test_what_is_written_is_read_again(tmp_path):
     )
     tars.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
     again = rows_of(tars, tmp_path / "out")
-    rows = [row for row in rows if not isinstance(row, Fault)]
+    rows = [row for row in rows if not isinstance(row, (Fault, Notice))]
     assert meaning(again) == meaning(rows) and len(again) == len(rows)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"{name}-000000.tar" for name in ("test", "train", "validation")]
 

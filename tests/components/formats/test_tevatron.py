@@ -30,6 +30,11 @@ def test_queries_and_corpus_are_read_as_they_say(tmp_path):
     ]
 
 
+def test_the_folder_of_the_source_tells_the_split_where_the_file_does_not(tmp_path):
+    rows = rows_of(tevatron, lay(tmp_path / "test", {"corpus.jsonl": [DOCUMENT], "queries.jsonl": [QUERY]}))
+    assert [row.split for row in rows if isinstance(row, Query)] == ["test"]
+
+
 def test_older_rows_bring_their_passages_along(tmp_path):
     rows = rows_of(tevatron, tevatron_passages(tmp_path / "s"))
     found = [(row.item.id, row.item.text, row.item.line, row.named) for row in rows if isinstance(row, Candidate)]

@@ -197,6 +197,21 @@ def test_each_kind_of_fault_stands_at_its_line(tmp_path):
     assert [row.item.id for row in rows if isinstance(row, Candidate) and not row.item.images] == ["d1", "d1"]  # twice is for who joins
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b'{"q1": {"Q": "x"}}\n{"q2": {"Q": "y"}}', "goes on at line 2"),
+        (b'{"q1": {"Q": "x"},\n"q2": {"Q": "\xff"}}', "line 2 is not UTF-8"),
+        (b'{"q1": {"Q": "x"},\n"q2": {"Q": ' + b"[" * 100_000, "line 2 is no JSON object"),
+        (b'{"q1": {"Q": "x"},\n"q2": {"Q": ' + b"9" * 5000 + b"}}", "line 2 is no JSON object"),
+    ],
+)
+def test_an_object_of_questions_that_cannot_be_read_is_refused_with_its_line(tmp_path, text, words):
+    with pytest.raises(Refused) as refused:
+        read(tmp_path, train__json=text)
+    assert f"mine/train.json {words}" in str(refused.value) and "\n" not in str(refused.value)
+
+
 def test_an_index_that_points_at_another_picture_is_a_fault_and_not_that_picture(tmp_path):
     text, index = tsv((30000000, RED), (30000005, BLUE), (30000002, RED))
     rows = read(tmp_path, imgs__tsv=text, imgs__lineidx__new=index, all_imgs__json=[{"image_id": 30000001, "caption": "x"}])
