@@ -228,8 +228,10 @@ def watched() -> Iterator[list[int]]:
     most, over = [0], threading.Event()
 
     def watch() -> None:
-        while not over.wait(0.5):
+        while True:
             most[0] = max(most[0], sum(map(kilobytes, tree(os.getpid()))))
+            if over.wait(0.5):
+                return
 
     watcher = threading.Thread(target=watch)
     watcher.start()

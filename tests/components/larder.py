@@ -68,6 +68,24 @@ def write_corpus(folder: Path, **parts: Sequence[dict[str, Any]]) -> Path:
     return folder
 
 
+def write_plain(folder: Path, **parts: Sequence[dict[str, Any]]) -> Path:
+    """Plain Parquet as a user might have it: the columns are those of the first row, the types what pyarrow guesses."""
+    for part, rows in parts.items():
+        (folder / part).mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), folder / part / "mine.parquet")
+    return folder
+
+
+def plain_corpus(**parts: Sequence[dict[str, Any]]) -> dict[str, Sequence[dict[str, Any]]]:
+    """The rows of a small corpus with no column more than is needed; parts that are given take the place of its own."""
+    whole = {
+        "corpus": [{"id": "d1", "text": "a star"}, {"id": "d2", "text": "a disc"}],
+        "queries": [{"id": "q1", "text": "star ?", "split": "train", "task": "t->t"}],
+        "qrels": [{"query_id": "q1", "item_id": "d1"}],
+    }
+    return {**whole, **parts}
+
+
 def write_vectors(folder: Path, **parts: dict[str, tuple[int, list[float]]]) -> Path:
     """A folder of vectors as `embed` writes it, from {id: (modality, row)} of each part."""
     for part, items in parts.items():

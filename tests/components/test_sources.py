@@ -13,24 +13,7 @@ from mirepoix.components.formats import place
 from mirepoix.components.sources import SourcesConfig, fingerprint
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA
-from tests.components.larder import context, made, write_corpus
-
-
-def write(folder, **parts):
-    """A corpus of plain Parquet as a user might have it: the columns are those of the first row, the types what pyarrow guesses."""
-    for part, rows in parts.items():
-        (folder / part).mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows), folder / part / "mine.parquet")
-    return folder
-
-
-def plain(**parts):
-    whole = {
-        "corpus": [{"id": "d1", "text": "a star"}, {"id": "d2", "text": "a disc"}],
-        "queries": [{"id": "q1", "text": "star ?", "split": "train", "task": "t->t"}],
-        "qrels": [{"query_id": "q1", "item_id": "d1"}],
-    }
-    return {**whole, **parts}
+from tests.components.larder import context, made, plain_corpus, write_corpus, write_plain
 
 
 def bring(tmp_path, path):
@@ -61,7 +44,7 @@ def test_a_path_with_a_key_in_it_is_refused_when_the_config_is_made():
 
 
 def test_columns_that_are_missing_are_filled(tmp_path):
-    found = bring(tmp_path, write(tmp_path / "in", **plain()))
+    found = bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus()))
     (row, _) = read_part(found.folder, "corpus").to_pylist()
     assert row == {
         "id": "d1",
@@ -77,7 +60,7 @@ def test_columns_that_are_missing_are_filled(tmp_path):
 
 
 def test_every_part_has_the_canonical_types(tmp_path):
-    found = bring(tmp_path, write(tmp_path / "in", **plain(corpus=[{"id": 1, "text": "numbers as ids", "images": [b"png"]}])))
+    found = bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus(corpus=[{"id": 1, "text": "numbers as ids", "images": [b"png"]}])))
     for part, schema in PARTS.items():
         assert read_part(found.folder, part).schema.equals(schema), part
     assert read_part(found.folder, "corpus")["id"].to_pylist() == ["1"]
@@ -85,7 +68,7 @@ def test_every_part_has_the_canonical_types(tmp_path):
 
 def test_provenance_is_kept_where_it_is_told_and_made_where_it_is_not(tmp_path):
     told = [{"id": "a", "text": "x", "source": "book", "line": 12}, {"id": "b", "text": "x", "source": None, "line": None}]
-    found = bring(tmp_path, write(tmp_path / "in", **plain(corpus=told)))
+    found = bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus(corpus=told)))
     places = [(row["source"], row["line"]) for row in read_part(found.folder, "corpus").to_pylist()]
     assert places == [("book", 12), ("in/corpus/mine.parquet", 2)]
 
@@ -108,7 +91,7 @@ def test_rows_that_cannot_be_used_are_rejected_with_a_reason_and_their_place(tmp
         {"id": "q4", "text": "star ?", "split": "train", "task": "qa"},
     ]
     qrels = [{"query_id": "q1", "item_id": "d1"}, {"query_id": "q1", "item_id": None}]
-    found = bring(tmp_path, write(tmp_path / "in", corpus=corpus, queries=queries, qrels=qrels))
+    found = bring(tmp_path, write_plain(tmp_path / "in", corpus=corpus, queries=queries, qrels=qrels))
     at = {part: f"in/{part}/mine.parquet" for part in PARTS}
     assert sorted(rejects(found)) == [
         ("corpus", "", "bad id", at["corpus"], 5),
@@ -128,15 +111,17 @@ def test_rows_that_cannot_be_used_are_rejected_with_a_reason_and_their_place(tmp
 
 
 def test_the_same_id_may_name_a_query_and_a_candidate(tmp_path):
-    found = bring(tmp_path, write(tmp_path / "in", **plain(queries=[{"id": "d1", "text": "?", "split": "train", "task": "t->t"}])))
+    found = bring(
+        tmp_path, write_plain(tmp_path / "in", **plain_corpus(queries=[{"id": "d1", "text": "?", "split": "train", "task": "t->t"}]))
+    )
     assert rejects(found) == [("qrels", "q1 d1", "unknown query", "in/qrels/mine.parquet", 1)]
 
 
 @pytest.mark.parametrize("part", ["corpus", "queries", "qrels"])
 def test_a_part_that_is_missing_is_refused_before_and_in_the_run(tmp_path, part):
-    parts = plain()
+    parts = plain_corpus()
     del parts[part]
-    write(tmp_path / "in", **parts)
+    write_plain(tmp_path / "in", **parts)
     with pytest.raises(Refused, match=f"has no {part}/"):
         fingerprint(SourcesConfig(path=(str(tmp_path / "in"),)))
     with pytest.raises(Refused, match=f"has no {part}/"):
@@ -155,12 +140,12 @@ def test_a_part_that_is_missing_is_refused_before_and_in_the_run(tmp_path, part)
 )
 def test_columns_that_do_not_fit_are_refused_in_one_line_that_names_what_is_there(tmp_path, part, rows, words):
     with pytest.raises(Refused) as refused:
-        bring(tmp_path, write(tmp_path / "in", **plain(**{part: rows})))
+        bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus(**{part: rows})))
     assert words in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_file_that_is_no_parquet_is_refused_by_its_name(tmp_path):
-    write(tmp_path / "in", **plain())
+    write_plain(tmp_path / "in", **plain_corpus())
     (tmp_path / "in" / "corpus" / "notes.parquet").write_text("dear diary")
     with pytest.raises(Refused, match=r"corpus/notes.parquet cannot be read"):
         bring(tmp_path, tmp_path / "in")
@@ -168,7 +153,7 @@ def test_a_file_that_is_no_parquet_is_refused_by_its_name(tmp_path):
 
 def test_a_corpus_without_a_usable_row_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"is empty: not one usable row in corpus/; 3 rows were rejected"):
-        bring(tmp_path, write(tmp_path / "in", **plain(corpus=[{"id": "", "text": "x"}, {"id": "d2", "text": ""}])))
+        bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus(corpus=[{"id": "", "text": "x"}, {"id": "d2", "text": ""}])))
 
 
 @pytest.mark.parametrize("path", ["{}/nowhere", "gopher://hole/corpus", "s3:/no-bucket://x"])
@@ -180,13 +165,13 @@ def test_a_path_that_cannot_be_reached_is_refused_in_one_line(tmp_path, path):
 
 
 def test_a_uri_is_read_like_a_folder(tmp_path):
-    corpus = write(tmp_path / "in", **plain())
+    corpus = write_plain(tmp_path / "in", **plain_corpus())
     assert fingerprint(SourcesConfig(path=(f"file://{corpus}",))) == fingerprint(SourcesConfig(path=(str(corpus),)))
     assert read_part(bring(tmp_path, f"file://{corpus}").folder, "corpus").num_rows == 2
 
 
 def test_the_fingerprint_changes_with_any_file_and_with_nothing_else(tmp_path):
-    corpus = write(tmp_path / "in", **plain())
+    corpus = write_plain(tmp_path / "in", **plain_corpus())
     before = fingerprint(SourcesConfig(path=(str(corpus),)))
     (corpus / "README").write_text("not part of it")
     assert fingerprint(SourcesConfig(path=(str(corpus),))) == before and str(tmp_path) not in before
@@ -198,7 +183,7 @@ def test_the_fingerprint_changes_with_any_file_and_with_nothing_else(tmp_path):
 
 def test_a_large_part_is_read_in_batches_and_counted_on(tmp_path):
     files = {"a": 1500, "b": 1200}
-    write(tmp_path / "in", **plain())
+    write_plain(tmp_path / "in", **plain_corpus())
     for name, count in files.items():
         ids = [f"{name}{n}" for n in range(count)]
         pq.write_table(pa.table({"id": ids, "text": ids}), tmp_path / "in" / "corpus" / f"{name}.parquet")
@@ -237,8 +222,8 @@ def test_what_stands_in_several_rows_of_a_format_without_ids_is_one_candidate(tm
 
 
 def test_several_sources_are_one_corpus_whose_ids_and_rows_tell_where_they_came_from(tmp_path):
-    write(tmp_path / "one", **plain())
-    write(tmp_path / "two", **plain(prompts=[{"task": "t->t", "wording": "Find it."}]))
+    write_plain(tmp_path / "one", **plain_corpus())
+    write_plain(tmp_path / "two", **plain_corpus(prompts=[{"task": "t->t", "wording": "Find it."}]))
     found = made(tmp_path / "out", sources.work, SourcesConfig(path=(f"a={tmp_path}/one", f"canonical+{tmp_path}/two")))
     assert read_part(found.folder, "corpus")["id"].to_pylist() == ["a/d1", "a/d2", "two/d1", "two/d2"]
     assert read_part(found.folder, "corpus")["source"].to_pylist()[::2] == ["a/corpus/mine.parquet", "two/corpus/mine.parquet"]
@@ -251,7 +236,7 @@ def test_several_sources_are_one_corpus_whose_ids_and_rows_tell_where_they_came_
 
 def test_two_sources_of_one_name_are_asked_for_names(tmp_path):
     for folder in ("x/coco", "y/coco"):
-        write(tmp_path / folder, **plain())
+        write_plain(tmp_path / folder, **plain_corpus())
     with pytest.raises(Refused, match="two sources are called 'coco'; give them names"):
         fingerprint(SourcesConfig(path=(f"{tmp_path}/x/coco", f"{tmp_path}/y/coco")))
 
@@ -266,7 +251,7 @@ def test_splits_are_renamed_as_told(tmp_path):
 
 def test_a_judgement_of_what_is_not_there_is_rejected_with_its_place(tmp_path):
     qrels = [{"query_id": "q1", "item_id": "d1"}, {"query_id": "q1", "item_id": "d9"}, {"query_id": "q9", "item_id": "d1"}]
-    found = bring(tmp_path, write(tmp_path / "in", **plain(qrels=qrels)))
+    found = bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus(qrels=qrels)))
     assert rejects(found) == [
         ("qrels", "q1 d9", "unknown item", "in/qrels/mine.parquet", 2),
         ("qrels", "q9 d1", "unknown query", "in/qrels/mine.parquet", 3),

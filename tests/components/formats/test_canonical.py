@@ -11,25 +11,9 @@ from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Prompt
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.formats.kit import corpus_of, faults, meaning, picture, rows_of
+from tests.components.larder import plain_corpus, write_plain
 
 RED = picture(200)
-
-
-def lay(folder, **parts):
-    """Plain Parquet as a user might have it: the columns are those of the first row, the types what pyarrow guesses."""
-    for part, rows in parts.items():
-        (folder / part).mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows), folder / part / "mine.parquet")
-    return folder
-
-
-def plain(**parts):
-    whole = {
-        "corpus": [{"id": "d1", "text": "a star"}, {"id": "d2", "text": "a disc"}],
-        "queries": [{"id": "q1", "text": "star ?", "split": "train", "task": "t->t"}],
-        "qrels": [{"query_id": "q1", "item_id": "d1"}],
-    }
-    return {**whole, **parts}
 
 
 def read(folder):
@@ -37,7 +21,7 @@ def read(folder):
 
 
 def test_the_least_that_a_corpus_may_be_is_filled(tmp_path):
-    assert read(lay(tmp_path / "in", **plain())) == [
+    assert read(write_plain(tmp_path / "in", **plain_corpus())) == [
         Candidate(Item("d1", "a star", source="mine/corpus/mine.parquet", line=1)),
         Candidate(Item("d2", "a disc", source="mine/corpus/mine.parquet", line=2)),
         Query(Item("q1", "star ?", source="mine/queries/mine.parquet", line=1), "train", "t->t"),
@@ -48,7 +32,7 @@ def test_the_least_that_a_corpus_may_be_is_filled(tmp_path):
 def test_every_column_is_read_and_provenance_that_is_told_is_kept(tmp_path):
     told = {"source": "book/page", "line": 7}
     rows = read(
-        lay(
+        write_plain(
             tmp_path / "in",
             corpus=[{"id": "d1", "text": "a star", "images": [RED], "video": [RED, RED], "instruction": "", **told}],
             queries=[{"id": "q1", "images": [RED], "instruction": "Find it.", "split": "test", "task": "i->itv", **told}],
@@ -80,7 +64,9 @@ def test_rows_that_cannot_be_used_are_faults_at_their_place(tmp_path):
     qrels = [{"query_id": "q1", "item_id": "d1", "relevance": 1}, {"query_id": "q1", "item_id": None, "relevance": 1}]
     triples = [{"id": "t1", "text": "?", "images": images, "split": "train", "answer": said} for images, said in (([], "x"), ([RED], ""))]
     rows = read(
-        lay(tmp_path / "in", corpus=corpus, queries=queries, qrels=qrels, triples=triples, prompts=[{"task": "", "wording": "Find."}])
+        write_plain(
+            tmp_path / "in", corpus=corpus, queries=queries, qrels=qrels, triples=triples, prompts=[{"task": "", "wording": "Find."}]
+        )
     )
     assert [(row.part, row.id, row.reason, row.line) for row in rows if isinstance(row, Fault)] == [
         ("corpus", "d 2", "bad id", 2),
@@ -100,7 +86,7 @@ def test_rows_that_cannot_be_used_are_faults_at_their_place(tmp_path):
 
 def test_rows_are_counted_on_through_row_groups_and_shards(tmp_path, monkeypatch):
     monkeypatch.setattr("mirepoix.components.formats.place.SHARD_BYTES", 1)
-    lay(tmp_path, **plain())
+    write_plain(tmp_path, **plain_corpus())
     table = pa.table({"id": [f"d{n}" for n in range(7)], "text": ["x"] * 7})
     pq.write_table(table, tmp_path / "corpus" / "mine.parquet", row_group_size=3)
     assert sum(shard.part == "corpus" for shard in canonical.shards(Place(str(tmp_path)))) == 3
@@ -110,10 +96,10 @@ def test_rows_are_counted_on_through_row_groups_and_shards(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("part", ["corpus", "queries", "qrels"])
 def test_a_part_that_is_missing_is_refused(tmp_path, part):
-    parts = plain()
+    parts = plain_corpus()
     del parts[part]
     with pytest.raises(Refused, match=f"has no {part}/"):
-        read(lay(tmp_path / "in", **parts))
+        read(write_plain(tmp_path / "in", **parts))
     assert canonical.detect(Place(str(tmp_path / "in")))
 
 
@@ -129,27 +115,27 @@ def test_a_part_that_is_missing_is_refused(tmp_path, part):
 )
 def test_columns_that_do_not_fit_are_refused_in_one_line_that_names_what_is_there(tmp_path, part, rows, words):
     with pytest.raises(Refused) as refused:
-        read(lay(tmp_path / "in", **plain(**{part: rows})))
+        read(write_plain(tmp_path / "in", **plain_corpus(**{part: rows})))
     assert words in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_file_that_is_no_parquet_is_refused_by_its_name(tmp_path):
-    lay(tmp_path, **plain())
+    write_plain(tmp_path, **plain_corpus())
     (tmp_path / "corpus" / "notes.parquet").write_text("dear diary")
     with pytest.raises(Refused, match=r"corpus/notes.parquet cannot be read"):
         read(tmp_path)
 
 
 def test_it_is_known_by_its_parts_and_not_by_those_of_others(tmp_path):
-    assert canonical.detect(Place(str(lay(tmp_path / "ours", **plain()))))
-    foreign = plain(qrels=[{"query-id": "q1", "corpus-id": "d1", "score": 1}])
-    assert not canonical.detect(Place(str(lay(tmp_path / "theirs", **foreign))))
-    assert not canonical.detect(Place(str(lay(tmp_path / "some", corpus=[{"id": "d1"}]))))
+    assert canonical.detect(Place(str(write_plain(tmp_path / "ours", **plain_corpus()))))
+    foreign = plain_corpus(qrels=[{"query-id": "q1", "corpus-id": "d1", "score": 1}])
+    assert not canonical.detect(Place(str(write_plain(tmp_path / "theirs", **foreign))))
+    assert not canonical.detect(Place(str(write_plain(tmp_path / "some", corpus=[{"id": "d1"}]))))
 
 
 def test_what_is_written_is_the_corpus_without_what_curation_noted(tmp_path):
     told = {"id": "t1", "text": "what ?", "images": [RED], "split": "train", "answer": "a star", "evidence": ["d1"]}
-    rows = read(lay(tmp_path / "in", **plain(triples=[told], prompts=[{"task": "t->t", "wording": "Find it."}])))
+    rows = read(write_plain(tmp_path / "in", **plain_corpus(triples=[told], prompts=[{"task": "t->t", "wording": "Find it."}])))
     corpus = corpus_of(tmp_path / "corpus", rows)
     with PartWriter(corpus, "rejects") as writer:
         writer.write([])
