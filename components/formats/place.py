@@ -29,6 +29,7 @@ from mirepoix.serving.store import refuse_credentials
 SHARD_BYTES = 64 << 20
 _SPACE, _GAP = re.compile(r"\s*"), re.compile(r"[\s,]*")
 LONGEST_LINE = 256 << 20  # a base64 picture is one line
+TABLE_BYTES = 16 << 20  # of Parquet rows that are held at a time, about
 LARGEST_FILE = 1 << 30  # of one picture; what is too large for training is curation's to say
 CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv")
 
@@ -226,15 +227,16 @@ class Place:
                 text, place = text[place:] + blocks.more(len(text) - place), 0  # a long element is not tried again for every block of it
 
     def tables(self, shard: Shard, columns: list[str] | None = None, rows: int = 256) -> Iterator[tuple[int, pa.Table]]:
-        """The rows of a piece of a Parquet file, some at a time, each time with the number of the first."""
+        """The rows of a piece of a Parquet file, some at a time, fewer if they are large, each time with the number of the first."""
         with self._parquet(shard.file) as file:
-            groups, number = [], 1
+            groups, number, size = [], 1, 0
             for group in range(file.metadata.num_row_groups):
-                held = file.metadata.row_group(group).num_rows
+                about = file.metadata.row_group(group)
                 if number - 1 >= shard.start and (shard.end is None or number - 1 < shard.end):
                     groups.append(group)
-                number += held
-            number = shard.line
+                    size = max(size, about.total_byte_size // max(1, about.num_rows))
+                number += about.num_rows
+            number, rows = shard.line, max(1, min(rows, TABLE_BYTES // max(1, size)))
             for batch in file.iter_batches(batch_size=rows, row_groups=groups, columns=columns):
                 batch.validate(full=True)  # that texts are UTF-8
                 yield number, pa.Table.from_batches([batch])

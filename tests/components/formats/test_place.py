@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mirepoix.components.formats import place as places
 from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Trouble
 from mirepoix.models.errors import Refused
@@ -110,3 +111,14 @@ def test_a_picture_is_read_from_its_folder_alone(tmp_path, path, reason, detail)
 def test_an_absolute_path_is_read_where_it_is(tmp_path):
     lay(tmp_path, {"in/x": "x", "elsewhere/a.png": b"png"})
     assert Place(str(tmp_path / "in")).picture(f"{tmp_path}/elsewhere/a.png") == b"png"
+
+
+def test_large_rows_of_parquet_come_fewer_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "TABLE_BYTES", 10_000)
+    table = pa.table({"id": list(map(str, range(12))), "data": [bytes([n]) * 4000 for n in range(12)]})
+    pq.write_table(table, tmp_path / "rows.parquet", use_dictionary=False, compression="none")
+    given = Place(str(tmp_path))
+    (shard,) = given.parquet_shards("rows.parquet")
+    found = list(given.tables(shard))
+    assert [(number, rows.num_rows) for number, rows in found] == [(first, 2) for first in range(1, 13, 2)]
+    assert pa.concat_tables(rows for _, rows in found).combine_chunks() == table.combine_chunks()
