@@ -238,15 +238,17 @@ class _Curation:
         self.leak: dict[int, int] = {}  # candidate -> the first held-out query that it is like, or that it answers, or one like it answers
         if self.config.leakage == "off":
             return
-        asked = np.bincount(self.keeper[self.positive["item"]], minlength=len(self.role))[self.keeper[self.positive["item"]]]
+        stood = self.keeper[self.positive["item"]]
+        pairs = np.unique(np.stack([self.positive["query"], stood]), axis=1)  # a query may have judged several copies
+        asked = np.bincount(pairs[1], minlength=len(self.role))[stood]
         asking = self.positive[(self.role[self.positive["query"]] == HELD_OUT) & (asked <= self.config.shared_answers)]
         for query, item in sorted(asking[["query", "item"]].tolist(), key=lambda pair: self.preference[pair[0]]):
             for row in (item, int(self.keeper[item])):
                 self.leak.setdefault(row, query)
         answers = dict(self.leak)
         training = self._alive(np.flatnonzero(self.role == TRAINING))
-        roles = (HELD_OUT, ANSWER) if self.config.leakage == "all" else (HELD_OUT,)
-        held = np.flatnonzero(np.isin(self.role, roles) & (np.equal(self.reason, None) | (self.role == ANSWER)))
+        queries = np.flatnonzero(self.role == HELD_OUT)
+        held = np.concatenate([self._alive(queries), [*answers] if self.config.leakage == "all" else []]).astype(np.int64)
         for row, origin in leaking(near, self.content, training, held, self.preference).items():
             self._leaked(row, origin, answers.get(origin, origin))
         if self.config.leakage == "queries":
@@ -255,7 +257,6 @@ class _Curation:
         for one, other in np.concatenate([near, near[:, ::-1]]).tolist():
             if other < len(self.candidates) and (one in answers or self.role[one] == HELD_OUT):
                 self.leak.setdefault(other, answers.get(one, one))
-        queries = np.flatnonzero(self.role == HELD_OUT)
         for row, origin in leaking(near[:0], self.content, self._alive(self.candidates), queries, self.preference).items():
             self.leak.setdefault(row, origin)
         self._leak_by_evidence()

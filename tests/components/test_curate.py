@@ -269,14 +269,18 @@ def test_an_answer_that_is_like_a_held_out_query_is_not_trained_on(ray_cluster, 
 
 
 def test_a_class_or_an_entry_that_many_queries_share_may_be_trained_on(ray_cluster, tmp_path):
-    corpus = [Item("dog", text="dog"), Item("one", text="an answer of one test and one training query")]
-    asking = [Item(f"{'test-' if n < 2 else ''}q{n}", text=f"which class has thing {n * 37} ?") for n in range(12)]
+    copies = [Item(f"copy-{n}", text="an answer of one test and one training query" + "!" * n) for n in range(6)]
+    corpus = [Item("dog", text="dog"), Item("one", text="an answer of one test and one training query"), *copies]
+    asking = [Item(f"{'test-' if n < 2 else ''}q{n}", text=f"which class has thing {n * 37} ?") for n in range(11)]
+    asking.append(Item("q11", text="Dog !"))  # the name of a class that tests share is no leak
     queries = [*asking, Item("test-one", text="who alone is asked ?"), Item("one", text="who else asks for it ?")]
     qrels = [*((query.id, "dog") for query in asking), ("test-one", "one"), ("one", "one")]
+    qrels += [(query, copy.id) for query in ("test-one", "one") for copy in copies]  # many judgements of two queries
     folder, _ = curated_of(tmp_path, CurateConfig(shared_answers=11), corpus=corpus, queries=queries, qrels=qrels)
-    assert set(rejects(folder, "qrels")) == {"one one"}
+    shared = {"one one", *(f"{query} {copy.id}" for query in ("test-one", "one") for copy in copies)}
+    assert set(rejects(folder, "qrels")) == shared
     folder, _ = curated_of(tmp_path, CurateConfig(shared_answers=12), corpus=corpus, queries=queries, qrels=qrels)
-    assert set(rejects(folder, "qrels")) == {"one one", *(f"q{n} dog" for n in range(2, 12))}
+    assert set(rejects(folder, "qrels")) == shared | {f"q{n} dog" for n in range(2, 12)}
 
 
 def test_a_kept_near_duplicate_of_a_held_out_answer_leaks_too(ray_cluster, tmp_path):
