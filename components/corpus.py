@@ -11,6 +11,7 @@ rejects/part-*.parquet   what was left out, why, and where it stood             
 The first step of an item's `source` is the name of the source that it came from.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -20,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mirepoix.models.item import ITEM_SCHEMA
+from mirepoix.models.item import ITEM_SCHEMA, Modality
 
 QUERY_SCHEMA = ITEM_SCHEMA.append(pa.field("split", pa.string(), nullable=False)).append(pa.field("task", pa.string(), nullable=False))
 QRELS_SCHEMA = pa.schema(
@@ -55,6 +56,7 @@ PARTS = {
     "rejects": REJECT_SCHEMA,
 }
 
+TASK = re.compile("[itv]+->[itv]+")
 
 GROUP_ROWS, GROUP_BYTES = 1000, 16 << 20
 
@@ -151,6 +153,19 @@ def _sizes(table: pa.Table) -> Iterator[int]:
             parents = np.arange(table.num_rows) if name == "text" else pc.list_parent_indices(column)
             np.add.at(sizes, np.asarray(parents), np.asarray(pc.fill_null(lengths, 0)))
     return map(int, sizes)
+
+
+def modalities(table: pa.Table) -> list[Modality]:
+    """What each row consists of."""
+    texts = pc.greater(pc.utf8_length(pc.fill_null(table["text"], "")), 0).to_pylist()
+    shown, moving = (pc.greater(pc.fill_null(pc.list_value_length(table[name]), 0), 0).to_pylist() for name in ("images", "video"))
+    kinds = zip(texts, shown, moving, strict=True)
+    return [Modality(Modality.TEXT * text | Modality.IMAGE * image | Modality.VIDEO * video) for text, image, video in kinds]
+
+
+def source_name(source: str | None) -> str:
+    """The name of the source that a row came from."""
+    return (source or "").partition("/")[0]
 
 
 def part_files(folder: Path, part: str) -> list[str]:

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from mirepoix.components.changes import Changes
 from mirepoix.components.checks import CHECKED, Check, checked
-from mirepoix.components.corpus import PARTS, PartWriter, part_files, part_rows, part_tables, read_part
+from mirepoix.components.corpus import PARTS, PartWriter, part_files, part_rows, part_tables, read_part, source_name
 from mirepoix.components.duplicates import NearRules, keepers, near_pairs
 from mirepoix.components.facts import Facts
 from mirepoix.components.kin import kin
@@ -174,7 +174,7 @@ class _Curation:
 
     def _hold_out(self) -> int:
         """Moves a share of the training queries of sources without other splits to a split of their own."""
-        sources = {row: _source(source) for row, source in zip(self.queries.tolist(), self._sources(self.queries), strict=True)}
+        sources = {row: source_name(source) for row, source in zip(self.queries.tolist(), self._sources(self.queries), strict=True)}
         settled = {sources[row] for row in self.queries.tolist() if self.split[row] != TRAIN}
         eligible = [row for row in self._alive(self.queries).tolist() if sources[row] not in settled]
         if not eligible:
@@ -307,7 +307,7 @@ class _Curation:
         asked = self.judged["query"][chosen & (self.judged["relevance"] > 0) & (self.judged["query"] >= 0)]
         asked = asked[np.equal(self.split[asked], TRAIN)]
         return Counter(
-            (_source(source), tasks[query - len(self.candidates)])
+            (source_name(source), tasks[query - len(self.candidates)])
             for query, source in zip(asked.tolist(), self._sources(asked), strict=True)
         )
 
@@ -390,7 +390,3 @@ def _columns(corpus: Path, names: list[str]) -> pa.Table:
     """Some columns of all rows of all parts, in their order."""
     schema = pa.schema([PARTS["corpus"].field(name) for name in names])
     return pa.concat_tables([schema.empty_table(), *(table for part in CHECKED for table in part_tables(corpus, part, names))])
-
-
-def _source(source: str) -> str:
-    return source.partition("/")[0]

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from mirepoix.components import mixture
 from mirepoix.components.batches import Known, PairRow, StoreWriter, content_key
-from mirepoix.components.corpus import PartWriter, part_tables, read_part
+from mirepoix.components.corpus import PartWriter, part_tables, read_part, source_name
 from mirepoix.components.instructions import Wordings
 from mirepoix.components.mixture import Group
 from mirepoix.components.picking import picked
@@ -166,7 +166,7 @@ def _judged(folders: list[Path], passages: Path | None) -> _Judged:
                 if id in judged.asked or (folder == passages and split != "train"):
                     fault = "stands twice" if id in judged.asked else f"is of the split {split!r}, and passages are trained on alone"
                     raise Refused(f"query {id!r} in {folder} {fault}; mend the stage that wrote it")
-                judged.asked[id] = Asked(split, task, source.partition("/")[0])
+                judged.asked[id] = Asked(split, task, source_name(source))
     seen: set[tuple[str, str, bool]] = set()
     for folder in folders:
         for table in part_tables(folder, "qrels"):

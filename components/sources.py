@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mirepoix.components import world as generated
-from mirepoix.components.corpus import PartWriter, part_tables
+from mirepoix.components.corpus import TASK, PartWriter, modalities, part_tables, source_name
 from mirepoix.components.reading import FORMATS, Source, opened, tables
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
@@ -25,7 +25,6 @@ from mirepoix.models.options import option
 from mirepoix.serving.store import Context, Outcome, Rows, refuse_credentials
 
 NOTICES = 200  # a table of more is read by nobody
-TASK = re.compile("[itv]+->[itv]+")
 SPLIT = re.compile(r"(?:(?P<name>[^:=\s]+):)?(?P<old>[^:=\s]+)=(?P<new>[^=\s]+)")
 RECENT = 100_000  # ids that are held as Python objects
 
@@ -176,7 +175,7 @@ class _Join:
         if kind != "corpus":
             table = self._renamed(table)
         keep, later, reasons, lost = [], [], [], []
-        codes = _modalities(table)
+        codes = modalities(table)
         columns = [table[name].to_pylist() for name in ("id", "named", "split", "task", "content", "source", "line")]
         known = self.known[kind]
         found = known.find(columns[0])
@@ -243,8 +242,8 @@ class _Join:
     def _pending(self, first: Remembered) -> None:
         """Writes the queries that waited for their task."""
         for table in part_tables(self.spool, "queries"):
-            rows = list(zip(first.find(table["id"].to_pylist()), _modalities(table), strict=True))
-            tasks = [f"{Modality(code).letters}->{Modality(answer[0]).letters}" if answer else "" for (_, answer), code in rows]
+            rows = list(zip(first.find(table["id"].to_pylist()), modalities(table), strict=True))
+            tasks = [f"{code.letters}->{Modality(answer[0]).letters}" if answer else "" for (_, answer), code in rows]
             table = table.set_column(table.schema.get_field_index("task"), "task", pa.array(tasks, pa.string()))
             self.writers["queries"].write(table.filter(pa.array([bool(task) for task in tasks])))
             self._reject("queries", table, [None if task else "no answer" for task in tasks])
@@ -260,16 +259,10 @@ class _Join:
         self._count(lost, part, lost["why"])
 
     def _count(self, table: pa.Table, part: Any, what: Any) -> None:
-        sources = [(source or "").partition("/")[0] for source in table["source"].to_pylist()]
+        sources = [source_name(source) for source in table["source"].to_pylist()]
         parts = [part] * len(sources) if isinstance(part, str) else part.to_pylist()
         told = [what] * len(sources) if isinstance(what, str) else what.to_pylist()
         self.counts.update(zip(sources, parts, told, strict=True))
-
-
-def _modalities(table: pa.Table) -> list[int]:
-    texts = pc.greater(pc.utf8_length(pc.fill_null(table["text"], "")), 0).to_pylist()
-    shown, moving = (pc.greater(pc.fill_null(pc.list_value_length(table[name]), 0), 0).to_pylist() for name in ("images", "video"))
-    return [Modality.TEXT * t | Modality.IMAGE * i | Modality.VIDEO * v for t, i, v in zip(texts, shown, moving, strict=True)]
 
 
 def _unjoined(query: str, item: str, relevance: int | None, asked: Any, shown: Any, lost: bool) -> str | None:

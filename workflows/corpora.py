@@ -13,17 +13,15 @@ from tempfile import TemporaryDirectory
 from time import time
 from typing import Any
 
-import pyarrow.compute as pc
 import ray
 import ray.data  # which sets its logger up
 
 from mirepoix.components import curate, sources
-from mirepoix.components.corpus import part_files, part_tables
+from mirepoix.components.corpus import modalities, part_files, part_tables
 from mirepoix.components.curate import MERGED, CurateConfig
 from mirepoix.components.reading import FORMATS, Source, is_small, opened
 from mirepoix.components.sources import SourcesConfig
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Modality
 from mirepoix.serving.store import Context, Outcome
 from mirepoix.workflows.cluster import private_cluster
 from mirepoix.workflows.progress import Display, Note
@@ -91,7 +89,7 @@ def validate(config: SourcesConfig, rules: CurateConfig, seed: int = 0) -> Findi
         faults = _faults(read, named) + _faults(kept, named)
         candidates: Counter[str] = Counter()
         for table in part_tables(kept, "corpus", ["text", "images", "video"]):
-            candidates.update(_letters(table))
+            candidates.update(code.letters for code in modalities(table))
         queries: dict[str, Counter[str]] = {}
         for table in part_tables(kept, "queries", ["split", "task"]):
             for split, task in zip(table["split"].to_pylist(), table["task"].to_pylist(), strict=True):
@@ -130,15 +128,6 @@ def _staged(name: str, folder: Path, work: Any, seed: int) -> Outcome:
     finally:
         display.close()
         ray_data.setLevel(told)
-
-
-def _letters(table: Any) -> list[str]:
-    kinds = zip(
-        pc.greater(pc.utf8_length(table["text"]), 0).to_pylist(),
-        *(pc.greater(pc.list_value_length(table[name]), 0).to_pylist() for name in ("images", "video")),
-        strict=True,
-    )
-    return [Modality(Modality.TEXT * text | Modality.IMAGE * shown | Modality.VIDEO * moving).letters for text, shown, moving in kinds]
 
 
 def _faults(folder: Path, named: list[Source]) -> list[Fault]:

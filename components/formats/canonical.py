@@ -10,7 +10,6 @@ Columns after the semicolon may be missing; other columns are left aside, and so
 that tells its source and line keeps them.
 """
 
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from mirepoix.components.corpus import PARTS, part_files
+from mirepoix.components.corpus import PARTS, TASK, part_files
 from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Prompt, Query, Row, Triple, Trouble, rowwise
 from mirepoix.models.errors import Refused
@@ -35,7 +34,6 @@ NEEDED = {
     "prompts": ("task", "wording"),
 }
 OPTIONAL = ("triples", "prompts")
-TASK = re.compile("[itv]+->[itv]+")
 
 
 def detect(place: Place) -> bool:
