@@ -4,8 +4,8 @@
     python bench/data.py pictures --pictures 4000 --repeats 9 --json figures.json
 
 pictures    pictures per second and core: the checking pass on Ray Data, and a process pool that opens, decodes and turns upright each
-            with Pillow, read from the same Parquet files; workers of both stand before the clock runs, as nice as Ray makes its own, and
-            both are timed in turn, from the first task to the last result
+            with Pillow, read from the same Parquet files, by workers as nice as Ray makes its own; both are timed in turn, from the first
+            task to the last result. The pool's workers stand before the clock runs; Ray's are started within it, as in a run
 near        near-duplicate search: signatures and pairs, beside datasketch's MinHashLSH with the same bands and the same verification, and
             beside imagehash with all pairs of its hashes compared at once
 growth      seconds of the whole stage over ever more items, half of them texts and half pictures, 5 % of each near-duplicates; the slope of
@@ -143,7 +143,7 @@ def measure_pictures(home: Path, count: int, width: int, height: int, workers: i
             for name, work in (("curation", ours), ("pool", theirs)):
                 began = time.perf_counter()
                 assert work() == count
-                if turn:  # the first time starts the workers
+                if turn:  # the first time starts the pool and fills caches
                     rates[name].append(count / (time.perf_counter() - began) / workers)
     ratios = [one / other for one, other in zip(rates["curation"], rates["pool"], strict=True)]
     size = sum(Path(file).stat().st_size for file in part_files(corpus, "corpus"))
@@ -290,12 +290,12 @@ def table(figures: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=[], help="pictures, near, growth; all by default")
-    parser.add_argument("--pictures", type=int, default=6000)
+    parser.add_argument("--pictures", type=int, default=12_000)
     parser.add_argument("--side", type=int, nargs=2, default=(500, 375), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--items", type=int, default=4000, help="texts, and pictures, of the near-duplicate search")
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 20_000, 40_000, 80_000])
     parser.add_argument("--workers", type=int, default=os.cpu_count())
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     unknown = set(given.what) - {"pictures", "near", "growth"}

@@ -62,7 +62,7 @@ class CurateConfig:
         0.0, "share of the training queries that is moved to the split held_out, in sources that have only training rows"
     )
     max_rejected: float = option(0.2, "share of rejected candidates above which the stage fails: then the source is at fault, not a row")
-    batch_size: int = option(1000, "most rows that a task checks at a time")
+    batch_size: int = option(2000, "most rows that a task checks")
     workers: int | None = option(None, "tasks that check at a time; null: as many as the cluster's CPUs")
 
     def __post_init__(self) -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from mirepoix.components.checks import Check, pieces
+from mirepoix.components.checks import TASK_BYTES, Check, pieces, tasks
 from mirepoix.components.corpus import PARTS, PartWriter
 from mirepoix.components.facts import ROW
 from mirepoix.components.signatures import LOOK, LOOKS
@@ -172,5 +172,15 @@ def test_pieces_cover_every_row_once_in_order(tmp_path):
     for rows in (1, 4, 10, 100):
         found = pieces(tmp_path, rows)
         assert [piece["part"] for piece in found] == sorted((piece["part"] for piece in found), key=("corpus", "queries").index)
-        told = [row for piece in found for table in CHECK(pa.Table.from_pylist([piece])) for row in table.to_pylist()]
+        assert all(piece["rows"] <= rows for piece in found)
+        told = [row for task in tasks(found, rows) for table in CHECK(task) for row in table.to_pylist()]
         assert [row["place"] for row in told] == list(range(32))
+
+
+def test_a_task_has_as_many_pieces_as_fit_and_at_least_one():
+    def sizes(*pieces, rows=10):
+        return [table["rows"].to_pylist() for table in tasks([{"rows": count, "bytes": size} for count, size in pieces], rows)]
+
+    assert sizes((4, 1), (4, 1), (4, 1), (10, 1), (1, 1)) == [[4, 4], [4], [10], [1]]
+    assert sizes((1, TASK_BYTES), (1, 1), (1, TASK_BYTES - 1), (1, 2 * TASK_BYTES)) == [[1], [1, 1], [1]]
+    assert sizes() == []
