@@ -66,10 +66,25 @@ class Plan:
         return np.argsort(surplus, kind="stable")[: batches * self.size]
 
     def _apart(self, rows: np.ndarray, batches: int, generator: np.random.Generator) -> np.ndarray:
-        """The rows as batches: dealt out in turn, so that pairs of one document, side by side, go to different batches."""
+        """The rows as batches: dealt out in rounds, so that pairs of one document, side by side, go to different batches.
+
+        To whom a round goes first is drawn anew: in an order that stands, neighbours would share most of their documents, and each would
+        be contrasted with the same few again and again.
+        """
         document = self._positive[rows]
-        order = np.argsort(generator.permutation(len(self._positive))[document], kind="stable")
-        dealt = rows[order].reshape(self.size, batches).T.copy()
+        rounds = rows[np.argsort(generator.permutation(len(self._positive))[document], kind="stable")].reshape(self.size, batches)
+        dealt = np.empty((batches, self.size), rows.dtype)
+        last, had = -1, np.empty(0, np.int64)  # the document that a round ended with, and the batches that have one more of it than others
+        for place, dealing in enumerate(rounds):
+            documents = self._positive[dealing]
+            order, going_on = generator.permutation(batches), int((documents == last).sum())
+            if going_on:
+                order = order[np.argsort(np.isin(order, had), kind="stable")]
+                order[going_on:] = generator.permutation(order[going_on:])
+            dealt[order, place] = dealing
+            if going_on < batches:
+                last = documents[-1]
+                had = order[documents == last] if documents[0] != last else had[:0]
         self._part_queries(dealt, generator)
         return dealt
 

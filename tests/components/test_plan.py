@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -75,6 +76,14 @@ def test_a_document_of_more_pairs_than_batches_is_spread_evenly_and_has_all_its_
     batches = epoch_of(plan, 0)
     assert [sum(numbers[row] == 0 for row in batch) for batch in batches] == [6] * 10
     assert sorted(row for batch in batches for row in batch) == list(range(100))
+
+
+def test_batches_share_documents_as_chance_has_it(tmp_path):
+    """Though eight pairs ask for each: what is contrasted with what is drawn anew for every batch."""
+    numbers = [n // 8 for n in range(1600)]
+    batches = [{numbers[row] for row in batch} for batch in epoch_of(Plan(write(tmp_path, numbers), 40, (0,)), 0)]
+    assert all(len(one) == 40 for one in batches)
+    assert max(len(one & other) for one, other in combinations(batches, 2)) < 20
 
 
 SKEWED = st.lists(st.sampled_from([0, 0, 0, 1, 1, 2, *range(3, 30)]), min_size=1, max_size=80)
