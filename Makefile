@@ -1,11 +1,12 @@
 # make demo    from nothing to a searched endpoint, on two CPU cores
 # make test    everything that is promised, tested
+# make bench   what curation costs beside plain tools, how it grows, and what it takes of memory; a quarter of an hour and more
 # Each sets itself up: a virtual environment in .venv with the versions of requirements.lock.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help demo test lint lock clean
+.PHONY: help demo test bench lint lock clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -24,6 +25,10 @@ demo: .venv/ready
 
 test: .venv/ready
 	@$(BIN)/python -m pytest
+
+bench: .venv/ready
+	@$(BIN)/python bench/data.py
+	@$(BIN)/python bench/memory.py
 
 lint: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

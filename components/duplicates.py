@@ -2,7 +2,7 @@
 
 Near-equal are two rows with as many pictures and frames each, near-equal texts (or none) and near-equal pictures, one by one in order. The
 search is in two steps. Keys that near-equal rows are likely to share put them into buckets, table by table, and those in one bucket become
-candidates; each table is a Ray task of its own. Then every candidate is verified by what was kept of texts and pictures, in tasks as well.
+candidates; some tables at a time are a Ray task. Then every candidate is verified by what was kept of texts and pictures, in tasks as well.
 
     text alone    MinHash signatures in bands; verified by the Jaccard similarity of pairs of tokens, and by equal numbers
     pictures      each two of the eight bytes of a 64-bit perceptual hash: rows that differ in at most 6 signs share one, and
@@ -12,9 +12,9 @@ candidates; each table is a Ray task of its own. Then every candidate is verifie
 A row that is near-equal to one that is kept is merged into it, and never into one that was merged itself: chains do not grow.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations, islice, starmap
 from typing import Any
 
 import numpy as np
@@ -59,20 +59,26 @@ def near_pairs(facts: Facts, rows: Array, roles: Array, wanted: Array, rules: Ne
     `rows` are in the order in which they are preferred. `wanted[a, b]` says whether a row of role a and a later one of role b are compared.
     """
     found: list[Array] = []
-    crowded = 0
-    shared = ray.put(roles)
-    for pairs, many in _done(_bucketed.remote(tables, shared, wanted) for tables in _packed(_tables(facts, rows, rules))):
+    crowded, roles = 0, roles.astype(np.uint8)
+    for pairs, many in _done(_bucketed, ((tables, roles, wanted) for tables in _packed(_tables(facts, rows, rules)))):
         found.append(pairs)
         crowded = max(crowded, many)
     candidates = _distinct(found)
     return candidates[_verified(facts, rows, candidates, rules)], crowded
 
 
-def _done(tasks: Iterator[ray.ObjectRef]) -> Iterator[Any]:
-    """What the tasks return, as they end; only some are started at a time, so that what they work on does not fill the object store."""
-    running: list[ray.ObjectRef] = []
-    for task in tasks:
-        running.append(task)
+def _done(work: Callable[..., Any], calls: Iterator[tuple[Any, ...]]) -> Iterator[Any]:
+    """What each call returns, as they end, each a task; of a single one, which is worth no task's start, it is worked out here.
+
+    Only some are started at a time, so that what they work on does not fill the object store.
+    """
+    first = list(islice(calls, 2))
+    if len(first) < 2:
+        yield from starmap(work, first)
+        return
+    task, running = ray.remote(work), []
+    for call in chain(first, calls):
+        running.append(task.remote(*call))
         if len(running) == AT_A_TIME:
             (done,), running = ray.wait(running)
             yield ray.get(done)
@@ -134,7 +140,6 @@ def _packed(tables: Iterator[Table]) -> Iterator[list[Table]]:
         yield pack
 
 
-@ray.remote
 def _bucketed(tables: list[Table], roles: Array, wanted: Array) -> tuple[Array, int]:
     """The pairs of places with equal keys in one of the tables, and how many places of one are in too large buckets."""
     found = [_paired(*table, roles[table[0]], wanted) for table in tables if len(table[0])]
@@ -212,13 +217,12 @@ def _verified(facts: Facts, rows: Array, pairs: Array, rules: NearRules) -> Arra
     ):
         chosen = np.flatnonzero(fine & true)
         parts = [chosen[start : start + VERIFIED_AT_ONCE] for start in range(0, len(chosen), VERIFIED_AT_ONCE)]
-        tasks = (compare.remote(part, gather(rows[pairs[part, 0]]), gather(rows[pairs[part, 1]]), same) for part in parts)
-        for part, near in _done(tasks):
+        calls = ((part, gather(rows[pairs[part, 0]]), gather(rows[pairs[part, 1]]), same) for part in parts)
+        for part, near in _done(compare, calls):
             true[part] = near
     return true
 
 
-@ray.remote
 def _same_texts(part: Array, one: Ragged, other: Ragged, threshold: float) -> tuple[Array, Array]:
     """Which texts have so many shingles in common."""
     counts, others = one[1], other[1]
@@ -236,7 +240,6 @@ def _same_texts(part: Array, one: Ragged, other: Ragged, threshold: float) -> tu
     return part, near
 
 
-@ray.remote
 def _same_pictures(part: Array, one: Ragged, other: Ragged, rules: NearRules) -> tuple[Array, Array]:
     """Which rows, with as many pictures each, have near-equal pictures only."""
     (ones, counts), (others, _) = one, other

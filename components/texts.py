@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby
+from functools import cache
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
@@ -144,7 +144,7 @@ class TextRules:
             return None
         if ("www." in text or "://" in text) and sum(map(len, _URL.findall(text))) > self.max_urls * len(seen):
             return "mostly URLs"
-        if max((sum(1 for _ in run) for letter, run in groupby(seen) if letter.isalnum()), default=0) > self.max_run:
+        if _run_beyond(self.max_run).search(seen):
             return "repeated character"
         letters = sum(map(str.isalpha, seen)) if seen.isascii() else sum(unicodedata.category(letter)[0] in "LM" for letter in seen)
         if letters < self.min_letters * len(seen):
@@ -157,6 +157,12 @@ class TextRules:
             if 1 - len(runs) / runs.total() > self.max_repeated_phrases:
                 return "repeated phrases"
         return None
+
+
+@cache
+def _run_beyond(most: int) -> re.Pattern[str]:
+    """A letter or digit that follows itself more often than so."""
+    return re.compile(rf"([^\W_])\1{{{most},}}")
 
 
 TEXT_REASONS = (

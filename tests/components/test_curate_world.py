@@ -121,15 +121,17 @@ def test_the_result_is_the_same_when_a_worker_is_killed(spoilt, usual, tmp_path,
 def test_the_result_is_the_same_when_a_search_for_duplicates_is_killed(spoilt, usual, tmp_path, monkeypatch):
     from mirepoix.components import duplicates
 
-    mark, bucketed = tmp_path / "killed", duplicates._bucketed._function
+    mark, driver, bucketed = tmp_path / "killed", os.getpid(), duplicates._bucketed
 
     def mortal(*given):
+        assert os.getpid() != driver, "several tables are searched in tasks"
         if not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return bucketed(*given)
 
-    monkeypatch.setattr(duplicates, "_bucketed", duplicates.ray.remote(mortal))
+    monkeypatch.setattr(duplicates, "_bucketed", mortal)
+    monkeypatch.setattr(duplicates, "KEYS_AT_ONCE", 1000)
     assert_same(curated(tmp_path / "again", spoilt, CurateConfig()), usual)
     assert mark.exists()
 
