@@ -162,7 +162,7 @@ def search(folder: Path, items: list[Item], check: Check) -> set[tuple[str, str]
     for first in range(0, len(items), ROWS):
         facts.add(check.checked(table.slice(first, ROWS)))
     facts.seal()
-    places, _ = near_pairs(facts, np.arange(len(items)), np.zeros(len(items), np.int64), np.ones((1, 1), bool), NearRules())
+    places, _, _ = near_pairs(facts, np.arange(len(items)), np.zeros(len(items), np.int64), np.ones((1, 1), bool), NearRules())
     return {(items[one].id, items[other].id) for one, other in places.tolist()}
 
 

@@ -1,7 +1,8 @@
 """What reading and curating a source costs in memory, as it grows: the peak over all processes, and its slope.
 
-    python bench/memory.py                     pictures with captions, 0.5, 1, 2 and 4 GB, through sources and curate
-    python bench/memory.py --gigabytes 10
+    python bench/memory.py                     pictures with captions, 0.5, 1, 2 and 4 GB, through sources and curate; then short texts,
+                                               which have many rows in few bytes: 100, 200 and 400 thousand
+    python bench/memory.py --gigabytes 10 --texts
 
 Pictures are JPEG noise of 512 x 512, so that no two are alike. Each size runs in a process and on a Ray cluster of its own.
 """
@@ -59,6 +60,19 @@ def grow(folder: Path, size: float) -> int:
     return first
 
 
+def tell(folder: Path, count: int) -> int:
+    """Writes so many passages of about 400 characters as BEIR, none like another, and one query; returns their bytes."""
+    rng = np.random.default_rng(count)
+    words = ["".join(letters) for letters in rng.choice(list("abcdefghijklmnop"), (5000, 6))]
+    (folder / "qrels").mkdir(parents=True)
+    with (folder / "corpus.jsonl").open("w") as file:
+        for number in range(count):
+            file.write(json.dumps({"_id": f"doc{number:09d}", "text": " ".join(words[word] for word in rng.integers(0, 5000, 56))}) + "\n")
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "q0", "text": "what is it"}) + "\n")
+    (folder / "qrels/train.tsv").write_text("query-id\tcorpus-id\tscore\nq0\tdoc000000001\t1\n")
+    return (folder / "corpus.jsonl").stat().st_size
+
+
 def passed(folder: str, scratch: str) -> None:
     """Reads and curates the folder, as the stages of a run do."""
     import ray.data
@@ -82,31 +96,43 @@ def passed(folder: str, scratch: str) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gigabytes", type=float, nargs="+", default=[0.5, 1, 2, 4])
+    parser.add_argument("--gigabytes", type=float, nargs="*", default=[0.5, 1, 2, 4])
+    parser.add_argument("--texts", type=int, nargs="*", default=[100_000, 200_000, 400_000])
     parser.add_argument("--folder", help="where to work (default: the temporary folder)")
     parser.add_argument("--processes", action="store_true", help="tell the largest processes of the fullest moment")
     told = parser.parse_args()
-    points = []
-    print(f"{os.cpu_count()} cores; pictures of {SIDE} x {SIDE}, JPEG {QUALITY}, a caption each")
+    print(f"{os.cpu_count()} cores; pictures of {SIDE} x {SIDE}, JPEG {QUALITY}, a caption each; passages of 56 words")
     with tempfile.TemporaryDirectory(dir=told.folder, prefix="memory-") as home:
-        pictures = Path(home) / "pictures"
+        pictures, points = Path(home) / "pictures", []
         pictures.mkdir()
         for size in sorted(told.gigabytes):
             count = grow(pictures, size * 1e9)
-            with tempfile.TemporaryDirectory(dir=home) as scratch:
-                found = measure([sys.executable, __file__, "--pass", str(pictures), scratch])
-            if found.status:
-                return found.status
-            points.append((size, found.kilobytes / MIB))
-            print(f"{size:6.2f} GB  {count:7d} pictures  at most {points[-1][1]:6.0f} MiB  {found.seconds:6.0f} s", flush=True)
-            if told.processes:
-                for kilobytes, name in found.fullest:
-                    print(f"    {kilobytes / MIB:6.0f} MiB  {name}", flush=True)
+            points.append((size, peak(pictures, f"{size:6.2f} GB  {count:7d} pictures", told.processes)))
+        if len(points) > 1:
+            slope, base = np.polyfit(*zip(*points, strict=True), 1)
+            print(f"slope {slope:.1f} MiB per GB from {base:.0f} MiB; at 10 GB: {base + 10 * slope:.0f} MiB")
         shutil.rmtree(pictures)
-    if len(points) > 1:
-        slope, base = np.polyfit(*zip(*points, strict=True), 1)
-        print(f"slope {slope:.1f} MiB per GB from {base:.0f} MiB; at 10 GB: {base + 10 * slope:.0f} MiB")
+        points = []
+        for count in sorted(told.texts):
+            size = tell(Path(home) / f"texts{count}", count)
+            points.append((count, peak(Path(home) / f"texts{count}", f"{size / 1e9:6.2f} GB  {count:7d} passages", told.processes)))
+        if len(points) > 1:
+            slope, base = np.polyfit(*zip(*points, strict=True), 1)
+            print(f"slope {slope * MIB:.2f} KiB per passage from {base:.0f} MiB")
     return 0
+
+
+def peak(source: Path, what: str, processes: bool) -> float:
+    """Passes a source through and prints the most mebibytes that this took."""
+    with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
+        found = measure([sys.executable, __file__, "--pass", str(source), scratch])
+    if found.status:
+        sys.exit(found.status)
+    most = found.kilobytes / MIB
+    print(f"{what}  at most {most:6.0f} MiB  {found.seconds:6.0f} s", flush=True)
+    for kilobytes, name in found.fullest if processes else ():
+        print(f"    {kilobytes / MIB:6.0f} MiB  {name}", flush=True)
+    return most
 
 
 if __name__ == "__main__":

@@ -194,6 +194,6 @@ def checked(corpus: Path, check: Check, rows: int, workers: int | None) -> Itera
     data.execution_options.preserve_order = True
     data.enable_progress_bars = False
     if work := list(tasks(pieces(corpus, rows), rows)):
-        dataset = ray.data.from_arrow(work)
-        told = dataset.map_batches(check, batch_format="pyarrow", batch_size=None, compute=ray.data.TaskPoolStrategy(crew(workers)))
+        dataset, most = ray.data.from_arrow(work), min(crew(workers), len(work))
+        told = dataset.map_batches(check, batch_format="pyarrow", batch_size=None, compute=ray.data.TaskPoolStrategy(most))
         yield from told.iter_batches(batch_format="pyarrow", batch_size=None)

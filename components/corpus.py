@@ -6,6 +6,7 @@ qrels/part-*.parquet     which candidate answers which query, or does not (relev
 triples/part-*.parquet   pictures with a question and its concise answer; may be missing     TRIPLE_SCHEMA
 prompts/part-*.parquet   wordings of instructions that a source brings; may be missing       PROMPT_SCHEMA
 kin/part-*.parquet       candidates that may be the same answer, from curation               KIN_SCHEMA
+held/part-*.parquet      candidates that tell of what is held out, from curation             HELD_SCHEMA
 rejects/part-*.parquet   what was left out, why, and where it stood                          REJECT_SCHEMA
 
 The first step of an item's `source` is the name of the source that it came from.
@@ -43,6 +44,7 @@ for _field in (
     TRIPLE_SCHEMA = TRIPLE_SCHEMA.append(_field)
 PROMPT_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("task", "wording", "source")])
 KIN_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("item_id", "kin_id", "why")])
+HELD_SCHEMA = pa.schema([pa.field("item_id", pa.string(), nullable=False)])
 REJECT_SCHEMA = pa.schema(
     [pa.field(name, pa.string()) for name in ("part", "id", "reason", "detail", "source")] + [pa.field("line", pa.int64())]
 )
@@ -53,6 +55,7 @@ PARTS = {
     "triples": TRIPLE_SCHEMA,
     "prompts": PROMPT_SCHEMA,
     "kin": KIN_SCHEMA,
+    "held": HELD_SCHEMA,
     "rejects": REJECT_SCHEMA,
 }
 

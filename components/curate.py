@@ -12,7 +12,6 @@ evidence pass on to it. Held out are all splits but "train".
 
 from collections import Counter
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -22,12 +21,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mirepoix.components.changes import Changes
-from mirepoix.components.checks import CHECKED, Check, checked
-from mirepoix.components.corpus import PARTS, PartWriter, part_files, part_rows, part_tables, read_part, source_name
+from mirepoix.components.checks import Check, checked
+from mirepoix.components.corpus import PARTS, PartWriter, part_files, part_rows, part_tables, read_part
 from mirepoix.components.duplicates import NearRules, keepers, near_pairs
 from mirepoix.components.facts import Facts
+from mirepoix.components.fates import Fates
 from mirepoix.components.kin import kin
 from mirepoix.components.leaks import TRAIN, held_out, leaking
+from mirepoix.components.roster import Labels, Roster
 from mirepoix.components.texts import TextRules, clean
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
@@ -36,7 +37,7 @@ from mirepoix.serving.store import Context, Outcome, Rows
 
 CANDIDATE, ANSWER, TRAINING, HELD_OUT = range(4)
 """Roles: a candidate, one that answers a held-out query, a training query or triple, a held-out query or triple."""
-JUDGED = np.dtype([("query", "i8"), ("item", "i8"), ("relevance", "i4"), ("reason", "O"), ("detail", "O")])
+JUDGED = np.dtype([("query", "i8"), ("item", "i8"), ("relevance", "i4")])
 MERGED = ("exact duplicate", "near-duplicate", "judged twice")
 """Reasons of rows that stand on in another one."""
 
@@ -88,34 +89,32 @@ class _Curation:
 
     def __init__(self, context: Context, config: CurateConfig, sources: Path, spool: Path):
         self.context, self.config, self.sources = context, config, sources
-        self.facts, self.changes = Facts(spool), Changes(spool)
-        self.read = {part: part_rows(sources, part) for part in PARTS if part not in ("kin", "rejects")}
-        ends = np.cumsum([0, *(self.read[part] for part in CHECKED)])
-        self.candidates, self.queries, self.triples = (np.arange(*span) for span in pairwise(ends))
-        self.reason = np.full(ends[-1], None, object)
-        self.detail = np.full(ends[-1], "", object)
+        self.facts, self.changes, self.roster = Facts(spool), Changes(spool), Roster(sources)
+        self.candidates, self.queries, self.triples = self.roster.candidates, self.roster.queries, self.roster.triples
+        self.read = {part: part_rows(sources, part) for part in PARTS if part not in ("kin", "held", "rejects")}
+        self.fates = Fates(len(self.roster))
         self.why: Counter[tuple[str, str]] = Counter()  # reason, part
 
     def outcome(self) -> Outcome:
         self._check()
-        self.places = _columns(self.sources, ["id", "source", "line"])
-        self.ids = self.places["id"].to_pylist()
-        splits = [table["split"] for part in ("queries", "triples") for table in part_tables(self.sources, part, ["split"])]
-        self.split = np.array([None] * len(self.candidates) + [split for column in splits for split in column.to_pylist()], object)
+        splits = (table for part in ("queries", "triples") for table in part_tables(self.sources, part, ["split"]))
+        self.split = Labels(splits, "split", before=len(self.candidates))
+        self.task = Labels(part_tables(self.sources, "queries", ["task"]), "task", before=len(self.candidates))
         self._join()
         before = self._mixture(np.ones(len(self.judged), bool))
         moved = self._hold_out() if self.config.held_out else 0
-        near, crowded = self._merge()
+        near, crowded, unmet = self._merge()
         self._leak(near)
         self._judge()
         written, large = self._write(near)
-        after = self._mixture(np.equal(self.judged["reason"], None))
+        after = self._mixture(self.verdicts.stand())
         merged = sum(count for (reason, _), count in self.why.items() if reason in MERGED)
         rejected = sum(self.why.values()) - merged
-        kin_rows = written.pop("kin")
+        told = {part: written.pop(part) for part in ("kin", "held")}
         metrics = {part: count for part, count in written.items() if self.read[part] or part in ("corpus", "queries", "qrels")}
         metrics |= {"exact_duplicates": self.why["exact duplicate", "corpus"], "near_duplicates": self.why["near-duplicate", "corpus"]}
-        metrics |= {"kin": kin_rows, "large_kin_groups": large, "crowded": crowded, "held_out": moved}
+        metrics |= {"kin": told["kin"], "large_kin_groups": large, "crowded": crowded, "crowded_unmet": unmet}
+        metrics |= {"held_out": moved, "held_candidates": told["held"]}
         for (reason, _), count in sorted(self.why.items()):
             if reason not in MERGED:
                 metrics[f"rejected {reason}"] = metrics.get(f"rejected {reason}", 0) + count
@@ -132,16 +131,16 @@ class _Curation:
         done = 0
         for table in checked(self.sources, check, self.config.batch_size, self.config.workers):
             assert table["place"][0].as_py() == done, "Ray Data did not keep the order of the rows"
-            here = slice(done, done + table.num_rows)
-            self.reason[here], self.detail[here] = table["reason"].to_pylist(), table["detail"].fill_null("").to_pylist()
+            for row in table.filter(table["reason"].is_valid()).select(["place", "reason", "detail"]).to_pylist():
+                self.fates.lose(np.array([row["place"]]), row["reason"], [row["detail"] or ""])
             self.facts.add(table)
             self.changes.add(done, table)
             done += table.num_rows
-            self.context.report({"step": done, "total": len(self.reason)})
-        assert done == len(self.reason), f"{len(self.reason)} rows went into the check and {done} came out"
+            self.context.report({"step": done, "total": len(self.fates)})
+        assert done == len(self.fates), f"{len(self.fates)} rows went into the check and {done} came out"
         self.facts.seal()
         self.changes.seal()
-        why = Counter(reason for reason in self.reason[self.candidates] if reason)
+        why = self.fates.counted(self.candidates)
         lost, told = why.total(), ", ".join(f"{reason}: {count}" for reason, count in why.most_common())
         if lost == len(self.candidates):
             raise Refused(f"the corpus is empty after curation: all {lost} candidates were rejected ({told})")
@@ -152,72 +151,67 @@ class _Curation:
             )
 
     def _join(self) -> None:
-        """The judgements with the rows of their query and candidate; -1 where there is none."""
+        """The judgements with the rows of their query and candidate, and the rows of each triple's evidence; -1 where there is none."""
         table = read_part(self.sources, "qrels", ["query_id", "item_id", "relevance"])
         self.judged = np.zeros(table.num_rows, JUDGED)
-        for name, rows, column in (("query", self.queries, "query_id"), ("item", self.candidates, "item_id")):
-            known = {self.ids[row]: row for row in rows.tolist()}
-            if name == "item":
-                self.known = known
-            self.judged[name] = [known.get(id, -1) for id in table[column].to_pylist()]
-        self.judged["relevance"], self.judged["reason"] = table["relevance"].to_numpy(), None
+        self.judged["query"] = self.roster.rows(table["query_id"], self.queries)
+        self.judged["item"] = self.roster.rows(table["item_id"], self.candidates)
+        self.judged["relevance"] = table["relevance"].to_numpy()
+        self.verdicts = Fates(len(self.judged))
+        named = read_part(self.sources, "triples", ["evidence"])["evidence"]
+        self.evidence = self.roster.rows(pc.list_flatten(named), self.candidates)
+        self.evidence_ends = np.cumsum([0, *pc.list_value_length(named).to_pylist()])
 
     def _alive(self, rows: Array) -> Array:
-        return rows[[reason is None for reason in self.reason[rows]]]
+        return rows[self.fates.stand(rows)]
 
     def _positive(self) -> Array:
         """The judgements of a query and an answer that are both still there."""
         fine = (self.judged["relevance"] > 0) & (self.judged["query"] >= 0) & (self.judged["item"] >= 0)
         positive = self.judged[fine]
-        alive = np.equal(self.reason, None)
-        return positive[alive[positive["query"]] & alive[positive["item"]]]
+        return positive[self.fates.stand(positive["query"]) & self.fates.stand(positive["item"])]
 
     def _hold_out(self) -> int:
         """Moves a share of the training queries of sources without other splits to a split of their own."""
-        sources = {row: source_name(source) for row, source in zip(self.queries.tolist(), self._sources(self.queries), strict=True)}
-        settled = {sources[row] for row in self.queries.tolist() if self.split[row] != TRAIN}
-        eligible = [row for row in self._alive(self.queries).tolist() if sources[row] not in settled]
-        if not eligible:
+        sources = dict(zip(self.queries.tolist(), self.roster.source_names(self.queries), strict=True))
+        settled = {sources[row] for row in self.queries[~self.split.among(TRAIN)[self.queries]].tolist()}
+        eligible = np.array([row for row in self._alive(self.queries).tolist() if sources[row] not in settled], np.int64)
+        if not len(eligible):
             raise Refused(f"held_out is {self.config.held_out}, but every source has queries of another split than train; set it to 0")
-        positive, names = self._positive(), {row: self.ids[row] for row in eligible}
+        positive, names = self._positive(), dict(zip(eligible.tolist(), self.roster.ids(eligible), strict=True))
         asked, answers, share = positive["query"], positive["item"], self.config.held_out
-        moved = held_out(asked, answers, self._contents(), np.array(eligible), names, share, self.context.seed)
-        self.split[moved] = "held_out"
+        moved = held_out(asked, answers, self._contents(), eligible, names, share, self.context.seed)
+        self.split.set(moved, "held_out")
         return len(moved)
-
-    def _sources(self, rows: Array) -> list[str]:
-        return self.places["source"].take(pa.array(rows)).to_pylist()
 
     def _contents(self) -> Array:
         """A number for the content of each row; equal for equal rows."""
         return np.unique(self.facts.rows["content"].view([("", "u8"), ("", "u8")]), return_inverse=True)[1]
 
-    def _merge(self) -> tuple[Array, int]:
-        """Merges equal and near-equal candidates; returns all near-equal pairs of rows, and how many rows were crowded."""
+    def _merge(self) -> tuple[Array, int, int]:
+        """Merges equal and near-equal candidates; returns all near-equal pairs of rows, and how many rows were crowded and met not all."""
         self.positive = self._positive()
-        role = np.where(np.equal(self.split, TRAIN), TRAINING, HELD_OUT)
+        role = np.where(self.split.among(TRAIN), TRAINING, HELD_OUT)
         role[self.candidates] = CANDIDATE
         role[self.positive["item"][role[self.positive["query"]] == HELD_OUT]] = ANSWER
-        late = pa.array(np.isin(role, (CANDIDATE, TRAINING)))
-        keys = [(key, "ascending") for key in ("late", "source", "line", "id")]
-        order = pc.sort_indices(self.places.append_column("late", late), keys).to_numpy().astype(np.int64)
+        order = self.roster.order(np.isin(role, (CANDIDATE, TRAINING)))
         self.preference = np.argsort(order)
         self.role, self.content, self.keeper = role, self._contents(), np.arange(len(role))
-        heads: dict[int, int] = {}
-        for row in self._alive(order[order < len(self.candidates)]).tolist():
-            self.keeper[row] = heads.setdefault(int(self.content[row]), row)
+        rows = self._alive(order[order < len(self.candidates)])
+        _, first, equal = np.unique(self.content[rows], return_index=True, return_inverse=True)
+        self.keeper[rows] = rows[first[equal]]
         self._merged("exact duplicate")
         rows = self._alive(order)
-        places, crowded = near_pairs(self.facts, rows, role[rows], self._wanted(), self.config.near)
+        places, crowded, unmet = near_pairs(self.facts, rows, role[rows], self._wanted(), self.config.near)
         near = rows[places]
         if self.config.near_duplicates == "merge":
             stood = np.arange(len(role))
             stood[rows] = rows[keepers(places[(near < len(self.candidates)).all(1)], len(rows))]
             self.keeper = stood[self.keeper]
             self._merged("near-duplicate")
-        for row in np.flatnonzero(self.keeper != np.arange(len(role))).tolist():
-            self.detail[row] = self.ids[self.keeper[row]]
-        return near, crowded
+        merged = np.flatnonzero(self.keeper != np.arange(len(role)))
+        self.fates.explain(merged, self.roster.ids(self.keeper[merged]))
+        return near, crowded, unmet
 
     def _wanted(self) -> Array:
         """Which roles are compared: candidates with candidates, and training with what is held out."""
@@ -231,7 +225,7 @@ class _Curation:
         return wanted
 
     def _merged(self, reason: str) -> None:
-        self.reason[self._alive(self.candidates[self.keeper[self.candidates] != self.candidates])] = reason
+        self.fates.lose(self._alive(self.candidates[self.keeper[self.candidates] != self.candidates]), reason)
 
     def _leak(self, near: Array) -> None:
         """Rejects training queries and triples that are like what is held out; notes the candidates that are like a held-out answer."""
@@ -262,54 +256,53 @@ class _Curation:
         self._leak_by_evidence()
 
     def _leaked(self, row: int, origin: int, query: int) -> None:
-        self.reason[row], self.detail[row] = f"leaks into {self.split[query]}", self.ids[origin]
+        self.fates.lose(np.array([row]), f"leaks into {self.split[query]}", [self.roster.id(origin)])
 
     def _leak_by_evidence(self) -> None:
-        row = len(self.candidates) + len(self.queries)
-        for table in part_tables(self.sources, "triples", ["evidence"]):
-            for evidence in table["evidence"].to_pylist():
-                leaking = [self.known[id] for id in evidence if self.known.get(id) in self.leak]
-                if leaking and self.role[row] == TRAINING and self.reason[row] is None:
-                    self._leaked(row, leaking[0], self.leak[leaking[0]])
-                row += 1
+        leaks = np.isin(self.evidence, [*self.leak])
+        triple = np.searchsorted(self.evidence_ends, np.flatnonzero(leaks), side="right") - 1
+        told: set[int] = set()
+        for number, item in zip(triple[::-1].tolist(), self.evidence[leaks][::-1].tolist(), strict=True):  # of several the first tells
+            row = int(self.triples[number])
+            if self.role[row] == TRAINING and (self.fates.stand(np.array([row]))[0] or row in told):
+                told.add(row)
+                self._leaked(row, item, self.leak[item])
 
     def _judge(self) -> None:
         """Settles the judgements, and which queries keep an answer."""
-        alive = np.equal(self.reason, None)
-        best: dict[tuple[int, int], int] = {}
-        for number, (query, item, relevance) in enumerate(self.judged[["query", "item", "relevance"]].tolist()):
-            keeper = int(self.keeper[item]) if item >= 0 else -1
-            leak = self.leak.get(keeper, self.leak.get(item))
-            if keeper < 0 or not alive[keeper]:
-                verdict = "answer was rejected", self.reason[keeper] if keeper >= 0 else "unknown item"
-            elif query < 0 or not alive[query]:
-                verdict = "query was rejected", self.reason[query] if query >= 0 else "unknown query"
-            elif leak is not None and self.role[query] == TRAINING:
-                verdict = f"leaks into {self.split[leak]}", self.ids[leak]
-            else:
-                loser, winner = number, best.setdefault((query, keeper), number)
-                if relevance > self.judged["relevance"][winner]:
-                    loser, winner = winner, number
-                    best[query, keeper] = number
-                number, verdict = (loser, ("judged twice", self.ids[keeper])) if loser != winner else (number, (None, ""))
-            self.judged["reason"][number], self.judged["detail"][number] = verdict
-        standing = np.equal(self.judged["reason"], None)
-        answered = set(self.judged["query"][standing & (self.judged["relevance"] > 0)].tolist())
-        for query in self._alive(self.queries).tolist():
-            if query not in answered:
-                self.reason[query] = "no answer is left"
-        left = standing & ~np.equal(self.reason, None)[self.judged["query"]]
-        self.judged["reason"][left], self.judged["detail"][left] = "query was rejected", "no answer is left"
+        query, item = self.judged["query"], self.judged["item"]
+        keeper = np.where(item >= 0, self.keeper[item], -1)
+        self._judged_away("answer was rejected", keeper, "unknown item")
+        self._judged_away("query was rejected", query, "unknown query")
+        leak = np.full(len(self.roster) + 1, -1)  # the last: of -1
+        leak[[*self.leak]] = [*self.leak.values()]
+        leak = np.where(leak[keeper] >= 0, leak[keeper], leak[item])
+        leaks = np.flatnonzero(self.verdicts.stand() & (leak >= 0) & (self.role[query] == TRAINING))
+        for split in np.unique(self.split.codes[leak[leaks]]).tolist():
+            here = leaks[self.split.codes[leak[leaks]] == split]
+            self.verdicts.lose(here, f"leaks into {self.split.values[split]}", self.roster.ids(leak[here]))
+        standing = np.flatnonzero(self.verdicts.stand())
+        best = standing[np.lexsort((standing, -self.judged["relevance"][standing], keeper[standing], query[standing]))]
+        again = best[1:][(query[best[1:]] == query[best[:-1]]) & (keeper[best[1:]] == keeper[best[:-1]])]
+        self.verdicts.lose(again, "judged twice", self.roster.ids(keeper[again]))
+        answered = np.zeros(len(self.roster), bool)
+        answered[query[self.verdicts.stand() & (self.judged["relevance"] > 0)]] = True
+        self.fates.lose(self._alive(self.queries[~answered[self.queries]]), "no answer is left")
+        left = np.flatnonzero(self.verdicts.stand())
+        left = left[~self.fates.stand(query[left])]
+        self.verdicts.lose(left, "query was rejected", ["no answer is left"] * len(left))
+
+    def _judged_away(self, reason: str, rows: Array, unknown: str) -> None:
+        """Lets judgements go whose query or candidate, in the given rows, is not there or goes."""
+        lost = np.flatnonzero(self.verdicts.stand() & ((rows < 0) | ~self.fates.stand(rows)))
+        why = [unknown if row < 0 else self.fates.reason(row) for row in rows[lost].tolist()]
+        self.verdicts.lose(lost, reason, why)
 
     def _mixture(self, chosen: Array) -> Counter[tuple[str, str]]:
         """Training pairs of each source and task among the chosen judgements."""
-        tasks = [task for table in part_tables(self.sources, "queries", ["task"]) for task in table["task"].to_pylist()]
         asked = self.judged["query"][chosen & (self.judged["relevance"] > 0) & (self.judged["query"] >= 0)]
-        asked = asked[np.equal(self.split[asked], TRAIN)]
-        return Counter(
-            (source_name(source), tasks[query - len(self.candidates)])
-            for query, source in zip(asked.tolist(), self._sources(asked), strict=True)
-        )
+        asked = asked[self.split.among(TRAIN)[asked]]
+        return Counter(zip(self.roster.source_names(asked), self.task.of(asked), strict=True))
 
     # Writing
 
@@ -326,48 +319,53 @@ class _Curation:
         kept = self._alive(self.candidates)
         known = self.facts.rows[kept]
         both = near[(near < len(self.candidates)).all(1)]
-        both = both[np.equal(self.reason, None)[both].all(1)]
+        both = both[self.fates.stand(both).all(1)]
         pairs, large = kin(kept, known["text"], known["pictures"], both)
+        ones, others = (self.roster.ids(np.array([pair[side] for pair in pairs], np.int64)) for side in (0, 1))
         with PartWriter(self.context.folder, "kin") as writer:
-            writer.write([{"item_id": self.ids[one], "kin_id": self.ids[other], "why": why} for one, other, why in pairs])
-        return {**written, "kin": writer.written}, large
+            writer.write([{"item_id": one, "kin_id": other, "why": pair[2]} for one, other, pair in zip(ones, others, pairs, strict=True)])
+        held = self._alive(np.unique(self.keeper[np.array([*self.leak], np.int64)]))
+        with PartWriter(self.context.folder, "held") as told:
+            told.write([{"item_id": id} for id in self.roster.ids(held)])
+        return {**written, "kin": writer.written, "held": told.written}, large
 
     def _write_part(self, part: str, rows: Array) -> int:
         if not part_files(self.sources, part):
             return 0
-        first = int(rows[0]) if len(rows) else 0
+        first = start = int(rows[0]) if len(rows) else 0
         with PartWriter(self.context.folder, part) as writer:
             for table in self.changes.applied(first, part_tables(self.sources, part)):
-                reasons = self.reason[first : first + table.num_rows]
+                here = np.arange(first, first + table.num_rows)
                 if part != "corpus":
-                    split = pa.array(self.split[first : first + table.num_rows], pa.string())
+                    split = pa.array(self.split.of(here), pa.string())
                     table = table.set_column(table.schema.get_field_index("split"), "split", split)
                 if part == "triples":
-                    evidence = pa.array([self._passed_on(ids) for ids in table["evidence"].to_pylist()], pa.list_(pa.string()))
+                    evidence = pa.array([self._passed_on(number) for number in (here - start).tolist()], pa.list_(pa.string()))
                     table = table.set_column(table.schema.get_field_index("evidence"), "evidence", evidence)
-                writer.write(table.filter(pa.array(np.equal(reasons, None))))
-                details = self.detail[first : first + table.num_rows]
-                self._reject(part, table.select(["id", "source", "line"]), reasons, details)
+                writer.write(table.filter(pa.array(self.fates.stand(here))))
+                self._reject(part, table.select(["id", "source", "line"]), self.fates, here)
                 first += table.num_rows
         return writer.written
 
-    def _passed_on(self, ids: list[str]) -> list[str]:
-        """The candidates that are left of those named, each once."""
-        rows = [int(self.keeper[self.known[id]]) for id in ids if id in self.known]
-        return list(dict.fromkeys(self.ids[row] for row in rows if self.reason[row] is None))
+    def _passed_on(self, triple: int) -> list[str]:
+        """The candidates that are left of a triple's evidence, each once."""
+        named = self.evidence[self.evidence_ends[triple] : self.evidence_ends[triple + 1]]
+        rows = self._alive(self.keeper[named[named >= 0]])
+        return list(dict.fromkeys(self.roster.ids(rows)))
 
     def _write_judgements(self) -> int:
         first = 0
         with PartWriter(self.context.folder, "qrels") as writer:
             for table in part_tables(self.sources, "qrels"):
-                here = self.judged[first : first + table.num_rows]
+                here = np.arange(first, first + table.num_rows)
                 names = [f"{query} {item}" for query, item in zip(table["query_id"].to_pylist(), table["item_id"].to_pylist(), strict=True)]
                 told = pa.table({"id": pa.array(names, pa.string()), "source": table["source"], "line": table["line"]})
-                self._reject("qrels", told, here["reason"], here["detail"])
-                stand = [self.ids[self.keeper[item]] if item >= 0 else "" for item in here["item"].tolist()]
-                table = table.set_column(table.schema.get_field_index("item_id"), "item_id", pa.array(stand, pa.string()))
-                writer.write(table.filter(pa.array(np.equal(here["reason"], None))))
-                first += table.num_rows
+                self._reject("qrels", told, self.verdicts, here)
+                stands = self.verdicts.stand(here)
+                table = table.filter(pa.array(stands))
+                stood = self.roster.ids(self.keeper[self.judged["item"][here[stands]]])
+                writer.write(table.set_column(table.schema.get_field_index("item_id"), "item_id", pa.array(stood, pa.string())))
+                first += len(here)
         return writer.written
 
     def _write_prompts(self) -> int:
@@ -378,15 +376,11 @@ class _Curation:
                 writer.write([{**row, "wording": clean(row["wording"])} for row in table.to_pylist()])
         return writer.written
 
-    def _reject(self, part: str, told: pa.Table, reasons: Array, details: Array) -> None:
-        lost = ~np.equal(reasons, None)
-        self.why.update((reason, part) for reason in reasons[lost])
+    def _reject(self, part: str, told: pa.Table, fates: Fates, here: Array) -> None:
+        """Writes which of the rows go, given who they are."""
+        lost = ~fates.stand(here)
+        reasons, details = fates.reasons(here[lost]), fates.details(here[lost])
+        self.why.update((reason, part) for reason in reasons)
         columns = {name: told[name].filter(pa.array(lost)) for name in ("id", "source", "line")}
-        columns |= {name: pa.array(values[lost], pa.string()) for name, values in (("reason", reasons), ("detail", details))}
-        self.rejects.write(pa.table({"part": pa.array([part] * int(lost.sum()), pa.string()), **columns}))
-
-
-def _columns(corpus: Path, names: list[str]) -> pa.Table:
-    """Some columns of all rows of all parts, in their order."""
-    schema = pa.schema([PARTS["corpus"].field(name) for name in names])
-    return pa.concat_tables([schema.empty_table(), *(table for part in CHECKED for table in part_tables(corpus, part, names))])
+        columns |= {name: pa.array(values, pa.string()) for name, values in (("reason", reasons), ("detail", details))}
+        self.rejects.write(pa.table({"part": pa.array([part] * len(reasons), pa.string()), **columns}))

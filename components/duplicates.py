@@ -27,10 +27,13 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 
 REACH = 64
-"""A larger bucket is not compared as a whole: each row with so many next to it in the order of their signatures, and with the first."""
+"""In a larger bucket a row is not compared with all others of its role: with so many next to it by another key, and with the first."""
+ACROSS = 2_000_000
+"""Pairs of rows of two roles, as of training and of what is held out, that the larger buckets of a table may have: all are compared."""
 VERIFIED_AT_ONCE = 4096
 AT_A_TIME = 8
 KEYS_AT_ONCE = 500_000
+AT_ONCE = 65_536
 
 Array = npt.NDArray
 Ragged = tuple[Array, Array]  # values of several rows, and how many each has
@@ -53,18 +56,19 @@ class NearRules:
             raise Refused(f"near.pictures is {self.pictures}; give 0 to 8 of 64 signs, or null")
 
 
-def near_pairs(facts: Facts, rows: Array, roles: Array, wanted: Array, rules: NearRules) -> tuple[Array, int]:
-    """Pairs (P, 2) of places in `rows`, the lower first, of near-equal rows whose roles want each other, and how many were crowded.
+def near_pairs(facts: Facts, rows: Array, roles: Array, wanted: Array, rules: NearRules) -> tuple[Array, int, int]:
+    """Pairs (P, 2) of places in `rows`, the lower first, of near-equal rows whose roles want each other.
 
+    Also how many rows were in a crowded bucket, where they did not meet all of their own role, and of another role: the most of a table.
     `rows` are in the order in which they are preferred. `wanted[a, b]` says whether a row of role a and a later one of role b are compared.
     """
     found: list[Array] = []
-    crowded, roles = 0, roles.astype(np.uint8)
-    for pairs, many in _done(_bucketed, ((tables, roles, wanted) for tables in _packed(_tables(facts, rows, rules)))):
+    crowded, unmet, roles = 0, 0, roles.astype(np.uint8)
+    for pairs, many, strangers in _done(_bucketed, ((tables, roles, wanted) for tables in _packed(_tables(facts, rows, rules)))):
         found.append(pairs)
-        crowded = max(crowded, many)
+        crowded, unmet = max(crowded, many), max(unmet, strangers)
     candidates = _distinct(found)
-    return candidates[_verified(facts, rows, candidates, rules)], crowded
+    return candidates[_verified(facts, rows, candidates, rules)], crowded, unmet
 
 
 def _done(work: Callable[..., Any], calls: Iterator[tuple[Any, ...]]) -> Iterator[Any]:
@@ -96,7 +100,9 @@ def keepers(pairs: Array, count: int) -> Array:
 
 # Buckets
 
-Table = tuple[Array, Array, Array, Array, int]  # places, their keys, their whole signatures, perceptual hashes, most signs apart
+Table = tuple[
+    Array, Array, Array, Array, int
+]  # places, their keys, other keys for the order within one, perceptual hashes, most signs apart
 
 
 def _tables(facts: Facts, rows: Array, rules: NearRules) -> Iterator[Table]:
@@ -109,9 +115,18 @@ def _tables(facts: Facts, rows: Array, rules: NearRules) -> Iterator[Table]:
         alone = np.flatnonzero(known["minhash"])
         bands, width = banding(rules.texts)
         factors = np.random.default_rng(width).integers(1, 1 << 63, width, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-        for band in range(bands):
-            keys = (facts.minhashes(rows[alone], band * width, (band + 1) * width).astype(np.uint64) * factors).sum(1, dtype=np.uint64)
-            yield alone, keys, known["text"][alone], none, 64
+
+        def keys_of(band: int) -> Array:
+            found = [np.empty(0, np.uint64)]
+            for part in np.split(alone, range(AT_ONCE, len(alone), AT_ONCE)):
+                found.append(facts.minhashes(rows[part], band * width, (band + 1) * width).astype(np.uint64) @ factors)
+            return np.concatenate(found)
+
+        keys = first = keys_of(0)
+        for band in range(1, bands + 1):
+            following = keys_of(band) if band < bands else first
+            yield alone, keys, following, none, 64
+            keys = following
     shown = np.flatnonzero(known["looks"])
     yield shown, known["pictures"][shown], known["text"][shown], none, 64
     if rules.pictures is None or not len(shown):
@@ -140,18 +155,19 @@ def _packed(tables: Iterator[Table]) -> Iterator[list[Table]]:
         yield pack
 
 
-def _bucketed(tables: list[Table], roles: Array, wanted: Array) -> tuple[Array, int]:
+def _bucketed(tables: list[Table], roles: Array, wanted: Array) -> tuple[Array, int, int]:
     """The pairs of places with equal keys in one of the tables, and how many places of one are in too large buckets."""
     found = [_paired(*table, roles[table[0]], wanted) for table in tables if len(table[0])]
-    return _distinct([pairs for pairs, _ in found]), max((crowded for _, crowded in found), default=0)
+    crowded, unmet = (max((told[number] for told in found), default=0) for number in (1, 2))
+    return _distinct([pairs for pairs, _, _ in found]), crowded, unmet
 
 
-def _paired(places: Array, keys: Array, whole: Array, hashes: Array, signs: int, roles: Array, wanted: Array) -> tuple[Array, int]:
+def _paired(places: Array, keys: Array, whole: Array, hashes: Array, signs: int, roles: Array, wanted: Array) -> tuple[Array, int, int]:
     order = np.lexsort((np.arange(len(keys)), whole, keys))
     keys, whole = keys[order], whole[order]
     starts, sizes = _runs(keys)
     crowded = sizes > REACH
-    found = []
+    found, unmet = _across(roles[order], starts[crowded], sizes[crowded], wanted)
     reach = min(REACH, int(sizes.max(initial=1)) - 1)
     left = np.arange(len(keys))
     for step in range(1, reach + 1):
@@ -168,7 +184,23 @@ def _paired(places: Array, keys: Array, whole: Array, hashes: Array, signs: int,
     pairs = pairs[(pairs[:, 0] != pairs[:, 1]) & wanted[roles[pairs[:, 0]], roles[pairs[:, 1]]]]
     if signs < 64:
         pairs = pairs[apart(hashes[pairs[:, 0]], hashes[pairs[:, 1]]) <= signs]
-    return places[_distinct([pairs])], int(sizes[crowded].sum())
+    return places[_distinct([pairs])], int(sizes[crowded].sum()), unmet
+
+
+def _across(roles: Array, starts: Array, sizes: Array, wanted: Array) -> tuple[list[Array], int]:
+    """All pairs of rows of two roles in buckets, the smaller ones first as long as there is room; and how many rows the others have."""
+    found, unmet, room = [], 0, ACROSS
+    for bucket in np.argsort(sizes, kind="stable"):
+        start, size = starts[bucket], sizes[bucket]
+        of = [start + np.flatnonzero(roles[start : start + size] == role) for role in range(len(wanted))]
+        couples = [(of[one], of[other]) for one, other in combinations(range(len(wanted)), 2) if wanted[one, other] or wanted[other, one]]
+        needed = sum(len(ones) * len(others) for ones, others in couples)
+        if needed > room:
+            unmet += int(size)
+            continue
+        room -= needed
+        found += [np.stack([np.repeat(ones, len(others)), np.tile(others, len(ones))], 1) for ones, others in couples]
+    return found, unmet
 
 
 def _distinct(pairs: Sequence[Array]) -> Array:

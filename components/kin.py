@@ -32,9 +32,11 @@ def kin(rows: Array, texts: Array, pictures: Array, near: Array) -> tuple[list[t
 
 
 def _groups(rows: Array, hashes: Array) -> Iterator[list[int]]:
+    """The rows of each hash that several have."""
     order = np.argsort(hashes, kind="stable")
     order = order[hashes[order] != 0]
-    starts = np.flatnonzero(np.append(True, hashes[order][1:] != hashes[order][:-1])) if len(order) else []
-    for group in np.split(rows[order], starts)[1:]:
-        if len(group) > 1:
-            yield group.tolist()
+    starts = np.flatnonzero(np.append(True, hashes[order][1:] != hashes[order][:-1])) if len(order) else np.empty(0, np.int64)
+    ends = np.append(starts[1:], len(order))
+    several = ends - starts > 1
+    for start, end in zip(starts[several].tolist(), ends[several].tolist(), strict=True):
+        yield rows[order[start:end]].tolist()

@@ -22,9 +22,8 @@ def leaking(pairs: Array, content: Array, training: Array, held_out: Array, pref
     equal: dict[int, int] = {}
     for row in held_out[np.argsort(preference[held_out])].tolist():
         equal.setdefault(int(content[row]), row)
-    for row in training.tolist():
-        if int(content[row]) in equal:
-            note(row, equal[int(content[row])])
+    for row in training[np.isin(content[training], content[held_out])].tolist():
+        note(row, equal[int(content[row])])
     is_training, is_held_out = (_marked(rows, len(content)) for rows in (training, held_out))
     for one, other in np.concatenate([pairs, pairs[:, ::-1]]).tolist():
         if is_training[one] and is_held_out[other]:

@@ -31,7 +31,8 @@ from mirepoix.components.formats import (
     webqa,
 )
 from mirepoix.components.formats.place import Place, Shard
-from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Notice, Prompt, Query, Row, Triple
+from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Notice, Prompt, Query, Row, Triple, Unreadable
+from mirepoix.components.formats.sides import data_files, obstacle
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import content_hash, item_to_row
 
@@ -115,16 +116,20 @@ def opened(paths: Sequence[str], default: str = "auto", images: str | None = Non
         found.append(Source(place, form or (default if default != "auto" else _detected(place))))
     first: dict[str, str] = {}
     for source, entry in zip(found, paths, strict=True):
-        if (other := first.setdefault(name := source.place.name, entry)) is not entry:
-            one, another = (told.removeprefix(f"{name}=") for told in (other, entry))
-            raise Refused(f"two sources are called {name!r}; give them names: one={one} another={another}")
+        if (name := source.place.name) in first:
+            one, another = (told.removeprefix(f"{name}=") for told in (first[name], entry))
+            raise Refused(f"two sources are called {name!r}; leave one out, or give them names: one={one} another={another}")
+        first[name] = entry
     return found
 
 
 def _detected(place: Place) -> str:
     found = [name for name, module in FORMATS.items() if module.detect(place)]
     if not found:
-        raise Refused(f"{place.path!r} looks like none of the known formats; name one as FORMAT+PATH, of {', '.join(FORMATS)}")
+        why = [f" ({place.source(file)}: {wrong})" for file in data_files(place, "json", "jsonl")[:4] if (wrong := obstacle(place, file))]
+        raise Refused(
+            f"{place.path!r} looks like none of the known formats{''.join(why)}; name one as FORMAT+PATH, of {', '.join(FORMATS)}"
+        )
     if len(found) > 1:
         raise Refused(f"{place.path!r} may be {' or '.join(found)}; say which, as {found[0]}+{place.path}")
     return found[0]
@@ -166,13 +171,22 @@ class Read:
         place, form, shard = self.pieces[number]
         prefix = f"{place.name}/" if self.prefixed else ""
         rows, size = [], 0
-        for row in FORMATS[form].read(place, shard):
+        for row in _rows(place, form, shard):
             rows.append(_flat(row, prefix) | {"of": place.name})
             size += 200 + sum(map(len, rows[-1].get("images") or ())) + sum(map(len, rows[-1].get("video") or ()))
             if len(rows) >= TABLE_ROWS or size >= TABLE_BYTES:
                 yield pa.Table.from_pylist(rows, schema=READ_SCHEMA)
                 rows, size = [], 0
         yield pa.Table.from_pylist(rows, schema=READ_SCHEMA)
+
+
+def _rows(place: Place, form: str, shard: Shard) -> Iterator[Row]:
+    """The rows of a piece as far as its file can be read, and a Fault for what is left of it."""
+    try:
+        yield from FORMATS[form].read(place, shard)
+    except Unreadable as error:
+        source = place.source(shard.file)
+        yield Fault("file", shard.file, "unreadable", str(error).removeprefix(f"{source} "), source, error.line)
 
 
 def _flat(row: Row, prefix: str) -> dict[str, Any]:

@@ -124,6 +124,7 @@ class _Join:
         self.lost = Remembered()  # what has the id of another: kind, id, source and line
         self.read = self.again = 0
         self.notices: dict[tuple[str, str], None] = {}
+        self.broken: list[str] = []  # what is wrong with files that could not be read to their end
         self.counts: Counter[tuple[str, str, str]] = Counter()  # source, part, what became of it
 
     def outcome(self, read: Iterable[pa.Table]) -> Outcome:
@@ -136,19 +137,24 @@ class _Join:
                     self._take(kind, table.filter(pc.equal(table["kind"], kind)), waiting)
                 self.read += pc.sum(pc.not_equal(table["kind"], "notices")).as_py() or 0
                 self.context.report({"step": self.read})
+            if self.broken:  # what is left of them would be missed by the rest, and told as its fault
+                several = f"{len(self.broken)} files cannot be read; the first: " if len(self.broken) > 1 else ""
+                raise Refused(several + self.broken[0])
             for writer in waiting.values():
                 writer.close()
             first = self._judgements()
             self._pending(first)
             written = {part: writer.written for part, writer in self.writers.items()}
             if not written["corpus"]:
-                self.writers["rejects"].close()
                 raise Refused(
                     f"the corpus at {', '.join(self.path)} is empty: not one usable row in corpus/; {written['rejects']} rows were rejected"
                 )
             for part, writer in self.writers.items():
                 if writer.written or part in ("corpus", "queries", "qrels", "rejects"):
                     writer.close()
+        except Refused:
+            self.writers["rejects"].close()  # they tell what else is wrong
+            raise
         finally:
             self.writers.clear()
         rejected = written.pop("rejects")
@@ -170,6 +176,8 @@ class _Join:
         if kind in ("qrels", "prompts", "rejects"):
             writer = waiting.get(kind) or self.writers[kind]
             writer.write(table)
+            broken = table.filter(pc.equal(table["reason"], "unreadable"))
+            self.broken += [f"{row['source']} {row['detail']}" for row in broken.select(["source", "detail"]).to_pylist()]
             self._count(table, table["part"] if kind == "rejects" else kind, table["reason"] if kind == "rejects" else "read")
             return
         if kind != "corpus":

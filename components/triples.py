@@ -1,6 +1,7 @@
 """What passages are made of: the triples of the training split, and the texts of the corpus around them, some rows at a time.
 
-What answers a query of another split than train is held out: it goes into no passage, and mining takes none of it.
+What answers a query of another split than train, and what curation found to be like it or like the query, is held out: it goes into no
+passage, and mining takes none of it.
 """
 
 from collections.abc import Container, Iterator
@@ -37,7 +38,7 @@ def training_rows(curate: Path, columns: list[str] | None = None) -> Iterator[li
 
 
 def held_out(curate: Path) -> set[str]:
-    """Candidates that answer a query of another split than train, with their kin: what is measured with is not trained on."""
+    """Candidates that tell of a query of another split than train, by their judgements, their kin, or what curation found."""
     asked: set[str] = set()
     for table in part_tables(curate, "queries", ["id", "split"]):
         asked.update(table.filter(pc.not_equal(table["split"], "train"))["id"].to_pylist())
@@ -51,7 +52,7 @@ def held_out(curate: Path) -> set[str]:
         for pair in zip(table["item_id"].to_pylist(), table["kin_id"].to_pylist(), strict=True):
             if not answers.isdisjoint(pair):
                 kin.update(pair)
-    return answers | kin
+    return answers.union(kin, *(table["item_id"].to_pylist() for table in part_tables(curate, "held")))
 
 
 def corpus_texts(curate: Path, alone: bool, without: Container[str]) -> Iterator[tuple[str, str]]:

@@ -5,19 +5,20 @@
     qrels/<split>.tsv    a header line, then query-id, corpus-id and score between tabs; dev is called validation from here on
 
 `<p>-queries.jsonl` goes with `<p>-qrels/`. `metadata` is left aside. A query belongs to the split whose qrels name it, and one that none
-names is left out. One that several name belongs to the last of train, validation, others, test: what is tested on is not trained on, and
-what the other splits say of it is a fault.
+names is left out, and counted in a notice. One that several name belongs to the last of train, validation, others, test: what is tested
+on is not trained on, and what the other splits say of it is a fault.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from mirepoix.components.formats.place import Place, Shard
-from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, rowwise
+from mirepoix.components.formats.rows import Candidate, Judgement, Notice, Query, Row, Trouble, Unreadable, rowwise
 from mirepoix.components.formats.shelf import Shelf
 from mirepoix.components.formats.sides import columns, grade_of, id_of, side, text_of, titled, unread
 from mirepoix.components.formats.writing import Files, fits, unworded
@@ -44,8 +45,7 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
     if shard.part == "corpus":
         return rowwise("corpus", source, place.records(shard), lambda line, row: [Candidate(_item(row, source, line, "title"))])
     if shard.part == "queries":
-        splits = _splits(place, shard.file)
-        return rowwise("queries", source, place.records(shard), lambda line, row: _asked(_item(row, source, line), splits))
+        return _queries(place, shard, source)
     split, taken = split_named(shard.file), _splits(place, shard.file)
     return rowwise("qrels", source, _told(place, shard), lambda line, row: [_judgement(row, source, line, split, taken)])
 
@@ -56,8 +56,20 @@ def _item(row: dict[str, Any], source: str, line: int, *more: str) -> Item:
     return Item(id_of(row["_id"]), side(text).text, source=source, line=line)
 
 
-def _asked(item: Item, splits: dict[str, str]) -> list[Row]:
-    return [Query(item, splits[item.id])] if item.id in splits else []
+def _queries(place: Place, shard: Shard, source: str) -> Iterator[Row]:
+    splits, unnamed, first = _splits(place, shard.file), 0, 0
+
+    def parse(line: int, row: dict[str, Any]) -> list[Row]:
+        nonlocal unnamed, first
+        item = _item(row, source, line)
+        if item.id in splits:
+            return [Query(item, splits[item.id])]
+        unnamed, first = unnamed + 1, first or line
+        return []
+
+    yield from rowwise("queries", source, place.records(shard), parse)
+    if unnamed:
+        yield Notice(source, f"queries that no qrels name: {unnamed}, the first in line {first}; they are left out")
 
 
 def _judgement(row: list[str], source: str, line: int, split: str, splits: dict[str, str]) -> Judgement:
@@ -101,7 +113,8 @@ def _splits_of(path: str, files: tuple[str, ...], fingerprint: str) -> dict[str,
     place, found = Place(path), {qrels: split_named(qrels) for qrels in files}
     splits: dict[str, str] = {}
     for qrels in sorted(found, key=lambda qrels: _rank(found[qrels])):
-        splits.update((row[0], found[qrels]) for _, row in _told(place, Shard(qrels)) if isinstance(row, list))
+        with suppress(Unreadable):  # is told where the qrels are read
+            splits.update((row[0], found[qrels]) for _, row in _told(place, Shard(qrels)) if isinstance(row, list))
     return splits
 
 

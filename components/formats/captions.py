@@ -6,6 +6,7 @@ Each picture is a candidate, `<key>.image`. With captions, pairs of both directi
     <key>.t2i-<hash>    a caption as a query; the picture is the answer
 
 A label is a caption that many pictures share: it answers the picture, and is no query, since most of its answers would be unknown.
+A picture without a caption is a candidate alone; so is one whose caption is there and empty, which is a fault beside it.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mirepoix.components.corpus import part_rows
-from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, nameless, split_of
+from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Query, Row, Trouble, nameless, split_of
 from mirepoix.components.formats.shelf import Shelf
 from mirepoix.components.formats.sides import text_of
 from mirepoix.components.formats.writing import ELSE, ending
@@ -69,6 +70,18 @@ class Captioned:
 def texts_of(value: Any) -> tuple[str, ...]:
     """The captions that a cell holds: one text, a list of them, or none."""
     return tuple(filter(None, map(text_of, value if isinstance(value, list) else [value])))
+
+
+def blank(row: Mapping[str, Any]) -> list[str]:
+    """The columns of captions and labels that have texts, all of white space; an absent cell or an empty list has none."""
+    given = {name: row[name] if isinstance(row.get(name), list) else [row.get(name)] for name in (*CAPTIONS, *LABELS) if name in row}
+    texts = {name: [text for text in cells if isinstance(text, str)] for name, cells in given.items()}
+    return [name for name, found in texts.items() if found and not any(map(text_of, found))]
+
+
+def unsaid(key: str, columns: list[str], source: str, line: int) -> Fault:
+    """What a caption is that says nothing; its picture stays a candidate."""
+    return Fault("queries", f"{key}.i2t", "empty side", f"nothing stands under {', '.join(columns)}", source, line)
 
 
 def captioned(corpus: Path, format: str, left: Counter[str]) -> Iterator[tuple[str, Captioned]]:

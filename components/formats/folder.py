@@ -23,9 +23,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mirepoix.components.formats.captions import AUDIO, CAPTIONS, ENDINGS, LABELS, Captioned, captioned, named_ending, safe_name, texts_of
+from mirepoix.components.formats.captions import (
+    AUDIO,
+    CAPTIONS,
+    ENDINGS,
+    LABELS,
+    Captioned,
+    blank,
+    captioned,
+    named_ending,
+    safe_name,
+    texts_of,
+    unsaid,
+)
 from mirepoix.components.formats.place import CLIPS, SHARD_BYTES, Place, Shard
-from mirepoix.components.formats.rows import Fault, Notice, Row, Trouble, rowwise
+from mirepoix.components.formats.rows import Fault, Notice, Row, Trouble, Unreadable, rowwise
 from mirepoix.components.formats.writing import Files, split_file
 from mirepoix.models.errors import Refused
 
@@ -45,6 +57,7 @@ class Line:
     path: str
     captions: tuple[str, ...]
     labels: tuple[str, ...]
+    blank: tuple[str, ...]  # columns of them that are there and say nothing
     left: tuple[str, ...]  # columns that nothing reads
 
 
@@ -121,6 +134,9 @@ def _captions(place: Place, shard: Shard) -> Iterator[Row]:
         if place.images:
             yield replace(whole.candidate(source, line), named=False)  # other lines may show it again
         yield from whole.pairs(split, source, line, lines)
+        for said in group:
+            if said.blank and not said.captions and not said.labels:
+                yield unsaid(whole.key, list(said.blank), source, said.number)
 
     return rowwise("queries", source, _groups(_cells(place, shard)), parse)
 
@@ -167,7 +183,7 @@ def _line(number: int, row: dict[str, Any]) -> Line:
     if not isinstance(path, str):
         raise Trouble("bad row", f"there is no path of a picture under {', '.join(PATHS)}")
     captions, labels = (tuple(text for name in names for text in texts_of(row.get(name))) for names in (CAPTIONS, LABELS))
-    return Line(number, path, captions, labels, tuple(name for name in row if name not in (*PATHS, *CAPTIONS, *LABELS)))
+    return Line(number, path, captions, labels, tuple(blank(row)), tuple(name for name in row if name not in (*PATHS, *CAPTIONS, *LABELS)))
 
 
 def _cells(place: Place, shard: Shard) -> Iterator[tuple[int, dict[str, Any] | Trouble]]:
@@ -182,9 +198,10 @@ def _cells(place: Place, shard: Shard) -> Iterator[tuple[int, dict[str, Any] | T
             lines = csv.reader(text, **kind)
             header = [name.strip() for name in next(lines, [])]
             if not set(header) & set(PATHS) or not set(header) & {*CAPTIONS, *LABELS}:
-                raise Refused(
+                raise Unreadable(
                     f"{source} has the columns {', '.join(header) or 'none'}; its first line is to name one of {', '.join(PATHS)} "
-                    f"and one of {', '.join((*CAPTIONS, *LABELS))}"
+                    f"and one of {', '.join((*CAPTIONS, *LABELS))}",
+                    1,
                 )
             number = lines.line_num
             for cells in lines:
@@ -196,7 +213,8 @@ def _cells(place: Place, shard: Shard) -> Iterator[tuple[int, dict[str, Any] | T
                 elif cells:
                     yield first, Trouble("bad row", f"{len(cells)} cells for {len(header)} columns")
     except csv.Error as error:
-        raise Refused(f"{source} cannot be read after line {number} ({error}); mend it, or write it as JSON lines") from error
+        words = f"cannot be read after line {number} ({error}); mend it, or write it as JSON lines"
+        raise Unreadable(f"{source} {words}", number + 1) from error
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mirepoix.components.formats.captions import CAPTIONS, LABELS, SPLITS, Captioned, captioned, texts_of
+from mirepoix.components.formats.captions import CAPTIONS, LABELS, SPLITS, Captioned, blank, captioned, texts_of, unsaid
 from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Notice, Row, Trouble, rowwise
 from mirepoix.components.formats.sides import id_of, picture
@@ -72,6 +72,8 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
         said = Captioned(key, picture(place, row[image]), captions, labels)
         yield said.candidate(source, line)
         yield from said.pairs(split, source, line)
+        if (empty := blank(row)) and not captions and not labels:
+            yield unsaid(key, empty, source, line)
 
     def records() -> Iterator[tuple[int, Any]]:
         for first, table in place.tables(shard, known, rows=64):

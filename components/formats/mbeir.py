@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from mirepoix.components.formats.place import Place, Shard
-from mirepoix.components.formats.rows import Candidate, Judgement, Prompt, Query, Row, Trouble, rowwise
+from mirepoix.components.formats.rows import Candidate, Judgement, Prompt, Query, Row, Trouble, Unreadable, rowwise
 from mirepoix.components.formats.shelf import Shelf
 from mirepoix.components.formats.sides import grade_of, id_of, list_of, picture, side, text_of, unread
 from mirepoix.components.formats.writing import ELSE, Files, fits, unworded
@@ -158,9 +158,10 @@ def _ids_of_pools(path: str, files: tuple[str, ...], fingerprint: str) -> np.nda
 
     def found() -> Iterator[int]:
         for file in files:
-            for _, row in place.records(Shard(file)):
-                with suppress(Trouble, KeyError, TypeError):  # is told where its own pool is read
-                    yield _hash(_id(row["did"], CANDIDATES_EACH))
+            with suppress(Unreadable):  # is told where its own pool is read
+                for _, row in place.records(Shard(file)):
+                    with suppress(Trouble, KeyError, TypeError):  # so is this
+                        yield _hash(_id(row["did"], CANDIDATES_EACH))
 
     return np.sort(np.fromiter(found(), np.uint64))
 
@@ -200,17 +201,14 @@ class _Queries:
 
     def _lists(self, name: str, row: dict[str, Any], line: int) -> list[Row]:
         positives, negatives = (
-            list(dict.fromkeys(_id(value, CANDIDATES_EACH) for value in list_of(row.get(key), key)))
-            for key in ("pos_cand_list", "neg_cand_list")
+            [_id(value, CANDIDATES_EACH) for value in list_of(row.get(key), key)] for key in ("pos_cand_list", "neg_cand_list")
         )
         own = [other for other in positives if dataset(other) == dataset(name)]
-        others = [other for other in positives if other not in own] if self.training or not own else []
+        others = [other for other in positives if dataset(other) != dataset(name)] if self.training or not own else []
         if not positives:
             raise Trouble("no answer", "pos_cand_list is empty")
-        relevances = dict.fromkeys(negatives, 0) | dict.fromkeys(positives, 1)
-        return [
-            Judgement(name, other, relevances[other], source=self.source, line=line) for other in dict.fromkeys([*own, *others, *negatives])
-        ]
+        told = [(other, relevance) for relevance, names in ((1, own + others), (0, negatives)) for other in names]
+        return [Judgement(name, other, relevance, source=self.source, line=line) for other, relevance in told]
 
 
 def _judged(place: Place, split: str, file: str) -> set[str]:

@@ -33,7 +33,7 @@ from mirepoix.components.formats.sides import (
     unread,
     without,
 )
-from mirepoix.components.formats.writing import Example, Files, examples, fits, marked, split_file, unworded
+from mirepoix.components.formats.writing import SEVERAL, Example, Files, examples, fits, marked, split_file, unworded
 from mirepoix.models.item import Item
 
 NAME = "mmeb"
@@ -145,8 +145,9 @@ def write(target: Path, corpus: Path) -> Counter[str]:
         target.mkdir(parents=True, exist_ok=True)
         for example in examples(corpus, left, worded=True):
             file = split_file(example.split, NAME, "parquet")
-            rows = _eval_rows if example.split == "test" else _train_rows
-            waiting.setdefault(file, []).extend(rows(files, example, left))
+            rows = list((_eval_rows if example.split == "test" else _train_rows)(files, example, left))
+            left[SEVERAL] += len(rows) > 1
+            waiting.setdefault(file, []).extend(rows)
             if len(waiting[file]) >= ROWS:
                 flush(file)
         for file in list(waiting):

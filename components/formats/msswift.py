@@ -16,7 +16,7 @@ from typing import Any
 from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Row, Trouble, rowwise
 from mirepoix.components.formats.sides import Examples, Shown, data_files, frames, list_of, pictures, pieces, shows, side, unread, without
-from mirepoix.components.formats.writing import Files, examples, fits, marked, split_file
+from mirepoix.components.formats.writing import SEVERAL, Files, examples, fits, marked, split_file
 from mirepoix.models.item import Item
 
 NAME = "ms-swift"
@@ -90,6 +90,7 @@ def write(target: Path, corpus: Path) -> Counter[str]:
     with Files(target) as files:
         for example in examples(corpus, left, worded=True):
             file = split_file(example.split, NAME, "jsonl")
+            left[SEVERAL] += len(example.positives) > 1
             for positive in example.positives:
                 row: dict[str, Any] = {}
                 for prefix, items in (

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from mirepoix.components.formats.rows import Trouble, split_of
+from mirepoix.components.formats.rows import Trouble, Unreadable, split_of
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import refuse_credentials
 
@@ -172,9 +172,8 @@ class Place:
                     return
                 place += len(raw)
                 if not raw.endswith(b"\n") and len(raw) == LONGEST_LINE:
-                    raise Refused(
-                        f"{self.source(shard.file)} line {number} is longer than {LONGEST_LINE >> 20} MiB; no format has such lines"
-                    )
+                    words = f"is longer than {LONGEST_LINE >> 20} MiB; no format has such lines"
+                    raise Unreadable(f"{self.source(shard.file)} line {number} {words}", number)
                 if number == 1:
                     raw = raw.removeprefix(codecs.BOM_UTF8)
                 if raw.strip():
@@ -216,14 +215,15 @@ class Place:
                 except (ValueError, RecursionError) as error:
                     end = place
                     if blocks.ended or len(text) - place > LONGEST_LINE or not isinstance(error, json.JSONDecodeError):
-                        raise Refused(f"{self.source(file)} line {line} is no JSON ({_why(error)}); mend or shorten the file") from error
+                        words = f"line {line} is no JSON ({_why(error)}); mend or shorten the file"
+                        raise Unreadable(f"{self.source(file)} {words}", line) from error
                 # A number may go on in what comes next; an object, a list and a string end where they end.
                 if end > place and (end < len(text) or blocks.ended):
                     yield line, element if isinstance(element, dict) else Trouble("bad JSON", f"a {type(element).__name__} and no object")
                     line, place = line + text.count("\n", place, end), end
                     continue
                 if blocks.ended:
-                    raise Refused(f"{self.source(file)} ends inside its JSON array, at line {line}; it was cut off")
+                    raise Unreadable(f"{self.source(file)} ends inside its JSON array, at line {line}; it was cut off", line)
                 text, place = text[place:] + blocks.more(len(text) - place), 0  # a long element is not tried again for every block of it
 
     def tables(self, shard: Shard, columns: list[str] | None = None, rows: int = 256) -> Iterator[tuple[int, pa.Table]]:
@@ -267,9 +267,8 @@ class Place:
             try:
                 yield pq.ParquetFile(stream)
             except (pa.ArrowException, OSError) as error:
-                raise Refused(
-                    f"{self.source(file)} cannot be read as Parquet ({str(error).splitlines()[0]}); mend it or leave it out"
-                ) from error
+                words = f"cannot be read as Parquet ({str(error).splitlines()[0]}); mend it or leave it out"
+                raise Unreadable(f"{self.source(file)} {words}") from error
 
     def bytes(self, file: str, start: int, size: int) -> bytes:
         """Some bytes of a file."""
@@ -307,7 +306,7 @@ class Place:
 
 
 class Blocks:
-    """The text of a file block by block; refused where it is not UTF-8."""
+    """The text of a file block by block; unreadable where it is not UTF-8."""
 
     def __init__(self, source: str, stream: BinaryIO):
         self.source, self.stream, self.ended, self.line = source, stream, False, 1
@@ -321,7 +320,7 @@ class Blocks:
             text = self._utf8.decode(block, final=self.ended)
         except UnicodeDecodeError as error:
             line = self.line + error.object.count(b"\n", 0, error.start)
-            raise Refused(f"{self.source} line {line} is not UTF-8; write the file anew") from error
+            raise Unreadable(f"{self.source} line {line} is not UTF-8; write the file anew", line) from error
         self.line += text.count("\n")
         return text
 
@@ -332,11 +331,12 @@ class Blocks:
                 return
             rest = self.more()
         line = self.line - rest.lstrip().count("\n")
-        raise Refused(f"{self.source} goes on at line {line} after the end of its JSON; make it one value, or one object a line")
+        words = f"goes on at line {line} after the end of its JSON; make it one value, or one object a line"
+        raise Unreadable(f"{self.source} {words}", line)
 
 
 class _Unpacked(RawIOBase):
-    """What a .gz file holds; refused where it cannot be unpacked."""
+    """What a .gz file holds; unreadable where it cannot be unpacked."""
 
     def __init__(self, packed: BinaryIO, source: str):
         self.file, self.source, self.lines = gzip.GzipFile(fileobj=packed), source, 0
@@ -348,7 +348,8 @@ class _Unpacked(RawIOBase):
         try:
             block = self.file.read1(len(buffer))
         except (EOFError, OSError, zlib.error) as error:
-            raise Refused(f"{self.source} cannot be unpacked after line {self.lines} ({error}); mend it or leave it out") from error
+            words = f"cannot be unpacked after line {self.lines} ({error}); mend it or leave it out"
+            raise Unreadable(f"{self.source} {words}", self.lines + 1) from error
         self.lines += block.count(b"\n")
         buffer[: len(block)] = block
         return len(block)

@@ -10,13 +10,15 @@ A format is a module with
     write(target, corpus)          optional: a canonical corpus folder as this format, and how much of what it has no place for; Refused
                                    where an item could not be written whole
 
-A row is given whole or not at all. A bad row is a Fault and reading goes on; what makes a whole file unreadable is Refused.
+A row is given whole or not at all. A bad row is a Fault and reading goes on. Where a file itself breaks it is Unreadable: what stood before
+is given, other pieces are read, and then the source is refused. What no piece of a source can do without is Refused at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, content_hash
 
 
@@ -73,12 +75,12 @@ class Prompt:
 class Fault:
     """A row that cannot be used, and where it stands."""
 
-    part: str  # corpus, queries, qrels, triples or prompts
+    part: str  # corpus, queries, qrels, triples or prompts; file: all that is left of one
     id: str
     reason: str  # one of REASONS
     detail: str
     source: str
-    line: int
+    line: int  # 0: the file as a whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,19 @@ REASONS = {
     "no answer": "the query has no positive",
     "unknown item": "the candidate that is named is not in the corpus",
     "unknown query": "the query that is named is not there",
+    "unreadable": "the file cannot be read from there on",
 }
+
+
+class Unreadable(Refused):
+    """A file that cannot be read from a line on, or as a whole (0)."""
+
+    def __init__(self, words: str, line: int = 0):
+        super().__init__(words, line)
+        self.line = line
+
+    def __str__(self) -> str:
+        return self.args[0]
 
 
 class Trouble(Exception):

@@ -40,7 +40,7 @@ from mirepoix.components.formats.sides import (
     unread,
     without_audio,
 )
-from mirepoix.components.formats.writing import ELSE, ending, examples, fits, scored, split_file
+from mirepoix.components.formats.writing import ELSE, SEVERAL, ending, examples, fits, scored, split_file
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, content_hash
 
@@ -182,6 +182,7 @@ def write(target: Path, corpus: Path) -> Counter[str]:
     target.mkdir(parents=True, exist_ok=True)
     for example in examples(corpus, left, scored=True):
         split_file(example.split, NAME, "parquet")
+        left[SEVERAL] += len(example.positives) > 1
         for positive in example.positives:
             items = [example.query, positive.item, *(shown.item for shown in example.negatives)]
             scores = [positive.score, *(shown.score for shown in example.negatives)] if scored(example, NAME) else None

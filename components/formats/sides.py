@@ -5,6 +5,7 @@ import re
 import zlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from mirepoix.components.formats.place import Place, Shard
@@ -13,6 +14,7 @@ from mirepoix.models.item import Item
 
 ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # what `datasets` writes beside its rows
 
+FIRST = 100  # records in which the first object is looked for
 LARGEST_SCORE = 3e38  # that 32 bits hold
 
 # Files
@@ -40,14 +42,27 @@ def records(place: Place, shard: Shard, rows: int = 256) -> Iterator[tuple[int, 
 
 
 def columns(place: Place, file: str) -> list[str]:
-    """The columns of a Parquet file, or the keys of the first object of a JSON file; none if it cannot be read."""
+    """The columns of a Parquet file, or the keys of the first object among the first records of a JSON file; none if there is none."""
+    return _begun(place, file)[0]
+
+
+def obstacle(place: Place, file: str) -> str:
+    """Why a file shows no columns; nothing where it shows some."""
+    return _begun(place, file)[1]
+
+
+def _begun(place: Place, file: str) -> tuple[list[str], str]:
+    wrong = ""
     try:
         if file.endswith(".parquet"):
-            return place.schema(file).names
-        _, record = next(iter(place.records(Shard(file))), (0, None))
-    except (ValueError, OSError, EOFError, zlib.error):
-        return []
-    return list(record) if isinstance(record, dict) else []
+            return place.schema(file).names, ""
+        for line, record in islice(place.records(Shard(file)), FIRST):
+            if isinstance(record, dict):
+                return list(record), ""
+            wrong = wrong or f"line {line} is no JSON object ({record.detail})"
+    except (ValueError, OSError, EOFError, zlib.error) as error:
+        return [], wrong or str(error).removeprefix(f"{place.source(file)} ").partition(";")[0]
+    return [], wrong or "it is empty"
 
 
 def shows(place: Place, files: list[str], *needed: str) -> bool:
@@ -171,7 +186,7 @@ class Examples:
     """Makes the rows of the examples in a piece of a format without ids.
 
     A query is named after its place, and after what it is about where a format says so. Equal documents are one candidate, with the
-    instruction of the first, and it is told once for a query: as its answer, if it is one.
+    instruction of the first; each is judged as often as it stands, and curation settles what is judged twice.
     """
 
     def __init__(self, place: Place, shard: Shard, split: str = ""):
@@ -201,11 +216,12 @@ class Examples:
         if not positives:
             raise Trouble("no answer")
         name = self.query_id(line, about)
-        told: dict[str, Judgement] = {}
-        for relevance, documents in ((1, positives), (0, negatives)):
-            for key, score in documents:
-                told.setdefault(key, Judgement(name, key, relevance, score, self.source, line))
-        return [Query(replace(query, id=name, source=self.source, line=line), self.split), *told.values()]
+        told = [
+            Judgement(name, key, relevance, score, self.source, line)
+            for relevance, documents in ((1, positives), (0, negatives))
+            for key, score in documents
+        ]
+        return [Query(replace(query, id=name, source=self.source, line=line), self.split), *told]
 
     def candidate(self, line: int, item: Item) -> Candidate:
         """A document under the name of its content."""

@@ -22,11 +22,22 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mirepoix.components.formats.captions import AUDIO, CAPTIONS, ENDINGS, LABELS, SPLITS, Captioned, captioned, named_ending, texts_of
+from mirepoix.components.formats.captions import (
+    AUDIO,
+    CAPTIONS,
+    ENDINGS,
+    LABELS,
+    SPLITS,
+    Captioned,
+    blank,
+    captioned,
+    named_ending,
+    texts_of,
+    unsaid,
+)
 from mirepoix.components.formats.place import CLIPS, LARGEST_FILE, Place, Shard
-from mirepoix.components.formats.rows import Notice, Row, Trouble, rowwise
+from mirepoix.components.formats.rows import Notice, Row, Trouble, Unreadable, rowwise
 from mirepoix.components.formats.sides import id_of
-from mirepoix.models.errors import Refused
 
 NAME = "webdataset"
 WHAT = "WebDataset: tars of pictures with captions"
@@ -79,6 +90,9 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
             said = Captioned(key if len(pictures) == 1 else f"{key}.{name}", data, tuple(captions), tuple(labels))
             yield said.candidate(source, line)
             yield from said.pairs(split, source, line)
+        empty = blank(about) + [".txt"] * ("txt" in sample.members and not alone)
+        if empty and not captions and not labels:
+            yield unsaid(key, empty, source, line)
         for name in sample.unread:
             if name not in told:
                 told.add(name)
@@ -119,6 +133,7 @@ def _samples(place: Place, shard: Shard) -> Iterator[tuple[int, Sample | Trouble
 
 def _members(place: Place, shard: Shard) -> Iterator[tuple[int, str, bytes | Trouble | None]]:
     """The files of a tar in order with their numbers: what is in those that are read, nothing for others, Trouble for what is not safe."""
+    number = 0
     try:
         with place.stream(shard.file) as stream, tarfile.open(fileobj=stream, mode="r|", encoding="utf-8") as tar:
             for number, member in enumerate(tar, 1):
@@ -128,10 +143,13 @@ def _members(place: Place, shard: Shard) -> Iterator[tuple[int, str, bytes | Tro
                     yield number, path, _content(tar, member, path)
             # A tar ends with blocks of zeros; tarfile takes any end for the end.
             cut = not shard.file.endswith(".gz") and any(place.bytes(shard.file, tar.offset, tarfile.BLOCKSIZE) or b"cut")
+    except Unreadable as error:
+        raise Unreadable(str(error), number + 1) from error
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
-        raise Refused(f"{place.source(shard.file)} cannot be read as a tar ({error}); mend it or leave it out") from error
+        raise Unreadable(f"{place.source(shard.file)} cannot be read as a tar ({error}); mend it or leave it out", number + 1) from error
     if cut:
-        raise Refused(f"{place.source(shard.file)} ends within the tar, after member {number}; it was cut off or damaged")
+        words = f"ends within the tar, after member {number}; it was cut off or damaged"
+        raise Unreadable(f"{place.source(shard.file)} {words}", number + 1)
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> bytes | Trouble | None:

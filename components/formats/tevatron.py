@@ -22,6 +22,7 @@ from mirepoix.components.formats.sides import (
     frames,
     id_of,
     list_of,
+    obstacle,
     pictures,
     pieces,
     records,
@@ -61,9 +62,8 @@ def shards(place: Place) -> list[Shard]:
     for file in data_files(place, "json", "jsonl", "parquet"):
         part = _part(columns(place, file))
         if not part:
-            raise Refused(
-                f"{place.source(file)} is neither queries nor corpus of {NAME}: it begins with none of their columns; leave it out"
-            )
+            why = obstacle(place, file) or "it begins with none of their columns"
+            raise Refused(f"{place.source(file)} is neither queries nor corpus of {NAME}: {why}; mend it or leave it out")
         parts[part] += pieces(place, [file], part)
     return [shard for found in parts.values() for shard in found]
 
@@ -109,8 +109,8 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
     def asked(item: Item, positives: list[str], negatives: list[str]) -> list[Row]:
         if not positives:
             raise Trouble("no answer", f"{item.id} has no positive")
-        told = dict.fromkeys(positives, 1) | dict.fromkeys((name for name in negatives if name not in positives), 0)
-        return [Query(item, split), *(Judgement(item.id, name, relevance, None, source, item.line) for name, relevance in told.items())]
+        told = [(name, relevance) for relevance, names in ((1, positives), (0, negatives)) for name in names]
+        return [Query(item, split), *(Judgement(item.id, name, relevance, None, source, item.line) for name, relevance in told)]
 
     parse = {"corpus": document, "queries": query, "passages": example}[shard.part]
     return rowwise("corpus" if shard.part == "corpus" else "queries", source, records(place, shard, rows=64), parse)

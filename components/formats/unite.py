@@ -16,7 +16,7 @@ from typing import Any
 from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Row, Trouble, rowwise
 from mirepoix.components.formats.sides import Examples, Shown, data_files, frames, pictures, pieces, shows, side, text_of, unread, without
-from mirepoix.components.formats.writing import Files, examples, fits, marked, split_file
+from mirepoix.components.formats.writing import SEVERAL, Files, examples, fits, marked, split_file
 from mirepoix.models.item import Item, Modality
 
 NAME = "unite"
@@ -79,7 +79,9 @@ def write(target: Path, corpus: Path) -> Counter[str]:
     with Files(target) as files:
         for example in examples(corpus, left):
             file = split_file(example.split, NAME, "json")
-            for positive, negative in example.singles():
+            pairs = list(example.singles())
+            left[SEVERAL] += len(pairs) > 1
+            for positive, negative in pairs:
                 row = {"query": _cell(files, example.query), "candidate": _cell(files, positive.item)}
                 if negative is not None:
                     row["negative"] = _cell(files, negative.item)

@@ -23,7 +23,7 @@ from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Query, Row, Triple, Trouble, rowwise
 from mirepoix.components.formats.shelf import Shelf
 from mirepoix.components.formats.sides import Examples, Shown, columns, data_files, pictures, pieces, text_of, unread, without
-from mirepoix.components.formats.writing import ELSE, Files, examples, fits, split_file
+from mirepoix.components.formats.writing import ELSE, SEVERAL, Files, examples, fits, split_file
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 
@@ -108,6 +108,7 @@ def write(target: Path, corpus: Path) -> Counter[str]:
         for example in examples(corpus, left):
             asked.add(example.query.id)
             left["negatives"] += len(example.negatives)
+            left[SEVERAL] += len(example.positives) > 1
             for positive in example.positives:
                 if not positive.item.text or positive.item.images or positive.item.video:
                     raise Refused(f"{NAME} holds passages of text, and candidate {positive.item.id} is none; {ELSE}")

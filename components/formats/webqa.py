@@ -19,7 +19,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ import numpy as np
 
 from mirepoix.components.corpus import part_rows
 from mirepoix.components.formats.place import LONGEST_LINE, Blocks, Place, Shard
-from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, rowwise, split_of
+from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, Unreadable, rowwise, split_of
 from mirepoix.components.formats.shelf import Shelf
 from mirepoix.components.formats.sides import id_of, list_of, text_of, unread
 from mirepoix.components.formats.writing import Files, fits
@@ -136,7 +136,9 @@ def _caption_shards(place: Place) -> list[Shard]:
     found, pieces = _places(place), []
     whole = Shard(CAPTIONS)
     if place.is_array(CAPTIONS):
-        told = [found(_id(row)) for _, row in place.records(whole)]
+        told: list[str] = []
+        with suppress(Unreadable):  # is told where it is read
+            told.extend(found(_id(row)) for _, row in place.records(whole))
         return [Shard(CAPTIONS, " ".join(["images", *told]))]
     with place.stream(CAPTIONS) as stream:
         start = at = 0
@@ -227,12 +229,10 @@ def _question(row: dict[str, Any], split: str, judged: bool, source: str, line: 
     if not question:
         raise Trouble("empty side", "Q, the question, is empty")
     yield Query(Item(id, question, source=source, line=line), split)
-    told: set[str] = set()
     for name, (key, relevance) in FACTS.items():
         for fact in list_of(row.get(name), name):
             item = id_of(fact[key] if isinstance(fact, dict) else fact)
-            if item not in told and not judged:
-                told.add(item)
+            if not judged:
                 yield Judgement(id, item, relevance, source=source, line=line)
 
 
@@ -258,7 +258,8 @@ def _keyed(place: Place, file: str) -> Iterator[tuple[int, Any]]:
                 value, end = decode(text, _COLON.match(text, end).end())
             except (ValueError, AttributeError, RecursionError) as error:
                 if blocks.ended or len(text) - at > LONGEST_LINE or not isinstance(error, (json.JSONDecodeError, AttributeError)):
-                    raise Refused(f"{place.source(file)} line {line} is no JSON object of questions by their ids, or is cut off") from error
+                    words = f"line {line} is no JSON object of questions by their ids, or is cut off"
+                    raise Unreadable(f"{place.source(file)} {words}", line) from error
                 text, at = text[at:] + blocks.more(len(text) - at), 0  # a long value is not tried again for every block of it
                 continue
             yield (

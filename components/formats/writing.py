@@ -21,6 +21,7 @@ from mirepoix.models.item import Item
 
 MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"II*\0", "tif"), (b"MM\0*", "tif"))
 ELSE = "write another format, such as canonical"
+SEVERAL = "queries that are written as several rows"  # each of which is read as a query
 
 
 def ending(data: bytes) -> str:

@@ -129,7 +129,7 @@ def test_every_row_is_accounted_for(curated):
         {"source": "", "task": "t->it", "before": 5, "after": 2},
         {"source": "q", "task": "t->it", "before": 1, "after": 0},
     ]
-    assert sorted(child.name for child in folder.iterdir()) == ["corpus", "kin", "qrels", "queries", "rejects"]
+    assert sorted(child.name for child in folder.iterdir()) == ["corpus", "held", "kin", "qrels", "queries", "rejects"]
 
 
 def test_pictures_come_out_upright_and_plain(curated):
@@ -287,6 +287,44 @@ def test_a_kept_near_duplicate_of_a_held_out_answer_leaks_too(ray_cluster, tmp_p
     folder, _ = curated_of(tmp_path, CurateConfig(near_duplicates="keep"), **LEAKY)
     assert rejects(folder, "qrels")["wants copy"] == ("leaks into test", "test-q")
     assert "copy" in read_part(folder, "corpus")["id"].to_pylist()
+
+
+def test_what_is_like_a_held_out_query_or_an_answer_of_one_is_named_for_later_stages(ray_cluster, tmp_path):
+    """Also what is like an answer that was merged, and not like the one that stands for it."""
+    words = [f"word{'abcdefghijklmnopqrstuvwxyz'[n]}" for n in range(26)]
+    chain = [words, ["other", *words[1:]], ["other", *words[1:-1], "third"]]
+    corpus = [
+        *(Item(f"d{n}", text=" ".join(chain[n])) for n in range(3)),
+        Item("asked", text="where is it said ?"),
+        Item("free", text="y z"),
+    ]
+    queries = [Item("test-q", text="where is it said?"), Item("train-q", text="what else is there to say?")]
+    judged = {"corpus": corpus, "queries": queries, "qrels": [("test-q", "d0"), ("test-q", "d1"), ("train-q", "free")]}
+    folder, outcome = curated_of(tmp_path, **judged)
+    assert rejects(folder, "corpus") == {"d1": ("near-duplicate", "d0")}
+    assert set(read_part(folder, "held")["item_id"].to_pylist()) == {"d0", "d2", "asked"}
+    assert outcome.metrics["held_candidates"] == 3
+    folder, _ = curated_of(tmp_path, CurateConfig(leakage="off"), **judged)
+    assert read_part(folder, "held").num_rows == 0
+
+
+def test_leaks_are_found_in_a_crowd(ray_cluster, tmp_path):
+    """Questions of one template: each of training is near one of the test, and all look alike to the search."""
+    words = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "pu", "ra") for b in ("bel", "dor", "fin", "gat", "hus", "jam", "kip")]
+
+    def asked(one, other):
+        return " ".join([*words[:12], one, *words[12:28], other, *words[28:]])
+
+    tests = [Item(f"test-{n}", text=asked(f"sla{'abcdefghij'[n]}", f"tro{'abcdefghij'[n]}")) for n in range(10)]
+    training = [
+        Item(f"q{n}", text=asked(f"vor{'abcdefghij'[n // 10]}{'klmnopqrst'[n % 10]}ix", f"tro{'abcdefghij'[n % 10]}")) for n in range(100)
+    ]
+    corpus = [Item("a", text="the answer of all tests"), Item("b", text="that of all the training")]
+    free = Item("free", text="something that is asked otherwise")
+    qrels = [*((query.id, "a") for query in tests), *((query.id, "b") for query in [*training, free])]
+    folder, outcome = curated_of(tmp_path, corpus=corpus, queries=[*tests, *training, free], qrels=qrels)
+    assert set(rejects(folder, "queries")) == {query.id for query in training}
+    assert outcome.metrics["crowded"] > 64 and outcome.metrics["crowded_unmet"] == 0
 
 
 def test_triples_leak_by_what_they_ask_and_by_their_evidence_which_passes_on(ray_cluster, tmp_path):

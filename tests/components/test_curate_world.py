@@ -137,4 +137,4 @@ def test_the_result_is_the_same_when_a_search_for_duplicates_is_killed(spoilt, u
 
 
 def test_no_scratch_is_left_in_what_is_published(usual):
-    assert sorted(child.name for child in usual.iterdir()) == ["corpus", "kin", "qrels", "queries", "rejects", "triples"]
+    assert sorted(child.name for child in usual.iterdir()) == ["corpus", "held", "kin", "qrels", "queries", "rejects", "triples"]

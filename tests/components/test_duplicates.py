@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from datasketch import MinHash, MinHashLSH
 
+from mirepoix.components import duplicates
 from mirepoix.components.checks import Check
 from mirepoix.components.corpus import PARTS
 from mirepoix.components.duplicates import REACH, NearRules, keepers, near_pairs
@@ -37,7 +38,7 @@ def noted(folder, items):
 def found(folder, items, rules=NearRules(), roles=None, wanted=ALL):  # noqa: B008
     facts = noted(folder / f"facts{len(list(folder.iterdir()))}", items)
     roles = np.zeros(len(items), np.int64) if roles is None else np.array(roles)
-    pairs, crowded = near_pairs(facts, np.arange(len(items)), roles, wanted, rules)
+    pairs, crowded, _ = near_pairs(facts, np.arange(len(items)), roles, wanted, rules)
     return {(items[one].id, items[other].id) for one, other in pairs.tolist()}, crowded
 
 
@@ -155,10 +156,26 @@ def test_only_roles_that_want_each_other_are_compared(ray_cluster, tmp_path):
 def test_a_crowd_of_one_kind_is_still_merged_into_its_first(ray_cluster, tmp_path):
     items = [Item(f"t{n:04d}", "the very same words" + "." * (n % 9)) for n in range(5 * REACH)]
     facts = noted(tmp_path / "facts", items)
-    pairs, crowded = near_pairs(facts, np.arange(len(items)), np.zeros(len(items), np.int64), ALL, NearRules())
+    pairs, crowded, _ = near_pairs(facts, np.arange(len(items)), np.zeros(len(items), np.int64), ALL, NearRules())
     assert crowded == len(items)
     assert len(pairs) < len(items) * (REACH + 2)
     assert set(keepers(pairs, len(items)).tolist()) == {0}
+
+
+def test_in_a_crowd_rows_of_two_roles_all_meet_while_there_is_room(ray_cluster, tmp_path, monkeypatch):
+    items = texts(*[f"{PASSAGE} {chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676)}ix" for n in range(1500)])
+    facts, roles, wanted = noted(tmp_path / "facts", items), np.arange(len(items)) % 100 == 5, np.array([[False, True], [True, False]])
+    everybody = roles.sum() * (~roles).sum()
+
+    def searched():
+        pairs, crowded, unmet = near_pairs(facts, np.arange(len(items)), roles, wanted, NearRules(texts=0.85))
+        assert crowded > 1000
+        return len(pairs), unmet
+
+    assert searched() == (everybody, 0)
+    monkeypatch.setattr(duplicates, "ACROSS", 1000)
+    pairs, unmet = searched()
+    assert 0 < pairs < everybody and unmet > 1000
 
 
 # Who is kept

@@ -1,5 +1,6 @@
 """Rows of every format are counted: what is read is kept, merged or rejected with its line, and no row speaks for another."""
 
+import gzip
 import json
 
 import pyarrow as pa
@@ -140,3 +141,70 @@ def test_what_is_remembered_is_found_however_much_there_is(monkeypatch):
                 held.recent[key] = told[name] = (-len(told), len(told) % 7)
     assert len(told) == 600 and len(held.chunks) < 6
     assert [numbers for _, numbers in held.find(told)] == list(told.values())
+
+
+UNSOUND = {
+    "array.json": "[" + ",\n".join([json.dumps(UNITE), json.dumps(UNITE | {"candidate": {}}), '{"query":,}', json.dumps(UNITE)]) + "]",
+    "lines.jsonl": "{broken\n" + json.dumps(UNITE) + "\n" + json.dumps(UNITE | {"extra": 1}) + "\n",
+    "packed.jsonl.gz": gzip.compress("".join(json.dumps({**UNITE, "query": {"text": f"{n}"}}) + "\n" for n in range(900)).encode())[:-40],
+}
+
+
+@pytest.mark.parametrize("workers", [False, True])
+def test_where_a_file_breaks_off_all_other_faults_are_told_before_it_is_refused(tmp_path, monkeypatch, request, workers):
+    if workers:
+        request.getfixturevalue("ray_cluster")
+        monkeypatch.setattr(reading, "SMALL", 0)
+    with pytest.raises(Refused, match=r"^2 files cannot be read; the first: in/array.json line 3 is no JSON \(.*\); mend or shorten"):
+        bring(tmp_path, f"unite+{lay(tmp_path / 'in', UNSOUND)}")
+    told = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
+    cut = told[-1]["line"]
+    assert cut > 1 and f"after line {cut - 1}" in told[-1]["detail"]
+    assert [(row["part"], row["id"], row["reason"], row["source"], row["line"]) for row in told] == [
+        ("queries", "", "empty side", "in/array.json", 2),
+        ("file", "array.json", "unreadable", "in/array.json", 3),
+        ("queries", "", "bad JSON", "in/lines.jsonl", 1),
+        ("queries", "", "unread column", "in/lines.jsonl", 3),
+        ("file", "packed.jsonl.gz", "unreadable", "in/packed.jsonl.gz", cut),
+    ]
+    assert told[1]["detail"].startswith("line 3 is no JSON (Expecting value)")
+
+
+def test_what_a_file_that_breaks_off_may_still_hold_is_not_told_as_missing(tmp_path):
+    corpus = gzip.compress(b"".join(json.dumps({"_id": n, "text": f"{n}"}).encode() + b"\n" for n in range(500)))[:-40]
+    files = {"corpus.jsonl.gz": corpus, "queries.jsonl": [{"_id": "q", "text": "q"}], "qrels/test.tsv": "q\t499\t1\n"}
+    with pytest.raises(Refused, match=r"^in/corpus.jsonl.gz cannot be unpacked after line \d+"):
+        bring(tmp_path, lay(tmp_path / "in", files))
+    assert [row["reason"] for row in read_part(tmp_path / "out" / "draft", "rejects").to_pylist()] == ["unreadable"]
+
+
+def test_captions_whose_quotes_never_end_cost_the_other_captions_nothing(tmp_path):
+    files = {"a.png": picture(1), "captions_a.csv": 'file,text\na.png,one\na.png,"two\n', "captions_b.csv": "file,text\na.png,\n"}
+    with pytest.raises(Refused, match=r"^in/captions_a.csv cannot be read after line 2"):
+        bring(tmp_path, lay(tmp_path / "in", files))
+    told = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
+    assert [(row["reason"], row["source"], row["line"]) for row in told] == [
+        ("unreadable", "in/captions_a.csv", 3),
+        ("empty side", "in/captions_b.csv", 2),
+    ]
+
+
+def test_a_source_whose_first_line_is_broken_is_known_by_the_next(tmp_path):
+    found = bring(tmp_path, lay(tmp_path / "in", {"train.jsonl": "{broken\n" + json.dumps(PAIR) + "\n"}))
+    assert rejects(found) == [("queries", "", "bad JSON", "train.jsonl", 1)] and len(part(found, "queries")) == 1
+
+
+def test_a_source_that_is_known_by_nothing_is_told_why(tmp_path):
+    folder = lay(tmp_path / "in", {"train.jsonl": "{broken\n"})
+    with pytest.raises(
+        Refused, match=r"none of the known formats \(in/train.jsonl: line 1 is no JSON object \(Expecting .*\)\); name one as"
+    ):
+        reading.opened((str(folder),))
+
+
+def test_what_is_judged_twice_reaches_curation(tmp_path):
+    found = bring(tmp_path, lay(tmp_path / "in", {"train.jsonl": [{"query": "a", "pos": ["b", "b"], "neg": ["b", "c", "c"]}]}))
+    texts = {row["id"]: row["text"] for row in part(found, "corpus")}
+    assert [(texts[row["item_id"]], row["relevance"]) for row in part(found, "qrels")] == [("b", 1), ("b", 0), ("c", 0)]
+    rows = found.outcome.rows
+    assert (rows.read, rows.written, rows.merged, rows.rejected) == (8, 6, 2, 0)

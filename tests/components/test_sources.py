@@ -237,8 +237,14 @@ def test_several_sources_are_one_corpus_whose_ids_and_rows_tell_where_they_came_
 def test_two_sources_of_one_name_are_asked_for_names(tmp_path):
     for folder in ("x/coco", "y/coco"):
         write_plain(tmp_path / folder, **plain_corpus())
-    with pytest.raises(Refused, match="two sources are called 'coco'; give them names"):
+    with pytest.raises(Refused, match="two sources are called 'coco'; leave one out, or give them names"):
         fingerprint(SourcesConfig(path=(f"{tmp_path}/x/coco", f"{tmp_path}/y/coco")))
+
+
+def test_one_source_that_is_named_twice_is_refused(tmp_path):
+    path = str(write_plain(tmp_path / "coco", **plain_corpus()))
+    with pytest.raises(Refused, match="two sources are called 'coco'; leave one out"):
+        fingerprint(SourcesConfig(path=(path, path)))
 
 
 def test_splits_are_renamed_as_told(tmp_path):

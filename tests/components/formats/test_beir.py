@@ -4,7 +4,7 @@ import pytest
 
 from mirepoix.components.formats import beir
 from mirepoix.components.formats.place import Place
-from mirepoix.components.formats.rows import Candidate, Judgement, Query
+from mirepoix.components.formats.rows import Candidate, Judgement, Notice, Query
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.formats.kit import corpus_of, counted, faults, lay, picture, rows_of
@@ -20,6 +20,7 @@ def test_rows_are_read_as_beir_joins_them(tmp_path):
         Candidate(Item("d3", "Only a title", source="soups/corpus.jsonl", line=3)),
         Query(Item("q1", "cook soup", source="soups/queries.jsonl", line=1), "test"),
         Query(Item("q2", "a title", source="soups/queries.jsonl", line=2), "validation"),
+        Notice("soups/queries.jsonl", "queries that no qrels name: 1, the first in line 3; they are left out"),
         Judgement("q2", "d3", 1, None, "soups/qrels/dev.tsv", 2),
         Judgement("q1", "d1", 2, None, "soups/qrels/test.tsv", 2),
         Judgement("q1", "d2", 0, None, "soups/qrels/test.tsv", 3),
@@ -134,3 +135,14 @@ def test_what_is_written_is_beir_to_the_letter(tmp_path):
     assert (tmp_path / "out/corpus.jsonl").read_text() == '{"_id": "d", "title": "", "text": "dé"}\n'
     assert (tmp_path / "out/queries.jsonl").read_text() == '{"_id": "q", "text": "q", "metadata": {}}\n'
     assert (tmp_path / "out/qrels/dev.tsv").read_text() == HEADER + "q\td\t2\n"
+
+
+def test_queries_that_no_qrels_name_are_counted_in_each_piece(tmp_path, monkeypatch):
+    queries = [{"_id": n, "text": "q"} for n in range(8)]
+    files = {"corpus.jsonl": [{"_id": 1, "text": "d"}], "queries.jsonl": queries, "qrels/test.tsv": HEADER + "0\t1\t1\n7\t1\t1\n"}
+    monkeypatch.setattr("mirepoix.components.formats.place.SHARD_BYTES", 104)
+    told = [row.detail for row in rows_of(beir, lay(tmp_path, files)) if isinstance(row, Notice)]
+    assert told == [
+        "queries that no qrels name: 3, the first in line 2; they are left out",
+        "queries that no qrels name: 3, the first in line 5; they are left out",
+    ]

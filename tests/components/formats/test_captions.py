@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from mirepoix.components.formats.captions import Captioned, captioned, named_ending, safe_name, texts_of
+from mirepoix.components.formats.captions import Captioned, blank, captioned, named_ending, safe_name, texts_of
 from mirepoix.components.formats.rows import Candidate, Judgement, Query, Trouble, nameless
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
@@ -150,3 +150,18 @@ def test_what_has_no_place_beside_pictures_and_captions_is_counted(tmp_path):
     corpus = write_corpus(tmp_path, corpus=[PICTURE], queries=[ASKED, other], qrels=judged)
     assert [said.captions for _, said in captioned(corpus, "x", left)] == [("a star",)]
     assert +left == {"grades of relevance": 1, "negatives": 1, "scores of a teacher": 1, "queries without an answer": 1}
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"text": ""}, ["text"]),
+        ({"text": " \n", "label": ""}, ["text", "label"]),
+        ({"captions": ["", " "]}, ["captions"]),
+        ({"captions": ["", "one"]}, []),
+        ({"text": None, "captions": [], "label": 3, "labels": [3]}, []),
+        ({"file": ""}, []),
+    ],
+)
+def test_a_caption_that_is_there_and_says_nothing_is_blank(row, columns):
+    assert blank(row) == columns

@@ -84,3 +84,10 @@ def test_scores_of_some_documents_and_pictures_are_refused(tmp_path):
         flagembedding.write(tmp_path / "out", some)
     with pytest.raises(Refused, match="holds no pictures"):
         flagembedding.write(tmp_path / "out", corpus(tmp_path / "seen", Item("q", "q", (picture(1),)), Judgement("q", "p")))
+
+
+def test_all_that_is_judged_is_given(tmp_path):
+    rows = rows_of(flagembedding, lay(tmp_path, {"train.jsonl": [{"query": "a", "pos": ["b", "b"], "neg": ["b", "c", "c"]}]}))
+    texts = {row.item.id: row.item.text for row in rows if isinstance(row, Candidate)}
+    told = [(texts[row.item_id], row.relevance) for row in rows if isinstance(row, Judgement)]
+    assert told == [("b", 1), ("b", 1), ("b", 0), ("c", 0), ("c", 0)] and len(texts) == 2

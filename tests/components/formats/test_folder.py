@@ -5,8 +5,8 @@ import json
 import pytest
 
 from mirepoix.components.formats import folder
-from mirepoix.components.formats.place import Place
-from mirepoix.components.formats.rows import Candidate, Judgement, Notice, Query, nameless
+from mirepoix.components.formats.place import Place, Shard
+from mirepoix.components.formats.rows import Candidate, Judgement, Notice, Query, Unreadable, nameless
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.formats.kit import corpus_of, faults, lay, meaning, picture, rows_of
@@ -217,3 +217,23 @@ def test_keys_that_are_no_safe_names_are_numbered(tmp_path):
         ("pictures/000000001.png", "from train.parquet:1"),
         ("good.png", "from good.png"),
     ]
+
+
+@pytest.mark.parametrize("cell", ["", " "])
+def test_a_caption_that_is_empty_is_a_fault_and_its_picture_a_candidate(tmp_path, cell):
+    rows = read(tmp_path, {**SHOWN, "captions.csv": f"file,text\na.png,{cell}\nx/b.jpg,one\nx/b.jpg,{cell}\n"})
+    assert faults(rows) == [("mine/captions.csv", 2, "empty side"), ("mine/captions.csv", 4, "empty side")]
+    assert candidates(rows) == ["a.png.image", "x/b.jpg.image"] and asked(rows) == [("x/b.jpg", "one")]
+
+
+def test_a_label_may_stand_where_the_caption_is_empty(tmp_path):
+    rows = read(tmp_path, {**SHOWN, "captions.csv": "file,text,label\na.png,,star\n"})
+    assert not faults(rows) and [row.task for row in rows if isinstance(row, Query)] == ["i->t"]
+
+
+@pytest.mark.parametrize(("text", "line"), [('file,caption\na.png,one\na.png,"x', 3), ("a.png,a star\n", 1)])
+def test_captions_that_cannot_be_read_say_from_which_line_on(tmp_path, text, line):
+    place = Place(str(lay(tmp_path, {**SHOWN, "captions.csv": text})))
+    with pytest.raises(Unreadable) as broken:
+        list(folder.read(place, Shard("captions.csv")))
+    assert broken.value.line == line

@@ -154,3 +154,9 @@ def test_what_is_written_is_read_again(tmp_path, monkeypatch):
     assert {name.partition("-")[0]: file.metadata.num_rows for name, file in found.items()} == {"train": 2, "validation": 2, "pictures": 1}
     features = json.loads(found["train-00000-of-00001.parquet"].schema_arrow.metadata[b"huggingface"])["info"]["features"]
     assert features["image"] == {"_type": "Image"} and set(features) == set(hfimages.SCHEMA.names)
+
+
+def test_a_caption_that_is_empty_is_a_fault_and_its_picture_a_candidate(tmp_path):
+    rows = read(lay(tmp_path, "test.parquet", image=[RED, BLUE, RED, BLUE], text=["", "one", None, " "]))
+    assert faults(rows) == [("mine/test.parquet", 1, "empty side"), ("mine/test.parquet", 4, "empty side")]
+    assert len(candidates(rows)) == 4 and asked(rows) == [("one", "test")]

@@ -1,5 +1,8 @@
 """M-BEIR: pools, unions, qrels before lists, hashed ids, prompts, and each fault at its line."""
 
+import gzip
+import json
+
 import pytest
 
 from mirepoix.components.formats import mbeir
@@ -238,3 +241,15 @@ def test_what_is_written_is_mbeir_to_the_letter(tmp_path):
         '{"qid": "9:2", "query_txt": "q", "query_img_path": null, "query_modality": "text", "query_src_content": null, '
         '"pos_cand_list": ["9:1"], "neg_cand_list": [], "task_id": 0}\n'
     )
+
+
+def test_all_that_is_judged_is_given(tmp_path):
+    rows = rows_of(mbeir, lay(tmp_path, {LOCAL: [text("9:1")], TRAIN: [query("9:1", ["9:1", "9:1"], ["9:1"])]}))
+    assert told(rows) == [("9:1", "9:1", 1), ("9:1", "9:1", 1), ("9:1", "9:1", 0)]
+
+
+def test_a_local_pool_that_is_cut_off_costs_the_global_one_nothing(tmp_path):
+    pool = gzip.compress(b"".join(json.dumps(text(f"9:{n}")).encode() + b"\n" for n in range(500)))[:-30]
+    place = Place(str(lay(tmp_path, {f"{LOCAL}.gz": pool, GLOBAL: [text("8:1")]})))
+    (shard,) = [shard for shard in mbeir.shards(place) if shard.part == "global"]
+    assert [row.item.id for row in mbeir.read(place, shard)] == ["8:1"]

@@ -30,7 +30,7 @@ def test_rows_of_both_kinds_are_read_by_their_columns(tmp_path):
     rows = rows_of(mmeb, sample(tmp_path / "s"))
     news, voc = "s/N24News/test-00000-of-00001.parquet", "s/VOC2007/original-00000-of-00001.parquet"
     assert examples(rows) == [
-        (f"{news}:1", "", (RED,), "Name the thing.", "test", [("stop sign", 1), ("rose", 0)]),
+        (f"{news}:1", "", (RED,), "Name the thing.", "test", [("stop sign", 1), ("rose", 0), ("stop sign", 0)]),
         (f"{news}:2", "a sea", (), "Find it.", "test", [((BLUE,), 1), ((RED,), 0)]),
         (f"{news}:3", "a sign", (), "Find it.", "test", [((RED,), 1), ((BLUE,), 0)]),
         (f"{voc}:1", "What is it?\n", (RED,), "", "train", [("a stop sign", 1), ("a rose", 0)]),
@@ -123,9 +123,20 @@ def test_columns_that_are_written_are_mmebs(tmp_path):
 def test_several_answers_and_negatives_of_a_training_query_are_rows_of_their_own(tmp_path):
     rows = [Candidate(Item(name, name)) for name in ("p1", "p2", "n1", "n2", "n3")]
     rows += [Query(Item("q", "q"), "train"), *(Judgement("q", row.item.id, int(row.item.id[0] == "p")) for row in rows)]
-    mmeb.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
+    rows += [Query(Item("r", "r"), "train"), Judgement("r", "p1"), Judgement("r", "n1", 0)]
+    left = mmeb.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
     found = pq.read_table(tmp_path / "out/train.parquet").to_pylist()
-    assert [(row["pos_text"], row["neg_text"]) for row in found] == [("p1", "n1"), ("p2", "n2"), ("p1", "n3")]
+    assert [(row["pos_text"], row["neg_text"]) for row in found] == [("p1", "n1"), ("p2", "n2"), ("p1", "n3"), ("p1", "n1")]
+    assert left == {"queries that are written as several rows": 1}
+
+
+def test_negatives_of_an_evaluation_query_are_one_row_and_further_answers_are_not(tmp_path):
+    rows = [Candidate(Item(name, name)) for name in ("p1", "p2", "n1", "n2")]
+    rows += [Query(Item(name, name), "test") for name in ("q", "r")]
+    rows += [Judgement("q", "p1"), Judgement("q", "n1", 0), Judgement("q", "n2", 0), Judgement("r", "p1"), Judgement("r", "p2")]
+    assert mmeb.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows)) == {"queries that are written as several rows": 1}
+    found = pq.read_table(tmp_path / "out/test.parquet").to_pylist()
+    assert [row["tgt_text"] for row in found] == [["p1", "n1", "n2"], ["p1"], ["p2"]]
 
 
 @pytest.mark.parametrize(

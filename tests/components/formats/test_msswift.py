@@ -87,7 +87,8 @@ def test_what_is_written_is_ms_swifts(tmp_path):
 def test_several_answers_are_several_rows(tmp_path):
     rows = [Candidate(Item(name, name)) for name in ("p", "o", "n")]
     rows += [Query(Item("q", "q"), "train"), Judgement("q", "p"), Judgement("q", "o"), Judgement("q", "n", 0)]
-    msswift.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
+    left = msswift.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
+    assert left == {"queries that are written as several rows": 1}
     found = [json.loads(line) for line in (tmp_path / "out/train.jsonl").read_text().splitlines()]
     told = [(row["positive_messages"], row["negative_messages"]) for row in found]
     assert told == [([said("p")], [said("n")]), ([said("o")], [said("n")])]

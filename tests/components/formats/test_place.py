@@ -9,7 +9,7 @@ import pytest
 
 from mirepoix.components.formats import place as places
 from mirepoix.components.formats.place import Place, Shard
-from mirepoix.components.formats.rows import Trouble
+from mirepoix.components.formats.rows import Trouble, Unreadable
 from mirepoix.models.errors import Refused
 from tests.components.formats.kit import lay
 
@@ -40,9 +40,10 @@ def test_a_line_that_python_does_not_take_costs_itself_alone(tmp_path):
 @pytest.mark.parametrize("packed", [False, True])
 def test_an_array_that_cannot_be_read_is_refused_with_its_line(tmp_path, content, words, packed):
     content = content if isinstance(content, bytes) else content.encode()
-    with pytest.raises(Refused) as refused:
+    with pytest.raises(Unreadable) as refused:
         records(tmp_path, "a.json" + ".gz" * packed, gzip.compress(content) if packed else content)
     assert f"mine/a.json{'.gz' * packed} {words}" in str(refused.value) and "\n" not in str(refused.value)
+    assert f"line {refused.value.line}" in words
 
 
 def test_white_space_may_follow_an_array(tmp_path):

@@ -1,8 +1,11 @@
 """A row is given whole or is a fault at its line; nothing that a row holds ends the reading of others."""
 
+import pickle
+
 import pytest
 
-from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Notice, Query, Triple, rowwise
+from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Notice, Query, Triple, Unreadable, rowwise
+from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 
 HALF = "\ud83d"
@@ -45,3 +48,8 @@ def test_a_number_that_is_too_large_for_arithmetic_is_a_fault():
 def test_a_fault_names_the_row_by_what_ids_are_called(name):
     (fault,) = rowwise("corpus", "s/f", [(1, {name: "x7"})], lambda line, record: record["text"])
     assert fault.id == "x7" and fault.detail == "'text' is missing"
+
+
+def test_what_cannot_be_read_says_where_in_every_process():
+    broken = pickle.loads(pickle.dumps(Unreadable("s/f line 7 is no JSON", 7)))
+    assert (str(broken), broken.line) == ("s/f line 7 is no JSON", 7) and isinstance(broken, Refused)

@@ -192,3 +192,14 @@ def test_the_order_of_columns_in_parquet_is_the_files(tmp_path):
     columns = {"scores": [[2.0, 1.0]], "b": ["q"], "a": ["p"], "c": ["n"]}
     pq.write_table(pa.table(columns), tmp_path / "dev.parquet")
     assert told(rows_of(sentencetransformers, tmp_path)) == [("q", "p", 1, 2.0), ("q", "n", 0, 1.0)]
+
+
+def test_the_order_of_columns_is_that_of_the_first_object(tmp_path):
+    rows = read(tmp_path / "s", '{broken\n{"anchor": "q", "positive": "p"}\n{"anchor": "r", "positive": "o"}\n')
+    assert faults(rows) == [("s/train.jsonl", 1, "bad JSON")] and told(rows) == [("q", "p", 1, None), ("r", "o", 1, None)]
+
+
+def test_a_query_with_several_answers_is_counted_as_several_rows(tmp_path):
+    rows = [Candidate(Item("p", "p")), Candidate(Item("o", "o")), Query(Item("q", "q"), "train"), Judgement("q", "p"), Judgement("q", "o")]
+    left = sentencetransformers.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
+    assert left == {"queries that are written as several rows": 1}

@@ -119,7 +119,7 @@ def test_queries_on_one_line_have_names_of_their_own(tmp_path):
     assert made.query_id(2, about="my folder") == "my_source/a_b.json:2.3@my_folder"
 
 
-def test_an_example_names_each_document_once_and_an_answer_is_no_negative(tmp_path):
+def test_an_example_gives_each_document_once_and_all_that_is_judged_of_it(tmp_path):
     made = Examples(Place(str(tmp_path), "s"), Shard("dev.jsonl"))
     right, wrong = side("right"), side("wrong")
     rows = made.rows(3, side("q", instruction="Find."), [Shown(right, 0.5), Shown(right)], [Shown(wrong), Shown(right), Shown(wrong)])
@@ -127,8 +127,8 @@ def test_an_example_names_each_document_once_and_an_answer_is_no_negative(tmp_pa
     assert [row.item.text for row in rows[:2]] == ["right", "wrong"]
     assert rows[2] == Query(Item("s/dev.jsonl:3", "q", instruction="Find.", source="s/dev.jsonl", line=3), "validation")
     assert rows[3:] == [
-        Judgement("s/dev.jsonl:3", first, 1, 0.5, "s/dev.jsonl", 3),
-        Judgement("s/dev.jsonl:3", second, 0, None, "s/dev.jsonl", 3),
+        Judgement("s/dev.jsonl:3", item, relevance, score, "s/dev.jsonl", 3)
+        for item, relevance, score in [(first, 1, 0.5), (first, 1, None), (second, 0, None), (first, 0, None), (second, 0, None)]
     ]
 
 
@@ -169,3 +169,20 @@ def test_scores_are_numbers_one_for_each_document(scores, reason):
 def test_what_datasets_writes_about_its_files_is_no_data(tmp_path):
     lay(tmp_path, {"dataset_info.json": json.dumps({}), "a/state.json": "{}", "a/rows.jsonl": "", "b.parquet": b"", "c.txt": ""})
     assert sides.data_files(Place(str(tmp_path)), "json", "jsonl") == ["a/rows.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("content", "found", "wrong"),
+    [
+        ('{"a": 1}\n', ["a"], ""),
+        ('{broken\n[1]\n{"a": 1, "b": 2}\n{"c": 3}\n', ["a", "b"], ""),
+        ('[3, {"a": 1}]', ["a"], ""),
+        ("{broken\n7\n", [], "line 1 is no JSON object (Expecting property name enclosed in double quotes)"),
+        ('[{"a": }]', [], "line 1 is no JSON (Expecting value)"),
+        ("", [], "it is empty"),
+        ("7\n" * 100 + '{"a": 1}\n', [], "line 1 is no JSON object (a int and no object)"),
+    ],
+)
+def test_a_file_is_known_by_the_first_object_among_its_first_records(tmp_path, content, found, wrong):
+    place = Place(str(lay(tmp_path, {"a.json": content})))
+    assert (sides.columns(place, "a.json"), sides.obstacle(place, "a.json")) == (found, wrong)

@@ -201,3 +201,11 @@ def test_tars_that_are_written_have_a_caption_that_others_find_and_are_cut(tmp_p
         assert last.getnames() == ["000000000.png", "000000000.json", "000000000.txt"]
         assert last.extractfile("000000000.txt").read() == b"shade 4" and last.extractfile("000000000.png").read() == picture(4)
     assert meaning(rows_of(tars, tmp_path / "out")) == meaning(rows)
+
+
+def test_a_caption_that_is_empty_is_a_fault_and_its_picture_a_candidate(tmp_path):
+    members = [("1.png", RED), ("1.txt", ""), ("2.png", RED), ("2.json", {"caption": " "}), ("3.png", RED), ("3.json", {"caption": None})]
+    rows = read(tmp_path, *members, ("4.png", RED), ("4.txt", "\n"), ("4.json", {"caption": "one"}))
+    assert faults(rows) == [("mine/cc-000.tar", 1, "empty side"), ("mine/cc-000.tar", 3, "empty side")]
+    assert candidates(rows) == [f"cc-000/{n}.image" for n in (1, 2, 3, 4)]
+    assert [row.item.text for row in rows if isinstance(row, Query) and row.item.text] == ["one"]

@@ -123,3 +123,28 @@ def test_what_tevatron_cannot_hold_is_refused(tmp_path, item, says):
     rows = [Candidate(item), Query(Item("q", "q"), "train"), Judgement("q", "d")]
     with pytest.raises(Refused, match=says):
         tevatron.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
+
+
+def test_a_file_whose_first_line_is_broken_is_known_by_the_next(tmp_path):
+    corpus = "{broken\n" + json.dumps(DOCUMENT) + "\n"
+    rows = rows_of(tevatron, lay(tmp_path / "s", {"corpus.jsonl": corpus, "train.jsonl": [QUERY]}))
+    assert faults(rows) == [("s/corpus.jsonl", 1, "bad JSON")]
+    assert [row.item.id for row in rows if isinstance(row, Candidate)] == ["d"]
+
+
+def test_a_file_without_an_object_is_refused_with_its_line(tmp_path):
+    with pytest.raises(Refused, match=r"s/b.jsonl is neither .* line 1 is no JSON object \(Expecting .*; mend it or leave it out"):
+        rows_of(tevatron, lay(tmp_path / "s", {"a.jsonl": [QUERY], "b.jsonl": "{broken\n"}))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {**QUERY, "positive_document_ids": ["p", "p"], "negative_document_ids": ["p"]},
+        {**EXAMPLE, "positive_passages": [PASSAGE, PASSAGE], "negative_passages": [PASSAGE]},
+    ],
+)
+def test_all_that_is_judged_is_given(tmp_path, row):
+    rows = rows_of(tevatron, lay(tmp_path, {"train.jsonl": [row]}))
+    assert [(found.item_id, found.relevance) for found in rows if isinstance(found, Judgement)] == [("p", 1), ("p", 1), ("p", 0)]
+    assert sum(isinstance(found, Candidate) for found in rows) == ("positive_passages" in row)

@@ -109,6 +109,15 @@ def test_what_is_written_is_unites_array(tmp_path):
     }
 
 
+def test_a_query_with_several_answers_or_negatives_is_counted_as_several_rows(tmp_path):
+    rows = [Candidate(Item(name, name)) for name in "pno"]
+    rows += [Query(Item("q", "q"), "train"), Judgement("q", "p"), Judgement("q", "n", 0), Judgement("q", "o", 0)]
+    rows += [Query(Item("r", "r"), "train"), Judgement("r", "p"), Judgement("r", "n", 0)]
+    assert unite.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows)) == {"queries that are written as several rows": 1}
+    again = rows_of(unite, tmp_path / "out")
+    assert [row.item.text for row in again if isinstance(row, Query)] == ["q", "q", "r"]
+
+
 @pytest.mark.parametrize(
     ("item", "says"),
     [

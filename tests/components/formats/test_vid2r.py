@@ -166,13 +166,14 @@ def test_what_it_cannot_hold_is_refused(tmp_path, candidate, query, words):
 def test_what_it_has_no_place_for_is_counted(tmp_path):
     corpus = write_corpus(
         tmp_path / "corpus",
-        corpus=[PASSAGE, {**PASSAGE, "id": "d2"}, {**PASSAGE, "id": "d3"}],
+        corpus=[PASSAGE, *({**PASSAGE, "id": id} for id in ("d2", "d3", "d4"))],
         queries=[ASKED, {**ASKED, "id": "q2"}],
-        qrels=[{"query_id": "q", "item_id": "d", "relevance": 2}, {"query_id": "q", "item_id": "d2", "relevance": 0}],
+        qrels=[{"query_id": "q", "item_id": id, "relevance": grade} for id, grade in (("d", 2), ("d2", 0), ("d3", 1))],
     )
     assert vid2r.write(tmp_path / "out", corpus) == {
         "negatives": 1,
         "grades of relevance": 1,
         "queries without an answer": 1,
+        "queries that are written as several rows": 1,
         "candidates that no query names": 1,
     }

@@ -8,7 +8,7 @@ import pytest
 from mirepoix.components.formats import place as places
 from mirepoix.components.formats import webqa
 from mirepoix.components.formats.place import Place
-from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Query
+from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Query, Unreadable
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.formats.kit import corpus_of, faults, lay, meaning, picture, rows_of
@@ -276,3 +276,19 @@ def test_grades_are_kept_for_the_test_and_counted_elsewhere(tmp_path):
     )
     assert webqa.write(tmp_path / "out", corpus) == {"grades of relevance": 1, "scores of a teacher": 2}
     assert judged(rows_of(webqa, tmp_path / "out")) == [("train", "d", 1), ("test", "d", 3)]
+
+
+def test_all_that_is_judged_is_given(tmp_path):
+    facts = [{"snippet_id": "d1_0"}]
+    asked = {"qid": "q", "Q": "why ?", "txt_posFacts": facts * 2, "txt_negFacts": facts}
+    rows = read(tmp_path, train__json=[asked], test__json=None, test_qrels__txt=None)
+    assert judged(rows) == [("q", "d1_0", 1), ("q", "d1_0", 1), ("q", "d1_0", 0)]
+
+
+def test_captions_that_break_off_are_told_where_they_are_read(tmp_path):
+    captions = json.dumps(IMGS)[:-1] + ",\n{,}]"
+    place = Place(str(lay(tmp_path, whole(**{"all_imgs.json": captions}))), "mine")
+    (shard,) = [shard for shard in webqa.shards(place) if shard.file == "all_imgs.json"]
+    with pytest.raises(Unreadable, match=r"mine/all_imgs\.json line 2 is no JSON") as broken:
+        list(webqa.read(place, shard))
+    assert broken.value.line == 2
