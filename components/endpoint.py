@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
@@ -26,6 +26,7 @@ from mirepoix.models.options import option
 from mirepoix.serving.store import refuse_credentials
 
 _LARGEST_REPLY = 4 << 20  # bytes; a longer one is no passage
+_UNSENT = (httpx.PoolTimeout, httpx.WriteTimeout, httpx.WriteError, httpx.ProxyError, httpx.LocalProtocolError, httpx.UnsupportedProtocol)
 _HOPELESS = {301, 302, 303, 307, 308, 401, 403, 404, 405}
 
 
@@ -62,11 +63,12 @@ class EndpointConfig:
 
 
 class _Again(Exception):
-    """A request that may go well another time, and how long the endpoint asks to wait."""
+    """A request that may go well another time, how long the endpoint asks to wait, and whether it may cost something all the same."""
 
-    def __init__(self, detail: str, wait: float | None = None, unreachable: bool = False):
+    def __init__(self, detail: str, wait: float | None = None, unreachable: bool = False, paid: bool = False):
         super().__init__(detail)
         self.detail, self.wait, self.unreachable = detail, wait, unreachable
+        self.paid = paid  # it may have been answered, and nobody can tell what the answer cost
 
 
 class Endpoint:
@@ -83,7 +85,8 @@ class Endpoint:
         if config.temperature:
             self.parameters["seed"] = seed
         self.name = config.model
-        self.identity = {"writer": "endpoint", "model": config.model, "parameters": self.parameters}
+        # A server may call its model what it likes: the same name at another place is another model.
+        self.identity = {"writer": "endpoint", "url": _place(config.url), "model": config.model, "parameters": self.parameters}
 
     def write(self, requests: Callable[[], Iterator[Request]], desk: Desk) -> Iterator[Reply]:
         """The replies, in the order of the requests; what is asked ahead is bounded."""
@@ -191,8 +194,11 @@ class _Line:
                 return Reply(failure="budget")
             paid = 0
             try:
-                reply = await self._sent(request)
-                paid = 0 if reply.failure else reply.cost or most
+                reply, answered = await self._sent(request)
+                paid = (reply.cost or most) if answered else 0
+            except _Again as trouble:
+                paid = most if trouble.paid else 0
+                raise
             finally:
                 self.desk.settle(most, paid)
                 async with self._settled:
@@ -201,7 +207,8 @@ class _Line:
                 await asyncio.to_thread(self.desk.keep, key, reply)
             return reply
 
-    async def _sent(self, request: Request) -> Reply:
+    async def _sent(self, request: Request) -> tuple[Reply, bool]:
+        """A reply, and whether the endpoint answered the request and did not decline it."""
         body = {"model": self.config.model, "messages": request.messages, **self._endpoint.parameters}
         try:
             async with (
@@ -212,14 +219,16 @@ class _Line:
                 async for chunk in answer.aiter_bytes():
                     content += chunk
                     if len(content) > _LARGEST_REPLY:
-                        return Reply(failure="declined", detail=f"the reply is longer than {_LARGEST_REPLY} bytes")
+                        long = f"the reply is longer than {_LARGEST_REPLY} bytes"
+                        return Reply(failure="declined", detail=long), answer.status_code == 200
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise _Again(str(error) or type(error).__name__, unreachable=True) from error
         except (TimeoutError, httpx.TimeoutException) as error:
-            raise _Again(f"no answer within {self.config.timeout_s:g} seconds") from error
+            raise _Again(f"no answer within {self.config.timeout_s:g} seconds", paid=not isinstance(error, _UNSENT)) from error
         except httpx.HTTPError as error:
-            raise _Again(f"{type(error).__name__} {error}") from error
-        return self._read(answer, bytes(content))
+            raise _Again(f"{type(error).__name__} {error}", paid=not isinstance(error, _UNSENT)) from error
+        reply = self._read(answer, bytes(content))
+        return reply, not reply.failure
 
     def _read(self, answer: httpx.Response, content: bytes) -> Reply:
         status = answer.status_code
@@ -240,7 +249,7 @@ class _Line:
             if not isinstance(said, str):
                 raise TypeError(f"content is {type(said).__name__}")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise _Again(f"a reply that is none of chat completions: {type(error).__name__} {error}") from error
+            raise _Again(f"a reply that is none of chat completions: {type(error).__name__} {error}", paid=True) from error
         return Reply(said, *tokens, finish=finish)
 
     def _advice(self, what: str, advice: str) -> str:
@@ -249,6 +258,12 @@ class _Line:
     def _hidden(self, text: str) -> str:
         """The text without the key, should an endpoint repeat it."""
         return text.replace(self._endpoint.key, "***") if self._endpoint.key else text
+
+
+def _place(url: str) -> str:
+    """The URL without what may be secret in it: a user, a password, a query."""
+    told = urlsplit(url)
+    return urlunsplit((told.scheme, told.netloc.rpartition("@")[2].lower(), told.path.rstrip("/"), "", ""))
 
 
 def _key(variable: str | None) -> str:

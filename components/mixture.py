@@ -75,6 +75,5 @@ def report(stage: str, groups: Sequence[Group], counts: np.ndarray) -> list[dict
         after[group] += count
     return [
         {"stage": stage, "source": source, "task": task, "before": before[source, task], "after": after[source, task]}
-        | {"count": after[source, task]}
         for source, task in sorted(before)
     ]

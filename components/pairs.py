@@ -192,16 +192,25 @@ def _weighed(
     name: str, tasks: tuple[str, ...], judged: _Judged, weights: dict[Group, float], seed: int
 ) -> tuple[list[tuple[str, str]], np.ndarray]:
     """The pairs of some tasks, and how often each stands in an epoch."""
-    there = {asked.task for asked in judged.asked.values()}
-    if unknown := sorted(set(tasks) - there):
-        raise Refused(f"no query has the task {', '.join(unknown)} of pairs.{name}_tasks; the corpus has {', '.join(sorted(there))}")
+    there, trained = (
+        {judged.asked[query].task for query in queries} for queries in (judged.asked, {query for query, _ in judged.training})
+    )
+    if reason := untrainable(name, tasks, there, trained):
+        raise Refused(reason)
     pairs = [pair for pair in judged.training if not tasks or judged.asked[pair[0]].task in tasks]
-    if not pairs:
-        raise Refused(f"no pair is left to train on for pairs.{name}_tasks={', '.join(tasks)}; those of 'train' are of other tasks")
     counts = mixture.repeats([judged.asked[query].group for query, _ in pairs], weights, seed)
     if not counts.any():
         raise Refused(f"no pair is left to train on for the stage {name}: pairs.mixture leaves none of {len(pairs)}; raise a weight")
     return pairs, counts
+
+
+def untrainable(name: str, tasks: tuple[str, ...], there: set[str], trained: set[str]) -> str:
+    """Why a stage cannot train on the tasks that it asks for, of those that queries have and those that training pairs have; or nothing."""
+    if unknown := sorted(set(tasks) - there):
+        return f"no query has the task {', '.join(unknown)} of pairs.{name}_tasks; the corpus has {', '.join(sorted(there))}"
+    if tasks and trained.isdisjoint(tasks):
+        return f"no pair is left to train on for pairs.{name}_tasks={', '.join(tasks)}; those of 'train' are of other tasks"
+    return ""
 
 
 def _bare(query: Item, task: str) -> Item:

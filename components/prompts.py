@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import NamedTuple
 
 from mirepoix.components.desk import Reply
@@ -37,13 +38,25 @@ REASONS = {
 }
 REFUSALS = (
     "i cannot", "i can't", "i can not", "i am unable", "i'm unable", "i am not able", "i'm not able", "i won't", "i will not",
-    "i'm sorry", "i am sorry", "sorry,", "as an ai", "as a language model", "unfortunately, i", "unable to comply",
-    "je ne peux pas", "je suis désolé", "désolé", "en tant qu'ia", "es tut mir leid", "ich kann nicht", "ich kann das nicht", "als ki",
-    "lo siento", "no puedo", "mi dispiace", "non posso", "desculpe", "sinto muito", "não posso", "het spijt me", "ik kan niet",
-    "przepraszam", "nie mogę", "извините", "к сожалению, я", "я не могу", "üzgünüm", "maaf", "xin lỗi", "tôi không thể",
-    "抱歉", "对不起", "對不起", "我无法", "我無法", "我不能", "作为一个", "作為一個", "申し訳", "すみません", "죄송",
-    "عذرا", "آسف", "لا أستطيع", "माफ़ कीजिए",
+    "i'm sorry", "i am sorry", "sorry, i", "sorry. i", "sorry, but", "sorry, that", "sorry, this", "sorry, it", "sorry, there", "sorry, we",
+    "as an ai…, i", "as an ai i", "as an ai language model i", "as an artificial intelligence…, i", "as a language model…, i",
+    "as a large language model…, i", "unfortunately, i", "unable to comply",
+    "je ne peux pas", "je suis désolé", "je suis désolée", "désolé", "désolée", "en tant qu'ia… je",
+    "en tant qu'intelligence artificielle… je", "en tant que modèle de langage… je",
+    "es tut mir leid", "ich kann nicht", "ich kann das nicht", "als ki… ich", "als künstliche intelligenz… ich", "als sprachmodell… ich",
+    "lo siento", "no puedo", "mi dispiace", "non posso", "desculpe", "desculpa", "sinto muito", "não posso", "het spijt me", "ik kan niet",
+    "przepraszam", "przepraszamy", "nie mogę", "извините", "к сожалению, я", "я не могу", "üzgünüm", "maaf", "maafkan", "xin lỗi",
+    "tôi không thể", "抱歉", "对不起", "對不起", "我无法", "我無法", "我不能",
+    "作为ai…，我", "作为一个ai…，我", "作为一名ai…，我", "作为人工智能…，我", "作为一个人工智能…，我", "作为一个语言模型…，我",
+    "作为一个大型语言模型…，我", "作為ai…，我", "作為一個ai…，我", "作為人工智慧…，我", "作為一個人工智慧…，我", "作為一個語言模型…，我",
+    "申し訳あり", "申し訳ござ", "申し訳ない", "すみません", "죄송",
+    "عذرا", "عذرًا", "آسف", "آسفة", "لا أستطيع", "माफ़ कीजिए", "माफ़ कीजिएगा",
 )  # fmt: skip
+_CLAUSE = "[^.!?。！？]{0,60}?"
+_PARTED = r"[^\W\u2e80-\ua4cf\uac00-\ud7a3\uf900-\ufaff]"
+"""A letter or digit of a script that parts words; Chinese and Japanese do not, and Korean has endings."""
+_LEFT = re.compile(r"\A(?:\s*<(?:s|bos|pad|unk)>)+|(?:<(?:/s|eos|eod|pad|unk)>\s*)+\Z", re.IGNORECASE)
+"""What a model leaves at the ends of its answer."""
 _FENCES = re.compile(r"<(?=\s*/?\s*(?:data|question|answer|evidence|caption)\b)", re.IGNORECASE)
 
 
@@ -55,7 +68,9 @@ class JudgeConfig:
     field_characters: int = option(2000, "each question, answer, text of the evidence or caption is cut to so many characters")
     max_characters: int = option(2000, "a passage is cut to the sentences that so many characters hold")
     repeats: float = option(0.9, "an answer is rejected if this share of its runs of three words, or more, stands in the prompt")
-    refusals: tuple[str, ...] = option(REFUSALS, "an answer that begins with one of these is a refusal, in any case of letters")
+    refusals: tuple[str, ...] = option(
+        REFUSALS, "an answer that begins with these words, in any case of letters, is a refusal; … stands for some more of the clause"
+    )
 
     def __post_init__(self) -> None:
         if not 0 < self.repeats <= 1:
@@ -101,10 +116,21 @@ def request(kind: str, fields: Mapping[str, str | Sequence[str]], config: JudgeC
 
 
 def stripped(text: str) -> str:
-    """The text without control tokens: each leaves a space, so that the rest cannot close up to another."""
-    while (without := CONTROL.sub(" ", text)) != text:
+    """The text without control tokens: each leaves a space, so that the rest cannot close up to another.
+
+    Only a plain word in brackets is broken up, as curation does, for it may be what the text is about: Vec<s>, or <image> in HTML. That is
+    as safe, as no tokenizer takes what is broken up for its own. Other tokens mean nothing in a text, and what is left of them would be
+    learned from.
+    """
+    while (without := CONTROL.sub(_taken_out, text)) != text:
         text = without
     return clean(text)
+
+
+def _taken_out(found: re.Match[str]) -> str:
+    opening, name, _ = filter(None, found.groups())
+    word = name.strip("/ ")
+    return found[0] if word.isalpha() and (opening == "<" or word.islower()) else " "
 
 
 def _fenced(text: str) -> str:
@@ -116,12 +142,12 @@ def judged(reply: Reply, asked: Request, config: JudgeConfig) -> str | Rejected:
     """The passage that a reply holds, or why it holds none."""
     if reply.failure:
         return Rejected(reply.failure, stripped(reply.detail)[:300])
-    text = " ".join(stripped(_spoken(reply.text)).strip('`" \n').split())
+    text = " ".join(stripped(_bare(_spoken(reply.text))).split())
     if reply.finish == "refused":
         return Rejected("refused", text[:200])
     if not words(text):
         return Rejected("empty", text[:200])
-    if text.lower().replace("\u2019", "'").lstrip("*#>-\u2013\u2014\u00a1 ").startswith(tuple(each.lower() for each in config.refusals)):
+    if _refusing(config.refusals).match(text.replace("\u2019", "'").lstrip("*#>-\u2013\u2014\u00a1 ")):
         return Rejected("refused", text[:200])
     if _repeated(text, asked) >= config.repeats:
         return Rejected("repeats the prompt", text[:200])
@@ -134,6 +160,25 @@ def judged(reply: Reply, asked: Request, config: JudgeConfig) -> str | Rejected:
 def _spoken(text: str) -> str:
     """What was said after thinking aloud."""
     return text.rpartition("</think>")[2].partition("<think>")[0]
+
+
+def _bare(text: str) -> str:
+    """The text without what is put around the whole of it: a fence of code, quotation marks, and tokens of its beginning and end."""
+    text = _LEFT.sub("", text.strip().removeprefix("```").removesuffix("```")).strip()
+    for mark in '`"':
+        if mark not in (inner := text.strip(f"{mark} \n")):
+            text = inner
+    return text
+
+
+@cache
+def _refusing(beginnings: tuple[str, ...]) -> re.Pattern[str]:
+    """Any of the beginnings, with whole words in the scripts that part words."""
+    return re.compile("|".join(_CLAUSE.join(map(_whole, clean(each).split("…"))) for each in beginnings) or r"(?!)", re.IGNORECASE)
+
+
+def _whole(words: str) -> str:
+    return re.escape(words) + (f"(?!{_PARTED})" if re.match(_PARTED, words[-1:]) else "")
 
 
 def _repeated(text: str, asked: Request) -> float:

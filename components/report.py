@@ -19,7 +19,7 @@ p { margin: .3rem 0; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; }
+th:first-child, td:first-child, .words { text-align: left; }
 th { font-weight: 600; color: var(--soft); }
 .headline { display: flex; gap: 3rem; margin: 1.4rem 0; flex-wrap: wrap; }
 .figure { font-size: 2.4rem; font-weight: 650; line-height: 1.1; }
@@ -94,13 +94,19 @@ def _counted(stages: list[dict[str, Any]]) -> Iterable[str]:
         for title, rows in stage.get("tables", {}).items():
             if rows:
                 columns = list(rows[0])
-                header = "".join(f"<th>{escape(column)}" for column in columns)
-                lines = "".join("<tr>" + "".join(f"<td>{escape(_said(row.get(column)))}" for column in columns) for row in rows)
+                header = "".join(f"<th{_words(rows[0].get(column))}>{escape(column)}" for column in columns)
+                lines = "".join("<tr>" + "".join(_cell(row.get(column)) for column in columns) for row in rows)
                 yield f"<h2>{escape(stage['name'])}: {escape(title)}</h2><div class=wide><table><tr>{header}{lines}</table></div>"
 
 
-def _said(value: Any) -> str:
-    return f"{value:,}" if isinstance(value, int | float) else str(value)
+def _cell(value: Any) -> str:
+    said = f"{value:,}" if isinstance(value, int | float) else str(value)
+    return f"<td{_words(value)}>{escape(said)}"
+
+
+def _words(value: Any) -> str:
+    """What lets a cell of words stand on the left, where numbers stand on the right."""
+    return "" if isinstance(value, int | float) else " class=words"
 
 
 def _stages(stages: list[dict[str, Any]]) -> str:

@@ -16,13 +16,18 @@ from mirepoix.models.options import option
 
 _TOKENS = (
     r"s|pad|unk|bos|eos|eod|mask|cls|sep|image|images|img|video|vid|audio|point|box|ref|quad|object|patch|start|end|sys|user|human|gpt"
-    r"|assistant|system|tools?|tool_\w{1,32}|think|answer|im_\w{1,16}|\w{1,16}_(?:start|end|pad|token|soft_token|content|of_turn|of_image)"
+    r"|assistant|system|tools?|tool_\w{1,32}|think|answer|sop|eop|slice|unit|im_\w{1,16}|(?:loc|seg)\d{3,4}"
+    r"|\w{1,16}_(?:start|end|pad|token|soft_token|content|of_turn|of_image)|row_\d{1,2}_col_\d{1,2}|global-img|fake_token_around_image"
     r"|(?:start|end|begin|image|video|audio|vision|fim|extra|unused|reserved|special|box|file|repo|img|bos|eos|pad|unk)_\w{1,32}"
     r"|start_of_\w{1,16}|end_of_\w{1,16}|unused\d{1,5}|0x[0-9a-f]{2}"
 )
+_BRACKETED = (
+    r"inst|cls|sep|pad|[gs]?mask|unk|bos|eos|sop|eop|img|image|video|audio|begin_audio|transcribe|img_\w{1,16}|unused\d{1,5}"
+    r"|(?:available_)?tools?|tool_\w{1,16}|system_prompt|model_settings|think|args|call_id|prefix|middle|suffix"
+)
 CONTROL = re.compile(
     rf"(<)([|｜][^<>]{{1,64}}?[|｜])(>)|(<)(<\s?/?sys\s?>)(>)|(<)(/?(?:{_TOKENS})\s?/?)(>)"
-    rf"|(\[)(/?(?:inst|cls|sep|pad|mask|unk|bos|eos|img|image|video|unused\d{{1,5}}|(?:available_)?tools?|tool_\w{{1,16}}|gmask|sop|eop))(\])",
+    rf"|(\[)(/?(?:{_BRACKETED}))(\])",
     re.IGNORECASE,
 )
 """What some chat template or tokenizer takes as a token of its own; a look-alike in angle brackets is rewritten too, which hurts nobody."""
@@ -30,6 +35,11 @@ _LINE_END = re.compile("\r\n|[\r\x0b\x0c\x85\u2028\u2029]")
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
+_SEEN = re.compile(
+    r"[^\s\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200c\u200d\u2800\u3164\ufe00-\ufe0f\uffa0\ufff0-\ufff8"
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+"""What is seen by itself. The others join letters, choose between their shapes or stand empty in their places, which a text may need."""
 _SPACELESS = re.compile(
     "[\u0e00-\u0eff\u0f00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19df\u2e80-\u2fdf\u3005-\u3007\u3021-\u3029\u3031-\u30ff\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\ua9e0-\ua9ff\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9f\U0001b000-\U0001b16f\U00020000-\U0003ffff]"
@@ -70,9 +80,13 @@ def _composed(text: str) -> str:
 def clean(text: str) -> str:
     """The text in Unicode's composed form, without what cannot be seen, and without a token that a template gives a meaning to.
 
+    Joiners and the like stay where something is seen beside them; a text of nothing else is empty.
+
     A token is broken by spaces inside its brackets, so that a reader still sees what stood there: "<|im_end|>" becomes "< |im_end| >".
     """
     text = _composed(_INVISIBLE.sub("", _LINE_END.sub("\n", _composed(text)))).strip()
+    if not text.isascii() and not _SEEN.search(text):
+        return ""
     if "<" not in text and "[" not in text:
         return text
     while (broken := CONTROL.sub(_broken, text)) != text:

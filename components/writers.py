@@ -5,6 +5,7 @@ the order of the requests, which it may read as often as it likes. It asks the d
 """
 
 import importlib.util
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -118,6 +119,7 @@ class Local:
 
 def _templated(tokenizer: Any, request: Request) -> str:
     """The prompt in the words of the tokenizer's chat template; one without a system role gets ours in front of the user's."""
+    request = request._replace(user=_spelt(tokenizer, request.user))
     if not tokenizer.chat_template:
         return f"{request.system}\n\n{request.user}\n\n"
     from jinja2 import TemplateError
@@ -127,6 +129,15 @@ def _templated(tokenizer: Any, request: Request) -> str:
     except TemplateError:
         alone = [{"role": "user", "content": f"{request.system}\n\n{request.user}"}]
         return tokenizer.apply_chat_template(alone, tokenize=False, add_generation_prompt=True)
+
+
+def _spelt(tokenizer: Any, text: str) -> str:
+    """The text with a space inside of all that the tokenizer has a token of its own for: only the template opens a turn or ends one."""
+    own = {token.strip() for token in (*tokenizer.all_special_tokens, *tokenizer.get_added_vocab())} - {""}
+    pattern = re.compile("|".join(map(re.escape, sorted(own, key=len, reverse=True))) or r"(?!)", re.IGNORECASE)
+    while (spelt := pattern.sub(lambda found: f"{found[0][0]} {found[0][1:]}" if len(found[0]) > 1 else " ", text)) != text:
+        text = spelt
+    return text
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--json", action="store_true", help="print the endpoint's reply as it is")
 
     validate = commands.add_parser(
-        "validate", help="say what of a corpus training would reject, with file and line; exit status 1 if anything"
+        "validate", help="say what of a corpus training would reject, with file and line; exit status 1 if anything, or if a run would stop"
     )
     _corpora(validate)
-    validate.add_argument("--recipe", default="unite", help="recipe whose rules of curation are applied (default: %(default)s)")
+    validate.add_argument(
+        "--recipe", metavar="RECIPE", help="whose splits, rules of curation and tasks are applied (default: the usual rules, and all tasks)"
+    )
     validate.add_argument("--copies", action="store_true", help="list also what would be merged: duplicates, and what is judged twice")
     validate.add_argument("--json", action="store_true", help="print the findings as JSON")
 
@@ -274,11 +276,18 @@ def _search(told: argparse.Namespace) -> int:
 
 
 def _validate(told: argparse.Namespace) -> int:
-    from mirepoix.workflows.corpora import validated
+    from dataclasses import replace
+
+    from mirepoix.workflows.corpora import Plan, validated
     from mirepoix.workflows.run import settled
 
-    config = settled(told.recipe, [], None)
-    return validated(_sources(told), config.curate, told.json, told.copies, config.seed)
+    plan = Plan(_sources(told))
+    if told.recipe:
+        config = settled(told.recipe, [], None)
+        sources = replace(config.sources, path=plan.sources.path, images=plan.sources.images)
+        sources = sources if told.format == "auto" else replace(sources, format=told.format)
+        plan = Plan(sources, config.curate, config.pairs, config.seed)
+    return validated(plan, told.json, told.copies)
 
 
 def _convert(told: argparse.Namespace) -> int:

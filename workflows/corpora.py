@@ -4,7 +4,9 @@ import json
 import logging
 import sys
 import traceback
+import warnings
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -13,18 +15,26 @@ from tempfile import TemporaryDirectory
 from time import time
 from typing import Any
 
+import pyarrow.compute as pc
 import ray
 import ray.data  # which sets its logger up
 
 from mirepoix.components import curate, sources
 from mirepoix.components.corpus import modalities, part_files, part_tables
 from mirepoix.components.curate import MERGED, CurateConfig
+from mirepoix.components.leaks import TRAIN
+from mirepoix.components.pairs import PairsConfig, untrainable
 from mirepoix.components.reading import FORMATS, Source, is_small, opened
 from mirepoix.components.sources import SourcesConfig
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import Context, Outcome
 from mirepoix.workflows.cluster import private_cluster
 from mirepoix.workflows.progress import Display, Note
+
+HUNG = ("answer was rejected", "query was rejected", "no answer is left")
+"""Reasons of rows that only hung on one that is rejected."""
+UNJOINED = {"unknown item": ("corpus",), "unknown query": ("queries",), "duplicate id": ("corpus", "queries")}
+"""Reasons of judgements that may do, if what they name in these parts is rejected and not merely missing."""
 
 
 @dataclass(frozen=True, order=True)
@@ -48,6 +58,7 @@ class Findings:
     """What a corpus holds, and what of it training would reject."""
 
     faults: list[Fault]
+    hung: int  # of these, rows that would stand if another was not rejected
     copies: list[Fault]  # rows that training would take as one with another
     formats: dict[str, str]  # of each source
     candidates: dict[str, int]  # by modality
@@ -61,19 +72,38 @@ class Findings:
         lines.append("candidates  " + (", ".join(f"{letters} {count:,}" for letters, count in sorted(self.candidates.items())) or "none"))
         for split, tasks in sorted(self.queries.items()):
             lines.append(f"queries     {split}: " + ", ".join(f"{task} {count:,}" for task, count in sorted(tasks.items())))
-        lines.append("judgements  " + ", ".join(f"{kind} {count:,}" for kind, count in self.judgements.items()))
+        lines.append("judgements  " + (", ".join(f"{kind} {count:,}" for kind, count in self.judgements.items()) or "none"))
         lines += [f"left aside  {told['source']}: {told['detail']}" for told in self.notices]
         for what, faults in (("merged", self.copies), ("rejected", self.faults)):
             reasons = Counter((fault.part, fault.reason) for fault in faults)
             lines += [f"{what:<11} {count:,} of {part}: {reason}" for (part, reason), count in reasons.most_common()]
-        lines.append(f"{len(self.faults):,} rows would be rejected" if self.faults else "nothing would be rejected")
+        lines.append(self._sum())
         if self.refusal:
             lines.append(f"a run would stop: {self.refusal}")
         return "\n".join(lines)
 
+    def _sum(self) -> str:
+        rows, alone = len(self.faults), len(self.faults) - self.hung
+        if not rows:
+            return "nothing would be rejected"
+        themselves, them = ("itself", "it") if alone == 1 else ("themselves", "them")
+        why = f": {alone:,} at fault {themselves}, {self.hung:,} that hung on {them}" if self.hung else ""
+        return f"{rows:,} row{'s' if rows > 1 else ''} would be rejected{why}"
 
-def validate(config: SourcesConfig, rules: CurateConfig, seed: int = 0) -> Findings:
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run would do with a corpus up to its pairs."""
+
+    sources: SourcesConfig
+    curate: CurateConfig = CurateConfig()
+    pairs: PairsConfig = PairsConfig(adapt_tasks=())
+    seed: int = 0
+
+
+def validate(plan: Plan) -> Findings:
     """Reads and curates the sources as a run would, and throws the result away."""
+    config, rules, seed = plan.sources, plan.curate, plan.seed
     named = opened(config.path, config.format, config.images)
     workers = nullcontext() if ray.is_initialized() else private_cluster()
     with TemporaryDirectory(prefix="mirepoix-validate-") as scratch, workers:
@@ -81,11 +111,12 @@ def validate(config: SourcesConfig, rules: CurateConfig, seed: int = 0) -> Findi
         refusal, notices = "", []
         try:
             notices = _staged("reading", read, partial(sources.work, config=config), seed).tables["notices"]
-            _staged("curating", kept, partial(curate.work, config=replace(rules, max_rejected=1.0), sources=read), seed)
+            kept, refusal = _curated(read, rules, seed)
         except Refused as error:  # what led to it stands in the rejects
             if not part_files(read, "rejects"):
                 raise
             refusal = str(error)
+        refusal = refusal or _untrainable(kept, {"adapt": plan.pairs.adapt_tasks, "instruct": plan.pairs.instruct_tasks})
         faults = _faults(read, named) + _faults(kept, named)
         candidates: Counter[str] = Counter()
         for table in part_tables(kept, "corpus", ["text", "images", "video"]):
@@ -103,7 +134,58 @@ def validate(config: SourcesConfig, rules: CurateConfig, seed: int = 0) -> Findi
     rest = sorted(fault for fault in faults if fault.reason not in MERGED)
     forms = {source.place.name: source.format for source in named}
     plain = {split: dict(tasks) for split, tasks in queries.items()}
-    return Findings(rest, copies, forms, dict(candidates), plain, dict(judged), notices, refusal)
+    return Findings(rest, _hung(rest), copies, forms, dict(candidates), plain, dict(judged), notices, refusal)
+
+
+def _curated(read: Path, rules: CurateConfig, seed: int) -> tuple[Path, str]:
+    """What curation keeps, and why a run would stop there: what a run stops at is curated all the same, so that every row is told."""
+    refusal = ""
+    for name, applied in (("kept", rules), ("kept-all-the-same", replace(rules, max_rejected=1.0))):
+        kept = read.with_name(name)
+        try:
+            _staged("curating", kept, partial(curate.work, config=applied, sources=read), seed)
+            break
+        except Refused as error:
+            refusal = refusal or str(error)
+    return kept, refusal
+
+
+def _untrainable(kept: Path, tasks: Mapping[str, tuple[str, ...]]) -> str:
+    """Why a run without passages would stop at its pairs, given the tasks that each training asks for; empty if it would not."""
+    splits: Counter[str] = Counter()
+    training: dict[str, str] = {}  # id, task
+    known: set[str] = set()
+    for table in part_tables(kept, "queries", ["id", "split", "task"]):
+        splits.update(table["split"].to_pylist())
+        known.update(table["task"].unique().to_pylist())
+        asked = table.filter(pc.equal(table["split"], TRAIN))
+        training.update(zip(asked["id"].to_pylist(), asked["task"].to_pylist(), strict=True))
+    found: set[str] = set()
+    for table in part_tables(kept, "qrels", ["query_id", "relevance"]):
+        answered = table.filter(pc.greater(table["relevance"], 0))["query_id"].to_pylist()
+        found.update(training[query] for query in answered if query in training)
+    if found:
+        return next(filter(None, (untrainable(name, wanted, known, found) for name, wanted in tasks.items())), "")
+    there = ", ".join(f"of {split} there are {count:,}" for split, count in sorted(splits.items())) or "there is no query"
+    reason = f"no pair is left to train on: no judgement above 0 is of a query of the split {TRAIN} ({there})"
+    triples = sum(pc.sum(pc.equal(table["split"], TRAIN)).as_py() or 0 for table in part_tables(kept, "triples", ["split"]))
+    if triples:
+        return f"{reason}; of the {triples:,} triples of {TRAIN} passages can be made: set passages.kind to vid2r or written"
+    return f"{reason}; bring a source to train on, or call a split {TRAIN}, as sources.splits=dev={TRAIN} does"
+
+
+def _hung(faults: list[Fault]) -> int:
+    """How many rows are rejected only because another is; told by their reasons, and by the ids of those that are."""
+    lost = {(fault.part, fault.id) for fault in faults if fault.reason not in (*HUNG, "no answer")}
+    hung, deprived = 0, set()  # queries that a judgement was lost of
+    for fault in faults:
+        if fault.part == "qrels":
+            query, _, item = fault.id.partition(" ")
+            named = {"queries": query, "corpus": item}
+            hung += any((part, named[part]) in lost for part in UNJOINED.get(fault.reason, ()))
+            if fault.reason not in ("query was rejected", "unknown query"):
+                deprived.add(query)
+    return hung + sum(fault.reason in HUNG or (fault.reason == "no answer" and fault.id in deprived) for fault in faults)
 
 
 def _staged(name: str, folder: Path, work: Any, seed: int) -> Outcome:
@@ -120,7 +202,9 @@ def _staged(name: str, folder: Path, work: Any, seed: int) -> Outcome:
         display.refresh()
 
     try:
-        return work(Context(folder, str(folder.with_name(f"{folder.name}-scratch")), report, seed))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The maximum number of concurrent tasks", UserWarning)  # of Ray Data, of a small corpus
+            return work(Context(folder, str(folder.with_name(f"{folder.name}-scratch")), report, seed))
     except Exception as error:
         # What it was iterating over ends here: Ray Data waits for ever for a cluster that is gone.
         traceback.clear_frames(error.__traceback__)
@@ -142,15 +226,15 @@ def _faults(folder: Path, named: list[Source]) -> list[Fault]:
     return found
 
 
-def validated(config: SourcesConfig, rules: CurateConfig, as_json: bool, copies: bool, seed: int = 0) -> int:
-    """Prints what `validate` finds; 1 if training would reject anything."""
-    found = validate(config, rules, seed)
+def validated(plan: Plan, as_json: bool, copies: bool) -> int:
+    """Prints what `validate` finds; 1 if training would reject anything, or stop."""
+    found = validate(plan)
     if as_json:
         print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
     else:
         for fault in sorted([*found.faults, *(found.copies if copies else ())]):
             print(fault)
-        print(found.text(), file=sys.stderr if found.faults else sys.stdout)
+        print(found.text(), file=sys.stderr if found.faults or found.refusal else sys.stdout)
     return 1 if found.faults or found.refusal else 0
 
 

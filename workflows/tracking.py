@@ -23,7 +23,7 @@ import mirepoix
 from mirepoix.serving.store import Manifest, digest_of, is_local, local_path
 from mirepoix.workflows.cluster import LAYERS
 from mirepoix.workflows.fingerprint import flatten, library_version, plain, source_hash
-from mirepoix.workflows.plots import bars
+from mirepoix.workflows.plots import bars, counted
 from mirepoix.workflows.progress import Note
 
 if TYPE_CHECKING:
@@ -206,8 +206,8 @@ class Tracker:
         def call(client: "MlflowClient", run: str, title: str, rows: list[dict[str, Any]]) -> None:
             columns = {column: [row.get(column) for row in rows] for column in rows[0]}
             client.log_table(run, columns, f"{title}.json")
-            if "count" in columns:
-                client.log_text(run, bars(f"{name}: {title}", rows), f"{title}.svg")
+            if named := counted(columns):
+                client.log_text(run, bars(f"{name}: {title}", rows, *named), f"{title}.svg")
 
         for title, rows in manifest.fields.get("tables", {}).items():
             if rows:

@@ -179,13 +179,21 @@ def test_equal_requests_in_flight_are_one(tmp_path):
     assert len(server.asked) == 2 and [reply.cached for reply in found] == [False] * 2 + [True] * 8
 
 
-def test_another_place_of_the_same_model_pays_nothing_and_another_model_does(tmp_path):
-    with endpoint(echo) as one, endpoint(echo) as other:
-        replies(one, tmp_path, asks(3))
-        replies(other, tmp_path, asks(3))
-        assert not other.asked
+def test_a_model_of_the_same_name_at_another_place_is_another_model(tmp_path):
+    with endpoint(echo) as one, endpoint(lambda body, times: Answer("of the other")) as other:
+        replies(one, tmp_path, asks(3), model="default")
+        found, _ = replies(other, tmp_path, asks(3), model="default")
+        assert [reply.text for reply in found] == ["of the other"] * 3 and not any(reply.cached for reply in found)
         replies(other, tmp_path, asks(3), model="another")
-        assert len(other.asked) == 3
+        assert len(one.asked) == 3 and len(other.asked) == 6
+
+
+def test_a_place_is_known_without_what_is_secret_of_its_url():
+    plain = config("https://host:8000/v1").build(0).identity
+    assert plain["url"] == "https://host:8000/v1"
+    for url in ("https://HOST:8000/v1/", "https://user@host:8000/v1", "https://host:8000/v1?token=s3cret#part"):
+        assert config(url).build(0).identity == plain
+    assert config("https://host:8000/other/v1").build(0).identity != plain
 
 
 def test_a_budget_of_requests_stops_cleanly_and_the_next_run_goes_on(tmp_path):
@@ -218,6 +226,36 @@ def test_a_reply_without_usage_counts_as_dear_as_it_might_be(tmp_path):
     with endpoint(lambda body, times: Answer("x y", usage=None)) as server:
         _, desk = replies(server, tmp_path, asks(1))
     assert desk.tokens == asks(1)[0].most_tokens + 400
+
+
+NOTHING_READ = {
+    "late": Answer("late", after=1.5),
+    "no JSON": Answer(body=b"<html>gateway</html>"),
+    "no completion": Answer(body=b'{"choices": []}'),
+    "broken off": Answer(body=b"no chunk\r\n", headers={"Transfer-Encoding": "chunked"}),
+}
+
+
+@pytest.mark.parametrize("what", NOTHING_READ)
+def test_what_may_have_been_paid_for_an_answer_that_cannot_be_read_is_counted(tmp_path, what):
+    with endpoint(lambda body, times: NOTHING_READ[what] if times == 0 else echo(body, times)) as server:
+        (found,), desk = replies(server, tmp_path, asks(1), timeout_s=0.7)
+    assert found.text == "told of row 0" and desk.tokens == asks(1)[0].most_tokens + 400 + 60
+
+
+def test_an_endless_reply_is_counted_and_what_was_declined_is_not(tmp_path):
+    with endpoint(lambda body, times: Answer(body=b" " * (9 << 20)) if row(body) == 0 else Answer(status=400)) as server:
+        _, desk = replies(server, tmp_path, asks(2))
+        assert desk.tokens == asks(1)[0].most_tokens + 400
+    with endpoint(lambda body, times: Answer(status=503) if times == 0 else echo(body, times)) as server:
+        assert replies(server, tmp_path / "other", asks(1))[1].tokens == 60
+
+
+def test_answers_that_are_never_read_do_not_overdraw_a_budget(tmp_path):
+    most = asks(1)[0].most_tokens + 400
+    with endpoint(lambda body, times: Answer(body=b"{}")) as server:
+        found, desk = replies(server, tmp_path, asks(3), {"max_tokens": 2 * most + 1}, concurrency=1)
+    assert len(server.asked) == 2 and desk.tokens == 2 * most and {reply.failure for reply in found} == {"budget"}
 
 
 def test_a_run_that_is_left_in_the_middle_has_kept_what_was_answered(tmp_path):

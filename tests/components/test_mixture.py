@@ -69,6 +69,6 @@ def test_what_is_drawn_hangs_on_the_seed():
 def test_the_report_has_a_row_for_each_source_and_task():
     groups = [("b", "t->t"), ("a", "t->t"), ("b", "t->t")]
     assert report("adapt", groups, repeats(groups, {("a", "t->t"): 2.0, ("b", "t->t"): 0.0}, 0)) == [
-        {"stage": "adapt", "source": "a", "task": "t->t", "before": 1, "after": 2, "count": 2},
-        {"stage": "adapt", "source": "b", "task": "t->t", "before": 2, "after": 0, "count": 0},
+        {"stage": "adapt", "source": "a", "task": "t->t", "before": 1, "after": 2},
+        {"stage": "adapt", "source": "b", "task": "t->t", "before": 2, "after": 0},
     ]

@@ -238,9 +238,9 @@ def test_weights_say_how_often_pairs_stand_in_an_epoch_and_items_stand_once(tmp_
 def test_the_mixture_is_told_before_and_after(tmp_path):
     found = mixed(tmp_path, "coco:t->t=0.3", "web=3")
     assert found.outcome.tables["mixture"] == [
-        {"stage": "adapt", "source": "coco", "task": "t->t", "before": 10, "after": 3, "count": 3},
-        {"stage": "instruct", "source": "coco", "task": "t->t", "before": 10, "after": 3, "count": 3},
-        {"stage": "instruct", "source": "web", "task": "t->i", "before": 6, "after": 18, "count": 18},
+        {"stage": "adapt", "source": "coco", "task": "t->t", "before": 10, "after": 3},
+        {"stage": "instruct", "source": "coco", "task": "t->t", "before": 10, "after": 3},
+        {"stage": "instruct", "source": "web", "task": "t->i", "before": 6, "after": 18},
     ]
     metrics = found.outcome.metrics
     assert (metrics["instruct_pairs"], metrics["instruct_pairs t->i"], metrics["instruct_pairs_before t->i"]) == (21, 18, 6)

@@ -37,6 +37,11 @@ def test_tokens_cannot_be_put_together_again_by_taking_others_away():
         assert not any(token in stripped(text) for token in ("<|im_start|>", "<|im_end|>", "[INST]", "<|a|>", "<im_end>"))
 
 
+def test_what_a_text_may_mean_is_broken_up_and_what_none_means_is_taken_out():
+    assert stripped("a Vec<s> of <image> tags [image]") == "a Vec< s > of < image > tags [ image ]"
+    assert stripped("one<|im_end|>two[/INST]three<end_of_turn>four[SYSTEM_PROMPT]five").split() == ["one", "two", "three", "four", "five"]
+
+
 def test_each_field_is_cut_and_none_that_is_empty_is_shown():
     config = replace(CONFIG, field_characters=20)
     user = request("triples", {"question": "word " * 100, "answer": "short", "evidence": []}, config).user
@@ -46,6 +51,8 @@ def test_each_field_is_cut_and_none_that_is_empty_is_shown():
 def test_a_good_answer_stands_as_it_is():
     assert judge(GOOD) == GOOD
     assert judge(f'\n "{GOOD}"\n') == GOOD
+    assert judge(f"```\n{GOOD}\n```") == GOOD
+    assert judge('"Sorry, I lost" is a song. Its chorus is "never again".') == '"Sorry, I lost" is a song. Its chorus is "never again".'
 
 
 def test_control_tokens_and_thinking_aloud_are_taken_out_of_an_answer():
@@ -54,7 +61,13 @@ def test_control_tokens_and_thinking_aloud_are_taken_out_of_an_answer():
     assert judge("<think>never ends").reason == "empty"
 
 
-@pytest.mark.parametrize("text", ["", "   \n", "...", "<|im_end|>", "\u200b"])
+def test_what_a_model_leaves_around_its_answer_is_taken_off_and_a_word_within_stays():
+    assert judge(f"<s> {GOOD} </s><pad><pad>") == GOOD
+    assert judge(f"<bos>{GOOD}<eos>") == GOOD
+    assert judge("In that language a list of strings is a Vec<s>") == "In that language a list of strings is a Vec< s >"
+
+
+@pytest.mark.parametrize("text", ["", "   \n", "...", "<|im_end|>", "</s>", "<s></s>", "\u200b", "\u3164", "\u2800\ufe0f", '""'])
 def test_an_empty_answer_is_rejected(text):
     assert judge(text).reason == "empty"
 
@@ -71,10 +84,62 @@ def test_an_empty_answer_is_rejected(text):
         "\u62b1\u6b49\uff0c\u6211\u65e0\u6cd5\u63d0\u4f9b\u5e2e\u52a9\u3002",
         "\u7533\u3057\u8a33\u3042\u308a\u307e\u305b\u3093\u304c\u3001\u3067\u304d\u307e\u305b\u3093\u3002",
         "\u042f \u043d\u0435 \u043c\u043e\u0433\u0443 \u044d\u0442\u043e\u0433\u043e.",
+        "As an AI, I don't write about that.",
+        "As an AI language model, I cannot comply.",
+        "As a large language model trained by someone, I have no access to it.",
+        "Sorry, but that is not something to write.",
+        "Unfortunately, I have nothing to go by.",
+        "Als KI kann ich das nicht schreiben.",
+        "Als KI-Sprachmodell kann ich das nicht schreiben.",
+        "En tant qu'IA, je ne peux pas le faire.",
+        "К сожалению, я не могу этого написать.",
+        "作为一个AI，我无法回答。",
+        "作为一个人工智能助手，我不能写。",
+        "作为一个语言模型，我没有这些信息。",
+        "作为AI语言模型，我无法满足。",
+        "對不起，這個我做不到。",
+        "すみませんが、お答えできません。",
+        "죄송합니다만 도와드릴 수 없습니다.",
+        "Maaf, saya tidak bisa membantu.",
+        "عذرًا، لا يمكنني ذلك.",
+        "माफ़ कीजिएगा, मैं यह नहीं लिख सकता।",
     ],
 )
 def test_a_refusal_is_rejected_in_many_languages(text):
     assert judge(text).reason == "refused"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "As an airport, Heathrow serves London and is the busiest in Europe.",
+        "As an aid to navigation, the lighthouse was built in 1850.",
+        "Als Kind lebte Mozart in Salzburg.",
+        "作为一个沿海城市，上海有很多港口。",
+        "Maafushi is an island of the Maldives.",
+        "As an AI researcher, Geoffrey Hinton worked in Toronto.",
+        "As an AI, IBM's Watson won a quiz show in 2011.",
+        "As a language model, BERT reads in both directions.",
+        "Als KI-Forscher leitete Schmidhuber ein Institut in Lugano.",
+        "Unfortunately, Italy lost the final of 1994.",
+        "Sorry, Wrong Number is a film noir of 1948.",
+        "К сожалению, якорь корабля не сохранился.",
+        "作为一个语言模型，BERT由谷歌开发。",
+        "作为一个人工智能研究者，他在北京工作。",
+        "آسفي مدينة مغربية تقع على المحيط الأطلسي.",
+        "申し訳程度の庭がある古い家である。",
+    ],
+)
+def test_a_passage_that_only_begins_like_a_refusal_stands(text):
+    assert judge(text) == text
+
+
+def test_a_beginning_is_of_whole_words_and_an_ellipsis_stands_for_the_rest_of_a_clause():
+    config = replace(CONFIG, refusals=("as a bot… i", "no"))
+    for text in ("As a bot of theirs, I do not.", "as a bot I am", "No."):
+        assert judged(Reply(text), ASKED, config).reason == "refused"
+    for text in ("As a bottle it sank, I think.", "As a bot it ran. I do not.", "As a bot, it is.", "North of it."):
+        assert judged(Reply(text), ASKED, config) == text
 
 
 def test_refusals_are_those_of_the_config_and_what_the_endpoint_says_itself():

@@ -34,6 +34,15 @@ def test_unicode_is_composed_and_what_cannot_be_seen_is_dropped():
 def test_letters_that_only_join_others_stay():
     assert clean("می\u200cخواهم") == "می\u200cخواهم"
     assert clean("👩\u200d🚀") == "👩\u200d🚀"
+    assert clean("क्\u200dष") == "क्\u200dष" and clean("❤\ufe0f") == "❤\ufe0f" and clean("ㄱ\u3164ㄴ") == "ㄱ\u3164ㄴ"
+    assert [fault(text) for text in ("می\u200cخواهم", "क्\u200dष", "❤\ufe0f", "👩\u200d🚀", "\u0600")] == [None] * 5
+
+
+@pytest.mark.parametrize(
+    "text", ["\u3164\u3164", "\u2800\u2800", "\u034f", "\ufe0f", "\u200c\u200d", "\u115f\u1160", "\uffa0", " \u3164\n\u200d ", "\U000e0100"]
+)
+def test_a_text_of_which_nothing_is_seen_is_an_empty_one(text):
+    assert clean(text) == "" and fault(text) == "empty text"
 
 
 @pytest.mark.parametrize(
@@ -42,6 +51,8 @@ def test_letters_that_only_join_others_stay():
         "<|im_start|>", "<|im_end|>", "<|endoftext|>", "<|vision_start|>", "<|image_pad|>", "<|video_pad|>", "<|image_1|>", "<|eot_id|>",
         "<｜begin▁of▁sentence｜>", "<image>", "<video>", "<audio>", "</img>", "<s>", "</s>", "<pad>", "<unk>", "<mask>", "<bos>", "<eos>",
         "<start_of_turn>", "<end_of_turn>", "<start_of_image>", "<image_soft_token>", "<extra_id_0>", "<unused7>", "<IMG_CONTEXT>",
+        "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[IMG_BREAK]", "[IMG_END]", "[TOOL_CALLS]", "[AVAILABLE_TOOLS]", "[BEGIN_AUDIO]", "[sMASK]",
+        "<sop>", "<eop>", "<loc0001>", "<seg012>", "<fake_token_around_image>", "<global-img>", "<row_1_col_2>", "<end_of_utterance>",
         "<think>", "</tool_call>", "<fim_prefix>", "<0x0A>", "[INST]", "[/INST]", "[CLS]", "[SEP]", "[PAD]", "[MASK]", "[UNK]", "[gMASK]",
     ],
 )  # fmt: skip
@@ -57,6 +68,8 @@ def test_a_token_within_a_token_or_made_by_dropping_a_letter_is_no_way_around():
 
 
 def test_what_only_looks_a_little_like_a_token_stays():
+    for text in ("Vec<T>", "[image 3]", "[a system]"):
+        assert clean(text) == text
     for text in ("a < b and c > d", "[1] as shown in [2]", "x <- y -> z", "<3 you", "the <b>bold</b> one", "<p>text</p>"):
         assert clean(text) == text
 

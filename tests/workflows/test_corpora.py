@@ -3,6 +3,8 @@
 import io
 import json
 import random
+import warnings
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -10,6 +12,7 @@ from PIL import Image
 from mirepoix.components.formats.place import Place
 from mirepoix.components.reading import FORMATS
 from mirepoix.models.errors import Refused
+from mirepoix.workflows import corpora
 from mirepoix.workflows.__main__ import main
 
 
@@ -119,6 +122,120 @@ def test_every_fault_is_told_with_its_file_and_line_and_the_status_is_1(faulty, 
 def test_the_summary_counts_by_modality_task_and_reason(validated):
     for line in ("M-BEIR: mbeir", "candidates  i 2", "queries     train: t->i 2", "rejected    1 of corpus: missing picture"):
         assert line in validated.stderr, validated.stderr
+
+
+def test_the_summary_tells_faults_from_what_hung_on_them_and_why_a_run_would_stop(validated):
+    assert "10 rows would be rejected: 9 at fault themselves, 1 that hung on them\n" in validated.stderr  # who asks for what is not there
+    assert "a run would stop: 2 of the 4 candidates were rejected" in validated.stderr and "curate.max_rejected=0.2" in validated.stderr
+
+
+@pytest.fixture
+def beir(tmp_path):
+    """Writes a small BEIR folder: rows of candidates, and queries of splits."""
+
+    def write(candidates, **queries):
+        home = tmp_path / "beir"
+        lines(home / "corpus.jsonl", [{"_id": name, "text": text} for name, text in candidates.items()])
+        lines(
+            home / "queries.jsonl",
+            [{"_id": f"q-{split}-{answer}", "text": f"who is {answer} of {split} ?"} for split in queries for answer in queries[split]],
+        )
+        for split, answers in queries.items():
+            rows = ["query-id\tcorpus-id\tscore", *(f"q-{split}-{answer}\t{answer}\t1" for answer in answers)]
+            (home / "qrels").mkdir(exist_ok=True)
+            (home / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+        return home
+
+    return write
+
+
+TEXTS = {
+    "a": "The lighthouse keeper counts ships.",
+    "b": "Rain falls on the harbour.",
+    "c": "An old clock strikes.",
+    "d": "Bread is baked.",
+}
+
+
+def test_a_corpus_without_a_training_pair_has_status_1_and_says_why_a_run_would_stop(beir, capsys, ray_cluster):
+    assert main(["validate", str(beir(TEXTS, test="ab"))]) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "nothing would be rejected" in err
+    assert (
+        "a run would stop: no pair is left to train on: no judgement above 0 is of a query of the split train (of test there are 2)" in err
+    )
+    assert main(["validate", str(beir(TEXTS, test="ab", train="cd"))]) == 0
+    assert "a run would stop" not in "".join(capsys.readouterr())
+
+
+def test_with_a_recipe_its_splits_and_its_tasks_are_those_that_count(beir, capsys, ray_cluster):
+    """nlvr calls validation train; unite adapts on pictures too, of which a corpus of texts has none."""
+    home = str(beir(TEXTS, validation="ab"))
+    assert main(["validate", home]) == 1
+    assert main(["validate", home, "--recipe", "nlvr", "--format", "beir"]) == 0
+    capsys.readouterr()
+    (Path(home) / "qrels/validation.tsv").unlink()
+    assert home == str(beir(TEXTS, train="cd"))
+    assert main(["validate", home, "--recipe", "unite"]) == 1
+    assert "a run would stop: no query has the task i->t, t->i of pairs.adapt_tasks; the corpus has t->t" in capsys.readouterr().err
+    assert main(["validate", home]) == 0
+
+
+def test_what_ray_warns_of_a_small_corpus_does_not_get_between_the_lines(tmp_path, recwarn):
+    def work(context):
+        warnings.warn("The maximum number of concurrent tasks for 'MapBatches(Check)' is set to 2, but", stacklevel=1)
+        warnings.warn("a disk is nearly full", stacklevel=1)
+
+    corpora._staged("curating", tmp_path / "kept", work, 0)
+    assert [str(warning.message) for warning in recwarn] == ["a disk is nearly full"]
+
+
+def test_judgements_that_only_refuse_make_no_pair(beir, capsys, ray_cluster):
+    home = beir(TEXTS, test="ab", train="c")
+    (home / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq-train-c\tc\t0\n")
+    assert main(["validate", str(home)]) == 1
+    assert "a run would stop: no pair is left to train on" in capsys.readouterr().err
+
+
+def test_of_triples_alone_it_is_said_what_a_run_without_passages_does(tmp_path, capsys, ray_cluster):
+    from tests.components.dialogues import TRIPLES, corpus, triple
+
+    folder = corpus(tmp_path / "dialogues", [triple(*row) for row in TRIPLES])
+    assert main(["validate", f"canonical+{folder}"]) == 1
+    said = capsys.readouterr().err
+    assert "a run would stop: no pair is left to train on" in said
+    assert f"of the {len(TRIPLES)} triples of train passages can be made: set passages.kind to vid2r or written" in said
+
+
+def test_too_many_rejected_candidates_are_all_told_and_would_stop_a_run(beir, capsys, ray_cluster):
+    named = {f"x{n}": f"IMG_{n:04}.jpg" for n in range(2)}
+    home = beir({**TEXTS, **named}, train=["a", "b", "x0"])
+    assert main(["validate", str(home)]) == 1
+    out, err = capsys.readouterr()
+    assert [line.partition(": ")[2] for line in out.splitlines() if "corpus.jsonl" in line] == [
+        "file name (corpus x0)",
+        "file name (corpus x1)",
+    ]
+    stop = (
+        "a run would stop: 2 of the 6 candidates were rejected (file name: 2), more than the share curate.max_rejected=0.2; mend the source"
+    )
+    assert stop in err
+    assert "4 rows would be rejected: 2 at fault themselves, 2 that hung on them" in err
+    (home / "corpus.jsonl").write_text((home / "corpus.jsonl").read_text().replace("IMG_0001.jpg", "A tram stops."))
+    assert main(["validate", str(home)]) == 1
+    err = capsys.readouterr().err
+    assert "3 rows would be rejected: 1 at fault itself, 2 that hung on it" in err and "a run would stop" not in err
+
+
+def test_what_hangs_on_a_row_that_was_not_read_is_told_from_what_names_nothing(beir, capsys, ray_cluster):
+    home = beir({**TEXTS, "e": ""}, train=["a", "e"], test=["b"])
+    with (home / "qrels" / "test.tsv").open("a") as qrels:
+        qrels.write("q-test-b\tnowhere\t1\n")
+    assert main(["validate", "--json", str(home)]) == 1
+    told = json.loads(capsys.readouterr().out)
+    reasons = sorted((fault["part"], fault["reason"]) for fault in told["faults"])
+    assert reasons == [("corpus", "empty side"), ("qrels", "unknown item"), ("qrels", "unknown item"), ("queries", "no answer")]
+    assert told["hung"] == 2 and told["refusal"] == ""
 
 
 def test_faults_of_examples_are_told_with_their_line_too(tmp_path, capsys, ray_cluster):

@@ -3,7 +3,7 @@
 import re
 from xml.etree import ElementTree
 
-from mirepoix.workflows.plots import MOST, bars
+from mirepoix.workflows.plots import MOST, bars, counted
 
 ROWS = [{"reason": "damaged", "part": "corpus", "count": 3}, {"reason": "<b>&", "part": "queries", "count": 12}]
 
@@ -14,6 +14,15 @@ def test_bars_are_as_long_as_their_counts_and_the_longest_is_first():
     assert texts == ["curate: rejects", "<b>& · queries", "12", "damaged · corpus", "3"]
     widths = [float(node.attrib["width"]) for node in found if node.tag.endswith("rect")][1:]
     assert widths[1] == round(widths[0] / 4, 1)
+
+
+def test_what_was_before_stands_behind_and_is_told():
+    mixture = [{"task": "t->i", "before": 40, "after": 10}, {"task": "t->t", "before": 10, "after": 20}]
+    assert counted(mixture[0]) == ("after", "before") and counted(ROWS[0]) == ("count", None) and counted({"before": 1}) is None
+    found = ElementTree.fromstring(bars("mixture", mixture, "after", "before"))
+    assert [node.text for node in found if node.tag.endswith("text")] == ["mixture", "t->t", "10 → 20", "t->i", "40 → 10"]
+    widths = [float(node.attrib["width"]) for node in found if node.tag.endswith("rect")][1:]
+    assert [round(width / widths[2], 3) for width in widths] == [0.25, 0.5, 1, 0.25]
 
 
 def test_of_many_rows_the_largest_are_drawn_and_it_says_so():
