@@ -89,8 +89,9 @@ def passed(folder: str, scratch: str) -> None:
         home.mkdir()
     lent = [Context(home, f"{home}-scratch", lambda progress: None, 0) for home in homes]
     with private_cluster():
-        sources.work(lent[0], SourcesConfig(path=(folder,)))
-        kept = curate.work(lent[1], CurateConfig(), homes[0])
+        stage = ray.remote(num_cpus=0, max_calls=1)(lambda work, *given: work(*given))  # a process of its own, as in a run
+        ray.get(stage.remote(sources.work, lent[0], SourcesConfig(path=(folder,))))
+        kept = ray.get(stage.remote(curate.work, lent[1], CurateConfig(), homes[0]))
     assert kept.rows.rejected == 0, kept.tables["rejects"]
 
 

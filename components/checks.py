@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import xxhash
 
 from mirepoix.components.changes import CHANGES_SCHEMA
 from mirepoix.components.corpus import PARTS, part_files
-from mirepoix.components.crew import crew
+from mirepoix.components.crew import crew, dealt
 from mirepoix.components.facts import FACTS_SCHEMA, ROW
 from mirepoix.components.signatures import look, looked_at, minhashes, shingles, sketch
 from mirepoix.components.texts import TextRules, clean, numbers, words
@@ -32,7 +33,7 @@ TASK_BYTES = 2**27
 
 @dataclass(frozen=True)
 class Check:
-    """Checks pieces: what stands where in, facts and changes of each row out; every row comes out, in its order.
+    """Checks the pieces of a task: what stands where in, facts and changes of each row out; every row comes out, in its order.
 
     The rules strike in this order, and the first is the reason: the count of pictures, those of the text, those of each picture in turn.
     """
@@ -42,8 +43,8 @@ class Check:
     max_pictures: int
     most_pixels: int | None
 
-    def __call__(self, pieces: pa.Table) -> Iterator[pa.Table]:
-        for piece in pieces.to_pylist():
+    def __call__(self, task: pa.Table) -> Iterator[pa.Table]:
+        for piece in chain.from_iterable(task["pieces"].to_pylist()):
             place = piece["place"]
             for table in _read(piece["part"], piece["file"], piece["group"], piece["start"], piece["rows"]):
                 yield self.checked(table, place)
@@ -162,16 +163,16 @@ def pieces(corpus: Path, rows: int) -> list[dict[str, Any]]:
     return found
 
 
-def tasks(pieces: list[dict[str, Any]], rows: int) -> Iterator[pa.Table]:
+def tasks(pieces: list[dict[str, Any]], rows: int) -> Iterator[dict[str, Any]]:
     """As many pieces at a time as are worth a task's start, which costs Ray Data a fifth of a second."""
     first, held, size = 0, 0, 0
     for number, piece in enumerate(pieces):
         if number > first and (held + piece["rows"] > rows or size + piece["bytes"] > TASK_BYTES):
-            yield pa.Table.from_pylist(pieces[first:number])
+            yield {"pieces": pieces[first:number]}
             first, held, size = number, 0, 0
         held, size = held + piece["rows"], size + piece["bytes"]
     if pieces:
-        yield pa.Table.from_pylist(pieces[first:])
+        yield {"pieces": pieces[first:]}
 
 
 def _read(part: str, file: str, group: int, start: int, rows: int) -> Iterator[pa.Table]:
@@ -194,6 +195,6 @@ def checked(corpus: Path, check: Check, rows: int, workers: int | None) -> Itera
     data.execution_options.preserve_order = True
     data.enable_progress_bars = False
     if work := list(tasks(pieces(corpus, rows), rows)):
-        dataset, most = ray.data.from_arrow(work), min(crew(workers), len(work))
-        told = dataset.map_batches(check, batch_format="pyarrow", batch_size=None, compute=ray.data.TaskPoolStrategy(most))
+        crowd = ray.data.TaskPoolStrategy(min(crew(workers), len(work)))
+        told = dealt(work).map_batches(check, batch_format="pyarrow", batch_size=None, compute=crowd)
         yield from told.iter_batches(batch_format="pyarrow", batch_size=None)

@@ -1,8 +1,11 @@
-"""How many workers a stage of Ray Data has."""
+"""How many workers a stage of Ray Data has, and how its work is dealt out to them."""
 
 import os
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import ray
+import ray.data
 
 
 def crew(workers: int | None) -> int:
@@ -14,3 +17,11 @@ def crew(workers: int | None) -> int:
         return workers
     machines = sum(node["Alive"] for node in ray.nodes())
     return max(1, min(int(ray.cluster_resources().get("CPU", 1)), machines * (os.cpu_count() or 1)))
+
+
+def dealt(rows: Sequence[Mapping[str, Any]]) -> ray.data.Dataset:
+    """A data set of small rows, each a block of its own, so that each is a task's work.
+
+    Ray measures Arrow tables that it is given in tasks, for which it starts as many workers as there are CPUs; what these are it knows.
+    """
+    return ray.data.from_items(list(rows), override_num_blocks=len(rows))

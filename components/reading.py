@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 
 from mirepoix.components.corpus import PARTS
-from mirepoix.components.crew import crew
+from mirepoix.components.crew import crew, dealt
 from mirepoix.components.formats import (
     beir,
     canonical,
@@ -228,7 +228,6 @@ def tables(sources: Sequence[Source], workers: int | None = None) -> Iterator[pa
     data.execution_options.preserve_order = True
     data.enable_progress_bars = False
     data.target_max_block_size = 2 * TABLE_BYTES
-    pieces = pa.table({"piece": pa.array(range(len(read.pieces)))})
-    pieces = ray.data.from_arrow([pieces.slice(number, 1) for number in range(len(read.pieces))])
-    rows = pieces.map_batches(read, batch_format="pyarrow", batch_size=1, concurrency=crew(workers))
+    pieces = dealt([{"piece": number} for number in range(len(read.pieces))])
+    rows = pieces.map_batches(read, batch_format="pyarrow", batch_size=1, concurrency=min(crew(workers), len(read.pieces)))
     yield from rows.iter_batches(batch_format="pyarrow", batch_size=None)

@@ -173,13 +173,15 @@ def test_pieces_cover_every_row_once_in_order(tmp_path):
         found = pieces(tmp_path, rows)
         assert [piece["part"] for piece in found] == sorted((piece["part"] for piece in found), key=("corpus", "queries").index)
         assert all(piece["rows"] <= rows for piece in found)
-        told = [row for task in tasks(found, rows) for table in CHECK(task) for row in table.to_pylist()]
+        told = [row for task in tasks(found, rows) for table in CHECK(pa.Table.from_pylist([task])) for row in table.to_pylist()]
         assert [row["place"] for row in told] == list(range(32))
 
 
 def test_a_task_has_as_many_pieces_as_fit_and_at_least_one():
     def sizes(*pieces, rows=10):
-        return [table["rows"].to_pylist() for table in tasks([{"rows": count, "bytes": size} for count, size in pieces], rows)]
+        return [
+            [piece["rows"] for piece in task["pieces"]] for task in tasks([{"rows": count, "bytes": size} for count, size in pieces], rows)
+        ]
 
     assert sizes((4, 1), (4, 1), (4, 1), (10, 1), (1, 1)) == [[4, 4], [4], [10], [1]]
     assert sizes((1, TASK_BYTES), (1, 1), (1, TASK_BYTES - 1), (1, 2 * TASK_BYTES)) == [[1], [1, 1], [1]]

@@ -4,7 +4,7 @@ import os
 
 import ray
 
-from mirepoix.components.crew import crew
+from mirepoix.components.crew import crew, dealt
 
 
 def test_it_is_as_many_as_asked_for(ray_cluster):
@@ -14,3 +14,11 @@ def test_it_is_as_many_as_asked_for(ray_cluster):
 def test_else_no_more_than_the_machine_has_cores_though_the_cluster_claims_more_cpus(ray_cluster):
     assert ray.cluster_resources()["CPU"] == 6
     assert crew(None) == min(6, os.cpu_count())
+
+
+def test_each_row_is_dealt_out_as_a_task_of_its_own_in_order(ray_cluster):
+    rows = [{"piece": number, "files": [{"name": f"f{number}"}]} for number in range(7)]
+    dataset = dealt(rows)
+    assert dataset.num_blocks() == 7
+    seen = dataset.map_batches(lambda table: table.append_column("rows", [[table.num_rows]]), batch_format="pyarrow", batch_size=None)
+    assert sorted(seen.take_all(), key=lambda row: row["piece"]) == [{**row, "rows": 1} for row in rows]
