@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
+from mirepoix.components.crew import crew
 from mirepoix.components.facts import Facts
 from mirepoix.components.signatures import SKETCH, alike, apart, banding, is_long, rearranged, similarity, strip_keys
 from mirepoix.models.errors import Refused
@@ -31,7 +32,6 @@ REACH = 64
 ACROSS = 2_000_000
 """Pairs of rows of two roles, as of training and of what is held out, that the larger buckets of a table may have: all are compared."""
 VERIFIED_AT_ONCE = 4096
-AT_A_TIME = 8
 KEYS_AT_ONCE = 500_000
 AT_ONCE = 65_536
 
@@ -74,16 +74,16 @@ def near_pairs(facts: Facts, rows: Array, roles: Array, wanted: Array, rules: Ne
 def _done(work: Callable[..., Any], calls: Iterator[tuple[Any, ...]]) -> Iterator[Any]:
     """What each call returns, as they end, each a task; of a single one, which is worth no task's start, it is worked out here.
 
-    Only some are started at a time, so that what they work on does not fill the object store.
+    Only as many are started at a time as there are workers: what they work on is large, and so are they.
     """
     first = list(islice(calls, 2))
     if len(first) < 2:
         yield from starmap(work, first)
         return
-    task, running = ray.remote(work), []
+    task, most, running = ray.remote(work), crew(None), []
     for call in chain(first, calls):
         running.append(task.remote(*call))
-        if len(running) == AT_A_TIME:
+        if len(running) == most:
             (done,), running = ray.wait(running)
             yield ray.get(done)
     yield from ray.get(running)

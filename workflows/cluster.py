@@ -32,7 +32,7 @@ LEAST_CPUS = 6
 """Logical CPUs even on two cores: Ray Data's actor pools and a stage's own task hold CPUs while they wait for each other."""
 LONGEST_FOLDER = 38
 """Ray's socket names must fit in 107 bytes; what is left of them for the folder."""
-STORE_SHARE, LEAST_STORE = 1 / 50, 300_000_000
+STORE_SHARE, LEAST_STORE = 1 / 100, 200_000_000
 """Share of the machine's memory for Ray's object store, and its floor in bytes: stages hand folders on, so little lies there."""
 CONNECT_SECONDS = 5.0
 LAYERS = ("models", "serving", "components", "workflows")
