@@ -14,7 +14,7 @@ import xxhash
 
 from mirepoix.components.changes import CHANGES_SCHEMA
 from mirepoix.components.corpus import PARTS, part_files
-from mirepoix.components.crew import crew, dealt
+from mirepoix.components.crew import crew, dealt, worked
 from mirepoix.components.facts import FACTS_SCHEMA, ROW
 from mirepoix.components.signatures import look, looked_at, minhashes, shingles, sketch
 from mirepoix.components.texts import TextRules, clean, numbers, words
@@ -196,5 +196,4 @@ def checked(corpus: Path, check: Check, rows: int, workers: int | None) -> Itera
     data.enable_progress_bars = False
     if work := list(tasks(pieces(corpus, rows), rows)):
         crowd = ray.data.TaskPoolStrategy(min(crew(workers), len(work)))
-        told = dealt(work).map_batches(check, batch_format="pyarrow", batch_size=None, compute=crowd)
-        yield from told.iter_batches(batch_format="pyarrow", batch_size=None)
+        yield from worked(dealt(work).map_batches(check, batch_format="pyarrow", batch_size=None, compute=crowd))

@@ -1,9 +1,11 @@
-"""How many workers a stage of Ray Data has, and how its work is dealt out to them."""
+"""How many workers a stage of Ray Data has, how its work is dealt out to them, and how they are let go."""
 
+import gc
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.data
 
@@ -25,3 +27,13 @@ def dealt(rows: Sequence[Mapping[str, Any]]) -> ray.data.Dataset:
     Ray measures Arrow tables that it is given in tasks, for which it starts as many workers as there are CPUs; what these are it knows.
     """
     return ray.data.from_items(list(rows), override_num_blocks=len(rows))
+
+
+def worked(dataset: ray.data.Dataset) -> Iterator[pa.Table]:
+    """The tables of a data set as they come; then its workers are let go.
+
+    A worker stays as long as anything here holds on to what it gave, and Ray Data's own objects, which do, hold on to each other.
+    """
+    yield from dataset.iter_batches(batch_format="pyarrow", batch_size=None)
+    del dataset
+    gc.collect()

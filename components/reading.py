@@ -12,7 +12,7 @@ import pyarrow as pa
 import ray
 
 from mirepoix.components.corpus import PARTS
-from mirepoix.components.crew import crew, dealt
+from mirepoix.components.crew import crew, dealt, worked
 from mirepoix.components.formats import (
     beir,
     canonical,
@@ -229,5 +229,5 @@ def tables(sources: Sequence[Source], workers: int | None = None) -> Iterator[pa
     data.enable_progress_bars = False
     data.target_max_block_size = 2 * TABLE_BYTES
     pieces = dealt([{"piece": number} for number in range(len(read.pieces))])
-    rows = pieces.map_batches(read, batch_format="pyarrow", batch_size=1, concurrency=min(crew(workers), len(read.pieces)))
-    yield from rows.iter_batches(batch_format="pyarrow", batch_size=None)
+    most = min(crew(workers), len(read.pieces))
+    yield from worked(pieces.map_batches(read, batch_format="pyarrow", batch_size=1, concurrency=most))
