@@ -22,6 +22,7 @@ import ray.data  # which sets its logger up
 from mirepoix.components import curate, sources
 from mirepoix.components.corpus import modalities, part_files, part_tables
 from mirepoix.components.curate import MERGED, CurateConfig
+from mirepoix.components.formats.writing import SEVERAL
 from mirepoix.components.leaks import TRAIN
 from mirepoix.components.pairs import PairsConfig, untrainable
 from mirepoix.components.reading import FORMATS, Source, is_small, opened
@@ -265,5 +266,6 @@ def converted(config: SourcesConfig, form: str, target: Path) -> int:
     counts = ", ".join(f"{name} {count:,.0f}" for name, count in outcome.metrics.items())
     print(f"{target}: {form}; {counts}")
     for what, count in left.items():
-        print(f"left out, as {form} has no place for it: {count:,} {what}", file=sys.stderr)
+        lost = f"not the same when {form} is read again" if what == SEVERAL else f"left out, as {form} has no place for it"
+        print(f"{lost}: {count:,} {what}", file=sys.stderr)
     return 1 if faults or left else 0

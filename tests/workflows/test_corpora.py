@@ -300,6 +300,12 @@ def test_what_is_converted_is_read_again_as_it_was(tmp_path, capsys):
     assert "flagembedding; corpus 2, queries 2, qrels 3" in capsys.readouterr().out
 
 
+def test_what_is_not_the_same_when_it_is_read_again_is_told(tmp_path, capsys):
+    path = lines(tmp_path / "train.jsonl", [{"query": "who ?", "pos": ["he"], "neg": ["it", "they"]}])
+    assert main(["convert", str(path), str(tmp_path / "unite"), "--to", "unite"]) == 1
+    assert "not the same when unite is read again: 1 queries that are written as several rows" in capsys.readouterr().err
+
+
 def test_a_format_that_cannot_hold_it_is_refused_and_leaves_nothing(tmp_path, capsys):
     home = tmp_path / "pictures"
     home.mkdir()
