@@ -120,7 +120,7 @@ def matrix(mixed: Path, hard: Path, encoder: Path, world: int) -> dict[str, Job]
         return job_of(pairs, encoder, **shared, **changes)
 
     jobs = {f"stage {stage}": job(mixed, zero_stage=stage, homogeneous=0.6, learning_rate=1e-3) for stage in (0, 1, 2, 3)}
-    jobs |= {f"accumulated {stage}": job(mixed, zero_stage=stage, gradient_accumulation_steps=2) for stage in (2, 3)}
+    jobs |= {f"accumulated {stage}": job(mixed, zero_stage=stage, gradient_accumulation_steps=2, learning_rate=1e-3) for stage in (2, 3)}
     options = {
         "modality_mask": True,
         "symmetric": True,
