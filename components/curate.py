@@ -107,6 +107,10 @@ class _Curation:
         self._leak(near)
         self._judge()
         written, large = self._write(near)
+        if not written["corpus"]:
+            raise Refused(
+                f"the corpus is empty after curation: all {len(self.candidates)} candidates were rejected; mirepoix validate names each"
+            )
         after = self._mixture(self.verdicts.stand())
         merged = sum(count for (reason, _), count in self.why.items() if reason in MERGED)
         rejected = sum(self.why.values()) - merged
@@ -142,12 +146,10 @@ class _Curation:
         self.changes.seal()
         why = self.fates.counted(self.candidates)
         lost, told = why.total(), ", ".join(f"{reason}: {count}" for reason, count in why.most_common())
-        if lost == len(self.candidates):
-            raise Refused(f"the corpus is empty after curation: all {lost} candidates were rejected ({told})")
         if lost > self.config.max_rejected * len(self.candidates):
             raise Refused(
                 f"{lost} of the {len(self.candidates)} candidates were rejected ({told}), more than the share "
-                f"curate.max_rejected={self.config.max_rejected}; mend the source, or raise it"
+                f"curate.max_rejected={self.config.max_rejected}; mirepoix validate names each: mend the source, or raise it"
             )
 
     def _join(self) -> None:

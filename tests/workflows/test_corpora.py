@@ -216,15 +216,22 @@ def test_too_many_rejected_candidates_are_all_told_and_would_stop_a_run(beir, ca
         "file name (corpus x0)",
         "file name (corpus x1)",
     ]
-    stop = (
-        "a run would stop: 2 of the 6 candidates were rejected (file name: 2), more than the share curate.max_rejected=0.2; mend the source"
-    )
+    stop = "a run would stop: 2 of the 6 candidates were rejected (file name: 2), more than the share curate.max_rejected=0.2; "
     assert stop in err
     assert "4 rows would be rejected: 2 at fault themselves, 2 that hung on them" in err
     (home / "corpus.jsonl").write_text((home / "corpus.jsonl").read_text().replace("IMG_0001.jpg", "A tram stops."))
     assert main(["validate", str(home)]) == 1
     err = capsys.readouterr().err
     assert "3 rows would be rejected: 1 at fault itself, 2 that hung on it" in err and "a run would stop" not in err
+
+
+def test_a_corpus_of_nothing_usable_is_told_row_by_row(beir, capsys, ray_cluster):
+    home = beir({"a": "IMG_0001.jpg", "b": "IMG_0002.jpg"}, train=["a", "b"])
+    assert main(["validate", str(home)]) == 1
+    out, err = capsys.readouterr()
+    assert {line.partition(": ")[2] for line in out.splitlines()} >= {"file name (corpus a)", "file name (corpus b)"}
+    assert "a run would stop: 2 of the 2 candidates were rejected (file name: 2)" in err
+    assert "nothing would be rejected" not in err
 
 
 def test_what_hangs_on_a_row_that_was_not_read_is_told_from_what_names_nothing(beir, capsys, ray_cluster):
