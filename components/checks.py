@@ -82,8 +82,9 @@ class Check:
         held, alone = sketch(cut), bool(tokens) and not looks
         fact = np.zeros((), ROW)
         fact["content"] = content_hash(Item("", text, tuple(kept["images"]), tuple(kept["video"])))[:16]
-        fact["text"] = xxhash.xxh3_64_intdigest((" ".join(tokens) or text).encode()) if text else 0
-        fact["numbers"] = xxhash.xxh3_64_intdigest(" ".join(numbers(tokens)).encode())
+        told = " ".join(numbers(text, tokens))
+        fact["text"] = xxhash.xxh3_64_intdigest(f"{' '.join(tokens) or text}\n{told}".encode()) if text else 0
+        fact["numbers"] = xxhash.xxh3_64_intdigest(told.encode())
         fact["pictures"] = _digest(kept)
         fact["tokens"], fact["images"], fact["frames"] = len(tokens), len(kept["images"]), len(kept["video"])
         fact["sketch"], fact["looks"], fact["minhash"] = len(held), len(looks), alone

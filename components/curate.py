@@ -22,12 +22,12 @@ import pyarrow.compute as pc
 
 from mirepoix.components.changes import Changes
 from mirepoix.components.checks import Check, checked
-from mirepoix.components.corpus import PARTS, PartWriter, part_files, part_rows, part_tables, read_part
+from mirepoix.components.corpus import KIN_SCHEMA, PARTS, PartWriter, part_files, part_rows, part_tables, read_part
 from mirepoix.components.duplicates import NearRules, keepers, near_pairs
 from mirepoix.components.facts import Facts
 from mirepoix.components.fates import Fates
-from mirepoix.components.kin import kin
-from mirepoix.components.leaks import TRAIN, held_out, leaking
+from mirepoix.components.kin import WHY, kin
+from mirepoix.components.leaks import TRAIN, first_of, held_out, leaking
 from mirepoix.components.roster import Labels, Roster
 from mirepoix.components.texts import TextRules, clean
 from mirepoix.models.errors import Refused
@@ -37,7 +37,8 @@ from mirepoix.serving.store import Context, Outcome, Rows
 
 CANDIDATE, ANSWER, TRAINING, HELD_OUT = range(4)
 """Roles: a candidate, one that answers a held-out query, a training query or triple, a held-out query or triple."""
-JUDGED = np.dtype([("query", "i8"), ("item", "i8"), ("relevance", "i4")])
+JUDGED = np.dtype([("query", "i8"), ("item", "i8"), ("relevance", "i4"), ("place", "i8")])  # place: by source and line
+AT_ONCE = 100_000
 MERGED = ("exact duplicate", "near-duplicate", "judged twice")
 """Reasons of rows that stand on in another one."""
 
@@ -54,6 +55,9 @@ class CurateConfig:
     picture_pixels: int | None = option(None, "a picture with more pixels is scaled down to as many and encoded anew; null: none is")
     text: TextRules = option(TextRules, "what a text must not be")
     near: NearRules = option(NearRules, "when two rows are near-equal")
+    largest_kin: int = option(
+        64, "most candidates with one text, or one picture, that are kin for that; more may be an empty phrase, and are only counted"
+    )
     near_duplicates: str = option("merge", "merge: of near-equal candidates one is kept; keep: all are, and are written to kin/")
     leakage: str = option("all", "all: training keeps nothing like a held-out query or its answers; queries: nothing like its query; off")
     shared_answers: int = option(
@@ -73,7 +77,7 @@ class CurateConfig:
         for name, allowed in (("near_duplicates", ("merge", "keep")), ("leakage", ("all", "queries", "off"))):
             if getattr(self, name) not in allowed:
                 raise Refused(f"{name} is {getattr(self, name)!r}; give {', '.join(allowed)}")
-        for name in ("max_pictures", "batch_size", "picture_pixels", "shared_answers", "workers"):
+        for name in ("max_pictures", "batch_size", "picture_pixels", "shared_answers", "largest_kin", "workers"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise Refused(f"{name} is {getattr(self, name)}; give 1 or more")
 
@@ -154,8 +158,11 @@ class _Curation:
 
     def _join(self) -> None:
         """The judgements with the rows of their query and candidate, and the rows of each triple's evidence; -1 where there is none."""
-        table = read_part(self.sources, "qrels", ["query_id", "item_id", "relevance"])
+        table = read_part(self.sources, "qrels", ["query_id", "item_id", "relevance", "source", "line"])
         self.judged = np.zeros(table.num_rows, JUDGED)
+        self.judged["place"][pc.sort_indices(table, [("source", "ascending"), ("line", "ascending")]).to_numpy()] = np.arange(
+            len(self.judged)
+        )
         self.judged["query"] = self.roster.rows(table["query_id"], self.queries)
         self.judged["item"] = self.roster.rows(table["item_id"], self.candidates)
         self.judged["relevance"] = table["relevance"].to_numpy()
@@ -261,10 +268,12 @@ class _Curation:
         self.fates.lose(np.array([row]), f"leaks into {self.split[query]}", [self.roster.id(origin)])
 
     def _leak_by_evidence(self) -> None:
-        leaks = np.isin(self.evidence, [*self.leak])
-        triple = np.searchsorted(self.evidence_ends, np.flatnonzero(leaks), side="right") - 1
+        stood = np.where(self.evidence >= 0, self.keeper[self.evidence], -1)
+        tells = first_of(np.array([*self.leak], np.int64), self.evidence, stood)
+        leaks = np.flatnonzero(tells >= 0)
+        triple = np.searchsorted(self.evidence_ends, leaks, side="right") - 1
         told: set[int] = set()
-        for number, item in zip(triple[::-1].tolist(), self.evidence[leaks][::-1].tolist(), strict=True):  # of several the first tells
+        for number, item in zip(triple[::-1].tolist(), tells[leaks][::-1].tolist(), strict=True):  # of several the first tells
             row = int(self.triples[number])
             if self.role[row] == TRAINING and (self.fates.stand(np.array([row]))[0] or row in told):
                 told.add(row)
@@ -284,7 +293,8 @@ class _Curation:
             here = leaks[self.split.codes[leak[leaks]] == split]
             self.verdicts.lose(here, f"leaks into {self.split.values[split]}", self.roster.ids(leak[here]))
         standing = np.flatnonzero(self.verdicts.stand())
-        best = standing[np.lexsort((standing, -self.judged["relevance"][standing], keeper[standing], query[standing]))]
+        order = (self.judged["place"][standing], -self.judged["relevance"][standing], keeper[standing], query[standing])
+        best = standing[np.lexsort(order)]
         again = best[1:][(query[best[1:]] == query[best[:-1]]) & (keeper[best[1:]] == keeper[best[:-1]])]
         self.verdicts.lose(again, "judged twice", self.roster.ids(keeper[again]))
         answered = np.zeros(len(self.roster), bool)
@@ -322,10 +332,11 @@ class _Curation:
         known = self.facts.rows[kept]
         both = near[(near < len(self.candidates)).all(1)]
         both = both[self.fates.stand(both).all(1)]
-        pairs, large = kin(kept, known["text"], known["pictures"], both)
-        ones, others = (self.roster.ids(np.array([pair[side] for pair in pairs], np.int64)) for side in (0, 1))
+        pairs, why, large = kin(kept, known["text"], known["pictures"], both, self.config.largest_kin)
         with PartWriter(self.context.folder, "kin") as writer:
-            writer.write([{"item_id": one, "kin_id": other, "why": pair[2]} for one, other, pair in zip(ones, others, pairs, strict=True)])
+            for part in np.split(np.arange(len(pairs)), range(AT_ONCE, len(pairs), AT_ONCE)):
+                ones, others = (pa.array(self.roster.ids(rows), pa.string()) for rows in pairs[part].T)
+                writer.write(pa.table([ones, others, pa.array(np.array(WHY)[why[part]], pa.string())], KIN_SCHEMA.names))
         held = self._alive(np.unique(self.keeper[np.array([*self.leak], np.int64)]))
         with PartWriter(self.context.folder, "held") as told:
             told.write([{"item_id": id} for id in self.roster.ids(held)])

@@ -28,9 +28,12 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 
 REACH = 64
-"""In a larger bucket a row is not compared with all others of its role: with so many next to it by another key, and with the first."""
+"""In a larger bucket, once there is no room, a row is compared with so many of its role next to it by another key, and with the first."""
 ACROSS = 2_000_000
 """Pairs of rows of two roles, as of training and of what is held out, that the larger buckets of a table may have: all are compared."""
+WITHIN = 500_000
+"""The same for pairs of rows of one role."""
+PAIRS_AT_ONCE = 1_000_000
 VERIFIED_AT_ONCE = 4096
 KEYS_AT_ONCE = 500_000
 AT_ONCE = 65_536
@@ -68,7 +71,8 @@ def near_pairs(facts: Facts, rows: Array, roles: Array, wanted: Array, rules: Ne
         found.append(pairs)
         crowded, unmet = max(crowded, many), max(unmet, strangers)
     candidates = _distinct(found)
-    return candidates[_verified(facts, rows, candidates, rules)], crowded, unmet
+    parts = np.split(candidates, range(PAIRS_AT_ONCE, len(candidates), PAIRS_AT_ONCE))
+    return np.concatenate([part[_verified(facts, rows, part, rules)] for part in parts]), crowded, unmet
 
 
 def _done(work: Callable[..., Any], calls: Iterator[tuple[Any, ...]]) -> Iterator[Any]:
@@ -106,6 +110,23 @@ Table = tuple[
 
 
 def _tables(facts: Facts, rows: Array, rules: NearRules) -> Iterator[Table]:
+    """Each table of keys: rows that differ in what near-equal ones have in common share none."""
+    common = _common(facts.rows[rows], rules)
+    for places, keys, *rest in _keyed(facts, rows, rules):
+        yield places, keys ^ common[places], *rest
+
+
+def _common(known: Array, rules: NearRules) -> Array:
+    """A hash of what near-equal rows have in common: how many pictures and frames, whether there is a text, and which numbers, or words."""
+    of = ("images", "frames", "numbers" if rules.texts is not None else "text")
+    factors = np.random.default_rng(len(of)).integers(1, 1 << 63, len(of) + 1, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    hashed = (known["text"] != 0).astype(np.uint64) * factors[-1]
+    for name, factor in zip(of, factors, strict=False):
+        hashed += known[name].astype(np.uint64) * factor
+    return (hashed ^ (hashed >> np.uint64(32))) * factors[0]
+
+
+def _keyed(facts: Facts, rows: Array, rules: NearRules) -> Iterator[Table]:
     """Each table of keys; without a limit to the signs, 64, the hashes are not compared."""
     known = facts.rows[rows]
     none = np.empty(0, np.uint64)
@@ -167,7 +188,10 @@ def _paired(places: Array, keys: Array, whole: Array, hashes: Array, signs: int,
     keys, whole = keys[order], whole[order]
     starts, sizes = _runs(keys)
     crowded = sizes > REACH
-    found, unmet = _across(roles[order], starts[crowded], sizes[crowded], wanted)
+    everyone, kinds = range(len(wanted)), (roles[order], starts[crowded], sizes[crowded])
+    found, unmet = _met(*kinds, [pair for pair in combinations(everyone, 2) if wanted[pair] or wanted[pair[::-1]]], ACROSS)
+    alike, alone = _met(*kinds, [(role, role) for role in everyone if wanted[role, role]], WITHIN)
+    found += alike
     reach = min(REACH, int(sizes.max(initial=1)) - 1)
     left = np.arange(len(keys))
     for step in range(1, reach + 1):
@@ -184,23 +208,30 @@ def _paired(places: Array, keys: Array, whole: Array, hashes: Array, signs: int,
     pairs = pairs[(pairs[:, 0] != pairs[:, 1]) & wanted[roles[pairs[:, 0]], roles[pairs[:, 1]]]]
     if signs < 64:
         pairs = pairs[apart(hashes[pairs[:, 0]], hashes[pairs[:, 1]]) <= signs]
-    return places[_distinct([pairs])], int(sizes[crowded].sum()), unmet
+    return places[_distinct([pairs])], alone, unmet
 
 
-def _across(roles: Array, starts: Array, sizes: Array, wanted: Array) -> tuple[list[Array], int]:
-    """All pairs of rows of two roles in buckets, the smaller ones first as long as there is room; and how many rows the others have."""
-    found, unmet, room = [], 0, ACROSS
+def _met(roles: Array, starts: Array, sizes: Array, couples: list[tuple[int, int]], room: int) -> tuple[list[Array], int]:
+    """All pairs of rows of two given roles in buckets, the smaller ones first while there is room; and how many rows the others have."""
+    found, unmet = [], 0
     for bucket in np.argsort(sizes, kind="stable"):
         start, size = starts[bucket], sizes[bucket]
-        of = [start + np.flatnonzero(roles[start : start + size] == role) for role in range(len(wanted))]
-        couples = [(of[one], of[other]) for one, other in combinations(range(len(wanted)), 2) if wanted[one, other] or wanted[other, one]]
-        needed = sum(len(ones) * len(others) for ones, others in couples)
+        of = {role: start + np.flatnonzero(roles[start : start + size] == role) for role in set(chain(*couples))}
+        needed = sum(len(of[one]) * (len(of[one]) - 1) // 2 if one == other else len(of[one]) * len(of[other]) for one, other in couples)
         if needed > room:
             unmet += int(size)
             continue
         room -= needed
-        found += [np.stack([np.repeat(ones, len(others)), np.tile(others, len(ones))], 1) for ones, others in couples]
+        found += [_all_pairs(of[one]) if one == other else _crossed(of[one], of[other]) for one, other in couples]
     return found, unmet
+
+
+def _all_pairs(places: Array) -> Array:
+    return np.stack([places[side] for side in np.triu_indices(len(places), 1)], 1)
+
+
+def _crossed(ones: Array, others: Array) -> Array:
+    return np.stack([np.repeat(ones, len(others)), np.tile(others, len(ones))], 1)
 
 
 def _distinct(pairs: Sequence[Array]) -> Array:

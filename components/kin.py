@@ -1,42 +1,36 @@
 """Candidates that may be the same answer though they are not the same: to a query that wants one, the other is no true negative."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
-LARGEST = 16
-"""A group of candidates with one text, or one picture, that is larger says nothing of them: it is not paired, and counted."""
+WHY = ("same text", "same pictures", "near-duplicate")
 
 Array = npt.NDArray
 
 
-def kin(rows: Array, texts: Array, pictures: Array, near: Array) -> tuple[list[tuple[int, int, str]], int]:
-    """Pairs of rows, in order, with the same text, the same pictures, or near-equal; and how many groups were too large.
+def kin(rows: Array, texts: Array, pictures: Array, near: Array, largest: int) -> tuple[Array, Array, int]:
+    """Pairs of rows (P, 2), in order, with the same text, the same pictures, or near-equal; the number in `WHY` of the first of these.
 
-    `texts` and `pictures` are hashes of each of the rows, 0 for none; `near` are pairs of rows.
+    `texts` and `pictures` are hashes of each of the rows, 0 for none; `near` are pairs of rows. Of more than `largest` rows with one hash
+    no pairs are made; the last that is returned is how many such groups there are.
     """
-    found: dict[tuple[int, int], str] = {}
-    large = 0
-    for why, hashes in (("same text", texts), ("same pictures", pictures)):
-        for group in _groups(rows, hashes):
-            if len(group) > LARGEST:
-                large += 1
-                continue
-            for place, one in enumerate(group):
-                for other in group[place + 1 :]:
-                    found.setdefault((one, other), why)
-    for one, other in np.sort(near, axis=1).tolist():
-        found.setdefault((one, other), "near-duplicate")
-    return [(one, other, why) for (one, other), why in sorted(found.items())], large
+    of_texts, many = _alike(rows, texts, largest)
+    of_pictures, more = _alike(rows, pictures, largest)
+    found = np.concatenate([of_texts, of_pictures, np.sort(near, axis=1).astype(np.int64)])
+    why = np.repeat(np.arange(len(WHY)), [len(of_texts), len(of_pictures), len(near)])
+    _, first = np.unique(found[:, 0] << 32 | found[:, 1], return_index=True)
+    return found[first], why[first], many + more
 
 
-def _groups(rows: Array, hashes: Array) -> Iterator[list[int]]:
-    """The rows of each hash that several have."""
-    order = np.argsort(hashes, kind="stable")
+def _alike(rows: Array, hashes: Array, largest: int) -> tuple[Array, int]:
+    """The pairs of rows with one hash, the lower first, and how many hashes too many rows have."""
+    order = np.lexsort((rows, hashes))
     order = order[hashes[order] != 0]
-    starts = np.flatnonzero(np.append(True, hashes[order][1:] != hashes[order][:-1])) if len(order) else np.empty(0, np.int64)
-    ends = np.append(starts[1:], len(order))
-    several = ends - starts > 1
-    for start, end in zip(starts[several].tolist(), ends[several].tolist(), strict=True):
-        yield rows[order[start:end]].tolist()
+    rows, hashes = rows[order], hashes[order]
+    starts = np.flatnonzero(np.append(True, hashes[1:] != hashes[:-1])) if len(rows) else np.empty(0, np.int64)
+    sizes = np.diff(np.append(starts, len(rows)))
+    found = [np.empty((0, 2), np.int64)]
+    for size in np.unique(sizes[(sizes > 1) & (sizes <= largest)]).tolist():
+        groups = rows[starts[sizes == size][:, None] + np.arange(size)]
+        found.append(np.stack([groups[:, side] for side in np.triu_indices(size, 1)], 2).reshape(-1, 2))
+    return np.concatenate(found), int((sizes > largest).sum())

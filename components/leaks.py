@@ -31,6 +31,15 @@ def leaking(pairs: Array, content: Array, training: Array, held_out: Array, pref
     return origin
 
 
+def first_of(chosen: Array, *rows: Array) -> Array:
+    """Place by place the first of several rows that is among the chosen ones; -1 where none is."""
+    found = np.full_like(rows[0], -1)
+    for candidates in reversed(rows):
+        here = np.isin(candidates, chosen)
+        found[here] = candidates[here]
+    return found
+
+
 def _marked(rows: Array, count: int) -> Array:
     marks = np.zeros(count, bool)
     marks[rows] = True

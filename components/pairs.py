@@ -102,7 +102,10 @@ def work(context: Context, config: PairsConfig, curate: Path, passages: Path | N
     folders = [folder for folder in (curate, passages) if folder is not None]
     judged = _judged(folders, passages)
     if not judged.training:
-        raise Refused("no pair is left to train on: no row of qrels joins a query of the split 'train' with a candidate; check the splits")
+        raise Refused(
+            "no pair is left to train on: no row of qrels joins a query of the split 'train' with a candidate; "
+            "check the splits, and the rejects of curation"
+        )
     answered, answers = {query for query, _ in judged.training}, set(judged.training)
     negatives: dict[str, list[str]] = {}
     rejected = []

@@ -52,6 +52,9 @@ _FILE_NAME = re.compile(
 )
 _URL = re.compile(r"(?:https?://|www\.)\S+", re.IGNORECASE)
 _REPLACEMENT = "\ufffd"
+_JOINT = re.compile(r"(?<=\d)[.,:/\u2010-\u2015\u2212-](?=\d)|(?<![^\s(])[\u2212-](?=\d)")
+_JOINTS, _DASH = {".": "\u01c0", ",": "\u01c1", ":": "\u01c2", "/": "\u01c3"}, "\u0298"
+"""Letters of few languages, so that they stay in a token."""
 
 
 class _Plain(dict[int, str | int]):
@@ -104,8 +107,15 @@ def words(text: str) -> list[str]:
     return unicodedata.normalize("NFKC", text).casefold().translate(_PLAIN).split()
 
 
-def numbers(tokens: list[str]) -> list[str]:
-    """The tokens with a digit in them, in their order: texts that disagree in one of these say different things."""
+def numbers(text: str, tokens: list[str]) -> list[str]:
+    """The tokens with a digit in them, in their order, with signs and what stands between digits: "3.4", "3-4" and "-3 4" are not the same.
+
+    Texts that disagree in one of these say different things.
+    """
+    if not any(map(str.isdigit, text)):
+        return []
+    if _JOINT.search(text):
+        tokens = words(_JOINT.sub(lambda joint: _JOINTS.get(joint[0], _DASH), text))
     return [token for token in tokens if any(map(str.isdigit, token))]
 
 

@@ -138,6 +138,8 @@ def private_cluster(num_cpus: int | None = None) -> Iterator[str]:
             RAY_USAGE_STATS_ENABLED="0",
             # Idle workers keep what they imported, half a gigabyte each; a new one is there in a second or two.
             RAY_num_workers_soft_limit="0",
+            # What an object was made from is kept while anything may ask for it again, and a stage's process with it; here no node is lost.
+            RAY_lineage_pinning_enabled="0",
             # Ray trains in a thread, and the C library gives threads heaps of 64 MB, in which the large tensors of a batch leave holes.
             MALLOC_ARENA_MAX="1",
             # Of Arrow's allocators this one gives back what it has had: half of what a curating process holds.

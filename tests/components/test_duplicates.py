@@ -153,13 +153,36 @@ def test_only_roles_that_want_each_other_are_compared(ray_cluster, tmp_path):
 # Crowds
 
 
-def test_a_crowd_of_one_kind_is_still_merged_into_its_first(ray_cluster, tmp_path):
+def test_a_crowd_of_one_kind_is_still_merged_into_its_first(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "WITHIN", 1000)
     items = [Item(f"t{n:04d}", "the very same words" + "." * (n % 9)) for n in range(5 * REACH)]
     facts = noted(tmp_path / "facts", items)
     pairs, crowded, _ = near_pairs(facts, np.arange(len(items)), np.zeros(len(items), np.int64), ALL, NearRules())
     assert crowded == len(items)
     assert len(pairs) < len(items) * (REACH + 2)
     assert set(keepers(pairs, len(items)).tolist()) == {0}
+
+
+def test_in_a_crowd_of_one_template_all_meet_while_there_is_room(ray_cluster, tmp_path, monkeypatch):
+    names = [f"{chr(97 + n % 26)}{chr(97 + n // 26)}ix" for n in range(300)]
+    items = texts(*[f"{PASSAGE} {name} and {names[-1 - place]}" for place, name in enumerate(names)])
+    facts, roles = noted(tmp_path / "facts", items), np.zeros(len(items), np.int64)
+
+    def searched():
+        pairs, crowded, _ = near_pairs(facts, np.arange(len(items)), roles, ALL, NearRules(texts=0.7))
+        return len(pairs), crowded
+
+    assert searched() == (len(items) * (len(items) - 1) // 2, 0)
+    monkeypatch.setattr(duplicates, "WITHIN", 1000)
+    pairs, crowded = searched()
+    assert pairs < len(items) * (len(items) - 1) // 2 and crowded > 200
+
+
+def test_texts_that_differ_in_numbers_are_no_crowd(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(duplicates, "WITHIN", 0)
+    items = texts(*[f"{PASSAGE} number {n // 2}{'!' * (n % 2)}" for n in range(600)])
+    pairs, crowded, _ = near_pairs(noted(tmp_path / "facts", items), np.arange(600), np.zeros(600, np.int64), ALL, NearRules())
+    assert pairs.tolist() == [[n, n + 1] for n in range(0, 600, 2)] and crowded == 0
 
 
 def test_in_a_crowd_rows_of_two_roles_all_meet_while_there_is_room(ray_cluster, tmp_path, monkeypatch):
@@ -169,7 +192,7 @@ def test_in_a_crowd_rows_of_two_roles_all_meet_while_there_is_room(ray_cluster, 
 
     def searched():
         pairs, crowded, unmet = near_pairs(facts, np.arange(len(items)), roles, wanted, NearRules(texts=0.85))
-        assert crowded > 1000
+        assert crowded == 0  # of one role, none wants to meet
         return len(pairs), unmet
 
     assert searched() == (everybody, 0)

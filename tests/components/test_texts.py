@@ -113,9 +113,29 @@ def test_scripts_without_spaces_are_cut_into_characters():
     assert len(words("รถสีแดง")) == 7
 
 
+def numbered(text):
+    return numbers(text, words(text))
+
+
 def test_numbers_are_the_tokens_with_a_digit():
-    assert numbers(words("weighs 5 kg, model X200")) == ["5", "x200"]
-    assert numbers(words("weighs 5 kg")) != numbers(words("weighs 7 kg"))
+    assert numbered("weighs 5 kg, model X200; 2台") == ["5", "x200", "2"]
+    assert numbered("weighs 5 kg") != numbered("weighs 7 kg")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("-5 degrees", "5 degrees"), ("it is (-5)", "it is (5)"), ("3.4", "3/4"), ("3-4", "3:4"), ("1,5", "15"), ("3.4", "3 4")],
+)
+def test_signs_and_what_stands_between_digits_count(one, other):
+    assert numbered(one) != numbered(other)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("It is 5.", "it is 5"), ("5, or 7", "5 or 7"), ("2019\u20132020", "2019-2020"), ("covid-19", "covid 19"), ("a - 5", "a 5")],
+)
+def test_other_punctuation_beside_a_number_does_not(one, other):
+    assert numbered(one) == numbered(other)
 
 
 # Rules
