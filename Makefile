@@ -1,6 +1,7 @@
 # make demo    from nothing to a searched endpoint, on two CPU cores
 # make test    everything that is promised, tested
-# make bench   what curation costs beside plain tools, how it grows, and what it takes of memory; a quarter of an hour and more
+# make bench   what curation costs beside plain tools, how it grows, and what it takes of memory, and whether that is what is
+#              promised; a quarter of an hour and more
 # Each sets itself up: a virtual environment in .venv with the versions of requirements.lock.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -27,8 +28,8 @@ test: .venv/ready
 	@$(BIN)/python -m pytest
 
 bench: .venv/ready
-	@$(BIN)/python bench/data.py
-	@$(BIN)/python bench/memory.py
+	@$(BIN)/python bench/data.py --check
+	@$(BIN)/python bench/memory.py --check
 
 lint: .venv/ready
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

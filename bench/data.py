@@ -2,6 +2,8 @@
 
     python bench/data.py                       all figures, as a table, with the settings
     python bench/data.py pictures --pictures 4000 --repeats 9 --json figures.json
+    python bench/data.py --check               exit status 1 if a median misses what is promised: 0.8 of the pool's pictures, the speed of
+                                               datasketch and of imagehash with the same pairs, a slope of at most 1.1
 
 pictures    pictures per second and core: the checking pass on Ray Data, and a process pool that opens, decodes and turns upright each
             with Pillow, read from the same Parquet files, by workers as nice as Ray makes its own; both are timed in turn, from the first
@@ -18,6 +20,7 @@ import logging
 import os
 import platform
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -51,6 +54,7 @@ from mirepoix.workflows.cluster import private_cluster
 
 LIMITS, ROWS = PictureLimits(), CurateConfig().batch_size
 SHARE = 0.05  # of near-duplicates
+PROMISED_RATIO, PROMISED_SLOPE = 0.8, 1.1
 
 
 def photograph(number: int, width: int, height: int, grain: int = 12) -> Image.Image:
@@ -287,7 +291,23 @@ def table(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def missed(figures: dict[str, Any]) -> list[str]:
+    """What is promised and does not hold, a line each."""
+    lines = []
+    if "pictures" in figures and (ratio := figures["pictures"]["ratio"]["median"]) < PROMISED_RATIO:
+        lines.append(f"pictures per second and core are {ratio:.2f} of the pool's, and {PROMISED_RATIO} is promised")
+    for kind in ("texts", "pictures") if "near" in figures else ():
+        found = figures["near"][kind]
+        if not found["same"]:
+            lines.append(f"the near-duplicates among the {kind} are not the same")
+        if found["speed"]["median"] < 1:
+            lines.append(f"the search among the {kind} has {found['speed']['median']:.2f} of the other's speed, and 1 is promised")
+    if "growth" in figures and (slope := figures["growth"]["slope"]) > PROMISED_SLOPE:
+        lines.append(f"the slope is {slope:.2f}, and at most {PROMISED_SLOPE} is promised")
+    return lines
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="*", default=[], help="pictures, near, growth; all by default")
     parser.add_argument("--pictures", type=int, default=12_000)
@@ -296,7 +316,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[10_000, 20_000, 40_000, 80_000])
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="write all figures there")
+    parser.add_argument("--check", action="store_true", help="exit status 1 if a median misses what is promised")
     given = parser.parse_args()
     unknown = set(given.what) - {"pictures", "near", "growth"}
     if unknown:
@@ -315,7 +336,11 @@ def main() -> None:
     print(table(figures))
     if given.json:
         given.json.write_text(json.dumps(figures, indent=1) + "\n")
+    lines = missed(figures) if given.check else []
+    for line in lines:
+        print(f"missed: {line}", file=sys.stderr)
+    return bool(lines)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -3,6 +3,7 @@
     python bench/memory.py                     pictures with captions, 0.5, 1, 2 and 4 GB, through sources and curate; then short texts,
                                                which have many rows in few bytes: 100, 200 and 400 thousand
     python bench/memory.py --gigabytes 10 --texts
+    python bench/memory.py --check             exit status 1 if pictures ever take 2 GB, which is promised for a source of 10 GB
 
 Pictures are JPEG noise of 512 x 512, so that no two are alike. Each size runs in a process and on a Ray cluster of its own.
 """
@@ -23,6 +24,7 @@ from footprint import MIB, measure
 from PIL import Image
 
 SIDE, QUALITY, AT_ONCE = 512, 92, 256
+PROMISED = 2_000_000_000  # bytes
 
 
 def noise(number: int) -> bytes:
@@ -100,6 +102,7 @@ def main() -> int:
     parser.add_argument("--gigabytes", type=float, nargs="*", default=[0.5, 1, 2, 4])
     parser.add_argument("--texts", type=int, nargs="*", default=[100_000, 200_000, 400_000])
     parser.add_argument("--folder", help="where to work (default: the temporary folder)")
+    parser.add_argument("--check", action="store_true", help="exit status 1 if pictures take 2 GB of memory or more")
     parser.add_argument("--processes", action="store_true", help="tell the largest processes of the fullest moment")
     told = parser.parse_args()
     print(f"{os.cpu_count()} cores; pictures of {SIDE} x {SIDE}, JPEG {QUALITY}, a caption each; passages of 56 words")
@@ -113,13 +116,17 @@ def main() -> int:
             slope, base = np.polyfit(*zip(*points, strict=True), 1)
             print(f"slope {slope:.1f} MiB per GB from {base:.0f} MiB; at 10 GB: {base + 10 * slope:.0f} MiB")
         shutil.rmtree(pictures)
-        points = []
+        pictured, points = points, []
         for count in sorted(told.texts):
             size = tell(Path(home) / f"texts{count}", count)
             points.append((count, peak(Path(home) / f"texts{count}", f"{size / 1e9:6.2f} GB  {count:7d} passages", told.processes)))
         if len(points) > 1:
             slope, base = np.polyfit(*zip(*points, strict=True), 1)
             print(f"slope {slope * MIB:.2f} KiB per passage from {base:.0f} MiB")
+    most = max((figure for _, figure in pictured), default=0) * MIB * MIB
+    if told.check and most >= PROMISED:
+        print(f"missed: pictures take {most / 1e9:.2f} GB, and less than {PROMISED / 1e9:.0f} GB is promised", file=sys.stderr)
+        return 1
     return 0
 
 
