@@ -1,10 +1,12 @@
 """Sources in any known format, opened by what users call them, and read in pieces side by side by Ray Data."""
 
 import hashlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
@@ -32,7 +34,7 @@ from mirepoix.components.formats import (
 )
 from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Notice, Prompt, Query, Row, Triple, Unreadable
-from mirepoix.components.formats.sides import data_files, obstacle
+from mirepoix.components.formats.sides import data_files, obstacle, unused
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import content_hash, item_to_row
 
@@ -104,15 +106,13 @@ def opened(paths: Sequence[str], default: str = "auto", images: str | None = Non
     """The sources that were named, each with its format; refused where one is not there or looks like nothing that is known."""
     found: list[Source] = []
     for entry in paths:
-        told = ENTRY.fullmatch(entry)
-        assert told is not None, entry
-        form, path = told["format"], told["path"]
+        name, form, path = _told(entry)
         if form is not None and form not in FORMATS:
             if "://" in path:  # the scheme of a URI may hold a plus sign
                 form, path = None, f"{form}+{path}"
             else:
                 raise Refused(f"format {form!r} of {entry!r} is unknown; give one of {', '.join(FORMATS)}, or none")
-        place = Place(path, told["name"] or "", images)
+        place = Place(path, name or "", images)
         found.append(Source(place, form or (default if default != "auto" else _detected(place))))
     first: dict[str, str] = {}
     for source, entry in zip(found, paths, strict=True):
@@ -121,6 +121,15 @@ def opened(paths: Sequence[str], default: str = "auto", images: str | None = Non
             raise Refused(f"two sources are called {name!r}; leave one out, or give them names: one={one} another={another}")
         first[name] = entry
     return found
+
+
+def _told(entry: str) -> tuple[str | None, str | None, str]:
+    """The name, format and path of an entry; what is there under the whole of it is a path."""
+    if os.path.exists(os.path.expanduser(entry)):
+        return None, None, entry
+    told = ENTRY.fullmatch(entry)
+    assert told is not None, entry
+    return told["name"], told["format"], told["path"]
 
 
 def _detected(place: Place) -> str:
@@ -162,6 +171,7 @@ class Read:
     def __init__(self, sources: Sequence[Source]):
         self.pieces = [(source.place, source.format, shard) for source in sources for shard in source.shards]
         self.prefixed = len(sources) > 1
+        self.unused = [notice for source in sources for notice in unused(source.place, source.shards)]
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for number in table["piece"].to_pylist():
@@ -171,7 +181,7 @@ class Read:
         place, form, shard = self.pieces[number]
         prefix = f"{place.name}/" if self.prefixed else ""
         rows, size = [], 0
-        for row in _rows(place, form, shard):
+        for row in chain(() if number else self.unused, _rows(place, form, shard)):
             rows.append(_flat(row, prefix) | {"of": place.name})
             size += 200 + sum(map(len, rows[-1].get("images") or ())) + sum(map(len, rows[-1].get("video") or ()))
             if len(rows) >= TABLE_ROWS or size >= TABLE_BYTES:

@@ -74,10 +74,12 @@ class Dropped(NamedTuple):
 _UNANSWERABLE = re.compile(
     r"\bunanswerable\b|\bnot answerable\b|\breading\b.*\bnot? (?:required|needed|necessary)\b|\bnot? (?:require|need)\w* (?:any )?reading\b"
 )
+# White space follows what ends a lead-in, or it is part of a word (no-one, sure-footed, No.1); long dashes stand without.
+_PAUSE = r"\s*(?:[,.;:!\u2013\u2014-]+(?!\S)|[\u2013\u2014]+)\s*"
 _LEADS = (
-    re.compile(r"^(?:yes|no|answerable)\s*[,.;:!\u2013\u2014-]+\s*", re.I),
-    re.compile(r"^(?:certainly|sure)\b[\s,.;:!\u2013\u2014-]*", re.I),
-    re.compile(r"^in (?:the|this) (?:image|scene|photo|picture)\b[\s,:]*", re.I),
+    re.compile(rf"^(?:yes|no|answerable){_PAUSE}", re.I),
+    re.compile(rf"^(?:certainly|sure)(?:{_PAUSE}|\s+|$)", re.I),
+    re.compile(r"^in (?:the|this) (?:image|scene|photo|picture)\b(?!-)[\s,:]*", re.I),
     re.compile(r"^the image (?:showcases|features|captures|depicts|shows|presents|displays)\b\s*", re.I),
 )
 _QUESTIONS = {

@@ -21,7 +21,7 @@ from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Candidate, Judgement, Notice, Query, Row, Trouble, Unreadable, rowwise
 from mirepoix.components.formats.shelf import Shelf
 from mirepoix.components.formats.sides import columns, grade_of, id_of, side, text_of, titled, unread
-from mirepoix.components.formats.writing import Files, fits, unworded
+from mirepoix.components.formats.writing import Files, fits, unheld, unworded
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 
@@ -124,12 +124,12 @@ def _rank(split: str) -> tuple[int, str]:
 
 def split_named(file: str) -> str:
     """The split that a file of qrels is named after."""
-    stem = re.sub(r"\.tsv(\.gz)?$", "", file.rpartition("/")[2])
+    stem = re.sub(r"(?i)\.tsv(\.gz)?$", "", file.rpartition("/")[2])
     return {"dev": "validation", "val": "validation", "valid": "validation"}.get(stem, re.sub(r"\s", "_", stem))
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:
-    shelf, left = Shelf(corpus), Counter()
+    shelf, left = Shelf(corpus), unheld(corpus)
     with Files(target) as files:
         for item in shelf.candidates():
             files.row("corpus.jsonl", {"_id": item.id, "title": "", "text": fits(unworded(item, left), NAME, images=0).text})

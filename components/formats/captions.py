@@ -19,11 +19,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from mirepoix.components.corpus import part_rows
 from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Query, Row, Trouble, nameless, split_of
 from mirepoix.components.formats.shelf import Shelf
 from mirepoix.components.formats.sides import text_of
-from mirepoix.components.formats.writing import ELSE, ending
+from mirepoix.components.formats.writing import ELSE, ending, unheld
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, content_hash
 
@@ -89,7 +88,7 @@ def captioned(corpus: Path, format: str, left: Counter[str]) -> Iterator[tuple[s
 
     What these formats have no place for beside that is counted in `left`. What is held are the captions.
     """
-    left.update({part: rows for part in ("triples", "prompts") if (rows := part_rows(corpus, part))})
+    left.update(unheld(corpus))
     shelf, told = Shelf(corpus), _Told(format, left)
     for query, split, _, judgements in shelf.queries():
         told.take(query, split, judgements, lambda id: id in shelf)

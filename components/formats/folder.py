@@ -3,6 +3,8 @@
     <any>/<picture>.jpg                                    jpeg, png, webp, gif, bmp, tif
     captions.csv, captions.tsv, captions_test.jsonl, ...   in any folder: what is said of each picture
     metadata.csv, metadata.jsonl                           the same, as data sets of Hugging Face call it
+    labels.csv, train.jsonl, ...                           the same under any other name, if its columns say so, and none that another
+                                                           format has (query, docid, ...) stands beside them
 
 A file of captions has a column for the picture (file, file_name, image or path; relative to the file's own folder, else to the source)
 and for what is said (text, caption, captions or texts; or label or labels, where there is no caption). CSV is quoted as usual, TSV is
@@ -19,6 +21,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,16 +39,21 @@ from mirepoix.components.formats.captions import (
     texts_of,
     unsaid,
 )
-from mirepoix.components.formats.place import CLIPS, SHARD_BYTES, Place, Shard
+from mirepoix.components.formats.place import CLIPS, SHARD_BYTES, Place, Shard, is_ending
 from mirepoix.components.formats.rows import Fault, Notice, Row, Trouble, Unreadable, rowwise
+from mirepoix.components.formats.sides import columns
 from mirepoix.components.formats.writing import Files, split_file
 from mirepoix.models.errors import Refused
 
 NAME = "folder"
 WHAT = "a plain folder of pictures, with a CSV, TSV or JSON lines of captions if there are any"
 FILES = r"(.*/)?(captions|metadata)([-_.]\w+)?\.(csv|tsv|jsonl)"
+TABLES = r".*\.(csv|tsv|jsonl)"
 OTHERS = r".*\.(json|jsonl|csv|tsv|parquet|arrow|tar|txt)(\.gz)?"  # of formats that have pictures beside them
 PATHS = ("file", "file_name", "image", "path")
+FOREIGN = re.compile(
+    r"docid|anchor|query(_\w+)?|qry(_\w+)?|question|premise|sentence_?\w*|messages|candidate|(pos|neg)(itives?|atives?)?(_\w+)?"
+)
 PICTURES = 1000  # in a piece of the list of pictures, at most
 
 
@@ -62,9 +70,31 @@ class Line:
 
 
 def detect(place: Place) -> bool:
-    """Captions under one of their names with pictures, or pictures and nothing that may speak of them."""
+    """Captions under one of their names, pictures with a table that speaks of some, or pictures and nothing that may speak of them."""
     shown = bool(place.images) or any(_suffix(name) in ENDINGS for name in place.sizes)
-    return bool(place.files(FILES)) if place.files(OTHERS) else shown and not place.images
+    if not place.files(OTHERS):
+        return shown and not place.images
+    return bool(place.files(FILES)) or (shown and any(_speaks(_columns(place, file)) for file in place.files(TABLES)[:4]))
+
+
+def _tables(place: Place) -> list[str]:
+    """The files of captions: by their names, or else by their columns."""
+    named = set(place.files(FILES))
+    return [file for file in place.files(TABLES) if file in named or _speaks(_columns(place, file))]
+
+
+def _speaks(names: list[str]) -> bool:
+    """Whether a table with these columns says something of pictures, and is of no other format."""
+    told = set(names)
+    return bool(told & set(PATHS) and told & {*CAPTIONS, *LABELS}) and not any(map(FOREIGN.fullmatch, names))
+
+
+def _columns(place: Place, file: str) -> list[str]:
+    if is_ending(file, ".jsonl"):
+        return columns(place, file)
+    with suppress(Unreadable, csv.Error), _lines(place, file) as lines:
+        return _header(lines)
+    return []
 
 
 def shards(place: Place) -> list[Shard]:
@@ -81,8 +111,8 @@ def shards(place: Place) -> list[Shard]:
             held += size
     if names:
         pieces.append(Shard(names[0], json.dumps(names)))
-    for file in place.files(FILES):
-        pieces += place.shards(file) if file.endswith(".jsonl") else [Shard(file)]  # CSV has line breaks within its cells
+    for file in _tables(place):
+        pieces += place.shards(file) if is_ending(file, ".jsonl") else [Shard(file)]  # CSV has line breaks within its cells
     if not pieces:
         raise Refused(f"there are neither pictures ({', '.join(ENDINGS)}) nor captions.csv, .tsv or .jsonl in {place.path!r}")
     return pieces
@@ -188,15 +218,13 @@ def _line(number: int, row: dict[str, Any]) -> Line:
 
 def _cells(place: Place, shard: Shard) -> Iterator[tuple[int, dict[str, Any] | Trouble]]:
     """The lines of a file of captions by the names of their columns."""
-    if shard.file.endswith(".jsonl"):
+    if is_ending(shard.file, ".jsonl"):
         yield from place.records(shard)
         return
-    kind = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if shard.file.endswith(".tsv") else {"strict": True}
     source, number = place.source(shard.file), 0
     try:
-        with place.stream(shard.file) as stream, io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="") as text:
-            lines = csv.reader(text, **kind)
-            header = [name.strip() for name in next(lines, [])]
+        with _lines(place, shard.file) as lines:
+            header = _header(lines)
             if not set(header) & set(PATHS) or not set(header) & {*CAPTIONS, *LABELS}:
                 raise Unreadable(
                     f"{source} has the columns {', '.join(header) or 'none'}; its first line is to name one of {', '.join(PATHS)} "
@@ -215,6 +243,18 @@ def _cells(place: Place, shard: Shard) -> Iterator[tuple[int, dict[str, Any] | T
     except csv.Error as error:
         words = f"cannot be read after line {number} ({error}); mend it, or write it as JSON lines"
         raise Unreadable(f"{source} {words}", number + 1) from error
+
+
+@contextmanager
+def _lines(place: Place, file: str) -> Iterator[Any]:
+    """The lines of a CSV or TSV, as csv.reader reads them."""
+    kind = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_ending(file, ".tsv") else {"strict": True}
+    with place.stream(file) as stream, io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="") as text:
+        yield csv.reader(text, **kind)
+
+
+def _header(lines: Iterator[list[str]]) -> list[str]:
+    return [name.strip() for name in next(lines, [])]
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:

@@ -7,11 +7,13 @@
 
 Ids are "dataset:number", or the whole numbers that UniIR hashes them to. query/union_train (and its like) is read where there is no folder
 of the split itself, and what it repeats to weigh its data sets is taken once. A candidate of a global pool that a local one has too is
-taken once. What answers a query of val or test is told by its qrels, and where they do not name it by pos_cand_list, then without what
-bears the number of another data set, as UniIR evaluates; for training the lists tell it, those of the query's own data set first. Wordings
-are prompts of the data set that the ids of its queries begin with. `query_src_content` and `src_content` are left aside.
+taken once. What is left out so is counted in a notice; what has the id of another and differs from it is a fault. What answers a query of
+val or test is told by its qrels, and where they do not name it by pos_cand_list, then without what bears the number of another data set,
+as UniIR evaluates; for training the lists tell it, those of the query's own data set first. Wordings are prompts of the data set that the
+ids of its queries begin with. `query_src_content` and `src_content` are left aside.
 """
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -24,10 +26,10 @@ from typing import Any
 import numpy as np
 
 from mirepoix.components.formats.place import Place, Shard
-from mirepoix.components.formats.rows import Candidate, Judgement, Prompt, Query, Row, Trouble, Unreadable, rowwise
+from mirepoix.components.formats.rows import Candidate, Judgement, Notice, Prompt, Query, Row, Trouble, Unreadable, rowwise
 from mirepoix.components.formats.shelf import Shelf
 from mirepoix.components.formats.sides import grade_of, id_of, list_of, picture, side, text_of, unread
-from mirepoix.components.formats.writing import ELSE, Files, fits, unworded
+from mirepoix.components.formats.writing import ELSE, Files, fits, unheld, unworded
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 
@@ -41,6 +43,8 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 ROWS = r"\.jsonl(\.gz)?"
 QUERY = ("qid", "query_txt", "query_img_path", "query_modality", "query_src_content", "pos_cand_list", "neg_cand_list", "task_id")
 CANDIDATE = ("did", "txt", "img_path", "modality", "src_content")
+SHOWN = ("txt", "img_path")  # what a candidate consists of
+ASKED = ("query_txt", "query_img_path", "pos_cand_list", "neg_cand_list", "task_id")  # and a query
 
 
 def hashed(name: str, each: int) -> int:
@@ -85,14 +89,14 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
     source = place.source(shard.file)
     if shard.part in ("local", "global"):
         pool = _Pool(place, source, shard.part == "global")
-        return rowwise("corpus", source, place.records(shard), pool.rows)
+        return pool.again.told(source, rowwise("corpus", source, place.records(shard), pool.rows))
     if shard.part == "qrels":
         return rowwise("qrels", source, place.lines(shard), lambda line, text: [_judgement(text, source, line)])
     if shard.part == "instructions":
         lines = ((line, text) for line, text in place.lines(shard) if line > 1)
         return rowwise("prompts", source, lines, lambda line, text: _prompts(text))
     queries = _Queries(place, shard, source)
-    return rowwise("queries", source, place.records(shard), queries.rows)
+    return queries.again.told(source, rowwise("queries", source, place.records(shard), queries.rows))
 
 
 # Cells
@@ -129,50 +133,78 @@ def _task(number: Any) -> str:
 # Rows
 
 
+class _Again:
+    """Rows that are left out as they were read before."""
+
+    def __init__(self, what: str):
+        self.what, self.count, self.first = what, 0, 0
+
+    def take(self, name: str, line: int, content: int, before: int) -> list[Row]:
+        """No rows, if the content is what it was before."""
+        if content != before:
+            raise Trouble("duplicate id", f"{name} has another content than before")
+        self.count, self.first = self.count + 1, self.first or line
+        return []
+
+    def told(self, source: str, rows: Iterator[Row]) -> Iterator[Row]:
+        """The rows, and then how many were left out."""
+        yield from rows
+        if self.count:
+            yield Notice(source, f"{self.what}: {self.count}, the first in line {self.first}; they are read once")
+
+
 class _Pool:
     """Reads candidates; those of a global pool that stand in a local one are left to it."""
 
     def __init__(self, place: Place, source: str, everywhere: bool):
         self.place, self.source, self.everywhere = place, source, everywhere
-        self.local = _ids(place) if everywhere else np.empty(0, np.uint64)
+        self.local = _local(place) if everywhere else np.empty((0, 2), np.uint64)
+        self.again = _Again("candidates that a local pool has too")
 
     def rows(self, line: int, row: dict[str, Any]) -> list[Row]:
         unread(row, CANDIDATE)
         name = _id(row["did"], CANDIDATES_EACH)
-        if _holds(self.local, name):
-            return []
+        if (before := _found(self.local, name)) is not None:
+            return self.again.take(name, line, _content(row, SHOWN), before)
         item = _item(self.place, name, row.get("txt"), row.get("img_path"), row["modality"], self.source, line)
         return [Candidate(item, named=not self.everywhere)]  # the global pools of train, val and test have some in common
 
 
-def _ids(place: Place) -> np.ndarray:
-    """64 bits for the id of each candidate of a local pool, in order."""
+def _local(place: Place) -> np.ndarray:
+    """64 bits for the id of each candidate of a local pool, in order, and 64 for its content."""
     files = tuple(place.files(rf"cand_pool/local/[^/]+{ROWS}"))
-    return _ids_of_pools(place.path, files, place.fingerprint(files))
+    return _contents_of_pools(place.path, files, place.fingerprint(files))
 
 
 @lru_cache(maxsize=4)
-def _ids_of_pools(path: str, files: tuple[str, ...], fingerprint: str) -> np.ndarray:
-    """The ids in these pools, read once in a process and again when they change: each piece of a global pool asks for them."""
+def _contents_of_pools(path: str, files: tuple[str, ...], fingerprint: str) -> np.ndarray:
+    """What is in these pools, read once in a process and again when they change: each piece of a global pool asks for it."""
     place = Place(path)
 
-    def found() -> Iterator[int]:
+    def found() -> Iterator[tuple[int, int]]:
         for file in files:
             with suppress(Unreadable):  # is told where its own pool is read
                 for _, row in place.records(Shard(file)):
-                    with suppress(Trouble, KeyError, TypeError):  # so is this
-                        yield _hash(_id(row["did"], CANDIDATES_EACH))
+                    with suppress(Trouble, KeyError, TypeError, ValueError):  # so is this
+                        yield _hash(_id(row["did"], CANDIDATES_EACH)), _content(row, SHOWN)
 
-    return np.sort(np.fromiter(found(), np.uint64))
-
-
-def _hash(name: str) -> int:
-    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "little")
+    told = np.fromiter(found(), np.dtype((np.uint64, 2)))
+    return told[np.argsort(told[:, 0], kind="stable")]
 
 
-def _holds(ids: np.ndarray, name: str) -> bool:
-    place = np.searchsorted(ids, np.uint64(_hash(name)))
-    return bool(place < len(ids) and ids[place] == _hash(name))
+def _hash(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(errors="surrogatepass"), digest_size=8).digest(), "little")
+
+
+def _content(row: dict[str, Any], names: tuple[str, ...]) -> int:
+    """64 bits of what stands under these names; a picture is told by its path."""
+    return _hash(json.dumps([row.get(name) or None for name in names]))
+
+
+def _found(told: np.ndarray, name: str) -> int | None:
+    """The content that goes with an id."""
+    place = np.searchsorted(told[:, 0], np.uint64(_hash(name)))
+    return int(told[place, 1]) if place < len(told) and told[place, 0] == _hash(name) else None
 
 
 class _Queries:
@@ -182,21 +214,23 @@ class _Queries:
         self.place, self.source = place, source
         self.union, split = shard.part.startswith("union_"), shard.part.removeprefix("union_")
         self.split, self.training = SPLITS[split], split == "train"
-        self.seen: set[str] = set()  # of a union
+        self.seen: dict[str, int] = {}  # of a union, with the content
+        self.again = _Again("queries that stand there more than once")
         self.judged = set() if self.training else _judged(place, split, shard.file)
 
     def rows(self, line: int, row: dict[str, Any]) -> list[Row]:
         unread(row, QUERY)
         name = _id(row["qid"], QUERIES_EACH)
+        content = _content(row, ASKED)
         if name in self.seen:
-            return []
+            return self.again.take(name, line, content, self.seen[name])
         item = _item(self.place, name, row.get("query_txt"), row.get("query_img_path"), row["query_modality"], self.source, line)
         task = _task(row.get("task_id"))
         if task and task.partition("->")[0] != item.modality.letters:
             raise Trouble("bad task", f"task_id {row['task_id']} is {task}, and the query has {item.modality.letters}")
         told = [] if name in self.judged else self._lists(name, row, line)
         if self.union:
-            self.seen.add(name)
+            self.seen[name] = content
         return [Query(item, self.split, task), *told]
 
     def _lists(self, name: str, row: dict[str, Any], line: int) -> list[Row]:
@@ -213,11 +247,17 @@ class _Queries:
 
 def _judged(place: Place, split: str, file: str) -> set[str]:
     """The ids of queries that the qrels of a file, or else of its split, name."""
-    stem = re.sub(rf"{ROWS}$", "", file.rpartition("/")[2])
+    stem = re.sub(rf"(?i){ROWS}$", "", file.rpartition("/")[2])
     named = [f"qrels/{split}/{stem}_qrels.txt"]
     files = named if named[0] in place.sizes else place.files(rf"qrels/{split}/[^/]+\.txt")
-    lines = (text.split(maxsplit=1) for qrels in files for _, text in place.lines(Shard(qrels)) if isinstance(text, str))
-    return {_id(columns[0], QUERIES_EACH) for columns in lines}
+    found: set[str] = set()
+    for qrels in files:
+        with suppress(Unreadable):  # is told where the qrels are read
+            for _, text in place.lines(Shard(qrels)):
+                if isinstance(text, str) and (columns := text.split(maxsplit=1)):  # and so is what is no line of them
+                    with suppress(ValueError):
+                        found.add(_id(columns[0], QUERIES_EACH))
+    return found
 
 
 def _judgement(text: str, source: str, line: int) -> Judgement:
@@ -241,7 +281,7 @@ def _prompts(text: str) -> Iterable[Prompt]:
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:
-    shelf, left = Shelf(corpus), Counter()
+    shelf, left = Shelf(corpus), Counter({"triples": unheld(corpus)["triples"]})
     wanted: dict[tuple[str, str], int] = {}  # the task of each data set that wants candidates of a modality
     with Files(target) as files:
         for query, split, task, judgements in shelf.queries():
@@ -270,7 +310,6 @@ def write(target: Path, corpus: Path) -> Counter[str]:
             }
             files.row(f"cand_pool/local/mbeir_{_name(item.id)}{task}_cand_pool.jsonl", row | {"src_content": None})
         _write_prompts(files, shelf, left)
-        left["triples"] += sum(1 for _ in shelf.triples())
     return +left
 
 

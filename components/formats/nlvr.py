@@ -28,7 +28,7 @@ def shards(place: Place) -> list[Shard]:
 
 def read(place: Place, shard: Shard) -> Iterator[Row]:
     source, split = place.source(shard.file), place.split(shard.file)
-    stem = shard.file.rpartition("/")[2].removesuffix(".parquet")
+    stem = shard.file.rpartition("/")[2].rpartition(".")[0]
 
     def parse(line: int, row: dict[str, Any]) -> Iterable[Row]:
         if not isinstance(row["label"], bool) or not row["image"] or not row["image_name"]:

@@ -1,4 +1,4 @@
-"""A source where the user has it: a folder or a file, local or at a URI, read in pieces and never as a whole.
+"""A source where the user has it: a folder or a file, local or at a URI (reach.py), read in pieces and never as a whole.
 
 Pieces (`Shard`) are what Ray reads side by side. Whatever is read has a line: of a text file the line, of Parquet the row, of a tar
 the member, each from 1.
@@ -22,12 +22,13 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from mirepoix.components.formats import reach
 from mirepoix.components.formats.rows import Trouble, Unreadable, split_of
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import refuse_credentials
 
 SHARD_BYTES = 64 << 20
-_SPACE, _GAP = re.compile(r"\s*"), re.compile(r"[\s,]*")
+_SPACE, _GAP, _ENDING = re.compile(r"\s*"), re.compile(r"[\s,]*"), re.compile(r"\.\w+(\.gz)?$", re.I)
 LONGEST_LINE = 256 << 20  # a base64 picture is one line
 TABLE_BYTES = 16 << 20  # of Parquet rows that are held at a time, about
 LARGEST_FILE = 1 << 30  # of one picture; what is too large for training is curation's to say
@@ -60,29 +61,30 @@ class Place:
     def _opened(self) -> tuple[pafs.FileSystem, str, str]:
         """The file system, the folder in it, and the one file if the path is a file."""
         filesystem, root = self._filesystem(self.path)
-        try:
+        with self._reached():
             info = filesystem.get_file_info(root)
-        except OSError as error:
-            raise self._unreachable(error) from error
         if info.type == pafs.FileType.NotFound:
             raise Refused(f"there is no corpus at {self.path!r}; give a folder, a file, or a URI such as s3://bucket/corpus")
-        if info.is_file:
+        if info.is_file and not ("://" in self.path and self.path.endswith("/")):
             folder, _, file = root.rpartition("/")
             return filesystem, folder, file
         return filesystem, root, ""
 
     def _filesystem(self, path: str) -> tuple[pafs.FileSystem, str]:
-        try:
+        with self._reached():
             if "://" in path:
-                filesystem, root = pafs.FileSystem.from_uri(path)
-                return filesystem, root.rstrip("/")
+                return reach.filesystem_of(path)
             return pafs.LocalFileSystem(), str(Path(path).expanduser().resolve())
-        except (OSError, pa.ArrowInvalid) as error:
-            raise self._unreachable(error) from error
 
-    def _unreachable(self, error: Exception) -> Refused:
-        reason = str(error).splitlines()[0]
-        return Refused(f"corpus {self.path!r} cannot be reached ({reason}); give a folder or a URI such as s3://bucket/corpus")
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # a missing package, an unknown scheme, and each file system's own way to say that nobody answers
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise Refused(
+                f"corpus {self.path!r} cannot be reached ({reason}); give a folder or a URI such as s3://bucket/corpus"
+            ) from error
 
     @property
     def home(self) -> str:
@@ -95,28 +97,24 @@ class Place:
     @cached_property
     def sizes(self) -> dict[str, int]:
         """The size of every file by its name, in the order of names; what is hidden is left out."""
-        return {name: info.size for name, info in self._infos.items()}
+        return {name: info.size or 0 for name, info in self._infos.items()}
 
     @cached_property
     def _infos(self) -> dict[str, pafs.FileInfo]:
         filesystem, root, only = self._opened
-        try:
-            found = (
-                [filesystem.get_file_info(f"{root}/{only}")] if only else filesystem.get_file_info(pafs.FileSelector(root, recursive=True))
-            )
-        except OSError as error:
-            raise self._unreachable(error) from error
+        with self._reached():
+            found = [filesystem.get_file_info(f"{root}/{only}")] if only else reach.infos(filesystem, root)
         named = {info.path[len(root) :].lstrip("/"): info for info in found if info.is_file}
         return {name: named[name] for name in sorted(named) if not any(step.startswith(".") for step in name.split("/"))}
 
     def fingerprint(self, files: Iterable[str]) -> str:
         """Names, sizes and times of files in one line."""
-        return "; ".join(f"{name} {self._infos[name].size} {self._infos[name].mtime_ns}" for name in files)
+        return "; ".join(f"{name} {self.sizes[name]} {reach.version(self._opened[0], self._infos[name])}" for name in files)
 
     def files(self, *patterns: str) -> list[str]:
-        """The files whose names match any of the regular expressions as a whole, in the order of names; without patterns all."""
+        """The files whose names, with their endings in small letters, match any of the regular expressions as a whole; all without one."""
         compiled = [re.compile(pattern) for pattern in patterns]
-        return [name for name in self.sizes if not compiled or any(pattern.fullmatch(name) for pattern in compiled)]
+        return [name for name in self.sizes if not compiled or any(pattern.fullmatch(_ENDING.sub(_lowered, name)) for pattern in compiled)]
 
     def split(self, file: str) -> str:
         """The split that a file's name speaks of, or else the last word of the folder that it is in; train where neither speaks of one."""
@@ -134,17 +132,23 @@ class Place:
         return filesystem.open_input_file(f"{root}/{file}")
 
     def stream(self, file: str, start: int = 0) -> BinaryIO:
-        """The bytes of a file in order from a place on, unpacked if its name ends in .gz."""
+        """The bytes of a file in order from a place on, unpacked if its name says that it is packed."""
         raw = self.open(file)
-        if file.endswith(".gz"):
+        if is_packed(file):
             assert not start, "a packed file is read from its beginning"
             return BufferedReader(_Unpacked(raw, self.source(file)), 1 << 20)
+        if start:
+            try:
+                raw.seek(start)
+                raw.read(1)  # only now is a server asked for it
+            except ValueError as error:
+                raise Unreadable(f"{self.source(file)} cannot be read from byte {start} on ({error}); download it first") from error
         raw.seek(start)
         return BufferedReader(raw, 1 << 20)
 
     def shards(self, file: str, part: str = "") -> list[Shard]:
         """A text file in pieces of whole lines; a packed one, or one that is a single JSON value, is one piece."""
-        if file.endswith(".gz") or self.sizes[file] <= SHARD_BYTES or self.is_array(file):
+        if is_packed(file) or self.sizes[file] <= SHARD_BYTES or self.is_array(file):
             return [Shard(file, part)]
         pieces, start, line = [], 0, 1
         with self.open(file) as stream:
@@ -266,7 +270,7 @@ class Place:
         with self.open(file) as stream:
             try:
                 yield pq.ParquetFile(stream)
-            except (pa.ArrowException, OSError) as error:
+            except (pa.ArrowException, OSError, ValueError) as error:  # the last of a server that gives no part of a file
                 words = f"cannot be read as Parquet ({str(error).splitlines()[0]}); mend it or leave it out"
                 raise Unreadable(f"{self.source(file)} {words}") from error
 
@@ -303,6 +307,20 @@ class Place:
     @cached_property
     def _pictures(self) -> tuple[pafs.FileSystem, str]:
         return self._filesystem(self.images) if self.images else self._opened[:2]
+
+
+def is_ending(file: str, *endings: str) -> bool:
+    """Whether the name of a file ends in one of these, in letters of any size."""
+    return file.lower().endswith(endings)
+
+
+def is_packed(file: str) -> bool:
+    """Whether a file is packed with gzip, as its name says."""
+    return is_ending(file, ".gz", ".tgz")
+
+
+def _lowered(ending: re.Match[str]) -> str:
+    return ending[0].lower()
 
 
 class Blocks:

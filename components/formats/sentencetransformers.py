@@ -5,9 +5,11 @@ second what answers it, the others do not answer.
     anchor, text, label                             1: it answers, 0: it does not; rows with equal anchors are one query
     anchor, texts, labels                           lists of documents and of 1 and 0
 
-A cell is a text, the path of a picture (without white space, with a picture's ending), a picture ({"bytes", "path"}), an object with any of
-text, image and video, or chat messages, whose system message is the instruction. Columns called label, labels, score and scores are no
-input. A similarity between 0 and 1 says of no pair that it answers, so such rows are faults.
+A list in the second column without labels are all answers; where that is the only column of documents and has scores, nothing says which
+of them answer, and the row is a fault, as one with an empty text is. A cell is a text, the path of a picture (without white space, with a
+picture's ending), a picture ({"bytes", "path"}), an object with any of text, image and video, or chat messages, whose system message is the
+instruction. Columns called label, labels, score and scores are no input. A similarity between 0 and 1 says of no pair that it answers, so
+such rows are faults. What has a column for a picture and one for a passage or an answer is taken for ViD2R, unless the format is named.
 """
 
 import json
@@ -22,6 +24,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mirepoix.components.formats import vid2r
 from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Judgement, Query, Row, Trouble, rowwise
 from mirepoix.components.formats.sides import (
@@ -60,7 +63,9 @@ def detect(place: Place) -> bool:
 
 
 def _looks(names: list[str]) -> bool:
-    return len(names) > 1 and bool(FIRST.fullmatch(names[0])) and all(OTHERS.fullmatch(name) for name in names[1:])
+    if len(names) < 2 or vid2r.looks(names):
+        return False
+    return bool(FIRST.fullmatch(names[0])) and all(OTHERS.fullmatch(name) for name in names[1:])
 
 
 def shards(place: Place) -> list[Shard]:
@@ -88,8 +93,10 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
             raise Trouble("empty side", inputs[1])
         if label is not None and not set(label) <= {0, 1}:
             label, score = None, label
+        if label is None and score is not None and len(documents) == len(others[0]) > 1:
+            raise Trouble("bad row", f"{inputs[1]} has {len(documents)} documents with scores, and nothing says which of them answer")
         scores = scores_of(score, len(documents), "scores")
-        answers = label or [1] + [0] * (len(documents) - 1)
+        answers = label or [1] * len(others[0]) + [0] * (len(documents) - len(others[0]))
         if len(answers) != len(documents):
             raise Trouble("bad row", f"{len(answers)} labels for {len(documents)} documents")
         shown = [Shown(document, value) for document, value in zip(documents, scores, strict=True)]
@@ -123,11 +130,11 @@ def _cell(place: Place, value: Any, name: str) -> list[Item]:
             return [side(images=(picture(place, value),))] if any(value.values()) else []
         unread(without_audio(value), ("text", "image", "video"))
         parts = text_of(value.get("text")), pictures(place, value.get("image")), frames(place, value.get("video"))
-        return [side(*parts)] if any(parts) else []
+        return [side(*parts, what=name)] if any(cell is not None for cell in value.values()) else []
+    if value is None:
+        return []
     text = text_of(value)
-    if PICTURE.fullmatch(text):
-        return [side(images=(place.picture(text),))]
-    return [side(text)] if text else []
+    return [side(images=(place.picture(text),)) if PICTURE.fullmatch(text) else side(text, what=name)]
 
 
 def _messages(place: Place, messages: list[Any], name: str) -> Item:

@@ -8,12 +8,15 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from mirepoix.components.formats.place import Place, Shard
-from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, nameless
+from mirepoix.components.formats.place import Place, Shard, is_ending
+from mirepoix.components.formats.rows import Candidate, Judgement, Notice, Query, Row, Trouble, nameless
 from mirepoix.models.item import Item
 
 ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # what `datasets` writes beside its rows
 
+# What may hold rows, and what stands beside them and holds none.
+ROWS = r"(?i:.*?\.((?:json|jsonl|ndjson|csv|tsv|txt|parquet|arrow|feather|tar|tgz|zip|lance|h5|npz?|pkl)(?:\.(?:gz|zst|bz2|xz|lz4|zip))?))"
+BESIDE = re.compile(r"(readme|licen[cs]e|notice|changelog|requirements)\b.*|manifest\.json|" + "|".join(map(re.escape, ABOUT)), re.I)
 FIRST = 100  # records in which the first object is looked for
 LARGEST_SCORE = 3e38  # that 32 bits hold
 
@@ -28,17 +31,28 @@ def data_files(place: Place, *endings: str) -> list[str]:
 def pieces(place: Place, files: Iterable[str], part: str = "") -> list[Shard]:
     """The pieces of text and Parquet files alike."""
     return [
-        shard for file in files for shard in (place.parquet_shards(file, part) if file.endswith(".parquet") else place.shards(file, part))
+        shard for file in files for shard in (place.parquet_shards(file, part) if is_ending(file, ".parquet") else place.shards(file, part))
     ]
 
 
 def records(place: Place, shard: Shard, rows: int = 256) -> Iterator[tuple[int, Any]]:
     """The rows of a piece of a text or Parquet file as dicts, with their numbers."""
-    if not shard.file.endswith(".parquet"):
+    if not is_ending(shard.file, ".parquet"):
         yield from place.records(shard)
         return
     for number, table in place.tables(shard, rows=rows):
         yield from enumerate(table.to_pylist(), number)
+
+
+def unused(place: Place, shards: Iterable[Shard]) -> list[Notice]:
+    """What of a source looks like rows and is in none of its pieces, told once for each ending."""
+    taken = {shard.file for shard in shards}
+    left: dict[str, list[str]] = {}
+    for file in place.files(ROWS):
+        if file not in taken and not BESIDE.fullmatch(file.rpartition("/")[2]):
+            left.setdefault(re.fullmatch(ROWS, file)[1].lower(), []).append(file)
+    more = {ending: f" and {len(files) - 1} more of .{ending}" if len(files) > 1 else "" for ending, files in left.items()}
+    return [Notice(place.source(files[0]), f"not read{more[ending]}: the format has no such file here") for ending, files in left.items()]
 
 
 def columns(place: Place, file: str) -> list[str]:
@@ -54,7 +68,7 @@ def obstacle(place: Place, file: str) -> str:
 def _begun(place: Place, file: str) -> tuple[list[str], str]:
     wrong = ""
     try:
-        if file.endswith(".parquet"):
+        if is_ending(file, ".parquet"):
             return place.schema(file).names, ""
         for line, record in islice(place.records(Shard(file)), FIRST):
             if isinstance(record, dict):
@@ -126,7 +140,18 @@ def pictures(place: Place, value: Any) -> tuple[bytes, ...]:
     """The pictures of a cell that holds none, one or a list."""
     if value is None or value in ("", []):
         return ()
-    return tuple(picture(place, cell) for cell in (value if isinstance(value, list) else [value]))
+    found: list[bytes] = []
+    missing: list[str] = []
+    for cell in value if isinstance(value, list) else [value]:
+        try:
+            found.append(picture(place, cell))
+        except Trouble as trouble:
+            if trouble.reason != "missing picture":
+                raise
+            missing.append(trouble.detail)
+    if missing:  # all of them are to be found, so all are told
+        raise Trouble("missing picture", ", ".join(missing))
+    return tuple(found)
 
 
 def frames(place: Place, value: Any) -> tuple[bytes, ...]:

@@ -1,13 +1,14 @@
 """WebDataset: tars in which the files of one sample stand side by side and share their name up to the first dot.
 
     <name>-000000.tar    000123.jpg (jpeg, png, webp, gif, bmp, tif), 000123.txt (a caption), 000123.json (what else is known)
-    <name>-000000.tar.gz the same, packed
+    <name>-000000.tar.gz the same, packed; or .tgz
 
 Of the JSON are read: `caption`, `captions`, `text` or `texts` (a text or a list), `label` or `labels` where there is no caption (in
 words: the number of a class says nothing), and `key` or `id`, by which img2dataset and our own writer name a sample so that no other
 has its name. A sample without them is named after its tar, since most writers count anew in each. What comes of a picture with captions
 is told in captions.py. Nothing is unpacked; members that are links or devices, or lie outside, make their sample a fault, and endings
-that nothing here reads are told of once for each tar. A packed tar is read by one worker, as any tar is.
+that nothing here reads are told of once for each tar. A packed tar is read by one worker, as any tar is. A file of several tars, one
+behind the other, cannot be read past the first: give each by itself.
 """
 
 import io
@@ -35,13 +36,13 @@ from mirepoix.components.formats.captions import (
     texts_of,
     unsaid,
 )
-from mirepoix.components.formats.place import CLIPS, LARGEST_FILE, Place, Shard
+from mirepoix.components.formats.place import CLIPS, LARGEST_FILE, Place, Shard, is_ending, is_packed
 from mirepoix.components.formats.rows import Notice, Row, Trouble, Unreadable, rowwise
 from mirepoix.components.formats.sides import id_of
 
 NAME = "webdataset"
 WHAT = "WebDataset: tars of pictures with captions"
-FILES = r".*\.tar(\.gz)?"
+FILES = r".*\.(tar(\.gz)?|tgz)"
 LARGEST_TEXT = 16 << 20
 PER_TAR, BYTES_PER_TAR = 10_000, 1 << 30
 
@@ -66,7 +67,8 @@ def shards(place: Place) -> list[Shard]:
 
 def read(place: Place, shard: Shard) -> Iterator[Row]:
     source, split = place.source(shard.file), place.split(shard.file)
-    tar = re.sub(r"\s", "_", shard.file.rpartition(".")[0])  # "a" of a.tar and "a.tar" of a.tar.gz: they may differ
+    # "a" of a.tar, "a.tar" of a.tar.gz, and a.tgz itself: they may differ.
+    tar = re.sub(r"\s", "_", shard.file if is_ending(shard.file, ".tgz") else shard.file.rpartition(".")[0])
     told: set[str] = set()
 
     def parse(line: int, sample: Sample) -> Iterable[Row]:
@@ -83,7 +85,7 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
             raise Trouble("missing picture", f"{sample.key} has {', '.join(sample.members) or 'nothing'}; its members stand side by side")
         captions = [text for name in CAPTIONS for text in texts_of(about.get(name))]
         alone = _text(sample.members.get("txt"))
-        if alone and alone not in map(str.strip, captions):  # most writers have it in both
+        if alone and _bare(alone) not in map(_bare, captions):  # most writers have it in both
             captions.insert(0, alone)
         labels = () if captions else [text for name in LABELS if not isinstance(about.get(name), int) for text in texts_of(about.get(name))]
         for name, data in pictures.items():
@@ -141,14 +143,18 @@ def _members(place: Place, shard: Shard) -> Iterator[tuple[int, str, bytes | Tro
                 path = member.name.removeprefix("./")
                 if not member.isdir() and not any(re.match(r"\.[^.]", step) for step in path.split("/")):  # hidden
                     yield number, path, _content(tar, member, path)
-            # A tar ends with blocks of zeros; tarfile takes any end for the end.
-            cut = not shard.file.endswith(".gz") and any(place.bytes(shard.file, tar.offset, tarfile.BLOCKSIZE) or b"cut")
+            # A tar ends with blocks of zeros; tarfile takes any end for the end, and the first one for the last.
+            cut = not is_packed(shard.file) and any(place.bytes(shard.file, tar.offset, tarfile.BLOCKSIZE) or b"cut")
+            more = any(any(block) for block in iter(lambda: tar.fileobj.read(1 << 20), b""))
     except Unreadable as error:
         raise Unreadable(str(error), number + 1) from error
-    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
         raise Unreadable(f"{place.source(shard.file)} cannot be read as a tar ({error}); mend it or leave it out", number + 1) from error
     if cut:
         words = f"ends within the tar, after member {number}; it was cut off or damaged"
+        raise Unreadable(f"{place.source(shard.file)} {words}", number + 1)
+    if more:
+        words = f"goes on behind the end of its tar, after member {number}; give each tar in it as a file of its own"
         raise Unreadable(f"{place.source(shard.file)} {words}", number + 1)
 
 
@@ -185,6 +191,11 @@ def _text(content: bytes | None) -> str:
         return (content or b"").decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
         raise Trouble("bad row", "the caption is not UTF-8") from error
+
+
+def _bare(text: str) -> str:
+    """A caption without what surrounds it, also the mark that begins many a text file."""
+    return re.sub(r"\A[\s\ufeff]+|\s+\Z", "", text)
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:

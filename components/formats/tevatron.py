@@ -32,7 +32,7 @@ from mirepoix.components.formats.sides import (
     unread,
     without_audio,
 )
-from mirepoix.components.formats.writing import Files, fits, split_file, unworded
+from mirepoix.components.formats.writing import Files, fits, split_file, unheld, unworded
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, content_hash
 
@@ -117,7 +117,7 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:
-    shelf, left = Shelf(corpus), Counter()
+    shelf, left = Shelf(corpus), unheld(corpus)
     with Files(target) as files:
         for item in shelf.candidates():
             cells = _cells(files, unworded(item, left))
@@ -132,8 +132,6 @@ def write(target: Path, corpus: Path) -> Counter[str]:
             for told in judgements:
                 left["grades of relevance"] += told["relevance"] not in (0, 1)
                 left["scores of a teacher"] += told["score"] is not None
-        for part, rows in (("triples", shelf.triples()), ("prompts", shelf.prompts())):
-            left[part] += sum(1 for _ in rows)
     return +left
 
 

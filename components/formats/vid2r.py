@@ -13,7 +13,7 @@ picture as the path names it, so that whoever makes passages can leave a folder 
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,13 @@ PLACEHOLDER = "<image>"
 
 def detect(place: Place) -> bool:
     """A first record with a question, a picture, and a passage or an answer."""
-    for file in data_files(place, "json", "jsonl")[:4]:
-        there = set(columns(place, file))
-        if "question" in there and there & set(NAMES["image"]) and there & {*NAMES["doc"], *NAMES["answer"]}:
-            return True
-    return False
+    return any(looks(columns(place, file)) for file in data_files(place, "json", "jsonl")[:4])
+
+
+def looks(names: Collection[str]) -> bool:
+    """Whether a record with these names is about a picture as ViD2R's are."""
+    question, image, *answers = (not set(names).isdisjoint(known) for known in NAMES.values())
+    return question and image and any(answers)
 
 
 def shards(place: Place) -> list[Shard]:

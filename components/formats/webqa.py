@@ -25,12 +25,11 @@ from typing import Any
 
 import numpy as np
 
-from mirepoix.components.corpus import part_rows
 from mirepoix.components.formats.place import LONGEST_LINE, Blocks, Place, Shard
 from mirepoix.components.formats.rows import Candidate, Judgement, Query, Row, Trouble, Unreadable, rowwise, split_of
 from mirepoix.components.formats.shelf import Shelf
 from mirepoix.components.formats.sides import id_of, list_of, text_of, unread
-from mirepoix.components.formats.writing import Files, fits
+from mirepoix.components.formats.writing import Files, fits, unheld
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 
@@ -77,7 +76,7 @@ def read(place: Place, shard: Shard) -> Iterator[Row]:
         case "qrels":
             return rowwise("qrels", source, place.lines(shard), lambda line, text: [_judgement(text, source, line)])
     records = _keyed(place, shard.file) if kind == "keyed" else place.records(shard)
-    split, judged = split_of(shard.file), shard.file.replace(".json", "_qrels.txt") in place.sizes
+    split, judged = split_of(shard.file), f"{shard.file[: -len('.json')]}_qrels.txt" in place.sizes
     return rowwise("queries", source, records, lambda line, row: _question(row, split, judged, source, line))
 
 
@@ -277,7 +276,7 @@ _GAP, _COLON = re.compile(r"[\s,{]*"), re.compile(r"\s*:\s*")
 
 def write(target: Path, corpus: Path) -> Counter[str]:
     """All files of it but WebQA's own; returns the count of what has no place in them."""
-    left: Counter[str] = Counter({part: rows for part in ("triples", "prompts") if (rows := part_rows(corpus, part))})
+    left: Counter[str] = unheld(corpus)
     shelf, pictures, start = Shelf(corpus), set(), 0
     target.mkdir(parents=True, exist_ok=True)
     with Files(target) as files, ExitStack() as stack:

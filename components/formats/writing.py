@@ -90,6 +90,11 @@ class Example:
             yield self.positives[number % len(self.positives)], negative
 
 
+def unheld(corpus: Path) -> Counter[str]:
+    """How many triples and prompts a corpus has, for which most formats have no place."""
+    return Counter({part: rows for part in ("triples", "prompts") if (rows := part_rows(corpus, part))})
+
+
 def unworded(item: Item, left: Counter[str]) -> Item:
     """A candidate without the instruction that it may have, which is counted."""
     left["instructions of candidates"] += bool(item.instruction)
@@ -115,7 +120,7 @@ def examples(corpus: Path, left: Counter[str], scored: bool = False, worded: boo
         else:
             left["queries without an answer"] += 1
     left["candidates that no query names"] += part_rows(corpus, "corpus") - len(named)
-    left.update({part: rows for part in ("triples", "prompts") if (rows := part_rows(corpus, part))})
+    left.update(unheld(corpus))
 
 
 def scored(example: Example, format: str) -> bool:

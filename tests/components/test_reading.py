@@ -208,3 +208,18 @@ def test_what_is_judged_twice_reaches_curation(tmp_path):
     assert [(texts[row["item_id"]], row["relevance"]) for row in part(found, "qrels")] == [("b", 1), ("b", 0), ("c", 0)]
     rows = found.outcome.rows
     assert (rows.read, rows.written, rows.merged, rows.rejected) == (8, 6, 2, 0)
+
+
+@pytest.mark.parametrize("name", ["lang=en", "beir+en", "a=beir+en"])
+def test_a_path_that_is_there_is_a_path_whatever_it_looks_like(tmp_path, monkeypatch, name):
+    lay(tmp_path / name, {"train.jsonl": [PAIR]})
+    monkeypatch.chdir(tmp_path)
+    for entry in (name, f"mine=flagembedding+{name}"):
+        (source,) = reading.opened((entry,))
+        assert (source.place.name, source.place.path, source.format) == ("mine" if entry != name else name, name, "flagembedding")
+
+
+def test_files_that_look_like_rows_and_are_not_read_are_told(tmp_path):
+    folder = lay(tmp_path / "in", {"train.jsonl": [PAIR], "x.jsonl.zst": b"x", "y.jsonl.zst": b"y"})
+    notice = {"source": "in/x.jsonl.zst", "detail": "not read and 1 more of .jsonl.zst: the format has no such file here"}
+    assert bring(tmp_path, folder).outcome.tables["notices"] == [notice]

@@ -72,6 +72,25 @@ def test_a_word_that_only_begins_like_a_lead_in_stays():
     assert rule("Yes men are shown around the table of the old king").text.startswith("Yes men")
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "No-one is standing beside the old wooden fence",
+        "Sure-footed goats climb on the old wooden fence",
+        "No.1 is written on the shirt of the tall player",
+        "Certainly-shaped stones lie beside the old fence",
+        "In the picture-perfect town there is an old fence",
+    ],
+)
+def test_a_word_or_a_number_that_a_lead_in_is_part_of_stays_whole(said):
+    assert rule(said, lower_case=False).text == said
+
+
+@pytest.mark.parametrize("lead", ["No - ", "Yes- ", "Yes\u2014", "No \u2013 ", "Sure \u2014", "Certainly "])
+def test_a_lead_in_ends_at_a_dash_or_at_a_sign_with_white_space(lead):
+    assert rule(lead + LONG).text == "A" + LONG[1:]
+
+
 def test_a_short_answer_gets_the_nouns_of_its_question_in_brackets():
     said = rule("Sleeping soundly.", "What is the dog near the wooden fence doing?", min_characters=10)
     assert said == Answer("Sleeping soundly (dog, wooden, fence)", "Sleeping soundly.")

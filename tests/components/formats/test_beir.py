@@ -4,7 +4,7 @@ import pytest
 
 from mirepoix.components.formats import beir
 from mirepoix.components.formats.place import Place
-from mirepoix.components.formats.rows import Candidate, Judgement, Notice, Query
+from mirepoix.components.formats.rows import Candidate, Judgement, Notice, Prompt, Query, Triple
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.formats.kit import corpus_of, counted, faults, lay, picture, rows_of
@@ -131,7 +131,9 @@ def test_what_beir_cannot_hold_is_refused(tmp_path, item, split, says):
 
 def test_what_is_written_is_beir_to_the_letter(tmp_path):
     rows = [Candidate(Item("d", "dé")), Query(Item("q", "q"), "validation"), Judgement("q", "d", 2, 0.5)]
-    assert beir.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows)) == {"scores of a teacher": 1}
+    rows += [Prompt("t->t", "Find it."), Triple(Item("t", "what ?", (picture(1),)), "train", "it")]
+    left = {"scores of a teacher": 1, "prompts": 1, "triples": 1}
+    assert beir.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows)) == left
     assert (tmp_path / "out/corpus.jsonl").read_text() == '{"_id": "d", "title": "", "text": "dé"}\n'
     assert (tmp_path / "out/queries.jsonl").read_text() == '{"_id": "q", "text": "q", "metadata": {}}\n'
     assert (tmp_path / "out/qrels/dev.tsv").read_text() == HEADER + "q\td\t2\n"

@@ -7,6 +7,7 @@ import pytest
 from mirepoix.components.formats import folder
 from mirepoix.components.formats.place import Place, Shard
 from mirepoix.components.formats.rows import Candidate, Judgement, Notice, Query, Unreadable, nameless
+from mirepoix.components.reading import FORMATS
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.formats.kit import corpus_of, faults, lay, meaning, picture, rows_of
@@ -237,3 +238,38 @@ def test_captions_that_cannot_be_read_say_from_which_line_on(tmp_path, text, lin
     with pytest.raises(Unreadable) as broken:
         list(folder.read(place, Shard("captions.csv")))
     assert broken.value.line == line
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("labels.csv", "image,caption\na.png,one\n"),
+        ("x/Labels.TSV", "path\ttext\nb.jpg\tone\n"),
+        ("train.jsonl", [{"image": "a.png", "text": "one", "width": 4}]),
+        ("CAPTIONS.CSV", "file,text\na.png,one\n"),
+    ],
+)
+def test_captions_under_another_name_are_known_by_their_columns(tmp_path, name, content):
+    assert [text for _, text in asked(read(tmp_path, {**SHOWN, name: content}))] == ["one"]
+    assert [form for form, module in FORMATS.items() if module.detect(Place(str(tmp_path)))] == ["folder"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("sizes.csv", "image,width\na.png,4\n"),
+        ("said.csv", "caption\none\n"),
+        ("cut.csv", 'image,caption,"x'),
+        ("train.jsonl", [{"docid": "a", "text": "one", "image": "a.png"}]),
+        ("train.jsonl", [{"anchor": "one", "image": "a.png", "text": "two"}]),
+    ],
+)
+def test_a_table_that_says_nothing_of_pictures_or_is_of_another_format_is_no_file_of_captions(tmp_path, name, content):
+    place = Place(str(lay(tmp_path, {**SHOWN, name: content})))
+    assert not folder.detect(place) and name not in {shard.file for shard in folder.shards(place)}
+    captions = lay(tmp_path, {"captions.csv": "file,text\na.png,one\n"})
+    assert len(asked(rows_of(folder, captions))) == 1 and folder.detect(Place(str(captions)))
+
+
+def test_a_table_without_pictures_is_not_taken_for_their_captions(tmp_path):
+    assert not folder.detect(Place(str(lay(tmp_path, {"labels.csv": "image,caption\na.png,one\n"}))))

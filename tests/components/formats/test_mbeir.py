@@ -8,7 +8,7 @@ import pytest
 from mirepoix.components.formats import mbeir
 from mirepoix.components.formats.mbeir import CANDIDATES_EACH, QUERIES_EACH, hashed, unhashed
 from mirepoix.components.formats.place import Place
-from mirepoix.components.formats.rows import Candidate, Judgement, Prompt, Query
+from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Notice, Prompt, Query
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.formats.kit import corpus_of, counted, faults, lay, picture, rows_of
@@ -90,6 +90,8 @@ def test_the_union_is_read_where_there_is_no_folder_of_the_split_and_its_repeats
     rows = rows_of(mbeir, lay(tmp_path / "one", union))
     assert told(rows) == [("9:1", "9:1", 1), ("9:2", "9:1", 1)]
     assert sum(isinstance(row, Query) for row in rows) == 2
+    notice = "queries that stand there more than once: 1, the first in line 3; they are read once"
+    assert [row.detail for row in rows if isinstance(row, Notice)] == [notice]
     both = rows_of(mbeir, lay(tmp_path / "two", union | {TRAIN: [query("9:3", ["9:1"])]}))
     assert told(both) == [("9:3", "9:1", 1)]
 
@@ -97,10 +99,14 @@ def test_the_union_is_read_where_there_is_no_folder_of_the_split_and_its_repeats
 def test_a_candidate_of_a_local_pool_is_not_read_from_a_global_one(tmp_path):
     files = {
         LOCAL: [text("9:1"), text(90000002)],
-        GLOBAL: [text("9:2"), text("9:1", "again"), text("9:3")],
+        GLOBAL: [text("9:2"), text("9:1"), text("9:3")],
         "cand_pool/global/mbeir_union_train_cand_pool.jsonl": [text("9:3"), text("9:4")],
     }
-    found = [(row.item.id, row.item.source.split("/")[2], row.named) for row in rows_of(mbeir, lay(tmp_path / "s", files))]
+    rows = rows_of(mbeir, lay(tmp_path / "s", files))
+    assert [(row.source, row.detail) for row in rows if isinstance(row, Notice)] == [
+        (f"s/{GLOBAL}", "candidates that a local pool has too: 2, the first in line 1; they are read once")
+    ]
+    found = [(row.item.id, row.item.source.split("/")[2], row.named) for row in rows if isinstance(row, Candidate)]
     assert found == [
         ("9:1", "local", True),
         ("9:2", "local", True),
@@ -116,7 +122,7 @@ def test_local_pools_are_read_once_for_all_pieces_of_a_global_one_and_again_when
     opened = counted(monkeypatch, "records")
 
     def found():
-        return [row.item.id for shard in pieces for row in mbeir.read(Place(str(folder)), shard)]
+        return [row.item.id for shard in pieces for row in mbeir.read(Place(str(folder)), shard) if isinstance(row, Candidate)]
 
     pieces = [shard for shard in mbeir.shards(Place(str(folder))) if shard.part == "global"]
     assert len(pieces) > 2 and found() == [f"9:{number}" for number in range(2, 9)]
@@ -253,3 +259,27 @@ def test_a_local_pool_that_is_cut_off_costs_the_global_one_nothing(tmp_path):
     place = Place(str(lay(tmp_path, {f"{LOCAL}.gz": pool, GLOBAL: [text("8:1")]})))
     (shard,) = [shard for shard in mbeir.shards(place) if shard.part == "global"]
     assert [row.item.id for row in mbeir.read(place, shard)] == ["8:1"]
+
+
+@pytest.mark.parametrize("change", [{"txt": "another"}, {"img_path": "red.png", "modality": "image,text"}])
+def test_a_candidate_of_a_global_pool_that_differs_from_that_of_a_local_one_is_a_fault(tmp_path, change):
+    rows = rows_of(mbeir, lay(tmp_path / "s", {LOCAL: [text("9:1")], GLOBAL: [text(90000001) | change, text("9:2")], "red.png": RED}))
+    assert faults(rows) == [(f"s/{GLOBAL}", 1, "duplicate id")]
+    assert [row.item.id for row in rows if isinstance(row, Candidate)] == ["9:1", "9:2"]
+
+
+@pytest.mark.parametrize("change", [{"query_txt": "another"}, {"pos_cand_list": ["9:2"]}, {"neg_cand_list": ["9:3"]}, {"task_id": 0}])
+def test_a_query_that_a_union_repeats_otherwise_is_a_fault(tmp_path, change):
+    file = "query/union_train/mbeir_union_up_train.jsonl"
+    rows = rows_of(mbeir, lay(tmp_path / "s", {file: [query("9:1", ["9:1"]), query("9:1", ["9:1"]) | change]}))
+    assert [(row.line, row.reason, row.detail) for row in rows if isinstance(row, Fault)] == [
+        (2, "duplicate id", "9:1 has another content than before")
+    ]
+    assert told(rows) == [("9:1", "9:1", 1)]
+
+
+def test_lines_of_qrels_that_name_nothing_are_faults_and_cost_the_queries_nothing(tmp_path):
+    qrels = f"\u00a0\n9:1 0 9:1 1 1\n{'9' * 5000} 0 9:1 1 1\n"
+    rows = rows_of(mbeir, lay(tmp_path / "s", {"query/test/a.jsonl": [query("9:1", ["9:2"])], "qrels/test/a_qrels.txt": qrels}))
+    assert faults(rows) == [("s/qrels/test/a_qrels.txt", line, "bad row") for line in (1, 3)]
+    assert told(rows) == [("9:1", "9:1", 1)]

@@ -63,6 +63,9 @@ def test_labelled_pairs_of_another_file_are_queries_of_their_own(tmp_path):
         ({"anchor": "q", "positive": "a", "negative": "b", "label": [2, 0.5]}, [("a", 1, 2.0), ("b", 0, 0.5)]),
         ({"anchor": "q", "text": "a", "label": 1, "score": 0.75}, [("a", 1, 0.75)]),
         ({"anchor": "q", "text": "a", "score": 1}, [("a", 1, None)]),
+        ({"anchor": "q", "positive": ["a", "b"], "negative": "c"}, [("a", 1, None), ("b", 1, None), ("c", 0, None)]),
+        ({"anchor": "q", "positives": ["a", "b"]}, [("a", 1, None), ("b", 1, None)]),
+        ({"anchor": "q", "positive": ["a", "b"], "negative": "c", "score": [3, 2, 1]}, [("a", 1, 3.0), ("b", 1, 2.0), ("c", 0, 1.0)]),
         ({"score": [3.0, 1.0], "anchor": "q", "positive": "a", "negative_1": "b", "negative_2": None}, [("a", 1, 3.0), ("b", 0, 1.0)]),
     ],
 )
@@ -109,6 +112,9 @@ GOOD = {"anchor": "q", "positive": "p", "negative": "n"}
         ({"anchor": None}, "empty side"),
         ({"positive": " "}, "empty side"),
         ({"positive": {"text": "", "image": None}}, "empty side"),
+        ({"negative": "  "}, "empty side"),
+        ({"negative": ["n", ""]}, "empty side"),
+        ({"negative": {"text": " "}}, "empty side"),
         ({"anchor": ["q", "r"]}, "bad row"),
         ({"anchor": 3}, "bad row"),
         ({"positive": "gone.png"}, "missing picture"),
@@ -134,6 +140,8 @@ def test_each_fault_stands_at_its_row(tmp_path, change, reason):
         {"anchor": "q", "positive": "p", "negative": "n", "label": 0.7},
         {"anchor": "q", "positive": "p", "negative": "n", "score": [1.0]},
         {"anchor": "q", "texts": ["a", "b"], "labels": [1]},
+        {"anchor": "q", "texts": ["a", "b"], "labels": [2.5, 0.5]},
+        {"anchor": "q", "texts": ["a", "b"], "scores": [2.5, 0.5]},
         {"anchor": "q", "score": 1},
     ],
 )

@@ -1,7 +1,10 @@
 """Placeholders leave a text without touching the rest of it, and rows of one example hang together."""
 
+import gzip
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,3 +189,45 @@ def test_what_datasets_writes_about_its_files_is_no_data(tmp_path):
 def test_a_file_is_known_by_the_first_object_among_its_first_records(tmp_path, content, found, wrong):
     place = Place(str(lay(tmp_path, {"a.json": content})))
     assert (sides.columns(place, "a.json"), sides.obstacle(place, "a.json")) == (found, wrong)
+
+
+def test_all_pictures_of_a_cell_that_are_missing_are_told(tmp_path):
+    place = Place(str(lay(tmp_path, {"a.png": RED})))
+    with pytest.raises(Trouble) as raised:
+        pictures(place, ["gone.png", "a.png", "lost.png"])
+    assert (raised.value.reason, raised.value.detail) == ("missing picture", "gone.png, lost.png")
+
+
+def test_files_that_may_hold_rows_and_are_in_no_piece_are_told_by_their_endings(tmp_path):
+    names = (
+        "train.jsonl",
+        "more.jsonl.zst",
+        "x/MORE.JSONL.ZST",
+        "b.tgz",
+        "b.NDJSON",
+        "a.png",
+        "README.txt",
+        "dataset_info.json",
+        ".x.json",
+    )
+    place = Place(str(lay(tmp_path, dict.fromkeys(names, b"x"))), "mine")
+    assert [(notice.source, notice.detail) for notice in sides.unused(place, [Shard("train.jsonl")])] == [
+        ("mine/b.NDJSON", "not read: the format has no such file here"),
+        ("mine/b.tgz", "not read: the format has no such file here"),
+        ("mine/more.jsonl.zst", "not read and 1 more of .jsonl.zst: the format has no such file here"),
+    ]
+    assert not sides.unused(place, [Shard(name) for name in names])
+
+
+@pytest.mark.parametrize("name", ["MORE.JSONL", "more.Jsonl.GZ", "more.jsonl.gz"])
+def test_endings_may_be_in_capitals(tmp_path, name):
+    content = b'{"a": 1}\n'
+    place = Place(str(lay(tmp_path, {name: gzip.compress(content) if name.lower().endswith(".gz") else content})))
+    assert [list(place.records(shard)) for shard in sides.pieces(place, sides.data_files(place, "jsonl"))] == [[(1, {"a": 1})]]
+
+
+def test_parquet_with_its_ending_in_capitals_is_read(tmp_path):
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "ROWS.PARQUET")
+    place = Place(str(tmp_path))
+    (shard,) = sides.pieces(place, sides.data_files(place, "parquet"))
+    assert sides.columns(place, shard.file) == ["a"] and list(sides.records(place, shard)) == [(1, {"a": 1})]

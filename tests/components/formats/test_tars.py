@@ -8,8 +8,8 @@ import tarfile
 import pytest
 
 from mirepoix.components.formats import tars
-from mirepoix.components.formats.place import Place
-from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Notice, Query, nameless
+from mirepoix.components.formats.place import Place, Shard
+from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Notice, Query, Unreadable, nameless
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.formats.kit import corpus_of, faults, lay, meaning, picture, rows_of
@@ -209,3 +209,28 @@ def test_a_caption_that_is_empty_is_a_fault_and_its_picture_a_candidate(tmp_path
     assert faults(rows) == [("mine/cc-000.tar", 1, "empty side"), ("mine/cc-000.tar", 3, "empty side")]
     assert candidates(rows) == [f"cc-000/{n}.image" for n in (1, 2, 3, 4)]
     assert [row.item.text for row in rows if isinstance(row, Query) and row.item.text] == ["one"]
+
+
+@pytest.mark.parametrize("name", ["cc.tar", "cc.tar.gz"])
+def test_a_file_of_several_tars_is_refused_behind_the_first(tmp_path, name):
+    whole = [tar((f"{n}.png", RED), (f"{n + 1}.png", RED)) for n in range(2)]
+    content = b"".join(map(gzip.compress, whole)) if name.endswith(".gz") else b"".join(whole)
+    rows = tars.read(Place(str(lay(tmp_path, {name: content})), "mine"), Shard(name))
+    assert candidates([next(rows)]) == ["cc" + name[2:-3] * name.endswith(".gz") + "/0.image"]
+    with pytest.raises(Unreadable, match=rf"^mine/{name} goes on behind the end of its tar, after member 2; give each") as refused:
+        list(rows)
+    assert refused.value.line == 3
+
+
+def test_endings_may_be_short_and_in_capitals(tmp_path):
+    one = tar(("0.png", RED))
+    rows = rows_of(tars, lay(tmp_path, {"a.tgz": gzip.compress(one), "b.TAR": one, "c.Tar.GZ": gzip.compress(one)}))
+    assert candidates(rows) == ["a.tgz/0.image", "b/0.image", "c.Tar/0.image"]
+
+
+@pytest.mark.parametrize("caption", ["\ufeffa star", "\ufeff\ufeff a star", " \ufeffa star"])
+def test_a_caption_that_begins_with_a_mark_of_order_is_one_caption(tmp_path, caption):
+    rows = read(tmp_path / "in", ("0.png", RED), ("0.json", {"caption": caption}), ("0.txt", caption))
+    assert [row.item.text for row in rows if isinstance(row, Query) and row.item.text] == [caption]
+    tars.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
+    assert meaning(rows_of(tars, tmp_path / "out")) == meaning(rows)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mirepoix.components.formats import vid2r
+from mirepoix.components.formats import sentencetransformers, vid2r
 from mirepoix.components.formats.place import Place
 from mirepoix.components.formats.rows import Candidate, Fault, Judgement, Query, Triple, nameless
 from mirepoix.models.errors import Refused
@@ -114,8 +114,10 @@ def test_each_kind_of_fault_stands_at_its_line(tmp_path):
 
 
 def test_it_is_known_by_its_first_record(tmp_path):
-    for number, record in enumerate([WHOLE, {"question": "?", "img_path": "1.png", "response": "x"}]):
-        assert vid2r.detect(Place(str(lay(tmp_path / str(number), {"x.json": json.dumps([record])}))))
+    others = {"query": "?", "image": "1.png", "passage": "x", "answer": "y"}
+    for number, record in enumerate([WHOLE, {"question": "?", "img_path": "1.png", "response": "x"}, others]):
+        place = Place(str(lay(tmp_path / str(number), {"x.json": json.dumps([record])})))
+        assert vid2r.detect(place) and not sentencetransformers.detect(place)
     for number, record in enumerate(
         [{"query": "?", "pos": ["x"], "neg": []}, {"question": "?", "answer": "x"}, {"query": {}, "candidate": {}}]
     ):
