@@ -1,14 +1,15 @@
 """What a language model has answered already, and what may still be spent on asking it.
 
 A reply is kept under the hash of what was asked, of the model and of the parameters, in a folder or URI that outlives the run: it is
-written whole or not at all, so that a kill at any moment loses what is in flight and no more. What a run has paid for is told beside it in
-the stage's scratch, so that the budget of a killed run goes on where it was.
+written whole or not at all, so that a kill at any moment loses what is in flight and no more. Each request that was sent is noted in the
+stage's scratch with what it cost, whether it was answered or not, so that the budget of a killed run goes on where it was.
 """
 
 import hashlib
 import json
 import os
 import re
+import secrets
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 from mirepoix.serving import store
 
-_PAID = re.compile(r"[0-9a-f]{64}-(\d+)")
+_PAID = re.compile(r"[0-9a-f]+-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,7 @@ class Desk:
             return None
 
     def keep(self, key: str, reply: Reply) -> None:
-        """Keeps a reply that was paid for."""
-        store.write(store.join(self._paid, f"{key}-{reply.cost}"), b"")
+        """Keeps a reply for every run to come."""
         store.write(self._place(key), json.dumps(asdict(reply), ensure_ascii=False).encode())
 
     def _place(self, key: str) -> str:
@@ -107,3 +107,7 @@ class Desk:
         """Gives back what was reserved, and takes what was paid."""
         self._reserved -= reserved
         self.tokens += paid
+
+    def note(self, paid: int) -> None:
+        """Notes a request that was sent and what it cost, for the run that goes on after a kill."""
+        store.write(store.join(self._paid, f"{secrets.token_hex(16)}-{paid}"), b"")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 import httpx
 
@@ -23,10 +23,11 @@ from mirepoix.components.desk import Desk, Reply
 from mirepoix.components.prompts import Request
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
-from mirepoix.serving.store import refuse_credentials
 
 _LARGEST_REPLY = 4 << 20  # bytes; a longer one is no passage
 _UNSENT = (httpx.PoolTimeout, httpx.WriteTimeout, httpx.WriteError, httpx.ProxyError, httpx.LocalProtocolError, httpx.UnsupportedProtocol)
+_SECRET = re.compile("key|token|secret|password|sig$", re.IGNORECASE)
+"""Names in a URL's query of what is no one else's business."""
 _HOPELESS = {301, 302, 303, 307, 308, 401, 403, 404, 405}
 
 
@@ -34,7 +35,7 @@ _HOPELESS = {301, 302, 303, 307, 308, 401, 403, 404, 405}
 class EndpointConfig:
     """An OpenAI-compatible endpoint."""
 
-    url: str = option("http://127.0.0.1:8000/v1", "what stands before /chat/completions")
+    url: str = option("http://127.0.0.1:8000/v1", "what stands before /chat/completions; a query such as ?api-version=1 stays behind it")
     model: str = option("", "the model's name there")
     key_variable: str | None = option(None, "name of the environment variable that holds the key; null: no key is sent")
     temperature: float | None = option(0.0, "0 is the likeliest answer; null: not sent, for models that take none")
@@ -47,9 +48,7 @@ class EndpointConfig:
     longest_wait_s: float = option(60.0, "the longest wait; an endpoint that asks for a longer one has failed")
 
     def __post_init__(self) -> None:
-        refuse_credentials(self.url)
-        if urlsplit(self.url).scheme not in ("http", "https") or not urlsplit(self.url).hostname:
-            raise Refused(f"the endpoint's url is {self.url!r}; give one such as https://host/v1")
+        _refuse_url(self.url)
         if self.length_field not in ("max_tokens", "max_completion_tokens"):
             raise Refused(f"the endpoint's length_field is {self.length_field!r}; give max_tokens or max_completion_tokens")
         if min(self.max_new_tokens, self.concurrency) < 1 or self.retries < 0:
@@ -79,6 +78,8 @@ class Endpoint:
             raise Refused("the endpoint's model is not named; set passages.written.writer.model to the model's name there")
         self.config = config
         self.key = _key(config.key_variable)
+        told = urlsplit(config.url)
+        self.address = urlunsplit((told.scheme, told.netloc, f"{told.path.rstrip('/')}/chat/completions", told.query, ""))
         self.parameters: dict[str, Any] = {config.length_field: config.max_new_tokens}
         if config.temperature is not None:
             self.parameters["temperature"] = config.temperature
@@ -203,6 +204,7 @@ class _Line:
                 self.desk.settle(most, paid)
                 async with self._settled:
                     self._settled.notify_all()
+                await asyncio.to_thread(self.desk.note, paid)
             if not reply.failure:
                 await asyncio.to_thread(self.desk.keep, key, reply)
             return reply
@@ -213,7 +215,7 @@ class _Line:
         try:
             async with (
                 asyncio.timeout(self.config.timeout_s),
-                self._client.stream("POST", f"{self.config.url.rstrip('/')}/chat/completions", json=body) as answer,
+                self._client.stream("POST", self._endpoint.address, json=body) as answer,
             ):
                 content = bytearray()
                 async for chunk in answer.aiter_bytes():
@@ -260,10 +262,27 @@ class _Line:
         return text.replace(self._endpoint.key, "***") if self._endpoint.key else text
 
 
+def _refuse_url(url: str) -> None:
+    """Refuses what is no URL of an endpoint, or has a key in it."""
+    if re.match("[^/?#]*(//)?[^/?#]*@", url) or any(_SECRET.search(name) for name, _ in parse_qsl(url.partition("?")[2])):
+        raise Refused(
+            "the endpoint's url has a key, a user or a password in it, and is written into reports; give it without, "
+            "and as key_variable the name of the environment variable that holds the key"
+        )
+    example = "give one such as https://host/v1"
+    try:
+        told, _ = urlsplit(url), httpx.URL(url)
+        (told.hostname or "").encode("idna"), told.port  # which are refused when they are asked for
+    except (ValueError, httpx.InvalidURL) as error:
+        raise Refused(f"the endpoint's url is {url!r} ({error}); {example}") from error
+    if told.scheme not in ("http", "https") or not told.hostname:
+        raise Refused(f"the endpoint's url is {url!r}; {example}")
+
+
 def _place(url: str) -> str:
-    """The URL without what may be secret in it: a user, a password, a query."""
+    """The URL as far as it tells who answers: the host in small letters, and no query."""
     told = urlsplit(url)
-    return urlunsplit((told.scheme, told.netloc.rpartition("@")[2].lower(), told.path.rstrip("/"), "", ""))
+    return urlunsplit((told.scheme, told.netloc.lower(), told.path.rstrip("/"), "", ""))
 
 
 def _key(variable: str | None) -> str:
@@ -272,6 +291,8 @@ def _key(variable: str | None) -> str:
     key = os.environ.get(variable, "").strip()
     if not key:
         raise Refused(f"the endpoint's key_variable is {variable!r}, and the environment has no such variable, or an empty one; set it")
+    if not (key.isascii() and key.isprintable()):
+        raise Refused(f"the environment variable {variable}, the endpoint's key_variable, has a character that no key has; set it anew")
     return key
 
 

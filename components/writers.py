@@ -79,6 +79,7 @@ class Local:
             return Reply(failure="budget")
         reply = self._generated(request, int(key[:15], 16))
         desk.settle(most, reply.cost)
+        desk.note(reply.cost)
         if not reply.failure:
             desk.keep(key, reply)
         return reply
@@ -227,6 +228,7 @@ class Engine:
         for row in processor(ray.data.from_arrow_refs(blocks)).iter_rows():
             reply = _reply(row, self.config.max_new_tokens)
             desk.settle(asked[row["key"]], reply.cost)
+            desk.note(reply.cost)
             if reply.failure:
                 failed[row["key"]] = reply
             else:

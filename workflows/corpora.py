@@ -6,14 +6,14 @@ import sys
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time
-from typing import Any
+from typing import TypeVar
 
 import pyarrow.compute as pc
 import ray
@@ -28,14 +28,16 @@ from mirepoix.components.pairs import PairsConfig, untrainable
 from mirepoix.components.reading import FORMATS, Source, is_small, opened
 from mirepoix.components.sources import SourcesConfig
 from mirepoix.models.errors import Refused
-from mirepoix.serving.store import Context, Outcome
+from mirepoix.serving.store import Context
 from mirepoix.workflows.cluster import private_cluster
 from mirepoix.workflows.progress import Display, Note
 
-HUNG = ("answer was rejected", "query was rejected", "no answer is left")
+UNANSWERED = "no answer is left"
+HUNG = ("answer was rejected", "query was rejected", UNANSWERED)
 """Reasons of rows that only hung on one that is rejected."""
 UNJOINED = {"unknown item": ("corpus",), "unknown query": ("queries",), "duplicate id": ("corpus", "queries")}
 """Reasons of judgements that may do, if what they name in these parts is rejected and not merely missing."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, order=True)
@@ -74,7 +76,7 @@ class Findings:
         for split, tasks in sorted(self.queries.items()):
             lines.append(f"queries     {split}: " + ", ".join(f"{task} {count:,}" for task, count in sorted(tasks.items())))
         lines.append("judgements  " + (", ".join(f"{kind} {count:,}" for kind, count in self.judgements.items()) or "none"))
-        lines += [f"left aside  {told['source']}: {told['detail']}" for told in self.notices]
+        lines += _aside(self.notices)
         for what, faults in (("merged", self.copies), ("rejected", self.faults)):
             reasons = Counter((fault.part, fault.reason) for fault in faults)
             lines += [f"{what:<11} {count:,} of {part}: {reason}" for (part, reason), count in reasons.most_common()]
@@ -103,7 +105,7 @@ class Plan:
 
 
 def validate(plan: Plan) -> Findings:
-    """Reads and curates the sources as a run would, and throws the result away."""
+    """Reads and curates the sources as a run would, with what can be read where a run would stop, and throws the result away."""
     config, rules, seed = plan.sources, plan.curate, plan.seed
     named = opened(config.path, config.format, config.images)
     workers = nullcontext() if ray.is_initialized() else private_cluster()
@@ -111,14 +113,17 @@ def validate(plan: Plan) -> Findings:
         read, kept = Path(scratch) / "read", Path(scratch) / "kept"
         refusal, notices = "", []
         try:
-            notices = _staged("reading", read, partial(sources.work, config=config), seed).tables["notices"]
-            kept, refusal = _curated(read, rules, seed)
+            outcome, refusal = _staged("reading", read, partial(sources.brought, config=config), seed)
+            notices = outcome.tables["notices"]
         except Refused as error:  # what led to it stands in the rejects
             if not part_files(read, "rejects"):
                 raise
             refusal = str(error)
+        else:
+            kept, stop = _curated(read, rules, seed)
+            refusal = refusal or stop
         refusal = refusal or _untrainable(kept, {"adapt": plan.pairs.adapt_tasks, "instruct": plan.pairs.instruct_tasks})
-        faults = _faults(read, named) + _faults(kept, named)
+        faults = _told(_faults(read, named), _faults(kept, named))
         candidates: Counter[str] = Counter()
         for table in part_tables(kept, "corpus", ["text", "images", "video"]):
             candidates.update(code.letters for code in modalities(table))
@@ -136,6 +141,13 @@ def validate(plan: Plan) -> Findings:
     forms = {source.place.name: source.format for source in named}
     plain = {split: dict(tasks) for split, tasks in queries.items()}
     return Findings(rest, _hung(rest), copies, forms, dict(candidates), plain, dict(judged), notices, refusal)
+
+
+def _told(read: list[Fault], curated: list[Fault]) -> list[Fault]:
+    """The faults of both stages; where a file breaks off, queries may have their answers in the rest of it, and are not told for that."""
+    if any(fault.reason == "unreadable" for fault in read):
+        curated = [fault for fault in curated if UNANSWERED not in (fault.reason, fault.detail)]
+    return read + curated
 
 
 def _curated(read: Path, rules: CurateConfig, seed: int) -> tuple[Path, str]:
@@ -189,7 +201,12 @@ def _hung(faults: list[Fault]) -> int:
     return hung + sum(fault.reason in HUNG or (fault.reason == "no answer" and fault.id in deprived) for fault in faults)
 
 
-def _staged(name: str, folder: Path, work: Any, seed: int) -> Outcome:
+def _aside(notices: list[dict[str, str]]) -> list[str]:
+    """Notices as lines."""
+    return [f"left aside  {told['source']}: {told['detail']}" for told in notices]
+
+
+def _staged(name: str, folder: Path, work: Callable[[Context], T], seed: int) -> T:
     """A stage's work outside of a run, with its progress shown."""
     folder.mkdir()
     ray_data = logging.getLogger(ray.data.__name__)  # here it would speak into our lines; in a run it speaks into Ray's logs
@@ -261,8 +278,8 @@ def converted(config: SourcesConfig, form: str, target: Path) -> int:
         if target.is_dir():
             target.rmdir()
         draft.rename(target)
-    for fault in faults:
-        print(fault, file=sys.stderr)
+    for line in (*faults, *_aside(outcome.tables["notices"])):
+        print(line, file=sys.stderr)
     counts = ", ".join(f"{name} {count:,.0f}" for name, count in outcome.metrics.items())
     print(f"{target}: {form}; {counts}")
     for what, count in left.items():

@@ -97,7 +97,7 @@ REASONS = {
     "bad JSON": "the line is no JSON object",
     "bad row": "a field is missing or of the wrong type",
     "bad id": "the id is empty or has white space",
-    "bad task": "the task is not of the form it->t",
+    "bad task": "the task is not of the form it->t, or no answer is what it asks for",
     "bad split": "the split is empty",
     "missing picture": "the file of a picture is not there or cannot be read",
     "URL": "a picture is given by a URL; nothing is fetched, so download it first",

@@ -43,16 +43,18 @@ class Endpoint:
         self.asked: list[dict[str, Any]] = []  # bodies, as they came
         self.times: list[float] = []
         self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
         self.now = self.most = 0  # requests in flight
         self._lock = threading.Lock()
         self.url = ""
 
-    def take(self, body: dict[str, Any], headers: dict[str, str]) -> Answer:
+    def take(self, body: dict[str, Any], headers: dict[str, str], path: str) -> Answer:
         with self._lock:
             times = sum(known == body for known in self.asked)  # that it was asked before
             self.asked.append(body)
             self.times.append(time.monotonic())
             self.headers.append(headers)
+            self.paths.append(path)
             self.now += 1
             self.most = max(self.most, self.now)
         return self.answer(body, times)
@@ -68,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         endpoint: Endpoint = self.server.endpoint
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        answer = endpoint.take(body, dict(self.headers))
+        answer = endpoint.take(body, dict(self.headers), self.path)
         try:
             time.sleep(answer.after)
             content = answer.body

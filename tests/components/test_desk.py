@@ -83,11 +83,12 @@ def test_nothing_is_spent_where_nothing_may_be(tmp_path):
 
 def test_what_a_killed_run_has_paid_counts_for_the_run_that_goes_on(tmp_path):
     kept = desk(tmp_path, max_requests=3, max_tokens=1000)
-    for n in range(2):
+    for paid in (50, 50, 0):  # the last was not answered
         kept.reserve(100)
-        kept.keep(kept.key([{"role": "user", "content": str(n)}]), Reply("x", 20, 30))
+        kept.settle(100, paid)
+        kept.note(paid)
     again = desk(tmp_path, max_requests=3, max_tokens=1000)
-    assert (again.requests, again.tokens) == (2, 100)
+    assert (again.requests, again.tokens) == (kept.requests, kept.tokens) == (3, 100) and again.reserve(1) is False
     other = desk(tmp_path, "another", max_requests=3)
     assert (other.requests, other.tokens) == (0, 0)
 
@@ -97,6 +98,7 @@ def test_a_kill_at_any_moment_leaves_whole_replies_alone(tmp_path):
         from mirepoix.components.desk import Desk, Reply, SpendingConfig
         desk = Desk(SpendingConfig(cache={str(tmp_path / "cache")!r}), {str(tmp_path / "scratch")!r}, {MODEL!r})
         for n in range(100000):
+            desk.note(2)
             desk.keep(desk.key([str(n)]), Reply("word " * 20000, 1, 1))
     """
     writer = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], cwd=Path(__file__).parents[2])

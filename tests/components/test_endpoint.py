@@ -188,10 +188,10 @@ def test_a_model_of_the_same_name_at_another_place_is_another_model(tmp_path):
         assert len(one.asked) == 3 and len(other.asked) == 6
 
 
-def test_a_place_is_known_without_what_is_secret_of_its_url():
+def test_a_place_is_known_by_its_path_and_not_by_what_stands_behind_it():
     plain = config("https://host:8000/v1").build(0).identity
     assert plain["url"] == "https://host:8000/v1"
-    for url in ("https://HOST:8000/v1/", "https://user@host:8000/v1", "https://host:8000/v1?token=s3cret#part"):
+    for url in ("https://HOST:8000/v1/", "https://host:8000/v1?api-version=1#part"):
         assert config(url).build(0).identity == plain
     assert config("https://host:8000/other/v1").build(0).identity != plain
 
@@ -226,6 +226,21 @@ def test_a_reply_without_usage_counts_as_dear_as_it_might_be(tmp_path):
     with endpoint(lambda body, times: Answer("x y", usage=None)) as server:
         _, desk = replies(server, tmp_path, asks(1))
     assert desk.tokens == asks(1)[0].most_tokens + 400
+
+
+def test_a_resumed_budget_goes_on_where_it_was_though_the_endpoint_tells_no_usage(tmp_path):
+    most = asks(1)[0].most_tokens + 400
+    with endpoint(lambda body, times: Answer("x y", usage=None)) as server:
+        for _ in range(2):
+            _, desk = replies(server, tmp_path, asks(9), {"max_tokens": 4 * most + 9})
+    assert len(server.asked) == 4 and (desk.requests, desk.tokens) == (4, 4 * most)
+
+
+def test_a_resumed_budget_counts_what_failed_and_what_was_sent_again(tmp_path):
+    with endpoint(lambda body, times: Answer(status=503 if row(body) else 400)) as server:
+        for _ in range(3):
+            replies(server, tmp_path, asks(2), {"max_requests": 7}, concurrency=1, retries=2)
+    assert len(server.asked) == 7  # 1 declined and 3 tries of the other, then 1 and 2
 
 
 NOTHING_READ = {
@@ -308,15 +323,37 @@ def test_a_key_that_is_not_there_is_refused_before_anything_is_asked(monkeypatch
     "change, message",
     [
         ({"url": "host:8000/v1"}, "give one such as https://host/v1"),
-        ({"url": "http://me:secret@host/v1"}, "with a key in it"),
+        ({"url": "http://me:secret@host/v1"}, "has a key, a user or a password in it.*key_variable"),
+        ({"url": "http:me:secret@host/v1"}, "has a key, a user or a password in it"),
+        ({"url": "http://me@host/v1"}, "has a key, a user or a password in it"),
+        ({"url": "https://host/v1?api-key=secret"}, "has a key, a user or a password in it"),
+        ({"url": "http://127.0.0.1:99999/v1"}, "Port out of range.*give one such as https://host/v1"),
+        ({"url": "http://[::1/v1"}, "Invalid IPv6 URL.*give one such as https://host/v1"),
+        ({"url": "http://a..b/v1"}, "label empty.*give one such as https://host/v1"),
+        ({"url": "http://host\n/v1"}, "non-printable.*give one such as https://host/v1"),
         ({"concurrency": 0}, "at least 1"),
         ({"timeout_s": 0.0}, "above 0"),
         ({"length_field": "length"}, "max_completion_tokens"),
     ],
 )
 def test_what_cannot_be_right_is_refused(change, message):
-    with pytest.raises(Refused, match=message):
+    with pytest.raises(Refused, match=message) as refused:
         config(**{"url": "http://x/v1", **change})
+    assert "secret" not in str(refused.value) and "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("key", ["schl\u00fcssel", "one\ntwo"])
+def test_a_key_that_no_header_can_hold_is_refused_and_not_told(monkeypatch, key):
+    monkeypatch.setenv("MY_KEY", key)
+    with pytest.raises(Refused, match=r"variable MY_KEY, .* has a character that no key has; set it anew") as refused:
+        config("http://x/v1", key_variable="MY_KEY").build(0)
+    assert key not in str(refused.value)
+
+
+def test_a_query_stays_behind_the_path(tmp_path):
+    with endpoint(echo) as server:
+        (found,), _ = replies(f"{server.url}/deployments/x/?api-version=2024-10-21", tmp_path, asks(1))
+    assert found.text == "told of row 0" and server.paths == ["/v1/deployments/x/chat/completions?api-version=2024-10-21"]
 
 
 def test_a_model_without_a_name_is_refused():

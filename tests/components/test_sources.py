@@ -1,5 +1,6 @@
 """A corpus is brought in whole: what is missing is filled, what is wrong is rejected with its place, what cannot be read is refused."""
 
+import gzip
 import json
 import os
 
@@ -289,6 +290,69 @@ def test_pieces_are_read_by_ray_to_the_same_rows_in_the_same_order(tmp_path, ray
         for part in ("corpus", "queries", "qrels"):
             assert read_part(there.folder, part) == read_part(here.folder, part), part
         assert there.outcome.rows == here.outcome.rows
+
+
+def legacy(query, name, text):
+    return {"query_id": query, "query": f"what of {query} ?", "positive_passages": [{"docid": name, "text": text}], "negative_passages": []}
+
+
+def test_one_id_with_two_texts_is_a_fault_wherever_they_stand_and_so_is_what_is_judged_of_the_other(tmp_path):
+    lines(tmp_path / "in" / "train-0.jsonl", [legacy("q1", "d1", "boil water first"), legacy("q2", "d2", "the same")])
+    others = [legacy("q3", "d2", "the same"), legacy("q4", "d1", "a painter of Delft"), legacy("q5", "d1", "a painter of Delft")]
+    lines(tmp_path / "in" / "train-1.jsonl", others)
+    found = bring(tmp_path, tmp_path / "in")
+    judged = [(row["query_id"], row["item_id"]) for row in read_part(found.folder, "qrels").to_pylist()]
+    assert judged == [("q1", "d1"), ("q2", "d2"), ("q3", "d2")] and found.outcome.rows.merged == 1
+    lost = [("corpus", "d1", 2), ("qrels", "q4 d1", 2), ("qrels", "q5 d1", 3), ("queries", "q4", 2), ("queries", "q5", 3)]
+    reasons = {"corpus": "duplicate id", "qrels": "duplicate id", "queries": "no answer"}
+    assert rejects(found) == [(part, name, reasons[part], "in/train-1.jsonl", line) for part, name, line in lost]
+
+
+def test_an_id_of_a_second_pool_with_another_text_is_a_fault(tmp_path):
+    for name, text in (("a", "one"), ("b", "two")):
+        lines(tmp_path / "in" / "cand_pool" / "global" / f"{name}.jsonl", [{"did": "9:1", "txt": text, "modality": "text"}])
+    lines(tmp_path / "in" / "query" / "train" / "t.jsonl", [mbeir_query(1, ["9:1"], None)])
+    found = bring(tmp_path, tmp_path / "in")
+    assert rejects(found) == [("corpus", "9:1", "duplicate id", "in/cand_pool/global/b.jsonl", 1)]
+    assert [row["text"] for row in read_part(found.folder, "corpus").to_pylist()] == ["one"]
+
+
+def mbeir_query(number, answers, task):
+    return {"qid": f"9:{number}", "query_txt": f"asked {number}", "query_modality": "text", "pos_cand_list": answers, "task_id": task}
+
+
+def test_a_task_that_no_answer_bears_out_is_a_fault_and_one_among_others_is_not(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"png")
+    pool = [{"did": "9:1", "txt": "a text", "modality": "text"}, {"did": "9:2", "img_path": "a.png", "modality": "image"}]
+    lines(tmp_path / "in" / "cand_pool" / "local" / "c.jsonl", pool)
+    asked = [(1, ["9:1"], 0), (2, ["9:1", "9:2"], 0), (3, ["9:2", "9:1"], None)]  # 0 is t->i
+    asked = [mbeir_query(*told) for told in asked] + [mbeir_query(4, ["9:2"], 0) | {"neg_cand_list": ["9:1"]}]
+    lines(tmp_path / "in" / "query" / "train" / "t.jsonl", asked)
+    found = bring(tmp_path, tmp_path / "in")
+    judged = {(row["query_id"], row["item_id"], row["relevance"]) for row in read_part(found.folder, "qrels").to_pylist()}
+    both = {(f"9:{query}", item, 1) for query in (2, 3) for item in ("9:1", "9:2")}
+    assert judged == both | {("9:4", "9:2", 1), ("9:4", "9:1", 0)}
+    (told,) = read_part(found.folder, "rejects").to_pylist()
+    assert (told["part"], told["id"], told["reason"], told["line"]) == ("qrels", "9:1 9:1", "bad task", 1)
+    assert told["detail"] == "the query's task asks for i, which none of its answers is; this one is t"
+
+
+def test_what_can_be_read_is_joined_though_a_file_of_another_source_cannot(tmp_path):
+    whole = write_plain(tmp_path / "a", **plain_corpus(qrels=[{"query_id": "q1", "item_id": name} for name in ("d1", "d9")]))
+    torn = lines(tmp_path / "b" / "corpus.jsonl", [{"_id": "d1", "text": "a star"}]).parent
+    (torn / "queries.jsonl.gz").write_bytes(gzip.compress(b'{"_id": "q2", "text": "a late one"}\n' * 99)[:-9])
+    lines(torn / "queries.jsonl", [{"_id": "q1", "text": "which ?"}])
+    (torn / "qrels").mkdir()
+    (torn / "qrels" / "train.tsv").write_text("q1\td1\t1\nq9\td1\t1\n")
+    lent = context(tmp_path / "out")
+    outcome, refusal = sources.brought(lent, SourcesConfig(path=(str(whole), str(torn))))
+    assert refusal.startswith("b/queries.jsonl.gz cannot be unpacked") and part_files(lent.folder, "queries")
+    judged = [(row["query_id"], row["item_id"]) for row in read_part(lent.folder, "qrels").to_pylist()]
+    assert judged == [("a/q1", "a/d1"), ("b/q1", "b/d1")]
+    told = [(row["reason"], row["id"]) for row in read_part(lent.folder, "rejects").to_pylist()]
+    assert told == [("unreadable", "queries.jsonl.gz"), ("unknown item", "a/q1 a/d9")], "b/q9 may stand in what is torn off"
+    assert outcome.rows.read == outcome.rows.written + outcome.rows.rejected
 
 
 def row(number, size=0):

@@ -98,6 +98,13 @@ def test_a_budget_ends_a_local_run_too(causal, tmp_path):
     assert [reply.failure for reply in found] == ["", "", "budget"]
 
 
+def test_a_budget_goes_on_where_a_killed_run_was(causal, tmp_path):
+    _, first = written(LocalConfig(str(causal), max_new_tokens=4), tmp_path, max_requests=2)
+    found, again = written(LocalConfig(str(causal), max_new_tokens=4), tmp_path, max_requests=2)
+    assert [reply.failure for reply in found] == ["", "", "budget"]
+    assert (again.requests, again.tokens) == (2, sum(reply.cost for reply in found)) == (first.requests, first.tokens)
+
+
 def test_a_prompt_that_the_model_cannot_hold_is_declined_alone(causal, tmp_path):
     found, _ = written(LocalConfig(str(causal), max_new_tokens=4), tmp_path, [ASKS[0], Request("s", "word " * 300), ASKS[1]])
     assert [reply.failure for reply in found] == ["", "declined", ""] and "the model takes 200" in found[1].detail

@@ -1,5 +1,6 @@
 """`validate` names every row that training would not use, by file and line; `convert` writes what it read, or nothing."""
 
+import gzip
 import io
 import json
 import random
@@ -297,6 +298,36 @@ def test_a_corpus_of_nothing_usable_tells_its_faults_and_why_a_run_would_stop(tm
     assert f"{path}:1: bad JSON" in out and f"{path}:2: empty side" in out and "a run would stop: the corpus at" in err
 
 
+def test_a_file_that_breaks_off_hides_no_fault_elsewhere(tmp_path, capsys, ray_cluster):
+    home = tmp_path / "mbeir"
+    for name, content in (("good", picture("good")), ("broken", picture("broken")[:200]), ("huge", _claims(60_000))):
+        (home / f"{name}.png").parent.mkdir(exist_ok=True)
+        (home / f"{name}.png").write_bytes(content)
+    shown = [{"did": f"9:{n}", "img_path": f"{name}.png", "modality": "image"} for n, name in enumerate(("good", "broken", "huge"))]
+    pool = lines(home / "cand_pool" / "local" / "a.jsonl", shown)
+    rows = b"".join(json.dumps({"did": f"9:{n}", "txt": f"text {n}", "modality": "text"}).encode() + b"\n" for n in range(3, 500))
+    (home / "cand_pool" / "local" / "b.jsonl.gz").write_bytes(gzip.compress(rows)[:-40])
+    told = {"query_modality": "text", "neg_cand_list": []}
+    asked = [(1, "a dark picture", "9:0", 0), (2, "noise", "9:1", 0), (3, "a late text", "9:499", 1), (4, "", "9:0", 0)]
+    asked = [{**told, "qid": f"9:{n}", "query_txt": text, "pos_cand_list": [name], "task_id": task} for n, text, name, task in asked]
+    queries = lines(home / "query" / "train" / "t.jsonl", asked)
+    assert main(["validate", str(home)]) == 1
+    out, err = capsys.readouterr()
+    found = sorted(line.partition(": ")[::2] for line in out.splitlines())
+    (torn,) = [place for place, reason in found if reason.startswith("unreadable")]
+    assert torn.startswith(f"{home}/cand_pool/local/b.jsonl.gz:")
+    reasons = {(place, reason.partition(":")[0].partition(" (")[0]) for place, reason in found if place != torn}
+    assert reasons == {
+        (f"{pool}:2", "damaged"),
+        (f"{pool}:3", "too many pixels"),
+        (f"{queries}:2", "answer was rejected"),
+        (f"{queries}:4", "empty side"),
+    }
+    assert (
+        "a run would stop: mbeir/cand_pool/local/b.jsonl.gz cannot be unpacked after line" in err and "queries     train: t->i 1\n" in err
+    )
+
+
 def test_what_is_converted_is_read_again_as_it_was(tmp_path, capsys):
     rows = [{"query": "who ?", "pos": ["he"], "neg": ["it"]}, {"query": "what ?", "pos": ["it"], "neg": []}]
     path = lines(tmp_path / "train.jsonl", rows)
@@ -305,6 +336,14 @@ def test_what_is_converted_is_read_again_as_it_was(tmp_path, capsys):
     (file,) = (tmp_path / "back").glob("*.jsonl")
     assert [json.loads(line) for line in file.read_text().splitlines()] == rows
     assert "flagembedding; corpus 2, queries 2, qrels 3" in capsys.readouterr().out
+
+
+def test_what_is_left_aside_when_it_is_read_is_told_by_convert_too(beir, tmp_path, capsys):
+    home = beir({"a": TEXTS["a"]}, train=["a"])
+    with (home / "queries.jsonl").open("a") as queries:
+        queries.write(json.dumps({"_id": "q9", "text": "which no qrels name"}) + "\n")
+    assert main(["convert", str(home), str(tmp_path / "swift"), "--to", "ms-swift"]) == 0
+    assert "left aside  beir/queries.jsonl: queries that no qrels name: 1, the first in line 2" in capsys.readouterr().err
 
 
 def test_what_is_not_the_same_when_it_is_read_again_is_told(tmp_path, capsys):
