@@ -11,7 +11,7 @@ import posixpath
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from io import BufferedReader, RawIOBase
@@ -247,9 +247,9 @@ class Place:
                 number += batch.num_rows
 
     def parquet_shards(self, file: str, part: str = "") -> list[Shard]:
-        """A Parquet file in pieces of whole row groups."""
+        """A Parquet file in pieces of whole row groups; one without a footer is a piece: others are read before it is refused."""
         pieces, start, held, first = [], 0, 0, 0
-        with self._parquet(file) as parquet:
+        with suppress(Unreadable), self._parquet(file) as parquet:
             for group in range(parquet.metadata.num_row_groups):
                 about = parquet.metadata.row_group(group)
                 if held and held + about.total_byte_size > SHARD_BYTES:

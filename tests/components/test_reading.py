@@ -170,6 +170,20 @@ def test_where_a_file_breaks_off_all_other_faults_are_told_before_it_is_refused(
     assert told[1]["detail"].startswith("line 3 is no JSON (Expecting value)")
 
 
+def test_parquet_without_its_footer_costs_the_faults_of_other_files_nothing(tmp_path):
+    rows = [{"anchor": "a", "positive": "b"}, {"anchor": "", "positive": "b"}]
+    good = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), good)
+    whole = good.getvalue().to_pybytes()
+    with pytest.raises(Refused, match=r"^in/a.parquet cannot be read as Parquet"):
+        bring(tmp_path, f"sentence-transformers+{lay(tmp_path / 'in', {'a.parquet': whole[:-9], 'b.parquet': whole})}")
+    told = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
+    assert [(row["reason"], row["source"], row["line"]) for row in told] == [
+        ("unreadable", "in/a.parquet", 0),
+        ("empty side", "in/b.parquet", 2),
+    ]
+
+
 def test_what_a_file_that_breaks_off_may_still_hold_is_not_told_as_missing(tmp_path):
     corpus = gzip.compress(b"".join(json.dumps({"_id": n, "text": f"{n}"}).encode() + b"\n" for n in range(500)))[:-40]
     files = {"corpus.jsonl.gz": corpus, "queries.jsonl": [{"_id": "q", "text": "q"}], "qrels/test.tsv": "q\t499\t1\n"}
