@@ -66,13 +66,13 @@ def near_pairs(facts: Facts, rows: Array, roles: Array, wanted: Array, rules: Ne
     `rows` are in the order in which they are preferred. `wanted[a, b]` says whether a row of role a and a later one of role b are compared.
     """
     found: list[Array] = []
-    crowded, unmet, roles = 0, 0, roles.astype(np.uint8)
-    for pairs, many, strangers in _done(_bucketed, ((tables, roles, wanted) for tables in _packed(_tables(facts, rows, rules)))):
+    crowded, unmet, roles, known = 0, 0, roles.astype(np.uint8), facts.rows[rows]
+    for pairs, many, strangers in _done(_bucketed, ((tables, roles, wanted) for tables in _packed(_tables(facts, rows, known, rules)))):
         found.append(pairs)
         crowded, unmet = max(crowded, many), max(unmet, strangers)
     candidates = _distinct(found)
     parts = np.split(candidates, range(PAIRS_AT_ONCE, len(candidates), PAIRS_AT_ONCE))
-    return np.concatenate([part[_verified(facts, rows, part, rules)] for part in parts]), crowded, unmet
+    return np.concatenate([part[_verified(facts, rows, known, part, rules)] for part in parts]), crowded, unmet
 
 
 def _done(work: Callable[..., Any], calls: Iterator[tuple[Any, ...]]) -> Iterator[Any]:
@@ -109,10 +109,10 @@ Table = tuple[
 ]  # places, their keys, other keys for the order within one, perceptual hashes, most signs apart
 
 
-def _tables(facts: Facts, rows: Array, rules: NearRules) -> Iterator[Table]:
-    """Each table of keys: rows that differ in what near-equal ones have in common share none."""
-    common = _common(facts.rows[rows], rules)
-    for places, keys, *rest in _keyed(facts, rows, rules):
+def _tables(facts: Facts, rows: Array, known: Array, rules: NearRules) -> Iterator[Table]:
+    """Each table of keys, given what is known of the rows: those that differ in what near-equal ones have in common share none."""
+    common = _common(known, rules)
+    for places, keys, *rest in _keyed(facts, rows, known, rules):
         yield places, keys ^ common[places], *rest
 
 
@@ -126,9 +126,8 @@ def _common(known: Array, rules: NearRules) -> Array:
     return (hashed ^ (hashed >> np.uint64(32))) * factors[0]
 
 
-def _keyed(facts: Facts, rows: Array, rules: NearRules) -> Iterator[Table]:
+def _keyed(facts: Facts, rows: Array, known: Array, rules: NearRules) -> Iterator[Table]:
     """Each table of keys; without a limit to the signs, 64, the hashes are not compared."""
-    known = facts.rows[rows]
     none = np.empty(0, np.uint64)
     alone = np.flatnonzero((known["looks"] == 0) & (known["text"] != 0))
     yield alone, known["text"][alone], known["text"][alone], none, 64
@@ -260,9 +259,8 @@ def _firsts(order: Array, starts: Array, sizes: Array) -> Array:
 # Verification
 
 
-def _verified(facts: Facts, rows: Array, pairs: Array, rules: NearRules) -> Array:
+def _verified(facts: Facts, rows: Array, known: Array, pairs: Array, rules: NearRules) -> Array:
     """Which of the candidate pairs are near-equal."""
-    known = facts.rows[rows]
     one, other = known[pairs[:, 0]], known[pairs[:, 1]]
     true = (one["images"] == other["images"]) & (one["frames"] == other["frames"]) & ((one["text"] == 0) == (other["text"] == 0))
     same_text = one["text"] == other["text"]

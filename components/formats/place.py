@@ -114,7 +114,10 @@ class Place:
     def files(self, *patterns: str) -> list[str]:
         """The files whose names, with their endings in small letters, match any of the regular expressions as a whole; all without one."""
         compiled = [re.compile(pattern) for pattern in patterns]
-        return [name for name in self.sizes if not compiled or any(pattern.fullmatch(_ENDING.sub(_lowered, name)) for pattern in compiled)]
+        if not compiled:
+            return [*self.sizes]
+        named = ((name, _ENDING.sub(_lowered, name)) for name in self.sizes)
+        return [name for name, told in named if any(pattern.fullmatch(told) for pattern in compiled)]
 
     def split(self, file: str) -> str:
         """The split that a file's name speaks of, or else the last word of the folder that it is in; train where neither speaks of one."""
