@@ -21,10 +21,15 @@ help:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# What the tests compare with reads pictures and clips by torchvision, which PyPI has only for CUDA: it stays out of the environment.
+.venv/vision/ready: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/vision "torchvision==0.28.0"
+	@touch $@
+
 demo: .venv/ready
 	@$(BIN)/mirepoix demo quickstart
 
-test: .venv/ready
+test: .venv/ready .venv/vision/ready
 	@$(BIN)/python -m pytest
 
 bench: .venv/ready

@@ -7,32 +7,55 @@ from tempfile import TemporaryDirectory
 
 from mirepoix.components.corpus import read_part
 from mirepoix.components.instructions import INSTRUCTIONS
-from mirepoix.models.backbone import TinyQwen2VL, make_tiny
-from mirepoix.models.encoder import ARCHITECTURES, architecture
+from mirepoix.models.backbone import Checkpoint
+from mirepoix.models.encoder import EncoderConfig, architecture_of
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
+from mirepoix.models.twins import Tiny, make_twin, seeded
 from mirepoix.models.unite import UniteConfig
 from mirepoix.serving.store import Context, Outcome, Rows
+
+TINY = "tiny"
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
     """Which retriever is built on what."""
 
-    retriever: str = option("unite", "the way of building: one of the names that `mirepoix list` prints")
-    name: str = option("tiny", "a Qwen2-VL checkpoint folder or hub id; tiny: a random one with a tokenizer trained on the corpus")
+    encoder: EncoderConfig = option(UniteConfig, "the retriever, and how it reads an item")
+    name: str = option(TINY, "a checkpoint folder or hub id; tiny: a random twin with a tokenizer trained on the corpus")
     revision: str | None = option(None, "commit, tag or branch of a hub id; a commit says for good which weights are meant")
-    fingerprint: str | None = option(None, "names, sizes and times of the files of a checkpoint folder, filled in when the run starts")
-    tiny: TinyQwen2VL = option(TinyQwen2VL, "sizes of the tiny one")
-    encoder: UniteConfig = option(UniteConfig, "how the retriever reads an item")
+    vision: str | None = option(None, "checkpoint of the vision tower, for a retriever whose towers are apart")
+    vision_revision: str | None = option(None, "its commit, tag or branch")
+    fingerprint: str | None = option(None, "names, sizes and times of the files of checkpoint folders, filled in when the run starts")
+    tiny: Tiny = option(Tiny, "sizes of the tiny one")
 
     def __post_init__(self) -> None:
-        if self.retriever not in ARCHITECTURES:
-            raise Refused(f"retriever is {self.retriever!r}; give one of {', '.join(ARCHITECTURES)}")
+        retriever = architecture_of(self.encoder)
+        apart = len(retriever.CHECKPOINTS) > 1
+        if self.name != TINY and apart != (self.vision is not None):
+            fault = f"backbone.vision is {self.vision!r} and {retriever.architecture} is built over {' and '.join(retriever.CHECKPOINTS)}"
+            raise Refused(f"{fault}; give backbone.vision where the vision tower is a checkpoint of its own, and only there")
+        if self.name == TINY and self.vision is not None:
+            raise Refused(f"backbone.vision is {self.vision!r} and backbone.name is tiny; give both towers, or neither")
+        if self.tiny.family not in (None, *retriever.FAMILIES):
+            known = ", ".join(retriever.FAMILIES)
+            raise Refused(f"backbone.tiny.family is {self.tiny.family!r}; {retriever.architecture} is built over {known}, or null")
+
+    @property
+    def checkpoints(self) -> dict[str, Checkpoint]:
+        """What is published, by the names of the encoder's parts."""
+        given = (Checkpoint(self.name, self.revision), Checkpoint(self.vision or "", self.vision_revision))
+        return dict(zip(architecture_of(self.encoder).CHECKPOINTS, given, strict=False))
 
 
-def fingerprint(name: str) -> str | None:
-    """Names, sizes and times of the files of a checkpoint folder; None for a hub id, of which the revision speaks."""
+def fingerprint(config: BackboneConfig) -> str | None:
+    """Names, sizes and times of the files of checkpoint folders; None for hub ids, of which the revision speaks."""
+    return "; ".join(filter(None, (folder_fingerprint(str(checkpoint.name)) for checkpoint in config.checkpoints.values()))) or None
+
+
+def folder_fingerprint(name: str) -> str | None:
+    """Names, sizes and times of the files of a checkpoint folder; None for a hub id."""
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if name.startswith(("/", ".", "~")):
@@ -44,14 +67,15 @@ def fingerprint(name: str) -> str | None:
 
 def work(context: Context, config: BackboneConfig, curate: Path) -> Outcome:
     """Writes the untrained encoder as a checkpoint folder of its own."""
-    retriever = architecture(config.retriever)
+    retriever = architecture_of(config.encoder)
     texts = read_part(curate, "corpus", ["text"]).num_rows
     with TemporaryDirectory() as scratch:
-        folder: str | Path = config.name
-        if config.name == "tiny":
-            folder = Path(scratch)
-            make_tiny(folder, _texts(curate, retriever.PROMPT), config.tiny, context.seed)
-        encoder = retriever.open(folder, config.encoder, config.revision if config.name != "tiny" else None)
+        checkpoints = config.checkpoints
+        if config.name == TINY:
+            family = config.tiny.family or retriever.FAMILIES[0]
+            checkpoints = make_twin(Path(scratch), family, _texts(curate, retriever.PROMPT), config.tiny, context.seed)
+        with seeded(context.seed):
+            encoder = retriever.build(checkpoints, config.encoder)
         encoder.save(context.folder)
     parameters = sum(weight.numel() for weight in encoder.parameters())
     return Outcome(Rows(read=texts, written=texts), {"parameters": parameters, "dimension": encoder.dimension})

@@ -3,12 +3,13 @@
 A folder of pairs holds, all of it memory-mapped, so that what a process holds does not grow with the pictures:
 
 items.arrow   every item once, with the hash of its content
-pairs.arrow   pairs, which name items by their rows
+pairs.arrow   pairs, which name items by their rows, with a teacher's scores of the positive and of each negative, NaN where there is none
 known.arrow   answers to queries that are in no pair here: what is left out of an epoch is still no negative
 kin.arrow     documents that may be the same answer
 """
 
 import copy
+import math
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -38,15 +39,24 @@ def _schema(**fields: pa.DataType) -> pa.Schema:
 
 
 ROW = pa.int64()
-PAIR_SCHEMA = _schema(id=pa.string(), query=ROW, positive=ROW, negatives=pa.list_(ROW), task=pa.string(), source=pa.string())
+PAIR_SCHEMA = _schema(
+    id=pa.string(),
+    query=ROW,
+    positive=ROW,
+    negatives=pa.list_(ROW),
+    task=pa.string(),
+    source=pa.string(),
+    scores=pa.list_(pa.float32()),
+)
 KNOWN_SCHEMA = _schema(query=ROW, answer=ROW, task=pa.string())
 KIN_ROW_SCHEMA = _schema(item=ROW, kin=ROW)
 ITEMS_PER_CHUNK, BYTES_PER_CHUNK, PAIRS_PER_CHUNK = 64, 4 << 20, 8192
 TRIES = 64  # documents drawn for one that is no answer
+UNSCORED = math.nan
 
 
 class PairRow(NamedTuple):
-    """A pair as it is written: items by their rows, and the family and the source that it belongs to."""
+    """A pair as it is written: items by their rows, the family and the source that it belongs to, and what a teacher says of it, if any."""
 
     id: str
     query: int
@@ -54,6 +64,15 @@ class PairRow(NamedTuple):
     negatives: Sequence[int] = ()
     task: str = ""
     source: str = ""
+    scores: Sequence[float] = ()  # of the positive and of each negative, NaN where there is none
+
+
+class Drawn(NamedTuple):
+    """A pair as it is trained on, with the content keys and a teacher's scores of its documents, the positive's first."""
+
+    pair: Pair
+    keys: list[int]
+    scores: list[float]
 
 
 class Known(NamedTuple):
@@ -116,7 +135,9 @@ class StoreWriter:
             for pair in pairs:
                 named = (pair.query, pair.positive, *pair.negatives)
                 assert min(named) >= 0 and max(named) < len(self.keys), f"pair {pair.id} names rows {named} of {len(self.keys)} items"
-                yield {**pair._asdict(), "negatives": list(pair.negatives)}
+                scores = list(pair.scores) or [UNSCORED] * (1 + len(pair.negatives))
+                assert len(scores) == 1 + len(pair.negatives), f"pair {pair.id} has {len(scores)} scores"
+                yield {**pair._asdict(), "negatives": list(pair.negatives), "scores": scores}
 
         _write(self.folder / "known.arrow", KNOWN_SCHEMA, (entry._asdict() for entry in known))
         _write(self.folder / "kin.arrow", KIN_ROW_SCHEMA, ({"item": item, "kin": other} for item, other in kin))
@@ -174,28 +195,28 @@ class PairStore:
 
     def pairs(self, rows: Sequence[int]) -> list[Pair]:
         """The pairs in the given rows, in that order, with all their negatives."""
-        return [pair for pair, _ in self.keyed(rows)]
+        return [pair for pair, *_ in self.drawn(rows)]
 
-    def keyed(self, rows: Sequence[int], negatives: int | None = None, seed: Sequence[int] = ()) -> list[tuple[Pair, list[int]]]:
-        """Pairs with the content keys of their documents, the positive's first; of each pair's negatives so many, drawn from `seed`.
+    def drawn(self, rows: Sequence[int], most: int | None = None, least: int = 0, seed: Sequence[int] = ()) -> list[Drawn]:
+        """Pairs in the given rows; of each one's negatives so many at most, drawn from `seed`.
 
-        A pair that has fewer gets other pairs' positives, none that may answer its query.
+        A pair with fewer than `least` gets other pairs' positives, none that may answer its query, and that no teacher has scored.
         """
-        return [self._keyed(int(row), negatives, seed) for row in rows]
+        return [self._drawn(int(row), most, least, seed) for row in rows]
 
-    def _keyed(self, row: int, negatives: int | None, seed: Sequence[int]) -> tuple[Pair, list[int]]:
+    def _drawn(self, row: int, most: int | None, least: int, seed: Sequence[int]) -> Drawn:
         entry = self.entries.row(row)
-        hard = entry["negatives"]
-        if negatives is not None and negatives != len(hard):
-            draw = np.random.default_rng([*seed, row])
-            if negatives < len(hard):
-                hard = draw.choice(hard, negatives, replace=False).tolist()
-            else:
-                hard = hard + self._strangers(row, hard, negatives - len(hard), draw)
+        hard, (score, *scores) = entry["negatives"], entry["scores"]
+        if most is not None and most < len(hard):
+            places = np.random.default_rng([*seed, row]).choice(len(hard), most, replace=False)
+            hard, scores = ([values[place] for place in places] for values in (hard, scores))
+        elif len(hard) < least:
+            more = self._strangers(row, hard, least - len(hard), np.random.default_rng([*seed, row]))
+            hard, scores = hard + more, scores + [UNSCORED] * len(more)
         documents = [self.items.row(number) for number in (entry["positive"], *hard)]
         query = row_to_item(self.items.row(entry["query"]))
         positive, *others = map(row_to_item, documents)
-        return Pair(entry["id"], query, positive, tuple(others)), [document["key"] for document in documents]
+        return Drawn(Pair(entry["id"], query, positive, tuple(others)), [document["key"] for document in documents], [score, *scores])
 
     def _strangers(self, row: int, hard: Sequence[int], count: int, draw: np.random.Generator) -> list[int]:
         """Rows of so many documents that are neither known to answer the pair's query nor among its own negatives."""
@@ -273,9 +294,21 @@ class PairStore:
         codes = sum(int(bit) * here.astype(np.int32) for bit, here in zip(bits, filled, strict=True))
         return codes
 
-    def fewest_and_most_negatives(self) -> tuple[int, int]:
-        counts = pc.min_max(pc.list_value_length(self.entries.table["negatives"])).as_py()
-        return counts["min"], counts["max"]
+    @property
+    def most_negatives(self) -> int:
+        """Of any pair."""
+        return pc.max(pc.list_value_length(self.entries.table["negatives"])).as_py() or 0
+
+    @property
+    def taught(self) -> bool:
+        """Whether a teacher has scored the positive and a negative of any pair."""
+        for chunk in self.entries.chunks:
+            scores = chunk["scores"]
+            there, pair = ~np.isnan(scores.flatten().to_numpy()), scores.value_parent_indices().to_numpy()
+            of_positive = there[np.searchsorted(pair, np.arange(len(scores)))]
+            if (of_positive & (np.bincount(pair[there], minlength=len(scores)) > 1)).any():
+                return True
+        return False
 
 
 def _codes(names: pa.ChunkedArray) -> np.ndarray:

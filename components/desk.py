@@ -34,9 +34,9 @@ class SpendingConfig:
     def __post_init__(self) -> None:
         store.refuse_credentials(self.cache or "")
         if min(self.max_requests or 0, self.max_tokens or 0) < 0:
-            raise Refused("written.spending.max_requests and max_tokens must each be at least 0, or null")
+            raise Refused("spending.max_requests and max_tokens must each be at least 0, or null")
         if not 0 <= self.max_failed <= 1:
-            raise Refused(f"written.spending.max_failed is {self.max_failed}; give a share from 0 to 1")
+            raise Refused(f"spending.max_failed is {self.max_failed}; give a share from 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Desk:
         paid = [int(name[1]) for name in told if name]
         self.requests, self.tokens, self._reserved, self._spent = len(paid), sum(paid), 0, False
 
-    def key(self, messages: list[dict[str, str]]) -> str:
+    def key(self, messages: list[dict[str, Any]]) -> str:
         """What a reply is kept under."""
         return hashlib.sha256(json.dumps([self.identity, messages], sort_keys=True).encode()).hexdigest()
 

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,8 +18,12 @@ from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA, table_to_items
 from mirepoix.models.options import option
+from mirepoix.models.vectors import Vectors
 from mirepoix.serving import store
 from mirepoix.serving.store import Context, Outcome, Rows
+
+QUERIES = "queries"
+PATH = "path"  # the column that Ray Data adds
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class EmbedConfig:
 
 
 class Encode:
-    """An actor's hold on the encoder: a table of items in, their vectors out."""
+    """An actor's hold on the encoder: a table of items in, their vectors out; in which role each is encoded, its file's folder says."""
 
     def __init__(self, encoder: str, config: EmbedConfig):
         torch.set_num_threads(config.threads)
@@ -45,20 +51,22 @@ class Encode:
 
     def __call__(self, table: pa.Table) -> pa.Table:
         items = table_to_items(table)
-        vectors = self.encoder.encode(items, self.batch_size)
+        roles = ["query" if Path(path).parent.name == QUERIES else "document" for path in table[PATH].to_pylist()]
+        runs = groupby(zip(roles, items, strict=True), itemgetter(0))
+        encoded = [self.encoder.encode([item for _, item in run], self.batch_size, role=role) for role, run in runs]
         return pa.table(
             {
                 "id": table["id"],
                 "modality": pa.array([int(item.modality) for item in items], pa.int8()),
-                "rows": rows_to_arrow(vectors),
+                "rows": rows_to_arrow(Vectors.cat(encoded)),
             }
         )
 
 
 def work(context: Context, config: EmbedConfig, encoder: Path, curate: Path, pairs: Path) -> Outcome:
     """Encodes the curated corpus and the evaluation queries, in one pass over the pool."""
-    files = {"corpus": part_files(curate, "corpus"), "queries": part_files(pairs, "queries")}
-    counts = {"corpus": part_rows(curate, "corpus"), "queries": part_rows(pairs, "queries")}
+    files = {"corpus": part_files(curate, "corpus"), QUERIES: part_files(pairs, QUERIES)}
+    counts = {"corpus": part_rows(curate, "corpus"), QUERIES: part_rows(pairs, QUERIES)}
     total, done, width = sum(counts.values()), 0, 0
     for part in files:
         (context.folder / part).mkdir()
@@ -125,10 +133,11 @@ def _encoded(config: EmbedConfig, encoder: str, files: list[str], skip: int) -> 
     datasets = []
     if skip:
         tail = pq.read_table(files[0], columns=ITEM_SCHEMA.names).slice(skip)
+        tail = tail.append_column(PATH, pa.repeat(files[0], tail.num_rows))
         datasets.append(ray.data.from_arrow([tail.slice(start, batch) for start in range(0, tail.num_rows, batch)]))
         files = files[1:]
     if files:
-        datasets.append(ray.data.read_parquet(files, columns=ITEM_SCHEMA.names))
+        datasets.append(ray.data.read_parquet(files, columns=ITEM_SCHEMA.names, include_paths=True))
     for dataset in datasets:  # one after the other: a union takes blocks from its parts in turn
         encoded = dataset.map_batches(
             Encode,

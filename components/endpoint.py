@@ -75,7 +75,7 @@ class Endpoint:
 
     def __init__(self, config: EndpointConfig, seed: int):
         if not config.model:
-            raise Refused("the endpoint's model is not named; set passages.written.writer.model to the model's name there")
+            raise Refused("the endpoint's model is not named; set writer.model to the model's name there")
         self.config = config
         self.key = _key(config.key_variable)
         told = urlsplit(config.url)

@@ -23,6 +23,7 @@ from mirepoix.serving.index import Hit, Index, open_index
 from mirepoix.serving.store import Context, Outcome, Rows
 
 POOLS = ("universal", "target")
+SYSTEMS = ("trained", "untrained")
 DEPTH = max(k for _, k in MEASURES.values())
 
 
@@ -65,7 +66,7 @@ def work(
     splits = {query.split for query in queries}
     if config.split not in splits:
         raise Refused(f"evaluate.split is {config.split!r}; the corpus has queries of {', '.join(sorted(splits))}")
-    systems = {"trained": (embed, index), "untrained": (untrained_embed, untrained_index)}
+    systems = dict(zip(SYSTEMS, ((embed, index), (untrained_embed, untrained_index)), strict=True))
     rows = []
     for number, (system, (vectors, rows_of)) in enumerate(systems.items()):
         for pool, rankings in _rankings(open_index(rows_of), vectors, queries).items():
@@ -160,7 +161,7 @@ def _headline(results: list[dict], config: EvaluateConfig) -> dict:
 def _flat(summary: dict) -> dict[str, float]:
     """The figures that a tracking page lists."""
     headline = summary["headline"]
-    metrics = {f"{system} {headline['measure']}": headline[system]["average"] for system in ("trained", "untrained")}
+    metrics = {f"{system} {headline['measure']}": headline[system]["average"] for system in SYSTEMS}
     for entry in summary["results"]:
         if entry["system"] == "trained":
             metrics[f"{entry['split']} {entry['pool']} recall@5"] = entry["recall@5"]["average"]

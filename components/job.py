@@ -9,6 +9,7 @@ from mirepoix.components import zero
 from mirepoix.components.augment import AugmentConfig
 from mirepoix.components.batches import By, PairStore
 from mirepoix.models.errors import Refused
+from mirepoix.models.objective import Objective
 from mirepoix.models.options import option
 from mirepoix.models.tuning import Tuning
 
@@ -33,13 +34,11 @@ class TrainConfig:
     logging_steps: int = option(10, "steps between reports")
     seed: int = option(0, "seed of batches and dropout, with that of the run")
     dataloader_num_workers: int = option(1, "threads that collate batches ahead; 0: collate when a batch is needed")
-    temperature: float = option(0.03, "of the softmax over similarities")
-    modality_mask: bool = option(False, "contrast a positive only with documents of exactly its modality (MAMCL)")
-    symmetric: bool = option(False, "contrast also documents with queries")
+    loss: Objective = option(Objective, "what is minimised")
     mask_relevant: bool = option(True, "what is known to answer a query, by any pair or as a copy, is no negative of it")
     mask_kin: bool = option(True, "beside these, what curation found to be perhaps the same as an answer is no negative either")
-    negatives: int | None = option(None, "hard negatives a pair; null: as many as every pair has, or with fill_negatives any pair")
-    fill_negatives: bool = option(False, "a pair with fewer hard negatives gets other pairs' positives, drawn anew each time")
+    negatives: int | None = option(None, "most hard negatives of a pair, of more so many are drawn; null: each pair's own, all of them")
+    fill_negatives: bool = option(False, "a pair with fewer than that, or than any has, gets other pairs' positives, drawn anew each time")
     homogeneous: float = option(0.0, "share of the batches that are homogeneous")
     homogeneous_by: By = option("task", "what these are of one of; target: the modality that is found")
     augment: AugmentConfig = option(AugmentConfig, "what pairs lose in training, to be found without it")
@@ -64,7 +63,7 @@ class TrainConfig:
         for name, least in low.items():
             if getattr(self, name) < least:
                 raise Refused(f"{name} is {getattr(self, name)}; give at least {least}")
-        for name in ("learning_rate", "temperature", "max_steps", "num_train_epochs"):
+        for name in ("learning_rate", "max_steps", "num_train_epochs"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise Refused(f"{name} is {getattr(self, name)}; give more than 0")
         if not 0 <= self.homogeneous <= 1:
@@ -99,7 +98,7 @@ class Job:
     pairs: Path
     encoder: Path
     settings: dict[str, Any]  # of DeepSpeed, as given
-    negatives: int
+    filled: int  # hard negatives that a pair has at least, drawn where its own are fewer
     total: int
 
     @property
@@ -143,18 +142,22 @@ def make_job(config: TrainConfig, seed: int, pairs: Path, encoder: Path) -> Job:
             f"a batch of {config.batch} pairs ({config.per_device_train_batch_size} x {config.num_workers} workers) is more than the "
             f"{len(store)} there are; lower per_device_train_batch_size or num_workers"
         )
-    fewest, most = store.fewest_and_most_negatives()
-    if config.negatives is None and fewest == 0 < most and not config.fill_negatives:
+    most = store.most_negatives
+    filled = (most if config.negatives is None else config.negatives) if config.fill_negatives else 0
+    if not max(filled, most if config.negatives is None else min(most, config.negatives)):
+        if not config.loss.in_batch:
+            raise Refused(
+                f"loss.in_batch is off, and no pair has hard negatives (negatives is {config.negatives}, the pairs have {most} at most): "
+                "there is nothing to contrast; mine them, raise negatives, or give loss.in_batch = true"
+            )
+        if config.batch == 1:
+            raise Refused(
+                "a batch of one pair without hard negatives has nothing to contrast; raise per_device_train_batch_size or mine negatives"
+            )
+    if config.loss.distillation != "none" and (config.negatives == 0 or not store.taught):
         raise Refused(
-            f"some pairs have no hard negatives and some have {most}; mine them for all pairs, give fill_negatives = true to fill up with "
-            "what is drawn, or negatives = 0 to train without"
-        )
-    negatives = config.negatives if config.negatives is not None else most if config.fill_negatives else fewest
-    if negatives > fewest and not config.fill_negatives:
-        raise Refused(f"negatives is {negatives} and some pairs have {fewest}; mine more, give at most {fewest}, or fill_negatives = true")
-    if config.batch == 1 and negatives == 0:
-        raise Refused(
-            "a batch of one pair without hard negatives has nothing to contrast; raise per_device_train_batch_size or mine negatives"
+            f"loss.distillation is {config.loss.distillation}, and no pair has a teacher's scores of its positive and of a hard negative "
+            f"(negatives is {config.negatives}); give a corpus with scores of both, or loss.distillation = none"
         )
     steps_per_epoch = len(store) // config.batch / config.gradient_accumulation_steps
     epochs = 1.0 if config.num_train_epochs is None else config.num_train_epochs
@@ -165,7 +168,7 @@ def make_job(config: TrainConfig, seed: int, pairs: Path, encoder: Path) -> Job:
         Path(pairs).absolute(),
         Path(encoder).absolute(),
         zero.read_settings(config.deepspeed),
-        negatives,
+        filled,
         total,
     )
     job.settle(width=1)

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mirepoix.components import embed
-from mirepoix.components.batches import Known, PairRow, PairStore, StoreWriter
+from mirepoix.components.batches import UNSCORED, Known, PairRow, PairStore, StoreWriter
 from mirepoix.components.corpus import PartWriter, part_files, part_tables, read_part
 from mirepoix.components.embeddings import arrow_to_vectors, read_vectors
 from mirepoix.components.negatives import Answers, Found, Mark, MineConfig, chosen, mark, sifted
@@ -300,7 +300,8 @@ class _Mining:
         for chunk in self.store.entries.chunks:
             for entry in chunk.to_pylist():
                 mined = [rows[id] for id in self.mined[entry["query"], entry["positive"]]]
-                yield PairRow(**{**entry, "negatives": [*entry["negatives"], *mined]})
+                scores = [*entry["scores"], *[UNSCORED] * len(mined)]
+                yield PairRow(**{**entry, "negatives": [*entry["negatives"], *mined], "scores": scores})
 
 
 def _linked(source: str, target: str) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from mirepoix.components import mixture
-from mirepoix.components.batches import Known, PairRow, StoreWriter, content_key
+from mirepoix.components.batches import UNSCORED, Known, PairRow, StoreWriter, content_key
 from mirepoix.components.corpus import PartWriter, part_tables, read_part, source_name
 from mirepoix.components.instructions import Wordings
 from mirepoix.components.mixture import Group
@@ -68,9 +68,14 @@ class _Judged:
     asked: dict[str, Asked]
     training: list[tuple[str, str]] = field(default_factory=list)
     refuted: list[dict[str, Any]] = field(default_factory=list)  # rows of qrels: judged to be no answer, and of a query to train on
+    scores: dict[tuple[str, str, bool], float] = field(default_factory=dict)  # of a teacher, by query, candidate and whether it answers
     evaluation: int = 0
     again: int = 0
     read: int = 0
+
+    def scored(self, query: str, item: str, answers: bool) -> float:
+        """A teacher's score, or that there is none."""
+        return self.scores.get((query, item, answers), UNSCORED)
 
 
 @dataclass
@@ -133,7 +138,7 @@ def work(context: Context, config: PairsConfig, curate: Path, passages: Path | N
             stores.append(_Store(name, wording, pairs, [judged.asked[query].group for query, _ in pairs], counts, negatives, writer))
         _write_items(context, folders, judged.asked, stores, wordings)
         for store in stores:
-            dropped |= _finish(store, judged.asked, kin)
+            dropped |= _finish(store, judged, kin)
     rejected += [(row, ANSWERS) for row in judged.refuted if (row["query_id"], row["item_id"]) in dropped]
     with PartWriter(context.folder, "rejects") as writer:
         writer.write([_reject(row, reason) for row, reason in rejected])
@@ -179,6 +184,8 @@ def _judged(folders: list[Path], passages: Path | None) -> _Judged:
                 if pair[0] not in judged.asked:
                     raise Refused(f"qrels in {folder} name the query {pair[0]!r}, which is not in queries/; mend the stage that wrote them")
                 relevant = row["relevance"] > 0
+                if row["score"] is not None:
+                    judged.scores.setdefault((*pair, relevant), row["score"])
                 if judged.asked[pair[0]].split != "train":
                     judged.evaluation += relevant
                 elif (*pair, relevant) in seen:
@@ -246,9 +253,9 @@ def _write_items(context: Context, folders: list[Path], asked: dict[str, Asked],
             raise Refused(f"qrels name the candidate {min(missing)!r}, which is not in corpus/; mend the stage that wrote them")
 
 
-def _finish(store: _Store, asked: dict[str, Asked], kin: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+def _finish(store: _Store, judged: _Judged, kin: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
     """Writes what is said of the items; gives the negatives that turned out to be copies of an answer."""
-    queries, documents, keys = store.rows["queries"], store.rows["corpus"], store.writer.keys
+    asked, queries, documents, keys = judged.asked, store.rows["queries"], store.rows["corpus"], store.writer.keys
     answers: dict[tuple[str, int], set[int]] = {}
     for query, item in store.pairs:
         if query in queries and item in documents:
@@ -257,10 +264,18 @@ def _finish(store: _Store, asked: dict[str, Asked], kin: Iterable[tuple[str, str
     for query in queries:
         known = answers[asked[query].task, keys[queries[query]]]
         named = dict.fromkeys(store.negatives.get(query, ()))
-        negatives[query] = [documents[item] for item in named if keys[documents[item]] not in known]
+        negatives[query] = [item for item in named if keys[documents[item]] not in known]
         dropped.update((query, item) for item in named if keys[documents[item]] in known)
     rows = (
-        PairRow(f"{query}>{item}", queries[query], documents[item], negatives[query], asked[query].task, asked[query].source)
+        PairRow(
+            id=f"{query}>{item}",
+            query=queries[query],
+            positive=documents[item],
+            negatives=[documents[negative] for negative in negatives[query]],
+            task=asked[query].task,
+            source=asked[query].source,
+            scores=[judged.scored(query, item, True), *(judged.scored(query, negative, False) for negative in negatives[query])],
+        )
         for (query, item), count in zip(store.pairs, store.counts, strict=True)
         for _ in range(count)
     )

@@ -9,7 +9,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from mirepoix.components import backbone
 from mirepoix.components.additions import Additions
 from mirepoix.components.textsearch import Texts, TextSearch, open_retriever
 from mirepoix.components.triples import corpus_texts, count_training, held_out, training_rows
@@ -49,8 +48,7 @@ def prepared(config: PassagesConfig) -> PassagesConfig:
             )
         return replace(config, vid2r=replace(vid2r, fingerprint=manifest.digest))
     if config.kind == "written" and isinstance(writer, LocalConfig):
-        writer = replace(writer, fingerprint=backbone.fingerprint(writer.folder))
-        return replace(config, written=replace(config.written, writer=writer))
+        return replace(config, written=replace(config.written, writer=writer.fingerprinted()))
     return config
 
 

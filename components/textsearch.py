@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from mirepoix.components.embeddings import arrow_to_vectors, rows_to_arrow
+from mirepoix.models.encoder import Role
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.vectors import Vectors
 from mirepoix.serving import store
@@ -76,7 +77,7 @@ class ReleaseRetriever:
         """The texts, ready to be searched; what was encoded before a kill is kept in `scratch`."""
         vectors = Vectors.cat(list(self._shards(texts, scratch)))
         index = build(vectors, texts.ids, [Modality.TEXT] * len(texts), encoder=self.identity)
-        return TextSearch(index, lambda asked: self._encoded(asked, self.instruction))
+        return TextSearch(index, lambda asked: self._encoded(asked, "query", self.instruction))
 
     def _shards(self, texts: Texts, scratch: str) -> Iterator[Vectors]:
         rest = iter(texts)
@@ -84,7 +85,7 @@ class ReleaseRetriever:
             place = store.join(scratch, f"vectors-{number:09d}.arrow")
             some, kept = list(islice(rest, _SHARD)), store.read(place)
             if kept is None:
-                table = pa.table({"rows": rows_to_arrow(self._encoded(some, ""))})
+                table = pa.table({"rows": rows_to_arrow(self._encoded(some, "document", ""))})
                 sink = pa.BufferOutputStream()
                 with pa.ipc.new_file(sink, table.schema) as writer:
                     writer.write_table(table)
@@ -92,8 +93,9 @@ class ReleaseRetriever:
                 store.write(place, kept)
             yield arrow_to_vectors(pa.ipc.open_file(pa.BufferReader(kept)).read_all()["rows"])
 
-    def _encoded(self, texts: Sequence[str], instruction: str) -> Vectors:
-        return self.encoder.encode([Item(str(n), text, instruction=instruction) for n, text in enumerate(texts)], self.batch_size)
+    def _encoded(self, texts: Sequence[str], role: Role, instruction: str) -> Vectors:
+        items = [Item(str(n), text, instruction=instruction) for n, text in enumerate(texts)]
+        return self.encoder.encode(items, self.batch_size, role=role)
 
 
 class TextSearch:

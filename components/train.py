@@ -14,9 +14,9 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -32,7 +32,8 @@ from mirepoix.components.journal import Journal
 from mirepoix.components.plan import Plan
 from mirepoix.models.encoder import Encoder, load_encoder
 from mirepoix.models.errors import Refused
-from mirepoix.models.loss import Contrast, contrastive
+from mirepoix.models.loss import COUNTS, FIGURES, Labels, contrastive
+from mirepoix.models.temperature import Tempered
 from mirepoix.models.vectors import Vectors
 from mirepoix.serving.store import Context, Outcome, Rows
 
@@ -40,8 +41,7 @@ T = TypeVar("T")
 
 RUN = "train"
 COMMIT_SECONDS = 600
-FIGURES = tuple(figure.name for figure in fields(Contrast))
-MicroBatch = tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor, torch.Tensor]
+MicroBatch = tuple[dict[str, torch.Tensor], Labels]
 
 
 class Unanimous(Refused):
@@ -61,7 +61,7 @@ class Progress:
     batch: int = 0
     metrics: dict[str, float] | None = None  # of a finished training
     window: dict[str, float] = field(default_factory=dict)  # sums since the last report
-    counts: dict[str, float] = field(default_factory=lambda: {"rows_without_negatives": 0.0, "steps_without_loss": 0.0})
+    counts: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*COUNTS, "steps_without_loss"), 0.0))
 
     @classmethod
     def read(cls, folder: Path) -> "Progress":
@@ -73,7 +73,8 @@ class Progress:
     def add(self, figures: dict[str, float]) -> None:
         for name, value in {**figures, "steps": 1.0}.items():
             self.window[name] = self.window.get(name, 0.0) + value
-        self.counts["rows_without_negatives"] += figures["rows_without_negatives"]
+        for name in COUNTS:
+            self.counts[name] += figures[name]
         self.counts["steps_without_loss"] += figures["loss"] == 0
 
     def report(self) -> dict[str, float]:
@@ -101,7 +102,7 @@ def train(job: Job, site: Site) -> dict[str, float]:
     """Trains as one worker of a process group, from the last checkpoint on; returns the last figures."""
     zero.prepare()
     _draw_from(*job.seed)
-    encoder, store = _agreed(lambda: _opened(job))
+    encoder, store, job = _agreed(lambda: _opened(job))
     with site.resume() as folder:
         progress = Progress.read(folder) if folder else Progress(world=dist.get_world_size(), batch=job.config.batch)
         if progress.metrics is not None:
@@ -138,11 +139,13 @@ def train(job: Job, site: Site) -> dict[str, float]:
     return progress.metrics
 
 
-def _opened(job: Job) -> tuple[Encoder, PairStore]:
+def _opened(job: Job) -> tuple[Encoder, PairStore, Job]:
+    """The encoder, the pairs, and the job with what it left to the encoder."""
     encoder = load_encoder(job.encoder).tune(job.config.tuning)
+    objective = job.config.loss.settled(encoder.temperature, encoder.dimension)
     if job.config.gradient_checkpointing:
         recompute(encoder)
-    return encoder, PairStore(job.pairs)
+    return encoder, PairStore(job.pairs), replace(job, config=replace(job.config, loss=objective))
 
 
 def _agreed(make: Callable[[], T]) -> T:
@@ -171,18 +174,19 @@ def recompute(encoder: Encoder) -> None:
 def _engine(job: Job, encoder: Encoder, progress: Progress, folder: Path | None) -> Any:
     """The engine as it was at the checkpoint, or new without one."""
     settings, stage, world = job.settle(encoder.dimension), job.config.zero_stage, dist.get_world_size()
+    module = Tempered(encoder, job.config.loss) if job.config.loss.learned_temperature else encoder
     if progress.batch != job.config.batch:
         raise Refused(
             f"the checkpoint is of batches of {progress.batch} pairs, now they have {job.config.batch}: the same steps would see "
             f"other pairs; set per_device_train_batch_size so that it and num_workers make {progress.batch}"
         )
     if folder is None or progress.world == world or stage == 0:
-        engine = zero.start(encoder, settings, job.factor)
+        engine = zero.start(module, settings, job.factor)
         if folder is not None:
             zero.load(engine, folder)
     else:
         with _reshaped(folder, stage) as universal:
-            engine = zero.start(encoder, settings, job.factor, universal=True)
+            engine = zero.start(module, settings, job.factor, universal=True)
             zero.load(engine, universal)
             dist.barrier()
     progress.world = world
@@ -204,54 +208,54 @@ def _reshaped(folder: Path, stage: int) -> Iterator[Path]:
 
 
 def _batches(job: Job, store: PairStore, encoder: Encoder, step: int) -> Iterator[MicroBatch]:
-    """This rank's collated micro-batches from a step on; each with its positives' codes, its documents' keys, and the relevant keys."""
+    """This rank's collated micro-batches from a step on, with what is known of their documents."""
     config, share = job.config, job.config.batch // dist.get_world_size()
     plan = Plan(store, config.batch, job.seed, config.homogeneous, config.homogeneous_by)
     mine = slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
-    collate = Copies(encoder.collator, max(1, config.dataloader_num_workers))
+    collate = Copies(encoder.training_collator, max(1, config.dataloader_num_workers))
 
     def micro_batch(number: int) -> MicroBatch:
         rows, epoch = plan.batch(number)[mine], number // plan.per_epoch
-        keyed = store.keyed(rows, job.negatives, (*job.seed, number))
-        pairs = [augmented(pair, config.augment, (*job.seed, epoch, row)) for row, (pair, _) in zip(rows, keyed, strict=True)]
-        positives = [pair.positive for pair in pairs]
-        negatives = [item for pair in pairs for item in pair.negatives]
-        keys = [keys[0] for _, keys in keyed] + [key for _, keys in keyed for key in keys[1:]]
-        codes = torch.tensor([int(item.modality) for item in positives])
-        batch = collate([pair.query for pair in pairs] + positives + negatives)
-        return batch, codes, torch.tensor(keys), torch.from_numpy(store.relevant(rows, config.mask_kin))
+        drawn = store.drawn(rows, config.negatives, job.filled, (*job.seed, number))
+        pairs = [augmented(whole.pair, config.augment, (*job.seed, epoch, row)) for row, whole in zip(rows, drawn, strict=True)]
+        batch = collate([pair.query for pair in pairs], documents([[pair.positive, *pair.negatives] for pair in pairs]))
+        labels = Labels(
+            codes_B=torch.tensor([int(pair.positive.modality) for pair in pairs]),
+            counts_B=torch.tensor([len(pair.negatives) for pair in pairs]),
+            keys_M=torch.tensor(documents([whole.keys for whole in drawn])),
+            scores_M=torch.tensor(documents([whole.scores for whole in drawn])),
+            relevant_BR=torch.from_numpy(store.relevant(rows, config.mask_kin)) if config.mask_relevant else None,
+        )
+        return batch, labels
 
     accumulation = config.gradient_accumulation_steps
     return ahead(micro_batch, range(step * accumulation, job.total * accumulation), config.dataloader_num_workers)
 
 
+def documents(told: Sequence[Sequence[T]]) -> list[T]:
+    """What is told of each pair's documents, the positive first, in the order of the loss: all positives, then each pair's negatives."""
+    return [first for first, *_ in told] + [each for _, *others in told for each in others]
+
+
 def _step(job: Job, engine: Any, batches: Iterator[MicroBatch], step: int) -> dict[str, float]:
     """One step of the optimizer; its figures, over all ranks."""
-    config, accumulation = job.config, job.config.gradient_accumulation_steps
+    objective, accumulation = job.config.loss, job.config.gradient_accumulation_steps
     total = torch.zeros(len(FIGURES), device=engine.device)
     for micro in range(accumulation):
         # Dropout is a function of seed, step and rank, so a resumed run draws what an uninterrupted one draws.
         _draw_from(*job.seed, step, micro, dist.get_rank())
-        batch, codes, keys, relevant = _agreed(lambda: next(batches))
-        rows_NTD, mask_NT = engine(**{name: tensor.to(engine.device, non_blocking=True) for name, tensor in batch.items()})
-        vectors, pairs = Vectors(rows_NTD.float(), mask_NT), len(codes)
-        contrast = contrastive(
-            vectors[:pairs],
-            vectors[pairs:],
-            codes.to(engine.device),
-            keys.to(engine.device),
-            temperature=config.temperature,
-            modality_mask=config.modality_mask,
-            symmetric=config.symmetric,
-            relevant_BR=relevant.to(engine.device) if config.mask_relevant else None,
-        )
+        batch, labels = _agreed(lambda: next(batches))
+        rows_NTD, mask_NT, *learned = engine(**{name: tensor.to(engine.device, non_blocking=True) for name, tensor in batch.items()})
+        vectors, pairs = Vectors(rows_NTD.float(), mask_NT), len(labels.codes_B)
+        scale = learned[0] if learned else 1 / objective.temperature
+        contrast = contrastive(vectors[:pairs], vectors[pairs:], labels.to(engine.device), objective, scale)
         engine.backward(contrast.loss)
-        total += torch.stack([getattr(contrast, name).detach().float() for name in FIGURES])
+        total += torch.stack([getattr(contrast, name).detach().float().reshape(()) for name in FIGURES])
         norm = zero.step(engine)
     dist.all_reduce(total)
     figures = dict(zip(FIGURES, total.tolist(), strict=True))
     micro_batches = accumulation * dist.get_world_size()
-    means = {name: value if name == "rows_without_negatives" else value / micro_batches for name, value in figures.items()}
+    means = {name: value if name in COUNTS else value / micro_batches for name, value in figures.items()}
     return {**means, "grad_norm": norm}
 
 
@@ -265,6 +269,9 @@ def _save_encoder(job: Job, engine: Any, folder: Path) -> None:
     weights = zero.whole_weights(engine)
     if dist.get_rank() == 0:
         encoder = load_encoder(job.encoder).tune(job.config.tuning)
+        encoder.widths = job.config.loss.widths
+        if isinstance(engine.module, Tempered):
+            weights, encoder.temperature = engine.module.parted(weights)
         unknown = encoder.load_state_dict(weights, strict=False).unexpected_keys
         assert not unknown, f"weights {unknown} are of no parameter"
         encoder.eval().save(folder)
@@ -361,4 +368,9 @@ def adapt(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> 
 
 def instruct(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> Outcome:
     """The instruction stage: on the pairs with instructions."""
+    return work(context, config, pairs / "instruct", encoder)
+
+
+def refine(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> Outcome:
+    """The refining stage: on the pairs with instructions once more, with the negatives that the encoder itself finds hard."""
     return work(context, config, pairs / "instruct", encoder)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import torch
 
+from mirepoix.components.backbone import folder_fingerprint
 from mirepoix.components.desk import Desk, Reply
 from mirepoix.components.prompts import Request
 from mirepoix.models.backbone import quiet
@@ -50,6 +51,10 @@ class LocalConfig:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1 or self.temperature < 0:
             raise Refused("the local writer's max_new_tokens must be at least 1, temperature at least 0")
+
+    def fingerprinted(self) -> "LocalConfig":
+        """The config with the fingerprint of its folder; refused where that is not there."""
+        return replace(self, fingerprint=folder_fingerprint(self.folder))
 
     def build(self, seed: int) -> "Local":
         """The writer; refused where the folder is not there."""
@@ -169,11 +174,11 @@ class Engine:
 
     def __init__(self, config: EngineConfig, seed: int):
         if not config.model:
-            raise Refused("the engine's model is not named; set passages.written.writer.model to a checkpoint folder, URI or hub id")
+            raise Refused("the engine's model is not named; set writer.model to a checkpoint folder, URI or hub id")
         if importlib.util.find_spec("vllm") is None:
             raise Refused(
-                "passages.written.writer is EngineConfig and vLLM is not installed; install mirepoix[gpu] on the nodes with GPUs, "
-                "or set passages.written.writer=EndpointConfig"
+                "the writer is EngineConfig and vLLM is not installed; install mirepoix[gpu] on the nodes with GPUs, "
+                "or set writer=EndpointConfig"
             )
         self.config, self.name = config, config.model
         self._sampling = {"temperature": config.temperature, "max_tokens": config.max_new_tokens} | _seeded(config.temperature, seed)

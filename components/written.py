@@ -1,6 +1,6 @@
 """Passages that a language model writes: of a question, its answer and the evidence, or of a picture's caption."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from mirepoix.models.options import option
 from mirepoix.serving.store import Context
 
 _FEW = 10  # failures that say nothing yet of the endpoint
+WriterConfig = EndpointConfig | LocalConfig | EngineConfig
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,66 @@ class WrittenConfig:
     """Passages by a language model."""
 
     of: Literal["triples", "captions"] = option("triples", "triples: of question, answer and evidence; captions: of a captioned picture")
-    writer: EndpointConfig | LocalConfig | EngineConfig = option(EndpointConfig, "who writes")
+    evidence: int = option(3, "texts of a triple's evidence that go into its prompt")
+    writer: WriterConfig = option(EndpointConfig, "who writes")
     judge: JudgeConfig = option(JudgeConfig, "what goes into a prompt, and which answers stand")
     spending: SpendingConfig = option(SpendingConfig, "what it may cost, and where replies are kept")
 
     def __post_init__(self) -> None:
         if self.of not in ("triples", "captions"):
             raise Refused(f"written.of is {self.of!r}; give triples or captions")
+        if self.evidence < 0:
+            raise Refused(f"written.evidence is {self.evidence}; give 0 or more")
+
+
+class Writing:
+    """A language model at work on rows: what it was asked, what of its answers stands, and what that cost."""
+
+    def __init__(self, context: Context, writer: WriterConfig, judge: JudgeConfig, spending: SpendingConfig, setting: str):
+        self.writer = writer.build(context.seed)
+        self.desk = Desk(spending, context.scratch, self.writer.identity)
+        self.judge, self.most_failed = judge, spending.max_failed
+        self.setting = setting  # the name that the spending has in the config
+        self.last = ""  # failure
+        self.taken = self.failed = self.unasked = self.cached = self.prompt_tokens = self.tokens = 0
+
+    def replies(self, requests: Callable[[], Iterator[Request]]) -> closing[Iterator[Reply]]:
+        """A reply for each request, in their order; to be closed."""
+        return closing(self.writer.write(requests, self.desk))
+
+    def judged(self, reply: Reply, asked: Request) -> str | Rejected:
+        """What of a reply stands; refused when the writer fails too often."""
+        self.taken, self.cached = self.taken + 1, self.cached + reply.cached
+        self.prompt_tokens, self.tokens = self.prompt_tokens + reply.prompt_tokens, self.tokens + reply.tokens
+        text = judged(reply, asked, self.judge)
+        if isinstance(text, Rejected):
+            self.unasked += text.reason == "budget"
+            if text.reason in ("failed", "declined"):
+                self.failed, self.last = self.failed + 1, text.detail
+                self._refuse_failures(_FEW)
+        return text
+
+    def finish(self) -> dict[str, float]:
+        """The figures of all that was written; refused where too much failed."""
+        self._refuse_failures(0)
+        return {
+            "requests": self.desk.requests,
+            "sent_again": self.desk.counts["sent again"],
+            "cached": self.cached,
+            "paid_tokens": self.desk.tokens,
+            "prompt_tokens": self.prompt_tokens,
+            "tokens": self.tokens,
+            "stopped_by_budget": float(self.unasked > 0),
+            "damaged_replies": self.desk.counts["damaged"],
+        }
+
+    def _refuse_failures(self, few: int) -> None:
+        asked, most = self.taken - self.unasked, self.most_failed
+        if self.failed > few and self.failed > most * asked:
+            raise Refused(
+                f"{self.failed} of {asked} rows failed (the last: {self.last}), more than the share "
+                f"{self.setting}.max_failed={most}; mend the endpoint and run again (what it answered is kept), or raise it"
+            )
 
 
 class Written:
@@ -43,17 +97,14 @@ class Written:
         self.context, self.config, self.curate = context, config, curate
         self.part = "triples" if config.of == "triples" else "corpus"
         self.total = count_training(curate, "written") if config.of == "triples" else part_rows(curate, "corpus")
-        self.writer = config.writer.build(context.seed)
-        self.desk = Desk(config.spending, context.scratch, self.writer.identity)
+        self.writing = Writing(context, config.writer, config.judge, config.spending, "passages.written.spending")
         self.held_out = held_out(curate)
         texts = corpus_texts(curate, alone=False, without=self.held_out) if config.of == "triples" else ()
         self.evidence = Texts(spool / "evidence.arrow", texts)
-        self.last = ""  # failure
-        self.failed = self.cached = self.prompt_tokens = self.tokens = 0
 
     def run(self, additions: Additions) -> dict[str, float]:
         """Reads the rows twice side by side: ahead without pictures to ask about them, and with pictures to write them."""
-        with closing(self.writer.write(self._requests, self.desk)) as replies:
+        with self.writing.replies(self._requests) as replies:
             for row, reply in zip(self._rows(), replies, strict=True):
                 additions.read += 1
                 self._take(row, reply, additions)
@@ -61,46 +112,22 @@ class Written:
                     self.context.report({"step": additions.read, "total": self.total})
         if not additions.read:
             raise Refused("passages.written.of is captions and no candidate has a caption and a picture; give a corpus that has some")
-        self._refuse_failures(additions, few=0)
+        figures = self.writing.finish()
         self.context.report({"step": self.total, "total": self.total})
-        budget = additions.counts["budget"]
-        return {
-            "requests": self.desk.requests,
-            "sent_again": self.desk.counts["sent again"],
-            "cached": self.cached,
-            "paid_tokens": self.desk.tokens,
-            "prompt_tokens": self.prompt_tokens,
-            "tokens": self.tokens,
-            "stopped_by_budget": float(budget > 0),
-            "damaged_replies": self.desk.counts["damaged"],
-            "held_out_answers": len(self.held_out),
-        }
+        return {**figures, "held_out_answers": len(self.held_out)}
 
     def _take(self, row: dict[str, Any], reply: Reply, additions: Additions) -> None:
         asked, sources = self._asked(row)
-        self.cached += reply.cached
-        self.prompt_tokens, self.tokens = self.prompt_tokens + reply.prompt_tokens, self.tokens + reply.tokens
-        text = judged(reply, asked, self.config.judge)
+        text = self.writing.judged(reply, asked)
         if isinstance(text, Rejected):
             additions.reject(self.part, row, text.reason, text.detail)
-            if text.reason in ("failed", "declined"):
-                self.failed, self.last = self.failed + 1, text.detail
-                self._refuse_failures(additions, _FEW)
             return
         captioned = self.config.of == "captions"
         query = replace(row_to_item(row), text="") if captioned else row_to_item(row)
-        told = {"model": self.writer.name, "prompt": asked.hash, "sources": [row["id"], *sources], "cached": reply.cached}
+        told = {"model": self.writing.writer.name, "prompt": asked.hash, "sources": [row["id"], *sources], "cached": reply.cached}
         additions.add(
             query, text, row["text"] if captioned else row["answer"], **told, prompt_tokens=reply.prompt_tokens, tokens=reply.tokens
         )
-
-    def _refuse_failures(self, additions: Additions, few: int) -> None:
-        asked, most = additions.read - additions.counts["budget"], self.config.spending.max_failed
-        if self.failed > few and self.failed > most * asked:
-            raise Refused(
-                f"{self.failed} of {asked} rows failed (the last: {self.last}), more than the share "
-                f"passages.written.spending.max_failed={most}; mend the endpoint and run again (what it answered is kept), or raise it"
-            )
 
     def _requests(self) -> Iterator[Request]:
         return (self._asked(row)[0] for row in self._rows(pictures=False))
@@ -120,6 +147,6 @@ class Written:
         """What is asked about a row, and the candidates that go into it."""
         if self.config.of == "captions":
             return request("captions", {"caption": row["text"]}, self.config.judge), []
-        sources = [id for id in row["evidence"] if id in self.evidence][: self.config.judge.evidence]
+        sources = [id for id in row["evidence"] if id in self.evidence][: self.config.evidence]
         fields = {"question": row["text"], "answer": row["answer"], "evidence": [self.evidence[id] for id in sources]}
         return request("triples", fields, self.config.judge), sources

@@ -18,6 +18,11 @@ class Modality(IntFlag):
     VIDEO = 4
 
     @property
+    def words(self) -> str:
+        """The code as people say it: "text", "text and image", ..."""
+        return " and ".join(bit.name.lower() for bit in type(self) if self & bit) or "nothing"
+
+    @property
     def letters(self) -> str:
         """The code as M-BEIR writes it: "t", "i", "it", "v", ..."""
         return "".join(letter for bit, letter in _LETTERS if self & bit)
@@ -58,6 +63,11 @@ class Item:
         if self.video:
             code |= Modality.VIDEO
         return code
+
+
+def worded(item: Item, between: str = " ") -> str:
+    """What of an item is words: its instruction, then its text."""
+    return between.join(part for part in (item.instruction.strip(), item.text.strip()) if part)
 
 
 def content_hash(item: Item) -> bytes:

@@ -20,38 +20,43 @@ class Lora:
 
 @dataclass(frozen=True)
 class Tuning:
-    """Which towers learn, and how."""
+    """Which towers learn, and how; a retriever whose stages differ in more derives its own."""
 
     towers: tuple[str, ...] = option(("language",), "towers that learn; the others are frozen")
     lora: Lora | None = option(Lora, "they learn through adapters; null: in full")
 
 
-def unfit(tuning: Tuning, towers: Iterable[str]) -> str | None:
-    """Why a tuning does not fit an encoder of these towers, if it does not."""
+def unfit(tuning: Tuning, towers: Iterable[str], kind: type[Tuning] = Tuning) -> str | None:
+    """Why a tuning does not fit an encoder of these towers and this kind of tuning, if it does not."""
     known = list(towers)
+    if type(tuning) is not kind:
+        return f"it is a {type(tuning).__name__}; this retriever takes {kind.__name__}: give that"
     unknown = [name for name in tuning.towers if name not in known]
     if tuning.towers and not unknown:
         return None
     return f"towers {', '.join(unknown) or '()'} cannot learn; this retriever has {', '.join(known)}: name one or more of them"
 
 
-def tune(module: torch.nn.Module, towers: Mapping[str, torch.nn.Module], tuning: Tuning) -> None:
+def tune(module: torch.nn.Module, towers: Mapping[str, torch.nn.Module], tuning: Tuning, kind: type[Tuning] = Tuning) -> None:
     """Freezes `module` but for what `tuning` names among its `towers`."""
-    if reason := unfit(tuning, towers):
+    if reason := unfit(tuning, towers, kind):
         raise Refused(reason)
     module.requires_grad_(False)
-    for name in tuning.towers:
-        if tuning.lora is None:
-            towers[name].requires_grad_(True)
-        else:
-            _adapt(towers[name], tuning.lora)
+    learning = [towers[name] for name in tuning.towers]
+    if tuning.lora is not None:
+        _adapt(module, learning, tuning.lora)
+        return
+    for tower in learning:
+        tower.requires_grad_(True)
 
 
-def _adapt(tower: torch.nn.Module, lora: Lora) -> None:
+def _adapt(module: torch.nn.Module, towers: Iterable[torch.nn.Module], lora: Lora) -> None:
+    """Puts adapters on the layers of the towers where they stand in `module`: a tower itself may be but a list of parts of it."""
     from peft import LoraConfig, inject_adapter_in_model
 
-    names = sorted({name.rsplit(".", 1)[-1] for name, module in tower.named_modules() if isinstance(module, torch.nn.Linear)})
-    inject_adapter_in_model(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names), tower)
+    own = {id(layer) for tower in towers for layer in tower.modules() if isinstance(layer, torch.nn.Linear)}
+    names = [name for name, layer in module.named_modules() if id(layer) in own]
+    inject_adapter_in_model(LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=names), module)
 
 
 def merged(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

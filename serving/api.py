@@ -22,6 +22,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
+from mirepoix.models.encoder import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.serving.door import ApiError, Door, Figures, error_reply
@@ -72,7 +73,7 @@ class Busy(Exception):
 class Backend(Protocol):
     """Who answers; raises Refused for what the encoder will not take, and Busy where nobody has room."""
 
-    async def encode(self, items: Sequence[Item]) -> list[Encoded]: ...
+    async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]: ...
 
     async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[Found]: ...
 
@@ -109,8 +110,8 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
     reader = Reader(limits)
     pulse = Pulse(backend.ready)
 
-    async def encode(items: Sequence[Item]) -> list[Encoded]:
-        encoded = await backend.encode(items)
+    async def encode(items: Sequence[Item], role: Role) -> list[Encoded]:
+        encoded = await backend.encode(items, role)
         for one in encoded:
             figures.batch_size.observe(one.batch)
         return encoded
@@ -122,7 +123,7 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
         if body.dimensions is not None and body.dimensions not in about.widths:
             trained = ", ".join(map(str, about.widths))
             raise ApiError(400, f"dimensions is {body.dimensions}; this encoder was trained for {trained}", "dimensions")
-        encoded = await encode(await reader.items(body))
+        encoded = await encode(await reader.items(body), body.role)
         data = [
             {"object": "embedding", "index": n, **_embedding(one.rows_TD, body.dimensions, body.encoding_format)}
             for n, one in enumerate(encoded)
@@ -140,7 +141,7 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
         item = await reader.query(body, upload)
         if body.instruction is None:
             item = Item(id=item.id, text=item.text, images=item.images, instruction=_instruction(about, item.modality, target))
-        (encoded,) = await encode([item])
+        (encoded,) = await encode([item], "query")
         found = await backend.search(encoded.rows_TD, body.k, target)
         results = [
             {

@@ -3,7 +3,7 @@
 encoder/        what Encoder.save wrote
 index/          what Index.save wrote
 documents/      documents.arrow: id, text, modality, thumbnail, in corpus order; order.npy: its row for each position in the index
-golden.json     a few items and the vectors that the encoder gave them when the release was assembled
+golden.json     a few items and the vectors that the encoder gave them, as documents and as queries, when the release was assembled
 release.json    name, version and identities; the same parts give the same version, so it carries no time
 """
 
@@ -96,9 +96,11 @@ class Release:
     def verify(self, encoder: Encoder) -> float:
         """The least cosine between a golden row and the one that the encoder gives now; refused below `COSINE`."""
         golden = json.loads((self.folder / "golden.json").read_text())
-        given = encoder.encode([_item(row) for row in golden["items"]])
+        items = [_item(row) for row in golden["items"]]
+        given = Vectors.cat([encoder.encode(items), encoder.encode(items, role="query")])
+        kept = golden["vectors"] + golden["queries"]
         least = 1.0
-        for item, rows, rows_TD, mask_T in zip(golden["items"], golden["vectors"], given.rows_NTD, given.mask_NT, strict=True):
+        for item, rows, rows_TD, mask_T in zip(golden["items"] * 2, kept, given.rows_NTD, given.mask_NT, strict=True):
             expected_TD, found_TD = torch.tensor(rows), rows_TD[mask_T]
             same = expected_TD.shape == found_TD.shape
             cosine = torch.nn.functional.cosine_similarity(expected_TD, found_TD).min().item() if same else float("nan")
@@ -142,14 +144,14 @@ def assemble(
     for part, source in (("encoder", encoder_folder), ("index", index_folder)):
         shutil.copytree(source, folder / part, ignore=lambda at, names, top=str(source): {MANIFEST} & set(names) if at == top else set())
     _write_documents(folder / "documents", Path(corpus_folder), index, report)
-    (folder / "golden.json").write_text(json.dumps(_golden(golden, encoder.encode(golden))) + "\n")
+    (folder / "golden.json").write_text(json.dumps(_golden(golden, encoder.encode(golden), encoder.encode(golden, role="query"))) + "\n")
     told = {
         "name": name,
         "encoder": identity,
         "index": encoder_digest(folder / "index"),
         "documents": encoder_digest(folder / "documents"),
         "golden": _sha256(folder / "golden.json"),
-        "widths": sorted({*widths, encoder.dimension}),
+        "widths": sorted({*widths, *encoder.widths, encoder.dimension}),
         "instructions": dict(sorted((instructions or {}).items())),
     }
     told["version"] = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
@@ -230,12 +232,14 @@ def _corpus(folder: Path) -> Iterator[list[Item]]:
                 yield [row_to_item(row) for row in batch.to_pylist()]
 
 
-def _golden(items: Sequence[Item], vectors: Vectors) -> dict[str, Any]:
+def _golden(items: Sequence[Item], vectors: Vectors, queries: Vectors) -> dict[str, Any]:
     def text(row: dict[str, Any]) -> dict[str, Any]:
         return {**row, **{name: [base64.b64encode(data).decode() for data in row[name]] for name in ("images", "video")}}
 
-    rows = [rows_TD[mask_T].tolist() for rows_TD, mask_T in zip(vectors.rows_NTD, vectors.mask_NT, strict=True)]
-    return {"items": [text(item_to_row(item)) for item in items], "vectors": rows}
+    def rows(vectors: Vectors) -> list[list[list[float]]]:
+        return [rows_TD[mask_T].tolist() for rows_TD, mask_T in zip(vectors.rows_NTD, vectors.mask_NT, strict=True)]
+
+    return {"items": [text(item_to_row(item)) for item in items], "vectors": rows(vectors), "queries": rows(queries)}
 
 
 def _item(row: dict[str, Any]) -> Item:

@@ -8,7 +8,7 @@ Shapes: T rows of an item, D width.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from mirepoix.models.encoder import Encoder
+from mirepoix.models.encoder import Collator, Encoder, Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.vectors import Vectors
@@ -37,14 +37,22 @@ def verified_encoder(release: Release) -> Encoder:
 class Counted:
     """A collator that also notes how many tokens each item took."""
 
-    def __init__(self, collator: Callable[[Sequence[Item]], dict[str, torch.Tensor]]):
+    def __init__(self, collator: Collator):
         self.collator = collator
         self.tokens: dict[str, int] = {}
 
-    def __call__(self, items: Sequence[Item]) -> dict[str, torch.Tensor]:
-        batch = self.collator(items)
-        self.tokens.update(zip((item.id for item in items), batch["attention_mask"].sum(1).tolist(), strict=True))
+    def __call__(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> dict[str, torch.Tensor]:
+        batch = self.collator(queries, documents)
+        names = (item.id for item in (*queries, *documents))
+        self.tokens.update(zip(names, batch["attention_mask"].sum(1).tolist(), strict=True))
         return batch
+
+
+class Asked(NamedTuple):
+    """The items of a request, and what they are."""
+
+    items: list[Item]
+    role: Role
 
 
 class EncoderReplica:
@@ -56,8 +64,8 @@ class EncoderReplica:
         self._together.set_max_batch_size(batch_size)
         self._together.set_batch_wait_timeout_s(batch_wait_s)
 
-    async def encode(self, items: list[Item]) -> list[Encoded]:
-        encoded = await self._together(items)
+    async def encode(self, items: list[Item], role: Role) -> list[Encoded]:
+        encoded = await self._together(Asked(items, role))
         if isinstance(encoded, str):
             raise Refused(encoded)
         return encoded
@@ -65,17 +73,25 @@ class EncoderReplica:
     async def ready(self) -> None:
         """Answers."""
 
-    @serve.batch(batch_size_fn=lambda requests: sum(len(items) for items in requests))
-    async def _together(self, requests: list[list[Item]]) -> list[list[Encoded] | str]:
+    @serve.batch(batch_size_fn=lambda requests: sum(len(request.items) for request in requests))
+    async def _together(self, requests: list[Asked]) -> list[list[Encoded] | str]:
         return await asyncio.to_thread(self.encode_together, requests)
 
-    def encode_together(self, requests: list[list[Item]]) -> list[list[Encoded] | str]:
+    def encode_together(self, requests: list[Asked]) -> list[list[Encoded] | str]:
         """Each request's items encoded; or, if they are refused, why: one visitor's item must not fail the others'."""
+        encoded: list[list[Encoded] | str] = [[]] * len(requests)
+        for role in dict.fromkeys(request.role for request in requests):
+            places = [place for place, request in enumerate(requests) if request.role == role]
+            for place, found in zip(places, self._of_role([requests[place].items for place in places], role), strict=True):
+                encoded[place] = found
+        return encoded
+
+    def _of_role(self, requests: list[list[Item]], role: Role) -> list[list[Encoded] | str]:
         items = [Item(str(n), item.text, item.images, (), item.instruction) for n, item in enumerate(chain(*requests))]
         try:
-            vectors = self.encoder.encode(items, batch_size=len(items))
+            vectors = self.encoder.encode(items, batch_size=len(items), role=role)
         except Refused as refused:
-            return [str(refused)] if len(requests) == 1 else [self.encode_together([request])[0] for request in requests]
+            return [str(refused)] if len(requests) == 1 else [self._of_role([request], role)[0] for request in requests]
         encoded = [
             Encoded(rows_TD[mask_T].numpy(), self.counted.tokens.pop(item.id), len(items))
             for item, rows_TD, mask_T in zip(items, vectors.rows_NTD, vectors.mask_NT, strict=True)
@@ -117,9 +133,9 @@ class Replicas:
     def __init__(self, encoder: DeploymentHandle, index: DeploymentHandle, batch_size: int):
         self.encoder, self.index, self.batch_size = encoder, index, batch_size
 
-    async def encode(self, items: Sequence[Item]) -> list[Encoded]:
+    async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]:
         parts = [list(items[start : start + self.batch_size]) for start in range(0, len(items), self.batch_size)]
-        encoded = await asyncio.gather(*(_asked(self.encoder.encode.remote, part) for part in parts))
+        encoded = await asyncio.gather(*(_asked(self.encoder.encode.remote, part, role) for part in parts))
         return [one for part in encoded for one in part]
 
     async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[Found]:

@@ -59,7 +59,10 @@ class Message(_Body):
 
 
 class EmbeddingsBody(_Body):
-    """OpenAI's request, with things and messages; `instruction` is put to every input as in training."""
+    """OpenAI's request, with things and messages; `instruction` is put to every input as in training.
+
+    `role` says what the inputs are to be: some retrievers read a query and a document in different ways.
+    """
 
     input: str | list[str | Thing] | None = None
     messages: list[Message] | None = None
@@ -67,6 +70,7 @@ class EmbeddingsBody(_Body):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(default=None, ge=1)
     instruction: str = ""
+    role: Literal["query", "document"] = "document"
     user: str | None = None
 
 

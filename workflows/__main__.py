@@ -18,9 +18,11 @@ EXAMPLES = """examples:
   mirepoix run quickstart                                  the whole life on two cores, in minutes
   mirepoix run quickstart instruct.max_steps=600 --plan    what a change would run again, and why
   mirepoix describe quickstart > mine.yaml; mirepoix run quickstart --config mine.yaml
+  mirepoix run quickstart_all only=unite,mire              retrievers side by side, on the same data
   mirepoix submit quickstart --address http://HEAD:8265    the same on a cluster
   mirepoix validate /data/corpus; mirepoix run unite sources.path=/data/corpus
   mirepoix serve storage/runs/quickstart-...; mirepoix search "two small red stars" --target i
+  mirepoix export storage/runs/quickstart-... /models/mine --to hf
 """
 
 
@@ -73,6 +75,17 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--url", default="http://127.0.0.1:8000", help="the endpoint (default: %(default)s)")
     search.add_argument("--json", action="store_true", help="print the endpoint's reply as it is")
 
+    export = commands.add_parser("export", help="write a release as a folder that transformers, sentence-transformers or PEFT opens")
+    export.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run: then the card tells of it")
+    export.add_argument("folder", type=Path, metavar="DIR", help="folder to write; it must be new or empty")
+    export.add_argument(
+        "--to", required=True, metavar="LAYOUT", help="hf: plain checkpoints; sentence-transformers; peft: the adapter that training added"
+    )
+    export.add_argument("--arm", metavar="ARM", help="of a run that compares several retrievers: the one that is exported")
+    export.add_argument(
+        "--base", metavar="CHECKPOINT", help="folder or hub id that an adapter is put over (default: what the run started from)"
+    )
+
     validate = commands.add_parser(
         "validate", help="say what of a corpus training would reject, with file and line; exit status 1 if anything, or if a run would stop"
     )
@@ -104,7 +117,7 @@ def _corpora(parser: argparse.ArgumentParser) -> None:
 
 
 def _part(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--until", metavar="STAGE", help="run this stage and what it needs, and nothing after it")
+    parser.add_argument("--until", metavar="STAGE", help="run this stage and what it needs, and no more; a step alone: of every arm")
     parser.add_argument("--from", dest="start", metavar="STAGE", help="run this stage and all after it again; what is before must stand")
     parser.add_argument(
         "--force", metavar="STAGE", action="append", default=[], help="run this stage even if its result stands; may be repeated"
@@ -173,9 +186,11 @@ def _run(told: argparse.Namespace) -> int:
 
     order = _order(told)
     if told.plan:
-        for name, stage in run.plan(order).stages.items():
+        planned = run.plan(order).stages
+        width = max(16, *map(len, planned))
+        for name, stage in planned.items():
             verb = {"skipped": "stands", "not run": "may run" if stage.reason.startswith("may run") else "runs"}[stage.status]
-            print(f"{name:<16} {verb:<8} {stage.reason.removeprefix('may run: ') if verb != 'stands' else ''}".rstrip())
+            print(f"{name:<{width}} {verb:<8} {stage.reason.removeprefix('may run: ') if verb != 'stands' else ''}".rstrip())
         return 0
     with ExitStack() as resources:
         return run.ended(run.run(order, resources))
@@ -190,11 +205,10 @@ def _describe(told: argparse.Namespace) -> int:
 
 
 def _submit(told: argparse.Namespace) -> int:
-    from mirepoix.workflows.retrieval import named_files
     from mirepoix.workflows.run import settled
     from mirepoix.workflows.submit import submit
 
-    files = named_files(settled(told.recipe, told.overrides, told.config))
+    files = settled(told.recipe, told.overrides, told.config).named_files()
     options = [word for name in ("until", "start") for word in _option(name, getattr(told, name))]
     options += [word for stage in told.force for word in _option("force", stage)]
     return submit(
@@ -215,15 +229,14 @@ def _option(name: str, value: str | None) -> list[str]:
 
 def _list(_: argparse.Namespace) -> int:
     from mirepoix.components.reading import FORMATS
-    from mirepoix.models.encoder import ARCHITECTURES
     from mirepoix.workflows.recipes import RECIPES, RETRIEVERS, summary
 
     print("recipes")
     for name in RECIPES:
-        print(f"  {name:<12} {summary(name)}")
+        print(f"  {name:<14} {summary(name)}")
     print("\nretrievers")
     for name, what in RETRIEVERS.items():
-        print(f"  {name:<12} {what}{'' if name in ARCHITECTURES else '   (not there yet)'}")
+        print(f"  {name:<14} {what}")
     print("\nformats of corpora (those with a * are written too)")
     for name, form in FORMATS.items():
         print(f"  {name + (' *' if hasattr(form, 'write') else ''):<24} {form.WHAT}")
@@ -275,6 +288,16 @@ def _search(told: argparse.Namespace) -> int:
     return 0
 
 
+def _export(told: argparse.Namespace) -> int:
+    from mirepoix.components.export import export
+    from mirepoix.serving.release import open_release
+    from mirepoix.workflows.lineage import lineage
+
+    release, run = lineage(told.release, told.arm)
+    export(open_release(release), told.folder, told.to, run, told.base)
+    return 0
+
+
 def _validate(told: argparse.Namespace) -> int:
     from dataclasses import replace
 
@@ -316,6 +339,7 @@ COMMANDS = {
     "demo": _demo,
     "serve": _serve,
     "search": _search,
+    "export": _export,
     "validate": _validate,
     "convert": _convert,
     "doctor": _doctor,

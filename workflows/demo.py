@@ -11,12 +11,14 @@ from typing import Any
 
 from mirepoix.components import deploy
 from mirepoix.components.corpus import read_part
+from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, row_to_item
 from mirepoix.serving import store
 from mirepoix.serving.app import KEY
 from mirepoix.serving.client import search_endpoint
 from mirepoix.workflows.lease import cache_folder
-from mirepoix.workflows.run import Order, ended, run
+from mirepoix.workflows.retrieval import Retrieval
+from mirepoix.workflows.run import Order, ended, run, settled
 from mirepoix.workflows.tracking import tracking_uri
 
 # What is searched for: a held-out query of each kind, by its task.
@@ -26,6 +28,8 @@ ASKED = {"t->i": "a text", "i->t": "a picture", "it->t": "a picture and a questi
 def demo(order: Order) -> int:
     """Runs the order on a private cluster, searches what it deployed, and leaves nothing running."""
     began = time.monotonic()
+    if settled(order.recipe, order.overrides, order.config).served is None:
+        raise Refused(f"a demo searches what is served, and {order.recipe} serves nothing; give serve=ARM, one of its arms")
     with ExitStack() as resources:
         made = run(replace(order, private=True), resources)
         status = ended(made)
@@ -42,8 +46,9 @@ def demo(order: Order) -> int:
     end = f"goes on at {made.endpoint}" if made.endpoint else "went with the demo's cluster"
     print(f"\n{time.monotonic() - began:.0f} seconds in all; the endpoint {end}. Look next at")
     print(f"  the report        {store.join(made.folder, 'report.html')}")
-    print(f"  the release       {made.report.stages['release'].target}")
-    print(f"  the search page   http://127.0.0.1:8000   after   {command} serve {made.folder}")
+    print(f"  the release       {made.report.stages[made.config.served].target}")
+    released = made.folder if isinstance(made.config, Retrieval) else made.report.stages[made.config.served].target
+    print(f"  the search page   http://127.0.0.1:8000   after   {command} serve {released}")
     uri = tracking_uri(order.storage)
     server = "" if uri.startswith("http") else f"   after   {command.with_name('mlflow')} server --workers 1 --backend-store-uri {uri}"
     print(f"  the MLflow page   {uri if uri.startswith('http') else 'http://127.0.0.1:5000'}{server}")

@@ -10,6 +10,7 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@cache
 def source_hash(source: str) -> str:
     """The hash of what a source does: comments, layout and docstrings do not count."""
     tree = ast.parse(textwrap.dedent(source))
@@ -74,11 +76,17 @@ def source_modules(*roots: str) -> tuple[str, ...]:
 def _imported(module: str) -> Iterator[str]:
     spec = importlib.util.find_spec(module)
     assert spec is not None and spec.origin is not None, f"module {module} cannot be found"
-    for node in ast.walk(ast.parse(Path(spec.origin).read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mirepoix."):
-            found = importlib.util.find_spec(node.module)
-            package = found is not None and found.submodule_search_locations is not None
-            yield from (f"{node.module}.{alias.name}" for alias in node.names) if package else (node.module,)
+    for home, names in _imports(Path(spec.origin).read_text()):
+        found = importlib.util.find_spec(home)
+        package = found is not None and found.submodule_search_locations is not None
+        yield from (f"{home}.{name}" for name in names) if package else (home,)
+
+
+@cache
+def _imports(source: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What a source imports of ours: modules, and the names that it takes from them."""
+    nodes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ImportFrom)]
+    return tuple((node.module, tuple(alias.name for alias in node.names)) for node in nodes if (node.module or "").startswith("mirepoix."))
 
 
 def library_version(name: str) -> str:
@@ -94,7 +102,7 @@ def ingredients(stage: Stage, digests: Mapping[str, str]) -> dict[str, Any]:
     source = {name: module_hash(name) for name in stage.modules}
     source[f"{stage.work.__module__}.{stage.work.__qualname__}"] = source_hash(inspect.getsource(stage.work))
     return {
-        "stage": stage.name,
+        "stage": stage.step,
         "source": source,
         "config": plain(stage.config),
         "libraries": {name: library_version(name) for name in stage.libraries},
@@ -149,12 +157,12 @@ def look(stage: Stage, digests: Mapping[str, str], storage: str, forced: bool) -
     """Whether a stage's result stands, and where."""
     parts = ingredients(stage, digests)
     key = key_of(parts)
-    target = join(storage, "artefacts", stage.name, key[:16])
+    target = join(storage, "artefacts", stage.step, key[:16])
     try:
         manifest = verify(target, hashes=False)
         holds = stage.stands is None or stage.stands(fetch(target, cache_folder()), stage.config)
     except Missing:
-        return Prospect(key, target, parts, None, changes(latest(stage.name, storage), parts, stage.inputs), False)
+        return Prospect(key, target, parts, None, changes(latest(stage, storage), parts, stage.inputs), False)
     except Damaged as damage:
         return Prospect(key, target, parts, None, str(damage), True)
     if forced or not stage.cached or not holds:
@@ -163,11 +171,13 @@ def look(stage: Stage, digests: Mapping[str, str], storage: str, forced: bool) -
     return Prospect(key, target, parts, manifest, "stands", False)
 
 
-def latest(name: str, storage: str) -> dict[str, Any] | None:
-    """The fields of a stage's most recent result, whatever its key."""
-    home = join(storage, "artefacts", name)
-    manifests = []
+def latest(stage: Stage, storage: str) -> dict[str, Any] | None:
+    """The fields of the most recent result that was made under a stage's name, whatever its key."""
+    home = join(storage, "artefacts", stage.step)
+    made = []
     for key in list_names(home):
         with suppress(Damaged):  # it explains nothing; the others may
-            manifests.append(read_manifest(join(home, key)))
-    return max((manifest.fields for manifest in manifests if manifest), key=lambda fields: fields["created"], default=None)
+            manifest = read_manifest(join(home, key))
+            if manifest and manifest.fields.get("name", stage.step) == stage.name:
+                made.append(manifest.fields)
+    return max(made, key=lambda fields: fields["created"], default=None)

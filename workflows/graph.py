@@ -1,8 +1,8 @@
 """The stages of a run and the order in which they hang together."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from mirepoix.serving.store import Outcome
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a run: its work, and everything that the result depends on."""
+    """One step of a run: its work, and everything that the result depends on. In a comparison its name is ARM:STEP, else the step's."""
 
     name: str
     work: Callable[..., Outcome]  # (context, config, **inputs), importable
@@ -28,16 +28,24 @@ class Stage:
     on_head: bool = False  # runs where an endpoint that it starts is reached
     stands: Callable[[Path, Any], bool] | None = None  # asked whether a finished result still holds outside the storage
 
+    @property
+    def arm(self) -> str:
+        """The arm of a comparison that it belongs to; empty: none, or all."""
+        return self.name.rpartition(":")[0]
+
+    @property
+    def step(self) -> str:
+        """What is done, whichever arm asks for it: what two arms, or two runs, ask for alike is made once."""
+        return self.name.rpartition(":")[2]
+
 
 def choose(stages: Sequence[Stage], until: str | None, start: str | None, force: set[str]) -> tuple[list[Stage], set[str]]:
-    """The stages to consider, each after its inputs, and the names of those that run even if they stand."""
+    """The stages to consider, each after its inputs, and the names of those that run even if they stand.
+
+    A stage is named as it is called; the name of a step alone means that step of every arm.
+    """
     by_name = {stage.name: stage for stage in stages}
     assert len(by_name) == len(stages), "two stages have one name"
-    for name in [*([until] if until else []), *([start] if start else []), *force]:
-        if name not in by_name:
-            near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.4)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(by_name)}"
-            raise Refused(f"there is no stage {name}; {hint}")
     ordered: dict[str, Stage] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -47,24 +55,51 @@ def choose(stages: Sequence[Stage], until: str | None, start: str | None, force:
             visit(source, (*path, name))
         ordered.setdefault(name, by_name[name])
 
-    for stage in [by_name[until]] if until else stages:
-        visit(stage.name, ())
+    forced = {name for given in force for name in called(stages, given)}
+    first = called(stages, start) if start else []
+    for name in called(stages, until) if until else by_name:
+        visit(name, ())
     if start:
-        again = beneath(list(ordered.values()), start)
-        if start not in ordered:
+        again = beneath(list(ordered.values()), first)
+        if not set(first) & set(ordered):
             raise Refused(f"--from {start} --until {until} leaves nothing to run: {until} does not depend on {start}")
-        force, wanted = force | again, dict(ordered)
+        forced, wanted = forced | again, dict(ordered)
         ordered.clear()
         for stage in wanted.values():
             if stage.name in again:
                 visit(stage.name, ())
-    return list(ordered.values()), force
+    return list(ordered.values()), forced
 
 
-def beneath(ordered: Sequence[Stage], start: str) -> set[str]:
-    """The names of a stage and of all that hang on it."""
-    names = {start}
+def called(stages: Sequence[Stage], given: str) -> list[str]:
+    """The names of the stages that a user means."""
+    found = [stage.name for stage in stages if stage.name == given] or [stage.name for stage in stages if stage.step == given]
+    if not found:
+        names = [stage.name for stage in stages]
+        near = difflib.get_close_matches(given, names, n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        raise Refused(f"there is no stage {given}; {hint}")
+    return found
+
+
+def beneath(ordered: Sequence[Stage], first: Sequence[str]) -> set[str]:
+    """The names of stages and of all that hang on them."""
+    names = set(first)
     for stage in ordered:
         if names & set(stage.inputs.values()):
             names.add(stage.name)
-    return names
+    return names & {stage.name for stage in ordered}
+
+
+def joined(stages: Sequence[Stage], same: Callable[[Stage], Hashable]) -> tuple[list[Stage], dict[str, str]]:
+    """The stages without those that do what an earlier one does, and by each name the stage that does it."""
+    first: dict[Hashable, str] = {}
+    names: dict[str, str] = {}
+    kept = []
+    for stage in stages:
+        inputs = {argument: names[source] for argument, source in stage.inputs.items()}
+        done = replace(stage, inputs=inputs)
+        names[stage.name] = first.setdefault((same(done), tuple(sorted(inputs.items()))), stage.name)
+        if names[stage.name] == stage.name:
+            kept.append(done)
+    return [replace(stage, after=tuple(names[name] for name in stage.after)) for stage in kept], names

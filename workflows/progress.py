@@ -4,6 +4,7 @@ import shutil
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -99,16 +100,21 @@ class Display:
     def __init__(self, stream: TextIO | None = None):
         self.stream = sys.stderr if stream is None else stream
         self.live = self.stream.isatty()
+        self.width = 12
         self._first: dict[str, Note] = {}
         self._latest: dict[str, Note] = {}
         self._shown: dict[str, float] = {}
         self._drawn_lines = 0
         self._drawn_at = 0.0
 
+    def fit(self, stages: Iterable[str]) -> None:
+        """Make room for the names of the stages."""
+        self.width = max(self.width, *map(len, stages))
+
     def say(self, stage: str, text: str) -> None:
         """A line that stays."""
         self._erase()
-        self.stream.write(f"{stage:<12} {text}\n")
+        self.stream.write(f"{stage:<{self.width}} {text}\n")
         self._draw()
 
     def begin(self, stage: str) -> None:
@@ -137,7 +143,7 @@ class Display:
         for stage, report in self._latest.items():
             if not self.live and report.numbers and now - self._shown.get(stage, -PLAIN_SECONDS) >= PLAIN_SECONDS:
                 self._shown[stage] = now
-                self.stream.write(f"{stage:<12} {line(report, self._first[stage])}\n")
+                self.stream.write(f"{stage:<{self.width}} {line(report, self._first[stage])}\n")
         self.stream.flush()
 
     def close(self) -> None:
@@ -154,7 +160,7 @@ class Display:
         if self.live:
             width = shutil.get_terminal_size().columns - 1
             for stage, report in self._latest.items():
-                text = f"{stage:<12} {bar(report)}{line(report, self._first.get(stage, report))}"
+                text = f"{stage:<{self.width}} {bar(report)}{line(report, self._first.get(stage, report))}"
                 self.stream.write(f"{text[:width]}\n")
             self._drawn_lines, self._drawn_at = len(self._latest), time.monotonic()
         self.stream.flush()

@@ -1,6 +1,7 @@
 """A recipe from its name to its report: config, cluster, stages, tracking, and the run's folder."""
 
 import json
+import os
 import secrets
 import sys
 import time
@@ -10,16 +11,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
+
 from mirepoix.components.deploy import RECEIPT
-from mirepoix.components.evaluate import POOLS
 from mirepoix.components.report import render
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
+from mirepoix.workflows import results
 from mirepoix.workflows.cluster import connect, is_given, private_cluster
+from mirepoix.workflows.comparison import Comparison
 from mirepoix.workflows.config import describe, jsonable, override, read
 from mirepoix.workflows.graph import Stage
-from mirepoix.workflows.recipes import recipe
-from mirepoix.workflows.retrieval import Retrieval, prepared, stages
+from mirepoix.workflows.recipes import Recipe, recipe
 from mirepoix.workflows.stage import Report, execute
 from mirepoix.workflows.tracking import open_tracker
 
@@ -45,18 +48,20 @@ class Run:
 
     report: Report
     folder: str
-    config: Retrieval
+    config: Recipe
     endpoint: str | None  # its URL, where it outlives the run
+    told: dict[str, Any]  # what report.json says
 
 
-def settled(name: str, overrides: Sequence[str] = (), config: Path | None = None) -> Retrieval:
-    """The config of a recipe, or of a file, with overrides."""
-    return override(recipe(name) if config is None else read(config, Retrieval), overrides)
+def settled(name: str, overrides: Sequence[str] = (), config: Path | None = None) -> Recipe:
+    """The config of a recipe, or of a file that describes one of its kind, with overrides."""
+    named = recipe(name)
+    return override(named if config is None else read(config, type(named)), overrides)
 
 
 def plan(order: Order) -> Report:
     """What would run and why; nothing is run or written."""
-    return _surveyed(order, stages(settled(order.recipe, order.overrides, order.config)))
+    return _surveyed(order, settled(order.recipe, order.overrides, order.config).stages())
 
 
 def _surveyed(order: Order, graph: Sequence[Stage]) -> Report:
@@ -72,8 +77,8 @@ def _unusable(storage: str, how: str, error: OSError) -> Refused:
 
 def run(order: Order, resources: ExitStack) -> Run:
     """Runs the order; the cluster stays up until `resources` are closed, and is not started where nothing has to run."""
-    config = prepared(settled(order.recipe, order.overrides, order.config))
-    graph = stages(config)
+    config = settled(order.recipe, order.overrides, order.config).prepared()
+    graph = config.stages()
     folder = store.join(order.storage, "runs", f"{order.recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
     _surveyed(order, graph)  # what is refused leaves no folder
     try:
@@ -90,13 +95,17 @@ def run(order: Order, resources: ExitStack) -> Run:
             began.append(True)
             resources.enter_context(connect(order.address) if joins else private_cluster())
 
-    report = execute(graph, order.storage, order.until, order.start, order.force, tracker=tracker, ensure_ray=ensure_ray)
+    def room() -> int:
+        there = ray.cluster_resources() if joins and ray.is_initialized() else {}
+        return config.room(there.get("CPU", os.cpu_count() or 1), there.get("GPU", 0)) if isinstance(config, Comparison) else 1
+
+    report = execute(graph, order.storage, order.until, order.start, order.force, tracker=tracker, ensure_ray=ensure_ray, room=room)
     told = _told(order, config, report, started)
     pages = {"report.json": json.dumps(told, indent=1, sort_keys=True) + "\n", "report.html": render(told)}
     for name, text in pages.items():
         store.write(store.join(folder, name), text.encode())
-    tracker.attach(pages)
-    return Run(report, folder, config, _endpoint(report, joins))
+    tracker.attach(pages, results.figures(told))
+    return Run(report, folder, config, _endpoint(report, joins), told)
 
 
 def _endpoint(report: Report, joined: bool) -> str | None:
@@ -104,16 +113,11 @@ def _endpoint(report: Report, joined: bool) -> str | None:
     stage = report.stages.get("deploy")
     if stage is None or not (stage.status == "skipped" or (stage.status == "done" and joined)):
         return None
-    return _read(stage.target, RECEIPT)["url"]
+    return results.read(stage.target, RECEIPT)["url"]
 
 
-def _told(order: Order, config: Retrieval, report: Report, started: str) -> dict[str, Any]:
+def _told(order: Order, config: Recipe, report: Report, started: str) -> dict[str, Any]:
     """Everything that the report says: settings, data, figures by task, stages."""
-    measured: dict[str, Any] = {}
-    evaluation = report.stages.get("evaluate")
-    if evaluation and evaluation.digest:
-        found = _read(evaluation.target, "metrics.json")
-        measured = {"headline": found["headline"], "results": found["results"]}
     data = report.stages.get("curate")
     return {
         "recipe": order.recipe,
@@ -122,40 +126,13 @@ def _told(order: Order, config: Retrieval, report: Report, started: str) -> dict
         "data": {"digest": data.digest if data else "", "rows": data.rows if data else {}},
         "settings": jsonable(config),
         "stages": [{"name": name, **asdict(stage)} for name, stage in report.stages.items()],
-        **measured,
+        **results.told(config, report),
     }
-
-
-def _read(target: str, name: str) -> dict[str, Any]:
-    manifest = store.read_manifest(target)
-    home = target if store.is_local(target) or manifest is None else store.join(target, manifest.digest)
-    content = store.read(store.join(home, name))
-    assert content is not None, f"{target} has no {name}"
-    return json.loads(content)
-
-
-def table(run: Run) -> str:
-    """Trained against untrained, per task, as the terminal shows it."""
-    stage = run.report.stages.get("evaluate")
-    if stage is None or not stage.digest:
-        return ""
-    found = _read(stage.target, "metrics.json")
-    headline, measure = found["headline"], found["headline"]["measure"]
-    figures = {(entry["pool"], entry["system"]): entry for entry in found["results"] if entry["split"] == headline["split"]}
-    trained, untrained = (figures[headline["pool"], system] for system in ("trained", "untrained"))
-    lines = [f"{measure} on {headline['split']}, {headline['pool']} pool", f"  {'task':<18}{'queries':>9}{'untrained':>11}{'trained':>9}"]
-    for task, queries in trained["queries"].items():
-        lines.append(f"  {task:<18}{queries:>9}{untrained[measure]['tasks'][task]:>11.3f}{trained[measure]['tasks'][task]:>9.3f}")
-    for pool in (headline["pool"], *(pool for pool in POOLS if pool != headline["pool"])):
-        before, after = (figures[pool, system][measure] for system in ("untrained", "trained"))
-        spread = f"95 % interval {after['low']:.3f} to {after['high']:.3f}"
-        lines.append(f"  {f'average, {pool}':<27}{before['average']:>11.3f}{after['average']:>9.3f}   ({spread})")
-    return "\n".join(lines)
 
 
 def ended(run: Run) -> int:
     """Says how the run ended; returns the exit status."""
-    if text := table(run):
+    if text := results.table(run.told):
         print(f"\n{text}")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
     if run.endpoint:
@@ -176,7 +153,11 @@ def release_of(target: str) -> str:
     told = store.read(store.join(target, "report.json"))
     if told is None:
         raise Refused(f"{target} is neither a release nor the folder of a run; give one of storage/artefacts/release/* or storage/runs/*")
-    stages_told = {stage["name"]: stage for stage in json.loads(told)["stages"]}
-    if not stages_told.get("release", {}).get("digest"):
+    made = {stage["name"]: stage["target"] for stage in json.loads(told)["stages"] if stage["digest"]}
+    made = {name: place for name, place in made.items() if name.rpartition(":")[2] == "release"}
+    if len(made) > 1:
+        named = ", ".join(f"{name.rpartition(':')[0]} {place}" for name, place in made.items())
+        raise Refused(f"the run in {target} made {len(made)} releases; give the folder of one: {named}")
+    if not made:
         raise Refused(f"the run in {target} made no release; run its recipe again, up to release")
-    return stages_told["release"]["target"]
+    return next(iter(made.values()))

@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import Manifest, delete, is_local, join, local_path, read_manifest, write
 from mirepoix.workflows.fingerprint import Prospect, look
-from mirepoix.workflows.graph import Stage, beneath, choose
+from mirepoix.workflows.graph import Stage, beneath, called, choose
 from mirepoix.workflows.lease import Driver
 from mirepoix.workflows.progress import Display, Mailbox, Note, clock
 from mirepoix.workflows.tracking import Tracker
@@ -40,6 +40,7 @@ class StageReport:
     metrics: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     error: str = ""
+    took: float = 0.0  # seconds of the work that made the result, in whichever run that was
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
@@ -64,14 +65,18 @@ def execute(
     tracker: Tracker | None = None,
     display: Display | None = None,
     ensure_ray: Callable[[], None] = lambda: None,
+    room: Callable[[], int] = lambda: 1,
 ) -> Report:
-    """Run what does not stand, or with `plan` only say what would run and why; a failed stage is in the report, not raised."""
+    """Run what does not stand, or with `plan` only say what would run and why; a failed stage is in the report, not raised.
+
+    As many arms of a comparison are at work at the same time as there is `room` for, the first ones first.
+    """
     chosen, forced = choose(stages, until, start, set(force))
     root = str(local_path(storage)) if is_local(storage) else storage
-    run = _Run(chosen, root, forced, tracker or Tracker(), display or Display(), ensure_ray)
+    run = _Run(chosen, root, forced, tracker or Tracker(), display or Display(), ensure_ray, room)
     prospects = run.survey()
     if start is not None:
-        again = beneath(chosen, start)
+        again = beneath(chosen, called(chosen, start))
         for stage in chosen:
             if stage.name not in again and prospects[stage.name].status != "skipped":
                 why = prospects[stage.name].reason
@@ -83,11 +88,19 @@ class _Run:
     """The state of one execution."""
 
     def __init__(
-        self, stages: list[Stage], storage: str, forced: set[str], tracker: Tracker, display: Display, ensure_ray: Callable[[], None]
+        self,
+        stages: list[Stage],
+        storage: str,
+        forced: set[str],
+        tracker: Tracker,
+        display: Display,
+        ensure_ray: Callable[[], None],
+        room: Callable[[], int],
     ):
         self.stages, self.storage, self.forced = stages, storage, set(forced)
         self.names = {stage.name for stage in stages}
-        self.tracker, self.display, self.ensure_ray = tracker, display, ensure_ray
+        self.tracker, self.display, self.ensure_ray, self.room = tracker, display, ensure_ray, room
+        display.fit(self.names)
         self.ray_is_there = False
         self.driver, self.mailbox = Driver(storage), Mailbox()
         self.reports: dict[str, StageReport] = {}
@@ -135,10 +148,12 @@ class _Run:
         if lost:
             self.reports[stage.name] = StageReport("not run", f"no result of {', '.join(lost)}")
             self.display.say(stage.name, f"not run: no result of {', '.join(lost)}")
-        elif any(name not in self.reports for name in stage.after if name in self.names):
+        elif any(name not in self.reports for name in stage.after if name in self.names) or not self.has_room(stage):
             return
         elif len(sources) == len(set(stage.inputs.values())) and time.monotonic() >= self.patience.get(stage.name, 0):
             prospect = self.look(stage)
+            if prospect.key in {busy.key for _, busy, _ in self.running.values()}:
+                return  # another arm is at work on the same
             if prospect.manifest is None:
                 holder = self.driver.acquire(prospect.key[:16], prospect.target)
                 if holder is not None:
@@ -152,6 +167,11 @@ class _Run:
             self.reports[stage.name] = _report("skipped", prospect, prospect.manifest)
             self.tracker.cached(stage.name, prospect.manifest, prospect.target)
             self.display.say(stage.name, f"stands   {prospect.manifest.digest[:12]}")
+
+    def has_room(self, stage: Stage) -> bool:
+        """Whether its arm may be at work: what arms share is with the first of them, so none waits for one behind it."""
+        unfinished = dict.fromkeys(other.arm for other in self.stages if other.arm and other.name not in self.reports)
+        return not stage.arm or list(unfinished).index(stage.arm) < self.room()
 
     def wait_for(self, holder: dict[str, Any], stage: Stage) -> None:
         if stage.name not in self.patience:
@@ -168,7 +188,7 @@ class _Run:
         self.display.say(stage.name, f"runs: {prospect.reason}")
         self.display.begin(stage.name)
         inputs = {argument: report.target for argument, report in sources.items()}
-        fields = {"key": prospect.key, "run_id": run_id, "driver": self.driver.id}
+        fields = {"name": stage.name, "key": prospect.key, "run_id": run_id, "driver": self.driver.id}
         place = {"node:__internal_head__": 0.001} if stage.on_head else {}
         # A worker that was a stage has imported half a gigabyte; it ends with it.
         task = ray.remote(max_calls=1)(perform).options(
@@ -222,4 +242,5 @@ class _Run:
 def _report(status: str, prospect: Prospect, manifest: Manifest | None, seconds: float = 0.0, error: str = "") -> StageReport:
     digest, said = (manifest.digest, manifest.fields) if manifest else ("", {})
     told = {name: said.get(name, {}) for name in ("metrics", "rows", "tables")}
-    return StageReport(status, prospect.reason, prospect.key, digest, prospect.target, seconds, error=error, **told)
+    took = said.get("seconds", 0.0)
+    return StageReport(status, prospect.reason, prospect.key, digest, prospect.target, seconds, error=error, took=took, **told)

@@ -105,7 +105,7 @@ class Tracker:
 
     def start(self, stage: str, parts: Mapping[str, Any], sources: Mapping[str, Any]) -> str | None:
         """Open a stage's run; returns its id if MLflow gave one in time. Sources are the reports of the stages it reads, by argument."""
-        self._create(stage, stage, {"stage": stage, "cached": "false"})
+        self._create(stage, stage, {**_placed(stage), "cached": "false"})
         self._params(stage, {**flatten(parts["config"]), "seed": parts["seed"]})
         named = [(name, source.digest, source.target) for name, source in sources.items()]
         if named:
@@ -134,7 +134,7 @@ class Tracker:
 
     def cached(self, stage: str, manifest: Manifest, target: str) -> None:
         """A run for a stage whose result stands, which points at the run that made it."""
-        made = {"stage": stage, "cached": "true", "source_run": manifest.fields.get("run_id") or "unknown"}
+        made = {**_placed(stage), "cached": "true", "source_run": manifest.fields.get("run_id") or "unknown"}
         self._create(stage, stage, made | _address(manifest, target))
         self._metrics(stage, manifest)
         self._tables(stage, manifest)
@@ -152,8 +152,10 @@ class Tracker:
             _warn(f"MLflow at {self.uri} stayed away: {len(self._queue)} calls are lost; the manifests in the storage hold the results")
             self._queue.clear()
 
-    def attach(self, pages: Mapping[str, str]) -> None:
-        """Files of text for the whole run, which may have ended."""
+    def attach(self, pages: Mapping[str, str], figures: Mapping[str, float] | None = None) -> None:
+        """Files of text for the whole run, which may have ended, and its figures."""
+        moment = time.time()
+        self._points(WHOLE, [(name, value, moment, 0) for name, value in (figures or {}).items()])
         for name, text in pages.items():
             self._on(WHOLE, partial(_log_text, name=name, text=text))
         self._flush(last=True)
@@ -312,6 +314,12 @@ def code_version() -> dict[str, str]:
 def library_versions() -> dict[str, str]:
     """The versions that a reader of the diary asks for first."""
     return {"version.python": platform.python_version()} | {f"version.{name}": library_version(name) for name in LIBRARIES}
+
+
+def _placed(stage: str) -> dict[str, str]:
+    """What is done, and in a comparison which arm asks for it."""
+    arm, _, step = stage.rpartition(":")
+    return {"stage": step} | ({"arm": arm} if arm else {})
 
 
 def _address(manifest: Manifest, target: str) -> dict[str, str]:

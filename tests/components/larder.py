@@ -13,7 +13,7 @@ import torch
 from mirepoix.components.corpus import PARTS
 from mirepoix.components.embeddings import rows_to_arrow
 from mirepoix.components.world import WorldConfig
-from mirepoix.models.backbone import TinyQwen2VL
+from mirepoix.models.twins import Tiny
 from mirepoix.models.vectors import Vectors
 from mirepoix.serving.index import build
 from mirepoix.serving.store import Context, Outcome, publish
@@ -30,9 +30,7 @@ WORLD = WorldConfig(
     corrupt_files=0.05,
     exact_duplicates=0.05,
 )
-SIZES = TinyQwen2VL(
-    vocabulary=300, hidden_size=32, layers=1, heads=2, intermediate_size=64, vision_depth=1, vision_width=32, vision_heads=2
-)
+SIZES = Tiny(vocabulary=300, hidden_size=32, layers=1, heads=2, intermediate_size=64, vision_depth=1, vision_width=32, vision_heads=2)
 
 
 @dataclass(frozen=True)

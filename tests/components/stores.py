@@ -17,6 +17,7 @@ def write(
     known: Sequence[tuple[int, int]] = (),
     kin: Sequence[tuple[int, int]] = (),
     documents: int = 0,
+    scores: Sequence[Sequence[float]] | None = None,
 ) -> PairStore:
     """A store whose pair n finds document `positives[n]` with query `queries[n]`; equal numbers are equal items.
 
@@ -34,6 +35,7 @@ def write(
             negatives[n] if negatives else (),
             tasks[n] if tasks else "t->t",
             sources[n] if sources else "",
+            scores[n] if scores else (),
         )
         for n in range(len(positives))
     ]

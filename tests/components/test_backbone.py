@@ -10,10 +10,10 @@ import torch
 from mirepoix.components import backbone
 from mirepoix.components.backbone import BackboneConfig, fingerprint
 from mirepoix.components.corpus import read_part
-from mirepoix.models.backbone import make_tiny
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
+from mirepoix.models.twins import Tiny, make_twin
 from mirepoix.models.unite import Unite, UniteConfig
 from mirepoix.serving.store import read_manifest
 from tests.components.larder import SIZES, context, made, write_corpus
@@ -30,7 +30,7 @@ def corpus(tmp_path_factory):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
-    make_tiny(folder, ["a small red star", "find the blue disc"] * 10, SIZES, seed=5)
+    make_twin(folder, "qwen2_vl", ["a small red star", "find the blue disc"] * 10, SIZES, seed=5)
     return folder
 
 
@@ -61,7 +61,7 @@ def test_its_tokenizer_knows_the_words_of_the_corpus(tmp_path, corpus):
 
 
 def test_a_checkpoint_folder_is_wrapped_with_the_weights_it_has(checkpoint, corpus, tmp_path):
-    config = BackboneConfig(name=str(checkpoint), encoder=UniteConfig(summary=False))
+    config = BackboneConfig(name=str(checkpoint), encoder=UniteConfig(prompt="raw"))
     found = made(tmp_path, backbone.work, config, curate=corpus)
     encoder = load_encoder(found.folder)
     assert encoder.config == config.encoder
@@ -72,7 +72,7 @@ def test_a_checkpoint_folder_is_wrapped_with_the_weights_it_has(checkpoint, corp
 def test_a_folder_that_is_not_there_is_refused_before_and_in_the_run(corpus, tmp_path):
     gone = str(tmp_path / "gone")
     with pytest.raises(Refused, match=r"gone is not there; give an existing checkpoint folder, a hub id, or tiny"):
-        fingerprint(gone)
+        fingerprint(BackboneConfig(name=gone))
     with pytest.raises(Refused, match="neither a folder here nor a model that the hub gave"):
         backbone.work(context(tmp_path / "out"), BackboneConfig(name=gone), curate=corpus)
 
@@ -83,19 +83,27 @@ def test_a_folder_that_is_no_checkpoint_is_refused(corpus, tmp_path):
         backbone.work(context(tmp_path / "out"), BackboneConfig(name=str(tmp_path / "empty")), curate=corpus)
 
 
-def test_an_unknown_retriever_is_refused_with_those_there_are_when_the_config_is_made():
-    with pytest.raises(Refused, match=r"retriever is 'clippy'; give one of .*unite"):
-        BackboneConfig(retriever="clippy")
+@pytest.mark.parametrize(
+    ("fields", "fault"),
+    [
+        ({"name": "a", "vision": "b"}, "backbone.vision is 'b' and unite is built over model"),
+        ({"vision": "b"}, "backbone.name is tiny; give both towers, or neither"),
+        ({"tiny": Tiny(family="t5_clip")}, "backbone.tiny.family is 't5_clip'; unite is built over qwen2_vl"),
+    ],
+)
+def test_checkpoints_that_the_retriever_is_not_built_over_are_refused_when_the_config_is_made(fields, fault):
+    with pytest.raises(Refused, match=fault):
+        BackboneConfig(**fields)
 
 
 def test_the_fingerprint_of_a_folder_changes_with_its_files(checkpoint, tmp_path):
-    before = fingerprint(str(checkpoint))
-    assert before == fingerprint(str(checkpoint)) and "config.json" in before and "\n" not in before
+    before = fingerprint(BackboneConfig(name=str(checkpoint)))
+    assert before == fingerprint(BackboneConfig(name=str(checkpoint))) and "config.json" in before and "\n" not in before
     config = checkpoint / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text())))
     os.utime(config, ns=(1, 1))
-    assert fingerprint(str(checkpoint)) != before
+    assert fingerprint(BackboneConfig(name=str(checkpoint))) != before
 
 
 def test_a_hub_id_needs_no_fingerprint():
-    assert fingerprint("Qwen/Qwen2-VL-2B-Instruct") is None
+    assert fingerprint(BackboneConfig(name="Qwen/Qwen2-VL-2B-Instruct")) is None

@@ -1,5 +1,6 @@
 """Pairs on disk, what is known of their documents, and batches made ahead."""
 
+import math
 import pickle
 import tempfile
 import threading
@@ -7,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -76,13 +78,55 @@ def test_the_key_is_that_of_the_content_alone():
 
 def test_keys_go_with_the_documents_and_negatives_are_drawn_by_seed(tmp_path):
     store = write(tmp_path, [0, 1, 2, 3, 4, 5], negatives=[[(n + k) % 6 for k in (1, 2, 3, 4)] for n in range(6)])
-    for pair, keys in store.keyed(range(6), negatives=2, seed=(3, 1)):
+    for pair, keys, _ in store.drawn(range(6), most=2, seed=(3, 1)):
         assert len(pair.negatives) == 2 and pair.positive not in pair.negatives
         assert keys == [content_key(pair.positive), *map(content_key, pair.negatives)]
-    drawn = [[pair.negatives for pair, _ in store.keyed(range(6), 2, (3, number))] for number in range(5)]
-    assert drawn[1] == [pair.negatives for pair, _ in store.keyed(range(6), 2, (3, 1))]
+    drawn = [[told.pair.negatives for told in store.drawn(range(6), 2, seed=(3, number))] for number in range(5)]
+    assert drawn[1] == [told.pair.negatives for told in store.drawn(range(6), 2, seed=(3, 1))]
     assert any(other != drawn[0] for other in drawn)
-    assert all(pair.negatives == () for pair, _ in store.keyed(range(6), 0, (3, 1)))
+    assert all(told.pair.negatives == () for told in store.drawn(range(6), 0, seed=(3, 1)))
+    assert [len(told.pair.negatives) for most in (None, 4, 9) for told in store.drawn(range(6), most)] == [4] * 18
+
+
+def test_a_teachers_scores_go_with_the_documents_that_are_drawn(tmp_path):
+    hard = [[1, 2, 3], [2], [], [0, 1]]
+    scores = [[0.9, 0.1, 0.2, 0.3], [math.nan, 0.5], [0.7], ()]
+    store = write(tmp_path, [0, 1, 2, 3], negatives=hard, scores=scores, documents=9)
+    first, second, third, fourth = store.drawn(range(4))
+    assert first.scores == pytest.approx([0.9, 0.1, 0.2, 0.3]) and second.scores == pytest.approx([math.nan, 0.5], nan_ok=True)
+    assert third.scores == pytest.approx([0.7]) and np.isnan(fourth.scores).tolist() == [True] * 3
+    seen = set()
+    for number in range(20):
+        (told,) = store.drawn([0], 2, seed=(number,))
+        assert told.scores == pytest.approx([0.9, *(int(item.id[1]) / 10 for item in told.pair.negatives)])
+        seen.add(tuple(told.scores))
+    assert len(seen) > 2
+    (filled,) = store.drawn([2], least=1, seed=(0,))
+    assert filled.scores == pytest.approx([0.7, math.nan], nan_ok=True), "no teacher has scored what is filled up with"
+
+
+def test_scores_that_do_not_fit_their_documents_are_a_bug(tmp_path):
+    with pytest.raises(AssertionError, match="pair p0 has 1 scores"):
+        write(tmp_path, [0, 1], negatives=[[1], []], scores=[[0.5], ()])
+
+
+@pytest.mark.parametrize(
+    ("scores", "taught"),
+    [
+        ([(), (), ()], False),
+        ([[0.5, math.nan], (), [0.5]], False),
+        ([[math.nan, 0.5], (), [0.5]], False),
+        ([(), [math.nan, 0.1, 0.2], [0.5]], False),
+        ([(), [0.3, math.nan, 0.2], ()], True),
+    ],
+)
+def test_a_teacher_teaches_if_it_has_scored_the_positive_and_a_negative_of_one_pair(tmp_path, scores, taught):
+    assert write(tmp_path, [0, 1, 2], negatives=[[1], [2, 0], []], scores=scores).taught is taught
+
+
+def test_the_most_negatives_of_any_pair_are_told(tmp_path):
+    assert write(tmp_path / "some", [0, 1, 2], negatives=[[], [2, 0], [1]]).most_negatives == 2
+    assert write(tmp_path / "none", [0, 1]).most_negatives == 0
 
 
 def test_what_answers_a_query_is_told_by_all_pairs_of_its_task_together(tmp_path):
@@ -136,20 +180,20 @@ def test_a_pair_with_fewer_negatives_gets_documents_that_may_not_answer_it(tmp_p
     hard = [[3], [], [], [], [], []]
     store = write(tmp_path, [0, 1, 2, 3, 4, 5], queries=[0, 0, 1, 2, 3, 4], negatives=hard, kin=[(0, 2)], known=[(0, 4)])
     for number in range(20):
-        (pair, keys), *others = store.keyed(range(6), 2, (7, number))
+        (pair, keys, _), *others = store.drawn(range(6), 2, 2, (7, number))
         assert [item.id for item in pair.negatives] == ["d3", "d5"], "1 and 4 answer it, 2 is kin of its answer, 3 is there"
         assert keys == [content_key(pair.positive), *map(content_key, pair.negatives)]
-        for other, keys in others:
+        for other, keys, _ in others:
             assert len({content_key(other.positive), *map(content_key, other.negatives)}) == 3
             assert keys == [content_key(other.positive), *map(content_key, other.negatives)]
-    drawn = [[pair.negatives for pair, _ in store.keyed(range(6), 2, (7, number))] for number in (0, 0, 1)]
+    drawn = [[told.pair.negatives for told in store.drawn(range(6), 2, 2, (7, number))] for number in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_a_store_with_too_few_documents_to_fill_up_with_says_so(tmp_path):
     store = write(tmp_path, [0, 1])
     with pytest.raises(Refused, match="2 pairs have too few documents"):
-        store.keyed([0], 2, (0,))
+        store.drawn([0], least=2, seed=(0,))
 
 
 def test_families_are_tasks_sources_or_what_is_found(tmp_path):

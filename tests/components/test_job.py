@@ -12,6 +12,7 @@ from mirepoix.components.batches import PairRow, write_pairs
 from mirepoix.components.job import TrainConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
+from mirepoix.models.objective import Objective
 from tests.components.training import job_of, write_encoder, write_toys
 
 MIXED = ["i", "t", "t"] * 8
@@ -52,26 +53,33 @@ def test_pairs_that_cannot_be_contrasted_are_refused(tmp_path, mixed, hard, enco
         mixed, encoder, per_device_train_batch_size=13, num_workers=2
     )
     assert "one pair without hard negatives" in refusal_of(mixed, encoder, per_device_train_batch_size=1)
-    assert job_of(hard, encoder, per_device_train_batch_size=1).negatives == 2
+    assert "one pair without hard negatives" in refusal_of(hard, encoder, per_device_train_batch_size=1, negatives=0)
+    assert job_of(hard, encoder, per_device_train_batch_size=1).total == 24
 
 
-def test_hard_negatives_are_never_silently_left_out(tmp_path, hard, mixed, encoder):
-    assert (
-        job_of(hard, encoder).negatives == 2 and job_of(hard, encoder, negatives=0).negatives == 0 and job_of(mixed, encoder).negatives == 0
-    )
-    assert "negatives is 3 and some pairs have 2" in refusal_of(hard, encoder, negatives=3)
+def test_pairs_are_not_contrasted_with_their_own_negatives_alone_where_none_has_any(mixed, hard, encoder):
+    alone = Objective(in_batch=False)
+    assert "no pair has hard negatives (negatives is None, the pairs have 0 at most)" in refusal_of(mixed, encoder, loss=alone)
+    assert "no pair has hard negatives (negatives is 0, the pairs have 2 at most)" in refusal_of(hard, encoder, loss=alone, negatives=0)
+    assert job_of(hard, encoder, loss=alone).filled == job_of(hard, encoder, loss=alone, negatives=1).filled == 0
+    assert job_of(mixed, encoder, loss=alone, negatives=1, fill_negatives=True).filled == 1
+
+
+def test_pairs_with_fewer_hard_negatives_are_filled_up_on_request_alone(tmp_path, hard, encoder):
     items = [Item(f"i{n}", text=f"text {n}") for n in range(4)]
     write_pairs(tmp_path, items, [PairRow("a", 0, 1, [2]), PairRow("b", 1, 2)] * 4)
-    assert "some pairs have no hard negatives and some have 1" in refusal_of(tmp_path, encoder)
-    assert job_of(tmp_path, encoder, negatives=0).negatives == 0
+    assert job_of(tmp_path, encoder).filled == job_of(tmp_path, encoder, negatives=3).filled == 0
+    assert job_of(tmp_path, encoder, fill_negatives=True).filled == 1
+    assert job_of(tmp_path, encoder, fill_negatives=True, negatives=3).filled == 3
+    assert job_of(hard, encoder, fill_negatives=True, negatives=1).filled == 1
 
 
-def test_pairs_with_fewer_hard_negatives_are_filled_up_on_request(tmp_path, hard, encoder):
-    items = [Item(f"i{n}", text=f"text {n}") for n in range(4)]
-    write_pairs(tmp_path, items, [PairRow("a", 0, 1, [2]), PairRow("b", 1, 2)] * 4)
-    assert job_of(tmp_path, encoder, fill_negatives=True).negatives == 1
-    assert job_of(tmp_path, encoder, fill_negatives=True, negatives=3).negatives == 3
-    assert job_of(hard, encoder, fill_negatives=True, negatives=1).negatives == 1
+def test_there_is_no_distillation_without_a_teacher(folder, hard, encoder):
+    taught = Objective(distillation="kl")
+    scored = write_toys(folder / "scored", MIXED, negatives=(1, 0), scored=True)
+    assert "no pair has a teacher's scores" in refusal_of(hard, encoder, loss=taught)
+    assert "(negatives is 0)" in refusal_of(scored, encoder, loss=taught, negatives=0)
+    assert job_of(scored, encoder, loss=taught).config.loss.distillation == "kl"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +89,6 @@ def test_pairs_with_fewer_hard_negatives_are_filled_up_on_request(tmp_path, hard
         {"gradient_accumulation_steps": 0},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
-        {"temperature": -1.0},
         {"max_steps": 0},
         {"num_train_epochs": 0.0},
         {"warmup_steps": -1},

@@ -43,7 +43,7 @@ def enriched(curated, tmp_path_factory) -> tuple[Path, Path]:
     items = read_part(corpus, "corpus", ["id"])["id"].to_pylist()
     answers = {row["query_id"]: row["item_id"] for row in judged}
     others = [id for id in items if id not in answers.values()]
-    refuted = [{"query_id": query, "item_id": others[0]} for query in queries[::2]]
+    refuted = [{"query_id": query, "item_id": others[0], "score": 0.25} for query in queries[::2]]
     kin = [{"item_id": answers[query], "kin_id": id, "why": "test"} for query in queries[::2] for id in others[:20]]
     kept = [{name: row[name] for name in ("query_id", "item_id", "relevance")} for row in judged]
     write_corpus(home / "more", qrels=[*kept, *({**row, "relevance": 0} for row in refuted)], kin=kin)
@@ -156,6 +156,17 @@ def test_a_pairs_own_negatives_stand_first_and_kin_are_not_mined(balanced, enric
         relatives[bool(related & {item.id for item in after.negatives[len(before.negatives) :]})] += 1
     assert own and relatives[True] == 0
     assert balanced.outcome.metrics["dropped kin of an answer"] > 0 and balanced.outcome.metrics["own"] > 0
+
+
+def test_a_teachers_scores_stay_and_what_was_mined_has_none(balanced, enriched):
+    stores = [PairStore(folder / "instruct") for folder in (enriched[1], balanced.folder)]
+    scored = 0
+    for before, after in zip(*(store.drawn(range(len(store))) for store in stores), strict=True):
+        own = len(before.scores)
+        assert np.array_equal(after.scores[:own], before.scores, equal_nan=True) and np.isnan(after.scores[own:]).all()
+        assert len(after.scores) == 1 + len(after.pair.negatives)
+        scored += 0.25 in after.scores
+    assert scored
 
 
 def test_balanced_negatives_are_of_both_kinds_where_both_were_found(balanced):

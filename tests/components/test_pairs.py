@@ -1,5 +1,6 @@
 """Curated rows become pairs to train on and queries to measure with, and never one from the other."""
 
+import math
 from dataclasses import replace
 
 import pyarrow as pa
@@ -133,6 +134,26 @@ def test_what_was_judged_irrelevant_is_a_hard_negative_of_its_querys_pairs(tmp_p
         assert told == [("d2", ["d1"]), ("d3", ["d1"])]
     assert (found.outcome.rows.read, found.outcome.rows.written, found.outcome.rows.rejected) == (5, 5, 0)
     assert found.outcome.metrics["hard_negatives"] == 1
+
+
+def test_a_teachers_scores_stay_with_the_documents_that_it_scored(tmp_path):
+    judged = {"query_id": "q1", "item_id": "d1", "score": 0.9}, {"query_id": "q2", "item_id": "d2"}
+    refuted = [
+        {"query_id": "q1", "item_id": id, "relevance": 0, "score": score} for id, score in (("d2", 0.25), ("d3", None), ("d4", -1.0))
+    ]
+    copied = [
+        {"id": "d1", "text": "a star"},
+        {"id": "d2", "text": "a disc"},
+        {"id": "d3", "text": "a moon"},
+        {"id": "d4", "text": "a star"},
+    ]
+    asked = [{"id": f"q{n}", "text": f"{n} ?", "split": "train", "task": "t->t"} for n in (1, 2)]
+    corpus = write_corpus(tmp_path / "corpus", corpus=copied, queries=asked, qrels=[*judged, *refuted])
+    store = PairStore(made(tmp_path, pairs.work, PairsConfig(adapt_tasks=(), mixture=("*=2",)), curate=corpus).folder / "instruct")
+    told = {drawn.pair.id: drawn for drawn in store.drawn(range(len(store)))}
+    assert [item.id for item in told["q1>d1"].pair.negatives] == ["d2", "d3"], "d4 is a copy of the answer"
+    assert told["q1>d1"].scores == pytest.approx([0.9, 0.25, math.nan], nan_ok=True) and len(store) == 4
+    assert told["q2>d2"].scores == pytest.approx([math.nan], nan_ok=True)
 
 
 def test_a_negative_that_answers_the_same_query_is_left_out_with_its_reason(tmp_path):

@@ -219,9 +219,12 @@ def test_a_retriever_or_a_model_that_is_not_there_is_refused_before_the_run(tmp_
     assert prepared(unchanged) is unchanged
 
 
-@pytest.mark.parametrize("call", [lambda: PassagesConfig(kind="other"), lambda: WrittenConfig(of="videos")])
-def test_an_unknown_kind_is_refused_with_the_known_ones(call):
-    with pytest.raises(Refused, match=r"give (none, vid2r or written|triples or captions)"):
+@pytest.mark.parametrize(
+    "call",
+    [lambda: PassagesConfig(kind="other"), lambda: WrittenConfig(of="videos"), lambda: WrittenConfig(evidence=-1)],
+)
+def test_what_there_is_none_of_is_refused_with_what_there_is(call):
+    with pytest.raises(Refused, match=r"give (none, vid2r or written|triples or captions|0 or more)"):
         call()
 
 

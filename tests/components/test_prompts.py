@@ -173,7 +173,7 @@ def test_what_the_prompt_may_cost_is_never_told_too_low():
     assert ASKED.most_tokens >= len((ASKED.system + ASKED.user).encode())
 
 
-@pytest.mark.parametrize("change", [{"repeats": 0.0}, {"evidence": -1}, {"max_characters": 0}])
+@pytest.mark.parametrize("change", [{"repeats": 0.0}, {"field_characters": 0}, {"max_characters": 0}])
 def test_what_cannot_be_right_is_refused(change):
-    with pytest.raises(Refused, match=r"written\.judge"):
+    with pytest.raises(Refused, match=r"judge\."):
         replace(CONFIG, **change)

@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -160,3 +161,60 @@ def test_what_a_stage_counted_stands_in_a_table():
     words = " ".join(page.words)
     assert "curate: rejects" in words and "damaged" in words and "1,034" in words
     assert "curate: empty" not in words
+
+
+def compared():
+    """Two arms that were measured, and one that failed."""
+    arms = {name: {"headline": HEADLINE, "results": copy.deepcopy(RESULTS), "failure": ""} for name in ("unite", "mire")}
+    for each in arms["mire"]["results"]:
+        each |= {measure: {**each[measure], "average": 0.25, "low": 0.2, "high": 0.3} for measure in MEASURES}
+    arms["unite"]["facts"] = {"parameters": 1234567, "training_seconds": 75.4, "width": 128, "rows_per_item": 1.0}
+    arms["mire"]["facts"] = {"parameters": 89, "training_seconds": 1075.4, "width": 64, "rows_per_item": 21.25}
+    arms["jfe"] = {"facts": {"parameters": 10}, "failure": "jfe:adapt failed: the loss is nan"}
+    return {name: value for name, value in REPORT.items() if name not in ("headline", "results")} | {"arms": arms}
+
+
+def rows(page):
+    """The cells of every row of a page's tables."""
+    lines = [row.split("</table>")[0] for row in page.split("<tr>")[1:]]
+    return [[unescape(re.sub("<[^>]*>", " ", cell)).strip() for cell in re.split("<t[dh][^>]*>", line)[1:]] for line in lines]
+
+
+def test_a_comparison_is_one_table_with_a_column_for_each_arm():
+    page = render(compared())
+    assert "<h2>recall@5 on test_combination</h2>" in page and "<h2>recall@5 on validation</h2>" in page
+    assert page.index("on test_combination</h2>") < page.index("on validation</h2>"), "the headline's split comes first"
+    found = rows(page)
+    assert found[0] == ["task", "queries", "unite", "mire", "jfe"]
+    assert found[1] == ["universal pool"], "the headline's pool comes first"
+    assert found[2:4] == [["t->t", "12", "0.250", "0.250", "–"], ["it->t", "12", "0.750", "0.750", "–"]]
+    assert found[4] == ["average", "24", "0.500 0.400 to 0.600", "0.250 0.200 to 0.300", "–"]
+    assert found[5] == ["average, untrained", "", "0.100", "0.250", "–"]
+    assert found[6] == ["target pool"]
+    assert found[12:15] == [
+        ["parameters", "", "1,234,567", "89", "10"],
+        ["rows x width", "", "1 x 128", "21.2 x 64", "–"],
+        ["training", "", "75 s", "1,075 s", "–"],
+    ]
+
+
+def test_the_best_of_a_row_stands_out():
+    assert re.findall(r"<td class=best>(\d\.\d+)<span", render(compared())) == ["0.500"] * 4
+
+
+def test_an_arm_that_failed_is_named_with_its_reason():
+    assert "<b>jfe</b> is not in the table: jfe:adapt failed: the loss is nan" in render(compared())
+
+
+def test_a_comparison_of_which_nothing_was_measured_has_a_page_too():
+    report = compared()
+    report["arms"] = {"jfe": report["arms"]["jfe"]}
+    page = render(report)
+    assert "jfe:adapt failed" in page and ["parameters", "", "10"] in rows(page)
+
+
+def test_markup_in_the_name_or_failure_of_an_arm_is_shown_as_letters():
+    report = compared()
+    report["arms"] = {EVIL: report["arms"]["unite"], "jfe": report["arms"]["jfe"] | {"failure": EVIL}}
+    page = Text(render(report))
+    assert "script" not in page.tags and EVIL in page.words

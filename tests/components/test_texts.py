@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 
 from mirepoix.components.texts import CONTROL, TEXT_REASONS, TextRules, clean, numbers, words
 from mirepoix.components.world import WorldConfig, generate
-from mirepoix.models.backbone import make_tiny
 from mirepoix.models.errors import Refused
+from mirepoix.models.twins import make_twin
 from tests.components.larder import SIZES
 
 LONG = "Der Ruderer zieht das Boot am frühen Morgen über den stillen See, ehe die Stadt erwacht."
@@ -85,7 +85,7 @@ def test_cleaning_twice_is_cleaning_once(text):
 
 
 def test_no_tokenizer_of_a_backbone_reads_a_special_token_in_a_cleaned_text(tmp_path):
-    make_tiny(tmp_path, ["a text to learn from"], SIZES, seed=0)
+    make_twin(tmp_path, "qwen2_vl", ["a text to learn from"], SIZES, seed=0)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     special = set(tokenizer.get_added_vocab())
     assert len(special) > 3

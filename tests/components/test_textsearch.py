@@ -60,16 +60,16 @@ def test_what_was_encoded_before_a_kill_is_not_encoded_again(released, tmp_path,
     scratch, encoded = str(tmp_path / "scratch"), []
     real = retriever.encoder.encode
 
-    def counted(items, *more):
-        encoded.append(len(items))
-        return real(items, *more)
+    def counted(items, *more, role):
+        encoded.append((role, len(items)))
+        return real(items, *more, role=role)
 
     monkeypatch.setattr(retriever.encoder, "encode", counted)
     first = retriever.index(texts(tmp_path), scratch)(["red"], 3)
-    assert encoded == [2, 1, 1]
+    assert encoded == [("document", 2), ("document", 1), ("query", 1)]
     delete(tmp_path / "scratch" / "vectors-000000002.arrow")
     assert retriever.index(texts(tmp_path), scratch)(["red"], 3) == first
-    assert encoded[3:] == [1, 1]
+    assert encoded[3:] == [("document", 1), ("query", 1)]
 
 
 def test_what_is_no_release_is_refused(tmp_path):

@@ -17,23 +17,23 @@ import numpy as np
 import pytest
 import torch
 
-from mirepoix.components.augment import AugmentConfig, augmented
+from mirepoix.components.augment import AugmentConfig
 from mirepoix.components.batches import PairRow, PairStore, write_pairs
 from mirepoix.components.job import Job, make_job
 from mirepoix.components.plan import Plan
 from mirepoix.components.train import Unanimous, work
-from mirepoix.models.encoder import load_encoder
+from mirepoix.models.encoder import DESCRIPTION, load_encoder
 from mirepoix.models.item import Item
-from mirepoix.models.loss import contrastive
+from mirepoix.models.objective import Objective
 from mirepoix.models.tuning import Lora, Tuning
-from mirepoix.models.vectors import Vectors
 from mirepoix.serving.store import Context, Rows
+from tests.components.plainly import assert_same_trace, plain
 from tests.components.training import FULL, TOY, as_task, job_of, run, tell, told, worker_pids, write_encoder, write_toys
-from tests.keys import filled
 
 STEPS = 6
 MIXED = ["i", "t", "t"] * 8
 LORA = Tuning(towers=("language",), lora=Lora(rank=4, alpha=8, dropout=0.3))
+TEMPERED = Objective(temperature=0.1, learned_temperature=True, widths=(8,), distillation="kl", teacher_temperature=0.1)
 STILL = Tuning(towers=("language",), lora=Lora(rank=4, alpha=8, dropout=0.0))
 
 
@@ -55,61 +55,8 @@ def mixed(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def hard(folder) -> Path:
-    """The same with two hard negatives each."""
-    return write_toys(folder / "hard", MIXED, negatives=2)
-
-
-def plain(job: Job) -> list[dict[str, float]]:
-    """The same training in one process of plain torch, without dropout."""
-    config = job.config
-    module = load_encoder(job.encoder).tune(config.tuning)
-    learning = [p for p in module.parameters() if p.requires_grad]
-    decayed = {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay}
-    optimizer = torch.optim.AdamW([decayed, {"params": [p for p in learning if p.ndim == 1], "weight_decay": 0.0}], lr=config.learning_rate)
-    store = PairStore(job.pairs)
-    plan = Plan(store, config.batch, job.seed, config.homogeneous, config.homogeneous_by)
-    everything = store.pairs(range(len(store)))
-    rows = []
-    for step in range(job.total):
-        # ZeRO's gradients are zeros, and not None, where nothing was learnt: AdamW's momentum moves on.
-        optimizer.zero_grad(set_to_none=step == 0)
-        losses = []
-        for micro in range(config.gradient_accumulation_steps):
-            number = step * config.gradient_accumulation_steps + micro
-            batch = plan.batch(number)
-            seeds = [(*job.seed, number // plan.per_epoch, row) for row in batch]
-            whole = store.pairs(batch)
-            pairs = [augmented(pair, config.augment, seed) for pair, seed in zip(whole, seeds, strict=True)]
-            documents = [pair.positive for pair in pairs] + [item for pair in pairs for item in pair.negatives[: job.negatives]]
-            vectors = Vectors(*module(**module.collator([pair.query for pair in pairs] + documents)))
-            codes = torch.tensor([int(pair.positive.modality) for pair in pairs])
-            known = [{hash(o.positive.id) for o in everything if (o.query.text, o.task) == (p.query.text, p.task)} for p in whole]
-            contrast = contrastive(
-                vectors[: len(pairs)],
-                vectors[len(pairs) :],
-                codes,
-                torch.tensor([hash(item.id) for item in documents]),
-                temperature=config.temperature,
-                modality_mask=config.modality_mask,
-                symmetric=config.symmetric,
-                relevant_BR=filled(known) if config.mask_relevant else None,
-            )
-            (contrast.loss / config.gradient_accumulation_steps).backward()
-            losses.append(contrast.loss.item())
-        norm = torch.nn.utils.clip_grad_norm_(learning, config.max_grad_norm)
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * job.factor(step)
-        optimizer.step()
-        rows.append({"loss": sum(losses) / len(losses), "grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]})
-    return rows
-
-
-def assert_same_trace(rows: list[dict], expected: list[dict], loss: float = 2e-4, norm: float = 2e-2) -> None:
-    assert [row["step"] for row in rows] == list(range(1, len(expected) + 1))
-    for row, other in zip(rows, expected, strict=True):
-        assert row["loss"] == pytest.approx(other["loss"], abs=loss), (rows, expected)
-        assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=norm), (rows, expected)
-        assert row["learning_rate"] == pytest.approx(other["learning_rate"])
+    """The same with hard negatives, some with many and some with none, most of them scored by a teacher."""
+    return write_toys(folder / "hard", MIXED, negatives=(2, 0, 1, 3, 0), scored=True)
 
 
 def matrix(mixed: Path, hard: Path, encoder: Path, world: int) -> dict[str, Job]:
@@ -122,20 +69,23 @@ def matrix(mixed: Path, hard: Path, encoder: Path, world: int) -> dict[str, Job]
     jobs = {f"stage {stage}": job(mixed, zero_stage=stage, homogeneous=0.6, learning_rate=1e-3) for stage in (0, 1, 2, 3)}
     jobs |= {f"accumulated {stage}": job(mixed, zero_stage=stage, gradient_accumulation_steps=2, learning_rate=1e-3) for stage in (2, 3)}
     options = {
-        "modality_mask": True,
-        "symmetric": True,
+        "loss": Objective(modality_mask=True, symmetric=True, widths=(8, 16)),
         "weight_decay": 0.1,
         "lr_scheduler_type": "cosine",
         "warmup_steps": 2,
         "max_grad_norm": 0.5,
     }
-    return jobs | {"options": job(hard, zero_stage=2, **options)}
+    jobs["options"] = job(hard, zero_stage=2, **options)
+    jobs |= {f"tempered {stage}": job(hard, zero_stage=stage, loss=TEMPERED, learning_rate=1e-2, weight_decay=0.1) for stage in (0, 1, 3)}
+    taught = Objective(in_batch=False, distillation="margin_mse", hardness=2.0, margin=0.01)
+    return jobs | {"taught": job(hard, zero_stage=3, loss=taught, learning_rate=1e-3)}
 
 
 def check_matrix(rows: dict[str, list[dict]], jobs: dict[str, Job]) -> None:
-    references = {name: plain(jobs[name]) for name in ("stage 0", "accumulated 2", "options")}
+    first = {name.split()[0]: name for name in reversed(jobs)}
+    references = {kind: plain(jobs[name]) for kind, name in first.items()}
     for name in jobs:
-        assert_same_trace(rows[name], references.get(name) or references["stage 0" if name.startswith("stage") else "accumulated 2"])
+        assert_same_trace(rows[name], references[name.split()[0]])
 
 
 def test_the_matrix_has_text_only_steps_and_ranks_that_disagree(mixed, hard, encoder):
@@ -152,10 +102,19 @@ def test_the_matrix_has_documents_that_also_answer_another_query_of_their_batch(
         plan = Plan(store, 4, job.seed, job.config.homogeneous)
         found = []
         for step in range(STEPS):
-            keyed, relevant = store.keyed(plan.batch(step)), store.relevant(plan.batch(step)).tolist()
-            documents = {key for _, keys in keyed for key in keys}
-            found += [set(known) & (documents - {keys[0]}) for (_, keys), known in zip(keyed, relevant, strict=True)]
+            drawn, relevant = store.drawn(plan.batch(step)), store.relevant(plan.batch(step)).tolist()
+            documents = {key for told in drawn for key in told.keys}
+            found += [set(known) & (documents - {told.keys[0]}) for told, known in zip(drawn, relevant, strict=True)]
         assert any(found), name
+
+
+def test_the_matrix_has_ranks_without_hard_negatives_or_a_teacher_beside_others(mixed, hard, encoder):
+    plan, store = Plan(PairStore(hard), 4, matrix(mixed, hard, encoder, 2)["taught"].seed), PairStore(hard)
+    pairs = [[store.drawn(plan.batch(step)[part]) for part in (slice(2), slice(2, 4))] for step in range(STEPS)]
+    counts = [[sum(len(told.pair.negatives) for told in share) for share in step] for step in pairs]
+    assert any(min(step) == 0 < max(step) for step in counts)
+    taught = [[sum(len(t.scores) > 1 and not np.isnan(t.scores).any() for t in share) for share in step] for step in pairs]
+    assert any(step[0] != step[1] for step in taught)
 
 
 SETTINGS = {
@@ -179,7 +138,8 @@ def alone(folder, mixed, hard, encoder) -> tuple[dict[str, Job], dict[str, list[
     jobs["drawn"] = job_of(hard, encoder, negatives=1, dataloader_num_workers=3, **SMALL)
     captioned = write_toys(folder / "captioned", ["c", "t", "i"] * 4, negatives=1)
     lost = AugmentConfig(document_captions=0.3, single_modality=0.5)
-    jobs["lessened"] = job_of(captioned, encoder, augment=lost, homogeneous=1.0, homogeneous_by="target", modality_mask=True, **SMALL)
+    mamcl = Objective(modality_mask=True)
+    jobs["lessened"] = job_of(captioned, encoder, augment=lost, homogeneous=1.0, homogeneous_by="target", loss=mamcl, **SMALL)
     alike = write_toys(folder / "alike", ["t"] * 12, kin=True)
     jobs |= {f"kin {mask}": job_of(alike, encoder, mask_kin=mask, **SMALL) for mask in (True, False)}
     jobs["rare"] = job_of(mixed, encoder, logging_steps=4, **SMALL)
@@ -187,13 +147,19 @@ def alone(folder, mixed, hard, encoder) -> tuple[dict[str, Job], dict[str, list[
     (folder / "zero.json").write_text(json.dumps(SETTINGS))
     jobs["file"] = job_of(mixed, encoder, deepspeed=str(folder / "zero.json"), zero_stage=2, lr_scheduler_type="linear", **SMALL)
     text = write_toys(folder / "text", ["t"] * 12)
-    jobs["learning"] = job_of(text, encoder, per_device_train_batch_size=6, max_steps=60, learning_rate=1e-2, temperature=0.1)
+    jobs["learning"] = job_of(
+        text, encoder, per_device_train_batch_size=6, max_steps=60, learning_rate=1e-2, loss=Objective(temperature=0.1)
+    )
+    own = shutil.copytree(encoder, folder / "of a temperature")
+    (own / DESCRIPTION).write_text(json.dumps({**json.loads((own / DESCRIPTION).read_text()), "temperature": 0.2}))
+    jobs |= {name: job_of(mixed, start, loss=Objective(temperature=None), **SMALL) for name, start in (("own", own), ("none", encoder))}
+    jobs["too wide"] = job_of(mixed, encoder, loss=Objective(widths=(8, 32)), **SMALL)
     return jobs, run(jobs, 1, folder / "alone")
 
 
 def test_every_stage_trains_as_plain_torch_does(alone):
     jobs, rows = alone
-    check_matrix(rows, {name: jobs[name] for name in jobs if name.split()[0] in ("stage", "accumulated", "options")})
+    check_matrix(rows, {name: jobs[name] for name in jobs if name.split()[0] in ("stage", "accumulated", "options", "tempered", "taught")})
 
 
 def test_two_workers_train_as_one_with_their_batch_does(folder, mixed, hard, encoder):
@@ -277,6 +243,35 @@ def test_reports_are_means_since_the_last_one(alone):
     assert [row["loss"] for row in rows["rare"]] == pytest.approx([np.mean(losses[:4]), np.mean(losses[4:])], abs=2e-4)
 
 
+def test_a_learned_temperature_stays_with_the_encoder_and_its_weights_keep_their_names(alone, encoder, folder):
+    _, rows = alone
+    trained = load_encoder(folder / "alone/tempered 3/final/encoder")
+    told = [row["temperature"] for row in rows["tempered 3"]]
+    assert told[0] == pytest.approx(TEMPERED.temperature) and len(set(told)) == STEPS
+    assert 0 < abs(trained.temperature - told[-1]) < 0.02 * told[-1], "that of the last step, and a step further"
+    assert trained.widths == TEMPERED.widths and set(trained.state_dict()) == set(weights_of(encoder))
+    assert load_encoder(folder / "alone/stage 3/final/encoder").temperature is None
+
+
+def test_a_training_goes_on_at_the_temperature_that_the_encoder_learnt(alone, folder):
+    _, rows = alone
+    assert [row["temperature"] for row in rows["own"]] == pytest.approx([0.2] * STEPS)
+    assert load_encoder(folder / "alone/own/final/encoder").temperature == 0.2
+    assert "loss.temperature is null and the encoder has none" in rows["none"][-1]["refused"]
+
+
+def test_widths_that_the_encoder_does_not_have_are_refused(alone):
+    assert "loss.widths has 32, and the encoder's vectors are 32 wide" in alone[1]["too wide"][-1]["refused"]
+
+
+def test_rows_without_negatives_or_teacher_are_counted_in_rows_and_summed_at_the_end(alone, folder):
+    _, rows = alone
+    final = json.loads((folder / "alone/taught/final/progress.json").read_text())["metrics"]
+    for name in ("rows_without_negatives", "rows_without_teacher"):
+        assert final[name] == sum(row[name] for row in rows["taught"]) > 0
+    assert any(row["masked_by_margin"] > 0 for row in rows["taught"])
+
+
 def test_another_seed_is_another_training(alone):
     _, rows = alone
     assert [row["loss"] for row in rows["unlike seed"]] != [row["loss"] for row in rows["lora"]]
@@ -292,8 +287,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_checkpoint(al
 
 
 @pytest.fixture(scope="module")
-def resumed(folder, mixed, encoder) -> dict[str, dict[str, list[dict]]]:
+def resumed(folder, hard, encoder) -> dict[str, dict[str, list[dict]]]:
     """What two workers log undisturbed, what they log when started again at the checkpoint of step 4, and what one worker logs then."""
+    losses = {"full 3": TEMPERED, "still 1": TEMPERED}
     tunings = {"full 2": FULL, "full 3": FULL, "lora 3": LORA, "still 0": STILL, "still 1": STILL}
     common = {
         "num_workers": 2,
@@ -304,7 +300,7 @@ def resumed(folder, mixed, encoder) -> dict[str, dict[str, list[dict]]]:
         "learning_rate": 1e-3,
     }
     jobs = {
-        name: job_of(mixed, encoder, zero_stage=int(name[-1]), tuning=tuning, weight_decay=0.1, **common)
+        name: job_of(hard, encoder, zero_stage=int(name[-1]), tuning=tuning, weight_decay=0.1, loss=losses.get(name, Objective()), **common)
         for name, tuning in tunings.items()
     }
     whole = run(jobs, 2, folder / "whole")

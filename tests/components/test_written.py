@@ -68,6 +68,15 @@ def test_evidence_that_answers_a_held_out_query_is_not_shown_to_the_writer(tmp_p
     assert rows(found, "passages")[0]["sources"] == ["t1", "k2"] and found.outcome.metrics["held_out_answers"] == 1
 
 
+@pytest.mark.parametrize(("evidence", "used"), [(0, []), (1, ["k1"]), (3, ["k1", "k2"])])
+def test_so_many_texts_of_the_evidence_are_shown_to_the_writer(curate, tmp_path, evidence, used):
+    with endpoint() as server:
+        found = written(server, tmp_path, curate, evidence=evidence)
+    prompt = next(body["messages"][1]["content"] for body in server.asked if fenced(body, "answer") == TRIPLES[0][2])
+    assert [id for id in ("k1", "k2") if KNOWLEDGE[id] in prompt] == used
+    assert rows(found, "passages")[0]["sources"] == ["t1", *used]
+
+
 def test_captions_become_passages_for_their_pictures_but_not_those_that_are_measured_with(tmp_path):
     captioned = [{"id": f"c{n}", "text": f"A lighthouse, number {n}", "images": [PICTURES[n]], "line": n} for n in range(4)]
     asked = [{"id": "q1", "text": "x", "split": "test", "task": "t->it"}, {"id": "q2", "text": "x", "split": "train", "task": "t->it"}]

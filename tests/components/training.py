@@ -20,10 +20,10 @@ from PIL import Image
 from mirepoix.components.batches import PairRow, write_pairs
 from mirepoix.components.job import Job, TrainConfig, make_job
 from mirepoix.components.train import train, work
-from mirepoix.models.backbone import TinyQwen2VL, make_tiny, open_backbone
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.models.tuning import Tuning
+from mirepoix.models.twins import Tiny, make_twin
 from mirepoix.models.unite import Unite, UniteConfig
 from mirepoix.serving.store import Context, Outcome
 
@@ -36,7 +36,7 @@ COLOURS = {
     "white": (250, 250, 250),
 }
 NAMES = [f"{first} {second}" for first in COLOURS for second in COLOURS]
-TINY = TinyQwen2VL(
+TINY = Tiny(
     initializer_range=0.02,
     vocabulary=400,
     hidden_size=32,
@@ -66,24 +66,27 @@ def picture(name: str) -> bytes:
 
 def write_encoder(folder: Path) -> Path:
     """A random encoder whose vectors are those of a tiny Qwen2-VL."""
-    make_tiny(folder / "backbone", [f"a flag that is {name}" for name in NAMES] * 4, TINY, seed=1)
-    Unite(UniteConfig(), *open_backbone(folder / "backbone")).save(folder / "encoder")
+    checkpoints = make_twin(folder / "backbone", "qwen2_vl", [f"a flag that is {name}" for name in NAMES] * 4, TINY, seed=1)
+    Unite.build(checkpoints, UniteConfig()).save(folder / "encoder")
     return folder / "encoder"
 
 
-def write_toys(folder: Path, kinds: Sequence[str], negatives: int = 0, kin: bool = False) -> Path:
+def write_toys(folder: Path, kinds: Sequence[str], negatives: int | Sequence[int] = 0, kin: bool = False, scored: bool = False) -> Path:
     """As many pairs as kinds: "i" finds a picture by its colours' names, "t" a sentence by another, "c" both; a sixth ask again.
 
-    With `kin` all documents may be the same answer.
+    `negatives` is how many hard ones each pair has, by turns if there are several numbers. With `kin` all documents may be the same answer.
+    If they are `scored`, a teacher has scored the documents of all pairs but every fifth.
     """
+    counts = [negatives] if isinstance(negatives, int) else negatives
     items, pairs = [], []
     for number, kind in enumerate(kinds):
         name = NAMES[number % len(NAMES)]
         asks, finds = (number - 3, number - 1) if number % 6 == 5 else (number, number)
         items.append(Item(f"q{number}", text=f"which flag is {NAMES[asks % len(NAMES)]}"))
         items.append(Item(f"d{number}", text=f"{name} is it" if kind in "tc" else "", images=(picture(name),) if kind in "ic" else ()))
-        others = [2 * ((number + 1 + k) % len(kinds)) + 1 for k in range(negatives)]
-        pairs.append(PairRow(f"p{number}", 2 * number, 2 * finds + 1, others, task=f"t->{kind}"))
+        others = [2 * ((number + 1 + k) % len(kinds)) + 1 for k in range(counts[number % len(counts)])]
+        scores = [0.9 - 0.2 * k for k in range(1 + len(others))] if scored and number % 5 else []
+        pairs.append(PairRow(f"p{number}", 2 * number, 2 * finds + 1, others, task=f"t->{kind}", scores=scores))
     documents = range(1, len(items), 2)
     write_pairs(folder, items, pairs, kin=[(a, b) for a in documents for b in documents if a != b] if kin else ())
     return folder

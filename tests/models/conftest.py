@@ -1,12 +1,13 @@
 """Tiny random twins of the backbones, made once a session."""
 
 import io
+from functools import cache
 
 import pytest
 from PIL import Image, ImageDraw
 
-from mirepoix.models.backbone import TinyQwen2VL, make_tiny
 from mirepoix.models.item import Item
+from mirepoix.models.twins import Tiny, make_twin
 
 WORDS = [
     "a small red circle on snow",
@@ -34,8 +35,20 @@ ITEMS = [
 ]
 
 
+SIZES = Tiny(hidden_size=64, intermediate_size=128, layers=2, vision_width=32)
+
+
 @pytest.fixture(scope="session")
-def tiny_qwen(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("qwen2-vl")
-    make_tiny(folder, WORDS * 20, TinyQwen2VL(hidden_size=64, intermediate_size=128, layers=2, vision_width=32), seed=0)
-    return folder
+def twin(tmp_path_factory):
+    """The checkpoints of a family's twin, each family made once."""
+
+    @cache
+    def made(family: str):
+        return make_twin(tmp_path_factory.mktemp(family), family, WORDS * 20, SIZES, seed=0)
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen(twin):
+    return twin("qwen2_vl")["model"].name

@@ -1,50 +1,145 @@
 """What every encoder owes, whichever retriever it is."""
 
+import copy
 import json
 import pickle
+from functools import cache
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from mirepoix.models.encoder import ARCHITECTURES, DESCRIPTION, architecture, load_encoder
+from mirepoix.models.encoder import ARCHITECTURES, DESCRIPTION, HEAD, architecture, load_encoder
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item
+from mirepoix.models.item import Item, Modality
 from mirepoix.models.tuning import Lora, Tuning
+from mirepoix.models.twins import FAMILIES, seeded
 from mirepoix.models.vectors import Vectors
 
 from .conftest import ITEMS, picture
 
-TWINS = {"unite": "tiny_qwen"}
+TUNINGS: dict[str, dict] = {}  # what a retriever's own Tuning wants beside towers and adapters
 
 
 def test_every_retriever_is_under_the_contract():
-    assert set(TWINS) == set(ARCHITECTURES)
+    """The tests below run over ARCHITECTURES themselves; each names the twins that it can be built over, and these are made."""
+    for name in ARCHITECTURES:
+        cls = architecture(name)
+        assert cls.architecture == name and set(cls.FAMILIES) <= set(FAMILIES) and cls.FAMILIES
 
 
-@pytest.fixture(params=sorted(TWINS))
-def encoder(request):
-    cls = architecture(request.param)
-    return cls.open(request.getfixturevalue(TWINS[request.param]), cls.Config()).eval()
+@pytest.fixture(scope="module")
+def built(twin):
+    """The encoder of a retriever over a family's twin, each built once."""
+
+    @cache
+    def made(name: str, family: str):
+        cls = architecture(name)
+        with seeded(0):
+            return cls.build(twin(family), cls.Config()).eval()
+
+    return made
+
+
+@pytest.fixture(params=sorted((name, family) for name in ARCHITECTURES for family in architecture(name).FAMILIES), ids="-".join)
+def encoder(request, built):
+    return copy.deepcopy(built(*request.param))
+
+
+def readable(encoder) -> list[Item]:
+    return [item for item in ITEMS if not item.modality & ~encoder.READS]
+
+
+def tuning(encoder, *towers: str, lora: Lora | None = None) -> Tuning:
+    return encoder.Tuning(towers=towers, lora=lora, **TUNINGS.get(encoder.architecture, {}))
 
 
 def test_rows_have_unit_norm_and_the_mask_is_true(encoder):
-    vectors = encoder.encode(ITEMS)
-    assert len(vectors) == len(ITEMS)
+    vectors = encoder.encode(items := readable(encoder))
+    assert len(vectors) == len(items)
     assert vectors.width == encoder.dimension
     assert vectors.mask_NT.any(1).all()
     assert torch.allclose(vectors.rows_NTD.norm(dim=-1)[vectors.mask_NT], torch.ones(int(vectors.mask_NT.sum())), atol=1e-5)
+    assert not vectors.rows_NTD[~vectors.mask_NT].any()
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, len(ITEMS)])
-def test_a_batch_of_one_equals_a_batch_of_many(encoder, batch_size):
-    alone = Vectors.cat([encoder.encode([item]) for item in ITEMS])
-    together = encoder.encode(ITEMS, batch_size)
-    assert torch.allclose(alone.rows_NTD, together.rows_NTD, atol=1e-5)
-    assert torch.equal(alone.mask_NT, together.mask_NT)
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_padding_batch_size_and_order_change_nothing(encoder, role):
+    items = readable(encoder)
+    alone = Vectors.cat([encoder.encode([item], role=role) for item in items])
+    by_twos = encoder.encode(items, 2, role=role)
+    backwards = encoder.encode(items[::-1], len(items), role=role)[list(range(len(items)))[::-1]]
+    for vectors in (by_twos, backwards):
+        assert torch.allclose(alone.rows_NTD, vectors.rows_NTD, atol=1e-5)
+        assert torch.equal(alone.mask_NT, vectors.mask_NT)
+
+
+def test_queries_and_documents_of_one_batch_come_out_as_they_do_apart(encoder):
+    items = readable(encoder)
+    with torch.inference_mode():
+        rows_NTD, mask_NT = encoder(**encoder.collator(items, items[::-1]))
+    expected = Vectors.cat([encoder.encode(items, role="query"), encoder.encode(items[::-1])])
+    assert torch.allclose(rows_NTD, expected.rows_NTD, atol=1e-5)
+    assert torch.equal(mask_NT, expected.mask_NT)
+
+
+def test_the_attention_mask_counts_the_tokens_of_each_item(encoder):
+    batch = encoder.collator([Item("a", text="two stars")], [Item("b", text="two stars and a small red circle on snow")])
+    short, long = batch["attention_mask"].sum(1).tolist()
+    assert 0 < short < long
+
+
+def test_what_it_does_not_read_is_refused(encoder):
+    clip = next(item for item in ITEMS if item.video)
+    if encoder.READS & Modality.VIDEO:
+        assert len(encoder.encode([clip])) == 1
+    else:
+        with pytest.raises(Refused, match=f"item 'clip' .* has video, and {encoder.architecture} reads text and image alone"):
+            encoder.encode([clip])
+
+
+def test_a_damaged_picture_is_named(encoder):
+    with pytest.raises(Refused, match=r"item 'a' \(corpus:7\)"):
+        encoder.encode([Item("a", images=(b"no picture",), source="corpus", line=7)])
+
+
+def test_a_text_beyond_the_budget_is_cut_and_one_within_it_is_not(encoder):
+    long = "a small red circle on snow " * 400
+    one, other, short, shorter = encoder.encode(
+        [Item("a", text=long), Item("b", text=long + "two stars"), *(Item("c", text=t) for t in ("x y", "x"))]
+    ).rows_NTD
+    assert torch.allclose(one, other, atol=1e-5)
+    assert not torch.allclose(short, shorter, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", ["text", "picture"])
+def test_every_rank_runs_the_same_modules_whatever_its_items_consist_of(encoder, kind):
+    """A module that one rank runs and another does not would hang their collectives."""
+    encoder.tune(tuning(encoder, *encoder.TOWERS))
+    mixed = sorted(_ran(encoder, readable(encoder)))
+    alone = [item for item in readable(encoder) if item.id == kind]
+    assert sorted(_ran(encoder, alone)) == mixed
+
+
+def _ran(encoder, items) -> set[str]:
+    """The names of the modules with weights of their own that a training step over the items runs, with gradients for all that learn."""
+    ran = set()
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: ran.add(name))
+        for name, module in encoder.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+    ]
+    encoder.zero_grad()
+    rows_NTD, _ = encoder(**encoder.training_collator(items, items))
+    (rows_NTD * torch.randn_like(rows_NTD)).sum().backward()
+    for hook in hooks:
+        hook.remove()
+    assert all(parameter.grad is not None for parameter in encoder.parameters() if parameter.requires_grad)
+    return ran
 
 
 def test_encoding_twice_is_the_same(encoder):
-    assert torch.equal(encoder.encode(ITEMS).rows_NTD, encoder.encode(ITEMS).rows_NTD)
+    assert torch.equal(encoder.encode(readable(encoder)).rows_NTD, encoder.encode(readable(encoder)).rows_NTD)
 
 
 def test_every_part_of_an_item_counts(encoder):
@@ -65,41 +160,51 @@ def test_the_id_does_not_count(encoder):
     assert torch.allclose(one, other, atol=1e-6)
 
 
-@pytest.mark.parametrize("tuning", [Tuning(lora=None), Tuning(lora=Lora(2, 4, 0.0))], ids=["in full", "adapters"])
-def test_gradients_reach_what_is_tuned_and_nothing_else(encoder, tuning):
-    encoder.tune(tuning)
-    rows, _ = encoder(**encoder.collator(ITEMS))
+def learn(encoder) -> None:
+    """The backward pass of a step over all that it reads, as queries and as documents."""
+    rows, _ = encoder(**encoder.training_collator(readable(encoder), readable(encoder)))
     (rows * torch.randn_like(rows)).sum().backward()
-    tower = dict(encoder.towers)[tuning.towers[0]]
-    own = {id(parameter) for parameter in tower.parameters()}
-    for name, parameter in encoder.named_parameters():
-        if parameter.requires_grad:
-            assert id(parameter) in own, name
-            assert parameter.grad is not None, name
-        else:
-            assert parameter.grad is None, name
-    assert any(parameter.grad.abs().sum() > 0 for parameter in tower.parameters() if parameter.requires_grad)
+
+
+def test_gradients_reach_exactly_the_tower_that_is_tuned(encoder):
+    for name, tower in encoder.towers.items():
+        own = {id(parameter) for parameter in tower.parameters()}
+        encoder.tune(tuning(encoder, name))
+        learn(encoder)
+        assert {id(parameter) for parameter in encoder.parameters() if parameter.grad is not None} == own, name
+        assert any(parameter.grad.abs().sum() > 0 for parameter in tower.parameters())
+        encoder.zero_grad()
+
+
+def test_gradients_reach_exactly_the_adapters_where_these_learn(encoder):
+    tower = encoder.TOWERS[0]
+    own = {id(parameter) for parameter in encoder.towers[tower].parameters()}
+    encoder.tune(tuning(encoder, tower, lora=Lora(2, 4, 0.0)))
+    learn(encoder)
+    reached = {name: id(parameter) for name, parameter in encoder.named_parameters() if parameter.grad is not None}
+    assert reached.keys() == {name for name, parameter in encoder.named_parameters() if parameter.requires_grad}
+    assert reached and all("lora_" in name for name in reached) and not own & set(reached.values())
 
 
 def test_what_was_saved_gives_equal_vectors(encoder, tmp_path):
     encoder.save(tmp_path)
     again = load_encoder(tmp_path)
     assert again.config == encoder.config
-    assert torch.equal(again.encode(ITEMS).rows_NTD, encoder.encode(ITEMS).rows_NTD)
+    assert torch.equal(again.encode(readable(encoder)).rows_NTD, encoder.encode(readable(encoder)).rows_NTD)
 
 
 def test_adapters_are_merged_when_saved(encoder, tmp_path):
-    encoder.tune(Tuning(lora=Lora(2, 4, 0.0))).eval()
+    encoder.tune(tuning(encoder, encoder.TOWERS[0], lora=Lora(2, 4, 0.0))).eval()
     for name, parameter in encoder.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)
     encoder.save(tmp_path)
-    assert torch.allclose(load_encoder(tmp_path).encode(ITEMS).rows_NTD, encoder.encode(ITEMS).rows_NTD, atol=1e-4)
+    assert torch.allclose(load_encoder(tmp_path).encode(readable(encoder)).rows_NTD, encoder.encode(readable(encoder)).rows_NTD, atol=1e-4)
 
 
 def test_it_pickles(encoder):
     again = pickle.loads(pickle.dumps(encoder))
-    assert torch.equal(again.encode(ITEMS).rows_NTD, encoder.encode(ITEMS).rows_NTD)
+    assert torch.equal(again.encode(readable(encoder)).rows_NTD, encoder.encode(readable(encoder)).rows_NTD)
     collator = pickle.loads(pickle.dumps(encoder.collator))
     assert not any(isinstance(part, torch.nn.Module) for part in vars(collator).values())
 
@@ -115,7 +220,30 @@ def test_the_names_of_its_towers_are_known_without_weights(encoder):
 
 def test_an_unknown_tower_is_refused_with_those_there_are(encoder):
     with pytest.raises(Refused, match=", ".join(encoder.towers)):
-        encoder.tune(Tuning(towers=("audio",)))
+        encoder.tune(tuning(encoder, "audio"))
+
+
+def test_another_kind_of_tuning_is_refused(encoder):
+    class Foreign(Tuning):
+        pass
+
+    with pytest.raises(Refused, match=f"it is a Foreign; this retriever takes {encoder.Tuning.__name__}"):
+        encoder.tune(Foreign(towers=encoder.TOWERS))
+
+
+def test_what_training_learnt_stays_with_it(encoder, tmp_path):
+    encoder.temperature, encoder.widths = 0.05, (8, 16)
+    encoder.save(tmp_path)
+    again = load_encoder(tmp_path)
+    assert (again.temperature, again.widths) == (0.05, (8, 16))
+
+
+def test_a_head_that_is_not_whole_is_refused(encoder, tmp_path):
+    encoder.save(tmp_path)
+    head = load_file(tmp_path / HEAD) if (tmp_path / HEAD).exists() else {}
+    save_file({**dict(list(head.items())[1:]), "stranger": torch.zeros(1)}, tmp_path / HEAD)
+    with pytest.raises(Refused, match="stranger"):
+        load_encoder(tmp_path)
 
 
 def test_encoding_does_not_end_training_mode(encoder):

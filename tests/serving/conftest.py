@@ -6,9 +6,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mirepoix.models.backbone import TinyQwen2VL, make_tiny
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import items_to_table
+from mirepoix.models.twins import Tiny, make_twin
 from mirepoix.models.unite import Unite, UniteConfig
 from mirepoix.serving.index import build
 from mirepoix.serving.release import encoder_digest
@@ -18,11 +18,9 @@ from tests.serving.pantry import corpus, published
 @pytest.fixture(scope="session")
 def encoder_folder(tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("encoder")
-    sizes = TinyQwen2VL(
-        vocabulary=300, hidden_size=32, layers=1, heads=2, intermediate_size=64, vision_depth=1, vision_width=32, vision_heads=2
-    )
-    make_tiny(home / "backbone", [item.text for item in corpus() if item.text], sizes, seed=0)
-    Unite.open(home / "backbone", UniteConfig()).save(home / "saved")
+    sizes = Tiny(vocabulary=300, hidden_size=32, layers=1, heads=2, intermediate_size=64, vision_depth=1, vision_width=32, vision_heads=2)
+    checkpoints = make_twin(home / "backbone", "qwen2_vl", [item.text for item in corpus() if item.text], sizes, seed=0)
+    Unite.build(checkpoints, UniteConfig()).save(home / "saved")
     return home / "saved"
 
 

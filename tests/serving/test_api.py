@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mirepoix.models.encoder import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.vectors import Vectors
@@ -33,10 +34,11 @@ class InProcess:
         self.encoder, self.index, self.documents = release.open_encoder(), release.open_index(), release.open_documents()
         self.encoder.collator = self.counted = Counted(self.encoder.collator)
         self.asked: list[Item] = []
+        self.role: Role | None = None
 
-    async def encode(self, items: Sequence[Item]) -> list[Encoded]:
-        self.asked = list(items)
-        vectors = self.encoder.encode(items)
+    async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]:
+        self.asked, self.role = list(items), role
+        vectors = self.encoder.encode(items, role=role)
         return [
             Encoded(rows[mask].numpy(), self.counted.tokens[item.id], len(items))
             for item, rows, mask in zip(items, vectors.rows_NTD, vectors.mask_NT, strict=True)
@@ -149,6 +151,15 @@ def test_text_and_picture_in_one_input_is_one_vector(call, backend):
     assert len({tuple(np.round(d["embedding"], 4)) for d in data}) == 3
 
 
+def test_inputs_are_documents_unless_the_request_says_otherwise_and_what_is_searched_for_is_a_query(call, backend):
+    for body, role in (({"input": "a"}, "document"), ({"input": "a", "role": "query"}, "query")):
+        call.post("/v1/embeddings", body)
+        assert backend.role == role
+    backend.role = None
+    call.post("/v1/search", {"text": "a"})
+    assert backend.role == "query"
+
+
 def test_messages_make_one_vector_of_all_they_say(call, backend):
     content = [{"type": "image_url", "image_url": {"url": uri(PICTURE)}}, {"type": "text", "text": "what is it"}]
     messages = [{"role": "system", "content": "Represent the question."}, {"role": "user", "content": content}]
@@ -170,6 +181,7 @@ def test_messages_make_one_vector_of_all_they_say(call, backend):
         ({"messages": []}, 400, "messages"),
         ({"input": [1, 2, 3]}, 422, "input"),
         ({"input": {"text": "x"}}, 422, "input"),
+        ({"input": "x", "role": "judge"}, 422, "role"),
         ({"input": [{"text": "x", "pdf": "y"}]}, 422, "pdf"),
         ({"input": "x", "model": "gpt"}, 404, "model"),
         ({"input": "x", "encoding_format": "int8"}, 422, "encoding_format"),
@@ -486,9 +498,9 @@ def test_a_key_is_wanted_where_one_is_set(backend, about):
 
 def test_more_requests_than_have_room_are_sent_away(release, about):
     class Slow(InProcess):
-        async def encode(self, items):
+        async def encode(self, items, role):
             await asyncio.sleep(0.3)
-            return await super().encode(items)
+            return await super().encode(items, role)
 
     app = build_app(Slow(release), about, Limits(max_in_flight=2))
 
@@ -503,7 +515,7 @@ def test_more_requests_than_have_room_are_sent_away(release, about):
 
 def test_an_answer_that_takes_too_long_is_given_up(release, about):
     class Stuck(InProcess):
-        async def encode(self, items):
+        async def encode(self, items, role):
             await asyncio.sleep(60)
 
     stuck = Caller(build_app(Stuck(release), about, Limits(timeout_s=0.1)))
@@ -512,7 +524,7 @@ def test_an_answer_that_takes_too_long_is_given_up(release, about):
 
 def test_our_own_failure_says_nothing_of_its_cause(release, about, caplog):
     class Broken(InProcess):
-        async def encode(self, items):
+        async def encode(self, items, role):
             raise RuntimeError("secret at 0x7f00")
 
     broken = Caller(build_app(Broken(release), about, Limits()))
@@ -522,7 +534,7 @@ def test_our_own_failure_says_nothing_of_its_cause(release, about, caplog):
 
 def test_what_the_encoder_refuses_is_the_visitors_fault(release, about):
     class Choosy(InProcess):
-        async def encode(self, items):
+        async def encode(self, items, role):
             raise Refused("the item needs more tokens than there is room for")
 
     choosy = Caller(build_app(Choosy(release), about, Limits()))

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from mirepoix.workflows.cluster import PREFIX
+from mirepoix.workflows.comparison import Comparison
 from mirepoix.workflows.janitor import MARK
 
 from .heads import plain_environment
@@ -29,6 +30,24 @@ TRAINING = [
     for field in ("max_steps=12", "per_device_train_batch_size=16", "save_steps=6", "logging_steps=2", "cpus_per_worker=1")
 ]
 SMALL = [*WORLD, *MODEL, *TRAINING, "evaluate.draws=50", "embed.threads=1"]
+
+
+def of_arm(name: str, settings: list[str]) -> list[str]:
+    """What a run of one retriever is told, as an arm of a comparison is told it."""
+    shared = tuple(f"{field.name}." for field in fields(Comparison))
+    return [setting if setting.startswith(shared) else f"arms.{name}.{setting}" for setting in settings]
+
+
+# The quickstart as SMALL makes it, and beside it another retriever in one training.
+ONE_TRAINING = [f"arms.univldr.{stage}=null" for stage in ("adapt", "mine_refine", "refine")]
+BESIDE = [
+    "quickstart_all",
+    "only=unite,univldr",
+    "serve=univldr",
+    *of_arm("unite", SMALL),
+    *(setting for setting in of_arm("univldr", SMALL) if ".adapt." not in setting),
+    *ONE_TRAINING,
+]
 
 
 @dataclass(frozen=True)
@@ -57,7 +76,7 @@ def start(*words: str, cwd: Path = ROOT, **variables: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=cwd, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen, began: float, timeout: float = 400) -> Ended:
+def finish(process: subprocess.Popen, began: float, timeout: float = 1800) -> Ended:
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -67,7 +86,7 @@ def finish(process: subprocess.Popen, began: float, timeout: float = 400) -> End
     return Ended(process.returncode, out, err, time.monotonic() - began)
 
 
-def mirepoix(*words: str, cwd: Path = ROOT, timeout: float = 400, **variables: str) -> Ended:
+def mirepoix(*words: str, cwd: Path = ROOT, timeout: float = 1800, **variables: str) -> Ended:
     """Runs the command line to its end."""
     began = time.monotonic()
     return finish(start(*words, cwd=cwd, **variables), began, timeout)

@@ -1,5 +1,7 @@
 """The command line: what it prints, and how it refuses; in this process where nothing has to run."""
 
+import json
+import re
 import socket
 import subprocess
 import sys
@@ -12,8 +14,9 @@ from mirepoix.models.encoder import ARCHITECTURES
 from mirepoix.models.item import Item, item_to_row
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.recipes import RECIPES, RETRIEVERS, recipe
+from mirepoix.workflows.run import release_of
 
-from .small import ROOT, SMALL, environment, mirepoix
+from .small import ROOT, environment
 
 
 @pytest.fixture
@@ -37,11 +40,38 @@ def refused(result, *parts):
         assert part in err
 
 
-def test_list_names_every_recipe_and_marks_the_retrievers_that_are_not_there(said):
+def test_list_names_every_recipe_and_every_retriever(said):
     status, out, _ = said("list")
     assert status == 0
-    assert all(name in out for name in (*RECIPES, *RETRIEVERS))
-    assert out.count("(not there yet)") == len(set(RETRIEVERS) - set(ARCHITECTURES))
+    lines = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
+    assert lines[: len(RECIPES) + len(RETRIEVERS)] == [*RECIPES, *RETRIEVERS]
+    assert set(RETRIEVERS) == set(ARCHITECTURES)
+
+
+def test_the_plan_of_a_comparison_names_the_stages_of_every_arm(said, tmp_path):
+    status, out, _ = said("run", "quickstart_all", "only=mire,univldr", "--until", "embed", "--plan", "--storage", str(tmp_path))
+    assert status == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert ["univldr:mine-refine", "may", "run", "waits", "for"] in [line[:5] for line in lines]
+    assert {line[0].partition(":")[0] for line in lines} == {"sources", "curate", "pairs", "mire", "univldr"}
+    assert not [line for line in lines if line[0].endswith(("evaluate", "release"))]
+    assert len({re.search(" (may run|runs) ", line).start() for line in out.splitlines()}) == 1, "one column"
+
+
+def test_a_demo_of_a_comparison_asks_which_arm_to_serve(said):
+    refused(said("demo", "quickstart_all"), "quickstart_all serves nothing", "serve=ARM")
+
+
+def test_a_folder_of_a_run_with_several_releases_is_refused_with_the_folders_of_each(said, tmp_path):
+    stages = [{"name": f"{arm}:release", "digest": "d", "target": f"/releases/{arm}"} for arm in ("unite", "mire")]
+    (tmp_path / "report.json").write_text(json.dumps({"stages": [*stages, {"name": "jfe:release", "digest": "", "target": ""}]}))
+    refused(said("serve", str(tmp_path)), "made 2 releases", "unite /releases/unite, mire /releases/mire")
+
+
+def test_the_one_release_of_a_comparison_is_found(tmp_path):
+    told = {"stages": [{"name": "unite:release", "digest": "d", "target": "/releases/unite"}]}
+    (tmp_path / "report.json").write_text(json.dumps(told))
+    assert release_of(str(tmp_path)) == "/releases/unite"
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
@@ -134,20 +164,20 @@ def test_a_start_whose_inputs_do_not_stand_is_refused_before_anything_is_written
     assert not (tmp_path / "storage").exists()
 
 
-def test_an_empty_corpus_stops_the_run_with_one_line_and_leaves_nothing_half_written(tmp_path):
+def test_an_empty_corpus_stops_the_run_with_one_line_and_leaves_nothing_half_written(ray_cluster, said, tmp_path):
     for part, rows in (("corpus", []), ("queries", []), ("qrels", [])):
         with PartWriter(tmp_path / "corpus", part) as writer:
             writer.write(rows)
-    ended = mirepoix("run", "quickstart", *SMALL, f"sources.path={tmp_path / 'corpus'}", "--storage", str(tmp_path / "storage"))
-    assert ended.status == 1
-    (failure,) = [line for line in ended.err.splitlines() if line.startswith("mirepoix: stage sources failed")]
+    status, _, err = said("run", "quickstart", f"sources.path={tmp_path / 'corpus'}", "--storage", str(tmp_path / "storage"))
+    assert status == 1
+    (failure,) = [line for line in err.splitlines() if line.startswith("mirepoix: stage sources failed")]
     assert "is empty" in failure
-    assert "mirepoix: not run: curate, pairs" in ended.err
+    assert "mirepoix: not run: curate, pairs" in err
     assert not list((tmp_path / "storage").glob("artefacts/*/*"))
     assert not list((tmp_path / "storage").glob("tmp/*"))
 
 
-def test_a_port_in_use_is_refused_before_anything_starts(tmp_path):
+def test_a_port_in_use_is_refused_before_anything_starts(said, tmp_path, monkeypatch):
     from mirepoix.serving.store import publish
 
     (tmp_path / "draft").mkdir()
@@ -157,9 +187,8 @@ def test_a_port_in_use_is_refused_before_anything_starts(tmp_path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ended = mirepoix("serve", str(tmp_path / "release"), "--port", str(port))
-    assert ended.status == 2
-    assert f"port {port} is in use" in ended.err.splitlines()[-1]
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        refused(said("serve", str(tmp_path / "release"), "--port", str(port)), f"port {port} is in use")
 
 
 def test_a_folder_of_a_run_without_a_release_is_refused(said, tmp_path):

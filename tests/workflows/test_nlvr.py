@@ -21,7 +21,7 @@ SMALL = (
     "backbone.tiny.hidden_size=32",
     "backbone.tiny.heads=2",
     "backbone.tiny.intermediate_size=64",
-    "adapt.max_steps=3",
+    "adapt=null",
     "instruct.max_steps=3",
     "evaluate.draws=10",
 )

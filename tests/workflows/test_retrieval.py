@@ -10,11 +10,10 @@ from mirepoix.models.encoder import ARCHITECTURES
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import publish
 from mirepoix.workflows.fingerprint import ingredients, key_of
-from mirepoix.workflows.recipes import RECIPES, recipe
-from mirepoix.workflows.retrieval import named_files, prepared, stages
+from mirepoix.workflows.recipes import recipe
 from mirepoix.workflows.run import settled
 
-STAGES = {stage.name: stage for stage in stages(recipe("quickstart"))}
+STAGES = {stage.name: stage for stage in recipe("quickstart").stages()}
 
 
 @pytest.mark.parametrize(
@@ -45,31 +44,34 @@ def test_a_stage_is_made_anew_when_a_module_changes_that_decides_its_result_and_
     assert not {f"mirepoix.{part}" for part in does_not.split()} & parts
 
 
-def test_every_retriever_is_in_the_key_of_what_encodes():
-    for module, _ in ARCHITECTURES.values():
-        for name in ("backbone", "adapt", "instruct", "embed", "release"):
-            assert module in STAGES[name].modules
+@pytest.mark.parametrize("retriever", sorted(ARCHITECTURES))
+def test_a_retriever_is_in_the_key_of_what_its_own_encoder_is_opened_by_and_in_no_others(retriever):
+    modules = {module for module, _ in ARCHITECTURES.values()}
+    arm = f"arms.{retriever}"
+    own = [stage for stage in settled("quickstart_all", [f"only={retriever}", f"{arm}.mine=MineConfig"]).stages() if stage.arm]
+    opened = {stage.step: modules & set(stage.modules) for stage in own}
+    for step in ("instruct", "embed", "release", "mine"):
+        assert opened[step] == {ARCHITECTURES[retriever][0]}, step
+    assert not opened["evaluate"] | opened["index"]
 
 
-def test_every_input_is_a_stage_that_comes_before():
-    seen = set()
-    for name, stage in STAGES.items():
-        assert set(stage.inputs.values()) <= seen
-        seen.add(name)
+def test_what_opens_any_release_has_all_retrievers_in_its_key(tmp_path):
+    publish(written(tmp_path / "draft", "x"), tmp_path / "release", {})
+    mined = {stage.name: stage for stage in settled("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}/release"]).stages()}
+    for name in ("mine", "deploy"):
+        assert {module for module, _ in ARCHITECTURES.values()} <= set(mined[name].modules)
 
 
-@pytest.mark.parametrize("name", sorted(RECIPES))
-def test_every_recipe_makes_the_same_stages(name):
+@pytest.mark.parametrize("name", ["quickstart", "nlvr", "unite"])
+def test_unite_is_adapted_without_the_mask_and_instructed_with_it(name):
     config = recipe(name)
-    if name == "quickstart":
-        assert [stage.name for stage in stages(config)] == list(STAGES)
-    assert config.adapt.modality_mask is False
-    assert config.instruct.modality_mask is True
+    assert config.adapt.loss.modality_mask is False
+    assert config.instruct.loss.modality_mask is True
 
 
 def test_what_the_config_asks_for_beside_stands_in_its_place():
     chosen = settled("quickstart", ["passages.kind=vid2r", "mine=MineConfig", "mine.last=50"])
-    more = {stage.name: stage for stage in stages(chosen)}
+    more = {stage.name: stage for stage in chosen.stages()}
     assert set(more) - set(STAGES) == {"passages", "embed-adapted", "index-adapted", "mine"}
     assert more["pairs"].inputs == {"curate": "curate", "passages": "passages"}
     assert more["mine"].inputs == {"pairs": "pairs", "curate": "curate", "encoder": "adapt", "index": "index-adapted"}
@@ -77,16 +79,70 @@ def test_what_the_config_asks_for_beside_stands_in_its_place():
     assert {f"mirepoix.{name}" for name in ("components.negatives", "serving.index", "models.unite")} <= set(more["mine"].modules)
 
 
+def test_a_training_that_is_left_out_leaves_its_place_to_the_one_before_it():
+    plain = {stage.name: stage for stage in settled("quickstart", ["adapt=null"]).stages()}
+    assert set(STAGES) - set(plain) == {"adapt"}
+    assert plain["instruct"].inputs == {"pairs": "pairs", "encoder": "backbone"}
+    assert plain["embed-untrained"].after == ("embed",), "a small machine holds one embedding at a time"
+    mined = {stage.name: stage for stage in settled("quickstart", ["adapt=null", "mine=MineConfig"]).stages()}
+    assert set(mined) - set(plain) == {"mine"}, "the untrained encoder has an index already"
+    assert mined["mine"].inputs == {"pairs": "pairs", "curate": "curate", "encoder": "backbone", "index": "index-untrained"}
+    assert mined["embed-untrained"].after == (), "what the training waits for does not wait for it"
+
+
+def test_a_third_training_takes_the_second_and_what_it_finds_hard():
+    refined = {stage.name: stage for stage in settled("quickstart", ["mine_refine=MineConfig", "refine=TrainConfig"]).stages()}
+    assert set(refined) - set(STAGES) == {"embed-instructed", "index-instructed", "mine-refine", "refine"}
+    assert refined["embed-instructed"].inputs == {"encoder": "instruct", "curate": "curate", "pairs": "pairs"}
+    searched = {"encoder": "instruct", "index": "index-instructed"}
+    assert refined["mine-refine"].inputs == {"pairs": "pairs", "curate": "curate", **searched}
+    assert refined["refine"].inputs == {"pairs": "mine-refine", "encoder": "instruct"}
+    for last in ("embed", "release"):
+        assert refined[last].inputs["encoder"] == "refine"
+
+
+def test_a_verbalised_corpus_is_what_the_third_training_reads_and_what_is_searched_and_not_what_is_mined_in():
+    settings = ["verbalise.kind=written", "refine=TrainConfig", "mine_refine=MineConfig", "passages.kind=vid2r"]
+    told = {stage.name: stage for stage in settled("quickstart", settings).stages()}
+    assert told["verbalise"].inputs == {"curate": "curate"}
+    assert told["pairs-verbalised"].inputs == {"curate": "verbalise", "passages": "passages"}
+    assert told["pairs-verbalised"].config == told["pairs"].config
+    assert told["embed-instructed"].inputs == {"encoder": "instruct", "curate": "curate", "pairs": "pairs"}
+    searched = {"encoder": "instruct", "index": "index-instructed"}
+    assert told["mine-refine"].inputs == {"pairs": "pairs-verbalised", "curate": "verbalise", **searched}
+    assert told["refine"].inputs == {"pairs": "mine-refine", "encoder": "instruct"}
+    assert told["embed"].inputs["curate"] == told["release"].inputs["curate"] == "verbalise"
+    assert {told[name].inputs["curate"] for name in ("backbone", "embed-untrained", "evaluate")} == {"curate"}
+    unmined = {stage.name: stage for stage in settled("quickstart", settings[:2]).stages()}
+    assert unmined["refine"].inputs["pairs"] == "pairs-verbalised"
+
+
+@pytest.mark.parametrize(("mining", "read"), [([], "pairs"), (["mine=MineConfig"], "mine")])
+def test_without_negatives_of_its_own_the_third_training_reads_what_the_second_read(mining, read):
+    refined = {stage.name: stage for stage in settled("quickstart", ["refine=TrainConfig", *mining]).stages()}
+    assert refined["refine"].inputs == {"pairs": read, "encoder": "instruct"}
+
+
+@pytest.mark.parametrize(
+    "settings", [[], ["adapt=null", "mine=MineConfig"], ["mine=MineConfig", "mine_refine=MineConfig", "refine=TrainConfig"]]
+)
+def test_every_input_is_a_stage_that_comes_before(settings):
+    seen = set()
+    for stage in settled("quickstart", ["passages.kind=vid2r", *settings]).stages():
+        assert set(stage.inputs.values()) <= seen
+        seen.add(stage.name)
+
+
 def test_a_release_that_negatives_are_mined_with_is_in_the_key_and_must_be_there(tmp_path):
     with pytest.raises(Refused, match=r"mine.release is .*no release was published there"):
-        stages(settled("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}"]))
+        settled("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}"]).stages()
     digests = []
     for content in ("one", "two"):
         publish(written(tmp_path / f"draft-{content}", content), tmp_path / "release", {}, replace=True)
         config = settled("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}/release"])
-        digests.append(prepared(config).mine.fingerprint)
+        digests.append(config.prepared().mine.fingerprint)
     assert digests[0] != digests[1]
-    assert [stage.name for stage in stages(config) if "adapted" in stage.name] == []
+    assert [stage.name for stage in config.stages() if "adapted" in stage.name] == []
 
 
 def written(folder, content):
@@ -97,11 +153,11 @@ def written(folder, content):
 
 def test_a_recipe_of_real_data_asks_for_its_folder():
     with pytest.raises(Refused, match=r"sources\.path is not given; give the folder or URI of a corpus in the format nlvr"):
-        stages(recipe("nlvr"))
+        recipe("nlvr").stages()
 
 
 def test_the_seed_is_in_every_key():
-    one, other = (stages(replace(recipe("quickstart"), seed=seed)) for seed in (0, 1))
+    one, other = (replace(recipe("quickstart"), seed=seed).stages() for seed in (0, 1))
     for before, after in zip(one, other, strict=True):
         assert key_of(ingredients(before, {})) != key_of(ingredients(after, {}))
 
@@ -113,18 +169,21 @@ def test_the_content_of_a_deepspeed_file_is_in_the_key(tmp_path):
     digests = []
     for stage in (1, 2):
         file.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
-        digests.append(prepared(config).adapt.deepspeed_digest)
+        digests.append(config.prepared().adapt.deepspeed_digest)
     assert digests[0] != digests[1]
-    assert prepared(config).instruct.deepspeed_digest is None
+    assert config.prepared().instruct.deepspeed_digest is None
 
 
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("backbone.retriever=jfe", ("backbone", "'jfe'", "unite")),
-        ("adapt.tuning.towers=langage", ("adapt.tuning.towers langage", "language, vision")),
-        ("instruct.tuning.towers=language,sound", ("instruct.tuning.towers sound", "language, vision")),
-        ("instruct.tuning.towers=[]", ("instruct.tuning.towers ()", "language, vision")),
+        ("backbone.encoder=Colbert", ("backbone.encoder='Colbert'", "UniteConfig", "MireConfig")),
+        ("backbone.encoder=MireConfig", ("adapt.tuning: it is a Tuning", "MireTuning")),
+        ("adapt.tuning.towers=langage", ("adapt.tuning: towers langage", "language, vision")),
+        ("instruct.tuning.towers=language,sound", ("instruct.tuning: towers sound", "language, vision")),
+        ("instruct.tuning.towers=[]", ("instruct.tuning: towers ()", "language, vision")),
+        ("mine_refine=MineConfig", ("mine_refine is given and refine is not", "refine=TrainConfig")),
+        ("verbalise.kind=written", ("verbalise.kind is written and refine null", "refine=TrainConfig")),
         ("evaluate.split=test", ("evaluate.split is 'test'", "validation, test_entity, test_combination")),
         ("evaluate.split=train", ("evaluate.split is 'train'", "validation, test_entity, test_combination")),
         ("sources.world.held_out_combinations=0", ("evaluate.split is 'test_combination'", "validation, test_entity")),
@@ -148,8 +207,8 @@ def test_the_splits_of_a_corpus_of_the_users_are_not_known_before_it_is_read():
 
 
 def test_the_files_that_a_config_names_are_known_by_their_fields(tmp_path):
-    assert named_files(recipe("quickstart")) == {}
+    assert recipe("quickstart").named_files() == {}
     (tmp_path / "zero.json").write_text("{}")
-    assert named_files(settled("quickstart", [f"adapt.deepspeed={tmp_path}/zero.json"])) == {"adapt.deepspeed": tmp_path / "zero.json"}
+    assert settled("quickstart", [f"adapt.deepspeed={tmp_path}/zero.json"]).named_files() == {"adapt.deepspeed": tmp_path / "zero.json"}
     with pytest.raises(Refused, match=r"deepspeed settings missing\.json cannot be read"):
-        named_files(settled("quickstart", ["instruct.deepspeed=missing.json"]))
+        settled("quickstart", ["instruct.deepspeed=missing.json"]).named_files()

@@ -22,7 +22,6 @@ from mirepoix.workflows import submit as submission
 from mirepoix.workflows.__main__ import _parsed, main
 from mirepoix.workflows.cluster import LAYERS
 from mirepoix.workflows.config import describe
-from mirepoix.workflows.retrieval import named_files, prepared
 from mirepoix.workflows.run import settled
 from mirepoix.workflows.submit import DETACHED, follow_job, job_client, prepare, send, submit
 from tests.workflows.heads import head, plain_environment
@@ -122,14 +121,14 @@ def test_a_settings_file_travels_and_means_the_same_where_it_arrives(tmp_path: P
     config = tmp_path / "run.yaml"
     config.write_text(describe(settled("quickstart", [f"instruct.deepspeed={file}"])))
     overrides = [f"adapt.deepspeed={file}", "seed=3"]
-    files = named_files(settled("quickstart", overrides, config))
+    files = settled("quickstart", overrides, config).named_files()
     assert set(files) == {"adapt.deepspeed", "instruct.deepspeed"}
     (tmp_path / "job").mkdir()
     job = prepare("quickstart", overrides, tmp_path / "job", config=config, options=["--until", "adapt"], files=files)
     monkeypatch.chdir(tmp_path / "job")
     told = _parsed(shlex.split(job.entrypoint)[3:])
     file.unlink()
-    arrived = prepared(settled(told.recipe, told.overrides, told.config))
+    arrived = settled(told.recipe, told.overrides, told.config).prepared()
     assert told.until == "adapt" and arrived.seed == 3
     for training in (arrived.adapt, arrived.instruct):
         assert not Path(training.deepspeed).is_absolute()

@@ -149,6 +149,20 @@ def test_runs_of_dead_drivers_are_marked_as_killed_and_those_of_others_are_not(t
     assert sorted(entry.info.status for entry in runs["wash"]) == ["KILLED", "RUNNING", "RUNNING"]
 
 
+def test_a_stage_of_a_comparison_is_tagged_with_its_arm_whether_it_was_made_or_stands(tracker):
+    tracker.begin("driver-1", "/pantry", {"driver-1"})
+    tracker.start("mire:wash", PARTS, {})
+    tracker.finish("mire:wash", DONE, MANIFEST)
+    tracker.cached("unite:wash", MANIFEST, DONE.target)
+    tracker.cached("wash", MANIFEST, DONE.target)
+    tracker.end("FINISHED")
+    tracker.attach({}, {"mire recall@5": 0.5})
+    runs = runs_of(tracker)
+    found = {run.info.run_name: (run.data.tags["stage"], run.data.tags.get("arm")) for run in runs["wash"]}
+    assert found == {"mire:wash": ("wash", "mire"), "unite:wash": ("wash", "unite"), "wash": ("wash", None)}
+    assert runs["whole"][0].data.metrics == {"mire recall_at_5": 0.5}
+
+
 def test_what_is_still_open_at_the_end_was_killed(tracker):
     tracker.begin("ours", "/pantry", {"ours"})
     tracker.start("wash", PARTS, {})

@@ -1,0 +1,172 @@
+"""The code that a model card shows, one example for each way in which an exported folder is opened; the tests run it as it stands there."""
+
+from typing import Any
+
+_ITEMS = """
+picture = Image.new("RGB", (112, 112), "red")
+"""
+_SCORED = """
+vectors = torch.stack([encode("a small red circle"), encode(pictures=[picture]), encode("a small red circle", [picture])])
+print(vectors @ vectors.T)
+"""
+
+_CHAT = """\
+import torch
+from PIL import Image
+OPENED
+images = AutoImageProcessor.from_pretrained(FOLDER, backend="pil")
+
+
+def pool(text="", pictures=(), instruction=""):
+    content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": text}]
+    messages = [{"role": "system", "content": instruction}, {"role": "user", "content": content}]
+    prompt = tokenizer.apply_chat_template(messages, tokenize=False)
+    seen = images(images=list(pictures), return_tensors="pt") if pictures else {}
+    for grid in seen.get("image_grid_thw", ()):
+        prompt = prompt.replace("<|image_pad|>", "<|seen|>" * (int(grid.prod()) // images.merge_size**2), 1)
+    tokens = tokenizer(prompt.replace("<|seen|>", "<|image_pad|>"), return_tensors="pt")
+    kinds = (tokens.input_ids == model.config.image_token_id).int()
+    with torch.inference_mode():
+        states = model(**tokens, **seen, mm_token_type_ids=kindsPOSITIONS).last_hidden_state
+    return POOLED
+
+
+ENCODE
+"""
+_JOINT = """\
+def encode(text="", pictures=(), instruction=""):
+    return torch.nn.functional.normalize(pool(text, pictures, instruction), dim=-1)
+"""
+_LATE = """\
+def encode(text="", pictures=(), instruction=""):
+    seen = [pool(pictures=pictures)] if pictures else []
+    said = [pool(text, (), instruction)] if text or instruction else []
+    return torch.nn.functional.normalize(sum(seen + said), dim=-1)
+"""
+_OPENED = """\
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+FOLDER = "."  # this folder, or its name on the hub
+model = AutoModel.from_pretrained(FOLDER, dtype=torch.float32).eval()
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)"""
+_ADAPTED = """\
+from peft import PeftModel
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
+
+FOLDER = "."  # this folder, or its name on the hub
+base = AutoModel.from_pretrained(BASE, dtype=torch.float32)
+CAUSALmodel = PeftModel.from_pretrained(base, FOLDER).eval()
+tokenizer = AutoTokenizer.from_pretrained(FOLDER)"""
+_BOTH_WAYS = "base.config.get_text_config().is_causal = False  # every token attends to all\n"
+
+_CLIP = """\
+import torch
+from PIL import Image
+OPENED
+images = AutoImageProcessor.from_pretrained(FOLDER, backend="pil")
+
+
+def encode(text="", pictures=(), instruction=""):
+    words = " ".join(part.strip() for part in (instruction, text) if part.strip())
+    parts = []
+    with torch.inference_mode():
+        if words:
+            tokens = tokenizer(words, truncation=True, max_length=LENGTH, return_tensors="pt")
+            parts.append(model.get_text_features(**tokens).pooler_output[0])
+        if pictures:
+            pixels = images(images=list(pictures), return_tensors="pt")
+            parts.append(model.get_image_features(**pixels).pooler_output.mean(0))
+    return torch.nn.functional.normalize(sum(parts), dim=-1)
+
+"""
+
+_SENTENCE = """\
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer(".")  # this folder, or its name on the hub
+"""
+_SENTENCE_CHAT = """
+documents = model.encode(["a small red circle", picture, {"text": "a small red circle", "image": picture}])
+queries = model.encode_query(["a red circle"])  # with the wording of queries; encode(..., prompt_name="t->i") has those of the tasks
+print(model.similarity(queries, documents))
+"""
+_SENTENCE_CLIP = """
+
+def together(text, picture):
+    \"\"\"The vector of a text with a picture: both, before they are of unit length, and their sum.\"\"\"
+    parts = [model[0](model.preprocess([part]))["sentence_embedding"][0] for part in (text, picture)]
+    return torch.nn.functional.normalize(sum(parts), dim=-1)
+
+
+with torch.inference_mode():
+    words, seen = (model.encode(part, convert_to_tensor=True) for part in ("a small red circle", picture))
+    documents = torch.stack([words, seen, together("a small red circle", picture)])
+queries = model.encode_query(["a red circle"])  # with the wording of queries; encode(..., prompt_name="t->i") has those of the tasks
+print(model.similarity(queries, documents))
+"""
+
+_SENTENCE_LATE = """\
+from sentence_transformers import MultiVectorEncoder  # PyLate opens the folder too: pylate.models.ColBERT(".")
+
+model = MultiVectorEncoder(".")  # this folder, or its name on the hub
+documents = model.encode_document(["a small red circle", "two large blue stars, at night"])
+queries = model.encode_query(["a red circle"])
+print(model.similarity(queries, documents))
+"""
+
+_OURS = """\
+from io import BytesIO
+
+from mirepoix.models.encoder import load_encoder
+from mirepoix.models.item import Item
+from mirepoix.models.vectors import maxsim
+from PIL import Image
+
+encoder = load_encoder(".")  # this folder
+with BytesIO() as file:
+    Image.new("RGB", (112, 112), "red").save(file, "PNG")
+    picture = file.getvalue()
+items = [Item("text", text="a small red circle"), Item("both", text="a small red circle", images=(picture,))]
+vectors = encoder.encode(items)
+print(maxsim(encoder.encode(items[:1], role="query"), vectors))
+"""
+
+
+def chat(config: Any, base: str | None = None) -> str:
+    """transformers alone over a multimodal language model, or with PEFT over `base`."""
+    counted = ", position_ids=torch.arange(tokens.input_ids.shape[1]).expand(3, 1, -1)"
+    pooled = "states[0].mean(0)" if getattr(config, "pooling", "last") == "mean" else "states[0, -1]"
+    code = _CHAT.replace("POSITIONS", counted if config.positions == "1d" else "").replace("POOLED", pooled)
+    code = code.replace("ENCODE", _LATE if getattr(config, "fusion", "joint") == "late" else _JOINT)
+    blind = getattr(config, "attention", "causal") == "causal"
+    return _opened(code, base).replace("CAUSAL", "" if blind else _BOTH_WAYS) + _ITEMS + _SCORED
+
+
+def clip(config: Any, base: str | None = None) -> str:
+    """transformers alone over CLIP, or with PEFT over `base`."""
+    return _opened(_CLIP.replace("LENGTH", str(config.max_length)), base).replace("CAUSAL", "") + _ITEMS + _SCORED
+
+
+def _opened(code: str, base: str | None) -> str:
+    return code.replace("OPENED", _OPENED if base is None else _ADAPTED.replace("BASE", base))
+
+
+def ours() -> str:
+    """This project over its own folder."""
+    return _OURS
+
+
+def sentence_chat() -> str:
+    """sentence-transformers over a multimodal language model."""
+    return _SENTENCE + _ITEMS.lstrip("\n") + _SENTENCE_CHAT.lstrip("\n")
+
+
+def sentence_clip() -> str:
+    """sentence-transformers over CLIP."""
+    return "import torch\n" + _SENTENCE + _ITEMS.lstrip("\n") + _SENTENCE_CLIP
+
+
+def sentence_late() -> str:
+    """sentence-transformers over the text side of late interaction."""
+    return _SENTENCE_LATE

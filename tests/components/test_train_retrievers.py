@@ -1,0 +1,87 @@
+"""Every retriever trains on 1, 2 and 3 ranks that hold unlike things as plain torch does in one process, under ZeRO-0 and ZeRO-3."""
+
+from pathlib import Path
+
+import pytest
+
+from mirepoix.components.batches import PairStore
+from mirepoix.components.job import Job
+from mirepoix.components.plan import Plan
+from mirepoix.models.encoder import ARCHITECTURES, Encoder, architecture
+from mirepoix.models.item import Modality
+from mirepoix.models.objective import Objective
+from mirepoix.models.tuning import Tuning
+from mirepoix.models.twins import make_twin, seeded
+from tests.components.plainly import assert_same_trace, plain
+from tests.components.training import NAMES, TINY, job_of, run, write_toys
+
+BATCH, STEPS = 6, 3
+KINDS = "ttttttttiitttiiicttt" + "t" * 16
+LOSS = Objective(symmetric=True, modality_mask=True, temperature=0.1)
+MORE: dict[str, dict] = {"mimic": {"mix_in": 0.0}, "mire": {"cached_pictures": 8}}
+"""What is drawn on each rank for itself is another draw on other ranks: without it, all of them train the same."""
+
+
+def tuned(cls: type[Encoder], **more) -> Tuning:
+    return cls.Tuning(towers=cls.TOWERS, lora=None, **more)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    return write_toys(tmp_path_factory.mktemp("toys"), KINDS, negatives=[0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory) -> dict[str, Path]:
+    """A random encoder of each retriever; those of a family are built over one twin."""
+    home, texts = tmp_path_factory.mktemp("encoders"), [f"a flag that is {name}" for name in NAMES] * 4
+    twins = {}
+    for name in ARCHITECTURES:
+        cls = architecture(name)
+        family = cls.FAMILIES[0]
+        twins[family] = twins.get(family) or make_twin(home / family, family, texts, TINY, seed=1)
+        with seeded(2):
+            cls.build(twins[family], cls.Config()).save(home / name)
+    return {name: home / name for name in ARCHITECTURES}
+
+
+def jobs_of(pairs: Path, encoders: dict[str, Path], world: int) -> dict[str, Job]:
+    """Trainings whose global batches are the same at every world size, and one with draws of the ranks' own."""
+    shared = {"max_steps": STEPS, "num_workers": world, "per_device_train_batch_size": BATCH // world, "loss": LOSS, "learning_rate": 1e-3}
+    jobs = {}
+    for stage in (0, 3):
+        for name, encoder in encoders.items():
+            tuning = tuned(architecture(name), **MORE.get(name, {}))
+            jobs[f"{name} {stage}"] = job_of(pairs, encoder, tuning=tuning, zero_stage=stage, **shared)
+        drawing = tuned(architecture("mimic"), mix_in=0.5)
+        jobs[f"drawing {stage}"] = job_of(pairs, encoders["mimic"], tuning=drawing, zero_stage=stage, **shared)
+    return jobs
+
+
+@pytest.fixture(scope="module")
+def references(pairs, encoders) -> dict[str, list[dict[str, float]]]:
+    jobs = jobs_of(pairs, encoders, 1)
+    return {name: plain(jobs[f"{name} 0"]) for name in encoders}
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_there_are_steps_in_which_a_rank_has_no_picture_and_another_has_and_one_in_which_nobody_has(pairs, encoders, world):
+    store = PairStore(pairs)
+    plan = Plan(store, BATCH, jobs_of(pairs, encoders, world)["unite 0"].seed)
+    steps = []
+    for step in range(STEPS):
+        codes = [[item.modality for item in (pair.positive, *pair.negatives)] for pair in store.pairs(plan.batch(step))]
+        seen = [any(code & Modality.IMAGE for code in pair) for pair in codes]
+        steps.append([any(seen[first : first + BATCH // world]) for first in range(0, BATCH, BATCH // world)])
+    assert any(len(set(ranks)) == 2 for ranks in steps), steps
+    assert any(not any(ranks) for ranks in steps), steps
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_it_trains_as_one_process_with_the_whole_batch(pairs, encoders, references, world, tmp_path):
+    rows = run(jobs_of(pairs, encoders, world), world, tmp_path / "trained")
+    for name, expected in references.items():
+        for stage in (0, 3):
+            assert_same_trace(rows[f"{name} {stage}"], expected)
+    assert_same_trace(rows["drawing 3"], rows["drawing 0"])
+    assert [row["loss"] for row in rows["drawing 0"]] != pytest.approx([row["loss"] for row in references["mimic"]], abs=1e-4)

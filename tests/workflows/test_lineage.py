@@ -1,0 +1,63 @@
+"""A release of a comparison is told of as if it had been made alone."""
+
+import json
+
+import pytest
+
+from mirepoix.models.errors import Refused
+from mirepoix.workflows.comparison import Comparison
+from mirepoix.workflows.config import describe, jsonable
+from mirepoix.workflows.lineage import lineage
+from mirepoix.workflows.recipes import recipe
+
+
+@pytest.fixture
+def compared(tmp_path):
+    """The folder of a run of two arms, of which the second made no release."""
+    config = recipe("quickstart_all")
+    config = Comparison(sources=config.sources, pairs=config.pairs, arms={name: config.arms[name] for name in ("unite", "mire")})
+    stages = [
+        {"name": stage.name, "digest": "d" * 64, "target": f"/artefacts/{stage.name}", "rows": {"read": 1, "written": 1}}
+        for stage in config.stages()
+    ]
+    for stage in stages:
+        if stage["name"].startswith("mire:") and stage["name"].endswith("release"):
+            stage["digest"] = ""
+    report = {"recipe": "both", "settings": jsonable(config), "stages": stages}
+    report["arms"] = {name: {"headline": {"measure": name}, "results": [name], "facts": {}, "failure": ""} for name in config.arms}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    (tmp_path / "config.yaml").write_text(describe(config))
+    return tmp_path
+
+
+def test_an_arm_has_its_own_stages_settings_and_results_and_those_of_all(compared):
+    release, run = lineage(str(compared), "unite")
+    assert release == "/artefacts/unite:release"
+    places = {stage["name"]: stage["target"] for stage in run["stages"]}
+    assert places["curate"] == "/artefacts/curate" and places["instruct"] == "/artefacts/unite:instruct"
+    assert not any(":" in name for name in places)
+    assert run["settings"]["backbone"] == jsonable(recipe("quickstart_all").arms["unite"])["backbone"]
+    assert run["settings"]["pairs"]["adapt_instructions"] is True and "arms" not in run["settings"]
+    assert (run["recipe"], run["headline"], run["results"]) == ("both", {"measure": "unite"}, ["unite"])
+
+
+def test_a_comparison_wants_an_arm_that_it_has_and_that_made_a_release(compared):
+    for arm, said in ((None, "no arm is named"), ("jfe", "no arm 'jfe'"), ("mire", "made no release")):
+        with pytest.raises(Refused, match=said):
+            lineage(str(compared), arm)
+
+
+def test_the_only_arm_of_a_run_needs_no_name(compared):
+    report, alone = json.loads((compared / "report.json").read_text()), recipe("quickstart_all")
+    config = Comparison(sources=alone.sources, pairs=alone.pairs, arms={"unite": alone.arms["unite"]})
+    (compared / "report.json").write_text(json.dumps({**report, "settings": jsonable(config)}))
+    (compared / "config.yaml").write_text(describe(config))
+    assert lineage(str(compared)) == lineage(str(compared), "unite")
+
+
+def test_a_single_run_has_no_arms(tmp_path):
+    stages = [{"name": "release", "digest": "d" * 64, "target": "/artefacts/release"}]
+    (tmp_path / "report.json").write_text(json.dumps({"stages": stages}))
+    assert lineage(str(tmp_path)) == ("/artefacts/release", {"stages": stages})
+    with pytest.raises(Refused, match="leave --arm out"):
+        lineage(str(tmp_path), "unite")

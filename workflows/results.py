@@ -1,0 +1,129 @@
+"""What a run came to: figures by task, sizes and times of each retriever, gathered from its stages; and as a table of a terminal."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from mirepoix.components.evaluate import POOLS, SYSTEMS
+from mirepoix.components.report import facts
+from mirepoix.serving import store
+from mirepoix.workflows.comparison import Comparison
+from mirepoix.workflows.retrieval import TRAININGS, Retrieval
+from mirepoix.workflows.stage import Report, StageReport
+
+LABEL, COLUMN = 27, 11
+
+
+def told(config: Retrieval | Comparison, report: Report) -> dict[str, Any]:
+    """The results of the run: of its one retriever, or under `arms` of each."""
+    if isinstance(config, Retrieval):
+        return {name: value for name, value in _results(report, dict.get).items() if name != "failure"}
+    placed = config.placed
+    return {"arms": {arm: _results(report, _of_arm(arm, placed)) for arm in config.chosen}}
+
+
+def _of_arm(arm: str, placed: Mapping[str, str]) -> Callable[[Mapping[str, StageReport], str], StageReport | None]:
+    return lambda stages, step: stages.get(placed.get(f"{arm}:{step}", step))
+
+
+def _results(report: Report, at: Callable[[Mapping[str, StageReport], str], StageReport | None]) -> dict[str, Any]:
+    """Headline, results by split, pool and task, sizes and times, as far as the stages came; and why there is no more."""
+    found: dict[str, Any] = {"facts": {}, "failure": ""}
+    backbone, index, evaluation = (at(report.stages, step) for step in ("backbone", "index", "evaluate"))
+    if evaluation and evaluation.digest:
+        measured = read(evaluation.target, "metrics.json")
+        found |= {"headline": measured["headline"], "results": measured["results"]}
+    elif evaluation:
+        found["failure"] = _failure(report, evaluation)
+    if backbone and backbone.digest:
+        found["facts"]["parameters"] = int(backbone.metrics["parameters"])
+    trainings = [stage for step in TRAININGS if (stage := at(report.stages, step)) and stage.digest]
+    if trainings:
+        found["facts"]["training_seconds"] = sum(stage.took for stage in trainings)
+    if index and index.digest:
+        found["facts"] |= {"width": int(index.metrics["width"]), "rows_per_item": index.metrics["rows"] / max(1, index.metrics["items"])}
+    return found
+
+
+def _failure(report: Report, evaluation: StageReport) -> str:
+    """Why a retriever was not measured: the failure at the root of it."""
+    lost = evaluation
+    while lost.status == "not run" and lost.reason.startswith("no result of "):
+        lost = report.stages[lost.reason.removeprefix("no result of ").split(", ")[0]]
+    name = next(name for name, stage in report.stages.items() if stage is lost)
+    return f"{name} failed: {lost.error}" if lost.status == "failed" else f"{name} was not run"
+
+
+def read(target: str, name: str) -> dict[str, Any]:
+    """A JSON file of a stage's result."""
+    manifest = store.read_manifest(target)
+    home = target if store.is_local(target) or manifest is None else store.join(target, manifest.digest)
+    content = store.read(store.join(home, name))
+    assert content is not None, f"{target} has no {name}"
+    return json.loads(content)
+
+
+def figures(results: Mapping[str, Any]) -> dict[str, float]:
+    """The headline of every arm, by its name and measure."""
+    measured = {name: arm["headline"] for name, arm in results.get("arms", {}).items() if "headline" in arm}
+    return {f"{name} {headline['measure']}": headline["trained"]["average"] for name, headline in measured.items()}
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """The results as the terminal shows them; nothing where nothing was measured."""
+    if "arms" in results:
+        return "\n".join(_compared(results["arms"]))
+    return "\n".join(_single(results)) if "headline" in results else ""
+
+
+def _by_place(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The results on the headline's split, by pool and system."""
+    split = results["headline"]["split"]
+    return {(entry["pool"], entry["system"]): entry for entry in results["results"] if entry["split"] == split}
+
+
+def _single(results: Mapping[str, Any]) -> Iterator[str]:
+    """Trained against untrained, per task."""
+    headline, found = results["headline"], _by_place(results)
+    measure, pool = headline["measure"], headline["pool"]
+    trained, untrained = (found[pool, system] for system in ("trained", "untrained"))
+    yield f"{measure} on {headline['split']}, {pool} pool"
+    yield f"  {'task':<18}{'queries':>9}{'untrained':>11}{'trained':>9}"
+    for task, queries in trained["queries"].items():
+        yield f"  {task:<18}{queries:>9}{untrained[measure]['tasks'][task]:>11.3f}{trained[measure]['tasks'][task]:>9.3f}"
+    for pool in _pools(headline):
+        before, after = (found[pool, system][measure] for system in ("untrained", "trained"))
+        spread = f"95 % interval {after['low']:.3f} to {after['high']:.3f}"
+        yield f"  {f'average, {pool}':<27}{before['average']:>11.3f}{after['average']:>9.3f}   ({spread})"
+
+
+def _pools(headline: Mapping[str, Any]) -> list[str]:
+    """The headline's pool, then the other."""
+    return sorted(POOLS, key=lambda pool: pool != headline["pool"])
+
+
+def _compared(arms: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """Tasks, averages, sizes and times, a column for each retriever."""
+    widths = {name: max(COLUMN, len(name) + 2) for name in arms}
+
+    def line(label: str, cells: Mapping[str, str], queries: str = "") -> str:
+        return f"  {label:<{LABEL - 9}}{queries:>9}" + "".join(f"{cells.get(name, '-'):>{width}}" for name, width in widths.items())
+
+    found = {name: _by_place(arm) for name, arm in arms.items() if "headline" in arm}
+    if found:
+        headline = next(arms[name]["headline"] for name in found)
+        measure, first = headline["measure"], next(iter(found.values()))
+        yield f"{measure} on {headline['split']}, {headline['pool']} pool"
+        yield line("task", {name: name for name in arms}, "queries")
+        for task, queries in first[headline["pool"], "trained"]["queries"].items():
+            tasks = {name: places[headline["pool"], "trained"][measure]["tasks"][task] for name, places in found.items()}
+            yield line(task, {name: f"{value:.3f}" for name, value in tasks.items()}, str(queries))
+        for pool in _pools(headline):
+            trained, untrained = ({name: places[pool, system][measure] for name, places in found.items()} for system in SYSTEMS)
+            yield line(f"average, {pool}", {name: f"{value['average']:.3f}" for name, value in trained.items()})
+            yield line("  95 % from", {name: f"{value['low']:.3f}" for name, value in trained.items()})
+            yield line("  to", {name: f"{value['high']:.3f}" for name, value in trained.items()})
+            yield line("  untrained", {name: f"{value['average']:.3f}" for name, value in untrained.items()})
+    for label, cells in facts(arms).items():
+        yield line(label, cells)
+    yield from (f"  {name}: {arm['failure']}" for name, arm in arms.items() if arm["failure"])
