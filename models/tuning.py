@@ -17,6 +17,13 @@ class Lora:
     alpha: int = option(16, "scale of the adapters, over the rank")
     dropout: float = option(0.05, "dropout in front of the adapters")
 
+    def __post_init__(self) -> None:
+        for name in ("rank", "alpha"):
+            if getattr(self, name) < 1:
+                raise Refused(f"lora.{name} is {getattr(self, name)}; give 1 or more")
+        if not 0 <= self.dropout < 1:
+            raise Refused(f"lora.dropout is {self.dropout}; give a share from 0 to below 1")
+
 
 @dataclass(frozen=True)
 class Tuning:

@@ -68,6 +68,12 @@ def test_without_adapters_merging_changes_nothing(module):
     assert merged(module, module.state_dict()).keys() == module.state_dict().keys()
 
 
+@pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": 0}, {"dropout": 1.5}], ids=str)
+def test_adapters_that_cannot_be_are_refused(wrong):
+    with pytest.raises(Refused, match=f"lora.{next(iter(wrong))}"):
+        Lora(**wrong)
+
+
 @pytest.mark.parametrize("names", [("middle",), ()])
 def test_towers_that_are_not_there_are_refused_with_those_that_are(module, names):
     with pytest.raises(Refused, match="left, right"):

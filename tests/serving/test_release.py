@@ -92,6 +92,14 @@ def test_an_encoder_that_encodes_otherwise_is_refused(copy):
         release.verify(encoder)
 
 
+def test_golden_queries_are_reproduced_too(copy):
+    golden = json.loads((copy / "golden.json").read_text())
+    golden["queries"] = golden["queries"][::-1]
+    (copy / "golden.json").write_text(json.dumps(golden))
+    with pytest.raises(Refused, match="comes out at cosine"):
+        verify_release(copy)
+
+
 def test_golden_vectors_of_another_shape_are_refused(copy):
     golden = json.loads((copy / "golden.json").read_text())
     golden["vectors"][1] = golden["vectors"][1] * 2

@@ -76,7 +76,7 @@ def start(*words: str, cwd: Path = ROOT, **variables: str) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=cwd, env=environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finish(process: subprocess.Popen, began: float, timeout: float = 1800) -> Ended:
+def finish(process: subprocess.Popen, began: float, timeout: float = 400) -> Ended:
     try:
         out, err = process.communicate(timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -86,7 +86,7 @@ def finish(process: subprocess.Popen, began: float, timeout: float = 1800) -> En
     return Ended(process.returncode, out, err, time.monotonic() - began)
 
 
-def mirepoix(*words: str, cwd: Path = ROOT, timeout: float = 1800, **variables: str) -> Ended:
+def mirepoix(*words: str, cwd: Path = ROOT, timeout: float = 400, **variables: str) -> Ended:
     """Runs the command line to its end."""
     began = time.monotonic()
     return finish(start(*words, cwd=cwd, **variables), began, timeout)
