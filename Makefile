@@ -26,10 +26,17 @@ help:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/vision "torchvision==0.28.0"
 	@touch $@
 
+# What late interaction is exported for pins versions other than ours.
+.venv/pylate/ready: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/pylate "pylate==1.6.0" \
+		"sentence-transformers==5.3.0" "transformers==5.3.0" "tokenizers==0.22.2" "huggingface-hub==1.33.0" "datasets==5.2.0" \
+		"multiprocess==0.70.19" "dill==0.4.0" "ujson==5.12.0"
+	@touch $@
+
 demo: .venv/ready
 	@$(BIN)/mirepoix demo quickstart
 
-test: .venv/ready .venv/vision/ready
+test: .venv/ready .venv/vision/ready .venv/pylate/ready
 	@$(BIN)/python -m pytest
 
 bench: .venv/ready

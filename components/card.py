@@ -13,6 +13,12 @@ from mirepoix.models.encoder import Encoder
 from mirepoix.serving.release import Release
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
+TRAINED = {"adapt": "adapt", "instruct": "instruct", "refine": "instruct"}
+"""The stages that train, and which of the stores of pairs each reads."""
+PREPARED = ("sources", "curate", "passages", "verbalise", "pairs", "mine", "mine-refine")
+"""The stages that make what is trained on."""
+MACHINE = ("fingerprint", "deepspeed_digest", "url", "key_variable", "cache", "workers", "threads", "encode", "refusals")
+"""Settings that say nothing of the model, or too much of where it was made."""
 
 
 @dataclass(frozen=True)
@@ -41,11 +47,11 @@ def card(release: Release, encoder: Encoder, layout: Layout, run: Mapping[str, A
     ]
     if layout.limits:
         parts += ["### What to know", "\n".join(f"- {limit}" for limit in layout.limits)]
-    if release.instructions:
-        rows = [(task or "(any)", words) for task, words in release.instructions.items()]
+    trained = {task for _, _, task, _ in _tasks(run)} if run else release.instructions.keys()
+    if rows := [(task or "(any)", words) for task, words in release.instructions.items() if not task or task in trained]:
         parts += [
             "## Instructions",
-            "Queries were trained with an instruction before their text; documents have none.",
+            "Where a query has an instruction, it stands before its text; documents have none.",
             _table(("task", "instruction"), rows),
         ]
     parts += _scores(run) if run else []
@@ -122,36 +128,65 @@ def _scores(run: Mapping[str, Any]) -> list[str]:
     return parts
 
 
+def _done(run: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The stages that have a result, by name."""
+    return {stage["name"]: stage for stage in run["stages"] if stage["digest"]}
+
+
+def _tasks(run: Mapping[str, Any]) -> list[tuple[str, str, str, int]]:
+    """What the trainings read: training, source, task, and how many pairs an epoch has of them."""
+    done, found = _done(run), []
+    for training, store in TRAINED.items():
+        verbalised = training == "refine" and "pairs-verbalised" in done
+        pairs = done["pairs-verbalised" if verbalised else "pairs"] if training in done else {}
+        rows = [row for row in pairs.get("tables", {}).get("mixture", ()) if row["stage"] == store and row["after"]]
+        found += [(training, row["source"], row["task"], row["after"]) for row in rows]
+    return found
+
+
 def _training(run: Mapping[str, Any]) -> list[str]:
-    """What the run told of its data and its stages."""
-    stages = {stage["name"]: stage for stage in run["stages"]}
-    trainings = {name: told for name, told in run["settings"].items() if isinstance(told, Mapping) and "tuning" in told and name in stages}
-    data = run["data"]
+    """What the run told of its data and its stages, as far as they have a result."""
+    done, settings, data = _done(run), run["settings"], run["data"]
     parts = [
         "## Training",
         f"Recipe `{run['recipe']}`, run {run['run']}. Data: digest `{data['digest'] or 'none'}`; "
         + (", ".join(f"{count:,} {name}" for name, count in data["rows"].items()) or "no rows told")
         + ".",
-        _table(("stage", "rows read", "rows written"), _counts(stages.values())),
+        _table(("stage", "rows read", "rows written"), _counts(done.values())),
     ]
-    for name, stage in stages.items():
-        if mixture := (stage.get("tables") or {}).get("mixture"):
-            parts += [f"Mixture ({name}):", _table(tuple(mixture[0]), [tuple(row.values()) for row in mixture])]
-    for name, told in trainings.items():
-        figures = (stages[name].get("metrics") or {}).items()
-        ended = ", ".join(f"{figure} {value:.4g}" for figure, value in figures if isinstance(value, int | float))
-        parts += [f"### Stage `{name}`", f"Ended with {ended}." if ended else "", _fields(told)]
-    backbone = run["settings"].get("backbone", {})
-    parts += [
-        "### Backbone and reading",
-        _fields({**backbone, "name": _place(backbone.get("name")), "vision": _place(backbone.get("vision")), "fingerprint": None}),
-    ]
-    return [part for part in parts if part]
+    if tasks := _tasks(run):
+        parts += ["What was trained on:", _table(("training", "source", "task", "pairs"), tasks)]
+    for name in (name for name in PREPARED if name in done):
+        if told := settings.get(name.replace("-", "_")):
+            parts += [f"### Stage `{name}`", _figures(done[name]), _fields(_chosen(told))]
+    for name in (name for name in TRAINED if name in done):
+        parts += [f"### Stage `{name}`", _figures(done[name]), _fields(settings[name])]
+    return [part for part in [*parts, "### Backbone and reading", _fields(settings.get("backbone", {}))] if part]
 
 
-def _place(name: str | None) -> str | None:
-    """A checkpoint's name; of a folder only its own name, as its place says something of a machine and nothing of the model."""
-    return Path(name).name if name and name[0] in "/.~" else name
+def _figures(stage: Mapping[str, Any]) -> str:
+    figures = (stage.get("metrics") or {}).items()
+    ended = ", ".join(f"{figure} {value:.4g}" for figure, value in figures if isinstance(value, int | float))
+    return f"Ended with {ended}." if ended else ""
+
+
+def _chosen(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a stage without those of what was not chosen: the other kinds of passages, the world beside a corpus."""
+    aside = {kind for kind in ("vid2r", "written") if "kind" in told and told["kind"] != kind}
+    aside |= {"world"} if told.get("path") else set()
+    return {name: value for name, value in told.items() if name not in aside}
+
+
+def _place(name: str) -> str:
+    """A checkpoint's or a corpus's name; of a place only the last part, as the rest tells of a machine and nothing of the model."""
+    return Path(name).name if name.startswith(("/", ".", "~")) or "://" in name else name
+
+
+def _plain(told: Any) -> Any:
+    """Settings without what is empty or says something of the machine alone."""
+    if isinstance(told, Mapping):
+        return {name: _plain(value) for name, value in told.items() if name not in MACHINE and value not in (None, [], {})}
+    return [_plain(value) for value in told] if isinstance(told, list) else _place(told) if isinstance(told, str) else told
 
 
 def _counts(stages: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
@@ -159,8 +194,7 @@ def _counts(stages: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
 
 
 def _fields(told: Mapping[str, Any]) -> str:
-    plain = yaml.safe_dump({name: value for name, value in told.items() if value is not None}, sort_keys=False, allow_unicode=True)
-    return f"```yaml\n{plain}```"
+    return f"```yaml\n{yaml.safe_dump(_plain(told), sort_keys=False, allow_unicode=True)}```"
 
 
 def _versions(release: Release, encoder: Encoder) -> list[tuple[str, str]]:

@@ -30,9 +30,14 @@ CARD = "README.md"
 CLIPS = ("univldr",)  # towers whose vectors are added
 LATES = ("mire",)  # a vector for each token
 LITERAL = "Control tokens in a text, such as `<|im_end|>`, are read as such here; mirepoix reads them as letters."
+COUNTED = (
+    "Positions count tokens, as the example gives them (`position_ids`). Without them transformers gives pictures the positions of their "
+    "grid: texts come out the same, pictures do not."
+)
 RESIZED = (
-    "Pictures are read by torchvision here and were read by Pillow in training. A picture that needs no scaling gives the same vector; "
-    "of one that does, single numbers differ by some 1e-4."
+    "Pictures are scaled by Pillow, as in training: `use_fast` in sentence_bert_config.json asks for it. A transformers that has dropped "
+    "that word scales by torchvision, and single numbers of a vector then differ by 1e-4 to 2e-3. Frames of clips are always scaled by "
+    "torchvision; where they need scaling, the difference is some 2e-4."
 )
 
 
@@ -100,7 +105,7 @@ def _hf(order: Order, draft: Path) -> Layout:
     told = {"library": "transformers", "needs": "torch transformers pillow", "opened": 'AutoModel.from_pretrained("FOLDER")'}
     if encoder.architecture in CHATS:
         (draft / "chat_template.jinja").write_text(chat_template(encoder))
-        return Layout(usage=usage.chat(encoder.config), limits=(LITERAL,), **told)
+        return Layout(usage=usage.chat(encoder.config), limits=(*_counted(encoder), LITERAL), **told)
     if encoder.architecture in CLIPS:
         return Layout(usage=usage.clip(encoder.config), limits=(LITERAL,), **told)
     towers = " and ".join(f"`{name}/`" for name in encoder.CHECKPOINTS)
@@ -118,7 +123,7 @@ def _sentence_transformers(order: Order, draft: Path) -> Layout:
             f"sentence-transformers has no modules for {encoder.architecture}, whose towers work together in a way of its own; "
             "export it --to hf"
         )
-    if getattr(encoder.config, "positions", None) == "1d":
+    if _counted(encoder):
         raise Refused(
             "sentence-transformers gives pictures the positions of their grid, and this release was trained with positions=1d: its vectors "
             "of pictures would be others; train with backbone.encoder.positions=mrope, or export --to hf, whose example gives positions"
@@ -157,6 +162,11 @@ def _sentence_transformers(order: Order, draft: Path) -> Layout:
     return Layout(usage=usage.sentence_chat(), limits=limits, **told)
 
 
+def _counted(encoder: Encoder) -> tuple[str, ...]:
+    """What to know of positions, where they are not those that transformers gives."""
+    return (COUNTED,) if getattr(encoder.config, "positions", None) == "1d" else ()
+
+
 def _clips(encoder: Encoder) -> str:
     if not reads_clips(encoder):
         return "Clips are refused: what reads them here has one budget of pixels for all frames, and in training each frame had its own."
@@ -175,13 +185,16 @@ def _peft(order: Order, draft: Path) -> Layout:
     (kind,) = encoder.CHECKPOINTS.values()
     before = open_part(Checkpoint(base, revision), kind).model
     linear = {name for name, module in before.named_modules() if isinstance(module, torch.nn.Linear)}
-    found = adapters(encoder.model.state_dict(), before.state_dict(), linear)
+    # Of a CLIP without its scale, which is the temperature: no vector hangs on it.
+    after, published = ({k: v for k, v in model.state_dict().items() if k != "logit_scale"} for model in (encoder.model, before))
+    found = adapters(after, published, linear)
     rank = write_adapter(draft, found, base, revision)
     order.report(f"adapter of rank {rank} on {len(found)} layers of {base}")
     for reader in (encoder.parts["model"].tokenizer, encoder.parts["model"].image_processor):
         reader.save_pretrained(draft)
     limits = (
         f"The adapter is what all stages of training added to `{base}`, of rank {rank}; merged, the weights are those of the release.",
+        *_counted(encoder),
         LITERAL,
     )
     named = repr(base) + (f", revision={revision!r}" if revision else "")

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 from mirepoix.models.item import Item
 
+WORDINGS = "wordings.json"
+"""The file in which pairs say the wording of each task that a release is to be asked in."""
 # What is wanted, by task; the first wording is the one that a release serves with.
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "t->t": ("Find a passage that answers.", "Give a passage with the answer.", "Which passage answers this?"),

@@ -27,6 +27,8 @@ class TrainConfig:
     max_steps: int | None = option(None, "steps; takes precedence over num_train_epochs")
     num_train_epochs: float | None = option(None, "passes over the pairs; one, if max_steps is not given either")
     weight_decay: float = option(0.0, "weight decay of matrices; biases and norms have none")
+    adam_betas: tuple[float, float] = option((0.9, 0.999), "how much of their past the means of gradients and of their squares keep")
+    adam_epsilon: float = option(1e-8, "added to the root of the latter, which divides a step")
     max_grad_norm: float = option(1.0, "gradients are scaled down to this norm; 0: never")
     bf16: bool = option(False, "compute in bfloat16, keep weights for the optimizer in float32")
     gradient_checkpointing: bool = option(False, "compute activations again in the backward pass, to save memory")
@@ -63,7 +65,9 @@ class TrainConfig:
         for name, least in low.items():
             if getattr(self, name) < least:
                 raise Refused(f"{name} is {getattr(self, name)}; give at least {least}")
-        for name in ("learning_rate", "max_steps", "num_train_epochs"):
+        if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
+            raise Refused(f"adam_betas is {self.adam_betas}; give two numbers from 0 to below 1")
+        for name in ("learning_rate", "adam_epsilon", "max_steps", "num_train_epochs"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise Refused(f"{name} is {getattr(self, name)}; give more than 0")
         if not 0 <= self.homogeneous <= 1:
@@ -124,6 +128,8 @@ class Job:
             max_grad_norm=config.max_grad_norm,
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
+            betas=config.adam_betas,
+            epsilon=config.adam_epsilon,
             bf16=config.bf16,
             warmup=self.warmup,
             total=self.total,

@@ -106,7 +106,9 @@ class _Mining:
     def __post_init__(self) -> None:
         self.store = PairStore(self.pairs / "instruct")
         self.ids = self.store.items.table["id"].to_pylist()
-        self.own: list[list[int]] = self.store.entries.table["negatives"].to_pylist()
+        self.own: list[list[int]] = [[]] * len(self.store)
+        if self.config.own == "keep":
+            self.own = self.store.entries.table["negatives"].to_pylist()
         # A pair may stand in an epoch several times; its negatives are mined once.
         self.queries, self.positives = self.store.entries.column("query"), self.store.entries.column("positive")
         _, first = np.unique(self.queries * len(self.ids) + self.positives, return_index=True)
@@ -282,7 +284,7 @@ class _Mining:
     def _write(self) -> int:
         """Writes the store with its new negatives; returns how many documents came to it."""
         rows = {self.ids[row]: row for row in np.unique(self.positives).tolist()}
-        rows |= {self.ids[row]: row for own in self.own for row in own}
+        rows |= {self.ids[row]: row for own in self.store.entries.table["negatives"].to_pylist() for row in own}
         wanted = {id for found in self.mined.values() for id in found} - set(rows)
         old = set(rows)
         with StoreWriter(self.context.folder / "instruct") as writer:
@@ -297,11 +299,11 @@ class _Mining:
         return len(wanted)
 
     def _entries(self, rows: dict[str, int]) -> Iterator[PairRow]:
-        for chunk in self.store.entries.chunks:
-            for entry in chunk.to_pylist():
-                mined = [rows[id] for id in self.mined[entry["query"], entry["positive"]]]
-                scores = [*entry["scores"], *[UNSCORED] * len(mined)]
-                yield PairRow(**{**entry, "negatives": [*entry["negatives"], *mined], "scores": scores})
+        entries = (entry for chunk in self.store.entries.chunks for entry in chunk.to_pylist())
+        for entry, own in zip(entries, self.own, strict=True):
+            mined = [rows[id] for id in self.mined[entry["query"], entry["positive"]]]
+            scores = [*entry["scores"][: 1 + len(own)], *[UNSCORED] * len(mined)]
+            yield PairRow(**{**entry, "negatives": [*own, *mined], "scores": scores})
 
 
 def _linked(source: str, target: str) -> None:

@@ -19,7 +19,8 @@ from mirepoix.serving.index import Hit
 class MineConfig:
     """How hard negatives are found."""
 
-    negatives: int = option(2, "hard negatives that a pair is to have; the source's own stand first and count")
+    negatives: int = option(2, "hard negatives that a pair is to have")
+    own: Literal["keep", "replace"] = option("keep", "the source's own: keep: they stand first and count; replace: mined ones stand alone")
     first: int = option(1, "rank from which on results are taken; known answers have none")
     last: int = option(100, "rank up to which results are taken")
     margin: float | None = option(0.95, "highest score of a negative, as a share of the positive's (NV-Retriever); null: any")
@@ -42,8 +43,9 @@ class MineConfig:
             raise Refused(
                 f"mine.margin is {self.margin}; it is a share of the positive's score, give a number above 0 and up to 1, or null"
             )
-        if self.strategy not in ("top", "random"):
-            raise Refused(f"mine.strategy is {self.strategy!r}; give top or random")
+        for name, allowed in (("strategy", ("top", "random")), ("own", ("keep", "replace"))):
+            if getattr(self, name) not in allowed:
+                raise Refused(f"mine.{name} is {getattr(self, name)!r}; give {' or '.join(allowed)}")
 
 
 class Mark(NamedTuple):

@@ -3,6 +3,7 @@
 Which pairs there are is settled from ids alone; then every item is read once, and written into each store that has a use for it.
 """
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -17,7 +18,7 @@ import pyarrow as pa
 from mirepoix.components import mixture
 from mirepoix.components.batches import UNSCORED, Known, PairRow, StoreWriter, content_key
 from mirepoix.components.corpus import PartWriter, part_tables, read_part, source_name
-from mirepoix.components.instructions import Wordings
+from mirepoix.components.instructions import WORDINGS, Wordings
 from mirepoix.components.mixture import Group
 from mirepoix.components.picking import picked
 from mirepoix.models.errors import Refused
@@ -28,23 +29,29 @@ from mirepoix.serving.store import Context, Outcome, Rows
 ANSWERS = "answers the same query by another row"
 KIN = ["item_id", "kin_id"]
 ALONE = "its query has no answer to train on"
+_Wording = Callable[[Item, str], Item]
+"""What gives a query of a task its instruction."""
 
 
 @dataclass(frozen=True)
 class PairsConfig:
     """Which pairs each training stage sees."""
 
-    adapt_tasks: tuple[str, ...] = option(("t->t", "t->i", "i->t"), "tasks of the adaptation stage; empty: all")
+    adapt_tasks: tuple[str, ...] | None = option(
+        ("t->t", "t->i", "i->t"), "tasks of the adaptation stage, as far as the corpus has them; empty: all; null: where nothing is adapted"
+    )
     adapt_instructions: bool = option(False, "give the adaptation stage's queries instructions too")
-    without_instruction: float = option(0.1, "share of queries that go without even so: a search without a target has none")
-    instruct_tasks: tuple[str, ...] = option((), "tasks of the instruction stage; empty: all")
+    without_instruction: float = option(
+        0.1, "share of training queries that go without even so: a search without a target has none; 1: no query has any, then or later"
+    )
+    instruct_tasks: tuple[str, ...] = option((), "tasks of the instruction stage, as far as the corpus has them; empty: all")
     mixture: tuple[str, ...] = option(
         (), "how often pairs stand in an epoch: SOURCE:TASK=WEIGHT with * for any, such as coco:t->i=2 or *:it->t=0.5; the last that fits"
     )
 
     def __post_init__(self) -> None:
-        if not 0 <= self.without_instruction < 1:
-            raise Refused(f"without_instruction is {self.without_instruction}; it is a share, give a number from 0 to below 1")
+        if not 0 <= self.without_instruction <= 1:
+            raise Refused(f"without_instruction is {self.without_instruction}; it is a share, give a number from 0 to 1")
         for entry in self.mixture:
             mixture.parsed(entry)
 
@@ -83,7 +90,7 @@ class _Store:
     """A store of pairs while it is written."""
 
     name: str
-    wording: Callable[[Item, str], Item]
+    wording: _Wording
     pairs: list[tuple[str, str]]
     groups: list[Group]
     counts: np.ndarray  # how often each pair stands in an epoch
@@ -103,7 +110,10 @@ class _Store:
 
 
 def work(context: Context, config: PairsConfig, curate: Path, passages: Path | None = None) -> Outcome:
-    """Writes two stores of pairs, adapt/ and instruct/, and queries/ for evaluation; `passages` are further pairs to train on."""
+    """Writes the stores of pairs, adapt/ and instruct/, queries/ for evaluation, and in which words a release is to be asked.
+
+    `passages` are further pairs to train on.
+    """
     folders = [folder for folder in (curate, passages) if folder is not None]
     judged = _judged(folders, passages)
     if not judged.training:
@@ -123,29 +133,35 @@ def work(context: Context, config: PairsConfig, curate: Path, passages: Path | N
             negatives.setdefault(row["query_id"], []).append(row["item_id"])
     weights = mixture.settled(config.mixture, {judged.asked[query].group for query in answered})
     wordings = Wordings(read_part(curate, "prompts").to_pylist())
-    instructed = partial(wordings.instructed, seed=context.seed, without=config.without_instruction)
-    chosen = {
-        "adapt": (config.adapt_tasks, instructed if config.adapt_instructions else _bare),
-        "instruct": (config.instruct_tasks, instructed),
-    }
+    worded = config.without_instruction < 1
+    instructed = partial(wordings.instructed, seed=context.seed, without=config.without_instruction) if worded else _bare
+    chosen = {"instruct": (config.instruct_tasks, instructed)}
+    if config.adapt_tasks is not None:
+        chosen = {"adapt": (config.adapt_tasks, instructed if config.adapt_instructions else _bare), **chosen}
     kin = [pair for folder in folders for pair in zip(*map(pa.ChunkedArray.to_pylist, read_part(folder, "kin", KIN).columns), strict=True)]
     dropped: set[tuple[str, str]] = set()
+    there, notices = {judged.asked[query].task for query in answered}, []
     with ExitStack() as stack:
         stores = []
         for name, (tasks, wording) in chosen.items():
+            if reason := untrainable(name, tasks, there):
+                raise Refused(reason)
             pairs, counts = _weighed(name, tasks, judged, weights, context.seed)
+            if missing := [task for task in tasks if task not in there]:
+                notices.append({"stage": name, "detail": f"left aside of pairs.{name}_tasks, as no pair has them: {', '.join(missing)}"})
             writer = stack.enter_context(StoreWriter(context.folder / name))
             stores.append(_Store(name, wording, pairs, [judged.asked[query].group for query, _ in pairs], counts, negatives, writer))
-        _write_items(context, folders, judged.asked, stores, wordings)
+        _write_items(context, folders, judged.asked, stores, partial(wordings.instructed, seed=context.seed) if worded else _bare)
         for store in stores:
             dropped |= _finish(store, judged, kin)
     rejected += [(row, ANSWERS) for row in judged.refuted if (row["query_id"], row["item_id"]) in dropped]
     with PartWriter(context.folder, "rejects") as writer:
         writer.write([_reject(row, reason) for row, reason in rejected])
-    return _outcome(judged, stores, rejected)
+    (context.folder / WORDINGS).write_text(json.dumps(wordings.served() if worded else {}, indent=1) + "\n")
+    return _outcome(judged, stores, rejected, notices)
 
 
-def _outcome(judged: _Judged, stores: list[_Store], rejected: list[tuple[dict[str, Any], str]]) -> Outcome:
+def _outcome(judged: _Judged, stores: list[_Store], rejected: list[tuple[dict[str, Any], str]], notices: list[dict[str, str]]) -> Outcome:
     why = Counter(reason for _, reason in rejected)
     metrics: dict[str, float] = {
         "training_pairs": len(judged.training),
@@ -162,7 +178,7 @@ def _outcome(judged: _Judged, stores: list[_Store], rejected: list[tuple[dict[st
             metrics[f"{store.name}_pairs_before {task}"] = sum(row["before"] for row in told if row["task"] == task)
         table += told
     written = judged.read - len(rejected) - judged.again
-    return Outcome(Rows(judged.read, written, len(rejected), judged.again), metrics, {"mixture": table})
+    return Outcome(Rows(judged.read, written, len(rejected), judged.again), metrics, {"mixture": table, "notices": notices})
 
 
 def _judged(folders: list[Path], passages: Path | None) -> _Judged:
@@ -202,11 +218,6 @@ def _weighed(
     name: str, tasks: tuple[str, ...], judged: _Judged, weights: dict[Group, float], seed: int
 ) -> tuple[list[tuple[str, str]], np.ndarray]:
     """The pairs of some tasks, and how often each stands in an epoch."""
-    there, trained = (
-        {judged.asked[query].task for query in queries} for queries in (judged.asked, {query for query, _ in judged.training})
-    )
-    if reason := untrainable(name, tasks, there, trained):
-        raise Refused(reason)
     pairs = [pair for pair in judged.training if not tasks or judged.asked[pair[0]].task in tasks]
     counts = mixture.repeats([judged.asked[query].group for query, _ in pairs], weights, seed)
     if not counts.any():
@@ -214,12 +225,10 @@ def _weighed(
     return pairs, counts
 
 
-def untrainable(name: str, tasks: tuple[str, ...], there: set[str], trained: set[str]) -> str:
-    """Why a stage cannot train on the tasks that it asks for, of those that queries have and those that training pairs have; or nothing."""
-    if unknown := sorted(set(tasks) - there):
-        return f"no query has the task {', '.join(unknown)} of pairs.{name}_tasks; the corpus has {', '.join(sorted(there))}"
-    if tasks and trained.isdisjoint(tasks):
-        return f"no pair is left to train on for pairs.{name}_tasks={', '.join(tasks)}; those of 'train' are of other tasks"
+def untrainable(name: str, tasks: tuple[str, ...], there: set[str]) -> str:
+    """Why a stage cannot train on the tasks that it asks for, when training pairs have these; or nothing."""
+    if tasks and there.isdisjoint(tasks):
+        return f"no pair to train on has a task of pairs.{name}_tasks={','.join(tasks)}; name some of {', '.join(sorted(there))}"
     return ""
 
 
@@ -227,7 +236,7 @@ def _bare(query: Item, task: str) -> Item:
     return replace(query, instruction="")
 
 
-def _write_items(context: Context, folders: list[Path], asked: dict[str, Asked], stores: list[_Store], wordings: Wordings) -> None:
+def _write_items(context: Context, folders: list[Path], asked: dict[str, Asked], stores: list[_Store], wording: _Wording) -> None:
     """Streams queries and documents, each once, into the stores that name them, and what is to be evaluated into queries/."""
     wanted = {"queries": set().union(*(store.queries for store in stores)), "corpus": set().union(*(store.documents for store in stores))}
     held_out = {query for query, told in asked.items() if told.split != "train"}
@@ -239,7 +248,7 @@ def _write_items(context: Context, folders: list[Path], asked: dict[str, Asked],
                 for row in table.to_pylist():
                     item = row_to_item(row)
                     if part == "queries" and item.id in held_out:
-                        asked_here.append({**row, **item_to_row(wordings.instructed(item, row["task"], context.seed))})
+                        asked_here.append({**row, **item_to_row(wording(item, row["task"]))})
                         continue
                     key = content_key(item)
                     for store in stores:

@@ -45,7 +45,7 @@ def _module(place: int, path: str, kind: str) -> dict[str, Any]:
 
 
 def write_prompts(folder: Path, instructions: Mapping[str, str], **more: Any) -> None:
-    """config_sentence_transformers.json: the wordings by task, and those of queries without one."""
+    """config_sentence_transformers.json: the wording of each task; a plain query has that of no task, as at the endpoint, or none."""
     prompts = {"query": instructions.get("", ""), "document": "", **{task: words for task, words in instructions.items() if task}}
     told = {
         "__version__": {"sentence_transformers": WRITTEN_FOR, "transformers": version("transformers"), "pytorch": version("torch")},
@@ -77,6 +77,7 @@ def write_chat(folder: Path, encoder: Encoder, instructions: Mapping[str, str]) 
         "modality_config": {**dict.fromkeys(_mixtures(reads), states), "message": {**states, "format": "structured"}},
         "module_output_name": "token_embeddings",
         "processing_kwargs": {"video": {"do_sample_frames": False}},
+        "processor_kwargs": {"use_fast": False},  # pictures by Pillow; `backend` would ask it of clips too, which have no such reader
         "max_seq_length": length,
         "unpad_inputs": False,
     }
@@ -99,7 +100,7 @@ def _mixtures(reads: Modality) -> list[str]:
 def write_clip(folder: Path, encoder: Encoder, instructions: Mapping[str, str]) -> None:
     """A model with a tower for texts and one for pictures, whose vectors meet in one space."""
     write_modules(folder, "Normalize")
-    write_prompts(folder, {task: f"{words.strip()} " for task, words in instructions.items()})
+    write_prompts(folder, _before_words(instructions))
     (folder / "1_Normalize").mkdir()
     told = {
         "transformer_task": "feature-extraction",
@@ -109,6 +110,11 @@ def write_clip(folder: Path, encoder: Encoder, instructions: Mapping[str, str]) 
         "max_seq_length": encoder.config.max_length,
     }
     write_json(folder / "sentence_bert_config.json", told)
+
+
+def _before_words(instructions: Mapping[str, str]) -> dict[str, str]:
+    """The wordings as they stand before a text in one line."""
+    return {task: f"{words.strip()} " for task, words in instructions.items()}
 
 
 def write_late(folder: Path, encoder: Encoder, instructions: Mapping[str, str]) -> None:
@@ -129,8 +135,7 @@ def write_late(folder: Path, encoder: Encoder, instructions: Mapping[str, str]) 
         "attend_to_expansion_tokens": False,
         "skiplist_words": encoder.collator.tokenizer.convert_ids_to_tokens(signs),
     }
-    asked = f"{instructions['']} " if instructions.get("") else ""
-    write_prompts(folder, {"": asked}, **told)
+    write_prompts(folder, _before_words(instructions), **told)
     length = max(config.query_length, config.document_length)
     write_json(folder / "sentence_bert_config.json", {"max_seq_length": length, "do_lower_case": False})
 

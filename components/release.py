@@ -1,12 +1,13 @@
 """Encoder, index and what the results show become one release, with golden vectors to prove itself by."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mirepoix.components.corpus import part_rows, read_part
-from mirepoix.components.instructions import Wordings
+from mirepoix.components.corpus import part_rows
+from mirepoix.components.instructions import WORDINGS
 from mirepoix.components.picking import picked
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, table_to_items
@@ -28,9 +29,9 @@ class ReleaseConfig:
             raise Refused(f"release.golden is {self.golden}; give 1 or more")
 
 
-def work(context: Context, config: ReleaseConfig, encoder: Path, index: Path, curate: Path) -> Outcome:
+def work(context: Context, config: ReleaseConfig, encoder: Path, index: Path, curate: Path, pairs: Path) -> Outcome:
     """Assembles the release."""
-    wordings = Wordings(read_part(curate, "prompts").to_pylist()).served()
+    wordings = json.loads((pairs / WORDINGS).read_text())
     golden = _golden(index, curate, config.golden)
     made = assemble(context.folder, config.name, encoder, index, curate / "corpus", golden, wordings, report=context.report)
     documents = len(made.open_documents())

@@ -220,8 +220,8 @@ def _batches(job: Job, store: PairStore, encoder: Encoder, step: int) -> Iterato
         pairs = [augmented(whole.pair, config.augment, (*job.seed, epoch, row)) for row, whole in zip(rows, drawn, strict=True)]
         batch = collate([pair.query for pair in pairs], documents([[pair.positive, *pair.negatives] for pair in pairs]))
         labels = Labels(
-            codes_B=torch.tensor([int(pair.positive.modality) for pair in pairs]),
             counts_B=torch.tensor([len(pair.negatives) for pair in pairs]),
+            codes_M=torch.tensor(documents([[int(item.modality) for item in (pair.positive, *pair.negatives)] for pair in pairs])),
             keys_M=torch.tensor(documents([whole.keys for whole in drawn])),
             scores_M=torch.tensor(documents([whole.scores for whole in drawn])),
             relevant_BR=torch.from_numpy(store.relevant(rows, config.mask_kin)) if config.mask_relevant else None,
@@ -246,7 +246,7 @@ def _step(job: Job, engine: Any, batches: Iterator[MicroBatch], step: int) -> di
         _draw_from(*job.seed, step, micro, dist.get_rank())
         batch, labels = _agreed(lambda: next(batches))
         rows_NTD, mask_NT, *learned = engine(**{name: tensor.to(engine.device, non_blocking=True) for name, tensor in batch.items()})
-        vectors, pairs = Vectors(rows_NTD.float(), mask_NT), len(labels.codes_B)
+        vectors, pairs = Vectors(rows_NTD.float(), mask_NT), len(labels.counts_B)
         scale = learned[0] if learned else 1 / objective.temperature
         contrast = contrastive(vectors[:pairs], vectors[pairs:], labels.to(engine.device), objective, scale)
         engine.backward(contrast.loss)

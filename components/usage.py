@@ -88,7 +88,7 @@ model = SentenceTransformer(".")  # this folder, or its name on the hub
 """
 _SENTENCE_CHAT = """
 documents = model.encode(["a small red circle", picture, {"text": "a small red circle", "image": picture}])
-queries = model.encode_query(["a red circle"])  # with the wording of queries; encode(..., prompt_name="t->i") has those of the tasks
+queries = model.encode_query(["a red circle"])  # without a task; with prompt_name=TASK worded for one of model.prompts
 print(model.similarity(queries, documents))
 """
 _SENTENCE_CLIP = """
@@ -102,7 +102,7 @@ def together(text, picture):
 with torch.inference_mode():
     words, seen = (model.encode(part, convert_to_tensor=True) for part in ("a small red circle", picture))
     documents = torch.stack([words, seen, together("a small red circle", picture)])
-queries = model.encode_query(["a red circle"])  # with the wording of queries; encode(..., prompt_name="t->i") has those of the tasks
+queries = model.encode_query(["a red circle"])  # without a task; with prompt_name=TASK worded for one of model.prompts
 print(model.similarity(queries, documents))
 """
 
@@ -111,7 +111,7 @@ from sentence_transformers import MultiVectorEncoder  # PyLate opens the folder 
 
 model = MultiVectorEncoder(".")  # this folder, or its name on the hub
 documents = model.encode_document(["a small red circle", "two large blue stars, at night"])
-queries = model.encode_query(["a red circle"])
+queries = model.encode_query(["a red circle"])  # without a task; of one: [model.prompts[TASK] + "a red circle"]
 print(model.similarity(queries, documents))
 """
 

@@ -2,7 +2,8 @@
 
 The paper's second stage is trained, and its documents are encoded, with captions that were extended so; that the writer sees caption and
 picture is from there. Its generator was never published, so how it is asked is chosen here: any model that answers prompts. A candidate
-that shows nothing is never asked about, and one whose query does not stand keeps the text that it had.
+that shows nothing is never asked about, nor is a picture without a caption, which a text would make another modality; and one whose query
+does not stand keeps the text that it had.
 
 The folder that it writes is the whole corpus, for any later stage to read in curation's place: corpus/ with the new texts, all other parts
 as they were, and beside them verbalised/, a row for each candidate with a picture: what it was called, what was written, who by, how asked.
@@ -47,7 +48,7 @@ VERBALISED_SCHEMA = pa.schema(
     ]
 )
 NO_CAPTION = "no caption"
-"""Why a picture is not asked about that the writer does not see."""
+"""Why a picture stays as it is: with a text it would be of another modality, and no answer to who asks for pictures alone."""
 WORDING = "Write one query that somebody types who looks for this picture: it asks for what the picture shows and what the caption tells."
 _BOUNDED = PictureLimits(max_bytes=1 << 40, max_pixels=1 << 40, max_ratio=1 << 40)  # by curation
 
@@ -90,10 +91,6 @@ def work(context: Context, config: VerbaliseConfig, curate: Path) -> Outcome:
     for part in PARTS:
         if part != "corpus" and (curate / part).is_dir():
             shutil.copytree(curate / part, context.folder / part)
-    if config.kind == "none":
-        shutil.copytree(curate / "corpus", context.folder / "corpus")
-        total = part_rows(curate, "corpus")
-        return Outcome(Rows(total, total), {})
     return _Verbalised(context, config, curate).outcome()
 
 
@@ -130,7 +127,7 @@ class _Verbalised:
         for place, row in _pictured(table):
             row_told = {"item_id": row["id"], "caption": row["text"], "model": self.writing.writer.name, "wording": self.config.wording}
             row_told |= {"cached": False, "prompt_tokens": 0, "tokens": 0}
-            if self._seen(row):
+            if row["text"]:
                 asked, reply = self._asked(row), next(replies)
                 said = self.writing.judged(reply, asked)
                 row_told |= {"prompt": asked.hash, "cached": reply.cached, "prompt_tokens": reply.prompt_tokens, "tokens": reply.tokens}
@@ -140,7 +137,7 @@ class _Verbalised:
                 row_told |= {"reason": said.reason, "detail": said.detail}
             else:
                 row_told["written"] = said
-                texts[place] = f"{row['text']} {said}".strip()
+                texts[place] = f"{row['text']} {said}"
             self.counts[said.reason if isinstance(said, Rejected) else "written"] += 1
             telling.append(row_told)
         return texts, telling
@@ -161,16 +158,11 @@ class _Verbalised:
 
     def _requests(self) -> Iterator[Request]:
         for table in part_tables(self.curate, "corpus", rows=BATCH):
-            yield from (self._asked(row) for _, row in _pictured(table) if self._seen(row))
-
-    def _seen(self, row: dict[str, Any]) -> bool:
-        """Whether the writer has anything to go by."""
-        return bool(row["text"] or self.config.pictures)
+            yield from (self._asked(row) for _, row in _pictured(table) if row["text"])
 
     def _asked(self, row: dict[str, Any]) -> Request:
-        fields = {"caption": row["text"]} if row["text"] else {}
         pictures = [self._url(row, data) for data in row["images"][: self.config.pictures]]
-        return prompt(SYSTEM_OF_QUERIES, self.config.wording, fields, self.config.judge, pictures)
+        return prompt(SYSTEM_OF_QUERIES, self.config.wording, {"caption": row["text"]}, self.config.judge, pictures)
 
     def _url(self, row: dict[str, Any], data: bytes) -> str:
         """A picture, not too large, as a data URL."""

@@ -52,6 +52,8 @@ class Numbers:
     max_grad_norm: float
     learning_rate: float
     weight_decay: float
+    betas: tuple[float, float]
+    epsilon: float
     bf16: bool
     warmup: int
     total: int
@@ -69,6 +71,8 @@ class Numbers:
             "zero_optimization.stage": (self.stage, "zero_stage"),
             "optimizer.params.lr": (self.learning_rate, "learning_rate"),
             "optimizer.params.weight_decay": (self.weight_decay, "weight_decay"),
+            "optimizer.params.betas": (list(self.betas), "adam_betas"),
+            "optimizer.params.eps": (self.epsilon, "adam_epsilon"),
             "scheduler.type": (SCHEDULERS[self.scheduler], f"lr_scheduler_type {self.scheduler}"),
             "scheduler.params.warmup_max_lr": (self.learning_rate, "learning_rate"),
             "scheduler.params.warmup_num_steps": (max(1, self.warmup), "warmup_steps"),
@@ -79,8 +83,6 @@ class Numbers:
         """By the key of the settings: what "auto" means where the run has no say; bucket sizes follow the model's width."""
         bucket = max(width * width, 500_000)
         return {
-            "optimizer.params.betas": [0.9, 0.999],
-            "optimizer.params.eps": 1e-8,
             "scheduler.params.warmup_min_lr": 0.0,
             "zero_optimization.reduce_bucket_size": bucket,
             "zero_optimization.allgather_bucket_size": bucket,
@@ -116,7 +118,8 @@ def settle(given: Mapping[str, Any], numbers: Numbers, width: int) -> dict[str, 
     settings["zero_optimization"].setdefault("stage", AUTO)
     settings["bf16"].setdefault("enabled", AUTO)
     optimizer = settings["optimizer"]
-    for name in ("lr", "weight_decay"):
+    is_adam = optimizer.get("type", "").lower() in ("adam", "adamw")
+    for name in ("lr", "weight_decay", *(("betas", "eps") if is_adam else ())):
         optimizer.setdefault("params", {}).setdefault(name, AUTO)
     fixed, free = numbers.fixed(), numbers.free(width)
     for section, name, key in list(_leaves(settings)):
@@ -130,7 +133,7 @@ def settle(given: Mapping[str, Any], numbers: Numbers, width: int) -> dict[str, 
             if key not in free:
                 raise Refused(f'deepspeed settings say {key} = "auto", which nothing resolves; write a value')
             section[name] = free[key]
-    if optimizer.get("type", "").lower() in ("adam", "adamw"):
+    if is_adam:
         # DeepSpeed's own Adam kernels are compiled at the first step and need nvcc or a C++ compiler; torch's are as fast on one device.
         optimizer["params"].setdefault("torch_adam", True)
     return settings

@@ -58,6 +58,7 @@ def open_part(checkpoint: Checkpoint, kind: Kind) -> Part:
     Of a checkpoint with both towers, a vision part is the vision half. Text towers come without a pooler, which no retriever reads.
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+    from transformers.utils import cached_file
 
     name, told = str(checkpoint.name), {"revision": checkpoint.revision}
     tokenizer = image_processor = None
@@ -69,6 +70,9 @@ def open_part(checkpoint: Checkpoint, kind: Kind) -> Part:
             model, notes = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True, **told)
             if kind != "vision":
                 tokenizer = AutoTokenizer.from_pretrained(name, **told)
+                words = [cached_file(name, file, _raise_exceptions_for_missing_entries=False, **told) for file in _words_of(tokenizer)]
+                if words and not any(words):
+                    raise ValueError(f"it has none of {', '.join(_words_of(tokenizer))}, so no words that a tokenizer could know")
             if kind != "text":
                 image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **told)
     except (OSError, ValueError) as error:  # transformers' own refusals: not there, not complete, not of a known kind
@@ -83,7 +87,17 @@ def open_part(checkpoint: Checkpoint, kind: Kind) -> Part:
     return Part(model, tokenizer, image_processor)
 
 
+def _words_of(tokenizer: Any) -> list[str]:
+    """The files in any of which a tokenizer's words may stand; where there is none of them, transformers makes one without words."""
+    return list(tokenizer.vocab_files_names.values())
+
+
 def _unusable(name: str, error: Exception) -> str:
+    if "tiktoken" in str(error):  # what transformers tries where it cannot read a SentencePiece model, and misses
+        return (
+            f"checkpoint {name} has its tokenizer as a SentencePiece model alone, without tokenizer.json, and sentencepiece, which reads "
+            "such a model, is not installed; pip install sentencepiece"
+        )
     if Path(name).is_dir():
         return f"backbone folder {name} cannot be opened: {str(error).splitlines()[0]}; it needs config.json, weights, tokenizer"
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""

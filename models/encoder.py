@@ -175,8 +175,16 @@ def _place(cls: type[Encoder], folder: Path, name: str) -> Path:
     return folder if len(cls.CHECKPOINTS) == 1 else folder / name
 
 
+def refuse_nothing(items: Sequence[Item]) -> None:
+    """Refuses an item that nothing could be found of, or by: an instruction says what is wanted, and is not what is sought."""
+    for item in items:
+        if not (item.text.strip() or item.images or item.video):
+            raise Refused(f"item {item.id!r} ({item.source}:{item.line}) is of nothing; an item must have text, a picture or a clip")
+
+
 def refuse_unread(items: Sequence[Item], reads: Modality, architecture: str) -> None:
-    """Refuses an item that holds what a retriever does not read."""
+    """Refuses an item of nothing, and one that holds what a retriever does not read."""
+    refuse_nothing(items)
     for item in items:
         if more := item.modality & ~reads:
             raise Refused(

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 
 from mirepoix.models.backbone import Part
-from mirepoix.models.item import Item
+from mirepoix.models.item import Item, worded
 from mirepoix.models.onetower import OneTower, OneTowerCollator, OneTowerConfig, View, Words
 from mirepoix.models.options import option
 
@@ -49,8 +49,8 @@ class JfeCollator(OneTowerCollator):
     def sequences(self, item: Item, views: Sequence[View]) -> list[list[list[int] | Words]]:
         if self.config.fusion == "joint":
             return [self._turn(item.instruction, views, item.text)]
-        said = item.instruction or item.text or not views
-        return [self._turn("", views, "") if views else [], self._turn(item.instruction, (), item.text) if said else []]
+        said = self._turn(item.instruction, (), item.text) if worded(item) else []
+        return [self._turn("", views, "") if views else [], said]
 
     def _turn(self, instruction: str, views: Sequence[View], text: str) -> list[list[int] | Words]:
         instruction, text = instruction.strip(), text.strip()

@@ -29,8 +29,8 @@ from mirepoix.models.vectors import Vectors, maxsim
 class Labels:
     """What is known of a batch of pairs and of their documents."""
 
-    codes_B: torch.Tensor  # modality codes of the positives
     counts_B: torch.Tensor  # how many hard negatives each pair has
+    codes_M: torch.Tensor  # modality codes of the documents
     keys_M: torch.Tensor  # content hashes of the documents
     scores_M: torch.Tensor  # a teacher's scores of the documents, NaN where there is none
     relevant_BR: torch.Tensor | None = None  # hashes of what is known to answer each query, rows filled up with any of their own
@@ -62,9 +62,10 @@ COUNTS = tuple(name for name in FIGURES if name.startswith("rows_"))
 def contrastive(queries: Vectors, documents: Vectors, labels: Labels, objective: Objective, scale: torch.Tensor | float) -> Contrast:
     """The loss of B queries with M documents, and its figures; `scale` is one over the temperature.
 
-    InfoNCE, from query to document or in both directions. Another pair's positive is a negative unless the modality mask bars it (MAMCL);
-    hard negatives were chosen for a row, and are not masked so. What is known to answer a query, or scores as if it did, is no negative of
-    it in either direction. Hard negatives have no query of their own, and stay out of the way from document to query.
+    InfoNCE, from query to document or in both directions. The modality mask (MAMCL) leaves a query the negatives alone whose modality is
+    exactly its positive's, as the paper has it, hard ones as well, its own and other pairs'; UNITE's code leaves hard negatives unmasked on
+    a path that its trainer cannot reach. What is known to answer a query, or scores as if it did, is no negative of it in either direction.
+    Hard negatives have no query of their own, and stay out of the way from document to query.
     With `widths`, all of this is done at each, but for the choice of the negatives, which the whole vectors make (chosen here).
     """
     pairs = len(queries)
@@ -104,30 +105,32 @@ class _Pool(NamedTuple):
     queries: Vectors  # of all ranks
     documents: Vectors
     keys_N: torch.Tensor
+    codes_N: torch.Tensor
     place_M: torch.Tensor
 
 
 def _pooled(queries: Vectors, documents: Vectors, labels: Labels, objective: Objective) -> _Pool:
     """The positives of all ranks and then their hard negatives; if a pair is contrasted with its own alone, what this rank has."""
     pairs, device = len(queries), documents.rows_NTD.device
-    assert len(documents) == len(labels.keys_M) == len(labels.scores_M) == pairs + int(labels.counts_B.sum()), (pairs, len(documents))
+    told = len(labels.codes_M), len(labels.keys_M), len(labels.scores_M), pairs + int(labels.counts_B.sum())
+    assert {*told} == {len(documents)}, (told, len(documents))
     here_M = torch.arange(len(documents), device=device)
     if not objective.in_batch:
-        return _Pool(queries, documents, labels.keys_M, here_M)
+        return _Pool(queries, documents, labels.keys_M, labels.codes_M, here_M)
     rank, world = rank_and_world()
     hard, rows, query_rows = sizes(len(documents) - pairs, documents.rows_NTD.shape[1], queries.rows_NTD.shape[1], device=device)
     parts = [(slice(pairs), [pairs] * world), (slice(pairs, None), hard)]
     return _Pool(
         gather_vectors(queries, [pairs] * world, max(query_rows)) if objective.symmetric else queries,
         Vectors.cat([gather_vectors(documents[part], shares, max(rows)) for part, shares in parts]),
-        torch.cat([gather(labels.keys_M[part], shares) for part, shares in parts]),
+        *(torch.cat([gather(told_M[part], shares) for part, shares in parts]) for told_M in (labels.keys_M, labels.codes_M)),
         torch.where(here_M < pairs, here_M + rank * pairs, here_M + (world - 1) * pairs + sum(hard[:rank])),
     )
 
 
 def _negatives(pool: _Pool, labels: Labels, objective: Objective) -> torch.Tensor:
     """[B, N] Which documents are negatives of which query, whatever their scores."""
-    pairs, device = len(labels.codes_B), labels.codes_B.device
+    pairs, device = len(labels.counts_B), labels.counts_B.device
     row_B = torch.arange(pairs, device=device)
     counts_BN = torch.full((pairs, len(pool.documents)), objective.in_batch, device=device)
     if objective.in_batch:
@@ -135,8 +138,7 @@ def _negatives(pool: _Pool, labels: Labels, objective: Objective) -> torch.Tenso
     else:
         counts_BN[row_B.repeat_interleave(labels.counts_B), pool.place_M[pairs:]] = True
     if objective.modality_mask:
-        codes_P = gather(labels.codes_B)
-        counts_BN[:, : len(codes_P)] &= labels.codes_B[:, None] == codes_P
+        counts_BN &= labels.codes_M[:pairs, None] == pool.codes_N
     if labels.relevant_BR is not None:
         counts_BN &= ~_known(labels.relevant_BR, pool.keys_N)
     return counts_BN
@@ -144,11 +146,10 @@ def _negatives(pool: _Pool, labels: Labels, objective: Objective) -> torch.Tenso
 
 def _askers(pool: _Pool, labels: Labels, objective: Objective) -> torch.Tensor:
     """[B, P] Which queries of all ranks are negatives of which positive of this rank: those of which it is a negative."""
-    pairs = len(labels.codes_B)
-    codes_P = gather(labels.codes_B)
-    asks_BP = pool.place_M[:pairs, None] != torch.arange(len(codes_P), device=codes_P.device)
+    pairs, asking = len(labels.counts_B), len(pool.queries)
+    asks_BP = pool.place_M[:pairs, None] != torch.arange(asking, device=pool.place_M.device)
     if objective.modality_mask:
-        asks_BP &= labels.codes_B[:, None] == codes_P
+        asks_BP &= labels.codes_M[:pairs, None] == pool.codes_N[:asking]
     if labels.relevant_BR is not None:
         asks_BP &= ~_known(_gather_padded(labels.relevant_BR), labels.keys_M[:pairs]).T
     return asks_BP

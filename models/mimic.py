@@ -26,7 +26,7 @@ Shapes: N items, L tokens, V pictures, P patches of a picture, S states of a sou
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -35,25 +35,23 @@ from mirepoix.models.backbone import Part
 from mirepoix.models.encoder import EncoderConfig, refuse_unread
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, worded
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 from mirepoix.models.pictures import seen
 from mirepoix.models.t5_clip import T5Clip, Words, refuse_short
 from mirepoix.models.tuning import Lora, Tuning
-
-Fusion = Literal["joint", "sum"]
-Mix = Literal["interpolate", "replace"]
 
 
 @dataclass(frozen=True)
 class MimicConfig(EncoderConfig):
     """How MiMIC reads an item."""
 
-    fusion: Fusion = option("joint", "the decoder attends to words and patches in one softmax (joint), or in one each, added (sum)")
+    fusion: Literal["joint", "sum"] = option(
+        "joint", "the decoder attends to words and patches in one softmax (joint), or in one each, added (sum)"
+    )
     text_length: int = option(128, "most tokens of an item's text, the end among them; patches are never cut")
 
     def __post_init__(self) -> None:
-        if self.fusion not in get_args(Fusion):
-            raise Refused(f"fusion is {self.fusion!r}; give one of {', '.join(get_args(Fusion))}")
+        refuse_unknown(self)
         refuse_short("text_length", self.text_length)
 
 
@@ -64,19 +62,20 @@ class MimicTuning(Tuning):
     towers: tuple[str, ...] = option(("text", "vision", "projector"), "towers that learn; the others are frozen; all: chosen here")
     lora: Lora | None = option(None, "they learn through adapters; null: in full")
     mix_in: float = option(0.2, "share of the items with words and pictures whose vector is mixed with that of one of these; chosen here")
-    mix: Mix = option("interpolate", "it is drawn towards that of one source (interpolate), or replaced by it (replace)")
+    mix: Literal["interpolate", "replace"] = option(
+        "interpolate", "it is drawn towards that of one source (interpolate), or replaced by it (replace)"
+    )
     mix_ratio: float = option(0.5, "how far interpolate draws it, from 0 to 1; chosen here")
 
     def __post_init__(self) -> None:
+        refuse_unknown(self, "tuning.")
         for name in ("mix_in", "mix_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise Refused(f"tuning.{name} is {getattr(self, name)}; it is a share, give a number from 0 to 1")
-        if self.mix not in get_args(Mix):
-            raise Refused(f"tuning.mix is {self.mix!r}; give one of {', '.join(get_args(Mix))}")
 
 
 class MimicCollator:
-    """Items to token ids and pixels, on the CPU; an item without words has none, one without anything has an empty text."""
+    """Items to token ids and pixels, on the CPU; an item without words has no tokens."""
 
     def __init__(self, config: MimicConfig, text: Part, vision: Part):
         self.words = Words(text.tokenizer, config.text_length)
@@ -86,7 +85,7 @@ class MimicCollator:
         items = (*queries, *documents)
         refuse_unread(items, Mimic.READS, Mimic.architecture)
         texts = [worded(item) for item in items]
-        batch = self.words.batch([self.words(text) if text or not item.images else [] for text, item in zip(texts, items, strict=True)])
+        batch = self.words.batch([self.words(text) if text else [] for text in texts])
         if pictures := seen(items, self.image_processor):
             batch |= pictures
             batch["places"] = torch.tensor([place for item in items for place in range(len(item.images))])

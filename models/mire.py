@@ -30,17 +30,17 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 import torch.nn.functional as F
 
-from mirepoix.models.backbone import Checkpoint, Part, quiet
+from mirepoix.models.backbone import Checkpoint, Kind, Part, quiet
 from mirepoix.models.encoder import Encoder, EncoderConfig, refuse_unread
 from mirepoix.models.errors import Refused
 from mirepoix.models.gallery import Gallery
 from mirepoix.models.item import Item, Modality, worded
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 from mirepoix.models.pictures import seen
 from mirepoix.models.pooling import NOWHERE, Pooling, draw
 from mirepoix.models.tuning import Lora, Tuning
@@ -89,8 +89,7 @@ class MireTuning(Tuning):
             given = getattr(self, name)
             if given is not None and given < least:
                 raise Refused(f"tuning.{name} is {given}; give at least {least}")
-        if self.query_padding not in ("mask", "none"):
-            raise Refused(f"tuning.query_padding is {self.query_padding!r}; give mask or none")
+        refuse_unknown(self, "tuning.")
 
 
 class MireCollator:
@@ -204,7 +203,7 @@ class Mire(Encoder):
 
     architecture = "mire"
     TOWERS = ("text", "pooling")
-    CHECKPOINTS = {"text": "text", "vision": "vision"}  # noqa: RUF012 - a constant
+    CHECKPOINTS: ClassVar[dict[str, Kind]] = {"text": "text", "vision": "vision"}
     FAMILIES = ("bert_clip",)
     READS = READS
     PROMPT = GUIDE
@@ -212,6 +211,7 @@ class Mire(Encoder):
     Tuning = MireTuning
 
     def __init__(self, config: MireConfig, text: Part, vision: Part):
+        _refuse_unlike(text, vision)
         super().__init__(config, text=text, vision=vision)
         self.text.linear = torch.nn.Linear(text.model.config.hidden_size, config.width, bias=False)
         draw(self.text.linear)
@@ -333,6 +333,17 @@ class Mire(Encoder):
         for layer in self.vision.encoder.layers:
             before_VPv, last_VPv = last_VPv, layer(last_VPv, None)
         return torch.cat([last_VPv[:, :1], before_VPv[:, 1:]], dim=1)
+
+
+def _refuse_unlike(text: Part, vision: Part) -> None:
+    """Refuses towers that are not read as BERT and CLIP's half for pictures are."""
+    given = text.model.config.model_type
+    lacks = [f"{name}_token" for name in ("cls", "sep", "mask", "pad") if getattr(text.tokenizer, f"{name}_token", None) is None]
+    if lacks or text.model.config.is_encoder_decoder:
+        why = f"without {', '.join(lacks)}" if lacks else "with a decoder"
+        raise Refused(f"mire's text tower is a BERT, and the checkpoint holds a {given}, {why}; give a ColBERT, or a BERT")
+    if (given := vision.model.config.model_type) != "clip_vision_model":
+        raise Refused(f"mire's vision tower is a clip_vision_model, and the checkpoint holds a {given}; give another")
 
 
 def published_linear(checkpoint: Checkpoint, width: int) -> torch.nn.Linear | None:

@@ -2,12 +2,10 @@
 
 import math
 from dataclasses import dataclass, replace
-from typing import Literal, Self, get_args
+from typing import Literal, Self
 
 from mirepoix.models.errors import Refused
-from mirepoix.models.options import option
-
-Distillation = Literal["none", "kl", "margin_mse"]
+from mirepoix.models.options import option, refuse_unknown
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,9 @@ class Objective:
     )
     hardness: float = option(0.0, "a negative weighs exp(hardness x similarity), on average 1 in its row; 0: all weigh the same")
     widths: tuple[int, ...] = option((), "widths that vectors can be cut to: the loss is the mean over these and the whole (Matryoshka)")
-    distillation: Distillation = option("none", "what is learnt of a teacher's scores: their distribution (kl) or differences (margin_mse)")
+    distillation: Literal["none", "kl", "margin_mse"] = option(
+        "none", "what is learnt of a teacher's scores: their distribution (kl) or differences (margin_mse)"
+    )
     distillation_weight: float = option(0.5, "share of the loss that this is, and the contrast the rest; chosen here")
     teacher_temperature: float = option(1.0, "the teacher's scores are divided by it")
 
@@ -36,19 +36,20 @@ class Objective:
         for name in ("temperature", "temperature_floor", "temperature_ceiling", "teacher_temperature"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
-                raise Refused(f"{name} is {value}; give more than 0")
+                raise Refused(f"{name} is {value}; give a number above 0")
         low, high = self.temperature_floor, self.temperature_ceiling
         if self.learned_temperature and self.temperature is not None and not low <= self.temperature <= high:
             raise Refused(
                 f"temperature is {self.temperature} and learns between temperature_floor {low} and temperature_ceiling {high}; "
                 "give bounds that hold it"
             )
-        if self.hardness < 0:
+        if not 0 <= self.hardness < math.inf:
             raise Refused(f"hardness is {self.hardness}; give 0 or more")
+        if self.margin is not None and not math.isfinite(self.margin):
+            raise Refused(f"margin is {self.margin}; give a number, or null to take nothing for an answer")
         if not 0 <= self.distillation_weight <= 1:
             raise Refused(f"distillation_weight is {self.distillation_weight}; it is a share, give a number from 0 to 1")
-        if self.distillation not in get_args(Distillation):
-            raise Refused(f"distillation is {self.distillation!r}; give one of {', '.join(get_args(Distillation))}")
+        refuse_unknown(self)
         if len(set(self.widths)) < len(self.widths) or min(self.widths, default=1) < 1:
             raise Refused(f"widths is {self.widths}; give whole numbers from 1, each once")
         for name in ("modality_mask", "symmetric"):

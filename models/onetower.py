@@ -19,10 +19,10 @@ import torch
 from PIL import Image
 
 from mirepoix.models.backbone import Kind, Part
-from mirepoix.models.encoder import Encoder, EncoderConfig
+from mirepoix.models.encoder import Encoder, EncoderConfig, refuse_nothing
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 from mirepoix.models.pictures import decoded
 
 _NAMES = ((Modality.TEXT, "sentence"), (Modality.IMAGE, "image"), (Modality.VIDEO, "video"))
@@ -36,13 +36,16 @@ class OneTowerConfig(EncoderConfig):
     positions: Literal["1d", "mrope"] = option("mrope", "1d counts tokens; mrope gives pictures and clips their grid, as the backbone does")
     max_length: int = option(2048, "most tokens of an item; only words are cut")
     max_pixels: int | None = option(None, "most pixels of a picture; null leaves what the backbone says")
-    min_pixels: int | None = option(None, "fewest pixels of a picture, a smaller one is enlarged; null leaves what the backbone says")
+    min_pixels: int | None = option(
+        None, "fewest pixels of a picture, a smaller one is enlarged; null, and for frames: what the backbone says"
+    )
     max_frame_pixels: int = option(240 * 320, "most pixels of a clip's frame; never more than of a picture")
     frames_per_second: float = option(
         1.0, "frames of a clip to its second, which an item does not tell; mrope of Qwen2.5-VL and the words of Qwen3-VL count seconds"
     )
 
     def __post_init__(self) -> None:
+        refuse_unknown(self)
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise Refused(f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}; give a min_pixels not above max_pixels")
         for name in ("max_length", "max_pixels", "min_pixels", "max_frame_pixels", "frames_per_second"):
@@ -83,7 +86,7 @@ class OneTowerCollator:
         fewest = min(config.min_pixels or size["shortest_edge"], most)
         self.image_processor.size = {"shortest_edge": fewest, "longest_edge": most}
         most = min(most, config.max_frame_pixels)
-        self.frame_size = {"shortest_edge": min(fewest, most), "longest_edge": most}
+        self.frame_size = {"shortest_edge": min(size["shortest_edge"], most), "longest_edge": most}
         self.vision_start, self.vision_end = self.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
         self.pad = self.tokenizer.pad_token_id
 
@@ -93,6 +96,7 @@ class OneTowerCollator:
 
     def __call__(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> dict[str, torch.Tensor]:
         items = (*queries, *documents)
+        refuse_nothing(items)
         views = [self._views(item) for item in items]
         read = [[self._fitted(item, pieces) for pieces in self.sequences(item, seen)] for item, seen in zip(items, views, strict=True)]
         length = max(len(ids) for each in read for ids in each)

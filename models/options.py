@@ -2,7 +2,7 @@
 
 from dataclasses import MISSING, field, fields, is_dataclass
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mirepoix.models.errors import Refused
 
@@ -12,6 +12,13 @@ def option(default: Any = MISSING, help: str = "") -> Any:
     if callable(default):
         return field(default_factory=default, metadata={"help": help})
     return field(default=default, metadata={"help": help})
+
+
+def refuse_unknown(config: Any, place: str = "") -> None:
+    """Refuses what is none of the values that a field of the config names; `place` stands before the field's name."""
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+            raise Refused(f"{place}{name} is {getattr(config, name)!r}; give one of {', '.join(map(str, get_args(hint)))}")
 
 
 def revive(cls: type, plain: dict[str, Any]) -> Any:

@@ -48,7 +48,9 @@ class Tiny:
     vision_width: int = option(96, "width of the vision tower")
     vision_heads: int = option(4, "attention heads of the vision tower")
     patch_size: int = option(14, "pixels along the side of a patch")
-    initializer_range: float = option(0.05, "spread of the random weights; the 0.02 of large models is slow to learn from at this width")
+    initializer_range: float = option(
+        0.05, "spread of the random weights but T5's and, its embeddings apart, CLIP's, which go by width; 0.02 is slow to learn from here"
+    )
     max_pixels: int = option(56 * 56, "pictures are scaled down to this many pixels; for CLIP to a square of them")
 
     def __post_init__(self) -> None:

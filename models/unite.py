@@ -3,8 +3,12 @@
 From the paper's code: e(x) = h_L / |h_L|, where h_1 .. h_L are the last layer's states under causal attention and token L is the
 end-of-text of an opened assistant turn; queries and candidates share weights and prompt; positions count tokens ("1d"), though the
 backbone has a grid for pictures. A second family of prompts ("raw") does not ask for a word. In both stages the vision tower with its
-merger is frozen, and the language model learns through adapters. Chosen here: padding never counts as a position; only words are cut;
-pictures, then the clip, stand before the words; an instruction stands before the text and names no modality.
+merger is frozen, and the language model learns through adapters.
+
+Other than published: only words are cut, and at their end, where the code cuts whatever stands first, placeholders of pictures too; the
+request names modalities in one order, sentence, image, video, where the code has that of the keys of a record; pictures, then the clip,
+stand before the words, where the code has them wherever a text marks their place. Chosen here: padding never counts as a position; an
+instruction stands before the text and names no modality.
 
 Shapes: B items, L tokens, D width.
 """

@@ -13,20 +13,21 @@ alike. What it trains differently is not in here: queries carry instructions, an
 a modality that is missing as a black picture or an empty text, with a mask of 0; here it is left out, and the sum is the same.
 
 Chosen here: of several pictures the mean is added, so that a second one does not outweigh the words; an instruction is read before the
-text, and alone where there is no text, so that it counts as words; text beyond CLIP's 77 tokens is cut; an item of nothing is refused.
+text, and is what a picture without text has of words; text beyond CLIP's 77 tokens is cut.
 
 Shapes: N items, T items with words, V pictures, L tokens, D width.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 
-from mirepoix.models.backbone import Part
+from mirepoix.models.backbone import Kind, Part
 from mirepoix.models.encoder import Encoder, EncoderConfig, refuse_unread
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, worded
@@ -60,9 +61,6 @@ class UniVLDRCollator:
         items = (*queries, *documents)
         refuse_unread(items, UniVLDR.READS, UniVLDR.architecture)
         texts = [worded(item) for item in items]
-        for item, text in zip(items, texts, strict=True):
-            if not text and not item.images:
-                raise Refused(f"item {item.id!r} ({item.source}:{item.line}) has neither words nor a picture; curate the corpus first")
         sequences = [self._tokens(text) for text in texts]
         length = max(map(len, sequences))
         pad, counts = self.tokenizer.pad_token_id, [len(ids) if text else 0 for ids, text in zip(sequences, texts, strict=True)]
@@ -83,7 +81,7 @@ class UniVLDR(Encoder):
 
     architecture = "univldr"
     TOWERS = tuple(_PARTS)
-    CHECKPOINTS = {"model": "multimodal"}  # noqa: RUF012 - a constant
+    CHECKPOINTS: ClassVar[dict[str, Kind]] = {"model": "multimodal"}
     FAMILIES = ("clip",)
     READS = Modality.TEXT | Modality.IMAGE
     Config = UniVLDRConfig
@@ -100,12 +98,19 @@ class UniVLDR(Encoder):
             )
         self.tokenizer = model.tokenizer
         self.collator = UniVLDRCollator(config, model.tokenizer, model.image_processor)
-        # CLIP's own scale stays as it was published, and is no parameter here: an engine that shards them takes none without a dimension.
+        # CLIP's own scale is no parameter here: an engine that shards them takes none without a dimension.
         scale = model.model.logit_scale.detach()
         del model.model.logit_scale
         model.model.register_buffer("logit_scale", scale)
         # What training goes on from, if it learns the temperature; what it learns is the trainer's.
-        self.temperature = max(LOWEST_TEMPERATURE, math.exp(-scale.item()))
+        self.temperature = temperature_of(scale)
+
+    def save(self, folder: str | Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
+        """As every retriever is; a temperature that was learnt is CLIP's own scale to whoever opens the folder as a CLIP."""
+        scale = self.model.logit_scale
+        if temperature_of(scale) != self.temperature:
+            scale = torch.full_like(scale, -math.log(self.temperature))
+        super().save(folder, {**(self.state_dict() if state is None else state), "model.logit_scale": scale})
 
     @property
     def towers(self) -> dict[str, torch.nn.Module]:
@@ -148,3 +153,8 @@ class UniVLDR(Encoder):
     def _look(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Projected vectors of pictures, in one call of the tower."""
         return self.model.get_image_features(pixel_values).pooler_output.float()
+
+
+def temperature_of(scale: torch.Tensor) -> float:
+    """What CLIP's own scale, the logarithm of one over it, tells of the temperature."""
+    return max(LOWEST_TEMPERATURE, math.exp(-scale.item()))

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
+
+BLOCK = 2**26  # scores of rows with rows that stand in memory at once
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,21 @@ class Vectors:
 
 
 def maxsim(queries: Vectors, items: Vectors) -> torch.Tensor:
-    """Scores of every query against every item, (Q, N): each query row's best item row, summed; with one row each, the dot product."""
+    """Scores of every query against every item, (Q, N): each query row's best item row, summed; with one row each, the dot product.
+
+    Where the scores of all rows would take more than a block, items come by blocks, whose scores are computed again for the gradients.
+    """
     if queries.rows_NTD.shape[1] == 1 and items.rows_NTD.shape[1] == 1:
         return queries.rows_NTD[:, 0] @ items.rows_NTD[:, 0].T
+    of_an_item = len(queries) * queries.rows_NTD.shape[1] * items.rows_NTD.shape[1]
+    size = max(1, BLOCK // max(1, of_an_item))
+    if size >= len(items):
+        return _summed(queries, items)
+    blocks = [items[start : start + size] for start in range(0, len(items), size)]
+    return torch.cat([checkpoint(_summed, queries, block, use_reentrant=False, preserve_rng_state=False) for block in blocks], 1)
+
+
+def _summed(queries: Vectors, items: Vectors) -> torch.Tensor:
     scores_QSNT = torch.einsum("qsd,ntd->qsnt", queries.rows_NTD, items.rows_NTD)
     scores_QSNT = scores_QSNT.masked_fill(~items.mask_NT[None, None], float("-inf"))
     best_QSN = scores_QSNT.amax(-1)

@@ -1,15 +1,16 @@
-"""A process that has torchvision, which this project does without: what others' readers of pictures and clips give can be compared there.
+"""Processes that have what this project does without, and what it is compared with: torchvision, or PyLate.
 
-PyPI's torchvision is built for CUDA. Installed beside the environment (`make .venv/vision/ready`), never into it, it serves a torch without
-CUDA too, once the two operators that it asks for at import are declared; those that are compiled stay away.
+Both are installed beside the environment, never into it. PyPI's torchvision is built for CUDA; it serves a torch without CUDA too, once
+the two operators that it asks for at import are declared; those that are compiled stay away. PyLate stands on other versions of
+transformers and sentence-transformers, which lie in its folder and come first.
 """
 
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-FOLDER = Path(sys.prefix) / "vision"
 ROOT = Path(__file__).parent.parent
 DECLARED = """
 import torch
@@ -22,10 +23,20 @@ if torch.version.cuda is None:
 
 def with_torchvision(code: str, *arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """Runs Python code where torchvision is, with `arguments` in sys.argv[1:]; `mirepoix` and `tests` can be imported there too."""
-    assert (FOLDER / "torchvision").is_dir(), f"{FOLDER} has no torchvision; run `make .venv/vision/ready`"
+    return _beside("vision", DECLARED + code, arguments, timeout, ROOT)
+
+
+def with_pylate(code: str, *arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs Python code where PyLate is, and nothing of ours, with `arguments` in sys.argv[1:]."""
+    return _beside("pylate", code, arguments, timeout)
+
+
+def _beside(name: str, code: str, arguments: Sequence[str | Path], timeout: float, *more: Path) -> subprocess.CompletedProcess[str]:
+    folder = Path(sys.prefix) / name
+    assert (folder / "ready").is_file(), f"{folder} is not there; run `make .venv/{name}/ready`"
     return subprocess.run(
-        [sys.executable, "-c", DECLARED + code, *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (FOLDER, ROOT)))},
+        [sys.executable, "-c", code, *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (folder, *more)))},
         capture_output=True,
         text=True,
         timeout=timeout,

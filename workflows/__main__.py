@@ -309,7 +309,7 @@ def _validate(told: argparse.Namespace) -> int:
         config = settled(told.recipe, [], None)
         sources = replace(config.sources, path=plan.sources.path, images=plan.sources.images)
         sources = sources if told.format == "auto" else replace(sources, format=told.format)
-        plan = Plan(sources, config.curate, config.pairs, config.seed)
+        plan = Plan(sources, config.curate, config.paired, config.seed)
     return validated(plan, told.json, told.copies)
 
 

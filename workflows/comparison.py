@@ -20,7 +20,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 from mirepoix.workflows.fingerprint import plain
 from mirepoix.workflows.graph import Stage, joined
-from mirepoix.workflows.retrieval import Data, Method, Service, data_stages, deploy_stage, method_stages, pairs_stage
+from mirepoix.workflows.retrieval import Data, Method, Service, data_stages, deploy_stage, method_stages, pairs_stage, read_by
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
@@ -66,6 +66,11 @@ class Comparison(Service, Data):
         return self.placed[f"{self.serve}:release"] if self.serve else None
 
     @property
+    def paired(self) -> PairsConfig:
+        """Which pairs are made for the arms without their own, whichever of them run: so those that run later find them."""
+        return read_by(self.pairs, [arm for arm in self.arms.values() if arm.pairs is None])
+
+    @property
     def placed(self) -> dict[str, str]:
         """By every stage that an arm has the stage that does it, which another arm's may be."""
         return self._laid()[1]
@@ -94,10 +99,10 @@ class Comparison(Service, Data):
         return max(1, int(min(fit)))
 
     def _laid(self) -> tuple[list[Stage], dict[str, str]]:
-        stages = data_stages(self)
+        stages = data_stages(self, self.paired)
         shared = {stage.name for stage in stages}
         for name, arm in self.chosen.items():
-            own = [] if arm.pairs is None else [pairs_stage(self, arm.pairs)]
+            own = [] if arm.pairs is None else [pairs_stage(self, read_by(arm.pairs, [arm]))]
             own += method_stages(arm, self, arm.pairs or self.pairs, self.evaluate)
             stages += [_called(stage, name, {stage.name: f"{name}:{stage.name}" for stage in own}) for stage in own]
         measured = tuple(stage.name for stage in stages if stage.step == "evaluate")

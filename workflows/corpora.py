@@ -163,14 +163,12 @@ def _curated(read: Path, rules: CurateConfig, seed: int) -> tuple[Path, str]:
     return kept, refusal
 
 
-def _untrainable(kept: Path, tasks: Mapping[str, tuple[str, ...]]) -> str:
+def _untrainable(kept: Path, tasks: Mapping[str, tuple[str, ...] | None]) -> str:
     """Why a run without passages would stop at its pairs, given the tasks that each training asks for; empty if it would not."""
     splits: Counter[str] = Counter()
     training: dict[str, str] = {}  # id, task
-    known: set[str] = set()
     for table in part_tables(kept, "queries", ["id", "split", "task"]):
         splits.update(table["split"].to_pylist())
-        known.update(table["task"].unique().to_pylist())
         asked = table.filter(pc.equal(table["split"], TRAIN))
         training.update(zip(asked["id"].to_pylist(), asked["task"].to_pylist(), strict=True))
     found: set[str] = set()
@@ -178,7 +176,7 @@ def _untrainable(kept: Path, tasks: Mapping[str, tuple[str, ...]]) -> str:
         answered = table.filter(pc.greater(table["relevance"], 0))["query_id"].to_pylist()
         found.update(training[query] for query in answered if query in training)
     if found:
-        return next(filter(None, (untrainable(name, wanted, known, found) for name, wanted in tasks.items())), "")
+        return next(filter(None, (untrainable(name, wanted or (), found) for name, wanted in tasks.items())), "")
     there = ", ".join(f"of {split} there are {count:,}" for split, count in sorted(splits.items())) or "there is no query"
     reason = f"no pair is left to train on: no judgement above 0 is of a query of the split {TRAIN} ({there})"
     triples = sum(pc.sum(pc.equal(table["split"], TRAIN)).as_py() or 0 for table in part_tables(kept, "triples", ["split"]))

@@ -36,8 +36,8 @@ def demo(order: Order) -> int:
         if status:
             return status
         url = json.loads((_fetched(made, "deploy") / deploy.RECEIPT).read_text())["url"]
-        split = made.config.evaluate.split
-        for query, task, relevant in _queries(_fetched(made, "curate"), split):
+        measured = made.told if isinstance(made.config, Retrieval) else made.told["arms"][made.config.serve]
+        for query, task, relevant in _queries(_fetched(made, "curate"), measured["headline"]["split"]):
             words = f' "{query.text}"' if query.text else ""
             print(f"\nsearch with {ASKED[task]}{words}{f' (picture of {query.id})' if query.images else ''}, target {task.split('->')[1]}")
             image = query.images[0] if query.images else None

@@ -1,7 +1,9 @@
 """Runs with the settings that were published, on published checkpoints. They want GPUs, and have not been run here for want of them.
 
-What a paper or its code says is in the config; what neither says is chosen here and named as chosen. One rule holds for all and is ours:
-queries carry instructions, as one pool holds the answers to several tasks, and negatives are gathered over all workers.
+What a paper or its code says is in the config; what neither says is chosen here and named as chosen. Three rules hold for all and are
+ours: negatives are gathered over all workers; what is known to answer a query, or to be kin of an answer, is no negative of it
+(`mask_relevant`, `mask_kin`); and gradients are clipped at a norm of 1 where nothing is known of clipping. Queries go without instructions
+where a paper has none (MiMIC, MIRe, MARVEL, UniVL-DR). Corpora may ship negatives: only a training that says so reads them.
 """
 
 from dataclasses import replace
@@ -33,6 +35,7 @@ GPU: dict[str, Any] = {
 }
 LARGE = TrainConfig(
     per_device_train_batch_size=64,
+    negatives=0,
     warmup_steps=0.03,
     num_train_epochs=1,
     bf16=True,
@@ -47,25 +50,33 @@ DENSE = TrainConfig(
     learning_rate=5e-6,
     warmup_steps=0,
     weight_decay=0.2,
+    adam_betas=(0.9, 0.98),
+    adam_epsilon=1e-6,
+    negatives=0,
     num_train_epochs=20,
     loss=Objective(temperature=0.07, learned_temperature=True),
     use_gpu=True,
     cpus_per_worker=4,
     dataloader_num_workers=4,
 )
-"""The optimizer of MARVEL and UniVL-DR; 0.07 is where CLIP's scale starts. Their betas (.9, .98) and eps 1e-6 go into a DeepSpeed file."""
-ANCE = MineConfig(negatives=2, last=100, margin=None, strategy="random", balanced=True)
-"""A picture and a text drawn from the top 100 that are no answers."""
+"""The optimizer of MARVEL and UniVL-DR, in-batch negatives alone; 0.07 is where CLIP's scale starts."""
+ANCE = MineConfig(negatives=2, last=100, margin=None, strategy="random", balanced=True, own="replace")
+"""A picture and a text drawn from the top 100 that are no answers, in place of what the corpus judged to be none."""
+BARE = PairsConfig(without_instruction=1.0)
 
 
 def unite() -> Retrieval:
     """UNITE as published, on Qwen2-VL-2B: LoRA on the language model, two stages, MAMCL in the second; a GPU for each of eight workers.
 
     mirepoix run unite sources.path=/data/corpus         global batch 512; the paper has 4096 on 64 GPUs
+
+    From its code: both stages, LoRA, rates, 1280 x 28 x 28 pixels at most and 256 x 28 x 28 at least, no hard negatives, and in the second
+    stage instructions on every query. Chosen here: which tasks adapt are those of its first stage's sets, text with text, picture and clip.
     """
     first, second = Tuning(lora=Lora(8, 16, 0.05)), Tuning(lora=Lora(8, 64, 0.05))
     return Retrieval(
-        backbone=BackboneConfig(name=QWEN, encoder=UniteConfig(max_pixels=1280 * 28 * 28)),
+        pairs=PairsConfig(adapt_tasks=("t->t", "t->i", "i->t", "t->v", "v->t"), without_instruction=0.0),
+        backbone=BackboneConfig(name=QWEN, encoder=UniteConfig(min_pixels=256 * 28 * 28, max_pixels=1280 * 28 * 28)),
         adapt=replace(LARGE, tuning=first, learning_rate=1e-4, loss=Objective(symmetric=True)),
         instruct=replace(LARGE, tuning=second, learning_rate=2e-5, loss=Objective(modality_mask=True)),
         **GPU,
@@ -79,7 +90,7 @@ def jfe(fusion: str = "joint") -> Retrieval:
 
     From the paper: one multimodal tower, and the two stages. All numbers are chosen here, after its neighbours (LamRA, U-MARVEL): LoRA of
     rank 32 on the language model with vision frozen, temperature 0.03, adaptation in both directions on pairs without instructions, then
-    one epoch with instructions on the queries. Causal attention and the last token are the encoder's own choices.
+    one epoch with instructions on the queries; in-batch negatives alone. Causal attention and the last token are the encoder's own choices.
     """
     tuning = Tuning(lora=Lora(32, 64, 0.05))
     return Retrieval(
@@ -107,17 +118,18 @@ def mimic() -> Retrieval:
     mirepoix run mimic sources.path=/data/corpus         two trainings of 20 epochs at 64 pairs
 
     From the paper's abstract and what others noted of it: towers, 128 tokens, batch 64, at most 20 epochs, mix-in, caption dropout, and a
-    second round with negatives of the top 100. Chosen here: the optimizer of MARVEL, which has the same towers; a fifth for both shares;
-    that every tower learns; no early stop.
+    second round with negatives of the top 100. Chosen here: the optimizer and the learned temperature of MARVEL, which has the same towers;
+    one text and one picture of the top 100; a fifth for both shares; that every tower learns; no early stop.
     """
     robust, dropped = MimicTuning(mix_in=0.2), AugmentConfig(document_captions=0.2, query_captions=0.2)
     training = replace(DENSE, tuning=robust, augment=dropped)
     return Retrieval(
+        pairs=BARE,
         backbone=BackboneConfig(name=T5_ANCE, vision=CLIP_B32, encoder=MimicConfig()),
         adapt=None,
         instruct=training,
         mine_refine=ANCE,
-        refine=replace(training, loss=replace(training.loss, temperature=None)),
+        refine=replace(training, loss=replace(training.loss, temperature=None), negatives=2),
         **GPU,
     )
 
@@ -125,15 +137,19 @@ def mimic() -> Retrieval:
 def mire() -> Retrieval:
     """MIRe as published, on ColBERTv2 and CLIP ViT-B/32: alignment without text in the score, then fine-tuning; four GPUs.
 
-    mirepoix run mire sources.path=/data/vid2r passages.kind=vid2r
+    mirepoix run mire sources.path=/data/vid2r                               pairs of question, picture and passage
+    mirepoix run mire sources.path=/data/dialogues passages.kind=vid2r       dialogues, of which passages are made first
 
     From its code: alignment of the pooling alone for 5 epochs at 1e-4 after 300 steps, temperature 0.3, queries of 40 and documents of 400
-    tokens; fine-tuning as on OKVQA, 15 epochs at 5e-5 after 10 steps, 0.8, 32 and 180 tokens; 128 pairs a GPU; float32. There a
-    query's negatives are those of its GPU; here they are those of all four. Chosen here: alignment on queries of picture and text.
+    tokens; fine-tuning as on OKVQA, 15 epochs at 5e-5 after 10 steps, 0.8, 32 and 180 tokens; in search 64 and 384; 128 pairs a GPU;
+    float32; no clipping. There a query's negatives are those of its GPU; here they are those of all four. Chosen here: alignment on queries
+    of picture and text, and fine-tuning on the same corpus, of all its tasks.
     """
     training = TrainConfig(
         per_device_train_batch_size=128,
+        negatives=0,
         lr_scheduler_type="constant",
+        max_grad_norm=0.0,
         num_workers=4,
         use_gpu=True,
         cpus_per_worker=4,
@@ -141,13 +157,12 @@ def mire() -> Retrieval:
         seed=2024,
     )
     aligned = MireTuning(towers=("pooling",), text_rows=False, query_length=40, document_length=400, cached_pictures=100_000)
+    tuned = MireTuning(query_length=32, document_length=180, cached_pictures=100_000)
     return Retrieval(
-        pairs=PairsConfig(adapt_tasks=("it->t",), adapt_instructions=True),
-        backbone=BackboneConfig(name=COLBERT, vision=CLIP_B32, encoder=MireConfig()),
+        pairs=replace(BARE, adapt_tasks=("it->t",)),
+        backbone=BackboneConfig(name=COLBERT, vision=CLIP_B32, encoder=MireConfig(query_length=64, document_length=384)),
         adapt=replace(training, tuning=aligned, num_train_epochs=5, learning_rate=1e-4, warmup_steps=300, loss=Objective(temperature=0.3)),
-        instruct=replace(
-            training, tuning=MireTuning(), num_train_epochs=15, learning_rate=5e-5, warmup_steps=10, loss=Objective(temperature=0.8)
-        ),
+        instruct=replace(training, tuning=tuned, num_train_epochs=15, learning_rate=5e-5, warmup_steps=10, loss=Objective(temperature=0.8)),
         **GPU,
     )
 
@@ -159,17 +174,18 @@ def marvel() -> Retrieval:
 
     From its code: which towers each step freezes, 5e-6 with weight decay 0.2, cosine without warm-up, a learned temperature, 64 tokens of
     caption in step 1, one picture and one text of the top 100 in step 3, contrasted with all of the batch. Chosen here: no early stop on a
-    development set, so 20 epochs are all of them; step 1 reads the corpus's own t->i pairs, for want of the paper's captioned web pictures.
+    development set, so 20 epochs are all of them; step 1 reads the corpus's own pairs of a text and a picture, whose caption it leaves out,
+    for want of the paper's captioned web pictures.
     """
-    first = MarvelTuning(towers=("vision", "projector"), text_length=64)
+    first, captionless = MarvelTuning(towers=("vision", "projector"), text_length=64), AugmentConfig(document_captions=1.0)
     goes_on = replace(DENSE, tuning=MarvelTuning(), loss=replace(DENSE.loss, temperature=None), seed=1234)
     return Retrieval(
-        pairs=PairsConfig(adapt_tasks=("t->i",)),
+        pairs=replace(BARE, adapt_tasks=("t->i", "t->it")),
         backbone=BackboneConfig(name=T5_ANCE, vision=CLIP_B32, encoder=MarvelConfig()),
-        adapt=replace(DENSE, tuning=first, loss=replace(DENSE.loss, symmetric=True), seed=1234),
+        adapt=replace(DENSE, tuning=first, augment=captionless, loss=replace(DENSE.loss, symmetric=True), seed=1234),
         instruct=goes_on,
         mine_refine=ANCE,
-        refine=goes_on,
+        refine=replace(goes_on, negatives=2),
         **GPU,
     )
 
@@ -185,11 +201,12 @@ def univldr() -> Retrieval:
     """
     training = replace(DENSE, tuning=Tuning(towers=("text", "vision"), lora=None), loss=replace(DENSE.loss, temperature=None), seed=1234)
     return Retrieval(
+        pairs=BARE,
         backbone=BackboneConfig(name=CLIP_B32, encoder=UniVLDRConfig()),
         adapt=None,
         instruct=training,
         mine_refine=ANCE,
-        refine=replace(training, loss=replace(training.loss, in_batch=False)),
+        refine=replace(training, loss=replace(training.loss, in_batch=False), negatives=2),
         **GPU,
     )
 
@@ -200,7 +217,9 @@ def uniir() -> Retrieval:
     mirepoix run uniir sources.path=/data/mbeir          20 epochs at 840 pairs
 
     From its code: 105 pairs on each of 8 GPUs, 1e-5 with weight decay 0.2 and cosine to 0, half precision, a learned temperature, an
-    instruction before every query. Chosen here: bfloat16 in place of float16.
+    instruction before every query. Chosen here: bfloat16 in place of float16, torch's own betas and epsilon. There a query draws one of its
+    positives and of its instruction's wordings each time that it is read, and small sets stand in an epoch more often; here every positive
+    is a pair, a query has one wording, and `pairs.mixture` says how often a set stands.
     """
     return Retrieval(
         pairs=PairsConfig(without_instruction=0.0),
@@ -212,6 +231,8 @@ def uniir() -> Retrieval:
             per_device_train_batch_size=105,
             num_workers=8,
             learning_rate=1e-5,
+            adam_betas=(0.9, 0.999),
+            adam_epsilon=1e-8,
             bf16=True,
             loss=replace(DENSE.loss, temperature=None),
         ),

@@ -39,7 +39,7 @@ WORLD: dict[str, Any] = {
     "sources": SourcesConfig(world=WorldConfig(entities=800, train_queries=1500)),
     # The first training teaches everything at once, across modalities; what comes after it sharpens.
     "pairs": PairsConfig(adapt_tasks=(), adapt_instructions=True),
-    "evaluate": EvaluateConfig(pool="target"),
+    "evaluate": EvaluateConfig(split="test_combination", pool="target"),
     "deploy": ServeConfig(port=0),
 }
 HARD = MineConfig(negatives=2, last=50, balanced=True)

@@ -11,7 +11,7 @@ adapt -> embed-adapted -> index-adapted -> mine, and instruct -> embed-instructe
 what `refine` trains on and what is searched afterwards; the negatives of that training are still found in the corpus as it was.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -81,11 +81,11 @@ class Data:
         fingerprint = sources.fingerprint(self.sources) if self.sources.path else self.sources.fingerprint
         return replace(self, sources=replace(self.sources, fingerprint=fingerprint), passages=passages.prepared(self.passages))
 
-    def refuse_split(self, split: str) -> None:
+    def refuse_split(self, split: str | None) -> None:
         """Refuses a split to evaluate on that the generated world is known not to have."""
         if not self.sources.path and self.sources.format == "auto":
             held_out = [split for split, entities in self.sources.world.sizes().items() if entities and split != "train"]
-            if split not in held_out:
+            if split not in (None, *held_out):
                 given = ", ".join(held_out) or "none"
                 raise Refused(f"evaluate.split is {split!r}; the generated world has queries of {given}")
 
@@ -110,6 +110,11 @@ class Method:
         for stage, training in self.trainings.items():
             if reason := unfit(training.tuning, retriever.TOWERS, retriever.Tuning):
                 raise Refused(f"{stage}.tuning: {reason}")
+            if training.negatives == 0 and not training.loss.in_batch:
+                raise Refused(
+                    f"{stage}.negatives is 0 and {stage}.loss.in_batch off, which leaves nothing to contrast, mined or not; "
+                    f"give one or more negatives, or {stage}.loss.in_batch=true"
+                )
         if self.mine_refine is not None and self.refine is None:
             raise Refused("mine_refine is given and refine is not, which would train on its negatives; give refine=TrainConfig too")
         if self.verbalise.kind != "none" and self.refine is None:
@@ -167,25 +172,39 @@ class Retrieval(Service, Method, Data):
         """The stage whose release is deployed."""
         return "release"
 
+    @property
+    def paired(self) -> PairsConfig:
+        """Which pairs are made."""
+        return read_by(self.pairs, [self])
+
     def stages(self) -> list[Stage]:
         """The stages of the config, in an order in which they could run."""
         config = self.prepared()
         return [
-            *data_stages(config),
+            *data_stages(config, config.paired),
             *method_stages(config, config, config.pairs, config.evaluate),
             deploy_stage(config.deploy, "release", ("evaluate",), config.seed),
         ]
 
 
-def data_stages(config: Data) -> list[Stage]:
-    """The stages up to the pairs; the config is prepared."""
+def read_by(chosen: PairsConfig, methods: Iterable[Method]) -> PairsConfig:
+    """The pairs that some methods read: none to adapt on where none of them does."""
+    if not any(method.adapt for method in methods):
+        return replace(chosen, adapt_tasks=None)
+    if chosen.adapt_tasks is None:
+        raise Refused("pairs.adapt_tasks is null and adapt is not, which trains on them; name tasks, give [] for all, or set adapt=null")
+    return chosen
+
+
+def data_stages(config: Data, paired: PairsConfig) -> list[Stage]:
+    """The stages up to the pairs that are made; the config is prepared."""
     stages = [
         _stage("sources", sources.work, config.sources, {}, ("pillow", "pyarrow")),
         _stage("curate", curate.work, config.curate, {"sources": "sources"}, ("pillow", "numpy", "pyarrow", "ray", "xxhash")),
     ]
     if config.passages.kind != "none":
         stages.append(_stage("passages", passages.work, config.passages, {"curate": "curate"}, WRITING))
-    return [*(replace(stage, seed=config.seed) for stage in stages), pairs_stage(config, config.pairs)]
+    return [*(replace(stage, seed=config.seed) for stage in stages), pairs_stage(config, paired)]
 
 
 def pairs_stage(data: Data, chosen: PairsConfig, name: str = "pairs", corpus: str = "curate") -> Stage:
@@ -209,7 +228,7 @@ def method_stages(config: Method, data: Data, chosen: PairsConfig, measured: Eva
         if name == "refine" and config.verbalise.kind != "none":
             corpus, paired = "verbalise", "pairs-verbalised"
             stages.append(_stage(corpus, verbalise.work, config.verbalise, {"curate": "curate"}, WRITING))
-            stages.append(pairs_stage(data, chosen, paired, corpus))
+            stages.append(pairs_stage(data, read_by(chosen, ()), paired, corpus))
             trained_on = paired
         mining = {"instruct": config.mine, "refine": config.mine_refine}.get(name)
         if mining is not None:
@@ -223,7 +242,7 @@ def method_stages(config: Method, data: Data, chosen: PairsConfig, measured: Eva
         untrained[0] = replace(untrained[0], after=("embed",))
     searched = {"curate": "curate", "embed": "embed", "index": "index"}
     searched |= {"untrained_embed": "embed-untrained", "untrained_index": "index-untrained"}
-    released = {"encoder": learnt, "index": "index", "curate": corpus}
+    released = {"encoder": learnt, "index": "index", "curate": corpus, "pairs": "pairs"}
     stages += [
         _stage("embed", embed.work, config.embed, {"encoder": learnt, **read, "curate": corpus}, ENCODING, encoder),
         *untrained[:1],

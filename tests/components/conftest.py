@@ -51,6 +51,6 @@ def indexed(line, embedded) -> Made:
 
 
 @pytest.fixture(scope="session")
-def released(line, untrained, indexed, curated) -> Made:
-    inputs = {"encoder": untrained.folder, "index": indexed.folder, "curate": curated.folder}
+def released(line, untrained, indexed, curated, paired) -> Made:
+    inputs = {"encoder": untrained.folder, "index": indexed.folder, "curate": curated.folder, "pairs": paired.folder}
     return made(line / "release", release.work, ReleaseConfig(golden=2), **inputs)

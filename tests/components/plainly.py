@@ -1,5 +1,7 @@
 """Training as one reads it on paper, in one process of plain torch: what every engine is compared with."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -15,8 +17,8 @@ from mirepoix.models.vectors import Vectors
 from tests.keys import filled
 
 
-def plain(job: Job) -> list[dict[str, float]]:
-    """The same training in one process of plain torch, without dropout."""
+def plain(job: Job) -> list[dict[str, Any]]:
+    """The same training in one process of plain torch, without dropout; its first row has the gradients too, before they are clipped."""
     config = job.config
     encoder = load_encoder(job.encoder).tune(config.tuning)
     module = Tempered(encoder, config.loss) if config.loss.learned_temperature else encoder
@@ -43,8 +45,8 @@ def plain(job: Job) -> list[dict[str, float]]:
             vectors = Vectors(rows_NTD, mask_NT)
             known = [{hash(o.positive.id) for o in everything if (o.query.text, o.task) == (p.query.text, p.task)} for p in whole]
             labels = Labels(
-                codes_B=torch.tensor([int(pair.positive.modality) for pair in pairs]),
                 counts_B=torch.tensor([len(pair.negatives) for pair in pairs]),
+                codes_M=torch.tensor([int(item.modality) for item in documents]),
                 keys_M=torch.tensor([hash(item.id) for item in documents]),
                 scores_M=torch.tensor([told.scores[0] for told in drawn] + [score for told in drawn for score in told.scores[1:]]),
                 relevant_BR=filled(known) if config.mask_relevant else None,
@@ -54,12 +56,13 @@ def plain(job: Job) -> list[dict[str, float]]:
             (contrast.loss / config.gradient_accumulation_steps).backward()
             losses.append(contrast.loss.item())
             temperatures.append(contrast.temperature.item())
+        gradients = {} if step else {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
         norm = torch.nn.utils.clip_grad_norm_(learning, config.max_grad_norm)
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * job.factor(step)
         optimizer.step()
         means = {"loss": np.mean(losses), "temperature": np.mean(temperatures)}
-        rows.append({**means, "grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"]})
+        rows.append({**means, "grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"], "gradients": gradients})
     return rows
 
 

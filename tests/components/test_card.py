@@ -2,15 +2,23 @@
 
 import copy
 import json
+import re
+from dataclasses import replace
 
 import pytest
 import yaml
 
 from mirepoix.components.card import Layout, card, published
+from mirepoix.components.endpoint import EndpointConfig
 from mirepoix.components.metrics import MEASURES
+from mirepoix.components.sources import SourcesConfig
+from mirepoix.components.verbalise import VerbaliseConfig
 from mirepoix.models.item import Modality
 from mirepoix.models.unite import UniteConfig
 from mirepoix.serving.release import Release
+from mirepoix.workflows.config import jsonable
+from mirepoix.workflows.published import marvel
+from mirepoix.workflows.retrieval import Retrieval
 from tests.components.test_report import REPORT
 
 
@@ -21,7 +29,10 @@ class Stub:
 
 
 TRAINING = {"max_steps": 520, "learning_rate": 1.1e-3, "tuning": {"towers": ["language"], "lora": None}}
-MIXTURE = [{"stage": "adapt", "task": "t->i", "pairs": 4321}]
+MIXTURE = [
+    {"stage": stage, "source": "world", "task": task, "before": 5000, "after": after}
+    for stage, task, after in (("adapt", "t->i", 4321), ("adapt", "i->i", 0), ("instruct", "it->t", 765))
+]
 LAYOUT = Layout(
     "transformers", "torch transformers", 'AutoModel.from_pretrained("FOLDER")', "import torch\n", ("It is cut.",), tags=("extra",)
 )
@@ -43,8 +54,38 @@ def run():
     return told
 
 
+@pytest.fixture
+def marvel_run(run, monkeypatch):
+    """A run of MARVEL's three trainings, on a corpus that is verbalised for the last."""
+    writer = EndpointConfig(model="cook/writer", url="http://10.0.0.7:8000/v1")
+    config = replace(
+        marvel(),
+        sources=SourcesConfig(path=("/home/cook/webqa", "s3://larder/more"), format="webqa"),
+        verbalise=VerbaliseConfig(kind="written", wording="Ask for it.", writer=writer),
+    )
+    monkeypatch.setattr(Retrieval, "prepared", lambda config: config)  # there is no such corpus
+    run["settings"] = jsonable(config)
+    run["stages"] = [
+        {"name": stage.name, "status": "done", "digest": "e" * 64, "rows": {}, "metrics": {}, "tables": {}} for stage in config.stages()
+    ]
+    told = {stage["name"]: stage for stage in run["stages"]}
+    told["pairs"]["tables"] = {"mixture": MIXTURE}
+    told["pairs-verbalised"]["tables"] = {"mixture": [MIXTURE[0], {**MIXTURE[2], "after": 700}]}
+    told["mine-refine"]["metrics"] = {"mined": 1400.0}
+    return run
+
+
 def head_of(text):
     return yaml.safe_load(text.split("---\n")[1])
+
+
+def settings_of(text):
+    """The settings of each stage that it tells of, by name; of the last, the backbone."""
+    return {
+        (re.search(r"### Stage `(.*)`", part) or ["", "backbone"])[1]: yaml.safe_load(part.split("```yaml\n")[1].split("```")[0])
+        for part in re.split(r"(?=^### )", text[text.index("## Training") :], flags=re.MULTILINE)
+        if "```yaml" in part
+    }
 
 
 def lines(text):
@@ -78,11 +119,48 @@ def test_training_is_told_by_its_data_stages_and_settings(release, run):
     text = card(release, Stub(), LAYOUT, run)
     assert "Recipe `quickstart`, run 2025-01-02 03:04:05." in text and "b" * 64 in text and "1,200 written" in text
     assert ("curate", "1,234", "1,200") in lines(text) and ("pairs", "10", "9") in lines(text)
-    assert ("adapt", "t->i", "4,321") in lines(text)
-    assert "### Stage `adapt`" in text and "Ended with loss 0.25, steps 520." in text
+    assert "Ended with loss 0.25, steps 520." in text
     assert "### Stage `instruct`" not in text  # it is in the settings, and did not run
-    settings = [yaml.safe_load(block.split("```")[0]) for block in text.split("```yaml\n")[1:]]
-    assert settings[0] == {"max_steps": 520, "learning_rate": 0.0011, "tuning": {"towers": ["language"], "lora": None}}
+    assert settings_of(text)["adapt"] == {"max_steps": 520, "learning_rate": 0.0011, "tuning": {"towers": ["language"]}}
+
+
+def test_only_tasks_that_a_training_read_are_told_of(release, run):
+    text = card(release, Stub(), LAYOUT, run)
+    assert ("adapt", "world", "t->i", "4,321") in lines(text) and ("t->i", "Find \\| a &lt;picture>.") in lines(text)
+    assert not {"instruct", "i->i", "it->t"} & {cell for line in lines(text[text.index("What was trained on") :]) for cell in line}
+    del run["stages"][-1]
+    assert "What was trained on" not in card(release, Stub(), LAYOUT, run) and "t->i" not in {
+        line[0] for line in lines(card(release, Stub(), LAYOUT, run))
+    }
+    run["stages"].append({"name": "adapt", "status": "not run", "digest": "", "rows": {}})
+    assert "### Stage `adapt`" not in card(release, Stub(), LAYOUT, run)
+
+
+def test_mining_verbalising_and_the_third_training_are_told_of_where_they_were(release, marvel_run):
+    text = card(release, Stub(), LAYOUT, marvel_run)
+    told = settings_of(text)
+    assert list(told) == ["sources", "curate", "verbalise", "pairs", "mine-refine", "adapt", "instruct", "refine", "backbone"]
+    assert told["sources"] == {"path": ["webqa", "more"], "format": "webqa"}
+    assert (told["verbalise"]["wording"], told["verbalise"]["writer"]["model"]) == ("Ask for it.", "cook/writer")
+    mining = marvel().mine_refine
+    assert (told["mine-refine"]["last"], told["mine-refine"]["balanced"]) == (mining.last, mining.balanced) and "mined 1400" in text
+    assert [told[stage]["tuning"]["towers"] for stage in ("adapt", "refine")] == [["vision", "projector"], ["text", "projector"]]
+    assert told["adapt"]["tuning"]["text_length"] == 64 and told["refine"]["loss"]["learned_temperature"] is True
+    read = [line for line in lines(text) if line[0] in ("adapt", "instruct", "refine")]
+    assert read == [("adapt", "world", "t->i", "4,321"), ("instruct", "world", "it->t", "765"), ("refine", "world", "it->t", "700")]
+    assert head_of(text)["base_model"] == [marvel().backbone.name, marvel().backbone.vision]
+    for place in ("/home/cook", "larder", "10.0.0.7"):
+        assert place not in text
+
+
+def test_what_no_stage_did_is_not_told_of(release, marvel_run):
+    del marvel_run["settings"]["refine"], marvel_run["settings"]["mine_refine"]
+    marvel_run["stages"] = [
+        stage for stage in marvel_run["stages"] if stage["name"] not in ("verbalise", "pairs-verbalised", "mine-refine", "refine")
+    ]
+    text = card(release, Stub(), LAYOUT, marvel_run)
+    assert list(settings_of(text)) == ["sources", "curate", "pairs", "adapt", "instruct", "backbone"]
+    assert "Ask for it." not in text
 
 
 def test_without_a_report_it_says_so_and_knows_what_the_release_knows(release):

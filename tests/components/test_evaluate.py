@@ -8,7 +8,7 @@ import pytest
 import pytrec_eval
 
 from mirepoix.components import evaluate
-from mirepoix.components.evaluate import EvaluateConfig
+from mirepoix.components.evaluate import EvaluateConfig, headline_split
 from mirepoix.components.metrics import MEASURES
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
@@ -189,6 +189,29 @@ def test_queries_without_an_answer_are_counted_and_left_out(tmp_path):
     outcome, _, summary = run(tmp_path, curate, PERFECT)
     assert (outcome.rows.read, outcome.rows.written, outcome.rows.rejected) == (len(ASKED) + 3, len(ASKED), 3)
     assert all(sum(entry["queries"].values()) == 20 for entry in summary["results"])
+
+
+@pytest.mark.parametrize(
+    ("there", "split"),
+    [
+        (["validation"], "validation"),
+        (["validation", "test_entity", "test", "dev"], "test"),
+        (["validation", "test_entity", "test_combination"], "test_combination"),
+        (["validation", "dev", "mytest"], "dev"),
+    ],
+)
+def test_unless_a_split_is_named_the_headline_is_of_the_corpuss_own(there, split):
+    assert headline_split(there, None) == headline_split(there[::-1], None) == split
+    assert all(headline_split(there, named) == named for named in there)
+
+
+def test_the_headline_says_which_split_it_is_of(tmp_path, curate):
+    outcome, _, summary = run(tmp_path, curate, TEXT_ONLY)
+    (entry,) = entries(summary, system="trained", pool="universal", split="test_combination")
+    assert EvaluateConfig().split is None and summary["headline"]["split"] == "test_combination"
+    assert summary["headline"]["trained"] == entry["recall@5"] and outcome.metrics["trained recall@5"] == entry["recall@5"]["average"]
+    (told,) = outcome.tables["headline"]
+    assert (told["split"], told["trained"]) == ("test_combination", entry["recall@5"]["average"])
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(tmp_path, curate):

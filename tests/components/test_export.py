@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import jinja2
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from mirepoix.components.export import LAYOUTS, export
+from mirepoix.components.instructions import Wordings
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
@@ -24,18 +26,23 @@ from mirepoix.models.tuning import Lora, Tuning
 from mirepoix.models.twins import make_twin
 from mirepoix.models.unite import Unite, UniteConfig
 from mirepoix.models.univldr import UniVLDR, UniVLDRConfig
+from mirepoix.serving.api import About, Encoded, build_app
 from mirepoix.serving.release import Release, open_release
+from mirepoix.serving.schemas import Limits
 from mirepoix.serving.store import publish
 from mirepoix.workflows.__main__ import main
+from mirepoix.workflows.quickstarts import quickstart
 from tests.models.conftest import SIZES, WORDS, picture
-from tests.vision import with_torchvision
+from tests.serving.test_api import Caller
+from tests.vision import with_pylate, with_torchvision
 
 CLOSE = 1e-4
-INSTRUCTIONS = {"": "Find what fits.", "t->i": "Find a picture that shows this."}
+INSTRUCTIONS = Wordings().served()
 TEXT = "a small red circle"
 BUILT = {
     "unite": (Unite, UniteConfig(positions="mrope"), "qwen2_vl"),
-    "unite, 1d": (Unite, UniteConfig(), "qwen2_vl"),
+    "unite, 1d": (Unite, UniteConfig(positions="1d"), "qwen2_vl"),
+    "quickstart": (Unite, quickstart().backbone.encoder, "qwen2_vl"),
     "unite, raw": (Unite, UniteConfig(positions="mrope", prompt="raw"), "qwen2_vl"),
     "unite, short": (Unite, UniteConfig(positions="mrope", max_length=60), "qwen2_vl"),
     "unite, qwen2.5": (Unite, UniteConfig(positions="mrope"), "qwen2_5_vl"),
@@ -92,8 +99,38 @@ def png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def noise(width: int, height: int) -> bytes:
+    """A picture of which every reader that scales otherwise makes something else."""
+    return png(Image.fromarray(np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)))
+
+
 def rows(release, items, role="document"):
     return release.open_encoder().encode(items, role=role).rows_NTD[:, 0]
+
+
+def one(encoder, item, role):
+    vectors = encoder.encode([item], role=role)
+    return vectors.rows_NTD[0][vectors.mask_NT[0]]
+
+
+def searched(release, encoder, body):
+    """What the release's endpoint has its encoder make of a search."""
+    rows = []
+
+    class Backend:
+        async def encode(self, items, role):
+            rows.append(one(encoder, items[0], role))
+            return [Encoded(rows[0].numpy(), 0, 1)]
+
+        async def search(self, *wanted):
+            return []
+
+        async def ready(self):
+            pass
+
+    about = About(release.name, release.version, release.widths, release.instructions)
+    assert Caller(build_app(Backend(), about, Limits())).post("/v1/search", body).status_code == 200
+    return rows[0]
 
 
 def refused(*parts, at):
@@ -108,7 +145,7 @@ def refused(*parts, at):
 
 
 @pytest.mark.parametrize(
-    "name", ["unite", "unite, 1d", "unite, raw", "unite, qwen2.5", "unite, qwen3", "jfe", "jfe, mean", "jfe, late", "univldr"]
+    "name", ["unite", "unite, 1d", "quickstart", "unite, raw", "unite, qwen2.5", "unite, qwen3", "jfe", "jfe, mean", "jfe, late", "univldr"]
 )
 def test_transformers_alone_gives_our_vectors_as_the_card_shows(name, releases, tmp_path, monkeypatch):
     folder = exported(releases[name], tmp_path / "out", "hf")
@@ -121,6 +158,19 @@ def test_transformers_alone_gives_our_vectors_as_the_card_shows(name, releases, 
     more = Item("more", text=f"  {TEXT}\n", images=(picture("blue", 80), picture("green")), instruction="Find a passage.")
     seen = [Image.open(io.BytesIO(image)) for image in more.images]
     assert (told["encode"](more.text, seen, more.instruction) - rows(releases[name], [more])[0]).abs().max() < CLOSE
+
+
+def test_positions_that_count_tokens_are_the_examples_to_give(releases, tmp_path, monkeypatch):
+    """Without them, pictures alone come out otherwise, as the card says; one that gives pictures their grid says nothing."""
+    folder = exported(releases["unite, 1d"], tmp_path / "out", "hf")
+    assert "pictures the positions of their grid" in (folder / "README.md").read_text()
+    monkeypatch.chdir(folder)
+    told = {}
+    exec(re.sub(r", position_ids=.*?-1\)", "", code_of(folder)), told)
+    shown = [Item("text", text=TEXT), Item("picture", images=(png(told["picture"]),))]
+    text, seen = (told["vectors"][:2] - rows(releases["unite, 1d"], shown)).abs().amax(1)
+    assert text < CLOSE < seen / 10
+    assert "position_ids" not in (exported(releases["unite"], tmp_path / "grid", "hf") / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["marvel", "mire"])
@@ -175,10 +225,17 @@ for task in tasks:
 torch.save(vectors, out)
 """
 LONG = " ".join(["two large blue stars at night"] * 12)
+QUERIES = {  # as a search of the endpoint
+    "query": (f"model.encode_query({TEXT!r})", {"text": TEXT}),
+    "query for pictures": (f"model.encode_query({TEXT!r}, prompt_name='t->i')", {"text": TEXT, "target": "i"}),
+}
 CHAT = {
     "text": (f"model.encode({TEXT!r})", Item("", text=TEXT)),
     "words around spaces": (f"model.encode('  {TEXT} ')", Item("", text=f"  {TEXT} ")),
     "picture": ("model.encode(red)", Item("", images=(picture(),))),
+    "picture that is scaled down": ("model.encode(large)", Item("", images=(noise(640, 480),))),
+    "picture that is scaled up": ("model.encode(small)", Item("", images=(noise(40, 30),))),
+    "both, scaled": (f"model.encode({{'text': {TEXT!r}, 'image': large}})", Item("", text=TEXT, images=(noise(640, 480),))),
     "both": (f"model.encode({{'text': {TEXT!r}, 'image': red}})", Item("", text=TEXT, images=(picture(),))),
     "both the other way": (f"model.encode({{'image': red, 'text': {TEXT!r}}})", Item("", text=TEXT, images=(picture(),))),
     "two pictures": ("model.encode({'image': [red, blue], 'text': 'x'})", Item("", text="x", images=(picture(), picture("blue", 112)))),
@@ -187,30 +244,36 @@ CHAT = {
         "{'fps': 1.0, 'total_num_frames': 3, 'frames_indices': [0, 1, 2]}}})",
         Item("", text="x", video=(picture(), picture("green"), picture())),
     ),
-    "query": (f"model.encode_query({TEXT!r})", Item("", text=TEXT, instruction=INSTRUCTIONS[""])),
+    **QUERIES,
     "document": (f"model.encode_document({TEXT!r})", Item("", text=TEXT)),
-    "asked with a picture": ("model.encode(red, prompt_name='t->i')", Item("", images=(picture(),), instruction=INSTRUCTIONS["t->i"])),
+    "asked with a picture": (
+        "model.encode_query(red, prompt_name='i->t')",
+        Item("", images=(picture(),), instruction=INSTRUCTIONS["i->t"]),
+    ),
     "in a batch": (f"model.encode(['a', red, {{'text': {LONG!r}, 'image': blue}}, {TEXT!r}])[3]", Item("", text=TEXT)),
     "long, in a batch": (
         f"model.encode(['a', red, {{'text': {LONG!r}, 'image': blue}}])[2]",
         Item("", text=LONG, images=(picture("blue", 112),)),
     ),
 }
-RAW = {name: CHAT[name] for name in ("text", "picture", "both", "query")}
+RAW = {name: CHAT[name] for name in ("text", "picture", "both", *QUERIES)}
 SHORT = {"cut": (f"(setattr(model, 'max_seq_length', 60), model.encode({LONG!r}))[1]", Item("", text=LONG))}
 CLIP = {
     "text": (f"model.encode({TEXT!r})", Item("", text=TEXT)),
     "picture": ("model.encode(red)", Item("", images=(picture(),))),
-    "scaled picture": ("model.encode(blue)", Item("", images=(picture("blue", 112),))),
+    "scaled picture": ("model.encode(large)", Item("", images=(noise(640, 480),))),
     "both": (f"together({TEXT!r}, red)", Item("", text=TEXT, images=(picture(),))),
     "too long": (f"model.encode({LONG!r})", Item("", text=LONG)),
-    "query": (f"model.encode_query({TEXT!r})", Item("", text=TEXT, instruction=INSTRUCTIONS[""])),
+    **QUERIES,
     "in a batch": (f"model.encode(['a', {TEXT!r}, {LONG!r}])[1]", Item("", text=TEXT)),
 }
 LATE = {
     "document": (f"model.encode_document({TEXT + '. (!)'!r})", Item("", text=f"{TEXT}. (!)")),
-    "query": (f"model.encode_query({TEXT + '. (!)'!r})", Item("", text=f"{TEXT}. (!)", instruction=INSTRUCTIONS[""])),
-    "long query": (f"model.encode_query({LONG!r})", Item("", text=LONG, instruction=INSTRUCTIONS[""])),
+    "query": QUERIES["query"],
+    "query for pictures": (f"model.encode_query(model.prompts['t->i'] + {TEXT!r})", {"text": TEXT, "target": "i"}),
+    "signs in a query": (f"model.encode_query({TEXT + '. (!)'!r})", {"text": f"{TEXT}. (!)"}),
+    "long query": (f"model.encode_query({LONG!r})", {"text": LONG}),
+    "long query for texts": (f"model.encode_query(model.prompts['t->t'] + {LONG!r})", {"text": LONG, "target": "t"}),
     "in a batch": (f"model.encode_document([{LONG!r}, {TEXT!r}])[1]", Item("", text=TEXT)),
 }
 STILL = {name: asked for name, asked in CHAT.items() if name != "clip"}
@@ -232,6 +295,7 @@ def sentences(releases, tmp_path_factory):
     """What sentence-transformers gives for all that is asked of it, in one process, which has torchvision and none of our code."""
     home = tmp_path_factory.mktemp("sentences")
     pictures = {"red": picture(), "red2": picture("green"), "blue": picture("blue", 112)}
+    pictures |= {"large": noise(640, 480), "small": noise(40, 30)}
     for name, data in pictures.items():
         (home / f"{name}.png").write_bytes(data)
     tasks = []
@@ -249,9 +313,9 @@ def sentences(releases, tmp_path_factory):
 @pytest.mark.parametrize("name", ASKED)
 def test_sentence_transformers_gives_our_vectors_without_our_code(name, sentences, releases):
     encoder, far = releases[name].open_encoder(), {}
-    for asked, (_, item) in ASKED[name].items():
-        vectors, found = encoder.encode([item], role="query" if "query" in asked else "document"), sentences[f"{name}: {asked}"]
-        expected = vectors.rows_NTD[0][vectors.mask_NT[0]]
+    for asked, (_, given) in ASKED[name].items():
+        found = sentences[f"{name}: {asked}"]
+        expected = one(encoder, given, "document") if isinstance(given, Item) else searched(releases[name], encoder, given)
         assert found.shape == (expected if name == "mire" else expected[0]).shape, asked
         far[asked] = (found - expected).abs().max().item()
     assert max(far.values()) < CLOSE, far
@@ -276,7 +340,7 @@ def test_the_files_are_those_that_servers_parse(releases, tmp_path):
     assert pooling["pooling_mode_cls_token"] is pooling["pooling_mode_mean_tokens"] is False
     assert json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"] == 32768
     told = json.loads((folder / "config_sentence_transformers.json").read_text())
-    assert told["prompts"] == {"query": INSTRUCTIONS[""], "document": "", "t->i": INSTRUCTIONS["t->i"]}
+    assert told["prompts"] == {"query": "", "document": "", **INSTRUCTIONS}
     assert not (folder / "mirepoix.json").exists()
 
 
@@ -286,10 +350,45 @@ def test_late_interaction_is_laid_out_as_pylate_does(releases, tmp_path):
     config = BUILT["mire"][1]
     assert (told["model_type"], told["query_prefix"], told["document_prefix"]) == ("ColBERT", "[unused0]", "[unused1]")
     assert (told["query_length"], told["document_length"]) == (config.query_length, config.document_length)
+    assert told["prompts"] == {"query": "", "document": "", **{task: f"{words} " for task, words in INSTRUCTIONS.items()}}
     assert told["do_query_expansion"] is False and {".", "!"} <= set(told["skiplist_words"])
     assert [module["path"] for module in json.loads((folder / "modules.json").read_text())] == ["", "1_Dense"]
     assert list(load_file(folder / "1_Dense/model.safetensors")) == ["linear.weight"]
     assert "linear.weight" not in load_file(folder / "model.safetensors")
+
+
+PYLATE = f"""
+import sys, torch
+from pylate.models import ColBERT
+model, text, long = ColBERT(sys.argv[1], device="cpu"), {TEXT!r}, {LONG!r}
+def encode(texts, is_query, **more):
+    return model.encode(texts, is_query=is_query, convert_to_tensor=True, show_progress_bar=False, **more)[-1]
+torch.save({{
+    "document": encode([text + ". (!)"], False),
+    "in a batch": encode([long, text], False),
+    "query": encode([text + ". (!)"], True),
+    "query for pictures": encode([text], True, prompt_name="t->i"),
+    "long query": encode([long], True),
+    "long query for texts": encode([long], True, prompt_name="t->t"),
+}}, sys.argv[2])
+"""
+
+
+def test_pylate_gives_our_vectors_of_texts(releases, tmp_path):
+    release = releases["mire"]
+    ran = with_pylate(PYLATE, exported(release, tmp_path / "out", "sentence-transformers"), tmp_path / "vectors.pt")
+    assert ran.returncode == 0, ran.stderr
+    found, encoder = torch.load(tmp_path / "vectors.pt"), release.open_encoder()
+    expected = {
+        "document": one(encoder, Item("", text=f"{TEXT}. (!)"), "document"),
+        "in a batch": one(encoder, Item("", text=TEXT), "document"),
+        "query": searched(release, encoder, {"text": f"{TEXT}. (!)"}),
+        "query for pictures": searched(release, encoder, {"text": TEXT, "target": "i"}),
+        "long query": searched(release, encoder, {"text": LONG}),
+        "long query for texts": searched(release, encoder, {"text": LONG, "target": "t"}),
+    }
+    assert {asked: rows.shape for asked, rows in found.items()} == {asked: rows.shape for asked, rows in expected.items()}
+    assert max((found[asked] - rows).abs().max() for asked, rows in expected.items()) < CLOSE
 
 
 # PEFT

@@ -89,6 +89,9 @@ def test_there_is_no_distillation_without_a_teacher(folder, hard, encoder):
         {"gradient_accumulation_steps": 0},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
+        {"adam_betas": (0.9, 1.0)},
+        {"adam_betas": (0.9,)},
+        {"adam_epsilon": 0.0},
         {"max_steps": 0},
         {"num_train_epochs": 0.0},
         {"warmup_steps": -1},
@@ -128,6 +131,11 @@ def test_the_learning_rate_rises_and_then_falls(mixed, encoder, kind, middle, en
     assert job.factor(70) == pytest.approx(middle) and job.factor(120) == pytest.approx(end)
     assert replace(job, config=replace(job.config, warmup_steps=0.1)).warmup == 12
     assert replace(job, config=replace(job.config, warmup_steps=0)).factor(0) == 1.0 and not math.isnan(job.factor(121))
+
+
+def test_adam_gets_the_numbers_of_the_config(mixed, encoder):
+    settings = job_of(mixed, encoder, adam_betas=(0.9, 0.98), adam_epsilon=1e-6).settle(width=64)
+    assert settings["optimizer"]["params"]["betas"] == [0.9, 0.98] and settings["optimizer"]["params"]["eps"] == 1e-6
 
 
 def test_a_settings_file_is_checked_before_workers_start(tmp_path, mixed, encoder):

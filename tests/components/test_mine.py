@@ -18,7 +18,7 @@ from mirepoix.components.pairs import PairsConfig
 from mirepoix.components.triples import held_out
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Modality, table_to_items
+from mirepoix.models.item import Modality, row_to_item, table_to_items
 from mirepoix.serving.store import Missing, read_manifest
 from tests.components.larder import Made, context, made, write_corpus, write_index
 
@@ -156,6 +156,25 @@ def test_a_pairs_own_negatives_stand_first_and_kin_are_not_mined(balanced, enric
         relatives[bool(related & {item.id for item in after.negatives[len(before.negatives) :]})] += 1
     assert own and relatives[True] == 0
     assert balanced.outcome.metrics["dropped kin of an answer"] > 0 and balanced.outcome.metrics["own"] > 0
+
+
+def test_where_a_pairs_own_negatives_are_replaced_it_has_so_many_mined_ones_whatever_it_brought(enriched, released, tmp_path, monkeypatch):
+    def encoded(mining, stack):
+        asked = [row_to_item(mining.store.items.row(row)) for row in mining.asked]
+        yield list(mining.asked), load_encoder(mining.encoder).encode(asked, role="query"), None
+
+    monkeypatch.setattr(mine._Mining, "_encoded", encoded)
+    corpus, _ = enriched
+    folder = made(tmp_path / "pairs", pairs.work, PairsConfig(), curate=corpus).folder
+    config = MineConfig(negatives=2, last=60, margin=None, own="replace", release=str(released.folder))
+    found = made(tmp_path / "out", mine.work, config, pairs=folder, curate=corpus)
+    assert any(pair.negatives for pair in read(folder))
+    rows = {(row["query"], row["positive"], row["negative"]) for row in told(found.folder)}
+    named = [(pair.query.id, pair.positive.id, item.id) for pair in read(found.folder) for item in pair.negatives]
+    assert {len(pair.negatives) for pair in read(found.folder)} == {2} and set(named) == rows
+    store = PairStore(found.folder / "instruct")
+    assert all(len(drawn.scores) == 3 and np.isnan(drawn.scores[1:]).all() for drawn in store.drawn(range(len(store))))
+    assert found.outcome.metrics["own"] == 0 and len(set(store.items.table["id"].to_pylist())) == len(store.items.table)
 
 
 def test_a_teachers_scores_stay_and_what_was_mined_has_none(balanced, enriched):

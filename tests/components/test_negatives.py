@@ -143,6 +143,7 @@ def test_balanced_is_as_even_as_what_was_found_allows(negatives, texts, strategy
         ({"margin": 0.0}, r"mine.margin is 0.0; it is a share"),
         ({"margin": 1.1}, r"mine.margin is 1.1"),
         ({"strategy": "worst"}, r"mine.strategy is 'worst'; give top or random"),
+        ({"own": "drop"}, r"mine.own is 'drop'; give keep or replace"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(change, why):

@@ -1,5 +1,6 @@
 """Curated rows become pairs to train on and queries to measure with, and never one from the other."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import pytest
 from mirepoix.components import pairs
 from mirepoix.components.batches import PairStore
 from mirepoix.components.corpus import PartWriter, read_part
-from mirepoix.components.instructions import INSTRUCTIONS
+from mirepoix.components.instructions import INSTRUCTIONS, WORDINGS
 from mirepoix.components.pairs import PairsConfig
 from mirepoix.components.wishes import TASKS
 from mirepoix.models.errors import Refused
@@ -90,8 +91,20 @@ def test_adaptation_may_have_every_task_with_instructions_too(curated, tmp_path)
     assert read(found.folder, "adapt") == read(found.folder, "instruct")
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_a_share_that_leaves_no_instruction_is_refused(share):
+def test_where_no_query_is_to_have_an_instruction_none_has_in_training_or_evaluation_and_none_is_served(tmp_path):
+    """Not even one that it brings: MARVEL, UniVL-DR, MIRe and MiMIC read none."""
+    corpus = small(
+        tmp_path / "in", [query(1, instruction="Mine."), query(2), query(3, "validation", instruction="Mine."), query(4, "test")]
+    )
+    config = PairsConfig(adapt_tasks=(), adapt_instructions=True, without_instruction=1)
+    found = made(tmp_path / "out", pairs.work, config, curate=corpus)
+    asked = [pair.query for name in ("adapt", "instruct") for pair in read(found.folder, name)] + [*evaluation(found.folder).values()]
+    assert len(asked) == 6 and {item.instruction for item in asked} == {""}
+    assert json.loads((found.folder / WORDINGS).read_text()) == {}
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_what_is_no_share_is_refused(share):
     with pytest.raises(Refused, match="without_instruction"):
         PairsConfig(without_instruction=share)
 
@@ -306,19 +319,33 @@ def test_an_item_of_many_pairs_is_written_once(tmp_path):
     assert len(store) == 3 and len(set(store.keys("query"))) == len(set(store.keys("positive"))) == 2
 
 
-def test_an_unknown_task_is_refused_with_those_there_are(tmp_path):
-    corpus = small(tmp_path / "in", [query(1), query(2, task="t->i")])
-    with pytest.raises(Refused, match=r"no query has the task x->y of pairs.instruct_tasks; the corpus has t->i, t->t"):
-        made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=("t->t",), instruct_tasks=("x->y",)), curate=corpus)
+def test_tasks_that_no_pair_has_are_left_aside_and_named(tmp_path):
+    corpus = small(tmp_path / "in", [query(1), query(2, "validation", "t->i")])
+    config = PairsConfig(adapt_tasks=("t->t", "t->i", "i->t"), instruct_tasks=("t->t",))
+    found = made(tmp_path / "out", pairs.work, config, curate=corpus)
+    assert [pair.query.id for pair in read(found.folder, "adapt")] == ["q1"]
+    told = "left aside of pairs.adapt_tasks, as no pair has them: t->i, i->t"
+    assert found.outcome.tables["notices"] == [{"stage": "adapt", "detail": told}]
+
+
+@pytest.mark.parametrize("stage", ["adapt", "instruct"])
+def test_tasks_of_which_no_pair_has_any_are_refused_with_those_there_are(tmp_path, stage):
+    corpus = small(
+        tmp_path / "in", [query(1), query(2, task="it->t"), query(3, "validation", "t->i")], [("q1", "d1"), ("q2", "d2"), ("q3", "d3")]
+    )
+    config = PairsConfig(**{"adapt_tasks": (), f"{stage}_tasks": ("t->i", "x->y")})
+    with pytest.raises(Refused, match=rf"no pair to train on has a task of pairs\.{stage}_tasks=t->i,x->y; name some of it->t, t->t$"):
+        made(tmp_path / "out", pairs.work, config, curate=corpus)
+
+
+def test_where_nothing_is_adapted_there_is_no_store_for_it(tmp_path):
+    corpus = small(tmp_path / "in", [query(1), query(2, "validation")])
+    found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=None), curate=corpus)
+    assert not (found.folder / "adapt").exists() and len(read(found.folder, "instruct")) == 1
+    assert "adapt_pairs" not in found.outcome.metrics and found.outcome.tables["notices"] == []
 
 
 def test_a_corpus_without_a_training_pair_is_refused(tmp_path):
     corpus = small(tmp_path / "in", [query(1, "validation"), query(2, "test")])
     with pytest.raises(Refused, match="no pair is left to train on"):
         made(tmp_path / "out", pairs.work, PairsConfig(), curate=corpus)
-
-
-def test_a_task_that_only_held_out_queries_have_is_refused(tmp_path):
-    corpus = small(tmp_path / "in", [query(1), query(2, "validation", "t->i")])
-    with pytest.raises(Refused, match=r"no pair is left to train on for pairs.adapt_tasks=t->i"):
-        made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=("t->i",)), curate=corpus)

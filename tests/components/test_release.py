@@ -6,15 +6,21 @@ import shutil
 import pyarrow.parquet as pq
 import pytest
 
-from mirepoix.components import release
+from mirepoix.components import pairs, release
 from mirepoix.components.corpus import read_part
 from mirepoix.components.instructions import INSTRUCTIONS
+from mirepoix.components.pairs import PairsConfig
 from mirepoix.components.release import ReleaseConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, table_to_items
 from mirepoix.serving.release import open_release, verify_release
 from mirepoix.serving.store import read_manifest
-from tests.components.larder import context, write_corpus
+from tests.components.larder import context, made, write_corpus
+
+
+@pytest.fixture
+def parts(untrained, indexed, curated, paired):
+    return {name: part.folder for name, part in {"encoder": untrained, "index": indexed, "curate": curated, "pairs": paired}.items()}
 
 
 def golden_items(folder):
@@ -45,15 +51,19 @@ def test_queries_are_served_with_the_first_wording_of_each_task(released):
     assert open_release(released.folder).instructions == {task: wordings[0] for task, wordings in INSTRUCTIONS.items()}
 
 
-def test_a_task_that_the_source_words_itself_is_served_so(untrained, indexed, curated, tmp_path):
+@pytest.mark.parametrize("without", [0.0, 1.0])
+def test_queries_are_served_as_their_pairs_are_worded_or_in_no_words(parts, curated, tmp_path, without):
+    """The source's own wording before ours; and none, where no query was trained with one."""
     corpus = shutil.copytree(curated.folder, tmp_path / "corpus")
     write_corpus(tmp_path / "more", prompts=[{"task": "t->i", "wording": "The source's words.", "source": ""}])
     shutil.rmtree(corpus / "prompts", ignore_errors=True)
     (tmp_path / "more/prompts").rename(corpus / "prompts")
+    paired = made(tmp_path / "pairs", pairs.work, PairsConfig(without_instruction=without), curate=corpus)
     lent = context(tmp_path / "out")
-    release.work(lent, ReleaseConfig(golden=1), encoder=untrained.folder, index=indexed.folder, curate=corpus)
+    release.work(lent, ReleaseConfig(golden=1), **parts | {"pairs": paired.folder})
+    ours = {task: wordings[0] for task, wordings in INSTRUCTIONS.items()}
     served = json.loads((lent.folder / "release.json").read_text())["instructions"]
-    assert served == {task: wordings[0] for task, wordings in INSTRUCTIONS.items()} | {"t->i": "The source's words."}
+    assert served == ({} if without == 1 else ours | {"t->i": "The source's words."})
 
 
 def test_golden_items_are_so_many_of_each_modality(released, curated):
@@ -69,9 +79,9 @@ def test_golden_items_stand_in_the_order_of_the_corpus_as_they_are_there(release
     assert {item["id"]: item["text"] for item in golden}.items() <= {item.id: item.text for item in corpus}.items()
 
 
-def test_a_modality_with_few_items_gives_all_of_them(released, untrained, indexed, curated, tmp_path):
+def test_a_modality_with_few_items_gives_all_of_them(parts, curated, tmp_path):
     lent = context(tmp_path)
-    release.work(lent, ReleaseConfig(golden=10_000), encoder=untrained.folder, index=indexed.folder, curate=curated.folder)
+    release.work(lent, ReleaseConfig(golden=10_000), **parts)
     assert len(golden_items(lent.folder)) == read_part(curated.folder, "corpus", ["id"]).num_rows
 
 
@@ -81,29 +91,29 @@ def test_rows_are_accounted_for(released, curated):
     assert released.outcome.metrics == {"documents": documents, "golden": 6}
 
 
-def test_the_same_parts_give_the_same_version_and_another_name_another(released, untrained, indexed, curated, tmp_path):
+def test_the_same_parts_give_the_same_version_and_another_name_another(released, parts, tmp_path):
     versions = []
     for name in ("mirepoix", "sofrito"):
         lent = context(tmp_path / name)
         config = ReleaseConfig(name=name, golden=2)
-        release.work(lent, config, encoder=untrained.folder, index=indexed.folder, curate=curated.folder)
+        release.work(lent, config, **parts)
         versions.append(json.loads((lent.folder / "release.json").read_text())["version"])
     assert versions[0] == open_release(released.folder).version != versions[1]
 
 
-def test_an_index_of_another_encoder_is_refused(untrained, indexed, curated, tmp_path):
+def test_an_index_of_another_encoder_is_refused(parts, untrained, tmp_path):
     other = shutil.copytree(untrained.folder, tmp_path / "other")
     (other / "mirepoix.json").write_text((other / "mirepoix.json").read_text().replace("2048", "1024"))
     with pytest.raises(Refused, match="embed and index the corpus with this encoder"):
-        release.work(context(tmp_path / "out"), ReleaseConfig(), encoder=other, index=indexed.folder, curate=curated.folder)
+        release.work(context(tmp_path / "out"), ReleaseConfig(), **parts | {"encoder": other})
 
 
-def test_a_corpus_that_lacks_what_was_indexed_is_refused(untrained, indexed, curated, tmp_path):
+def test_a_corpus_that_lacks_what_was_indexed_is_refused(parts, curated, tmp_path):
     part = shutil.copytree(curated.folder, tmp_path / "part")
     file = part / "corpus" / "part-00000.parquet"
     pq.write_table(pq.read_table(file).slice(3), file)
     with pytest.raises(Refused, match="3 indexed items, such as"):
-        release.work(context(tmp_path / "out"), ReleaseConfig(), encoder=untrained.folder, index=indexed.folder, curate=part)
+        release.work(context(tmp_path / "out"), ReleaseConfig(), **parts | {"curate": part})
 
 
 def test_a_release_without_golden_items_is_refused():

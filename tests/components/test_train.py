@@ -120,7 +120,7 @@ def test_the_matrix_has_ranks_without_hard_negatives_or_a_teacher_beside_others(
 SETTINGS = {
     "train_batch_size": "auto",
     "train_micro_batch_size_per_gpu": "auto",
-    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": [0.9, 0.99], "eps": "auto", "weight_decay": "auto"}},
+    "optimizer": {"type": "AdamW", "params": {"lr": "auto", "betas": "auto", "eps": "auto", "weight_decay": "auto"}},
     "scheduler": {"type": "WarmupDecayLR", "params": dict.fromkeys(("warmup_max_lr", "warmup_num_steps", "total_num_steps"), "auto")},
     "zero_optimization": {"stage": "auto", "reduce_bucket_size": "auto", "allgather_bucket_size": "auto"},
 }

@@ -1,9 +1,12 @@
 """Every retriever trains on 1, 2 and 3 ranks that hold unlike things as plain torch does in one process, under ZeRO-0 and ZeRO-3."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from mirepoix.components import zero
 from mirepoix.components.batches import PairStore
 from mirepoix.components.job import Job
 from mirepoix.components.plan import Plan
@@ -13,10 +16,11 @@ from mirepoix.models.objective import Objective
 from mirepoix.models.tuning import Tuning
 from mirepoix.models.twins import make_twin, seeded
 from tests.components.plainly import assert_same_trace, plain
-from tests.components.training import NAMES, TINY, job_of, run, write_toys
+from tests.components.training import NAMES, TINY, FolderSite, job_of, run, write_toys
 
 BATCH, STEPS = 6, 3
-KINDS = "ttttttttiitttiiicttt" + "t" * 16
+KINDS = "ttttiititttttttttttttttttitittctttcc"
+"""In the first step pictures with text have others of their modality, in the third pictures alone: what is not masked."""
 LOSS = Objective(symmetric=True, modality_mask=True, temperature=0.1)
 MORE: dict[str, dict] = {"mimic": {"mix_in": 0.0}, "mire": {"cached_pictures": 8}}
 """What is drawn on each rank for itself is another draw on other ranks: without it, all of them train the same."""
@@ -53,13 +57,44 @@ def jobs_of(pairs: Path, encoders: dict[str, Path], world: int) -> dict[str, Job
         for name, encoder in encoders.items():
             tuning = tuned(architecture(name), **MORE.get(name, {}))
             jobs[f"{name} {stage}"] = job_of(pairs, encoder, tuning=tuning, zero_stage=stage, **shared)
-        drawing = tuned(architecture("mimic"), mix_in=0.5)
+        drawing = tuned(architecture("mimic"), mix_in=1.0)
         jobs[f"drawing {stage}"] = job_of(pairs, encoders["mimic"], tuning=drawing, zero_stage=stage, **shared)
     return jobs
 
 
+class Watched(FolderSite):
+    """What it trains tells in its first row also the gradients of that step, each parameter's whole, before they are clipped."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.gradients: dict[str, torch.Tensor] = {}
+        self.step, zero.step = zero.step, self.watched
+
+    def watched(self, engine: Any) -> float:
+        from deepspeed.utils import safe_get_full_grad
+
+        zero.step = self.step
+        told = {name: safe_get_full_grad(weight) for name, weight in engine.module.named_parameters() if weight.requires_grad}
+        self.gradients = {name: gradient.clone() for name, gradient in told.items() if gradient is not None}
+        return zero.step(engine)
+
+    def log(self, row: dict[str, Any]) -> None:
+        super().log(row | {"gradients": {} if self.rows else self.gradients})
+
+
+def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Parameter by parameter, to a ten thousandth of its largest; what is zero but for rounding is that of all parameters."""
+    assert found.keys() == expected.keys()
+    whole = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        bound = 1e-4 * float(gradient.abs().max()) + 1e-7 * whole
+        torch.testing.assert_close(
+            found[name].reshape(gradient.shape), gradient, atol=bound, rtol=0, msg=lambda told, name=name: f"{name}: {told}"
+        )
+
+
 @pytest.fixture(scope="module")
-def references(pairs, encoders) -> dict[str, list[dict[str, float]]]:
+def references(pairs, encoders) -> dict[str, list[dict[str, Any]]]:
     jobs = jobs_of(pairs, encoders, 1)
     return {name: plain(jobs[f"{name} 0"]) for name in encoders}
 
@@ -79,9 +114,11 @@ def test_there_are_steps_in_which_a_rank_has_no_picture_and_another_has_and_one_
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_it_trains_as_one_process_with_the_whole_batch(pairs, encoders, references, world, tmp_path):
-    rows = run(jobs_of(pairs, encoders, world), world, tmp_path / "trained")
+    rows = run(jobs_of(pairs, encoders, world), world, tmp_path / "trained", Watched)
     for name, expected in references.items():
         for stage in (0, 3):
             assert_same_trace(rows[f"{name} {stage}"], expected)
+            assert_same_gradients(rows[f"{name} {stage}"][0]["gradients"], expected[0]["gradients"])
     assert_same_trace(rows["drawing 3"], rows["drawing 0"])
+    assert_same_gradients(rows["drawing 3"][0]["gradients"], rows["drawing 0"][0]["gradients"])
     assert [row["loss"] for row in rows["drawing 0"]] != pytest.approx([row["loss"] for row in references["mimic"]], abs=1e-4)

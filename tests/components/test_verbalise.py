@@ -33,6 +33,7 @@ CANDIDATES = [
     {"id": "c2", "text": "Two ships", "images": [PICTURES[2], PICTURES[3]], "line": 4},
     {"id": "v1", "text": "A wave", "video": [PICTURES[4]], "line": 5},
     {"id": "c3", "text": "A dog in the grass", "images": [PICTURES[5]], "line": 6},
+    {"id": "c4", "text": "A harbour", "images": [PICTURES[7]], "line": 7},
 ]
 OTHERS = {
     "queries": [
@@ -119,15 +120,15 @@ def test_a_picture_gets_the_query_that_it_answers_behind_its_caption_and_nothing
     adds_up(found, curate)
     before, after = texts(curate), texts(found.folder)
     assert after["c0"] == "A lighthouse on rocks Where might one see a lighthouse on rocks nowadays?"
-    assert after["c1"] == "Where might one see nothing named nowadays?"
-    assert {id for id in after if after[id] != before[id]} == {"c0", "c1", "c2", "c3"} and len(server.asked) == 4
+    assert {id for id in after if after[id] != before[id]} == {"c0", "c2", "c3", "c4"} and len(server.asked) == 4
     assert found.outcome.metrics["verbalised"] == found.outcome.metrics["requests"] == 4
 
 
 def test_it_is_told_who_wrote_what_and_how_it_was_asked(curate, tmp_path):
     with endpoint(wondering) as server:
         row = told(written(server, tmp_path, curate))["c0"]
-    request = Request(SYSTEM_OF_QUERIES, asked(server.asked[0]), (server.asked[0]["messages"][1]["content"][0]["image_url"]["url"],))
+    body = next(body for body in server.asked if caption(body) == "A lighthouse on rocks")
+    request = Request(SYSTEM_OF_QUERIES, asked(body), (body["messages"][1]["content"][0]["image_url"]["url"],))
     assert (row["caption"], row["model"], row["wording"]) == ("A lighthouse on rocks", "writer-1", WORDING)
     assert row["prompt"] == request.hash
     assert (row["prompt_tokens"], row["tokens"], row["cached"], row["reason"]) == (50, 10, False, None)
@@ -155,12 +156,13 @@ def test_as_many_pictures_are_shown_as_is_said(curate, tmp_path, pictures, seen)
     assert isinstance(body["messages"][1]["content"], str) == (not seen)
 
 
-def test_without_pictures_one_that_has_no_caption_keeps_having_none(curate, tmp_path):
+@pytest.mark.parametrize("pictures", [0, 1])
+def test_a_picture_without_a_caption_is_not_asked_about_and_stays_a_picture_alone(curate, tmp_path, pictures):
     with endpoint(wondering) as server:
-        found = written(server, tmp_path, curate, pictures=0)
+        found = written(server, tmp_path, curate, pictures=pictures)
     adds_up(found, curate)
     assert texts(found.folder)["c1"] == "" and told(found)["c1"]["reason"] == NO_CAPTION and told(found)["c1"]["prompt"] is None
-    assert len(server.asked) == 3 and found.outcome.metrics[f"rejected {NO_CAPTION}"] == 1
+    assert len(server.asked) == 4 and found.outcome.metrics[f"rejected {NO_CAPTION}"] == 1
 
 
 def test_a_large_picture_is_scaled_down_for_the_writer_and_stays_in_the_corpus(tmp_path):
@@ -175,11 +177,16 @@ def test_a_large_picture_is_scaled_down_for_the_writer_and_stays_in_the_corpus(t
 
 
 def test_a_picture_whose_query_does_not_stand_keeps_its_caption_and_it_is_told_why(curate, tmp_path):
-    said = {"A lighthouse on rocks": Answer("I cannot help with that."), "Two ships": Answer(""), "": Answer(status=400, body=b"no")}
+    said = {
+        "A lighthouse on rocks": Answer("I cannot help with that."),
+        "Two ships": Answer(""),
+        "A harbour": Answer(status=400, body=b"no"),
+    }
     with endpoint(lambda body, times: said.get(caption(body)) or wondering(body)) as server:
         found = written(server, tmp_path, curate, spending={"max_failed": 0.5})
     adds_up(found, curate)
-    assert {id: row["reason"] for id, row in told(found).items()} == {"c0": "refused", "c2": "empty", "c1": "declined", "c3": None}
+    reasons = {id: row["reason"] for id, row in told(found).items() if id != "c1"}
+    assert reasons == {"c0": "refused", "c2": "empty", "c3": None, "c4": "declined"}
     assert texts(found.folder)["c0"] == "A lighthouse on rocks" and found.outcome.metrics["rejected refused"] == 1
 
 
@@ -193,7 +200,7 @@ def test_a_budget_ends_it_and_the_rest_keeps_its_captions(curate, tmp_path):
     with endpoint(wondering) as server:
         found = written(server, tmp_path, curate, spending={"max_requests": 2})
         adds_up(found, curate)
-        assert [row["reason"] for row in told(found).values()] == [None, None, "budget", "budget"]
+        assert [row["reason"] for row in told(found).values()] == [None, NO_CAPTION, None, "budget", "budget"]
         assert found.outcome.metrics["stopped_by_budget"] == 1
         more = written(server, tmp_path, curate, "more")
     assert len(server.asked) == 4 and more.outcome.metrics["verbalised"] == 4 and more.outcome.metrics["cached"] == 2
@@ -226,7 +233,7 @@ def test_the_same_comes_out_again_and_progress_ends_at_its_total(curate, tmp_pat
         first = written(server, tmp_path, curate)
         again = context(tmp_path / "again", report=steps.append)
         verbalise.work(again, writing(server, tmp_path), curate)
-    assert len(server.asked) == 4 and steps[-1] == {"step": 6, "total": 6}
+    assert len(server.asked) == 4 and steps[-1] == {"step": 7, "total": 7}
     assert texts(first.folder) == texts(again.folder)
     assert {path.name for path in again.folder.iterdir()} == {*PARTS, "verbalised"}
 
@@ -236,15 +243,6 @@ def test_pairs_read_it_in_the_place_of_what_curation_wrote(curate, tmp_path):
         found = written(server, tmp_path, curate)
     store = PairStore(made(tmp_path / "pairs", pairs.work, PairsConfig(adapt_tasks=()), curate=found.folder).folder / "instruct")
     assert "A lighthouse on rocks Where might one see a lighthouse on rocks nowadays?" in store.items.table["text"].to_pylist()
-
-
-def test_without_a_kind_the_corpus_stays_as_it_is_to_the_byte(curate, tmp_path):
-    found = made(tmp_path / "out", verbalise.work, VerbaliseConfig(), curate=curate)
-    for part in PARTS:
-        assert [Path(file).read_bytes() for file in part_files(found.folder, part)] == [
-            Path(file).read_bytes() for file in part_files(curate, part)
-        ]
-    assert found.outcome.rows.read == found.outcome.rows.written == 6 and not (found.folder / "verbalised").exists()
 
 
 def test_a_local_model_writes_of_captions_alone(curate, tmp_path):
@@ -288,7 +286,7 @@ def test_a_corpus_without_pictures_is_refused(tmp_path):
 
 
 def test_when_no_query_stands_the_stage_says_why(curate, tmp_path):
-    why = pytest.raises(Refused, match=r"for not one of 4 pictures a query stands \(refused: 4\)")
+    why = pytest.raises(Refused, match=r"for not one of 5 pictures a query stands \(refused: 4, no caption: 1\)")
     with endpoint(lambda body, times: Answer("I cannot.")) as server, why:
         written(server, tmp_path, curate)
 
@@ -300,7 +298,7 @@ def test_an_endpoint_that_fails_too_often_stops_the_stage_by_its_own_setting(cur
 
 
 def test_a_damaged_picture_is_named(tmp_path):
-    folder = corpus(tmp_path / "curate", [], corpus=[{"id": "c", "images": [b"none"], "source": "mine/a.jsonl", "line": 7}])
+    folder = corpus(tmp_path / "curate", [], corpus=[{"id": "c", "text": "x", "images": [b"none"], "source": "mine/a.jsonl", "line": 7}])
     with endpoint(wondering) as server, pytest.raises(Refused, match=r"item 'c' \(mine/a\.jsonl:7\): .*; curate the corpus first"):
         written(server, tmp_path, folder)
 

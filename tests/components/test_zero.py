@@ -24,6 +24,8 @@ NUMBERS = Numbers(
     max_grad_norm=1.0,
     learning_rate=1e-4,
     weight_decay=0.1,
+    betas=(0.9, 0.98),
+    epsilon=1e-6,
     bf16=True,
     warmup=7,
     total=90,
@@ -58,7 +60,7 @@ def test_every_auto_of_a_users_file_is_resolved():
     assert settings["train_batch_size"] == 4 * 8 * 3 and settings["train_micro_batch_size_per_gpu"] == 8
     assert settings["gradient_accumulation_steps"] == 3 and settings["gradient_clipping"] == 1.0
     assert settings["bf16"] == {"enabled": True} and settings["fp16"] == {"enabled": False, "loss_scale": 0}
-    assert settings["optimizer"]["params"] == {"lr": 1e-4, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.1, "torch_adam": True}
+    assert settings["optimizer"]["params"] == {"lr": 1e-4, "betas": [0.9, 0.98], "eps": 1e-6, "weight_decay": 0.1, "torch_adam": True}
     schedule = {"warmup_min_lr": 0.0, "warmup_max_lr": 1e-4, "warmup_num_steps": 7, "total_num_steps": 90}
     assert settings["scheduler"] == {"type": "WarmupDecayLR", "params": schedule}
     zeroed = settings["zero_optimization"]
@@ -75,13 +77,17 @@ def test_no_file_means_settings_without_auto():
 
 def test_what_a_file_says_beyond_the_run_is_kept():
     given = {
-        "optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.95]}},
+        "optimizer": {"type": "AdamW", "params": {"amsgrad": True}},
         "steps_per_print": 5,
         "zero_optimization": {"reduce_scatter": False},
     }
     settings = settle(given, NUMBERS, width=64)
-    assert settings["optimizer"]["params"]["betas"] == [0.9, 0.95] and settings["optimizer"]["params"]["lr"] == 1e-4
+    assert settings["optimizer"]["params"]["amsgrad"] is True and settings["optimizer"]["params"]["lr"] == 1e-4
     assert settings["steps_per_print"] == 5 and settings["zero_optimization"]["reduce_scatter"] is False
+
+
+def test_an_optimizer_that_is_no_adam_gets_no_numbers_of_adams():
+    assert settle({"optimizer": {"type": "SGD"}}, NUMBERS, 64)["optimizer"]["params"] == {"lr": 1e-4, "weight_decay": 0.1}
 
 
 def test_a_number_that_agrees_with_the_run_may_be_written():
@@ -97,6 +103,10 @@ def test_a_number_that_agrees_with_the_run_may_be_written():
         ({"bf16": {"enabled": False}}, r"bf16.enabled = False, the run says True"),
         ({"fp16": {"enabled": True}}, r"fp16.enabled = True, .* use bf16"),
         ({"optimizer": {"type": "AdamW", "params": {"lr": 1.0}}}, r"optimizer.params.lr = 1.0, the run says 0.0001"),
+        (
+            {"optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.95]}}},
+            r"betas = \[0.9, 0.95\], the run says \[0.9, 0.98\]",
+        ),
         ({"scheduler": {"type": "WarmupCosineLR", "params": {}}}, r"scheduler.type = 'WarmupCosineLR', the run says 'WarmupDecayLR'"),
         ({"zero_optimization": {"sub_group_size": "auto"}}, r'zero_optimization.sub_group_size = "auto", which nothing resolves'),
         ({"aio": {"block_size": "auto"}}, r'aio.block_size = "auto", which nothing resolves'),
@@ -177,7 +187,7 @@ def plain() -> tuple[dict[str, torch.Tensor], list[float]]:
         {"params": [p for p in learning if p.ndim > 1], "weight_decay": 0.1},
         {"params": [p for p in learning if p.ndim == 1], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=0.01)
+    optimizer = torch.optim.AdamW(groups, lr=0.01, betas=NUMBERS.betas, eps=NUMBERS.epsilon)
     for step in range(3):
         losses = []
         for rank in range(2):

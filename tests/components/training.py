@@ -114,21 +114,21 @@ class FolderSite:
         self.rows.append(row)
 
 
-def run(jobs: dict[str, Job], world: int, folder: Path) -> dict[str, list[dict[str, float]]]:
+def run(jobs: dict[str, Job], world: int, folder: Path, site: type[FolderSite] = FolderSite) -> dict[str, list[dict[str, Any]]]:
     """Each job trained by so many processes, its checkpoints under its name; the rows that it logged."""
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as meeting:
-        mp.spawn(_rank, (world, meeting, jobs, folder), nprocs=world)
+        mp.spawn(_rank, (world, meeting, jobs, folder, site), nprocs=world)
         return pickle.loads((Path(meeting) / "rows.pickle").read_bytes())
 
 
-def _rank(rank: int, world: int, meeting: str, jobs: dict[str, Job], folder: Path) -> None:
+def _rank(rank: int, world: int, meeting: str, jobs: dict[str, Job], folder: Path, kind: type[FolderSite]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}/rendezvous", rank=rank, world_size=world)
     rows = {}
     for name, job in jobs.items():
-        site = FolderSite(folder / name)
+        site = kind(folder / name)
         try:
             train(job, site)
         except Refused as error:

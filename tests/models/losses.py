@@ -36,12 +36,17 @@ def labels(
     scores: Sequence[float] | None = None,
     relevant: Sequence[set[int]] | None = None,
 ) -> Labels:
-    """Labels of as many pairs as codes; unless more is said there are no hard negatives, no two documents alike, and no teacher."""
+    """Labels of as many pairs as counts, or as codes; unless more is said there are no hard negatives, no two documents alike, no teacher.
+
+    Codes may be told of the positives alone: a hard negative has the modality of its pair's positive then.
+    """
     counts = [0] * len(codes) if counts is None else counts
-    documents = len(codes) + sum(counts)
+    documents = len(counts) + sum(counts)
+    if len(codes) == len(counts):
+        codes = [*codes, *(code for code, count in zip(codes, counts, strict=True) for _ in range(count))]
     return Labels(
-        codes_B=torch.tensor(codes),
         counts_B=torch.tensor(counts),
+        codes_M=torch.tensor(codes),
         keys_M=torch.arange(documents) if keys is None else torch.tensor(keys),
         scores_M=torch.full((documents,), math.nan) if scores is None else torch.tensor(scores),
         relevant_BR=None if relevant is None else filled(relevant),
@@ -53,7 +58,7 @@ class Paper:
 
     def __init__(self, queries: Vectors, documents: Vectors, told: Labels, objective: Objective, scale: torch.Tensor | float):
         self.queries, self.documents = queries, documents
-        self.codes, self.keys, self.teacher = told.codes_B.tolist(), told.keys_M.tolist(), told.scores_M.tolist()
+        self.codes, self.keys, self.teacher = told.codes_M.tolist(), told.keys_M.tolist(), told.scores_M.tolist()
         self.relevant = None if told.relevant_BR is None else [set(row) for row in told.relevant_BR.tolist()]
         self.objective, self.scale = objective, scale
         self.pairs = range(len(queries))
@@ -80,7 +85,7 @@ class Paper:
         """Whether it would be a negative, whatever its score."""
         if document == query or (not self.objective.in_batch and document not in self.own[query]):
             return False
-        if self.objective.modality_mask and document in self.pairs and self.codes[query] != self.codes[document]:
+        if self.objective.modality_mask and self.codes[query] != self.codes[document]:
             return False
         return self.relevant is None or self.keys[document] not in self.relevant[query]
 

@@ -1,6 +1,7 @@
 """Checkpoints are opened as what they are, and what cannot be opened is refused in one line."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -55,6 +56,24 @@ def test_what_is_neither_folder_nor_model_is_refused_in_one_line():
 def test_a_folder_without_a_config_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"config\.json"):
         open_part(Checkpoint(tmp_path), "text")
+
+
+def test_a_tokenizer_that_nothing_here_can_read_is_refused_with_what_to_install(twin, tmp_path):
+    """As T5-ANCE was published: spiece.model, and no tokenizer.json."""
+    shutil.copytree(twin("t5_clip")["text"].name, tmp_path / "t5")
+    (tmp_path / "t5" / "tokenizer.json").unlink()
+    (tmp_path / "t5" / "spiece.model").write_bytes(b"pieces")
+    with pytest.raises(Refused, match=r"^checkpoint .*t5 has its tokenizer as a SentencePiece model alone.*; pip install sentencepiece$"):
+        open_part(Checkpoint(tmp_path / "t5"), "text")
+
+
+@pytest.mark.parametrize("family", ["t5_clip", "bert_clip", "clip", "qwen2_vl"])
+def test_a_checkpoint_without_words_is_refused_and_not_given_an_empty_tokenizer(twin, tmp_path, family):
+    name, checkpoint = next(iter(twin(family).items()))
+    shutil.copytree(checkpoint.name, tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "tokenizer.json").unlink()
+    with pytest.raises(Refused, match=r"cannot be opened: it has none of .*tokenizer\.json, so no words .*; it needs config\.json"):
+        open_part(Checkpoint(tmp_path / "checkpoint"), "text" if name == "text" else "multimodal")
 
 
 def test_a_checkpoint_with_missing_weights_is_refused_and_not_made_up(tiny_qwen, tmp_path):

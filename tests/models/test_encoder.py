@@ -98,6 +98,15 @@ def test_what_it_does_not_read_is_refused(encoder):
             encoder.encode([clip])
 
 
+@pytest.mark.parametrize("asked", ["", "Find it."])
+def test_an_item_of_nothing_is_refused_whatever_is_asked_of_it(encoder, asked):
+    for text in ("", " \n"):
+        nothing = Item("a", text=text, instruction=asked, source="corpus", line=7)
+        for role in ("query", "document"):
+            with pytest.raises(Refused, match=r"^item 'a' \(corpus:7\) is of nothing; an item must have text, a picture or a clip$"):
+                encoder.encode([nothing], role=role)
+
+
 def test_a_damaged_picture_is_named(encoder):
     with pytest.raises(Refused, match=r"item 'a' \(corpus:7\)"):
         encoder.encode([Item("a", images=(b"no picture",), source="corpus", line=7)])
@@ -158,6 +167,36 @@ def test_every_part_of_an_item_counts(encoder):
 def test_the_id_does_not_count(encoder):
     one, other = encoder.encode([Item("a", text="two stars"), Item("b", text="two stars")]).rows_NTD
     assert torch.allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_at_half_precision_its_vectors_are_nearly_the_same(encoder, role):
+    """As training and serving on accelerators run it: what is between the layers has the digits of bfloat16, rows have all."""
+    whole = encoder.encode(readable(encoder), role=role)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = encoder.encode(readable(encoder), role=role)
+    rounded = (whole.rows_NTD * half.rows_NTD).sum(-1)[whole.mask_NT]
+    assert torch.equal(whole.mask_NT, half.mask_NT) and half.rows_NTD.dtype == torch.float32
+    assert rounded.min() > 0.999 and not torch.equal(whole.rows_NTD, half.rows_NTD)
+    assert torch.allclose(half.rows_NTD.norm(dim=-1)[half.mask_NT], torch.tensor(1.0), atol=1e-5)
+
+
+def test_gradients_are_the_same_when_activations_are_computed_again(encoder):
+    encoder.tune(tuning(encoder, *encoder.TOWERS))
+    gradients = []
+    for again in (False, True):
+        able = [module for module in encoder.modules() if getattr(module, "supports_gradient_checkpointing", False)]
+        assert able
+        for module in able if again else ():
+            module.activation_checkpointing_enable({"use_reentrant": False})
+        encoder.zero_grad()
+        with seeded(3):
+            learn(encoder)
+        gradients.append({name: weight.grad.clone() for name, weight in encoder.named_parameters() if weight.grad is not None})
+    kept, computed = gradients
+    assert kept.keys() == computed.keys()
+    for name, gradient in kept.items():
+        assert torch.allclose(gradient, computed[name], atol=1e-5 * max(1.0, float(gradient.abs().max()))), name
 
 
 def learn(encoder) -> None:

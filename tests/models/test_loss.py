@@ -27,7 +27,7 @@ def batches(draw):
     counts = draw(st.lists(st.integers(0, 3), min_size=pairs, max_size=pairs))
     documents = pairs + sum(counts)
     told = labels(
-        codes=draw(st.lists(st.integers(1, 2), min_size=pairs, max_size=pairs)),
+        codes=draw(st.lists(st.integers(1, 2), min_size=documents, max_size=documents)),
         counts=counts,
         keys=draw(st.lists(st.integers(0, 5), min_size=documents, max_size=documents)),
         scores=draw(st.lists(st.sampled_from([math.nan, -1.5, 0.25, 0.5, 0.75, 2.0]), min_size=documents, max_size=documents)),
@@ -61,7 +61,7 @@ def learnt(loss: torch.Tensor, *leaves: torch.Tensor) -> list[torch.Tensor]:
 @given(batch=batches(), objective=objectives())
 def test_value_gradient_and_figures_are_what_the_definition_says(batch, objective):
     told, rows, seed = batch
-    queries, documents = vectors(len(told.codes_B), rows, seed), vectors(len(told.keys_M), rows, seed + 1000)
+    queries, documents = vectors(len(told.counts_B), rows, seed), vectors(len(told.keys_M), rows, seed + 1000)
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
     paper = Paper(queries, documents, told, objective, scale)
     contrast = contrastive(queries, documents, told, objective, scale)
@@ -121,8 +121,12 @@ def test_only_an_exactly_equal_modality_is_a_negative_under_the_mask():
     assert float(contrast.effective_negatives) == pytest.approx(2 / 3)
 
 
-def test_hard_negatives_count_whatever_their_modality():
-    assert float(of(*toy(2, negatives=3), labels([1, 2], [3, 3]), MAMCL).effective_negatives) == 6
+def test_hard_negatives_of_another_modality_are_masked_too_a_rows_own_and_others():
+    codes = [1, 2, *(1, 2, 3), *(2, 2, 1)]  # the first query has two of its modality among all, the second three
+    told = labels(codes, [3, 3])
+    assert float(of(*toy(2, negatives=3), told, MAMCL).effective_negatives) == pytest.approx((2 + 3) / 2)
+    assert float(of(*toy(2, negatives=3), told).effective_negatives) == 7
+    assert int(of(*toy(2, negatives=3), labels([1, 2, *(2, 2, 2), *(4, 2, 4)], [3, 3]), MAMCL).rows_without_negatives) == 1
 
 
 def test_a_row_without_negatives_gives_no_loss_and_no_gradient_and_is_counted():

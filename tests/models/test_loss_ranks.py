@@ -90,12 +90,12 @@ def batch_of(case: Case, rank: int, world: int) -> tuple[torch.Tensor, Labels]:
     keys = torch.randint(0, 9, (EVERYONE + hard,), generator=draw)
     scores = torch.randn(EVERYONE + hard, generator=draw)
     scores[-1] = math.nan
-    codes = torch.randint(1, 3, (EVERYONE,), generator=draw)
+    codes = torch.randint(1, 3, (EVERYONE + hard,), generator=draw)
     mine = range(rank * share, (rank + 1) * share)
     start = EVERYONE + sum(case.counts[: mine.start])
     places = [*mine, *range(start, start + sum(case.counts[mine.start : mine.stop]))]
     told = labels(
-        codes[mine].tolist(),
+        codes[places].tolist(),
         case.counts[mine.start : mine.stop],
         keys[places].tolist(),
         scores[places].tolist(),
@@ -111,7 +111,7 @@ def results_of(case: Case, rank: int, world: int) -> tuple[Contrast, list[torch.
     if case.objective.learned_temperature:
         module = Tempered(module, case.objective)
     rows_NTD, mask_NT, *scale = module(raw_NTD=raw, padding=min(rank, 1) if case.rows > 1 else 0)
-    vectors, pairs = Vectors(rows_NTD, mask_NT), len(told.codes_B)
+    vectors, pairs = Vectors(rows_NTD, mask_NT), len(told.counts_B)
     contrast = contrastive(vectors[:pairs], vectors[pairs:], told, case.objective, scale[0] if scale else 1 / case.objective.temperature)
     contrast.loss.backward()
     return contrast, [parameter.grad for parameter in module.parameters()]

@@ -17,13 +17,13 @@ from mirepoix.models.tuning import Lora
 from mirepoix.models.twins import seeded
 
 from .conftest import ITEMS, picture
-from .towers import Plain, learnt, of, order
+from .towers import Plain, learnt, of, order, still
 
 READABLE = [item for item in ITEMS if not item.video]
 MANY = Item("many", text="three things", images=(picture(), picture("blue", 30), picture("green", 80)), instruction="Find it.")
 PATCHES = 16  # of a twin's picture
 ADAPTATION = MarvelTuning(towers=("vision", "projector"), text_length=64)
-DPR = ANCE = MarvelTuning()
+AFTER = MarvelTuning()  # steps 2 and 3: what sets these apart is their negatives
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def slowly(plain: Plain, item: Item) -> torch.Tensor:
 def test_vectors_are_those_of_the_equations(encoder, folder, role):
     plain = Plain(folder)
     long = Item("long", text="a small red circle on snow " * 30, images=(picture("blue"),))
-    items = [*READABLE, MANY, long, Item("nothing")]
+    items = [*READABLE, MANY, long]
     expected = torch.stack([slowly(plain, item) for item in items])
     assert torch.allclose(encoder.encode(items, role=role).rows_NTD[:, 0], expected, atol=1e-5)
 
@@ -148,14 +148,13 @@ def test_step_1_trains_the_vision_tower_and_the_projector_with_t5_frozen(encoder
     assert learnt(encoder, ADAPTATION, READABLE) == of(encoder, "vision", "projector")
 
 
-@pytest.mark.parametrize("step", [DPR, ANCE], ids=["step 2", "step 3"])
-def test_steps_2_and_3_train_t5_and_the_projector_with_clip_frozen(encoder, step):
-    assert learnt(encoder, step, READABLE) == of(encoder, "text", "projector")
+def test_steps_2_and_3_train_t5_and_the_projector_with_clip_frozen(encoder):
+    assert learnt(encoder, AFTER, READABLE) == of(encoder, "text", "projector") - still(encoder)
 
 
 def test_the_new_tokens_learn_with_t5_but_for_the_one_that_is_overwritten(own):
     start, patch, end = own.parts["text"].tokenizer.convert_tokens_to_ids(list(TOKENS))
-    own.tune(DPR)
+    own.tune(AFTER)
     rows_NTD, _ = own(**own.training_collator(READABLE, READABLE))
     (rows_NTD * torch.randn_like(rows_NTD)).sum().backward()
     gradient_TD = own.text.shared.weight.grad
@@ -167,11 +166,11 @@ def test_a_step_may_read_shorter_texts_than_the_encoder_does(own):
     own.tune(ADAPTATION)
     assert own.training_collator([], long)["attention_mask"].sum(1).tolist() == [64, PATCHES + 2 + 64]
     assert own.collator([], long)["attention_mask"].sum(1).tolist() == [128, PATCHES + 2 + 128]
-    own.tune(DPR)
+    own.tune(AFTER)
     assert own.training_collator([], long)["attention_mask"].sum(1).tolist() == [128, PATCHES + 2 + 128]
 
 
-@pytest.mark.parametrize("step", [ADAPTATION, DPR], ids=["step 1", "step 2"])
+@pytest.mark.parametrize("step", [ADAPTATION, AFTER], ids=["step 1", "steps 2 and 3"])
 def test_the_same_modules_run_in_the_same_order_whatever_items_consist_of(own, step):
     own.tune(step)
     mixed = order(own, READABLE)

@@ -17,7 +17,7 @@ from mirepoix.models.tuning import Lora
 from mirepoix.models.twins import seeded
 
 from .conftest import ITEMS, picture
-from .towers import Plain, learnt, of, order
+from .towers import Plain, learnt, of, order, still
 
 READABLE = [item for item in ITEMS if not item.video]
 MANY = Item("many", text="three things", images=(picture(), picture("blue", 30), picture("green", 80)), instruction="Find it.")
@@ -71,7 +71,7 @@ def slowly(plain: Plain, item: Item, fusion: str) -> torch.Tensor:
     weights, told = plain.t5.state_dict(), plain.t5.config
     text, patches = plain.words(item), plain.patches(item)
     words = []
-    if text or not patches:
+    if text:
         words = list(plain.t5.encoder(input_ids=torch.tensor([plain.ids(text)])).last_hidden_state[0])
     sources = [[*words, *patches]] if fusion == "joint" else [source for source in (words, patches) if source]
     state_D = weights["shared.weight"][0]
@@ -97,7 +97,7 @@ def test_vectors_are_those_of_the_equations(encoder, role, tmp_path):
     encoder.save(tmp_path)
     plain = Plain(tmp_path)
     long = Item("long", text="a small red circle on snow " * 30, images=(picture("blue"),))
-    items = [*READABLE, MANY, long, Item("nothing")]
+    items = [*READABLE, MANY, long]
     expected = torch.stack([slowly(plain, item, encoder.config.fusion) for item in items])
     assert torch.allclose(encoder.encode(items, role=role).rows_NTD[:, 0], expected, atol=1e-5)
 
@@ -203,7 +203,7 @@ def test_the_same_modules_run_in_the_same_order_whatever_items_consist_of(own, m
     ids=["all, as it is told", "vision frozen", "text frozen"],
 )
 def test_a_stage_in_either_round_trains_what_it_names(encoder, towers):
-    assert learnt(encoder, MimicTuning(towers=towers), READABLE) == of(encoder, *towers)
+    assert learnt(encoder, MimicTuning(towers=towers), READABLE) == of(encoder, *towers) - still(encoder)
     assert MimicTuning().towers == encoder.TOWERS
 
 

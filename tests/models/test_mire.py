@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
-from mirepoix.models.backbone import Checkpoint, quiet
+from mirepoix.models.backbone import Checkpoint, open_part, quiet
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, worded
@@ -296,7 +296,7 @@ def test_sizes_below_one_are_refused(wrong):
 def test_settings_of_a_stage_that_mean_nothing_are_refused():
     with pytest.raises(Refused, match="cached_pictures is -1; give at least 0"):
         MireTuning(cached_pictures=-1)
-    with pytest.raises(Refused, match="query_padding is 'zeros'; give mask or none"):
+    with pytest.raises(Refused, match="query_padding is 'zeros'; give one of mask, none"):
         MireTuning(query_padding="zeros")
 
 
@@ -342,6 +342,19 @@ def test_over_a_published_colbert_text_alone_has_colberts_own_vectors(twin, tmp_
 def test_a_published_projection_of_another_width_is_refused(twin, tmp_path):
     with pytest.raises(Refused, match=r"width is 16, and the linear.weight of .*colbert gives 24; set encoder.width to that"):
         Mire.build(colbert(twin, tmp_path / "colbert", width=24), SMALL)
+
+
+def test_towers_that_it_cannot_be_built_over_are_refused(twin):
+    with pytest.raises(
+        Refused, match=r"^mire's text tower is a BERT, and the checkpoint holds a t5, without cls_token, sep_token, mask_token"
+    ):
+        Mire.build(twin("t5_clip"), SMALL)
+    text, vision = (open_part(twin("bert_clip")[name], name) for name in ("text", "vision"))
+    with pytest.raises(Refused, match=r"^mire's vision tower is a clip_vision_model, and the checkpoint holds a bert; give another"):
+        Mire(SMALL, text, text)
+    text.model.config.is_encoder_decoder = True
+    with pytest.raises(Refused, match=r"^mire's text tower is a BERT, and the checkpoint holds a bert, with a decoder; give a ColBERT"):
+        Mire(SMALL, text, vision)
 
 
 def test_without_a_published_projection_the_seed_draws_one(twin):

@@ -1,5 +1,7 @@
 """How a Qwen-VL model reads an item: budgets, clips, control tokens, batches that have no picture; clips as transformers packs them."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -24,15 +26,17 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING
 
 given = torch.load(sys.argv[1], weights_only=False)
-for folder, (text, frames) in given.items():
+for key, (folder, text, frames, size) in given.items():
     tokenizer, told = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
     (video,) = VIDEO_PROCESSOR_MAPPING[type(told)].values()
     images = AutoImageProcessor.from_pretrained(folder, backend="pil")
-    plain = {"do_resize": False, "do_sample_frames": False, "image_mean": images.image_mean, "image_std": images.image_std}
+    plain = {"do_resize": bool(size), "do_sample_frames": False, "image_mean": images.image_mean, "image_std": images.image_std}
+    if size:
+        plain["size"] = size
     processor = PROCESSOR_MAPPING[type(told)](images, tokenizer, video(patch_size=14, cap_pixels_per_frame=False, **plain))
     clip = np.stack([np.asarray(Image.open(BytesIO(frame)).convert("RGB")) for frame in frames])
     times = {"fps": 2.0, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))}
-    given[folder] = dict(processor(text=[text], videos=[clip], video_metadata=[times], return_tensors="pt"))
+    given[key] = dict(processor(text=[text], videos=[clip], video_metadata=[times], return_tensors="pt"))
 torch.save(given, sys.argv[1])
 """
 
@@ -84,6 +88,8 @@ def test_a_clips_frames_have_a_budget_of_their_own_within_that_of_pictures(tiny_
     for told, height in ((28 * 28, 2), (240 * 320, 4)):
         collator = Unite.open(tiny_qwen, UniteConfig(max_frame_pixels=told)).collator
         assert collator([item])["grid_thw"].tolist() == [[1, 4, 4], [1, height, height]]
+    enlarging = Unite.open(tiny_qwen, UniteConfig(min_pixels=112 * 112, max_pixels=112 * 112)).collator
+    assert enlarging([item])["grid_thw"].tolist() == [[1, 8, 8], [1, 4, 4]], "frames are not enlarged as pictures are"
 
 
 @pytest.mark.parametrize(
@@ -130,22 +136,32 @@ def test_frames_per_second_count_where_the_backbone_knows_seconds(twin, family, 
 
 
 def test_clips_are_read_as_transformers_own_processors_do(twin, tmp_path):
-    """Tokens, kinds of tokens, patches, grids and seconds of an odd number of frames, which need no resizing, for every family."""
-    frames = tuple(wide(colour) for colour in ("red", "blue", "green", "red", "blue"))
+    """Tokens, kinds of tokens, patches, grids and seconds, for every family; of frames as they are, and of frames that are scaled.
+
+    The first clip has an odd number of frames. The second's are scaled by Pillow here and by torchvision there, to the same pixels;
+    Qwen3-VL's processor bounds those of a clip, and not of a frame.
+    """
+    clips = {
+        "as it is": tuple(wide(colour) for colour in ("red", "blue", "green", "red", "blue")),
+        "scaled": tuple(picture(colour, 150) for colour in ("red", "blue", "green", "red")),
+    }
     ours, given = {}, {}
-    for family in FAMILIES:
-        folder = str(twin(family)["model"].name)
+    for family, (name, frames) in itertools.product(FAMILIES, clips.items()):
+        folder, key = str(twin(family)["model"].name), f"{family}, {name}"
         encoder = Unite.open(folder, UniteConfig(frames_per_second=2.0))
-        batch = ours[folder] = encoder.collator([Item("a", text="it turns", video=frames)])
+        batch = ours[key] = encoder.collator([Item("a", text="it turns", video=frames)])
         told = encoder.tokenizer.decode(batch["input_ids"][0])
         view = told[told.index("user\n") + len("user\n") : told.index("\nit turns")]
-        given[folder] = told.replace(view, "<|video_pad|>" if "seconds" in view else "<|vision_start|><|video_pad|><|vision_end|>"), frames
+        told = told.replace(view, "<|video_pad|>" if "seconds" in view else "<|vision_start|><|video_pad|><|vision_end|>")
+        counted = len(frames) if family == "qwen3_vl" else 1
+        size = {edge: pixels * counted for edge, pixels in encoder.collator.frame_size.items()} if name == "scaled" else None
+        given[key] = folder, told, frames, size
     torch.save(given, tmp_path / "clips")
     done = with_torchvision(STOCK, tmp_path / "clips")
     assert done.returncode == 0, done.stderr
-    for folder, stock in torch.load(tmp_path / "clips", weights_only=False).items():
-        batch = ours[folder]
-        assert torch.equal(batch["input_ids"], stock["input_ids"]), folder
+    for key, stock in torch.load(tmp_path / "clips", weights_only=False).items():
+        batch = ours[key]
+        assert torch.equal(batch["input_ids"], stock["input_ids"]), key
         assert torch.equal(batch["mm_token_type_ids"], stock["mm_token_type_ids"])
         assert torch.equal(batch["grid_thw"], stock["video_grid_thw"])
         assert torch.allclose(batch["pixel_values"], stock["pixel_values_videos"], atol=1e-5)

@@ -2,11 +2,14 @@
 
 import json
 from dataclasses import asdict, dataclass, fields
+from typing import Literal, get_origin, get_type_hints
 
 import pytest
 
+from mirepoix.models.encoder import ARCHITECTURES, architecture
 from mirepoix.models.errors import Refused
-from mirepoix.models.options import option, revive
+from mirepoix.models.objective import Objective
+from mirepoix.models.options import option, refuse_unknown, revive
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,32 @@ def test_a_field_that_is_left_out_gets_its_default():
 def test_an_unknown_field_is_refused_with_those_there_are():
     with pytest.raises(Refused, match=r"shape.*names, inner, maybe, share"):
         revive(Outer, {"shape": 1})
+
+
+def test_what_is_none_of_the_values_of_a_field_is_refused_in_one_line_with_those_there_are():
+    @dataclass(frozen=True)
+    class Chosen:
+        stage: Literal[0, 1] = option(0, "a number of two")
+        form: Literal["long", "short"] = option("long", "a word of two")
+
+    refuse_unknown(Chosen(1, "short"))
+    with pytest.raises(Refused, match=r"^form is 'wide'; give one of long, short$"):
+        refuse_unknown(Chosen(form="wide"))
+    with pytest.raises(Refused, match=r"^told\.stage is 2; give one of 0, 1$"):
+        refuse_unknown(Chosen(2), "told.")
+
+
+CONFIGS = [Objective, *(kind for name in ARCHITECTURES for kind in (architecture(name).Config, architecture(name).Tuning))]
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [(config, name) for config in dict.fromkeys(CONFIGS) for name, hint in get_type_hints(config).items() if get_origin(hint) is Literal],
+    ids=lambda told: told if isinstance(told, str) else told.__name__,
+)
+def test_every_config_of_the_models_refuses_them(config, name):
+    with pytest.raises(Refused, match=f"{name} is 'odd'; give one of "):
+        config(**{name: "odd"})
 
 
 def test_a_field_says_what_it_is():

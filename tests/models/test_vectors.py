@@ -1,5 +1,7 @@
 """One score for single and multi-vectors."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -27,6 +29,35 @@ def test_maxsim_is_the_sum_over_query_rows_of_the_best_item_row(query_counts, it
         for n, others in enumerate(item_counts):
             by_hand = sum(max(float(queries.rows_NTD[q, s] @ items.rows_NTD[n, t]) for t in range(others)) for s in range(rows))
             assert scores[q, n].item() == pytest.approx(by_hand, abs=1e-5)
+
+
+def test_by_blocks_of_items_scores_and_gradients_are_the_same_and_no_block_is_larger_than_told(monkeypatch):
+    found = {}
+    for block in (10**9, 100):  # of 3 x 4 query rows and 5 item rows, an item takes 60
+        monkeypatch.setattr("mirepoix.models.vectors.BLOCK", block)
+        queries, items = random_vectors([4, 1, 3], 6, 0), random_vectors([5, 2, 1, 4], 6, 1)
+        leaves = queries.rows_NTD.requires_grad_(), items.rows_NTD.requires_grad_()
+        with counted(torch, "einsum") as sizes:
+            scores = maxsim(queries, items)
+            found[block] = scores.detach(), *torch.autograd.grad((scores * torch.arange(12.0).reshape(3, 4)).sum(), leaves)
+        assert sizes == ([240] if block > 240 else [60] * 8), "once for the scores and once for the gradients"
+    for whole, parted in zip(*found.values(), strict=True):
+        assert torch.allclose(whole, parted, atol=1e-6)
+
+
+@contextmanager
+def counted(module, name):
+    """The sizes of what a function gives within the block."""
+    sizes, plain = [], getattr(module, name)
+
+    def told(*given):
+        result = plain(*given)
+        sizes.append(result.numel())
+        return result
+
+    setattr(module, name, told)
+    yield sizes
+    setattr(module, name, plain)
 
 
 def test_with_one_row_each_the_score_is_the_dot_product():

@@ -46,10 +46,10 @@ class Plain:
 
 
 def learnt(encoder, tuning, items) -> set[str]:
-    """The parameters that one step of a training changes, by the optimizer of the papers, weight decay and all."""
+    """The parameters that one step of a training changes, without weight decay and momentum: those alone that have a gradient."""
     encoder = copy.deepcopy(encoder).tune(tuning)
     before = {name: parameter.detach().clone() for name, parameter in encoder.named_parameters()}
-    optimizer = torch.optim.AdamW([p for p in encoder.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.2)
+    optimizer = torch.optim.SGD([p for p in encoder.parameters() if p.requires_grad], lr=1.0)
     rows_NTD, _ = encoder(**encoder.training_collator(items, items))
     (rows_NTD * torch.randn_like(rows_NTD)).sum().backward()
     optimizer.step()
@@ -60,6 +60,15 @@ def of(encoder, *towers: str) -> set[str]:
     """The names of what stands in the towers."""
     own = {id(parameter) for tower in towers for parameter in encoder.towers[tower].parameters()}
     return {name for name, parameter in encoder.named_parameters() if id(parameter) in own}
+
+
+def still(encoder) -> set[str]:
+    """What learns with T5 and never moves: its decoder reads one token, which attends to itself alone, whatever is asked of it."""
+    return {
+        f"text.decoder.block.{number}.layer.0.SelfAttention.{part}.weight"
+        for number in range(encoder.text.config.num_decoder_layers)
+        for part in ("q", "k", *(["relative_attention_bias"] if number == 0 else []))
+    }
 
 
 def order(encoder, items) -> list[str]:

@@ -77,6 +77,19 @@ def test_two_equal_arms_are_one():
     assert config.placed["other:evaluate"] == "one:evaluate"
 
 
+def test_pairs_are_laid_to_adapt_on_where_an_arm_that_reads_them_adapts():
+    def laid(**arms):
+        return {stage.name: stage.config.adapt_tasks for stage in compared(**arms).stages() if stage.step == "pairs"}
+
+    shared, none, own = PairsConfig().adapt_tasks, Arm(adapt=None), replace(Arm(), pairs=PairsConfig(adapt_tasks=("t->i",)))
+    assert laid(one=none, other=Arm()) == {"pairs": shared}
+    assert laid(one=none, other=none) == {"pairs": None}
+    assert laid(one=none, other=own) == {"pairs": None, "other:pairs": ("t->i",)}
+    assert laid(one=Arm(), other=replace(own, adapt=None)) == {"pairs": shared, "other:pairs": None}
+    among = settled("quickstart_all", ["only=mimic"])
+    assert next(stage for stage in among.stages() if stage.name == "pairs").config == recipe("quickstart_all").pairs, "one for all runs"
+
+
 def test_an_arm_may_have_pairs_of_its_own():
     own = replace(Arm(), pairs=PairsConfig(instruct_tasks=("t->i",)))
     stages = {stage.name: stage for stage in compared(one=Arm(), other=own).stages()}

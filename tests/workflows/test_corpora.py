@@ -170,15 +170,16 @@ def test_a_corpus_without_a_training_pair_has_status_1_and_says_why_a_run_would_
 
 
 def test_with_a_recipe_its_splits_and_its_tasks_are_those_that_count(beir, capsys, ray_cluster):
-    """nlvr calls validation train; unite adapts on pictures too, of which a corpus of texts has none."""
+    """nlvr calls validation train; mire adapts on questions about pictures, of which a corpus of texts has none, and mimic on nothing."""
     home = str(beir(TEXTS, validation="ab"))
     assert main(["validate", home]) == 1
     assert main(["validate", home, "--recipe", "nlvr", "--format", "beir"]) == 0
     capsys.readouterr()
     (Path(home) / "qrels/validation.tsv").unlink()
     assert home == str(beir(TEXTS, train="cd"))
-    assert main(["validate", home, "--recipe", "unite"]) == 1
-    assert "a run would stop: no query has the task i->t, t->i of pairs.adapt_tasks; the corpus has t->t" in capsys.readouterr().err
+    assert main(["validate", home, "--recipe", "mire"]) == 1
+    assert "a run would stop: no pair to train on has a task of pairs.adapt_tasks=it->t; name some of t->t" in capsys.readouterr().err
+    assert main(["validate", home, "--recipe", "mimic"]) == 0
     assert main(["validate", home]) == 0
 
 

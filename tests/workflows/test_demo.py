@@ -1,6 +1,15 @@
-"""How a search's reply is shown in a terminal."""
+"""What a demo searches for, and how a search's reply is shown in a terminal."""
 
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from mirepoix.components.deploy import RECEIPT
+from mirepoix.workflows import demo
 from mirepoix.workflows.demo import shown
+from mirepoix.workflows.run import Order, settled
+from tests.components.larder import write_corpus
 
 REPLY = {
     "took_ms": 12.3,
@@ -29,3 +38,26 @@ def test_what_answers_the_query_is_marked():
 
 def test_no_result_is_said_so():
     assert "0 results" in shown({"took_ms": 1.0, "release": "abc", "results": []})
+
+
+@pytest.mark.parametrize("arm", ["", "mire"])
+def test_what_is_searched_for_is_of_the_split_that_was_measured(tmp_path, monkeypatch, arm):
+    """Which the config need not name."""
+    queries = [{"id": split, "text": split, "split": split, "task": "t->i"} for split in ("dev", "test", "train")]
+    (tmp_path / RECEIPT).write_text(json.dumps({"url": "http://nowhere"}))
+    folders = {"deploy": tmp_path, "curate": write_corpus(tmp_path / "curate", queries=queries)}
+    words = ["quickstart_all", f"serve={arm}"] if arm else ["quickstart"]
+    config, measured = settled(words[0], [*words[1:], "evaluate.split=null"]), {"headline": {"split": "test"}}
+    stages = {config.served: SimpleNamespace(target="released")}
+    told = {"arms": {arm: measured}} if arm else measured
+    made = SimpleNamespace(config=config, told=told, endpoint=None, folder="run", report=SimpleNamespace(stages=stages))
+    asked = []
+    for name, instead in {
+        "run": lambda order, resources: made,
+        "ended": lambda made: 0,
+        "_fetched": lambda made, stage: folders[stage],
+        "search_endpoint": lambda url, text, *rest: asked.append(text) or REPLY,
+    }.items():
+        monkeypatch.setattr(demo, name, instead)
+    assert demo.demo(Order(words[0], tuple(words[1:]), storage=str(tmp_path))) == 0
+    assert asked == ["test"]

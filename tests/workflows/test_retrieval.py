@@ -83,11 +83,19 @@ def test_a_training_that_is_left_out_leaves_its_place_to_the_one_before_it():
     plain = {stage.name: stage for stage in settled("quickstart", ["adapt=null"]).stages()}
     assert set(STAGES) - set(plain) == {"adapt"}
     assert plain["instruct"].inputs == {"pairs": "pairs", "encoder": "backbone"}
+    assert (STAGES["pairs"].config.adapt_tasks, plain["pairs"].config.adapt_tasks) == ((), None), "no pairs are laid for nobody"
     assert plain["embed-untrained"].after == ("embed",), "a small machine holds one embedding at a time"
     mined = {stage.name: stage for stage in settled("quickstart", ["adapt=null", "mine=MineConfig"]).stages()}
     assert set(mined) - set(plain) == {"mine"}, "the untrained encoder has an index already"
     assert mined["mine"].inputs == {"pairs": "pairs", "curate": "curate", "encoder": "backbone", "index": "index-untrained"}
     assert mined["embed-untrained"].after == (), "what the training waits for does not wait for it"
+
+
+def test_a_training_without_the_pairs_that_it_would_read_is_refused_before_anything_runs():
+    with pytest.raises(Refused, match=r"pairs\.adapt_tasks is null and adapt is not.*adapt=null"):
+        settled("quickstart", ["pairs.adapt_tasks=null"]).stages()
+    assert settled("quickstart", ["pairs.adapt_tasks=null", "adapt=null"]).stages()
+    assert settled("quickstart", ["pairs.adapt_tasks=[]"]).pairs.adapt_tasks == ()
 
 
 def test_a_third_training_takes_the_second_and_what_it_finds_hard():
@@ -106,7 +114,7 @@ def test_a_verbalised_corpus_is_what_the_third_training_reads_and_what_is_search
     told = {stage.name: stage for stage in settled("quickstart", settings).stages()}
     assert told["verbalise"].inputs == {"curate": "curate"}
     assert told["pairs-verbalised"].inputs == {"curate": "verbalise", "passages": "passages"}
-    assert told["pairs-verbalised"].config == told["pairs"].config
+    assert told["pairs-verbalised"].config == replace(told["pairs"].config, adapt_tasks=None), "nothing is adapted to it"
     assert told["embed-instructed"].inputs == {"encoder": "instruct", "curate": "curate", "pairs": "pairs"}
     searched = {"encoder": "instruct", "index": "index-instructed"}
     assert told["mine-refine"].inputs == {"pairs": "pairs-verbalised", "curate": "verbalise", **searched}
@@ -197,9 +205,24 @@ def test_what_is_wrong_by_itself_is_refused_when_the_config_is_made(setting, wor
     assert "hidden" not in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("stage", ["adapt", "instruct", "refine"])
+@pytest.mark.parametrize("mining", [[], ["mine=MineConfig", "mine_refine=MineConfig"]])
+def test_a_training_that_has_neither_the_batch_nor_hard_negatives_to_contrast_is_refused(stage, mining):
+    """Pairs may bring negatives of their own, so without mining it can be trained; with none of them taken it cannot."""
+    given = ["refine=TrainConfig", *mining]
+    alone = [*given, *(f"{stage}.loss.{field}=false" for field in ("in_batch", "symmetric", "modality_mask"))]
+    assert settled("quickstart", alone) and settled("quickstart", [*given, f"{stage}.negatives=0"])
+    with pytest.raises(Refused, match=rf"{stage}\.negatives is 0 and {stage}\.loss\.in_batch off.*{stage}\.loss\.in_batch=true"):
+        settled("quickstart", [*alone, f"{stage}.negatives=0"])
+
+
 @pytest.mark.parametrize("split", SPLITS[1:])
 def test_every_split_that_the_world_keeps_from_training_can_be_the_headline(split):
     assert settled("quickstart", [f"evaluate.split={split}"]).evaluate.split == split
+
+
+def test_a_split_need_not_be_named():
+    assert settled("quickstart", ["evaluate.split=null"]).evaluate.split is None
 
 
 def test_the_splits_of_a_corpus_of_the_users_are_not_known_before_it_is_read():
