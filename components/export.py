@@ -34,6 +34,7 @@ COUNTED = (
     "Positions count tokens, as the example gives them (`position_ids`). Without them transformers gives pictures the positions of their "
     "grid: texts come out the same, pictures do not."
 )
+CODE = "Positions count tokens, which `counted.py` sees to: the only code in this folder, and the reason for `trust_remote_code=True`."
 RESIZED = (
     "Pictures are scaled by Pillow, as in training: `use_fast` in sentence_bert_config.json asks for it. A transformers that has dropped "
     "that word scales by torchvision, and single numbers of a vector then differ by 1e-4 to 2e-3. Frames of clips are always scaled by "
@@ -123,11 +124,6 @@ def _sentence_transformers(order: Order, draft: Path) -> Layout:
             f"sentence-transformers has no modules for {encoder.architecture}, whose towers work together in a way of its own; "
             "export it --to hf"
         )
-    if _counted(encoder):
-        raise Refused(
-            "sentence-transformers gives pictures the positions of their grid, and this release was trained with positions=1d: its vectors "
-            "of pictures would be others; train with backbone.encoder.positions=mrope, or export --to hf, whose example gives positions"
-        )
     if getattr(encoder.config, "fusion", None) == "late":
         raise Refused(
             "sentence-transformers reads an item at once, and this release was trained with fusion=late, which reads pictures and words "
@@ -150,16 +146,20 @@ def _sentence_transformers(order: Order, draft: Path) -> Layout:
         )
         return Layout(usage=usage.sentence_clip(), limits=limits, **told)
     (draft / "chat_template.jinja").write_text(chat_template(encoder))
-    pipeline.write_chat(draft, encoder, instructions)
+    counted = bool(_counted(encoder))
+    pipeline.write_chat(draft, encoder, instructions, counted)
+    if counted:
+        told["opened"] = 'SentenceTransformer("FOLDER", trust_remote_code=True)'
     most = encoder.config.max_length
     limits = (
+        *([CODE] if counted else []),
         f"Texts are not cut here; in training they were cut to {most} tokens of the whole prompt. `model.max_seq_length = {most}` cuts "
         "texts alike; with pictures it would cut off the token that is pooled.",
         _clips(encoder),
         RESIZED,
         LITERAL,
     )
-    return Layout(usage=usage.sentence_chat(), limits=limits, **told)
+    return Layout(usage=usage.sentence_chat(counted), limits=limits, **told)
 
 
 def _counted(encoder: Encoder) -> tuple[str, ...]:

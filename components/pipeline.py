@@ -19,6 +19,18 @@ from mirepoix.models.item import Modality
 MODULE = "sentence_transformers.models."
 POOLING = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
 WRITTEN_FOR = "6.0.0"  # of sentence-transformers
+COUNTED = '''\
+"""Positions that count tokens, as in training; transformers by itself gives pictures the positions of their grid."""
+
+from sentence_transformers.base.modules import Transformer
+
+
+class CountedTransformer(Transformer):
+    def forward(self, features, **kwargs):
+        counts = features["attention_mask"].cumsum(-1) - 1
+        features["position_ids"] = counts.clamp(min=0).expand(3, -1, -1)
+        return super().forward(features, **kwargs)
+'''
 _NAMES = ((Modality.IMAGE, "image"), (Modality.TEXT, "text"), (Modality.VIDEO, "video"))
 
 
@@ -33,9 +45,9 @@ def amend_json(path: Path, **changes: Any) -> None:
     write_json(path, (json.loads(path.read_text()) if path.is_file() else {}) | changes)
 
 
-def write_modules(folder: Path, *modules: str) -> None:
-    """modules.json: the checkpoint, then modules that each have a folder named by place and kind."""
-    told = [_module(0, "", MODULE + "Transformer")]
+def write_modules(folder: Path, *modules: str, first: str = MODULE + "Transformer") -> None:
+    """modules.json: what reads the checkpoint, then modules that each have a folder named by place and kind."""
+    told = [_module(0, "", first)]
     told += [_module(place, f"{place}_{kind}", MODULE + kind) for place, kind in enumerate(modules, 1)]
     write_json(folder / "modules.json", told)
 
@@ -63,9 +75,14 @@ def write_pooling(folder: Path, width: int, way: str) -> None:
     write_json(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **ways, "include_prompt": True})
 
 
-def write_chat(folder: Path, encoder: Encoder, instructions: Mapping[str, str]) -> None:
-    """A multimodal language model: whatever is given becomes a conversation, which the chat template renders."""
-    write_modules(folder, "Pooling", "Normalize")
+def write_chat(folder: Path, encoder: Encoder, instructions: Mapping[str, str], counted: bool) -> None:
+    """A multimodal language model: whatever is given becomes a conversation, which the chat template renders.
+
+    Nothing in the files of a module can tell it to count tokens for positions, so a folder that does brings a module of its own.
+    """
+    if counted:
+        (folder / "counted.py").write_text(COUNTED)
+    write_modules(folder, "Pooling", "Normalize", **{"first": "counted.CountedTransformer"} if counted else {})
     write_pooling(folder, encoder.dimension, "mean_tokens" if getattr(encoder.config, "pooling", "last") == "mean" else "lasttoken")
     write_prompts(folder, instructions)
     (folder / "2_Normalize").mkdir()

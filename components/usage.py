@@ -84,7 +84,7 @@ _SENTENCE = """\
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-model = SentenceTransformer(".")  # this folder, or its name on the hub
+model = SentenceTransformer("."TRUSTED)  # this folder, or its name on the hub
 """
 _SENTENCE_CHAT = """
 documents = model.encode(["a small red circle", picture, {"text": "a small red circle", "image": picture}])
@@ -157,14 +157,15 @@ def ours() -> str:
     return _OURS
 
 
-def sentence_chat() -> str:
-    """sentence-transformers over a multimodal language model."""
-    return _SENTENCE + _ITEMS.lstrip("\n") + _SENTENCE_CHAT.lstrip("\n")
+def sentence_chat(counted: bool) -> str:
+    """sentence-transformers over a multimodal language model, whose folder brings a module of its own if positions are counted."""
+    opened = _SENTENCE.replace("TRUSTED", ", trust_remote_code=True" if counted else "")
+    return opened + _ITEMS.lstrip("\n") + _SENTENCE_CHAT.lstrip("\n")
 
 
 def sentence_clip() -> str:
     """sentence-transformers over CLIP."""
-    return "import torch\n" + _SENTENCE + _ITEMS.lstrip("\n") + _SENTENCE_CLIP
+    return "import torch\n" + _SENTENCE.replace("TRUSTED", "") + _ITEMS.lstrip("\n") + _SENTENCE_CLIP
 
 
 def sentence_late() -> str:

@@ -42,6 +42,7 @@ TEXT = "a small red circle"
 BUILT = {
     "unite": (Unite, UniteConfig(positions="mrope"), "qwen2_vl"),
     "unite, 1d": (Unite, UniteConfig(positions="1d"), "qwen2_vl"),
+    "unite, 1d qwen3": (Unite, UniteConfig(positions="1d"), "qwen3_vl"),
     "quickstart": (Unite, quickstart().backbone.encoder, "qwen2_vl"),
     "unite, raw": (Unite, UniteConfig(positions="mrope", prompt="raw"), "qwen2_vl"),
     "unite, short": (Unite, UniteConfig(positions="mrope", max_length=60), "qwen2_vl"),
@@ -279,6 +280,8 @@ LATE = {
 STILL = {name: asked for name, asked in CHAT.items() if name != "clip"}
 ASKED = {
     "unite": CHAT,
+    "quickstart": CHAT,
+    "unite, 1d qwen3": STILL,
     "unite, qwen2.5": CHAT,
     "unite, qwen3": STILL,
     "jfe": CHAT,
@@ -472,7 +475,6 @@ def test_what_was_trained_in_full_is_no_adapter(releases, twins, tmp_path):
 
 def test_what_a_library_cannot_express_is_refused_with_what_is_possible(releases, tmp_path):
     refused("marvel", "--to hf", at=lambda: exported(releases["marvel"], tmp_path / "out", "sentence-transformers"))
-    refused("positions=1d", "mrope", "--to hf", at=lambda: exported(releases["unite, 1d"], tmp_path / "out", "sentence-transformers"))
     refused("mire", "--to hf", at=lambda: exported(releases["mire"], tmp_path / "out", "peft", base="x"))
     assert not list(tmp_path.iterdir())
 
@@ -524,7 +526,7 @@ def test_the_command_says_what_it_writes_and_how_it_is_used(releases, tmp_path, 
 
 
 def test_the_command_refuses_in_one_line(releases, tmp_path, capsys):
-    assert main(["export", str(releases["unite, 1d"].folder), str(tmp_path / "out"), "--to", "sentence-transformers"]) == 2
-    assert capsys.readouterr().err.startswith("mirepoix: sentence-transformers gives pictures")
+    assert main(["export", str(releases["jfe, late"].folder), str(tmp_path / "out"), "--to", "sentence-transformers"]) == 2
+    assert capsys.readouterr().err.startswith("mirepoix: sentence-transformers reads an item at once")
     assert main(["export", str(tmp_path), str(tmp_path / "out"), "--to", "hf"]) == 2
     assert "is neither a release nor the folder of a run" in capsys.readouterr().err
