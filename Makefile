@@ -1,5 +1,6 @@
 # make demo    from nothing to a searched endpoint, on two CPU cores
 # make test    everything that is promised, tested
+# make soak    the tests that take too long for `make test`: all six retrievers, and a verbalised corpus, through the real stages
 # make bench   what curation costs beside plain tools, how it grows, and what it takes of memory, and whether that is what is
 #              promised; a quarter of an hour and more
 # Each sets itself up: a virtual environment in .venv with the versions of requirements.lock.
@@ -7,7 +8,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help demo test bench lint lock clean
+.PHONY: help demo test soak bench lint lock clean
 
 help:
 	@sed -n 's/^# //p' Makefile
@@ -38,6 +39,9 @@ demo: .venv/ready
 
 test: .venv/ready .venv/vision/ready .venv/pylate/ready
 	@$(BIN)/python -m pytest
+
+soak: .venv/ready
+	@$(BIN)/python -m pytest -m soak
 
 bench: .venv/ready
 	@$(BIN)/python bench/data.py --check

@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item, Pair
+from mirepoix.models.item import Item, Modality, Pair
 from mirepoix.models.options import option
+
+_PARTS = ((Modality.TEXT, "text"), (Modality.IMAGE, "images"), (Modality.VIDEO, "video"))
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,9 @@ class AugmentConfig:
     """What pairs lose in training; drawn anew in each epoch."""
 
     document_captions: float = option(0.0, "share of the documents with text beside a picture or clip that lose the text")
-    query_captions: float = option(0.0, "share of the queries with text beside a picture or clip that lose the text")
+    query_captions: float = option(
+        0.0, "share of the queries with text beside a picture or clip that lose the text; where that is a caption, and not the question"
+    )
     single_modality: float = option(
         0.0, "share of the items of several modalities, queries and documents, of which one alone is left, each as likely"
     )
@@ -59,7 +63,7 @@ def of_single_modality(pair: Pair, share: float, draw: np.random.Generator) -> P
 
     def single(item: Item) -> Item:
         drawn, place = draw.random(2)
-        here = [name for name in ("text", "images", "video") if getattr(item, name)]
+        here = [name for bit, name in _PARTS if item.modality & bit]
         if drawn >= share or len(here) < 2:
             return item
         kept = here[int(place * len(here))]

@@ -288,8 +288,9 @@ class PairStore:
     @cached_property
     def modalities(self) -> np.ndarray:
         """For every item the code of its modality."""
-        contents = (self.items.table[name] for name in ("text", "images", "video"))
-        filled = [(pc.binary_length if n == 0 else pc.list_value_length)(column).to_numpy() > 0 for n, column in enumerate(contents)]
+        texts, *others = (self.items.table[name] for name in ("text", "images", "video"))
+        lengths = pc.binary_length(pc.utf8_trim_whitespace(texts)), *map(pc.list_value_length, others)
+        filled = [length.to_numpy() > 0 for length in lengths]
         bits = (Modality.TEXT, Modality.IMAGE, Modality.VIDEO)
         codes = sum(int(bit) * here.astype(np.int32) for bit, here in zip(bits, filled, strict=True))
         return codes

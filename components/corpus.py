@@ -160,7 +160,7 @@ def _sizes(table: pa.Table) -> Iterator[int]:
 
 def modalities(table: pa.Table) -> list[Modality]:
     """What each row consists of."""
-    texts = pc.greater(pc.utf8_length(pc.fill_null(table["text"], "")), 0).to_pylist()
+    texts = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(pc.fill_null(table["text"], ""))), 0).to_pylist()
     shown, moving = (pc.greater(pc.fill_null(pc.list_value_length(table[name]), 0), 0).to_pylist() for name in ("images", "video"))
     kinds = zip(texts, shown, moving, strict=True)
     return [Modality(Modality.TEXT * text | Modality.IMAGE * image | Modality.VIDEO * video) for text, image, video in kinds]

@@ -29,6 +29,7 @@ from mirepoix.serving.release import Release
 CARD = "README.md"
 CLIPS = ("univldr",)  # towers whose vectors are added
 LATES = ("mire",)  # a vector for each token
+CHECKOUT = "mirepoix is on no registry of packages: CHECKOUT is a folder that holds its source, such as a clone of its repository."
 LITERAL = "Control tokens in a text, such as `<|im_end|>`, are read as such here; mirepoix reads them as letters."
 COUNTED = (
     "Positions count tokens, as the example gives them (`position_ids`). Without them transformers gives pictures the positions of their "
@@ -106,15 +107,16 @@ def _hf(order: Order, draft: Path) -> Layout:
     told = {"library": "transformers", "needs": "torch transformers pillow", "opened": 'AutoModel.from_pretrained("FOLDER")'}
     if encoder.architecture in CHATS:
         (draft / "chat_template.jinja").write_text(chat_template(encoder))
-        return Layout(usage=usage.chat(encoder.config), limits=(*_counted(encoder), LITERAL), **told)
+        return Layout(usage=usage.chat(encoder.config), limits=_shown(encoder), **told)
     if encoder.architecture in CLIPS:
         return Layout(usage=usage.clip(encoder.config), limits=(LITERAL,), **told)
     towers = " and ".join(f"`{name}/`" for name in encoder.CHECKPOINTS)
     limits = (
         f"{towers} are checkpoints that transformers' Auto classes open; how they work together, and the weights in `{HEAD}`, "
         "are known to mirepoix alone, which opens this folder as an encoder.",
+        CHECKOUT,
     )
-    return Layout(usage=usage.ours(), limits=limits, **told | {"needs": "mirepoix", "opened": 'load_encoder("FOLDER")'})
+    return Layout(usage=usage.ours(), limits=limits, **told | {"needs": "-e CHECKOUT", "opened": 'load_encoder("FOLDER")'})
 
 
 def _sentence_transformers(order: Order, draft: Path) -> Layout:
@@ -150,16 +152,24 @@ def _sentence_transformers(order: Order, draft: Path) -> Layout:
     pipeline.write_chat(draft, encoder, instructions, counted)
     if counted:
         told["opened"] = 'SentenceTransformer("FOLDER", trust_remote_code=True)'
-    most = encoder.config.max_length
     limits = (
         *([CODE] if counted else []),
-        f"Texts are not cut here; in training they were cut to {most} tokens of the whole prompt. `model.max_seq_length = {most}` cuts "
-        "texts alike; with pictures it would cut off the token that is pooled.",
+        f"{_uncut(encoder)} `model.max_seq_length = {encoder.config.max_length}` cuts texts alike; with pictures it would cut off the "
+        "token that is pooled.",
         _clips(encoder),
         RESIZED,
         LITERAL,
     )
     return Layout(usage=usage.sentence_chat(counted), limits=limits, **told)
+
+
+def _shown(encoder: Encoder) -> tuple[str, ...]:
+    """What to know of the example of a multimodal language model."""
+    return (*_counted(encoder), f"{_uncut(encoder)} The example reads no clips.", LITERAL)
+
+
+def _uncut(encoder: Encoder) -> str:
+    return f"Texts are not cut here; in training they were cut to {encoder.config.max_length} tokens of the whole prompt."
 
 
 def _counted(encoder: Encoder) -> tuple[str, ...]:
@@ -171,7 +181,9 @@ def _clips(encoder: Encoder) -> str:
     if not reads_clips(encoder):
         return "Clips are refused: what reads them here has one budget of pixels for all frames, and in training each frame had its own."
     told = {"fps": encoder.config.frames_per_second, "total_num_frames": 8, "frames_indices": list(range(8))}
-    return f"A clip, here of 8 frames, is given with their times: `{{'video': {{'array': frames, 'video_metadata': {told}}}}}`."
+    said = f"A clip, here of 8 frames, is given with their times: `{{'video': {{'array': frames, 'video_metadata': {told}}}}}`."
+    most = encoder.config.max_frames
+    return f"{said} All frames are read here; in training at most {most} were, evenly spaced." if most else said
 
 
 def _peft(order: Order, draft: Path) -> Layout:
@@ -194,8 +206,7 @@ def _peft(order: Order, draft: Path) -> Layout:
         reader.save_pretrained(draft)
     limits = (
         f"The adapter is what all stages of training added to `{base}`, of rank {rank}; merged, the weights are those of the release.",
-        *_counted(encoder),
-        LITERAL,
+        *(_shown(encoder) if encoder.architecture in CHATS else (LITERAL,)),
     )
     named = repr(base) + (f", revision={revision!r}" if revision else "")
     opened = f'PeftModel.from_pretrained(AutoModel.from_pretrained({named}), "FOLDER")'

@@ -63,7 +63,7 @@ class TrainConfig:
             "max_failures": 0,
         }
         for name, least in low.items():
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:
                 raise Refused(f"{name} is {getattr(self, name)}; give at least {least}")
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
             raise Refused(f"adam_betas is {self.adam_betas}; give two numbers from 0 to below 1")
@@ -84,7 +84,7 @@ class TrainConfig:
             raise Refused(f"homogeneous_by is {self.homogeneous_by!r}; give one of {', '.join(get_args(By))}")
         if self.mask_kin and not self.mask_relevant:
             raise Refused("mask_kin is on and mask_relevant off; kin are those of what is known to be relevant: give both, or neither")
-        if self.negatives is not None and self.negatives < 0:
+        if self.negatives is not None and not self.negatives >= 0:
             raise Refused(f"negatives is {self.negatives}; give 0 or more, or null")
 
     @property

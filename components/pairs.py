@@ -22,7 +22,7 @@ from mirepoix.components.instructions import WORDINGS, Wordings
 from mirepoix.components.mixture import Group
 from mirepoix.components.picking import picked
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item, item_to_row, row_to_item
+from mirepoix.models.item import Item, Modality, item_to_row, row_to_item
 from mirepoix.models.options import option
 from mirepoix.serving.store import Context, Outcome, Rows
 
@@ -39,6 +39,9 @@ class PairsConfig:
 
     adapt_tasks: tuple[str, ...] | None = option(
         ("t->t", "t->i", "i->t"), "tasks of the adaptation stage, as far as the corpus has them; empty: all; null: where nothing is adapted"
+    )
+    adapt_captions: bool = option(
+        False, "adapt on the captioned pictures and clips of the corpus in place of tasks: a caption finds what it stands beside (MARVEL)"
     )
     adapt_instructions: bool = option(False, "give the adaptation stage's queries instructions too")
     without_instruction: float = option(
@@ -136,8 +139,10 @@ def work(context: Context, config: PairsConfig, curate: Path, passages: Path | N
     worded = config.without_instruction < 1
     instructed = partial(wordings.instructed, seed=context.seed, without=config.without_instruction) if worded else _bare
     chosen = {"instruct": (config.instruct_tasks, instructed)}
-    if config.adapt_tasks is not None:
-        chosen = {"adapt": (config.adapt_tasks, instructed if config.adapt_instructions else _bare), **chosen}
+    adapted = instructed if config.adapt_instructions else _bare
+    captions = config.adapt_captions and config.adapt_tasks is not None
+    if config.adapt_tasks is not None and not captions:
+        chosen = {"adapt": (config.adapt_tasks, adapted), **chosen}
     kin = [pair for folder in folders for pair in zip(*map(pa.ChunkedArray.to_pylist, read_part(folder, "kin", KIN).columns), strict=True)]
     dropped: set[tuple[str, str]] = set()
     there, notices = {judged.asked[query].task for query in answered}, []
@@ -152,6 +157,8 @@ def work(context: Context, config: PairsConfig, curate: Path, passages: Path | N
             writer = stack.enter_context(StoreWriter(context.folder / name))
             stores.append(_Store(name, wording, pairs, [judged.asked[query].group for query, _ in pairs], counts, negatives, writer))
         _write_items(context, folders, judged.asked, stores, partial(wordings.instructed, seed=context.seed) if worded else _bare)
+        if captions:
+            stores = [_captions(curate, judged, adapted, stack.enter_context(StoreWriter(context.folder / "adapt"))), *stores]
         for store in stores:
             dropped |= _finish(store, judged, kin)
     rejected += [(row, ANSWERS) for row in judged.refuted if (row["query_id"], row["item_id"]) in dropped]
@@ -260,6 +267,28 @@ def _write_items(context: Context, folders: list[Path], asked: dict[str, Asked],
     for store in stores:
         if missing := store.documents - set(store.rows["corpus"]):
             raise Refused(f"qrels name the candidate {min(missing)!r}, which is not in corpus/; mend the stage that wrote them")
+
+
+def _captions(curate: Path, judged: _Judged, wording: _Wording, writer: StoreWriter) -> _Store:
+    """A store of what has a caption in the corpus: the caption asks, and the picture or clip without it answers."""
+    store = _Store("adapt", wording, [], [], np.zeros(0, int), {}, writer)
+    for table in part_tables(curate, "corpus"):
+        for item in map(row_to_item, table.to_pylist()):
+            seen = item.modality & ~Modality.TEXT
+            if not seen or seen == item.modality:
+                continue
+            task = f"t->{seen.letters}"
+            query = wording(replace(item, id=f"{item.id}#caption", images=(), video=()), task)
+            bare = replace(item, id=f"{item.id}#bare", text="")
+            judged.asked[query.id] = Asked("train", task, source_name(item.source))
+            store.add("queries", query, content_key(query))
+            store.add("corpus", bare, content_key(bare))
+            store.pairs.append((query.id, bare.id))
+            store.groups.append(judged.asked[query.id].group)
+    if not store.pairs:
+        raise Refused("pairs.adapt_captions is on, and no picture or clip of the corpus has a text beside it; name adapt_tasks instead")
+    store.counts = np.ones(len(store.pairs), int)
+    return store
 
 
 def _finish(store: _Store, judged: _Judged, kin: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:

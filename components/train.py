@@ -26,12 +26,13 @@ import torch.distributed as dist
 
 from mirepoix.components import zero
 from mirepoix.components.augment import augmented
-from mirepoix.components.batches import Copies, PairStore, ahead
+from mirepoix.components.batches import Copies, Drawn, PairStore, ahead, content_key
 from mirepoix.components.job import Job, TrainConfig, make_job
 from mirepoix.components.journal import Journal
 from mirepoix.components.plan import Plan
 from mirepoix.models.encoder import Encoder, load_encoder
 from mirepoix.models.errors import Refused
+from mirepoix.models.item import Pair
 from mirepoix.models.loss import COUNTS, FIGURES, Labels, contrastive
 from mirepoix.models.temperature import Tempered
 from mirepoix.models.vectors import Vectors
@@ -176,7 +177,7 @@ def _engine(job: Job, encoder: Encoder, progress: Progress, folder: Path | None)
     settings, stage, world = job.settle(encoder.dimension), job.config.zero_stage, dist.get_world_size()
     module = Tempered(encoder, job.config.loss) if job.config.loss.learned_temperature else encoder
     if progress.batch != job.config.batch:
-        raise Refused(
+        raise Unanimous(
             f"the checkpoint is of batches of {progress.batch} pairs, now they have {job.config.batch}: the same steps would see "
             f"other pairs; set per_device_train_batch_size so that it and num_workers make {progress.batch}"
         )
@@ -214,22 +215,33 @@ def _batches(job: Job, store: PairStore, encoder: Encoder, step: int) -> Iterato
     mine = slice(dist.get_rank() * share, (dist.get_rank() + 1) * share)
     collate = Copies(encoder.training_collator, max(1, config.dataloader_num_workers))
 
+    def relevant(rows: np.ndarray, keys: list[list[tuple[int, int]]]) -> np.ndarray:
+        """What is known to answer each pair's query, and the pair's own positive as this step sees it."""
+        return np.concatenate([store.relevant(rows, config.mask_kin), [positive for positive, *_ in keys]], 1)
+
     def micro_batch(number: int) -> MicroBatch:
         rows, epoch = plan.batch(number)[mine], number // plan.per_epoch
         drawn = store.drawn(rows, config.negatives, job.filled, (*job.seed, number))
         pairs = [augmented(whole.pair, config.augment, (*job.seed, epoch, row)) for row, whole in zip(rows, drawn, strict=True)]
+        keys = [_keys(whole, pair) for whole, pair in zip(drawn, pairs, strict=True)]
         batch = collate([pair.query for pair in pairs], documents([[pair.positive, *pair.negatives] for pair in pairs]))
         labels = Labels(
             counts_B=torch.tensor([len(pair.negatives) for pair in pairs]),
             codes_M=torch.tensor(documents([[int(item.modality) for item in (pair.positive, *pair.negatives)] for pair in pairs])),
-            keys_M=torch.tensor(documents([whole.keys for whole in drawn])),
+            keys_MH=torch.tensor(documents(keys)),
             scores_M=torch.tensor(documents([whole.scores for whole in drawn])),
-            relevant_BR=torch.from_numpy(store.relevant(rows, config.mask_kin)) if config.mask_relevant else None,
+            relevant_BR=torch.from_numpy(relevant(rows, keys)) if config.mask_relevant else None,
         )
         return batch, labels
 
     accumulation = config.gradient_accumulation_steps
     return ahead(micro_batch, range(step * accumulation, job.total * accumulation), config.dataloader_num_workers)
+
+
+def _keys(whole: Drawn, pair: Pair) -> list[tuple[int, int]]:
+    """The content keys of each of a pair's documents: as it is, and as this step sees it, which may be as another is."""
+    items = zip(whole.keys, *((told.positive, *told.negatives) for told in (whole.pair, pair)), strict=True)
+    return [(key, key if seen is item else content_key(seen)) for key, item, seen in items]
 
 
 def documents(told: Sequence[Sequence[T]]) -> list[T]:

@@ -26,6 +26,7 @@ class Part(NamedTuple):
     model: torch.nn.Module
     tokenizer: Any = None
     image_processor: Any = None
+    unread: tuple[str, ...] = ()  # weights of the checkpoint that the model has not: published ones may have a language head, another tower
 
     def save(self, folder: Path, state: dict[str, torch.Tensor]) -> None:
         """Writes a checkpoint that `open_part` opens, with the weights in `state`."""
@@ -84,7 +85,7 @@ def open_part(checkpoint: Checkpoint, kind: Kind) -> Part:
         raise Refused(
             f"checkpoint {name} lacks {len(absent)} weights ({', '.join(absent[:3])}, ...): it would be half random; give a complete one"
         )
-    return Part(model, tokenizer, image_processor)
+    return Part(model, tokenizer, image_processor, tuple(notes["unexpected_keys"]))
 
 
 def _words_of(tokenizer: Any) -> list[str]:
@@ -93,11 +94,6 @@ def _words_of(tokenizer: Any) -> list[str]:
 
 
 def _unusable(name: str, error: Exception) -> str:
-    if "tiktoken" in str(error):  # what transformers tries where it cannot read a SentencePiece model, and misses
-        return (
-            f"checkpoint {name} has its tokenizer as a SentencePiece model alone, without tokenizer.json, and sentencepiece, which reads "
-            "such a model, is not installed; pip install sentencepiece"
-        )
     if Path(name).is_dir():
         return f"backbone folder {name} cannot be opened: {str(error).splitlines()[0]}; it needs config.json, weights, tokenizer"
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""

@@ -98,12 +98,13 @@ class Encoder(torch.nn.Module):
     def open(cls, folder: str | Path, config: EncoderConfig) -> Self:
         """The encoder that `save` wrote."""
         encoder = cls.build({name: Checkpoint(_place(cls, Path(folder), name)) for name in cls.CHECKPOINTS}, config)
-        own = encoder._head(encoder.state_dict())
+        state = encoder.state_dict()
+        own, unread = encoder._head(state), {f"{name}.{weight}" for name, part in encoder.parts.items() for weight in part.unread}
         path = Path(folder) / HEAD
         given = load_file(path) if path.is_file() else {}
-        if own.keys() != given.keys():
-            odd = sorted(own.keys() ^ given.keys())
-            raise Refused(f"{path} and a {cls.architecture} differ in {len(odd)} weights ({', '.join(odd[:3])}, ...); give a whole encoder")
+        if odd := sorted((own.keys() ^ given.keys()) | (unread - state.keys())):
+            told = f"{len(odd)} weights ({', '.join(odd[:3])}, ...)"
+            raise Refused(f"{folder} and a {cls.architecture} differ in {told}; give a whole encoder")
         encoder.load_state_dict(given, strict=False)
         return encoder
 

@@ -57,7 +57,7 @@ class Item:
 
     @property
     def modality(self) -> Modality:
-        code = Modality.TEXT if self.text else Modality.NONE
+        code = Modality.TEXT if self.text.strip() else Modality.NONE
         if self.images:
             code |= Modality.IMAGE
         if self.video:

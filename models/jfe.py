@@ -8,8 +8,8 @@ there is one, then the token that ends the turn. With the last layer's states h_
     joint:  e(x) = p(x) / |p(x)|,  p = h_L (last) or the mean of h_1 .. h_L (mean)
     late:   e(x) = s / |s|,  s = p(pictures, clip) + p(instruction, text), each alone through the same tower, and only where it is there
 
-so that both arms have the same weights, and agree on what has one modality. In both stages the language model learns and the vision
-tower with its merger is frozen (chosen here).
+so that both arms have the same weights, and agree on words alone and on pictures alone; an instruction is words. In both stages the
+language model learns and the vision tower with its merger is frozen (chosen here).
 
 Shapes: N items, S sequences of an item, R sequences of a batch, L tokens of a sequence, D width.
 """

@@ -8,7 +8,8 @@ Read `contrastive` first; it does four things, and the rest of the file stands i
 4. `_lesson`, `_distilled`   bring what a teacher says of a pair's own documents
 
 Shapes: B pairs of this rank, P pairs of all ranks, M documents of this rank: B positives, then the hard negatives of each pair in turn; N
-documents that are scored against, K documents of one pair, R documents that are known to answer a query, T rows an item, D width.
+documents that are scored against, K documents of one pair, H hashes of a document, R hashes of what is known to answer a query, T rows an
+item, D width.
 
 A mean is one over all ranks: what this rank has, over what there is everywhere, times the number of ranks. So the mean of this loss over
 the ranks, and of its gradients, is that of one process with the whole batch, however unevenly what counts is spread.
@@ -31,7 +32,7 @@ class Labels:
 
     counts_B: torch.Tensor  # how many hard negatives each pair has
     codes_M: torch.Tensor  # modality codes of the documents
-    keys_M: torch.Tensor  # content hashes of the documents
+    keys_MH: torch.Tensor  # content hashes of the documents, any of which tells that one is known: as it is, as this step sees it
     scores_M: torch.Tensor  # a teacher's scores of the documents, NaN where there is none
     relevant_BR: torch.Tensor | None = None  # hashes of what is known to answer each query, rows filled up with any of their own
 
@@ -50,7 +51,7 @@ class Contrast:
     effective_negatives: torch.Tensor  # negatives that count, a row
     masked_by_margin: torch.Tensor  # documents that their score makes answers, a row
     temperature: torch.Tensor
-    rows_without_negatives: torch.Tensor  # rows from whose contrast nothing is learnt, of this rank
+    rows_without_negatives: torch.Tensor  # rows whose query has no negative, of this rank
     rows_without_teacher: torch.Tensor  # rows that distillation leaves out, of this rank
 
 
@@ -104,7 +105,7 @@ class _Pool(NamedTuple):
 
     queries: Vectors  # of all ranks
     documents: Vectors
-    keys_N: torch.Tensor
+    keys_NH: torch.Tensor
     codes_N: torch.Tensor
     place_M: torch.Tensor
 
@@ -112,18 +113,18 @@ class _Pool(NamedTuple):
 def _pooled(queries: Vectors, documents: Vectors, labels: Labels, objective: Objective) -> _Pool:
     """The positives of all ranks and then their hard negatives; if a pair is contrasted with its own alone, what this rank has."""
     pairs, device = len(queries), documents.rows_NTD.device
-    told = len(labels.codes_M), len(labels.keys_M), len(labels.scores_M), pairs + int(labels.counts_B.sum())
+    told = len(labels.codes_M), len(labels.keys_MH), len(labels.scores_M), pairs + int(labels.counts_B.sum())
     assert {*told} == {len(documents)}, (told, len(documents))
     here_M = torch.arange(len(documents), device=device)
     if not objective.in_batch:
-        return _Pool(queries, documents, labels.keys_M, labels.codes_M, here_M)
+        return _Pool(queries, documents, labels.keys_MH, labels.codes_M, here_M)
     rank, world = rank_and_world()
     hard, rows, query_rows = sizes(len(documents) - pairs, documents.rows_NTD.shape[1], queries.rows_NTD.shape[1], device=device)
     parts = [(slice(pairs), [pairs] * world), (slice(pairs, None), hard)]
     return _Pool(
         gather_vectors(queries, [pairs] * world, max(query_rows)) if objective.symmetric else queries,
         Vectors.cat([gather_vectors(documents[part], shares, max(rows)) for part, shares in parts]),
-        *(torch.cat([gather(told_M[part], shares) for part, shares in parts]) for told_M in (labels.keys_M, labels.codes_M)),
+        *(torch.cat([gather(told_M[part], shares) for part, shares in parts]) for told_M in (labels.keys_MH, labels.codes_M)),
         torch.where(here_M < pairs, here_M + rank * pairs, here_M + (world - 1) * pairs + sum(hard[:rank])),
     )
 
@@ -140,7 +141,7 @@ def _negatives(pool: _Pool, labels: Labels, objective: Objective) -> torch.Tenso
     if objective.modality_mask:
         counts_BN &= labels.codes_M[:pairs, None] == pool.codes_N
     if labels.relevant_BR is not None:
-        counts_BN &= ~_known(labels.relevant_BR, pool.keys_N)
+        counts_BN &= ~_known(labels.relevant_BR, pool.keys_NH)
     return counts_BN
 
 
@@ -151,17 +152,17 @@ def _askers(pool: _Pool, labels: Labels, objective: Objective) -> torch.Tensor:
     if objective.modality_mask:
         asks_BP &= labels.codes_M[:pairs, None] == pool.codes_N[:asking]
     if labels.relevant_BR is not None:
-        asks_BP &= ~_known(_gather_padded(labels.relevant_BR), labels.keys_M[:pairs]).T
+        asks_BP &= ~_known(_gather_padded(labels.relevant_BR), labels.keys_MH[:pairs]).T
     return asks_BP
 
 
-def _known(relevant_BR: torch.Tensor, keys_N: torch.Tensor) -> torch.Tensor:
+def _known(relevant_BR: torch.Tensor, keys_NH: torch.Tensor) -> torch.Tensor:
     """[B, N] Which documents are known to answer which query."""
-    keys_U, place_N = keys_N.unique(return_inverse=True)
+    keys_U, place_NH = keys_NH.unique(return_inverse=True)
     nearest_BR = torch.searchsorted(keys_U, relevant_BR).clamp(max=len(keys_U) - 1)
-    hits_BU = torch.zeros(len(relevant_BR), len(keys_U), dtype=torch.int64, device=keys_N.device)
+    hits_BU = torch.zeros(len(relevant_BR), len(keys_U), dtype=torch.int64, device=keys_NH.device)
     hits_BU.scatter_add_(1, nearest_BR, (keys_U[nearest_BR] == relevant_BR).long())
-    return hits_BU[:, place_N] > 0
+    return (hits_BU > 0)[:, place_NH].any(-1)
 
 
 def _gather_padded(relevant_BR: torch.Tensor) -> torch.Tensor:

@@ -68,7 +68,7 @@ class MireConfig(EncoderConfig):
     def __post_init__(self) -> None:
         sizes = ("width", "heads", "global_tokens", "global_hidden", "patch_hidden")
         for name, least in [*dict.fromkeys(sizes, 1).items(), ("query_length", FRAME + 1), ("document_length", FRAME + 1)]:
-            if getattr(self, name) < least:
+            if not getattr(self, name) >= least:
                 raise Refused(f"{name} is {getattr(self, name)}; give at least {least}")
 
 
@@ -87,7 +87,7 @@ class MireTuning(Tuning):
     def __post_init__(self) -> None:
         for name, least in (("cached_pictures", 0), ("query_length", FRAME + 1), ("document_length", FRAME + 1)):
             given = getattr(self, name)
-            if given is not None and given < least:
+            if given is not None and not given >= least:
                 raise Refused(f"tuning.{name} is {given}; give at least {least}")
         refuse_unknown(self, "tuning.")
 

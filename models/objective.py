@@ -38,6 +38,8 @@ class Objective:
             if value is not None and not 0 < value < math.inf:
                 raise Refused(f"{name} is {value}; give a number above 0")
         low, high = self.temperature_floor, self.temperature_ceiling
+        if self.learned_temperature and low > high:
+            raise Refused(f"temperature_floor is {low} and temperature_ceiling {high}; give a floor not above the ceiling")
         if self.learned_temperature and self.temperature is not None and not low <= self.temperature <= high:
             raise Refused(
                 f"temperature is {self.temperature} and learns between temperature_floor {low} and temperature_ceiling {high}; "
@@ -50,7 +52,7 @@ class Objective:
         if not 0 <= self.distillation_weight <= 1:
             raise Refused(f"distillation_weight is {self.distillation_weight}; it is a share, give a number from 0 to 1")
         refuse_unknown(self)
-        if len(set(self.widths)) < len(self.widths) or min(self.widths, default=1) < 1:
+        if len(set(self.widths)) < len(self.widths) or not all(width >= 1 for width in self.widths):
             raise Refused(f"widths is {self.widths}; give whole numbers from 1, each once")
         for name in ("modality_mask", "symmetric"):
             if getattr(self, name) and not self.in_batch:

@@ -36,10 +36,13 @@ class OneTowerConfig(EncoderConfig):
     positions: Literal["1d", "mrope"] = option("mrope", "1d counts tokens; mrope gives pictures and clips their grid, as the backbone does")
     max_length: int = option(2048, "most tokens of an item; only words are cut")
     max_pixels: int | None = option(None, "most pixels of a picture; null leaves what the backbone says")
-    min_pixels: int | None = option(
-        None, "fewest pixels of a picture, a smaller one is enlarged; null, and for frames: what the backbone says"
+    min_pixels: int | None = option(None, "fewest pixels of a picture, a smaller one is enlarged; null leaves what the backbone says")
+    max_frame_pixels: int = option(240 * 320, "most pixels of a clip's frame, never more than of a picture; fewest are those of a token")
+    max_frames: int | None = option(
+        32,
+        "most frames of a clip, of more so many are read, evenly spaced from the first to the last; null: all; "
+        "UNITE was trained with 4 to 12 and demonstrated with up to 32",
     )
-    max_frame_pixels: int = option(240 * 320, "most pixels of a clip's frame; never more than of a picture")
     frames_per_second: float = option(
         1.0, "frames of a clip to its second, which an item does not tell; mrope of Qwen2.5-VL and the words of Qwen3-VL count seconds"
     )
@@ -48,7 +51,7 @@ class OneTowerConfig(EncoderConfig):
         refuse_unknown(self)
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise Refused(f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}; give a min_pixels not above max_pixels")
-        for name in ("max_length", "max_pixels", "min_pixels", "max_frame_pixels", "frames_per_second"):
+        for name in ("max_length", "max_pixels", "min_pixels", "max_frame_pixels", "max_frames", "frames_per_second"):
             if (given := getattr(self, name)) is not None and not given > 0:
                 raise Refused(f"{name} is {given}; give a number above 0")
 
@@ -67,6 +70,7 @@ class View(NamedTuple):
     ids: list[int]
     pixels: np.ndarray
     grid: tuple[int, int, int]
+    stride: float  # frames of a clip from one that is read to the next
 
 
 class OneTowerCollator:
@@ -81,12 +85,12 @@ class OneTowerCollator:
         self.image_processor = backbone.image_processor
         self.token_of = {_IMAGE: told.image_token_id, _VIDEO: told.video_token_id}
         self.times: Callable | None = getattr(PROCESSOR_MAPPING[type(told)], "_calculate_timestamps", None)
-        size = self.image_processor.size
+        size, token = self.image_processor.size, (self.image_processor.patch_size * self.image_processor.merge_size) ** 2
         most = config.max_pixels or size["longest_edge"]
         fewest = min(config.min_pixels or size["shortest_edge"], most)
         self.image_processor.size = {"shortest_edge": fewest, "longest_edge": most}
         most = min(most, config.max_frame_pixels)
-        self.frame_size = {"shortest_edge": min(size["shortest_edge"], most), "longest_edge": most}
+        self.frame_size = {"shortest_edge": min(token, most), "longest_edge": most}
         self.vision_start, self.vision_end = self.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
         self.pad = self.tokenizer.pad_token_id
 
@@ -108,6 +112,7 @@ class OneTowerCollator:
             batch["pixel_values"] = torch.from_numpy(np.concatenate([view.pixels for view in seen]))
             batch["grid_thw"] = torch.tensor([view.grid for view in seen])
             batch["kinds"] = torch.tensor([view.kind for view in seen])
+            batch["strides"] = torch.tensor([view.stride for view in seen])
         return batch
 
     def structure(self, text: str) -> list[int]:
@@ -129,18 +134,23 @@ class OneTowerCollator:
                 over += len(short) - len(read[place])
                 read[place] = short
         if over > 0:
+            seen = ((item.images, " or lower max_pixels"), (item.video, " or lower max_frames or max_frame_pixels"))
             raise Refused(
                 f"item {item.id!r} needs {self.config.max_length + over} tokens before any text, "
-                f"max_length is {self.config.max_length}; raise max_length or lower max_pixels"
+                f"max_length is {self.config.max_length}; raise max_length" + "".join(remedy for views, remedy in seen if views)
             )
         return [token for ids in read for token in ids]
 
     def _views(self, item: Item) -> list[View]:
-        pictures = [self._view(_IMAGE, decoded(item, [image]), self.image_processor.size) for image in item.images]
-        return pictures + ([self._view(_VIDEO, decoded(item, item.video), self.frame_size)] if item.video else [])
+        views = [self._view(_IMAGE, decoded(item, [image]), self.image_processor.size, [0]) for image in item.images]
+        if item.video:
+            count = len(item.video)
+            read = np.linspace(0, count - 1, min(count, self.config.max_frames or count)).round().astype(int).tolist()
+            views.append(self._view(_VIDEO, decoded(item, [item.video[place] for place in read]), self.frame_size, read))
+        return views
 
-    def _view(self, kind: int, frames: list[Image.Image], size: dict[str, int]) -> View:
-        """A picture, or a clip, whose frames all take the size of the first."""
+    def _view(self, kind: int, frames: list[Image.Image], size: dict[str, int], read: list[int]) -> View:
+        """A picture, or a clip, whose frames all take the size of the first; `read` says which of the clip's they are."""
         shared, side = self.image_processor.temporal_patch_size, self.image_processor.patch_size
         alike = [frames[0], *(frame.resize(frames[0].size) for frame in frames[1:])]
         seen = self.image_processor(images=alike, size=size, return_tensors="np")
@@ -150,11 +160,12 @@ class OneTowerCollator:
         moving = np.stack([still_FPCThw[moment::shared, :, :, moment] for moment in range(shared)], axis=3)
         places = [self.token_of[kind]] * (height * width // self.image_processor.merge_size**2)
         if kind == _VIDEO and self.times is not None:
-            times = self.times(None, list(range(len(frames))), self.config.frames_per_second, shared)
+            times = self.times(None, list(read), self.config.frames_per_second, shared)
             ids = [token for time in times for token in self._plain(f"<{time:.1f} seconds>") + self._framed(places)]
         else:
             ids = self._framed(places * len(moving))
-        return View(kind, ids, moving.reshape(-1, still_FPCThw[0, 0].size), (len(moving), height, width))
+        stride = max(1.0, (read[-1] - read[0]) / max(1, len(read) - 1))
+        return View(kind, ids, moving.reshape(-1, still_FPCThw[0, 0].size), (len(moving), height, width), stride)
 
     def _framed(self, places: list[int]) -> list[int]:
         return [self.vision_start, *places, self.vision_end]
@@ -194,6 +205,7 @@ class OneTower(Encoder):
         pixel_values: torch.Tensor | None = None,
         grid_thw: torch.Tensor | None = None,
         kinds: torch.Tensor | None = None,
+        strides: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The last layer's states_RLD of padded sequences; all pictures and clips go through the vision tower in one call.
 
@@ -203,7 +215,7 @@ class OneTower(Encoder):
         told = {
             "input_ids": ids_RL.masked_fill(types_RL > 0, self.model.config.image_token_id),
             "attention_mask": mask_RL,
-            "position_ids": self._positions(ids_RL, mask_RL, types_RL, grid_thw, kinds),
+            "position_ids": self._positions(ids_RL, mask_RL, types_RL, grid_thw, kinds, strides),
         }
         if pixel_values is not None:
             seen = self.model.get_image_features(pixel_values, grid_thw, return_dict=True)
@@ -220,7 +232,7 @@ class OneTower(Encoder):
         taken = [parts for name, parts in seen.items() if name != "last_hidden_state"]
         return sum(part.sum() for parts in taken for part in (parts if isinstance(parts, list) else [parts]))
 
-    def _positions(self, ids_RL, mask_RL, types_RL, grid_thw, kinds) -> torch.Tensor:
+    def _positions(self, ids_RL, mask_RL, types_RL, grid_thw, kinds, strides) -> torch.Tensor:
         """Where each token stands on the three axes of M-RoPE."""
         if self.config.positions == "1d" or grid_thw is None:
             return (mask_RL.cumsum(-1) - 1).clamp(min=0).expand(3, -1, -1)
@@ -231,7 +243,7 @@ class OneTower(Encoder):
             mm_token_type_ids=types_RL,
             image_grid_thw=images,
             video_grid_thw=clips,
-            second_per_grid_ts=[seconds] * len(clips),
+            second_per_grid_ts=[seconds * stride for stride in strides[kinds == _VIDEO].tolist()],
             attention_mask=mask_RL,
         )[0]
 

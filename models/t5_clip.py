@@ -46,7 +46,7 @@ class Words:
 
 def refuse_short(name: str, length: int) -> None:
     """Refuses a budget of tokens that no text fits in."""
-    if length < SHORTEST:
+    if not length >= SHORTEST:
         raise Refused(f"{name} is {length}; give at least {SHORTEST}: a token of text, and the end")
 
 

@@ -19,7 +19,7 @@ class Lora:
 
     def __post_init__(self) -> None:
         for name in ("rank", "alpha"):
-            if getattr(self, name) < 1:
+            if not getattr(self, name) >= 1:
                 raise Refused(f"lora.{name} is {getattr(self, name)}; give 1 or more")
         if not 0 <= self.dropout < 1:
             raise Refused(f"lora.dropout is {self.dropout}; give a share from 0 to below 1")

@@ -45,7 +45,7 @@ class UniVLDRConfig(EncoderConfig):
     max_length: int = option(77, "most tokens of an item's words, its ends included; only text is cut")
 
     def __post_init__(self) -> None:
-        if self.max_length < 3:
+        if not self.max_length >= 3:
             raise Refused(f"max_length is {self.max_length}; give 3 or more: a beginning, a word, an end")
 
 

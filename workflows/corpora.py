@@ -122,7 +122,8 @@ def validate(plan: Plan) -> Findings:
         else:
             kept, stop = _curated(read, rules, seed)
             refusal = refusal or stop
-        refusal = refusal or _untrainable(kept, {"adapt": plan.pairs.adapt_tasks, "instruct": plan.pairs.instruct_tasks})
+        adapted = () if plan.pairs.adapt_captions else plan.pairs.adapt_tasks
+        refusal = refusal or _untrainable(kept, {"adapt": adapted, "instruct": plan.pairs.instruct_tasks})
         faults = _told(_faults(read, named), _faults(kept, named))
         candidates: Counter[str] = Counter()
         for table in part_tables(kept, "corpus", ["text", "images", "video"]):

@@ -6,7 +6,7 @@ ours: negatives are gathered over all workers; what is known to answer a query, 
 where a paper has none (MiMIC, MIRe, MARVEL, UniVL-DR). Corpora may ship negatives: only a training that says so reads them.
 """
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from mirepoix.components.augment import AugmentConfig
@@ -24,7 +24,8 @@ from mirepoix.models.tuning import Lora, Tuning
 from mirepoix.models.unite import UniteConfig
 from mirepoix.models.univldr import UniVLDRConfig
 from mirepoix.serving.app import ServeConfig
-from mirepoix.workflows.retrieval import Retrieval
+from mirepoix.workflows.comparison import Arm, Comparison
+from mirepoix.workflows.retrieval import Method, Retrieval
 
 QWEN = "Qwen/Qwen2-VL-2B-Instruct"
 CLIP_B32, CLIP_L14 = "openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14"
@@ -61,7 +62,8 @@ DENSE = TrainConfig(
 )
 """The optimizer of MARVEL and UniVL-DR, in-batch negatives alone; 0.07 is where CLIP's scale starts."""
 ANCE = MineConfig(negatives=2, last=100, margin=None, strategy="random", balanced=True, own="replace")
-"""A picture and a text drawn from the top 100 that are no answers, in place of what the corpus judged to be none."""
+"""A picture and a text of the top 100 that are no answers, in place of what the corpus judged to be none; drawn once for all epochs, which
+is chosen here."""
 BARE = PairsConfig(without_instruction=1.0)
 
 
@@ -112,6 +114,18 @@ def jfe_late() -> Retrieval:
     return jfe(fusion="late")
 
 
+def jfe_claim() -> Comparison:
+    """JFE, its control and UniIR on one corpus under one ruler, in one table by task: does the gain grow with the need for fusion?
+
+    mirepoix run jfe_claim sources.path=/data/mbeir      as long as jfe, jfe_late and uniir together; eight GPUs
+    """
+    shared, arms = jfe().pairs, {}
+    for name, run in (("jfe", jfe()), ("jfe_late", jfe_late()), ("uniir", uniir())):
+        told = {field.name: getattr(run, field.name) for field in fields(Method)}
+        arms[name] = Arm(pairs=None if run.pairs == shared else run.pairs, **told)
+    return Comparison(pairs=shared, deploy=GPU["deploy"], arms=arms)
+
+
 def mimic() -> Retrieval:
     """MiMIC on T5-ANCE and CLIP ViT-B/32: fusion in the decoder, mix-in and caption dropout, then a round with mined negatives; one GPU.
 
@@ -119,9 +133,10 @@ def mimic() -> Retrieval:
 
     From the paper's abstract and what others noted of it: towers, 128 tokens, batch 64, at most 20 epochs, mix-in, caption dropout, and a
     second round with negatives of the top 100. Chosen here: the optimizer and the learned temperature of MARVEL, which has the same towers;
-    one text and one picture of the top 100; a fifth for both shares; that every tower learns; no early stop.
+    one text and one picture of the top 100; a fifth for both shares; that every tower learns; no early stop; that documents alone lose
+    captions, as the text of a query with a picture is its question here, and not a caption (`augment.query_captions`, where it is).
     """
-    robust, dropped = MimicTuning(mix_in=0.2), AugmentConfig(document_captions=0.2, query_captions=0.2)
+    robust, dropped = MimicTuning(mix_in=0.2), AugmentConfig(document_captions=0.2)
     training = replace(DENSE, tuning=robust, augment=dropped)
     return Retrieval(
         pairs=BARE,
@@ -174,15 +189,14 @@ def marvel() -> Retrieval:
 
     From its code: which towers each step freezes, 5e-6 with weight decay 0.2, cosine without warm-up, a learned temperature, 64 tokens of
     caption in step 1, one picture and one text of the top 100 in step 3, contrasted with all of the batch. Chosen here: no early stop on a
-    development set, so 20 epochs are all of them; step 1 reads the corpus's own pairs of a text and a picture, whose caption it leaves out,
-    for want of the paper's captioned web pictures.
+    development set, so 20 epochs are all of them; step 1 reads the corpus's own captioned pictures, for want of the paper's from the web.
     """
-    first, captionless = MarvelTuning(towers=("vision", "projector"), text_length=64), AugmentConfig(document_captions=1.0)
+    first = MarvelTuning(towers=("vision", "projector"), text_length=64)
     goes_on = replace(DENSE, tuning=MarvelTuning(), loss=replace(DENSE.loss, temperature=None), seed=1234)
     return Retrieval(
-        pairs=replace(BARE, adapt_tasks=("t->i", "t->it")),
+        pairs=replace(BARE, adapt_captions=True),
         backbone=BackboneConfig(name=T5_ANCE, vision=CLIP_B32, encoder=MarvelConfig()),
-        adapt=replace(DENSE, tuning=first, augment=captionless, loss=replace(DENSE.loss, symmetric=True), seed=1234),
+        adapt=replace(DENSE, tuning=first, loss=replace(DENSE.loss, symmetric=True), seed=1234),
         instruct=goes_on,
         mine_refine=ANCE,
         refine=replace(goes_on, negatives=2),
@@ -197,7 +211,8 @@ def univldr() -> Retrieval:
 
     Two trainings of 20 epochs at 64 pairs. From its code: both stages, MARVEL's optimizer, CLIP's own temperature learning on, and in the
     second a softmax over the positive and its two negatives alone, on captions that a language model extended, which are what is searched
-    afterwards too. Which model writes was not published, and is yours to name; without `verbalise` captions stay as they are.
+    afterwards too. Which model writes was not published, and is yours to name; without `verbalise` captions stay as they are. Chosen here:
+    no early stop.
     """
     training = replace(DENSE, tuning=Tuning(towers=("text", "vision"), lora=None), loss=replace(DENSE.loss, temperature=None), seed=1234)
     return Retrieval(

@@ -60,11 +60,20 @@ def quickstart_all() -> Comparison:
     mirepoix run quickstart_all only=unite,mire      these two
     mirepoix demo quickstart_all serve=mimic         and its release searched at the end
 
-    UNITE is trained as in `quickstart` (whose results it takes, if they stand), the others for half as long each. Every arm reads the
-    same pairs with the same instructions; what differs is in its own function.
+    UNITE is trained as in `quickstart` (whose results it takes, if they stand), the others with a third of its computing each. Every arm
+    reads the same pairs with the same instructions; what differs is in its own function.
     """
     arms = {"unite": _unite(), "jfe": _jfe(), "mimic": _mimic(), "mire": _mire(), "marvel": _marvel(), "univldr": _univldr()}
     return Comparison(**WORLD, arms=arms)
+
+
+def quickstart_fusion() -> Comparison:
+    """JFE and its control as tiny random twins: the same towers, data and trainings, with fusion from the first layer or at the end.
+
+    mirepoix run quickstart_fusion                   two CPU cores, one arm after the other
+    """
+    late = replace(_jfe(), backbone=BackboneConfig(encoder=JfeConfig(fusion="late")))
+    return Comparison(**WORLD, arms={"jfe": _jfe(), "jfe_late": late})
 
 
 def _trained(steps: int, tuning: Tuning, **changed: Any) -> TrainConfig:
@@ -94,7 +103,7 @@ def _jfe() -> Arm:
 
 def _mimic() -> Arm:
     """Mix-in and caption dropout in a first round, then a round with mined negatives."""
-    robust, without = MimicTuning(), AugmentConfig(document_captions=0.1, query_captions=0.1)
+    robust, without = MimicTuning(), AugmentConfig(document_captions=0.1)
     return Arm(
         backbone=BackboneConfig(encoder=MimicConfig()),
         adapt=None,
@@ -143,5 +152,5 @@ def _univldr() -> Arm:
     )
 
 
-STEPS = {"jfe": (380, 80), "mimic": (280, 60), "mire": (260, 160, 160), "marvel": (180, 40, 40), "univldr": (700, 120)}
-"""Steps of each arm's trainings in turn: about 350 seconds of one core in all, where UNITE's take twice that."""
+STEPS = {"jfe": (380, 80), "mimic": (600, 120), "mire": (380, 220, 240), "marvel": (400, 60, 80), "univldr": (820, 160)}
+"""Steps of each arm's trainings in turn: about as much computing for one arm as for another, and a third of UNITE's."""

@@ -15,7 +15,7 @@ from mirepoix.models.tuning import Tuning
 from mirepoix.serving.app import ServeConfig
 from mirepoix.workflows import published
 from mirepoix.workflows.comparison import Comparison
-from mirepoix.workflows.quickstarts import quickstart, quickstart_all
+from mirepoix.workflows.quickstarts import quickstart, quickstart_all, quickstart_fusion
 from mirepoix.workflows.retrieval import Retrieval
 
 Recipe = Retrieval | Comparison
@@ -67,10 +67,12 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     for run in (
         quickstart,
         quickstart_all,
+        quickstart_fusion,
         nlvr,
         published.unite,
         published.jfe,
         published.jfe_late,
+        published.jfe_claim,
         published.mimic,
         published.mire,
         published.marvel,

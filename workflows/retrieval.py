@@ -115,6 +115,11 @@ class Method:
                     f"{stage}.negatives is 0 and {stage}.loss.in_batch off, which leaves nothing to contrast, mined or not; "
                     f"give one or more negatives, or {stage}.loss.in_batch=true"
                 )
+            mining = {"instruct": self.mine, "refine": self.mine_refine}.get(stage)
+            if mining is not None and training.negatives == 0:
+                raise Refused(
+                    f"{stage}.negatives is 0, so what is mined for it would not be read; give {stage}.negatives={mining.negatives}, or null"
+                )
         if self.mine_refine is not None and self.refine is None:
             raise Refused("mine_refine is given and refine is not, which would train on its negatives; give refine=TrainConfig too")
         if self.verbalise.kind != "none" and self.refine is None:
@@ -239,7 +244,7 @@ def method_stages(config: Method, data: Data, chosen: PairsConfig, measured: Eva
         stages.append(_stage(name, TRAININGS[name], training, {"pairs": trained_on, "encoder": learnt}, TRAINING, encoder))
         learnt = name
     if untrained:  # a small machine holds one embedding at a time
-        untrained[0] = replace(untrained[0], after=("embed",))
+        untrained[0] = replace(untrained[0], after=("embed",), inputs={**untrained[0].inputs, "curate": corpus})
     searched = {"curate": "curate", "embed": "embed", "index": "index"}
     searched |= {"untrained_embed": "embed-untrained", "untrained_index": "index-untrained"}
     released = {"encoder": learnt, "index": "index", "curate": corpus, "pairs": "pairs"}

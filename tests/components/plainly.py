@@ -11,6 +11,7 @@ from mirepoix.components.batches import PairStore
 from mirepoix.components.job import Job
 from mirepoix.components.plan import Plan
 from mirepoix.models.encoder import load_encoder
+from mirepoix.models.item import Item
 from mirepoix.models.loss import Labels, contrastive
 from mirepoix.models.temperature import Tempered
 from mirepoix.models.vectors import Vectors
@@ -20,6 +21,7 @@ from tests.keys import filled
 def plain(job: Job) -> list[dict[str, Any]]:
     """The same training in one process of plain torch, without dropout; its first row has the gradients too, before they are clipped."""
     config = job.config
+    torch.manual_seed(int(np.random.SeedSequence(job.seed).generate_state(1)[0]))  # adapters are drawn
     encoder = load_encoder(job.encoder).tune(config.tuning)
     module = Tempered(encoder, config.loss) if config.loss.learned_temperature else encoder
     learning = [p for p in module.parameters() if p.requires_grad]
@@ -43,11 +45,13 @@ def plain(job: Job) -> list[dict[str, Any]]:
             documents = [pair.positive for pair in pairs] + [item for pair in pairs for item in pair.negatives]
             rows_NTD, mask_NT, *scale = module(**encoder.training_collator([pair.query for pair in pairs], documents))
             vectors = Vectors(rows_NTD, mask_NT)
-            known = [{hash(o.positive.id) for o in everything if (o.query.text, o.task) == (p.query.text, p.task)} for p in whole]
+            originals = [p.positive for p in whole] + [item for p in whole for item in p.negatives]
+            known = [{_content(o.positive) for o in everything if (o.query.text, o.task) == (p.query.text, p.task)} for p in whole]
+            known = [answers | {_content(pair.positive)} for answers, pair in zip(known, pairs, strict=True)]
             labels = Labels(
                 counts_B=torch.tensor([len(pair.negatives) for pair in pairs]),
                 codes_M=torch.tensor([int(item.modality) for item in documents]),
-                keys_M=torch.tensor([hash(item.id) for item in documents]),
+                keys_MH=torch.tensor([[_content(item) for item in each] for each in zip(originals, documents, strict=True)]),
                 scores_M=torch.tensor([told.scores[0] for told in drawn] + [score for told in drawn for score in told.scores[1:]]),
                 relevant_BR=filled(known) if config.mask_relevant else None,
             )
@@ -64,6 +68,10 @@ def plain(job: Job) -> list[dict[str, Any]]:
         means = {"loss": np.mean(losses), "temperature": np.mean(temperatures)}
         rows.append({**means, "grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"], "gradients": gradients})
     return rows
+
+
+def _content(item: Item) -> int:
+    return hash((item.text, item.images, item.video))
 
 
 def assert_same_trace(rows: list[dict], expected: list[dict], loss: float = 2e-4, norm: float = 2e-2) -> None:

@@ -200,7 +200,7 @@ def test_families_are_tasks_sources_or_what_is_found(tmp_path):
     items = [
         Item("q", text="q"),
         Item("t", text="t"),
-        Item("i", images=(b"i",)),
+        Item("i", text=" \n", images=(b"i",)),
         Item("it", text="t", images=(b"i",)),
         Item("vt", text="t", video=(b"v",)),
     ]

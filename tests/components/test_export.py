@@ -49,6 +49,7 @@ BUILT = {
     "unite, qwen2.5": (Unite, UniteConfig(positions="mrope"), "qwen2_5_vl"),
     "unite, qwen3": (Unite, UniteConfig(positions="mrope"), "qwen3_vl"),
     "jfe": (Jfe, JfeConfig(), "qwen2_vl"),
+    "jfe, 1d": (Jfe, JfeConfig(positions="1d"), "qwen2_vl"),
     "jfe, mean": (Jfe, JfeConfig(attention="bidirectional", pooling="mean"), "qwen2_vl"),
     "jfe, late": (Jfe, JfeConfig(fusion="late", positions="1d"), "qwen2_vl"),
     "univldr": (UniVLDR, UniVLDRConfig(max_length=12), "clip"),
@@ -174,6 +175,22 @@ def test_positions_that_count_tokens_are_the_examples_to_give(releases, tmp_path
     assert "position_ids" not in (exported(releases["unite"], tmp_path / "grid", "hf") / "README.md").read_text()
 
 
+def test_an_example_that_cuts_no_text_and_reads_no_clip_says_so(releases, tmp_path, monkeypatch):
+    """A text over max_length is read to its end by it and by the encoder cut; UniVL-DR's cuts alike, and knows no clips."""
+    folder = exported(releases["unite, short"], tmp_path / "out", "hf")
+    said = (folder / "README.md").read_text()
+    assert "Texts are not cut here; in training they were cut to 60 tokens of the whole prompt. The example reads no clips." in said
+    monkeypatch.chdir(folder)
+    told = {}
+    exec(code_of(folder), told)
+    assert (told["encode"](LONG) - rows(releases["unite, short"], [Item("long", text=LONG)])[0]).abs().max() > CLOSE
+    folder = exported(releases["univldr"], tmp_path / "cut", "hf")
+    assert "Texts are not cut here" not in (folder / "README.md").read_text()
+    monkeypatch.chdir(folder)
+    exec(code_of(folder), told)
+    assert (told["encode"](LONG) - rows(releases["univldr"], [Item("long", text=LONG)])[0]).abs().max() < CLOSE
+
+
 @pytest.mark.parametrize("name", ["marvel", "mire"])
 def test_towers_that_work_together_in_their_own_way_are_plain_checkpoints_and_the_folder_is_an_encoder(
     name, releases, tmp_path, monkeypatch
@@ -189,6 +206,8 @@ def test_towers_that_work_together_in_their_own_way_are_plain_checkpoints_and_th
     exec(code_of(folder), told)
     expected = releases[name].open_encoder().encode(told["items"])
     assert torch.equal(told["vectors"].rows_NTD, expected.rows_NTD)
+    said = (folder / "README.md").read_text()
+    assert "pip install -e CHECKOUT\n" in said and "on no registry" in said and "pip install mirepoix" not in said
 
 
 def test_an_exported_encoder_is_one_again(releases, tmp_path):
@@ -285,6 +304,7 @@ ASKED = {
     "unite, qwen2.5": CHAT,
     "unite, qwen3": STILL,
     "jfe": CHAT,
+    "jfe, 1d": RAW,
     "jfe, mean": CHAT,
     "unite, raw": RAW,
     "unite, short": SHORT,
@@ -345,6 +365,7 @@ def test_the_files_are_those_that_servers_parse(releases, tmp_path):
     told = json.loads((folder / "config_sentence_transformers.json").read_text())
     assert told["prompts"] == {"query": "", "document": "", **INSTRUCTIONS}
     assert not (folder / "mirepoix.json").exists()
+    assert f"in training at most {UniteConfig().max_frames} were, evenly spaced" in (folder / "README.md").read_text()
 
 
 def test_late_interaction_is_laid_out_as_pylate_does(releases, tmp_path):
@@ -396,7 +417,7 @@ def test_pylate_gives_our_vectors_of_texts(releases, tmp_path):
 
 # PEFT
 
-ADAPTED = ("unite", "unite, 1d", "jfe, mean", "univldr")
+ADAPTED = ("unite", "unite, 1d", "jfe, mean", "jfe, late", "univldr")
 
 
 def taught(encoder, lora, scale):
@@ -429,6 +450,7 @@ def test_peft_puts_what_two_stages_added_over_the_base(name, adapted, twins, tmp
     folder = exported(adapted[name], tmp_path / "out", "peft", base=str(base))
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == 5
     assert not (folder / "model.safetensors").exists()
+    assert ("The example reads no clips." in (folder / "README.md").read_text()) == (name != "univldr")
     monkeypatch.chdir(folder)
     told = {}
     exec(code_of(folder), told)

@@ -91,6 +91,27 @@ def test_adaptation_may_have_every_task_with_instructions_too(curated, tmp_path)
     assert read(found.folder, "adapt") == read(found.folder, "instruct")
 
 
+def test_adaptation_may_have_captions_that_ask_for_what_they_stand_beside(curated, truth, tmp_path):
+    corpus, queries, _, _ = truth
+    found = made(tmp_path / "captions", pairs.work, PairsConfig(adapt_captions=True, adapt_tasks=("v->v",)), curate=curated.folder)
+    captioned = [item for item in corpus.values() if item.text and (item.images or item.video)]
+    adapted = read(found.folder, "adapt")
+    assert captioned and [pair.query.text for pair in adapted] == [item.text for item in captioned]
+    for pair, item in zip(adapted, captioned, strict=True):
+        assert (pair.positive.images, pair.positive.video, pair.positive.text) == (item.images, item.video, "")
+        assert not pair.query.images + pair.query.video and pair.query.instruction == "" and pair.id not in queries
+        assert pair.task == f"t->{pair.positive.modality.letters}"
+    assert found.outcome.metrics["adapt_pairs"] == len(captioned) and not found.outcome.tables["notices"]
+    usual = made(tmp_path / "usual", pairs.work, PairsConfig(adapt_tasks=None), curate=curated.folder)
+    assert read(found.folder, "instruct") == read(usual.folder, "instruct"), "captions are adapted on alone"
+
+
+def test_captions_are_refused_where_there_are_none(tmp_path):
+    corpus = small(tmp_path / "in", [query(1), query(2, "test")])
+    with pytest.raises(Refused, match="adapt_captions is on, and no picture or clip of the corpus has a text"):
+        made(tmp_path / "out", pairs.work, PairsConfig(adapt_captions=True), curate=corpus)
+
+
 def test_where_no_query_is_to_have_an_instruction_none_has_in_training_or_evaluation_and_none_is_served(tmp_path):
     """Not even one that it brings: MARVEL, UniVL-DR, MIRe and MiMIC read none."""
     corpus = small(

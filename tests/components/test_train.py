@@ -28,7 +28,7 @@ from mirepoix.models.objective import Objective
 from mirepoix.models.tuning import Lora, Tuning
 from mirepoix.serving.store import Context, Rows
 from tests.components.plainly import assert_same_trace, plain
-from tests.components.training import FULL, TOY, as_task, job_of, run, tell, told, worker_pids, write_encoder, write_toys
+from tests.components.training import FULL, TOY, as_task, job_of, picture, run, tell, told, worker_pids, write_encoder, write_toys
 
 STEPS = 6
 MIXED = ["i", "t", "t"] * 8
@@ -142,6 +142,10 @@ def alone(folder, mixed, hard, encoder) -> tuple[dict[str, Job], dict[str, list[
     jobs["lessened"] = job_of(captioned, encoder, augment=lost, homogeneous=1.0, homogeneous_by="target", loss=mamcl, **SMALL)
     alike = write_toys(folder / "alike", ["t"] * 12, kin=True)
     jobs |= {f"kin {mask}": job_of(alike, encoder, mask_kin=mask, **SMALL) for mask in (True, False)}
+    flags = [Item("d", text=f"a flag, told in way {n}", images=(picture("red blue"),)) for n in range(12)]
+    asked = [Item("q", text=f"what is in way {n}") for n in range(12)]
+    write_pairs(folder / "one picture", [*asked, *flags], [PairRow(f"p{n}", n, 12 + n) for n in range(12)])
+    jobs["bared"] = job_of(folder / "one picture", encoder, augment=AugmentConfig(document_captions=0.5), **SMALL)
     jobs["rare"] = job_of(mixed, encoder, logging_steps=4, **SMALL)
     jobs["diverging"] = job_of(mixed, encoder, learning_rate=1e30, max_grad_norm=0.0, max_steps=9, save_steps=1)
     (folder / "zero.json").write_text(json.dumps(SETTINGS))
@@ -178,6 +182,12 @@ def test_documents_that_may_be_the_same_answer_are_masked_unless_that_is_turned_
     _, rows = alone
     assert {(row["effective_negatives"], row["loss"]) for row in rows["kin True"]} == {(0.0, 0.0)}
     assert all(row["effective_negatives"] >= 2 and row["loss"] > 0 for row in rows["kin False"])
+
+
+def test_documents_that_a_step_sees_alike_are_no_negatives_of_each_others_queries(alone):
+    jobs, rows = alone
+    assert_same_trace(rows["bared"], plain(jobs["bared"]))
+    assert min(row["effective_negatives"] for row in rows["bared"]) < 3
 
 
 def test_activations_computed_again_change_nothing(alone):
@@ -346,7 +356,7 @@ def test_a_training_goes_on_with_fewer_workers_and_the_same_batches(resumed, nam
 
 def test_a_checkpoint_of_other_batches_is_refused(resumed):
     (row,) = resumed["fewer"]["of other batches"]
-    assert "the checkpoint is of batches of 4 pairs, now they have 3" in row["refused"]
+    assert "the checkpoint is of batches of 4 pairs, now they have 3" in row["refused"] and row["kind"] is Unanimous
 
 
 def test_a_finished_training_is_not_trained_again(resumed, folder):

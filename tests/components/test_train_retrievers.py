@@ -10,20 +10,30 @@ from mirepoix.components import zero
 from mirepoix.components.batches import PairStore
 from mirepoix.components.job import Job
 from mirepoix.components.plan import Plan
-from mirepoix.models.encoder import ARCHITECTURES, Encoder, architecture
+from mirepoix.models.encoder import ARCHITECTURES, Encoder, architecture, load_encoder
 from mirepoix.models.item import Modality
+from mirepoix.models.marvel import MarvelTuning
+from mirepoix.models.mire import MireTuning
 from mirepoix.models.objective import Objective
-from mirepoix.models.tuning import Tuning
+from mirepoix.models.tuning import Lora, Tuning
 from mirepoix.models.twins import make_twin, seeded
 from tests.components.plainly import assert_same_trace, plain
 from tests.components.training import NAMES, TINY, FolderSite, job_of, run, write_toys
 
 BATCH, STEPS = 6, 3
-KINDS = "ttttiititttttttttttttttttitittctttcc"
-"""In the first step pictures with text have others of their modality, in the third pictures alone: what is not masked."""
+KINDS = "tttittctttittittcictttttttcttctttttt"
+"""In the first step pictures with text have others of their modality, and pictures alone have: what is not masked."""
 LOSS = Objective(symmetric=True, modality_mask=True, temperature=0.1)
 MORE: dict[str, dict] = {"mimic": {"mix_in": 0.0}, "mire": {"cached_pictures": 8}}
 """What is drawn on each rank for itself is another draw on other ranks: without it, all of them train the same."""
+PUBLISHED: dict[str, Tuning] = {
+    "marvel step 1": MarvelTuning(towers=("vision", "projector")),
+    "marvel steps 2 and 3": MarvelTuning(),
+    "mire alignment": MireTuning(towers=("pooling",), text_rows=False),
+    "unite adapters": Tuning(lora=Lora(8, 16, 0.0)),
+}
+"""Stages in which a part is frozen, tried on two ranks."""
+LEARN_OF_PICTURES = {"vision", "projector", "pooling"}
 
 
 def tuned(cls: type[Encoder], **more) -> Tuning:
@@ -49,14 +59,19 @@ def encoders(tmp_path_factory) -> dict[str, Path]:
     return {name: home / name for name in ARCHITECTURES}
 
 
+def tunings(world: int) -> dict[str, Tuning]:
+    """What learns, by the name of the retriever and its stage."""
+    whole = {name: tuned(architecture(name), **MORE.get(name, {})) for name in ARCHITECTURES}
+    return whole | (PUBLISHED if world == 2 else {})
+
+
 def jobs_of(pairs: Path, encoders: dict[str, Path], world: int) -> dict[str, Job]:
-    """Trainings whose global batches are the same at every world size, and one with draws of the ranks' own."""
+    """Trainings whose global batches are the same at every world size, and one with draws of the ranks' own; on two ranks more stages."""
     shared = {"max_steps": STEPS, "num_workers": world, "per_device_train_batch_size": BATCH // world, "loss": LOSS, "learning_rate": 1e-3}
     jobs = {}
     for stage in (0, 3):
-        for name, encoder in encoders.items():
-            tuning = tuned(architecture(name), **MORE.get(name, {}))
-            jobs[f"{name} {stage}"] = job_of(pairs, encoder, tuning=tuning, zero_stage=stage, **shared)
+        for name, tuning in tunings(world).items():
+            jobs[f"{name} {stage}"] = job_of(pairs, encoders[name.split()[0]], tuning=tuning, zero_stage=stage, **shared)
         drawing = tuned(architecture("mimic"), mix_in=1.0)
         jobs[f"drawing {stage}"] = job_of(pairs, encoders["mimic"], tuning=drawing, zero_stage=stage, **shared)
     return jobs
@@ -95,12 +110,12 @@ def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, to
 
 @pytest.fixture(scope="module")
 def references(pairs, encoders) -> dict[str, list[dict[str, Any]]]:
-    jobs = jobs_of(pairs, encoders, 1)
-    return {name: plain(jobs[f"{name} 0"]) for name in encoders}
+    jobs = jobs_of(pairs, encoders, 2)
+    return {name: plain(jobs[f"{name} 0"]) for name in tunings(2)}
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_there_are_steps_in_which_a_rank_has_no_picture_and_another_has_and_one_in_which_nobody_has(pairs, encoders, world):
+def test_in_the_first_step_a_rank_has_no_picture_and_another_has_and_in_a_later_one_nobody_has(pairs, encoders, world):
     store = PairStore(pairs)
     plan = Plan(store, BATCH, jobs_of(pairs, encoders, world)["unite 0"].seed)
     steps = []
@@ -108,14 +123,25 @@ def test_there_are_steps_in_which_a_rank_has_no_picture_and_another_has_and_one_
         codes = [[item.modality for item in (pair.positive, *pair.negatives)] for pair in store.pairs(plan.batch(step))]
         seen = [any(code & Modality.IMAGE for code in pair) for pair in codes]
         steps.append([any(seen[first : first + BATCH // world]) for first in range(0, BATCH, BATCH // world)])
-    assert any(len(set(ranks)) == 2 for ranks in steps), steps
+    assert len(set(steps[0])) == 2, "the step whose gradients are compared"
     assert any(not any(ranks) for ranks in steps), steps
+
+
+def test_in_the_first_step_all_that_learns_of_pictures_does(encoders, references):
+    for name, tuning in tunings(2).items():
+        encoder, gradients = load_encoder(encoders[name.split()[0]]), references[name][0]["gradients"]
+        names = {id(weight): path for path, weight in encoder.named_parameters()}
+        most = max(float(gradient.abs().max()) for gradient in gradients.values())
+        for tower in LEARN_OF_PICTURES & {*tuning.towers}:
+            own = [gradients[names[id(weight)]] for weight in encoder.towers[tower].parameters()]
+            assert max(float(gradient.abs().max()) for gradient in own) > 1e-3 * most, (name, tower)
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_it_trains_as_one_process_with_the_whole_batch(pairs, encoders, references, world, tmp_path):
     rows = run(jobs_of(pairs, encoders, world), world, tmp_path / "trained", Watched)
-    for name, expected in references.items():
+    for name in tunings(world):
+        expected = references[name]
         for stage in (0, 3):
             assert_same_trace(rows[f"{name} {stage}"], expected)
             assert_same_gradients(rows[f"{name} {stage}"][0]["gradients"], expected[0]["gradients"])

@@ -11,16 +11,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from mirepoix.components import pairs, verbalise
+from mirepoix.components import mine, pairs, verbalise
 from mirepoix.components.batches import PairStore
 from mirepoix.components.corpus import PARTS, part_files, read_part
 from mirepoix.components.desk import SpendingConfig
+from mirepoix.components.embed import EmbedConfig
 from mirepoix.components.endpoint import EndpointConfig
+from mirepoix.components.negatives import MineConfig
 from mirepoix.components.pairs import PairsConfig
 from mirepoix.components.prompts import PICTURE_TOKENS, SYSTEM_OF_QUERIES, JudgeConfig, Request
 from mirepoix.components.verbalise import NO_CAPTION, VERBALISED_SCHEMA, WORDING, VerbaliseConfig, prepared
 from mirepoix.components.writers import EngineConfig, LocalConfig
 from mirepoix.models.errors import Refused
+from mirepoix.models.item import Modality, table_to_items
 from tests.components.causal import make_causal
 from tests.components.dialogues import PICTURES, TRIPLES, corpus, triple
 from tests.components.endpoints import Answer, Endpoint, endpoint
@@ -243,6 +246,24 @@ def test_pairs_read_it_in_the_place_of_what_curation_wrote(curate, tmp_path):
         found = written(server, tmp_path, curate)
     store = PairStore(made(tmp_path / "pairs", pairs.work, PairsConfig(adapt_tasks=()), curate=found.folder).folder / "instruct")
     assert "A lighthouse on rocks Where might one see a lighthouse on rocks nowadays?" in store.items.table["text"].to_pylist()
+
+
+def test_what_is_mined_for_it_has_the_new_texts_and_a_picture_alone_stays_what_is_found_as_one(curated, untrained, indexed, tmp_path):
+    """The negatives are found among the captions as they were; an item of another modality than the index has would be refused."""
+    before = {item.id: item for item in table_to_items(read_part(curated.folder, "corpus"))}
+    with endpoint(wondering) as server:
+        grown = written(server, tmp_path, curated.folder)
+    after = {item.id: item for item in table_to_items(read_part(grown.folder, "corpus"))}
+    changed = {id for id in before if after[id].text != before[id].text}
+    assert changed == {id for id, item in before.items() if item.images and item.text}
+    assert Modality.IMAGE in {item.modality for item in before.values()}
+    assert {id: item.modality for id, item in after.items()} == {id: item.modality for id, item in before.items()}
+    paired = made(tmp_path / "pairs", pairs.work, PairsConfig(adapt_tasks=None), curate=grown.folder)
+    mining = {"pairs": paired.folder, "curate": grown.folder, "encoder": untrained.folder, "index": indexed.folder}
+    store = PairStore(made(tmp_path / "mined", mine.work, MineConfig(encode=EmbedConfig(threads=1)), **mining).folder / "instruct")
+    found = [item for pair in store.pairs(range(len(store))) for item in (pair.positive, *pair.negatives)]
+    assert all(item == after[item.id] for item in found) and any(pair.negatives for pair in store.pairs(range(len(store))))
+    assert changed & {item.id for item in found} and Modality.IMAGE in {item.modality for item in found}
 
 
 def test_a_local_model_writes_of_captions_alone(curate, tmp_path):

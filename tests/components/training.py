@@ -132,7 +132,7 @@ def _rank(rank: int, world: int, meeting: str, jobs: dict[str, Job], folder: Pat
         try:
             train(job, site)
         except Refused as error:
-            site.rows.append({"refused": str(error)})
+            site.rows.append({"refused": str(error), "kind": type(error)})
         rows[name] = site.rows
     if rank == 0:
         (Path(meeting) / "rows.pickle").write_bytes(pickle.dumps(rows))

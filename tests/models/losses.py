@@ -32,7 +32,7 @@ def toy(pairs: int, negatives: int = 0, rows: int = 1, seed: int = 0) -> tuple[V
 def labels(
     codes: Sequence[int],
     counts: Sequence[int] | None = None,
-    keys: Sequence[int] | None = None,
+    keys: Sequence[int | tuple[int, ...]] | None = None,
     scores: Sequence[float] | None = None,
     relevant: Sequence[set[int]] | None = None,
 ) -> Labels:
@@ -47,7 +47,7 @@ def labels(
     return Labels(
         counts_B=torch.tensor(counts),
         codes_M=torch.tensor(codes),
-        keys_M=torch.arange(documents) if keys is None else torch.tensor(keys),
+        keys_MH=(torch.arange(documents) if keys is None else torch.tensor(keys)).reshape(documents, -1),
         scores_M=torch.full((documents,), math.nan) if scores is None else torch.tensor(scores),
         relevant_BR=None if relevant is None else filled(relevant),
     )
@@ -58,7 +58,7 @@ class Paper:
 
     def __init__(self, queries: Vectors, documents: Vectors, told: Labels, objective: Objective, scale: torch.Tensor | float):
         self.queries, self.documents = queries, documents
-        self.codes, self.keys, self.teacher = told.codes_M.tolist(), told.keys_M.tolist(), told.scores_M.tolist()
+        self.codes, self.keys, self.teacher = told.codes_M.tolist(), told.keys_MH.tolist(), told.scores_M.tolist()
         self.relevant = None if told.relevant_BR is None else [set(row) for row in told.relevant_BR.tolist()]
         self.objective, self.scale = objective, scale
         self.pairs = range(len(queries))
@@ -87,7 +87,7 @@ class Paper:
             return False
         if self.objective.modality_mask and self.codes[query] != self.codes[document]:
             return False
-        return self.relevant is None or self.keys[document] not in self.relevant[query]
+        return self.relevant is None or not self.relevant[query].intersection(self.keys[document])
 
     def _negatives(self, query: int) -> list[int]:
         return [j for j in range(len(self.documents)) if self.candidate(query, j) and not self.likely(query, j)]

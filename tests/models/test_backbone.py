@@ -6,9 +6,12 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from mirepoix.models.backbone import Checkpoint, open_part
 from mirepoix.models.errors import Refused
+
+from .conftest import WORDS
 
 
 def test_a_multimodal_checkpoint_brings_a_tokenizer_and_an_image_processor(tiny_qwen):
@@ -58,13 +61,16 @@ def test_a_folder_without_a_config_is_refused(tmp_path):
         open_part(Checkpoint(tmp_path), "text")
 
 
-def test_a_tokenizer_that_nothing_here_can_read_is_refused_with_what_to_install(twin, tmp_path):
-    """As T5-ANCE was published: spiece.model, and no tokenizer.json."""
+def test_a_t5_whose_words_are_a_sentencepiece_model_alone_is_opened(twin, tmp_path):
+    """As older checkpoints were published: spiece.model, and no tokenizer.json."""
     shutil.copytree(twin("t5_clip")["text"].name, tmp_path / "t5")
     (tmp_path / "t5" / "tokenizer.json").unlink()
-    (tmp_path / "t5" / "spiece.model").write_bytes(b"pieces")
-    with pytest.raises(Refused, match=r"^checkpoint .*t5 has its tokenizer as a SentencePiece model alone.*; pip install sentencepiece$"):
-        open_part(Checkpoint(tmp_path / "t5"), "text")
+    marks = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(WORDS * 20), model_prefix=str(tmp_path / "t5" / "spiece"), vocab_size=40, minloglevel=2, **marks
+    )
+    pieces = SentencePieceProcessor(model_file=str(tmp_path / "t5" / "spiece.model")).encode("two large blue stars")
+    assert len(pieces) > 3 and open_part(Checkpoint(tmp_path / "t5"), "text").tokenizer("two large blue stars")["input_ids"] == [*pieces, 1]
 
 
 @pytest.mark.parametrize("family", ["t5_clip", "bert_clip", "clip", "qwen2_vl"])
@@ -91,7 +97,7 @@ def test_a_checkpoint_with_a_language_head_is_a_backbone_too(tiny_qwen, tmp_path
     """The published checkpoints are of the generating class; its inner model is what encodes."""
     from transformers import Qwen2VLForConditionalGeneration
 
-    model, tokenizer, image_processor = open_part(Checkpoint(tiny_qwen), "multimodal")
+    model, tokenizer, image_processor, _ = open_part(Checkpoint(tiny_qwen), "multimodal")
     whole = Qwen2VLForConditionalGeneration(model.config)
     whole.model.load_state_dict(model.state_dict())
     whole.save_pretrained(tmp_path)

@@ -18,8 +18,6 @@ from mirepoix.models.vectors import Vectors
 
 from .conftest import ITEMS, picture
 
-TUNINGS: dict[str, dict] = {}  # what a retriever's own Tuning wants beside towers and adapters
-
 
 def test_every_retriever_is_under_the_contract():
     """The tests below run over ARCHITECTURES themselves; each names the twins that it can be built over, and these are made."""
@@ -51,7 +49,7 @@ def readable(encoder) -> list[Item]:
 
 
 def tuning(encoder, *towers: str, lora: Lora | None = None) -> Tuning:
-    return encoder.Tuning(towers=towers, lora=lora, **TUNINGS.get(encoder.architecture, {}))
+    return encoder.Tuning(towers=towers, lora=lora)
 
 
 def test_rows_have_unit_norm_and_the_mask_is_true(encoder):
@@ -283,6 +281,17 @@ def test_a_head_that_is_not_whole_is_refused(encoder, tmp_path):
     save_file({**dict(list(head.items())[1:]), "stranger": torch.zeros(1)}, tmp_path / HEAD)
     with pytest.raises(Refused, match="stranger"):
         load_encoder(tmp_path)
+
+
+def test_a_checkpoint_that_holds_more_than_is_read_is_refused(encoder, tmp_path):
+    encoder.save(tmp_path)
+    for path in tmp_path.rglob("model.safetensors"):
+        weights = load_file(path)
+        save_file({**weights, "stranger": torch.zeros(1)}, path, metadata={"format": "pt"})
+        with pytest.raises(Refused, match=r"differ in 1 weights \(.*stranger, \.\.\.\); give a whole encoder"):
+            load_encoder(tmp_path)
+        save_file(weights, path, metadata={"format": "pt"})
+    assert load_encoder(tmp_path).dimension == encoder.dimension
 
 
 def test_encoding_does_not_end_training_mode(encoder):

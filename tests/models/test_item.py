@@ -31,6 +31,7 @@ ITEMS = st.builds(
         (Item("a", text="x", video=(b"x",)), "vt", 5),
         (Item("a", text="x", images=(b"x",), video=(b"x",)), "ivt", 7),
         (Item("a"), "", 0),
+        (Item("a", text=" \n", images=(b"x",)), "i", 2),
     ],
 )
 def test_modality_is_what_the_item_consists_of(item, letters, code):

@@ -110,9 +110,16 @@ def test_a_later_token_reaches_an_earlier_state_only_both_ways(plain, attention)
 
 
 @pytest.mark.parametrize(
-    "item", [Item("t", "two stars", instruction="Find it."), Item("i", images=(picture(), picture("blue"))), ITEMS[-1]]
+    "item",
+    [
+        Item("t", "two stars", instruction="Find it."),
+        Item("i", images=(picture(), picture("blue"))),
+        Item("asked", images=(picture(),), instruction="Find it."),
+        ITEMS[-1],
+    ],
+    ids=lambda item: item.id,
 )
-def test_both_arms_agree_on_what_has_one_modality_alone(plain, item):
+def test_both_arms_agree_on_words_alone_and_on_pictures_alone_and_an_instruction_is_words(plain, item):
     joint, late = (over(plain, fusion=fusion).encode([item]).rows_NTD for fusion in ("joint", "late"))
     assert torch.allclose(joint, late, atol=1e-6) == (len(halves(item)) == 1)
 

@@ -25,11 +25,11 @@ def batches(draw):
     """Labels of a batch, and how many rows its items have."""
     pairs = draw(st.integers(1, 4))
     counts = draw(st.lists(st.integers(0, 3), min_size=pairs, max_size=pairs))
-    documents = pairs + sum(counts)
+    documents, hashes = pairs + sum(counts), draw(st.integers(1, 2))
     told = labels(
         codes=draw(st.lists(st.integers(1, 2), min_size=documents, max_size=documents)),
         counts=counts,
-        keys=draw(st.lists(st.integers(0, 5), min_size=documents, max_size=documents)),
+        keys=draw(st.lists(st.tuples(*[st.integers(0, 9)] * hashes), min_size=documents, max_size=documents)),
         scores=draw(st.lists(st.sampled_from([math.nan, -1.5, 0.25, 0.5, 0.75, 2.0]), min_size=documents, max_size=documents)),
         relevant=draw(st.none() | st.lists(st.sets(st.integers(-1, 6), min_size=1, max_size=3), min_size=pairs, max_size=pairs)),
     )
@@ -61,7 +61,7 @@ def learnt(loss: torch.Tensor, *leaves: torch.Tensor) -> list[torch.Tensor]:
 @given(batch=batches(), objective=objectives())
 def test_value_gradient_and_figures_are_what_the_definition_says(batch, objective):
     told, rows, seed = batch
-    queries, documents = vectors(len(told.counts_B), rows, seed), vectors(len(told.keys_M), rows, seed + 1000)
+    queries, documents = vectors(len(told.counts_B), rows, seed), vectors(len(told.keys_MH), rows, seed + 1000)
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
     paper = Paper(queries, documents, told, objective, scale)
     contrast = contrastive(queries, documents, told, objective, scale)
@@ -166,6 +166,11 @@ def test_a_copy_of_the_positive_is_pushed_away_only_if_it_is_not_said_to_be_rele
     batch, keys = toy(3), [7, 7, 8]
     kept, masked = of(*batch, labels([1] * 3, keys=keys)), of(*batch, labels([1] * 3, keys=keys, relevant=[{7}, {7}, {8}]))
     assert float(kept.effective_negatives) == 2 and float(masked.effective_negatives) == pytest.approx(4 / 3)
+
+
+def test_a_document_is_known_by_any_of_its_hashes():
+    told = labels([1] * 3, keys=[(1, 7), (2, 7), (3, 3)], relevant=[{1, 7}, {2, 7}, {3}])
+    assert float(of(*toy(3), told).effective_negatives) == pytest.approx(4 / 3)
 
 
 def test_what_another_pair_brings_and_this_query_is_known_to_want_is_masked_for_this_query_alone():

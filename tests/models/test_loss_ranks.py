@@ -58,6 +58,10 @@ def _cases() -> list[Case]:
         {"in_batch": False, "distillation": "kl", "teacher_temperature": 0.5},
         {"learned_temperature": True},
         *({"learned_temperature": True, "temperature_ceiling": bound, "temperature": bound} for bound in (1.0, 1.5)),
+        *(
+            {"learned_temperature": True, "temperature_floor": bound, "temperature": bound, "temperature_ceiling": 2.0}
+            for bound in (1.0, 1.5)
+        ),
         {"symmetric": True, "modality_mask": True, "margin": 0.2, "hardness": 1.0, "widths": (3,), "distillation": "kl"},
     ]
     cases += [Case(replace(plain, **option), rows=rows, known=rows > 1) for option in options for rows in (1, 3)]
@@ -87,7 +91,7 @@ def batch_of(case: Case, rank: int, world: int) -> tuple[torch.Tensor, Labels]:
     hard, share = sum(case.counts), EVERYONE // world
     queries = torch.randn(EVERYONE, case.rows, D, generator=draw)
     documents = torch.randn(EVERYONE + hard, case.rows, D, generator=draw)
-    keys = torch.randint(0, 9, (EVERYONE + hard,), generator=draw)
+    keys = torch.randint(0, 18, (EVERYONE + hard, 2), generator=draw)
     scores = torch.randn(EVERYONE + hard, generator=draw)
     scores[-1] = math.nan
     codes = torch.randint(1, 3, (EVERYONE + hard,), generator=draw)
@@ -99,7 +103,7 @@ def batch_of(case: Case, rank: int, world: int) -> tuple[torch.Tensor, Labels]:
         case.counts[mine.start : mine.stop],
         keys[places].tolist(),
         scores[places].tolist(),
-        [{int(keys[i]), *range(i)} for i in mine] if case.known else None,
+        [{int(keys[i, 1]), *range(i)} for i in mine] if case.known else None,
     )
     return torch.cat([queries[mine], documents[places]]), told
 
@@ -151,7 +155,8 @@ def test_the_cases_have_what_they_are_to_show():
     assert sum(RAGGED[:2]) == 0 < sum(RAGGED[2:4])
     taught = [results_of(Case(Objective(distillation="kl")), rank, 3)[0].rows_without_teacher.item() for rank in range(3)]
     assert taught == [2, 0, 2]
-    bounded = [case for case in CASES if case.objective.temperature == case.objective.temperature_ceiling]
-    assert {bool(results_of(case, 0, 1)[1][0].any()) for case in bounded} == {True, False}
+    for bound in ("temperature_floor", "temperature_ceiling"):
+        bounded = [case for case in CASES if case.objective.temperature == getattr(case.objective, bound)]
+        assert {bool(results_of(case, 0, 1)[1][0].any()) for case in bounded} == {True, False}, bound
     margins = [results_of(case, 0, 1)[0].masked_by_margin.item() for case in CASES if case.objective.margin is not None]
     assert all(margins)

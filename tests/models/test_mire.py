@@ -291,6 +291,8 @@ def test_lengths_that_hold_no_word_or_exceed_the_tower_are_refused(twin, mire):
 def test_sizes_below_one_are_refused(wrong):
     with pytest.raises(Refused, match=f"{next(iter(wrong))} is 0; give at least 1"):
         MireConfig(**wrong)
+    with pytest.raises(Refused, match="width is nan; give at least 1"):
+        MireConfig(width=float("nan"))
 
 
 def test_settings_of_a_stage_that_mean_nothing_are_refused():

@@ -31,6 +31,7 @@ from mirepoix.models.objective import Objective
         {"symmetric": True, "in_batch": False},
         {"temperature": 0.6, "learned_temperature": True},
         {"temperature": 0.001, "learned_temperature": True},
+        {"temperature_floor": 0.6, "temperature": None, "learned_temperature": True},
     ],
 )
 def test_an_objective_that_makes_no_sense_is_refused_by_field_and_value(change):

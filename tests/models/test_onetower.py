@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mirepoix.models.backbone import Checkpoint
+from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.models.jfe import Jfe, JfeConfig
@@ -83,17 +84,49 @@ def test_pixels_are_bounded_from_both_sides(tiny_qwen, budget, patches):
     assert len(collator([Item("a", images=(picture(side=104),))])["pixel_values"]) == patches
 
 
-def test_a_clips_frames_have_a_budget_of_their_own_within_that_of_pictures(tiny_qwen):
+def test_a_clips_frames_have_a_budget_of_their_own_within_that_of_pictures(tiny_qwen, tmp_path):
     item = Item("a", images=(picture(),), video=(picture(), picture()))
     for told, height in ((28 * 28, 2), (240 * 320, 4)):
         collator = Unite.open(tiny_qwen, UniteConfig(max_frame_pixels=told)).collator
         assert collator([item])["grid_thw"].tolist() == [[1, 4, 4], [1, height, height]]
-    enlarging = Unite.open(tiny_qwen, UniteConfig(min_pixels=112 * 112, max_pixels=112 * 112)).collator
-    assert enlarging([item])["grid_thw"].tolist() == [[1, 8, 8], [1, 4, 4]], "frames are not enlarged as pictures are"
+    enlarging = Unite.open(tiny_qwen, UniteConfig(min_pixels=112 * 112, max_pixels=112 * 112))
+    enlarging.save(tmp_path)
+    for encoder in (enlarging, load_encoder(tmp_path)):
+        assert encoder.collator([item])["grid_thw"].tolist() == [[1, 8, 8], [1, 4, 4]], "frames are not enlarged as pictures are"
+
+
+def test_of_a_long_clip_frames_are_read_evenly_spaced_at_their_own_times(checkpoints):
+    """As the clip of these frames would be at the pace at which they follow each other."""
+    colours = ("red", "white", "blue", "white", "green", "white", "black")
+    whole = Item("a", video=tuple(picture(colour) for colour in colours))
+    kept = Item("a", video=whole.video[::2])
+    sampled, slower, every = (
+        Unite.build(checkpoints, UniteConfig(positions="mrope", **told))
+        for told in ({"max_frames": 4, "frames_per_second": 2.0}, {"frames_per_second": 1.0}, {"max_frames": None})
+    )
+    one, other = sampled.collator([whole]), slower.collator([kept])
+    assert all(torch.equal(one[name], other[name]) for name in one if name != "strides")
+    assert torch.allclose(sampled.encode([whole]).rows_NTD, slower.encode([kept]).rows_NTD, atol=1e-6)
+    long = Item("a", video=whole.video * 5)
+    assert [each.collator([long])["grid_thw"][0, 0].item() for each in (sampled, slower, every)] == [2, 16, 18]
+
+
+def test_a_clip_that_does_not_fit_is_refused_with_what_to_do(tiny_qwen):
+    tight = Unite.open(tiny_qwen, UniteConfig(max_length=40))
+    with pytest.raises(Refused, match=r"max_length is 40; raise max_length or lower max_frames or max_frame_pixels$"):
+        tight.collator([Item("a", video=(picture(),) * 20)])
 
 
 @pytest.mark.parametrize(
-    "told", [{"max_length": 0}, {"max_frame_pixels": -1}, {"frames_per_second": 0.0}, {"min_pixels": 100, "max_pixels": 50}], ids=str
+    "told",
+    [
+        {"max_length": 0},
+        {"max_frame_pixels": -1},
+        {"max_frames": 0},
+        {"frames_per_second": 0.0},
+        {"min_pixels": 100, "max_pixels": 50},
+    ],
+    ids=str,
 )
 def test_budgets_that_cannot_be_are_refused(told):
     with pytest.raises(Refused, match=f"{next(iter(told))} is .*; give a"):

@@ -12,12 +12,15 @@ from mirepoix.models.backbone import Part, open_part
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
+from mirepoix.models.loss import contrastive
 from mirepoix.models.objective import Objective
 from mirepoix.models.pictures import decoded
 from mirepoix.models.tuning import Lora, Tuning
 from mirepoix.models.univldr import UniVLDR, UniVLDRConfig
+from mirepoix.models.vectors import Vectors
 
 from .conftest import ITEMS, picture
+from .losses import labels
 
 BOTH = ("text", "vision")
 READ = [item for item in ITEMS if not item.video]
@@ -210,26 +213,19 @@ POSITIVES = [Item("d1", text="two stars", images=(picture("blue"),)), Item("d2",
 NEGATIVES = [Item("n1", text="a circle", images=(picture("red"),)), Item("n2", text="large blue stars at night")] * 2
 
 
-def step(encoder, tuning, documents, loss) -> set[str]:
+def step(encoder, tuning, documents, objective) -> set[str]:
     """The parameters that one step changes, without weight decay and momentum: those alone that have a gradient."""
     encoder.tune(tuning)
     before = {name: parameter.detach().clone() for name, parameter in encoder.named_parameters()}
     optimizer = torch.optim.SGD([parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=1.0)
-    rows_NTD, _ = encoder(**encoder.training_collator(QUERIES, documents))
-    queries_BD, documents_MD = rows_NTD[:, 0].split([len(QUERIES), len(documents)])
-    loss(queries_BD, documents_MD).backward()
+    vectors, pairs = Vectors(*encoder(**encoder.training_collator(QUERIES, documents))), len(QUERIES)
+    told = labels([int(item.modality) for item in documents], [len(documents) // pairs - 1] * pairs)
+    contrastive(vectors[:pairs], vectors[pairs:], told, objective, 1 / 0.07).loss.backward()
     optimizer.step()
     return {name for name, parameter in encoder.named_parameters() if not torch.equal(parameter, before[name])}
 
 
-def in_batch(queries_BD, documents_MD):
-    return F.cross_entropy(queries_BD @ documents_MD.T / 0.07, torch.arange(len(queries_BD)))
-
-
-def three_way(queries_BD, documents_MD):
-    positives_BD, negatives_B2D = documents_MD[:2, None], documents_MD[2:].reshape(2, 2, -1)
-    scores_B3 = (torch.cat([positives_BD, negatives_B2D], 1) @ queries_BD[:, :, None])[..., 0]
-    return F.cross_entropy(scores_B3 / 0.07, torch.zeros(2, dtype=torch.long))
+IN_BATCH, THREE_WAY = Objective(), Objective(in_batch=False)
 
 
 def towers(encoder, *names) -> set[str]:
@@ -238,23 +234,23 @@ def towers(encoder, *names) -> set[str]:
 
 
 def test_in_stage_1_all_of_clip_learns_but_the_scale_that_is_the_trainers(univldr):
-    moved = step(univldr, Tuning(BOTH, lora=None), POSITIVES, in_batch)
+    moved = step(univldr, Tuning(BOTH, lora=None), POSITIVES, IN_BATCH)
     assert moved == towers(univldr, *BOTH) == {name for name, _ in univldr.named_parameters()}
     assert "model.logit_scale" in dict(univldr.named_buffers())
 
 
 def test_in_stage_2_the_same_learns_of_a_positive_and_its_own_two_negatives(univldr):
-    assert step(univldr, Tuning(BOTH, lora=None), POSITIVES + NEGATIVES, three_way) == towers(univldr, *BOTH)
+    assert step(univldr, Tuning(BOTH, lora=None), POSITIVES + NEGATIVES, THREE_WAY) == towers(univldr, *BOTH)
 
 
 @pytest.mark.parametrize("tower", BOTH)
 def test_a_tower_can_be_frozen(univldr, tower):
-    assert step(univldr, Tuning((tower,), lora=None), POSITIVES, in_batch) == towers(univldr, tower)
+    assert step(univldr, Tuning((tower,), lora=None), POSITIVES, IN_BATCH) == towers(univldr, tower)
 
 
 def test_adapters_stand_on_the_projections_too(univldr):
     """A tower is a list of two parts of CLIP: what is put on the list must be put on CLIP."""
-    moved = step(univldr, Tuning(BOTH, Lora(2, 4, 0.0)), POSITIVES, in_batch)
+    moved = step(univldr, Tuning(BOTH, Lora(2, 4, 0.0)), POSITIVES, IN_BATCH)
     changed = {name.partition(".lora_B")[0] for name in moved}
     assert {"model.text_projection", "model.visual_projection", "model.text_model.encoder.layers.1.mlp.fc1"} <= changed
     assert len(changed) == 2 * 2 * 6 + 2  # of two layers in each half

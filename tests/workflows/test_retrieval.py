@@ -119,10 +119,12 @@ def test_a_verbalised_corpus_is_what_the_third_training_reads_and_what_is_search
     searched = {"encoder": "instruct", "index": "index-instructed"}
     assert told["mine-refine"].inputs == {"pairs": "pairs-verbalised", "curate": "verbalise", **searched}
     assert told["refine"].inputs == {"pairs": "mine-refine", "encoder": "instruct"}
-    assert told["embed"].inputs["curate"] == told["release"].inputs["curate"] == "verbalise"
-    assert {told[name].inputs["curate"] for name in ("backbone", "embed-untrained", "evaluate")} == {"curate"}
+    assert {told[name].inputs["curate"] for name in ("embed", "embed-untrained", "release")} == {"verbalise"}
+    assert {told[name].inputs["curate"] for name in ("backbone", "evaluate")} == {"curate"}
     unmined = {stage.name: stage for stage in settled("quickstart", settings[:2]).stages()}
     assert unmined["refine"].inputs["pairs"] == "pairs-verbalised"
+    early = {stage.name: stage for stage in settled("quickstart", [*settings, "adapt=null", "mine=MineConfig"]).stages()}
+    assert early["embed-untrained"].inputs["curate"] == "curate", "what is mined with is not embedded again"
 
 
 @pytest.mark.parametrize(("mining", "read"), [([], "pairs"), (["mine=MineConfig"], "mine")])
@@ -211,9 +213,18 @@ def test_a_training_that_has_neither_the_batch_nor_hard_negatives_to_contrast_is
     """Pairs may bring negatives of their own, so without mining it can be trained; with none of them taken it cannot."""
     given = ["refine=TrainConfig", *mining]
     alone = [*given, *(f"{stage}.loss.{field}=false" for field in ("in_batch", "symmetric", "modality_mask"))]
-    assert settled("quickstart", alone) and settled("quickstart", [*given, f"{stage}.negatives=0"])
+    assert settled("quickstart", alone) and (mining or settled("quickstart", [*given, f"{stage}.negatives=0"]))
     with pytest.raises(Refused, match=rf"{stage}\.negatives is 0 and {stage}\.loss\.in_batch off.*{stage}\.loss\.in_batch=true"):
         settled("quickstart", [*alone, f"{stage}.negatives=0"])
+
+
+@pytest.mark.parametrize(("stage", "mining"), [("instruct", "mine"), ("refine", "mine_refine")])
+def test_mining_for_a_training_that_reads_no_hard_negatives_is_refused(stage, mining):
+    """Every published training of the first round says negatives=0."""
+    with pytest.raises(Refused, match=rf"{stage}\.negatives is 0, so what is mined for it would not be read; give {stage}\.negatives=3"):
+        settled("quickstart", ["refine=TrainConfig", f"{mining}=MineConfig", f"{mining}.negatives=3", f"{stage}.negatives=0"])
+    with pytest.raises(Refused, match=r"instruct\.negatives is 0"):
+        settled("mimic", ["mine=MineConfig"])
 
 
 @pytest.mark.parametrize("split", SPLITS[1:])

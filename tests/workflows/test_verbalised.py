@@ -14,6 +14,7 @@ from tests.components.endpoints import Answer, endpoint
 
 from .small import MODEL, of_arm
 
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 ARM = [
     *MODEL,
     *(
