@@ -22,7 +22,9 @@ class AugmentConfig:
 
     document_captions: float = option(0.0, "share of the documents with text beside a picture or clip that lose the text")
     query_captions: float = option(
-        0.0, "share of the queries with text beside a picture or clip that lose the text; where that is a caption, and not the question"
+        0.0,
+        "share of the queries with text beside a picture or clip that lose the text; where that is a caption, and not the question; two of "
+        "one picture are alike then, and the answers of each still negatives of the other",
     )
     single_modality: float = option(
         0.0, "share of the items of several modalities, queries and documents, of which one alone is left, each as likely"

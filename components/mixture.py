@@ -45,12 +45,16 @@ def parsed(entry: str) -> Weight:
 
 def settled(mixture: Sequence[str], groups: set[Group]) -> dict[Group, float]:
     """The weight of each source and task: the last entry that matches, or 1; refused where an entry matches nothing."""
-    weights = [parsed(entry) for entry in mixture]
-    for entry, weight in zip(mixture, weights, strict=True):
-        if not any(weight.matches(group) for group in groups):
+    for entry in mixture:
+        if not any(parsed(entry).matches(group) for group in groups):
             there = ", ".join(f"{source}:{task}" for source, task in sorted(groups))
             raise Refused(f"mixture has the entry {entry!r}, which matches no pair to train on; there are {there}")
-    return {group: next((weight.weight for weight in reversed(weights) if weight.matches(group)), 1.0) for group in groups}
+    return {group: weight(mixture, group) for group in groups}
+
+
+def weight(mixture: Sequence[str], group: Group) -> float:
+    """The weight of a source and task: that of the last entry that matches, or 1."""
+    return next((told.weight for told in map(parsed, reversed(mixture)) if told.matches(group)), 1.0)
 
 
 def repeats(groups: Sequence[Group], weights: dict[Group, float], seed: int) -> np.ndarray:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from mirepoix.components import mixture
+from mirepoix.components import mixture, triples
 from mirepoix.components.batches import UNSCORED, Known, PairRow, StoreWriter, content_key
 from mirepoix.components.corpus import PartWriter, part_tables, read_part, source_name
 from mirepoix.components.instructions import WORDINGS, Wordings
@@ -29,6 +29,7 @@ from mirepoix.serving.store import Context, Outcome, Rows
 ANSWERS = "answers the same query by another row"
 KIN = ["item_id", "kin_id"]
 ALONE = "its query has no answer to train on"
+UNCAPTIONED = "pairs.adapt_captions is on, and no picture or clip that is not held out has a text beside it; name pairs.adapt_tasks instead"
 _Wording = Callable[[Item, str], Item]
 """What gives a query of a task its instruction."""
 
@@ -41,7 +42,8 @@ class PairsConfig:
         ("t->t", "t->i", "i->t"), "tasks of the adaptation stage, as far as the corpus has them; empty: all; null: where nothing is adapted"
     )
     adapt_captions: bool = option(
-        False, "adapt on the captioned pictures and clips of the corpus in place of tasks: a caption finds what it stands beside (MARVEL)"
+        False,
+        "adapt in place of tasks on captions, which find the picture or clip that they stand beside (MARVEL); on none that is held out",
     )
     adapt_instructions: bool = option(False, "give the adaptation stage's queries instructions too")
     without_instruction: float = option(
@@ -140,8 +142,7 @@ def work(context: Context, config: PairsConfig, curate: Path, passages: Path | N
     instructed = partial(wordings.instructed, seed=context.seed, without=config.without_instruction) if worded else _bare
     chosen = {"instruct": (config.instruct_tasks, instructed)}
     adapted = instructed if config.adapt_instructions else _bare
-    captions = config.adapt_captions and config.adapt_tasks is not None
-    if config.adapt_tasks is not None and not captions:
+    if config.adapt_tasks is not None and not config.adapt_captions:
         chosen = {"adapt": (config.adapt_tasks, adapted), **chosen}
     kin = [pair for folder in folders for pair in zip(*map(pa.ChunkedArray.to_pylist, read_part(folder, "kin", KIN).columns), strict=True)]
     dropped: set[tuple[str, str]] = set()
@@ -157,8 +158,11 @@ def work(context: Context, config: PairsConfig, curate: Path, passages: Path | N
             writer = stack.enter_context(StoreWriter(context.folder / name))
             stores.append(_Store(name, wording, pairs, [judged.asked[query].group for query, _ in pairs], counts, negatives, writer))
         _write_items(context, folders, judged.asked, stores, partial(wordings.instructed, seed=context.seed) if worded else _bare)
-        if captions:
-            stores = [_captions(curate, judged, adapted, stack.enter_context(StoreWriter(context.folder / "adapt"))), *stores]
+        if config.adapt_captions:
+            captions = _captions(curate, judged, adapted, stack.enter_context(StoreWriter(context.folder / "adapt")))
+            groups = {group: mixture.weight(config.mixture, group) for group in {*captions.groups}}
+            captions.counts = _counted("adapt", captions.groups, groups, context.seed)
+            stores = [captions, *stores]
         for store in stores:
             dropped |= _finish(store, judged, kin)
     rejected += [(row, ANSWERS) for row in judged.refuted if (row["query_id"], row["item_id"]) in dropped]
@@ -226,10 +230,15 @@ def _weighed(
 ) -> tuple[list[tuple[str, str]], np.ndarray]:
     """The pairs of some tasks, and how often each stands in an epoch."""
     pairs = [pair for pair in judged.training if not tasks or judged.asked[pair[0]].task in tasks]
-    counts = mixture.repeats([judged.asked[query].group for query, _ in pairs], weights, seed)
+    return pairs, _counted(name, [judged.asked[query].group for query, _ in pairs], weights, seed)
+
+
+def _counted(name: str, groups: list[Group], weights: dict[Group, float], seed: int) -> np.ndarray:
+    """How often each pair stands in an epoch of a stage."""
+    counts = mixture.repeats(groups, weights, seed)
     if not counts.any():
-        raise Refused(f"no pair is left to train on for the stage {name}: pairs.mixture leaves none of {len(pairs)}; raise a weight")
-    return pairs, counts
+        raise Refused(f"no pair is left to train on for the stage {name}: pairs.mixture leaves none of {len(groups)}; raise a weight")
+    return counts
 
 
 def untrainable(name: str, tasks: tuple[str, ...], there: set[str]) -> str:
@@ -270,12 +279,12 @@ def _write_items(context: Context, folders: list[Path], asked: dict[str, Asked],
 
 
 def _captions(curate: Path, judged: _Judged, wording: _Wording, writer: StoreWriter) -> _Store:
-    """A store of what has a caption in the corpus: the caption asks, and the picture or clip without it answers."""
-    store = _Store("adapt", wording, [], [], np.zeros(0, int), {}, writer)
+    """A store of what has a caption and is not held out: the caption asks, and the picture or clip without it answers."""
+    store, held_out = _Store("adapt", wording, [], [], np.zeros(0, int), {}, writer), triples.held_out(curate)
     for table in part_tables(curate, "corpus"):
         for item in map(row_to_item, table.to_pylist()):
             seen = item.modality & ~Modality.TEXT
-            if not seen or seen == item.modality:
+            if not seen or seen == item.modality or item.id in held_out:
                 continue
             task = f"t->{seen.letters}"
             query = wording(replace(item, id=f"{item.id}#caption", images=(), video=()), task)
@@ -283,11 +292,11 @@ def _captions(curate: Path, judged: _Judged, wording: _Wording, writer: StoreWri
             judged.asked[query.id] = Asked("train", task, source_name(item.source))
             store.add("queries", query, content_key(query))
             store.add("corpus", bare, content_key(bare))
+            store.rows["corpus"][item.id] = store.rows["corpus"][bare.id]  # as kin name it
             store.pairs.append((query.id, bare.id))
             store.groups.append(judged.asked[query.id].group)
     if not store.pairs:
-        raise Refused("pairs.adapt_captions is on, and no picture or clip of the corpus has a text beside it; name adapt_tasks instead")
-    store.counts = np.ones(len(store.pairs), int)
+        raise Refused(UNCAPTIONED)
     return store
 
 

@@ -73,12 +73,13 @@ def unite() -> Retrieval:
     mirepoix run unite sources.path=/data/corpus         global batch 512; the paper has 4096 on 64 GPUs
 
     From its code: both stages, LoRA, rates, 1280 x 28 x 28 pixels at most and 256 x 28 x 28 at least, no hard negatives, and in the second
-    stage instructions on every query. Chosen here: which tasks adapt are those of its first stage's sets, text with text, picture and clip.
+    stage instructions on every query. Chosen here: the tasks that adapt are those of its first stage's sets, text with text, picture and
+    clip; and search, too, reads the 12 frames of a clip that training was published with at most.
     """
     first, second = Tuning(lora=Lora(8, 16, 0.05)), Tuning(lora=Lora(8, 64, 0.05))
     return Retrieval(
         pairs=PairsConfig(adapt_tasks=("t->t", "t->i", "i->t", "t->v", "v->t"), without_instruction=0.0),
-        backbone=BackboneConfig(name=QWEN, encoder=UniteConfig(min_pixels=256 * 28 * 28, max_pixels=1280 * 28 * 28)),
+        backbone=BackboneConfig(name=QWEN, encoder=UniteConfig(min_pixels=256 * 28 * 28, max_pixels=1280 * 28 * 28, max_frames=12)),
         adapt=replace(LARGE, tuning=first, learning_rate=1e-4, loss=Objective(symmetric=True)),
         instruct=replace(LARGE, tuning=second, learning_rate=2e-5, loss=Objective(modality_mask=True)),
         **GPU,

@@ -1,7 +1,8 @@
 """Runs of tiny random twins over the generated world: the whole life of each retriever on two CPU cores.
 
 Nothing in a twin is pretrained, so what a paper takes from published towers has to be learnt here first: where its first stage freezes a
-tower, the twin's first stage trains it. Sizes, steps and rates are chosen for these twins and say nothing of the published models.
+tower, the twin's first stage trains it, but for MIRe's vision, which stays as it was drawn. Sizes, steps and rates are chosen for these
+twins and say nothing of the published models.
 """
 
 from dataclasses import fields, replace

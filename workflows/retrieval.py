@@ -116,7 +116,9 @@ class Method:
                     f"give one or more negatives, or {stage}.loss.in_batch=true"
                 )
             mining = {"instruct": self.mine, "refine": self.mine_refine}.get(stage)
-            if mining is not None and training.negatives == 0:
+            shared = stage == "instruct" and self.mine_refine is None and self.verbalise.kind == "none"
+            later = shared and self.refine is not None and self.refine.negatives != 0
+            if mining is not None and training.negatives == 0 and not later:
                 raise Refused(
                     f"{stage}.negatives is 0, so what is mined for it would not be read; give {stage}.negatives={mining.negatives}, or null"
                 )
@@ -195,8 +197,8 @@ class Retrieval(Service, Method, Data):
 def read_by(chosen: PairsConfig, methods: Iterable[Method]) -> PairsConfig:
     """The pairs that some methods read: none to adapt on where none of them does."""
     if not any(method.adapt for method in methods):
-        return replace(chosen, adapt_tasks=None)
-    if chosen.adapt_tasks is None:
+        return replace(chosen, adapt_tasks=None, adapt_captions=False)
+    if chosen.adapt_tasks is None and not chosen.adapt_captions:
         raise Refused("pairs.adapt_tasks is null and adapt is not, which trains on them; name tasks, give [] for all, or set adapt=null")
     return chosen
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from mirepoix.components import pairs
+from mirepoix.components import pairs, triples
 from mirepoix.components.batches import PairStore
 from mirepoix.components.corpus import PartWriter, read_part
 from mirepoix.components.instructions import INSTRUCTIONS, WORDINGS
@@ -94,9 +94,11 @@ def test_adaptation_may_have_every_task_with_instructions_too(curated, tmp_path)
 def test_adaptation_may_have_captions_that_ask_for_what_they_stand_beside(curated, truth, tmp_path):
     corpus, queries, _, _ = truth
     found = made(tmp_path / "captions", pairs.work, PairsConfig(adapt_captions=True, adapt_tasks=("v->v",)), curate=curated.folder)
-    captioned = [item for item in corpus.values() if item.text and (item.images or item.video)]
+    held = triples.held_out(curated.folder)
+    every = [item for item in corpus.values() if item.text and (item.images or item.video)]
+    captioned = [item for item in every if item.id not in held]
     adapted = read(found.folder, "adapt")
-    assert captioned and [pair.query.text for pair in adapted] == [item.text for item in captioned]
+    assert 0 < len(captioned) < len(every) and [pair.query.text for pair in adapted] == [item.text for item in captioned]
     for pair, item in zip(adapted, captioned, strict=True):
         assert (pair.positive.images, pair.positive.video, pair.positive.text) == (item.images, item.video, "")
         assert not pair.query.images + pair.query.video and pair.query.instruction == "" and pair.id not in queries
@@ -108,8 +110,18 @@ def test_adaptation_may_have_captions_that_ask_for_what_they_stand_beside(curate
 
 def test_captions_are_refused_where_there_are_none(tmp_path):
     corpus = small(tmp_path / "in", [query(1), query(2, "test")])
-    with pytest.raises(Refused, match="adapt_captions is on, and no picture or clip of the corpus has a text"):
+    with pytest.raises(Refused, match="adapt_captions is on, and no picture or clip that is not held out has a text"):
         made(tmp_path / "out", pairs.work, PairsConfig(adapt_captions=True), curate=corpus)
+
+
+def test_captions_are_weighed_as_other_pairs_are(curated, tmp_path):
+    half = made(tmp_path / "half", pairs.work, PairsConfig(adapt_captions=True, mixture=("*:t->i=0.5",)), curate=curated.folder)
+    whole = made(tmp_path / "whole", pairs.work, PairsConfig(adapt_captions=True), curate=curated.folder)
+    counted = [found.outcome.metrics["adapt_pairs t->i"] for found in (half, whole)]
+    assert counted[0] == round(counted[1] / 2) > 0
+    none = PairsConfig(adapt_captions=True, mixture=("*:t->i=0",))
+    with pytest.raises(Refused, match=r"for the stage adapt: pairs\.mixture leaves none"):
+        made(tmp_path / "none", pairs.work, none, curate=curated.folder)
 
 
 def test_where_no_query_is_to_have_an_instruction_none_has_in_training_or_evaluation_and_none_is_served(tmp_path):
@@ -227,6 +239,19 @@ def test_kin_of_what_is_in_the_store_are_masked_there(tmp_path):
     (tmp_path / "more/kin").rename(corpus / "kin")
     store = PairStore(made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus).folder / "instruct")
     assert store.relevant([0, 1]).shape == (2, 1) and store.relevant([0, 1], kin=True).shape == (2, 2)
+
+
+def test_kin_are_masked_among_captions_too(tmp_path):
+    corpus = write_corpus(
+        tmp_path / "in",
+        corpus=[{"id": f"d{n}", "text": f"A red star {n}.", "images": [b"seen %d" % n]} for n in (1, 2, 3)],
+        queries=[query(1)],
+        qrels=rows_of([("q1", "d3")]),
+        kin=[{"item_id": "d1", "kin_id": "d2", "why": "same text"}],
+    )
+    store = PairStore(made(tmp_path / "out", pairs.work, PairsConfig(adapt_captions=True), curate=corpus).folder / "adapt")
+    assert len(store) == 3
+    assert store.relevant([0, 1, 2]).shape == (3, 1) and store.relevant([0, 1, 2], kin=True).shape == (3, 2)
 
 
 def test_passages_are_pairs_to_train_on_beside_the_curated(tmp_path):

@@ -213,7 +213,7 @@ def test_a_training_that_has_neither_the_batch_nor_hard_negatives_to_contrast_is
     """Pairs may bring negatives of their own, so without mining it can be trained; with none of them taken it cannot."""
     given = ["refine=TrainConfig", *mining]
     alone = [*given, *(f"{stage}.loss.{field}=false" for field in ("in_batch", "symmetric", "modality_mask"))]
-    assert settled("quickstart", alone) and (mining or settled("quickstart", [*given, f"{stage}.negatives=0"]))
+    assert settled("quickstart", alone) and ((mining and stage != "adapt") or settled("quickstart", [*given, f"{stage}.negatives=0"]))
     with pytest.raises(Refused, match=rf"{stage}\.negatives is 0 and {stage}\.loss\.in_batch off.*{stage}\.loss\.in_batch=true"):
         settled("quickstart", [*alone, f"{stage}.negatives=0"])
 
@@ -222,9 +222,13 @@ def test_a_training_that_has_neither_the_batch_nor_hard_negatives_to_contrast_is
 def test_mining_for_a_training_that_reads_no_hard_negatives_is_refused(stage, mining):
     """Every published training of the first round says negatives=0."""
     with pytest.raises(Refused, match=rf"{stage}\.negatives is 0, so what is mined for it would not be read; give {stage}\.negatives=3"):
-        settled("quickstart", ["refine=TrainConfig", f"{mining}=MineConfig", f"{mining}.negatives=3", f"{stage}.negatives=0"])
+        given = ["refine=TrainConfig", "mine_refine=MineConfig", f"{mining}=MineConfig", f"{mining}.negatives=3"]
+        settled("quickstart", [*given, f"{stage}.negatives=0"])
     with pytest.raises(Refused, match=r"instruct\.negatives is 0"):
         settled("mimic", ["mine=MineConfig"])
+    given = ["refine=TrainConfig", "mine=MineConfig", "instruct.negatives=0"]
+    told = {stage.name: stage for stage in settled("quickstart", given).stages()}
+    assert told["refine"].inputs["pairs"] == "mine", "the third training reads them"
 
 
 @pytest.mark.parametrize("split", SPLITS[1:])
