@@ -24,7 +24,7 @@ from mirepoix.components.corpus import modalities, part_files, part_tables
 from mirepoix.components.curate import MERGED, CurateConfig
 from mirepoix.components.formats.writing import SEVERAL
 from mirepoix.components.leaks import TRAIN
-from mirepoix.components.pairs import PairsConfig, untrainable
+from mirepoix.components.pairs import UNCAPTIONED, PairsConfig, untrainable
 from mirepoix.components.reading import FORMATS, Source, is_small, opened
 from mirepoix.components.sources import SourcesConfig
 from mirepoix.models.errors import Refused
@@ -128,6 +128,8 @@ def validate(plan: Plan) -> Findings:
         candidates: Counter[str] = Counter()
         for table in part_tables(kept, "corpus", ["text", "images", "video"]):
             candidates.update(code.letters for code in modalities(table))
+        if plan.pairs.adapt_captions and not any("t" in letters and len(letters) > 1 for letters in candidates):
+            refusal = refusal or UNCAPTIONED
         queries: dict[str, Counter[str]] = {}
         for table in part_tables(kept, "queries", ["split", "task"]):
             for split, task in zip(table["split"].to_pylist(), table["task"].to_pylist(), strict=True):

@@ -179,6 +179,8 @@ def test_with_a_recipe_its_splits_and_its_tasks_are_those_that_count(beir, capsy
     assert home == str(beir(TEXTS, train="cd"))
     assert main(["validate", home, "--recipe", "mire"]) == 1
     assert "a run would stop: no pair to train on has a task of pairs.adapt_tasks=it->t; name some of t->t" in capsys.readouterr().err
+    assert main(["validate", home, "--recipe", "marvel"]) == 1
+    assert "a run would stop: pairs.adapt_captions is on, and no picture" in capsys.readouterr().err
     assert main(["validate", home, "--recipe", "mimic"]) == 0
     assert main(["validate", home]) == 0
 
