@@ -61,8 +61,8 @@ def quickstart_all() -> Comparison:
     mirepoix run quickstart_all only=unite,mire      these two
     mirepoix demo quickstart_all serve=mimic         and its release searched at the end
 
-    UNITE is trained as in `quickstart` (whose results it takes, if they stand), the others with a quarter to a third of its computing each. Every arm
-    reads the same pairs with the same instructions; what differs is in its own function.
+    UNITE is trained as in `quickstart` (whose results it takes, if they stand), the others with a quarter to a third of its computing each.
+    Every arm reads the same pairs with the same instructions; what differs is in its own function.
     """
     arms = {"unite": _unite(), "jfe": _jfe(), "mimic": _mimic(), "mire": _mire(), "marvel": _marvel(), "univldr": _univldr()}
     return Comparison(**WORLD, arms=arms)
