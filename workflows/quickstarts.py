@@ -61,7 +61,7 @@ def quickstart_all() -> Comparison:
     mirepoix run quickstart_all only=unite,mire      these two
     mirepoix demo quickstart_all serve=mimic         and its release searched at the end
 
-    UNITE is trained as in `quickstart` (whose results it takes, if they stand), the others with a quarter to a third of its computing each.
+    UNITE is trained as in `quickstart` (whose results it takes, if they stand), the others more shortly: the table says how long each was.
     Every arm reads the same pairs with the same instructions; what differs is in its own function.
     """
     arms = {"unite": _unite(), "jfe": _jfe(), "mimic": _mimic(), "mire": _mire(), "marvel": _marvel(), "univldr": _univldr()}
@@ -154,4 +154,4 @@ def _univldr() -> Arm:
 
 
 STEPS = {"jfe": (380, 80), "mimic": (400, 80), "mire": (300, 180, 200), "marvel": (300, 50, 60), "univldr": (640, 120)}
-"""Steps of each arm's trainings in turn: about as much computing for one arm as for another, and a quarter to a third of UNITE's."""
+"""Steps of each arm's trainings in turn: so many that none takes longer than UNITE's."""
