@@ -284,7 +284,7 @@ class _Mining:
     def _write(self) -> int:
         """Writes the store with its new negatives; returns how many documents came to it."""
         rows = {self.ids[row]: row for row in np.unique(self.positives).tolist()}
-        rows |= {self.ids[row]: row for own in self.store.entries.table["negatives"].to_pylist() for row in own}
+        rows |= {self.ids[row]: row for row in pc.list_flatten(self.store.entries.table["negatives"]).unique().to_pylist()}
         wanted = {id for found in self.mined.values() for id in found} - set(rows)
         old = set(rows)
         with StoreWriter(self.context.folder / "instruct") as writer:

@@ -179,7 +179,7 @@ def _place(cls: type[Encoder], folder: Path, name: str) -> Path:
 def refuse_nothing(items: Sequence[Item]) -> None:
     """Refuses an item that nothing could be found of, or by: an instruction says what is wanted, and is not what is sought."""
     for item in items:
-        if not (item.text.strip() or item.images or item.video):
+        if not item.modality:
             raise Refused(f"item {item.id!r} ({item.source}:{item.line}) is of nothing; an item must have text, a picture or a clip")
 
 
