@@ -10,6 +10,7 @@ Refused
 
 import json
 import math
+import os
 import shutil
 import socket
 import tempfile
@@ -342,6 +343,8 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     from ray.train.torch import TorchConfig, TorchTrainer
 
     gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers if config.use_gpu is None else config.use_gpu
+    # A checkpoint counts, and an end is seen, when Ray next asks the workers; it takes its interval from here.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(min(2.0, max(0.25, config.num_workers / 32))))
     journal = ray.remote(num_cpus=0)(Journal).remote(context.report)
     trainer = TorchTrainer(
         _worker,
