@@ -8,8 +8,9 @@ import io
 import json
 import logging
 import os
+import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,12 +155,26 @@ def prepare() -> None:
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed|deepspeed")
-    import deepspeed
+    with _without("mlflow"):  # which takes a second or two to load, and serves DeepSpeed's autotuner alone
+        import deepspeed
     import deepspeed.ops
 
     deepspeed.ops.__compatible_ops__ = {}  # else init_distributed compiles a shared-memory collective that only inference uses
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False, verbose=False)
+
+
+@contextlib.contextmanager
+def _without(name: str) -> Iterator[None]:
+    """An optional library that nothing has loaded yet cannot be loaded, for a block."""
+    absent = name not in sys.modules
+    if absent:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[name]
 
 
 def start(module: torch.nn.Module, settings: dict[str, Any], factor: Callable[[int], float], universal: bool = False) -> Any:
