@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.app import KEY, ServeConfig, start
+from mirepoix.serving.app import ServeConfig, start
+from mirepoix.serving.client import KEY
 from mirepoix.serving.release import COSINE
 from mirepoix.serving.store import Context, Outcome, Rows
 

@@ -20,12 +20,12 @@ from ray.serve.schema import LoggingConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 from mirepoix.serving.api import About
+from mirepoix.serving.client import KEY
 from mirepoix.serving.release import open_release
 from mirepoix.serving.replicas import EncoderReplica, IndexReplica, IngressReplica, verified_encoder
 from mirepoix.serving.schemas import Limits
 
 APPLICATION = "mirepoix"
-KEY = "MIREPOIX_API_KEY"
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,12 @@
-"""Asking a served release, as the command line and the demo do."""
+"""Asking a served release and telling its reply, as the command line and the demo do; imports nothing that takes a second to load."""
 
 from typing import Any
 
 import httpx
 
 from mirepoix.models.errors import Refused
+
+KEY = "MIREPOIX_API_KEY"  # the environment variable in which a server and who asks it find the key
 
 
 def search_endpoint(
@@ -29,3 +31,15 @@ def search_endpoint(
         line = told.get("error", {}).get("message") if isinstance(told, dict) else None
         raise Refused(f"the server at {url} declined ({reply.status_code}): {line or 'no reason given'}")
     return told
+
+
+def shown(reply: dict[str, Any], relevant: set[str] | None = None) -> str:
+    """A search's reply as lines of a terminal; with `relevant`, what is right is marked."""
+    lines = []
+    for result in reply["results"]:
+        mark = "" if relevant is None else ("* " if result["id"] in relevant else "  ")
+        lines.append(
+            f"  {result['rank']:>2}. {mark}{result['score']:.3f}  {result['modality']:<3} {result['id']:<14} {result['text'][:90]}".rstrip()
+        )
+    note = "   (* answers the query)" if relevant is not None else ""
+    return "\n".join([*lines, f"  {len(lines)} results in {reply['took_ms']:.0f} ms, release {reply['release']}{note}"])

@@ -275,9 +275,7 @@ def _serve(told: argparse.Namespace) -> int:
 def _search(told: argparse.Namespace) -> int:
     import json
 
-    from mirepoix.serving.app import KEY
-    from mirepoix.serving.client import search_endpoint
-    from mirepoix.workflows.demo import shown
+    from mirepoix.serving.client import KEY, search_endpoint, shown
 
     try:
         image = told.image.read_bytes() if told.image else None

@@ -14,8 +14,7 @@ from mirepoix.components.corpus import read_part
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, row_to_item
 from mirepoix.serving import store
-from mirepoix.serving.app import KEY
-from mirepoix.serving.client import search_endpoint
+from mirepoix.serving.client import KEY, search_endpoint, shown
 from mirepoix.workflows.lease import cache_folder
 from mirepoix.workflows.retrieval import Retrieval
 from mirepoix.workflows.run import Order, ended, run, settled
@@ -53,18 +52,6 @@ def demo(order: Order) -> int:
     server = "" if uri.startswith("http") else f"   after   {command.with_name('mlflow')} server --workers 1 --backend-store-uri {uri}"
     print(f"  the MLflow page   {uri if uri.startswith('http') else 'http://127.0.0.1:5000'}{server}")
     return 0
-
-
-def shown(reply: dict[str, Any], relevant: set[str] | None = None) -> str:
-    """A search's reply as lines of a terminal; with `relevant`, what is right is marked."""
-    lines = []
-    for result in reply["results"]:
-        mark = "" if relevant is None else ("* " if result["id"] in relevant else "  ")
-        lines.append(
-            f"  {result['rank']:>2}. {mark}{result['score']:.3f}  {result['modality']:<3} {result['id']:<14} {result['text'][:90]}".rstrip()
-        )
-    note = "   (* answers the query)" if relevant is not None else ""
-    return "\n".join([*lines, f"  {len(lines)} results in {reply['took_ms']:.0f} ms, release {reply['release']}{note}"])
 
 
 def _fetched(made: Any, stage: str) -> Path:

@@ -10,8 +10,8 @@ from ray import serve
 from mirepoix.components import deploy
 from mirepoix.components.deploy import RECEIPT, stands
 from mirepoix.models.errors import Refused
-from mirepoix.serving.app import KEY, ServeConfig, Server
-from mirepoix.serving.client import search_endpoint
+from mirepoix.serving.app import ServeConfig, Server
+from mirepoix.serving.client import KEY, search_endpoint
 from mirepoix.serving.release import open_release
 from mirepoix.serving.store import Missing
 from tests.components.larder import context

@@ -1,4 +1,4 @@
-"""What a demo searches for, and how a search's reply is shown in a terminal."""
+"""What a demo searches for."""
 
 import json
 from types import SimpleNamespace
@@ -7,37 +7,10 @@ import pytest
 
 from mirepoix.components.deploy import RECEIPT
 from mirepoix.workflows import demo
-from mirepoix.workflows.demo import shown
 from mirepoix.workflows.run import Order, settled
 from tests.components.larder import write_corpus
 
-REPLY = {
-    "took_ms": 12.3,
-    "release": "abc",
-    "results": [
-        {"id": "p1", "score": 0.91, "rank": 1, "modality": "it", "text": "a red circle " * 20},
-        {"id": "p2", "score": 0.5, "rank": 2, "modality": "i", "text": ""},
-    ],
-}
-
-
-def test_each_result_is_a_line_of_bounded_length():
-    first, second, last = shown(REPLY).splitlines()
-    assert first.split()[:4] == ["1.", "0.910", "it", "p1"]
-    assert len(first) < 130
-    assert second.endswith("p2")
-    assert last.strip() == "2 results in 12 ms, release abc"
-
-
-def test_what_answers_the_query_is_marked():
-    first, second, last = shown(REPLY, {"p2"}).splitlines()
-    assert "*" not in first
-    assert " 2. * 0.500" in second
-    assert "answers the query" in last
-
-
-def test_no_result_is_said_so():
-    assert "0 results" in shown({"took_ms": 1.0, "release": "abc", "results": []})
+REPLY = {"took_ms": 12.3, "release": "abc", "results": []}
 
 
 @pytest.mark.parametrize("arm", ["", "mire"])
