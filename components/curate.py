@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +32,7 @@ from mirepoix.components.leaks import TRAIN, first_of, held_out, leaking
 from mirepoix.components.roster import Labels, Roster
 from mirepoix.components.texts import TextRules, clean
 from mirepoix.models.errors import Refused
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 from mirepoix.serving.pictures import PictureLimits
 from mirepoix.serving.store import Context, Outcome, Rows
 
@@ -58,8 +59,10 @@ class CurateConfig:
     largest_kin: int = option(
         64, "most candidates with one text, or one picture, that are kin for that; more may be an empty phrase, and are only counted"
     )
-    near_duplicates: str = option("merge", "merge: of near-equal candidates one is kept; keep: all are, and are written to kin/")
-    leakage: str = option("all", "all: training keeps nothing like a held-out query or its answers; queries: nothing like its query; off")
+    near_duplicates: Literal["merge", "keep"] = option("merge", "merge: of near-equal candidates one is kept; keep: all are, told in kin/")
+    leakage: Literal["all", "queries", "off"] = option(
+        "all", "all: training keeps nothing like a held-out query or its answers; queries: nothing like its query; off"
+    )
     shared_answers: int = option(
         16, "an answer of more queries is a class or an entry of a knowledge base, which training may share with tests"
     )
@@ -71,12 +74,10 @@ class CurateConfig:
     workers: int | None = option(None, "tasks that check at a time; null: as many as the cluster's CPUs")
 
     def __post_init__(self) -> None:
+        refuse_unknown(self)
         for name in ("max_rejected", "held_out"):
             if not 0 <= getattr(self, name) <= 1:
                 raise Refused(f"{name} is {getattr(self, name)}; give a share from 0 to 1")
-        for name, allowed in (("near_duplicates", ("merge", "keep")), ("leakage", ("all", "queries", "off"))):
-            if getattr(self, name) not in allowed:
-                raise Refused(f"{name} is {getattr(self, name)!r}; give {', '.join(allowed)}")
         for name in ("max_pictures", "batch_size", "picture_pixels", "shared_answers", "largest_kin", "workers"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise Refused(f"{name} is {getattr(self, name)}; give 1 or more")

@@ -22,7 +22,7 @@ import httpx
 from mirepoix.components.desk import Desk, Reply
 from mirepoix.components.prompts import Request
 from mirepoix.models.errors import Refused
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 
 _LARGEST_REPLY = 4 << 20  # bytes; a longer one is no passage
 _UNSENT = (httpx.PoolTimeout, httpx.WriteTimeout, httpx.WriteError, httpx.ProxyError, httpx.LocalProtocolError, httpx.UnsupportedProtocol)
@@ -49,8 +49,7 @@ class EndpointConfig:
 
     def __post_init__(self) -> None:
         _refuse_url(self.url)
-        if self.length_field not in ("max_tokens", "max_completion_tokens"):
-            raise Refused(f"the endpoint's length_field is {self.length_field!r}; give max_tokens or max_completion_tokens")
+        refuse_unknown(self, "the endpoint's ")
         if min(self.max_new_tokens, self.concurrency) < 1 or self.retries < 0:
             raise Refused("the endpoint's max_new_tokens and concurrency must be at least 1, retries at least 0")
         if min(self.timeout_s, self.backoff_s, self.longest_wait_s) <= 0 or (self.temperature or 0) < 0:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +20,12 @@ from mirepoix.components.embeddings import read_vectors
 from mirepoix.components.metrics import MEASURES, interval, measured
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 from mirepoix.serving.index import Hit, Index, open_index
 from mirepoix.serving.store import Context, Outcome, Rows
 
-POOLS = ("universal", "target")
+Pool = Literal["universal", "target"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
 SYSTEMS = ("trained", "untrained")
 DEPTH = max(k for _, k in MEASURES.values())
 
@@ -36,13 +38,13 @@ class EvaluateConfig:
         None, "split whose average over the tasks is the headline; null: the only one, or test, or the first by name, those of test* first"
     )
     measure: str = option("recall@5", f"the headline's measure, one of {', '.join(MEASURES)}")
-    pool: str = option("universal", "the headline's pool: universal or target")
+    pool: Pool = option("universal", "the headline's pool: universal or target")
     draws: int = option(1000, "bootstrap draws for the interval of each average")
 
     def __post_init__(self) -> None:
-        for name, allowed in (("measure", tuple(MEASURES)), ("pool", POOLS)):
-            if getattr(self, name) not in allowed:
-                raise Refused(f"evaluate.{name} is {getattr(self, name)!r}; give one of {', '.join(allowed)}")
+        refuse_unknown(self, "evaluate.")
+        if self.measure not in MEASURES:
+            raise Refused(f"evaluate.measure is {self.measure!r}; give one of {', '.join(MEASURES)}")
         if self.draws < 1:
             raise Refused(f"evaluate.draws is {self.draws}; give 1 or more")
 

@@ -11,7 +11,7 @@ import numpy as np
 from mirepoix.components.embed import EmbedConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 from mirepoix.serving.index import Hit
 
 
@@ -43,9 +43,7 @@ class MineConfig:
             raise Refused(
                 f"mine.margin is {self.margin}; it is a share of the positive's score, give a number above 0 and up to 1, or null"
             )
-        for name, allowed in (("strategy", ("top", "random")), ("own", ("keep", "replace"))):
-            if getattr(self, name) not in allowed:
-                raise Refused(f"mine.{name} is {getattr(self, name)!r}; give {' or '.join(allowed)}")
+        refuse_unknown(self, "mine.")
 
 
 class Mark(NamedTuple):

@@ -17,7 +17,7 @@ from mirepoix.components.writers import LocalConfig
 from mirepoix.components.written import Written, WrittenConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, content_hash, row_to_item
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 from mirepoix.serving import store
 from mirepoix.serving.store import Context, Outcome
 
@@ -33,8 +33,7 @@ class PassagesConfig:
     written: WrittenConfig = option(WrittenConfig, "how a language model writes them")
 
     def __post_init__(self) -> None:
-        if self.kind not in ("none", "vid2r", "written"):
-            raise Refused(f"passages.kind is {self.kind!r}; give none, vid2r or written")
+        refuse_unknown(self, "passages.")
 
 
 def prepared(config: PassagesConfig) -> PassagesConfig:

@@ -28,7 +28,7 @@ from mirepoix.components.triples import BATCH
 from mirepoix.components.writers import LocalConfig
 from mirepoix.components.written import WriterConfig, Writing
 from mirepoix.models.errors import Refused
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 from mirepoix.serving.pictures import PictureLimits, PictureRefused, check_picture, checked_picture
 from mirepoix.serving.store import Context, Outcome, Rows
 
@@ -66,8 +66,7 @@ class VerbaliseConfig:
     spending: SpendingConfig = option(SpendingConfig, "what it may cost, and where replies are kept")
 
     def __post_init__(self) -> None:
-        if self.kind not in ("none", "written"):
-            raise Refused(f"verbalise.kind is {self.kind!r}; give none or written")
+        refuse_unknown(self, "verbalise.")
         if self.pictures < 0 or self.picture_pixels < 1:
             raise Refused("verbalise.pictures must be at least 0, picture_pixels at least 1")
         if not self.wording.strip():

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from mirepoix.components.sentences import columns, is_wide, joined, opening, word_count
 from mirepoix.models.errors import Refused
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 from mirepoix.serving.store import refuse_credentials
 
 BM25 = "bm25"
@@ -49,8 +49,7 @@ class Vid2rConfig:
 
     def __post_init__(self) -> None:
         refuse_credentials(self.retriever)
-        if self.form not in ("second", "titled"):
-            raise Refused(f"vid2r.form is {self.form!r}; give second or titled")
+        refuse_unknown(self, "vid2r.")
         if min(self.found_within, self.few_words, self.min_characters) < 0:
             raise Refused("vid2r.found_within, few_words and min_characters must each be at least 0")
         if min(self.neighbours, self.sentences) < 1:

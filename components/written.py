@@ -16,7 +16,7 @@ from mirepoix.components.triples import BATCH, corpus_texts, count_training, hel
 from mirepoix.components.writers import EngineConfig, LocalConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import row_to_item
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 from mirepoix.serving.store import Context
 
 _FEW = 10  # failures that say nothing yet of the endpoint
@@ -34,8 +34,7 @@ class WrittenConfig:
     spending: SpendingConfig = option(SpendingConfig, "what it may cost, and where replies are kept")
 
     def __post_init__(self) -> None:
-        if self.of not in ("triples", "captions"):
-            raise Refused(f"written.of is {self.of!r}; give triples or captions")
+        refuse_unknown(self, "written.")
         if self.evidence < 0:
             raise Refused(f"written.evidence is {self.evidence}; give 0 or more")
 

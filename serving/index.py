@@ -23,7 +23,7 @@ import torch
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 from mirepoix.models.vectors import Vectors
 
 if TYPE_CHECKING:
@@ -51,8 +51,7 @@ class IndexConfig:
     oversample: int = option(4, "rows asked of FAISS for each wanted result, times the mean number of rows of an item")
 
     def __post_init__(self) -> None:
-        if self.kind not in ("auto", "flat", "hnsw", "ivf"):
-            raise Refused(f"index kind {self.kind!r} is unknown; give auto, flat, hnsw or ivf")
+        refuse_unknown(self, "index.")
         if min(self.links, self.ef_construction, self.ef_search, self.probes, self.oversample) < 1 or min(self.lists, self.exact_rows) < 0:
             raise Refused(f"{self} has a number that is too small; lists and exact_rows may be 0, the others start at 1")
 

@@ -6,7 +6,7 @@ ours: negatives are gathered over all workers; what is known to answer a query, 
 where a paper has none (MiMIC, MIRe, MARVEL, UniVL-DR). Corpora may ship negatives: only a training that says so reads them.
 """
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from mirepoix.components.augment import AugmentConfig
@@ -25,7 +25,7 @@ from mirepoix.models.unite import UniteConfig
 from mirepoix.models.univldr import UniVLDRConfig
 from mirepoix.serving.app import ServeConfig
 from mirepoix.workflows.comparison import Arm, Comparison
-from mirepoix.workflows.retrieval import Method, Retrieval
+from mirepoix.workflows.retrieval import Retrieval
 
 QWEN = "Qwen/Qwen2-VL-2B-Instruct"
 CLIP_B32, CLIP_L14 = "openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14"
@@ -122,8 +122,7 @@ def jfe_claim() -> Comparison:
     """
     shared, arms = jfe().pairs, {}
     for name, run in (("jfe", jfe()), ("jfe_late", jfe_late()), ("uniir", uniir())):
-        told = {field.name: getattr(run, field.name) for field in fields(Method)}
-        arms[name] = Arm(pairs=None if run.pairs == shared else run.pairs, **told)
+        arms[name] = Arm(pairs=None if run.pairs == shared else run.pairs, **run.method)
     return Comparison(pairs=shared, deploy=GPU["deploy"], arms=arms)
 
 

@@ -25,7 +25,7 @@ from mirepoix.models.tuning import Tuning
 from mirepoix.models.univldr import UniVLDRConfig
 from mirepoix.serving.app import ServeConfig
 from mirepoix.workflows.comparison import Arm, Comparison
-from mirepoix.workflows.retrieval import Method, Retrieval
+from mirepoix.workflows.retrieval import Retrieval
 
 TRAINING = TrainConfig(
     per_device_train_batch_size=72,
@@ -51,7 +51,7 @@ def quickstart() -> Retrieval:
 
     mirepoix run quickstart         two CPU cores, some minutes
     """
-    return Retrieval(**WORLD, **{field.name: getattr(_unite(), field.name) for field in fields(Method)})
+    return Retrieval(**WORLD, **_unite().method)
 
 
 def quickstart_all() -> Comparison:

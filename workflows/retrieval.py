@@ -12,7 +12,7 @@ what `refine` trains on and what is searched afterwards; the negatives of that t
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -126,6 +126,11 @@ class Method:
             raise Refused("mine_refine is given and refine is not, which would train on its negatives; give refine=TrainConfig too")
         if self.verbalise.kind != "none" and self.refine is None:
             raise Refused(f"verbalise.kind is {self.verbalise.kind} and refine null, which would train on it; give refine=TrainConfig too")
+
+    @property
+    def method(self) -> dict[str, Any]:
+        """By field what makes the retriever, without what a run adds to it: the data, the ruler, the endpoint."""
+        return {field.name: getattr(self, field.name) for field in fields(Method)}
 
     @property
     def trainings(self) -> dict[str, TrainConfig]:

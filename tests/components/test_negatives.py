@@ -142,8 +142,8 @@ def test_balanced_is_as_even_as_what_was_found_allows(negatives, texts, strategy
         ({"first": 9, "last": 8}, r"mine.last is 8 and mine.first 9"),
         ({"margin": 0.0}, r"mine.margin is 0.0; it is a share"),
         ({"margin": 1.1}, r"mine.margin is 1.1"),
-        ({"strategy": "worst"}, r"mine.strategy is 'worst'; give top or random"),
-        ({"own": "drop"}, r"mine.own is 'drop'; give keep or replace"),
+        ({"strategy": "worst"}, r"mine.strategy is 'worst'; give one of top, random"),
+        ({"own": "drop"}, r"mine.own is 'drop'; give one of keep, replace"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(change, why):

@@ -224,7 +224,7 @@ def test_a_retriever_or_a_model_that_is_not_there_is_refused_before_the_run(tmp_
     [lambda: PassagesConfig(kind="other"), lambda: WrittenConfig(of="videos"), lambda: WrittenConfig(evidence=-1)],
 )
 def test_what_there_is_none_of_is_refused_with_what_there_is(call):
-    with pytest.raises(Refused, match=r"give (none, vid2r or written|triples or captions|0 or more)"):
+    with pytest.raises(Refused, match=r"give (one of none, vid2r, written|one of triples, captions|0 or more)"):
         call()
 
 

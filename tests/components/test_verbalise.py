@@ -289,7 +289,7 @@ def test_a_writer_that_sees_nothing_is_not_shown_pictures(writer):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "other"}, "verbalise.kind is 'other'; give none or written"),
+        ({"kind": "other"}, "verbalise.kind is 'other'; give one of none, written"),
         ({"pictures": -1}, "pictures must be at least 0, picture_pixels at least 1"),
         ({"picture_pixels": 0}, "pictures must be at least 0, picture_pixels at least 1"),
         ({"wording": " "}, "wording is empty"),

@@ -1,7 +1,9 @@
 """The DAG: what hangs on what, and that a change of code which decides a result does not go unnoticed."""
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -11,6 +13,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.store import publish
 from mirepoix.workflows.fingerprint import ingredients, key_of
 from mirepoix.workflows.recipes import recipe
+from mirepoix.workflows.retrieval import Retrieval
 from mirepoix.workflows.run import settled
 
 STAGES = {stage.name: stage for stage in recipe("quickstart").stages()}
@@ -250,3 +253,22 @@ def test_the_files_that_a_config_names_are_known_by_their_fields(tmp_path):
     assert settled("quickstart", [f"adapt.deepspeed={tmp_path}/zero.json"]).named_files() == {"adapt.deepspeed": tmp_path / "zero.json"}
     with pytest.raises(Refused, match=r"deepspeed settings missing\.json cannot be read"):
         settled("quickstart", ["instruct.deepspeed=missing.json"]).named_files()
+
+
+def choices(hint: Any) -> Iterator[tuple[type, str]]:
+    """Every config class within a hint, with each of its fields that is one of some values."""
+    for part in get_args(hint):
+        yield from choices(part)
+    for name, inner in get_type_hints(hint).items() if is_dataclass(hint) else ():
+        if get_origin(inner) is Literal:
+            yield hint, name
+        else:
+            yield from choices(inner)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"), sorted(set(choices(Retrieval)), key=str), ids=lambda told: told if isinstance(told, str) else told.__name__
+)
+def test_a_config_made_in_python_refuses_what_is_none_of_a_fields_values_as_the_command_line_does(config, name):
+    with pytest.raises(Refused, match=f"{name} is 'odd'; give one of "):
+        config(**{name: "odd"})
