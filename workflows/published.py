@@ -30,10 +30,7 @@ from mirepoix.workflows.retrieval import Retrieval
 QWEN = "Qwen/Qwen2-VL-2B-Instruct"
 CLIP_B32, CLIP_L14 = "openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14"
 T5_ANCE, COLBERT = "OpenMatch/t5-ance", "colbert-ir/colbertv2.0"
-GPU: dict[str, Any] = {
-    "embed": EmbedConfig(batch_size=32, workers=8, use_gpu=True),
-    "deploy": ServeConfig(encoder_gpus=1),
-}
+SERVED = ServeConfig(encoder_gpus=1)
 LARGE = TrainConfig(
     per_device_train_batch_size=64,
     negatives=0,
@@ -61,10 +58,17 @@ DENSE = TrainConfig(
     dataloader_num_workers=4,
 )
 """The optimizer of MARVEL and UniVL-DR, in-batch negatives alone; 0.07 is where CLIP's scale starts."""
-ANCE = MineConfig(negatives=2, last=100, margin=None, strategy="random", balanced=True, own="replace")
+ANCE = MineConfig(
+    negatives=2, last=100, margin=None, strategy="random", balanced=True, own="replace", encode=EmbedConfig(batch_size=32, use_gpu=True)
+)
 """A picture and a text of the top 100 that are no answers, in place of what the corpus judged to be none; drawn once for all epochs, which
 is chosen here."""
 BARE = PairsConfig(without_instruction=1.0)
+
+
+def _on(gpus: int) -> dict[str, Any]:
+    """What encodes the corpus on as many GPUs as train, and what serves."""
+    return {"embed": EmbedConfig(batch_size=32, workers=gpus, use_gpu=True), "deploy": SERVED}
 
 
 def unite() -> Retrieval:
@@ -82,7 +86,7 @@ def unite() -> Retrieval:
         backbone=BackboneConfig(name=QWEN, encoder=UniteConfig(min_pixels=256 * 28 * 28, max_pixels=1280 * 28 * 28, max_frames=12)),
         adapt=replace(LARGE, tuning=first, learning_rate=1e-4, loss=Objective(symmetric=True)),
         instruct=replace(LARGE, tuning=second, learning_rate=2e-5, loss=Objective(modality_mask=True)),
-        **GPU,
+        **_on(8),
     )
 
 
@@ -93,15 +97,15 @@ def jfe(fusion: str = "joint") -> Retrieval:
 
     From the paper: one multimodal tower, and the two stages. All numbers are chosen here, after its neighbours (LamRA, U-MARVEL): LoRA of
     rank 32 on the language model with vision frozen, temperature 0.03, adaptation in both directions on pairs without instructions, then
-    one epoch with instructions on the queries; in-batch negatives alone. Causal attention and the last token are the encoder's own choices.
+    one epoch with instructions on all queries; in-batch negatives alone. Causal attention and the last token are the encoder's own choices.
     """
     tuning = Tuning(lora=Lora(32, 64, 0.05))
     return Retrieval(
         backbone=BackboneConfig(name=QWEN, encoder=JfeConfig(fusion=fusion, max_pixels=1280 * 28 * 28)),
-        pairs=PairsConfig(adapt_tasks=("t->t", "t->i", "i->t")),
+        pairs=PairsConfig(adapt_tasks=("t->t", "t->i", "i->t"), without_instruction=0.0),
         adapt=replace(LARGE, tuning=tuning, learning_rate=1e-4, loss=Objective(symmetric=True)),
         instruct=replace(LARGE, tuning=tuning, learning_rate=1e-4),
-        **GPU,
+        **_on(8),
     )
 
 
@@ -123,7 +127,7 @@ def jfe_claim() -> Comparison:
     shared, arms = jfe().pairs, {}
     for name, run in (("jfe", jfe()), ("jfe_late", jfe_late()), ("uniir", uniir())):
         arms[name] = Arm(pairs=None if run.pairs == shared else run.pairs, **run.method)
-    return Comparison(pairs=shared, deploy=GPU["deploy"], arms=arms)
+    return Comparison(pairs=shared, deploy=SERVED, arms=arms)
 
 
 def mimic() -> Retrieval:
@@ -145,7 +149,7 @@ def mimic() -> Retrieval:
         instruct=training,
         mine_refine=ANCE,
         refine=replace(training, loss=replace(training.loss, temperature=None), negatives=2),
-        **GPU,
+        **_on(1),
     )
 
 
@@ -178,7 +182,7 @@ def mire() -> Retrieval:
         backbone=BackboneConfig(name=COLBERT, vision=CLIP_B32, encoder=MireConfig(query_length=64, document_length=384)),
         adapt=replace(training, tuning=aligned, num_train_epochs=5, learning_rate=1e-4, warmup_steps=300, loss=Objective(temperature=0.3)),
         instruct=replace(training, tuning=tuned, num_train_epochs=15, learning_rate=5e-5, warmup_steps=10, loss=Objective(temperature=0.8)),
-        **GPU,
+        **_on(4),
     )
 
 
@@ -200,7 +204,7 @@ def marvel() -> Retrieval:
         instruct=goes_on,
         mine_refine=ANCE,
         refine=replace(goes_on, negatives=2),
-        **GPU,
+        **_on(1),
     )
 
 
@@ -222,7 +226,7 @@ def univldr() -> Retrieval:
         instruct=training,
         mine_refine=ANCE,
         refine=replace(training, loss=replace(training.loss, in_batch=False), negatives=2),
-        **GPU,
+        **_on(1),
     )
 
 
@@ -251,5 +255,5 @@ def uniir() -> Retrieval:
             bf16=True,
             loss=replace(DENSE.loss, temperature=None),
         ),
-        **GPU,
+        **_on(8),
     )

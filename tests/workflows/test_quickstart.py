@@ -298,13 +298,14 @@ def cluster():
 
 @pytest.fixture(scope="module")
 def beside(first, home, cluster, tmp_path_factory):
-    """A second retriever set beside the first one's results, as a job of the cluster; and the storage of both."""
+    """A second retriever set beside the first one's results, as a job of the cluster; and the storage of both: two minutes and more."""
     storage = tmp_path_factory.mktemp("beside") / "shared"
     shutil.copytree(home / "storage", storage)
     words = ["submit", *BESIDE, "--address", cluster[0].address, "--storage", str(storage)]
     return mirepoix(*words, cwd=storage.parent, timeout=580, **cluster[1]), storage
 
 
+@pytest.mark.soak
 def test_a_comparison_as_a_job_of_a_cluster_takes_what_stands_and_makes_the_rest(beside):
     ended, _ = beside
     assert ended.status == 0, ended.out + ended.err
@@ -314,6 +315,7 @@ def test_a_comparison_as_a_job_of_a_cluster_takes_what_stands_and_makes_the_rest
     assert ended.stages("done") == {"deploy", *(f"univldr:{step}" for step in steps)}
 
 
+@pytest.mark.soak
 def test_its_table_has_both_with_their_averages_sizes_and_times(beside):
     lines = [line.split() for line in beside[0].out.splitlines()]
     (columns,) = [line for line in lines if line[:2] == ["task", "queries"]]
@@ -322,6 +324,7 @@ def test_its_table_has_both_with_their_averages_sizes_and_times(beside):
         assert [line for line in lines if line[: len(row.split())] == row.split()], row
 
 
+@pytest.mark.soak
 def test_its_report_has_both_and_the_endpoint_serves_the_one_that_was_named(beside):
     ended, storage = beside
     (folder,) = (storage / "runs").glob("quickstart_all-*")
@@ -335,6 +338,7 @@ def test_its_report_has_both_and_the_endpoint_serves_the_one_that_was_named(besi
     }
 
 
+@pytest.mark.soak
 def test_mlflow_has_its_stages_by_arm_and_its_figures_on_the_whole(beside):
     from mlflow import MlflowClient
 
@@ -346,6 +350,7 @@ def test_mlflow_has_its_stages_by_arm_and_its_figures_on_the_whole(beside):
     assert set(whole.data.metrics) == {"unite recall_at_5", "univldr recall_at_5"}
 
 
+@pytest.mark.soak
 def test_what_a_job_serves_outlives_it_and_a_demo_that_searches_it(beside):
     ended, storage = beside
     (endpoint,) = re.findall(r"^endpoint  (http://\S+)$", ended.out, re.MULTILINE)
