@@ -30,6 +30,7 @@ from mirepoix.workflows.retrieval import Retrieval
 QWEN = "Qwen/Qwen2-VL-2B-Instruct"
 CLIP_B32, CLIP_L14 = "openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14"
 T5_ANCE, COLBERT = "OpenMatch/t5-ance", "colbert-ir/colbertv2.0"
+ENCODED = EmbedConfig(batch_size=32, use_gpu=True)
 SERVED = ServeConfig(encoder_gpus=1)
 LARGE = TrainConfig(
     per_device_train_batch_size=64,
@@ -58,9 +59,7 @@ DENSE = TrainConfig(
     dataloader_num_workers=4,
 )
 """The optimizer of MARVEL and UniVL-DR, in-batch negatives alone; 0.07 is where CLIP's scale starts."""
-ANCE = MineConfig(
-    negatives=2, last=100, margin=None, strategy="random", balanced=True, own="replace", encode=EmbedConfig(batch_size=32, use_gpu=True)
-)
+ANCE = MineConfig(negatives=2, last=100, margin=None, strategy="random", balanced=True, own="replace", encode=ENCODED)
 """A picture and a text of the top 100 that are no answers, in place of what the corpus judged to be none; drawn once for all epochs, which
 is chosen here."""
 BARE = PairsConfig(without_instruction=1.0)
@@ -68,7 +67,7 @@ BARE = PairsConfig(without_instruction=1.0)
 
 def _on(gpus: int) -> dict[str, Any]:
     """What encodes the corpus on as many GPUs as train, and what serves."""
-    return {"embed": EmbedConfig(batch_size=32, workers=gpus, use_gpu=True), "deploy": SERVED}
+    return {"embed": replace(ENCODED, workers=gpus), "deploy": SERVED}
 
 
 def unite() -> Retrieval:
@@ -124,10 +123,8 @@ def jfe_claim() -> Comparison:
 
     mirepoix run jfe_claim sources.path=/data/mbeir      as long as jfe, jfe_late and uniir together; eight GPUs
     """
-    shared, arms = jfe().pairs, {}
-    for name, run in (("jfe", jfe()), ("jfe_late", jfe_late()), ("uniir", uniir())):
-        arms[name] = Arm(pairs=None if run.pairs == shared else run.pairs, **run.method)
-    return Comparison(pairs=shared, deploy=SERVED, arms=arms)
+    arms = {name: Arm(**run.method) for name, run in (("jfe", jfe()), ("jfe_late", jfe_late()), ("uniir", uniir()))}
+    return Comparison(pairs=jfe().pairs, deploy=SERVED, arms=arms)
 
 
 def mimic() -> Retrieval:
