@@ -39,18 +39,18 @@ import ray
 from footprint import MIB, kilobytes, tree
 from PIL import Image, ImageOps
 
-from mirepoix.components import curate
-from mirepoix.components.checks import Check, checked
-from mirepoix.components.corpus import PARTS, PartWriter, part_files
-from mirepoix.components.curate import CurateConfig
-from mirepoix.components.duplicates import NearRules, near_pairs
-from mirepoix.components.facts import Facts
-from mirepoix.components.signatures import PERMUTATIONS, banding
-from mirepoix.components.texts import TextRules, words
+from mirepoix.components.corpus.parts import PARTS, PartWriter, part_files
+from mirepoix.components.corpus.text import TextRules, split_words
+from mirepoix.components.curation import curate
+from mirepoix.components.curation.curate import CurateConfig
+from mirepoix.components.curation.near_duplicates import NearRules, near_pairs
+from mirepoix.components.curation.row_checks import RowCheck, checked
+from mirepoix.components.curation.row_features import RowFeatures
+from mirepoix.components.curation.signatures import PERMUTATIONS, banding
 from mirepoix.models.item import Item, item_to_row
 from mirepoix.serving.pictures import PictureLimits
 from mirepoix.serving.store import Context
-from mirepoix.workflows.cluster import private_cluster
+from mirepoix.workflows.cluster.ray_cluster import private_cluster
 
 LIMITS, ROWS = PictureLimits(), CurateConfig().batch_size
 SHARE = 0.05  # of near-duplicates
@@ -132,7 +132,7 @@ def _nice(level: int) -> None:
 def measure_pictures(home: Path, count: int, width: int, height: int, workers: int, repeats: int) -> dict[str, Any]:
     corpus = write(home / "pictures", pictures(count, width, height))
     groups = [(file, group) for file in part_files(corpus, "corpus") for group in range(pq.read_metadata(file).num_row_groups)]
-    check = Check(LIMITS, TextRules(), 64, None)
+    check = RowCheck(LIMITS, TextRules(), 64, None)
     rates: dict[str, list[float]] = {"curation": [], "pool": []}
     nice = ray.get(ray.remote(lambda: os.nice(0)).remote())
     with ProcessPoolExecutor(workers, initializer=_nice, initargs=(nice,)) as pool:
@@ -158,10 +158,10 @@ def measure_pictures(home: Path, count: int, width: int, height: int, workers: i
 # Near-duplicates
 
 
-def search(folder: Path, items: list[Item], check: Check) -> set[tuple[str, str]]:
+def search(folder: Path, items: list[Item], check: RowCheck) -> set[tuple[str, str]]:
     """Signatures and pairs, as curation finds them."""
     folder.mkdir()
-    facts = Facts(folder)
+    facts = RowFeatures(folder)
     table = pa.Table.from_pylist([item_to_row(item) for item in items], schema=PARTS["corpus"])
     for first in range(0, len(items), ROWS):
         facts.add(check.checked(table.slice(first, ROWS)))
@@ -176,7 +176,7 @@ def search_with_datasketch(items: list[Item]) -> set[tuple[str, str]]:
     index = MinHashLSH(threshold=0.9, num_perm=PERMUTATIONS, params=banding(0.9))
     cut, found, order = {}, set(), {}
     for item in items:
-        tokens = words(item.text)
+        tokens = split_words(item.text)
         pairs = {f"{one} {other}".encode() for one, other in pairwise(tokens)}
         signature = MinHash(num_perm=PERMUTATIONS)
         signature.update_batch(pairs)
@@ -201,7 +201,7 @@ def search_with_imagehash(items: list[Item], signs: int) -> set[tuple[str, str]]
 
 
 def measure_near(home: Path, count: int, width: int, height: int, repeats: int) -> dict[str, Any]:
-    check, made = Check(LIMITS, TextRules(), 64, None), {"texts": texts(count), "pictures": list(pictures(count, width, height))}
+    check, made = RowCheck(LIMITS, TextRules(), 64, None), {"texts": texts(count), "pictures": list(pictures(count, width, height))}
     signs = NearRules().pictures or 0
     others: dict[str, Callable[[], set[tuple[str, str]]]] = {
         "texts": lambda: search_with_datasketch(made["texts"]),

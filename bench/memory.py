@@ -79,11 +79,12 @@ def passed(folder: str, scratch: str) -> None:
     """Reads and curates the folder, as the stages of a run do."""
     import ray.data
 
-    from mirepoix.components import curate, sources
-    from mirepoix.components.curate import CurateConfig
-    from mirepoix.components.sources import SourcesConfig
+    from mirepoix.components.curation import curate
+    from mirepoix.components.curation.curate import CurateConfig
+    from mirepoix.components.ingestion import sources
+    from mirepoix.components.ingestion.sources import SourcesConfig
     from mirepoix.serving.store import Context
-    from mirepoix.workflows.cluster import private_cluster
+    from mirepoix.workflows.cluster.ray_cluster import private_cluster
 
     logging.getLogger(ray.data.__name__).setLevel(logging.ERROR)
     homes = [Path(scratch) / name for name in ("read", "kept")]

@@ -15,23 +15,23 @@ from typing import Any, Literal, Protocol, Self
 import torch
 from safetensors.torch import load_file, save_file
 
-from mirepoix.models.backbone import Checkpoint, Kind, Part, open_part
+from mirepoix.models.backbones.checkpoints import Checkpoint, Kind, LoadedCheckpoint, open_part
+from mirepoix.models.backbones.tuning import Tuning, merged, tune
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.options import revive
-from mirepoix.models.tuning import Tuning, merged, tune
 from mirepoix.models.vectors import Vectors
 
 DESCRIPTION = "mirepoix.json"
 HEAD = "head.safetensors"
 # Name of a retriever -> where its Encoder stands; opened only when asked for.
 ARCHITECTURES = {
-    "jfe": ("mirepoix.models.jfe", "Jfe"),
-    "marvel": ("mirepoix.models.marvel", "Marvel"),
-    "mimic": ("mirepoix.models.mimic", "Mimic"),
-    "mire": ("mirepoix.models.mire", "Mire"),
-    "unite": ("mirepoix.models.unite", "Unite"),
-    "univldr": ("mirepoix.models.univldr", "UniVLDR"),
+    "jfe": ("mirepoix.models.retrievers.jfe", "Jfe"),
+    "marvel": ("mirepoix.models.retrievers.marvel", "Marvel"),
+    "mimic": ("mirepoix.models.retrievers.mimic", "Mimic"),
+    "mire": ("mirepoix.models.retrievers.mire", "Mire"),
+    "unite": ("mirepoix.models.retrievers.unite", "Unite"),
+    "univldr": ("mirepoix.models.retrievers.univldr", "UniVLDR"),
 }
 Role = Literal["query", "document"]
 
@@ -63,7 +63,7 @@ class Encoder(torch.nn.Module):
     temperature: float | None = None  # that training learnt
     widths: tuple[int, ...] = ()  # that were trained beside the whole
 
-    def __init__(self, config: EncoderConfig, **parts: Part):
+    def __init__(self, config: EncoderConfig, **parts: LoadedCheckpoint):
         super().__init__()
         self.config = config
         self.parts = parts

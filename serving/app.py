@@ -19,11 +19,11 @@ from ray.serve.schema import LoggingConfig
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
-from mirepoix.serving.api import About
-from mirepoix.serving.client import KEY
+from mirepoix.serving.http.api import About
+from mirepoix.serving.http.client import KEY
+from mirepoix.serving.http.schemas import Limits
 from mirepoix.serving.release import open_release
 from mirepoix.serving.replicas import EncoderReplica, IndexReplica, IngressReplica, verified_encoder
-from mirepoix.serving.schemas import Limits
 
 APPLICATION = "mirepoix"
 

@@ -26,8 +26,8 @@ from mirepoix.models.encoder import Encoder, load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, item_to_row, row_to_item
 from mirepoix.models.vectors import Vectors
-from mirepoix.serving.index import Index, open_index
 from mirepoix.serving.pictures import PictureLimits, encoded, read_picture
+from mirepoix.serving.search.dense import Index, open_index
 from mirepoix.serving.store import CHUNK, MANIFEST, digest_of, fetch
 
 COSINE = 0.999  # golden vectors that come out further away than this are another encoder's

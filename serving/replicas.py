@@ -22,9 +22,9 @@ from mirepoix.models.encoder import Collator, Encoder, Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.vectors import Vectors
-from mirepoix.serving.api import About, Busy, Encoded, Found, build_app
+from mirepoix.serving.http.api import About, Busy, Encoded, SearchResults, build_app
+from mirepoix.serving.http.schemas import Limits
 from mirepoix.serving.release import Release, open_release
-from mirepoix.serving.schemas import Limits
 
 
 def verified_encoder(release: Release) -> Encoder:
@@ -48,7 +48,7 @@ class Counted:
         return batch
 
 
-class Asked(NamedTuple):
+class Reply(NamedTuple):
     """The items of a request, and what they are."""
 
     items: list[Item]
@@ -65,7 +65,7 @@ class EncoderReplica:
         self._together.set_batch_wait_timeout_s(batch_wait_s)
 
     async def encode(self, items: list[Item], role: Role) -> list[Encoded]:
-        encoded = await self._together(Asked(items, role))
+        encoded = await self._together(Reply(items, role))
         if isinstance(encoded, str):
             raise Refused(encoded)
         return encoded
@@ -74,10 +74,10 @@ class EncoderReplica:
         """Answers."""
 
     @serve.batch(batch_size_fn=lambda requests: sum(len(request.items) for request in requests))
-    async def _together(self, requests: list[Asked]) -> list[list[Encoded] | str]:
+    async def _together(self, requests: list[Reply]) -> list[list[Encoded] | str]:
         return await asyncio.to_thread(self.encode_together, requests)
 
-    def encode_together(self, requests: list[Asked]) -> list[list[Encoded] | str]:
+    def encode_together(self, requests: list[Reply]) -> list[list[Encoded] | str]:
         """Each request's items encoded; or, if they are refused, why: one visitor's item must not fail the others'."""
         encoded: list[list[Encoded] | str] = [[]] * len(requests)
         for role in dict.fromkeys(request.role for request in requests):
@@ -107,7 +107,7 @@ class IndexReplica:
         release = open_release(target)
         self.index, self.documents = release.open_index(), release.open_documents()
 
-    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[Found]:
+    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResults]:
         return await asyncio.to_thread(self._search, rows_TD, k, target)
 
     async def thumbnail(self, id: str) -> bytes | None:
@@ -117,12 +117,12 @@ class IndexReplica:
     async def ready(self) -> None:
         """Answers."""
 
-    def _search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[Found]:
+    def _search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResults]:
         query = Vectors(torch.tensor(rows_TD)[None], torch.ones(1, len(rows_TD), dtype=torch.bool))
         (hits,) = self.index.search(query, k, None if target is None else {target})
         shown = [self.documents[self.index.position(hit.id)] for hit in hits]
         return [
-            Found(hit.id, hit.score, document.modality.letters, document.text, document.pictured)
+            SearchResults(hit.id, hit.score, document.modality.letters, document.text, document.pictured)
             for hit, document in zip(hits, shown, strict=True)
         ]
 
@@ -138,7 +138,7 @@ class Replicas:
         encoded = await asyncio.gather(*(_asked(self.encoder.encode.remote, part, role) for part in parts))
         return [one for part in encoded for one in part]
 
-    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[Found]:
+    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResults]:
         return await _asked(self.index.search.remote, rows_TD, k, target)
 
     async def thumbnail(self, id: str) -> bytes | None:

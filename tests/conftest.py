@@ -19,7 +19,7 @@ settings.load_profile("shared-cores")
 @pytest.fixture(scope="session")
 def ray_cluster():
     """A Ray cluster of the test session's own: six logical CPUs, token authentication, no dashboard."""
-    from mirepoix.workflows.cluster import private_cluster
+    from mirepoix.workflows.cluster.ray_cluster import private_cluster
 
     with private_cluster(num_cpus=6) as address:
         yield address

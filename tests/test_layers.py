@@ -18,7 +18,7 @@ MODULES = sorted(
     for path in SOURCES
     if path.stem != "__main__"
 )
-PAGE = sorted(path.name for path in (ROOT / "serving" / "page").iterdir() if path.is_file())
+PAGE = sorted(path.name for path in (ROOT / "serving" / "http" / "page").iterdir() if path.is_file())
 
 
 @cache
@@ -67,7 +67,7 @@ def test_models_know_nothing_of_clusters_indexes_and_servers():
 
 
 def test_one_file_alone_imports_mlflow():
-    assert [name(path) for path in SOURCES if "mlflow" in tops(path)] in ([], ["workflows/tracking.py"])
+    assert [name(path) for path in SOURCES if "mlflow" in tops(path)] in ([], ["workflows/runner/tracking.py"])
 
 
 def test_serving_searches_and_components_train():
@@ -77,13 +77,13 @@ def test_serving_searches_and_components_train():
 
 def test_no_file_outgrows_its_reader():
     lines = {name(path): len(path.read_text().splitlines()) for path in SOURCES}
-    assert not {path: count for path, count in lines.items() if count > (250 if path == "workflows/stage.py" else 400)}
+    assert not {path: count for path, count in lines.items() if count > (250 if path == "workflows/runner/execute.py" else 400)}
 
 
 def test_the_chain_finds_an_import_that_points_right(tmp_path: Path):
     wrong = tmp_path / "wrong.py"
-    wrong.write_text("def f():\n    from mirepoix.workflows import stage\n")
-    assert "mirepoix.workflows.stage" in imported(wrong)
+    wrong.write_text("def f():\n    from mirepoix.workflows.runner import execute\n")
+    assert "mirepoix.workflows.runner.execute" in imported(wrong)
 
 
 IMPORT_ALL = """
@@ -152,7 +152,7 @@ def wheel(tmp_path_factory) -> Path:
 def test_the_wheel_holds_every_module_and_page_and_nothing_beside_the_package(wheel: Path):
     shipped = {path.relative_to(wheel / "mirepoix") for path in (wheel / "mirepoix").rglob("*.py")}
     assert shipped == {path.relative_to(ROOT) for path in SOURCES}
-    assert sorted(path.name for path in (wheel / "mirepoix" / "serving" / "page").iterdir()) == PAGE
+    assert sorted(path.name for path in (wheel / "mirepoix" / "serving" / "http" / "page").iterdir()) == PAGE
     beside = {path.name for path in wheel.iterdir() if not path.name.endswith(".dist-info")} - {"bin", "__pycache__"}
     assert beside == {"mirepoix", "mirepoix.py"}
 
@@ -162,7 +162,7 @@ def test_an_installed_wheel_imports_itself_and_stages_itself_for_a_job(wheel: Pa
         import sys
         from pathlib import Path
         from mirepoix.models import item
-        from mirepoix.workflows.cluster import code_root, stage_code
+        from mirepoix.workflows.cluster.ray_cluster import code_root, stage_code
         print(item.__file__, code_root())
         stage_code(Path(sys.argv[1]))
     """
@@ -177,7 +177,7 @@ def test_an_installed_wheel_imports_itself_and_stages_itself_for_a_job(wheel: Pa
         Path("mirepoix.py"),
         *(Path("mirepoix") / path.relative_to(ROOT) for path in SOURCES),
     }
-    assert sorted(path.name for path in (staged / "mirepoix" / "serving" / "page").iterdir()) == PAGE
+    assert sorted(path.name for path in (staged / "mirepoix" / "serving" / "http" / "page").iterdir()) == PAGE
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["submit", "--help"], ["doctor", "--help"]])

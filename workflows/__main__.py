@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from mirepoix.models.errors import Refused
 
 if TYPE_CHECKING:
-    from mirepoix.components.sources import SourcesConfig
-    from mirepoix.workflows.run import Order
+    from mirepoix.components.ingestion.sources import SourcesConfig
+    from mirepoix.workflows.run import RunRequest
 
 EXAMPLES = """examples:
   mirepoix run quickstart                                  the whole life on two cores, in minutes
@@ -166,12 +166,12 @@ def _terminated(*_: object) -> None:
     raise SystemExit(143)
 
 
-def _order(told: argparse.Namespace) -> "Order":
-    from mirepoix.workflows.cluster import default_storage
-    from mirepoix.workflows.run import Order
+def _order(told: argparse.Namespace) -> "RunRequest":
+    from mirepoix.workflows.cluster.ray_cluster import default_storage
+    from mirepoix.workflows.run import RunRequest
 
     run = {name: getattr(told, name, None) for name in ("until", "start", "address")}
-    return Order(
+    return RunRequest(
         told.recipe,
         tuple(told.overrides),
         told.config,
@@ -198,17 +198,17 @@ def _run(told: argparse.Namespace) -> int:
 
 def _describe(told: argparse.Namespace) -> int:
     from mirepoix.workflows.config import describe
-    from mirepoix.workflows.run import settled
+    from mirepoix.workflows.run import resolve
 
-    print(describe(settled(told.recipe, told.overrides, told.config)), end="")
+    print(describe(resolve(told.recipe, told.overrides, told.config)), end="")
     return 0
 
 
 def _submit(told: argparse.Namespace) -> int:
-    from mirepoix.workflows.run import settled
-    from mirepoix.workflows.submit import submit
+    from mirepoix.workflows.cluster.submit import submit
+    from mirepoix.workflows.run import resolve
 
-    files = settled(told.recipe, told.overrides, told.config).named_files()
+    files = resolve(told.recipe, told.overrides, told.config).named_files()
     options = [word for name in ("until", "start") for word in _option(name, getattr(told, name))]
     options += [word for stage in told.force for word in _option("force", stage)]
     return submit(
@@ -228,8 +228,8 @@ def _option(name: str, value: str | None) -> list[str]:
 
 
 def _list(_: argparse.Namespace) -> int:
-    from mirepoix.components.reading import FORMATS
-    from mirepoix.workflows.recipes import RECIPES, RETRIEVERS, summary
+    from mirepoix.components.ingestion.readers import FORMATS
+    from mirepoix.workflows.recipes.registry import RECIPES, RETRIEVERS, summary
 
     print("recipes")
     for name in RECIPES:
@@ -253,7 +253,7 @@ def _serve(told: argparse.Namespace) -> int:
     import threading
 
     from mirepoix.serving.app import ServeConfig, check_port, start
-    from mirepoix.workflows.cluster import cluster
+    from mirepoix.workflows.cluster.ray_cluster import cluster
     from mirepoix.workflows.run import release_of
 
     release = release_of(told.release)
@@ -275,7 +275,7 @@ def _serve(told: argparse.Namespace) -> int:
 def _search(told: argparse.Namespace) -> int:
     import json
 
-    from mirepoix.serving.client import KEY, search_endpoint, shown
+    from mirepoix.serving.http.client import KEY, search_endpoint, shown
 
     try:
         image = told.image.read_bytes() if told.image else None
@@ -287,7 +287,7 @@ def _search(told: argparse.Namespace) -> int:
 
 
 def _export(told: argparse.Namespace) -> int:
-    from mirepoix.components.export import export
+    from mirepoix.components.publishing.export import export
     from mirepoix.serving.release import open_release
     from mirepoix.workflows.lineage import lineage
 
@@ -299,15 +299,15 @@ def _export(told: argparse.Namespace) -> int:
 def _validate(told: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from mirepoix.workflows.corpora import Plan, validated
-    from mirepoix.workflows.run import settled
+    from mirepoix.workflows.corpora import ValidationPlan, validated
+    from mirepoix.workflows.run import resolve
 
-    plan = Plan(_sources(told))
+    plan = ValidationPlan(_sources(told))
     if told.recipe:
-        config = settled(told.recipe, [], None)
+        config = resolve(told.recipe, [], None)
         sources = replace(config.sources, path=plan.sources.path, images=plan.sources.images)
         sources = sources if told.format == "auto" else replace(sources, format=told.format)
-        plan = Plan(sources, config.curate, config.paired, config.seed)
+        plan = ValidationPlan(sources, config.curate, config.paired, config.seed)
     return validated(plan, told.json, told.copies)
 
 
@@ -318,13 +318,13 @@ def _convert(told: argparse.Namespace) -> int:
 
 
 def _sources(told: argparse.Namespace) -> "SourcesConfig":
-    from mirepoix.components.sources import SourcesConfig
+    from mirepoix.components.ingestion.sources import SourcesConfig
 
     return SourcesConfig(path=tuple(told.path), format=told.format, images=told.images)
 
 
 def _doctor(told: argparse.Namespace) -> int:
-    from mirepoix.workflows import doctor
+    from mirepoix.workflows.cluster import doctor
 
     return doctor.main(told.json)
 

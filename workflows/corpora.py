@@ -19,18 +19,19 @@ import pyarrow.compute as pc
 import ray
 import ray.data  # which sets its logger up
 
-from mirepoix.components import curate, sources
-from mirepoix.components.corpus import modalities, part_files, part_tables
-from mirepoix.components.curate import MERGED, CurateConfig
-from mirepoix.components.formats.writing import SEVERAL
-from mirepoix.components.leaks import TRAIN
-from mirepoix.components.pairs import UNCAPTIONED, PairsConfig, untrainable
-from mirepoix.components.reading import FORMATS, Source, is_small, opened
-from mirepoix.components.sources import SourcesConfig
+from mirepoix.components.corpus.parts import modalities, part_files, part_tables
+from mirepoix.components.curation import curate
+from mirepoix.components.curation.curate import MERGED, CurateConfig
+from mirepoix.components.curation.leakage import TRAIN
+from mirepoix.components.ingestion import sources
+from mirepoix.components.ingestion.formats.writing import SEVERAL
+from mirepoix.components.ingestion.readers import FORMATS, Source, is_small, opened
+from mirepoix.components.ingestion.sources import SourcesConfig
+from mirepoix.components.pairs.pairs import UNCAPTIONED, PairsConfig, untrainable
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import Context
-from mirepoix.workflows.cluster import private_cluster
-from mirepoix.workflows.progress import Display, Note
+from mirepoix.workflows.cluster.ray_cluster import private_cluster
+from mirepoix.workflows.runner.progress import Display, Note
 
 UNANSWERED = "no answer is left"
 HUNG = ("answer was rejected", "query was rejected", UNANSWERED)
@@ -41,7 +42,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, order=True)
-class Fault:
+class Finding:
     """One row that training would not use."""
 
     file: str
@@ -60,9 +61,9 @@ class Fault:
 class Findings:
     """What a corpus holds, and what of it training would reject."""
 
-    faults: list[Fault]
+    faults: list[Finding]
     hung: int  # of these, rows that would stand if another was not rejected
-    copies: list[Fault]  # rows that training would take as one with another
+    copies: list[Finding]  # rows that training would take as one with another
     formats: dict[str, str]  # of each source
     candidates: dict[str, int]  # by modality
     queries: dict[str, dict[str, int]]  # by split and task
@@ -95,7 +96,7 @@ class Findings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ValidationPlan:
     """What a run would do with a corpus up to its pairs."""
 
     sources: SourcesConfig
@@ -104,7 +105,7 @@ class Plan:
     seed: int = 0
 
 
-def validate(plan: Plan) -> Findings:
+def validate(plan: ValidationPlan) -> Findings:
     """Reads and curates the sources as a run would, with what can be read where a run would stop, and throws the result away."""
     config, rules, seed = plan.sources, plan.curate, plan.seed
     named = opened(config.path, config.format, config.images)
@@ -146,7 +147,7 @@ def validate(plan: Plan) -> Findings:
     return Findings(rest, _hung(rest), copies, forms, dict(candidates), plain, dict(judged), notices, refusal)
 
 
-def _told(read: list[Fault], curated: list[Fault]) -> list[Fault]:
+def _told(read: list[Finding], curated: list[Finding]) -> list[Finding]:
     """The faults of both stages; where a file breaks off, queries may have their answers in the rest of it, and are not told for that."""
     if any(fault.reason == "unreadable" for fault in read):
         curated = [fault for fault in curated if UNANSWERED not in (fault.reason, fault.detail)]
@@ -188,7 +189,7 @@ def _untrainable(kept: Path, tasks: Mapping[str, tuple[str, ...] | None]) -> str
     return f"{reason}; bring a source to train on, or call a split {TRAIN}, as sources.splits=dev={TRAIN} does"
 
 
-def _hung(faults: list[Fault]) -> int:
+def _hung(faults: list[Finding]) -> int:
     """How many rows are rejected only because another is; told by their reasons, and by the ids of those that are."""
     lost = {(fault.part, fault.id) for fault in faults if fault.reason not in (*HUNG, "no answer")}
     hung, deprived = 0, set()  # queries that a judgement was lost of
@@ -233,7 +234,7 @@ def _staged(name: str, folder: Path, work: Callable[[Context], T], seed: int) ->
         ray_data.setLevel(told)
 
 
-def _faults(folder: Path, named: list[Source]) -> list[Fault]:
+def _faults(folder: Path, named: list[Source]) -> list[Finding]:
     """The rejects of a stage, with the paths that the user knows."""
     homes = {source.place.name: source.place.home for source in named}
     found = []
@@ -241,11 +242,11 @@ def _faults(folder: Path, named: list[Source]) -> list[Fault]:
         for row in table.to_pylist():
             name, _, file = (row["source"] or "").partition("/")
             place = f"{homes[name]}/{file}" if name in homes and file else row["source"] or "unknown place"
-            found.append(Fault(place, row["line"] or 0, row["part"] or "", row["id"] or "", row["reason"], row["detail"] or ""))
+            found.append(Finding(place, row["line"] or 0, row["part"] or "", row["id"] or "", row["reason"], row["detail"] or ""))
     return found
 
 
-def validated(plan: Plan, as_json: bool, copies: bool) -> int:
+def validated(plan: ValidationPlan, as_json: bool, copies: bool) -> int:
     """Prints what `validate` finds; 1 if training would reject anything, or stop."""
     found = validate(plan)
     if as_json:

@@ -9,25 +9,25 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mirepoix.components import deploy
-from mirepoix.components.corpus import read_part
+from mirepoix.components.corpus.parts import read_part
+from mirepoix.components.publishing import deploy
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, row_to_item
 from mirepoix.serving import store
-from mirepoix.serving.client import KEY, search_endpoint, shown
-from mirepoix.workflows.lease import cache_folder
-from mirepoix.workflows.retrieval import Retrieval
-from mirepoix.workflows.run import Order, ended, run, settled
-from mirepoix.workflows.tracking import tracking_uri
+from mirepoix.serving.http.client import KEY, search_endpoint, shown
+from mirepoix.workflows.dag.retrieval import Retrieval
+from mirepoix.workflows.run import RunRequest, ended, resolve, run
+from mirepoix.workflows.runner.lease import cache_folder
+from mirepoix.workflows.runner.tracking import tracking_uri
 
 # What is searched for: a held-out query of each kind, by its task.
 ASKED = {"t->i": "a text", "i->t": "a picture", "it->t": "a picture and a question about it"}
 
 
-def demo(order: Order) -> int:
+def demo(order: RunRequest) -> int:
     """Runs the order on a private cluster, searches what it deployed, and leaves nothing running."""
     began = time.monotonic()
-    if settled(order.recipe, order.overrides, order.config).served is None:
+    if resolve(order.recipe, order.overrides, order.config).served is None:
         raise Refused(f"a demo searches what is served, and {order.recipe} serves nothing; give serve=ARM, one of its arms")
     with ExitStack() as resources:
         made = run(replace(order, private=True), resources)

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
-from mirepoix.workflows.comparison import Comparison
 from mirepoix.workflows.config import read
+from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.run import release_of
 
 

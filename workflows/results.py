@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mirepoix.components.evaluate import POOLS, SYSTEMS
-from mirepoix.components.report import facts
+from mirepoix.components.evaluation.evaluate import POOLS, SYSTEMS
+from mirepoix.components.evaluation.report import facts
 from mirepoix.serving import store
-from mirepoix.workflows.comparison import Comparison
-from mirepoix.workflows.retrieval import TRAININGS, Retrieval
-from mirepoix.workflows.stage import Report, StageReport
+from mirepoix.workflows.dag.comparison import Comparison
+from mirepoix.workflows.dag.retrieval import TRAININGS, Retrieval
+from mirepoix.workflows.runner.execute import Report, StageReport
 
 LABEL, COLUMN = 27, 11
 
@@ -69,7 +69,7 @@ def figures(results: Mapping[str, Any]) -> dict[str, float]:
     return {f"{name} {headline['measure']}": headline["trained"]["average"] for name, headline in measured.items()}
 
 
-def table(results: Mapping[str, Any]) -> str:
+def results_table(results: Mapping[str, Any]) -> str:
     """The results as the terminal shows them; nothing where nothing was measured."""
     if "arms" in results:
         return "\n".join(_compared(results["arms"]))

@@ -13,22 +13,22 @@ from typing import Any
 
 import ray
 
-from mirepoix.components.deploy import RECEIPT
-from mirepoix.components.report import render
+from mirepoix.components.evaluation.report import render
+from mirepoix.components.publishing.deploy import RECEIPT
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.workflows import results
-from mirepoix.workflows.cluster import connect, is_given, private_cluster
-from mirepoix.workflows.comparison import Comparison
+from mirepoix.workflows.cluster.ray_cluster import connect, is_given, private_cluster
 from mirepoix.workflows.config import describe, jsonable, override, read
-from mirepoix.workflows.graph import Stage
-from mirepoix.workflows.recipes import Recipe, recipe
-from mirepoix.workflows.stage import Report, execute
-from mirepoix.workflows.tracking import open_tracker
+from mirepoix.workflows.dag.comparison import Comparison
+from mirepoix.workflows.recipes.registry import Recipe, recipe
+from mirepoix.workflows.runner.execute import Report, execute
+from mirepoix.workflows.runner.graph import Stage
+from mirepoix.workflows.runner.tracking import open_tracker
 
 
 @dataclass(frozen=True)
-class Order:
+class RunRequest:
     """What a user asked to be run."""
 
     recipe: str
@@ -53,18 +53,18 @@ class Run:
     told: dict[str, Any]  # what report.json says
 
 
-def settled(name: str, overrides: Sequence[str] = (), config: Path | None = None) -> Recipe:
+def resolve(name: str, overrides: Sequence[str] = (), config: Path | None = None) -> Recipe:
     """The config of a recipe, or of a file that describes one of its kind, with overrides."""
     named = recipe(name)
     return override(named if config is None else read(config, type(named)), overrides)
 
 
-def plan(order: Order) -> Report:
+def plan(order: RunRequest) -> Report:
     """What would run and why; nothing is run or written."""
-    return _surveyed(order, settled(order.recipe, order.overrides, order.config).stages())
+    return _surveyed(order, resolve(order.recipe, order.overrides, order.config).stages())
 
 
-def _surveyed(order: Order, graph: Sequence[Stage]) -> Report:
+def _surveyed(order: RunRequest, graph: Sequence[Stage]) -> Report:
     try:
         return execute(graph, order.storage, order.until, order.start, order.force, plan=True)
     except OSError as error:
@@ -75,9 +75,9 @@ def _unusable(storage: str, how: str, error: OSError) -> Refused:
     return Refused(f"storage {storage} cannot be {how} ({error.strerror or error}); give --storage a folder or URI of yours")
 
 
-def run(order: Order, resources: ExitStack) -> Run:
+def run(order: RunRequest, resources: ExitStack) -> Run:
     """Runs the order; the cluster stays up until `resources` are closed, and is not started where nothing has to run."""
-    config = settled(order.recipe, order.overrides, order.config).prepared()
+    config = resolve(order.recipe, order.overrides, order.config).prepared()
     graph = config.stages()
     folder = store.join(order.storage, "runs", f"{order.recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
     _surveyed(order, graph)  # what is refused leaves no folder
@@ -116,7 +116,7 @@ def _endpoint(report: Report, joined: bool) -> str | None:
     return results.read(stage.target, RECEIPT)["url"]
 
 
-def _told(order: Order, config: Recipe, report: Report, started: str) -> dict[str, Any]:
+def _told(order: RunRequest, config: Recipe, report: Report, started: str) -> dict[str, Any]:
     """Everything that the report says: settings, data, figures by task, stages."""
     data = report.stages.get("curate")
     return {
@@ -132,7 +132,7 @@ def _told(order: Order, config: Recipe, report: Report, started: str) -> dict[st
 
 def ended(run: Run) -> int:
     """Says how the run ended; returns the exit status."""
-    if text := results.table(run.told):
+    if text := results.results_table(run.told):
         print(f"\n{text}")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
     if run.endpoint:

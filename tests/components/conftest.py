@@ -2,15 +2,20 @@
 
 import pytest
 
-from mirepoix.components import backbone, curate, embed, index, pairs, release, sources
-from mirepoix.components.backbone import BackboneConfig
-from mirepoix.components.curate import CurateConfig
-from mirepoix.components.embed import EmbedConfig
-from mirepoix.components.pairs import PairsConfig
-from mirepoix.components.release import ReleaseConfig
-from mirepoix.components.sources import SourcesConfig
-from mirepoix.serving.index import IndexConfig
-from tests.components.larder import SIZES, WORLD, Made, made
+from mirepoix.components.curation import curate
+from mirepoix.components.curation.curate import CurateConfig
+from mirepoix.components.embedding import embed, index
+from mirepoix.components.embedding.embed import EmbedConfig
+from mirepoix.components.ingestion import sources
+from mirepoix.components.ingestion.sources import SourcesConfig
+from mirepoix.components.pairs import pairs
+from mirepoix.components.pairs.pairs import PairsConfig
+from mirepoix.components.publishing import release
+from mirepoix.components.publishing.release import ReleaseConfig
+from mirepoix.components.training import backbone
+from mirepoix.components.training.backbone import BackboneConfig
+from mirepoix.serving.search.dense import IndexConfig
+from tests.components.fixtures import SIZES, WORLD, Made, made
 
 
 @pytest.fixture(scope="session")

@@ -6,8 +6,8 @@ from functools import cache
 import pytest
 from PIL import Image, ImageDraw
 
+from mirepoix.models.backbones.twins import Tiny, make_twin
 from mirepoix.models.item import Item
-from mirepoix.models.twins import Tiny, make_twin
 
 WORDS = [
     "a small red circle on snow",

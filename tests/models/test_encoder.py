@@ -9,14 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mirepoix.models.backbones.tuning import Lora, Tuning
+from mirepoix.models.backbones.twins import FAMILIES, seeded
 from mirepoix.models.encoder import ARCHITECTURES, DESCRIPTION, HEAD, architecture, load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
-from mirepoix.models.tuning import Lora, Tuning
-from mirepoix.models.twins import FAMILIES, seeded
 from mirepoix.models.vectors import Vectors
-
-from .conftest import ITEMS, picture
+from tests.models.conftest import ITEMS, picture
 
 
 def test_every_retriever_is_under_the_contract():

@@ -8,7 +8,7 @@ import pytest
 
 from mirepoix.models.encoder import ARCHITECTURES, architecture
 from mirepoix.models.errors import Refused
-from mirepoix.models.objective import Objective
+from mirepoix.models.losses.objective import Objective
 from mirepoix.models.options import option, refuse_unknown, revive
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from mirepoix.models.backbones.twins import Tiny, make_twin
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import items_to_table
-from mirepoix.models.twins import Tiny, make_twin
-from mirepoix.models.unite import Unite, UniteConfig
-from mirepoix.serving.index import build
+from mirepoix.models.retrievers.unite import Unite, UniteConfig
 from mirepoix.serving.release import encoder_digest
-from tests.serving.pantry import corpus, published
+from mirepoix.serving.search.dense import build
+from tests.serving.fixtures import corpus, published
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,10 @@ from PIL import Image
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, items_to_table
-from mirepoix.serving.index import build, open_index
 from mirepoix.serving.release import THUMBNAIL, assemble, encoder_digest, open_release, read_release, thumbnail, verify_release
+from mirepoix.serving.search.dense import build, open_index
 from mirepoix.serving.store import Damaged, read_manifest
-from tests.serving.pantry import INSTRUCTIONS, corpus, drawing, published
+from tests.serving.fixtures import INSTRUCTIONS, corpus, drawing, published
 
 
 @pytest.fixture

@@ -31,9 +31,9 @@ def bucket():
     server.start()
     host, port = server.get_host_and_port()
     query = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    filesystem, _ = fs.FileSystem.from_uri(f"s3://pantry?{query}&allow_bucket_creation=true")
-    filesystem.create_dir("pantry")
-    yield lambda name: f"s3://pantry/{name}?{query}"
+    filesystem, _ = fs.FileSystem.from_uri(f"s3://bucket?{query}&allow_bucket_creation=true")
+    filesystem.create_dir("bucket")
+    yield lambda name: f"s3://bucket/{name}?{query}"
     server.stop()
 
 
@@ -64,18 +64,18 @@ def test_rows_that_do_not_add_up_are_an_error_that_says_the_sum():
 
 
 def test_a_name_is_joined_before_the_query_of_a_uri():
-    assert join("s3://pantry/a/?region=x&scheme=http", "b", "c") == "s3://pantry/a/b/c?region=x&scheme=http"
-    assert join("/pantry/", "b") == "/pantry/b"
-    assert join("/pantry/what?", "b") == "/pantry/what?/b"
+    assert join("s3://bucket/a/?region=x&scheme=http", "b", "c") == "s3://bucket/a/b/c?region=x&scheme=http"
+    assert join("/bucket/", "b") == "/bucket/b"
+    assert join("/bucket/what?", "b") == "/bucket/what?/b"
 
 
 def test_paths_and_file_uris_are_local_and_object_stores_are_not():
     assert store.is_local("/a/b") and store.is_local(Path("a")) and store.is_local("file:///a%20b")
     assert store.local_path("file:///a%20b") == Path("/a b")
-    assert not store.is_local("s3://pantry/a")
+    assert not store.is_local("s3://bucket/a")
 
 
-@pytest.mark.parametrize("target", ["ftp://pantry/x", "s3://pantry/x?colour=red"])
+@pytest.mark.parametrize("target", ["ftp://bucket/x", "s3://bucket/x?colour=red"])
 def test_a_storage_that_cannot_be_opened_is_refused_with_what_to_give(target):
     with pytest.raises(Refused, match="give a local path or a URI"):
         read(target)
@@ -84,12 +84,12 @@ def test_a_storage_that_cannot_be_opened_is_refused_with_what_to_give(target):
 @pytest.mark.parametrize(
     "uri",
     [
-        "s3://name:hidden@pantry/x?region=x",
-        "s3://hidden@pantry/x",
-        "S3://name:hid/den@pantry/x",
-        "s3://name:hid@den@pantry",
-        "abfs://pantry:hidden@account.dfs.core.windows.net/x",
-        "abfs://pantry@account.dfs.core.windows.net/x?tenant_id=t&client_secret=hidden",
+        "s3://name:hidden@bucket/x?region=x",
+        "s3://hidden@bucket/x",
+        "S3://name:hid/den@bucket/x",
+        "s3://name:hid@den@bucket",
+        "abfs://bucket:hidden@account.dfs.core.windows.net/x",
+        "abfs://bucket@account.dfs.core.windows.net/x?tenant_id=t&client_secret=hidden",
     ],
 )
 def test_a_uri_with_a_key_in_it_is_refused_with_where_the_key_belongs_and_is_not_told(uri, tmp_path):
@@ -102,11 +102,11 @@ def test_a_uri_with_a_key_in_it_is_refused_with_where_the_key_belongs_and_is_not
 @pytest.mark.parametrize(
     "target",
     [
-        "s3://pantry/by@someone/x?endpoint_override=127.0.0.1:9000",
+        "s3://bucket/by@someone/x?endpoint_override=127.0.0.1:9000",
         "hdfs://someone@host:8020/x",
         "hdfs://host:8020/by@someone",
-        "gs://anonymous@pantry/x",
-        "abfs://pantry@account.dfs.core.windows.net/x",
+        "gs://anonymous@bucket/x",
+        "abfs://bucket@account.dfs.core.windows.net/x",
         "file:///by@someone/x",
         "/by:someone@x",
     ],

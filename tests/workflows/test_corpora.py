@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mirepoix.components.formats.place import Place
-from mirepoix.components.reading import FORMATS
+from mirepoix.components.ingestion.formats.source_files import SourceFiles
+from mirepoix.components.ingestion.readers import FORMATS
 from mirepoix.models.errors import Refused
 from mirepoix.workflows import corpora
 from mirepoix.workflows.__main__ import main
@@ -202,7 +202,7 @@ def test_judgements_that_only_refuse_make_no_pair(beir, capsys, ray_cluster):
 
 
 def test_of_triples_alone_it_is_said_what_a_run_without_passages_does(tmp_path, capsys, ray_cluster):
-    from tests.components.dialogues import TRIPLES, corpus, triple
+    from tests.components.passages.dialogues import TRIPLES, corpus, triple
 
     folder = corpus(tmp_path / "dialogues", [triple(*row) for row in TRIPLES])
     assert main(["validate", f"canonical+{folder}"]) == 1
@@ -382,4 +382,4 @@ def test_the_formats_are_listed_with_a_line_each(capsys):
 
 def test_a_place_that_is_not_there_is_refused_by_name():
     with pytest.raises(Refused, match="there is no corpus at '/no/such/place'"):
-        Place("/no/such/place").files()
+        SourceFiles("/no/such/place").files()

@@ -5,10 +5,10 @@ import json
 import pytest
 
 from mirepoix.models.errors import Refused
-from mirepoix.workflows.comparison import Comparison
 from mirepoix.workflows.config import describe, jsonable
+from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.lineage import lineage
-from mirepoix.workflows.recipes import recipe
+from mirepoix.workflows.recipes.registry import recipe
 
 
 @pytest.fixture

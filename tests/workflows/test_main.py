@@ -9,14 +9,13 @@ import sys
 import pytest
 import yaml
 
-from mirepoix.components.corpus import PartWriter
+from mirepoix.components.corpus.parts import PartWriter
 from mirepoix.models.encoder import ARCHITECTURES
 from mirepoix.models.item import Item, item_to_row
 from mirepoix.workflows.__main__ import main
-from mirepoix.workflows.recipes import RECIPES, RETRIEVERS, recipe
+from mirepoix.workflows.recipes.registry import RECIPES, RETRIEVERS, recipe
 from mirepoix.workflows.run import release_of
-
-from .small import ROOT, environment
+from tests.workflows.recipes.small_quickstart import ROOT, environment
 
 
 @pytest.fixture

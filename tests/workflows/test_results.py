@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from mirepoix.components.metrics import MEASURES
+from mirepoix.components.evaluation.metrics import MEASURES
 from mirepoix.serving.store import publish
 from mirepoix.workflows import results
-from mirepoix.workflows.comparison import Arm, Comparison
-from mirepoix.workflows.recipes import recipe
-from mirepoix.workflows.stage import Report, StageReport
+from mirepoix.workflows.dag.comparison import Arm, Comparison
+from mirepoix.workflows.recipes.registry import recipe
+from mirepoix.workflows.runner.execute import Report, StageReport
 
 TASKS = ("i->t", "t->i")
 GAINS = {("trained", "target"): 1.0, ("trained", "universal"): 0.5, ("untrained", "target"): 0.2, ("untrained", "universal"): 0.1}
@@ -80,7 +80,7 @@ def test_a_run_of_one_retriever_tells_its_figures_sizes_and_times(single):
 
 
 def test_its_table_sets_trained_against_untrained(single):
-    first, head, *tasks, target, universal = results.table(single).splitlines()
+    first, head, *tasks, target, universal = results.results_table(single).splitlines()
     assert first == "recall@5 on test, target pool"
     assert head.split() == ["task", "queries", "untrained", "trained"]
     assert [task.split() for task in tasks] == [["i->t", "36", "0.160", "0.800"], ["t->i", "36", "0.000", "0.000"]]
@@ -91,7 +91,7 @@ def test_its_table_sets_trained_against_untrained(single):
 def test_a_run_that_stopped_before_it_measured_has_no_table():
     told = results.told(recipe("quickstart"), Report({"sources": done(), "backbone": done(metrics={"parameters": 1.0})}))
     assert told == {"facts": {"parameters": 1}}
-    assert results.table(told) == ""
+    assert results.results_table(told) == ""
 
 
 def test_a_comparison_tells_the_same_of_each_arm(config, report, single):
@@ -130,7 +130,7 @@ def test_an_arm_takes_what_another_made_for_it(tmp_path):
 
 
 def test_the_table_of_a_comparison_has_a_column_for_each_arm(config, report):
-    lines = [line.split() for line in results.table(results.told(config, report)).splitlines()]
+    lines = [line.split() for line in results.results_table(results.told(config, report)).splitlines()]
     assert lines[0] == ["recall@5", "on", "test,", "target", "pool"]
     assert lines[1] == ["task", "queries", "unite", "jfe", "mire"]
     assert lines[2:4] == [["i->t", "36", "0.800", "-", "0.400"], ["t->i", "36", "0.000", "-", "0.000"]]
@@ -150,7 +150,7 @@ def test_the_table_of_a_comparison_has_a_column_for_each_arm(config, report):
 
 
 def test_columns_stand_under_each_other_whatever_the_arms_are_called(config, report):
-    lines = results.table(results.told(config, report)).splitlines()[1:12]
+    lines = results.results_table(results.told(config, report)).splitlines()[1:12]
     assert len({len(line) for line in lines}) == 1
 
 
@@ -164,4 +164,4 @@ def test_a_comparison_in_which_every_arm_failed_still_says_why(config):
             }
         ),
     )
-    assert results.table(told).splitlines() == [f"  {arm}: curate failed: no rows" for arm in config.arms]
+    assert results.results_table(told).splitlines() == [f"  {arm}: curate failed: no rows" for arm in config.arms]

@@ -1,0 +1,1 @@
+"""Items to vectors, vectors on disk, vectors to an index."""

@@ -1,0 +1,17 @@
+"""The vectors of the corpus become an index."""
+
+from pathlib import Path
+
+from mirepoix.components.embedding.vectors import read_vectors, recorded_encoder_digest
+from mirepoix.serving.search.dense import IndexConfig, build
+from mirepoix.serving.store import Context, Outcome, Rows
+
+
+def work(context: Context, config: IndexConfig, embed: Path) -> Outcome:
+    """Builds and saves the index of the corpus."""
+    ids, modalities, vectors = read_vectors(embed, "corpus")
+    index = build(vectors, ids, modalities, config, encoder=recorded_encoder_digest(embed))
+    index.save(context.folder)
+    return Outcome(
+        Rows(read=len(ids), written=len(index)), {"items": len(index), "rows": index.description.rows, "width": index.description.width}
+    )

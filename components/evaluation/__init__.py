@@ -1,0 +1,1 @@
+"""Retrieval metrics by split, task and pool, and the report."""

@@ -1,0 +1,180 @@
+"""Searches the index with every held-out query, and measures: by split, task and pool, of the trained encoder and the untrained.
+
+The pool "universal" is the whole corpus, where a candidate of the wrong modality counts as an error; "target" is what has the modality
+that the task asks for.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mirepoix.components.corpus.parts import read_part
+from mirepoix.components.embedding.vectors import read_vectors
+from mirepoix.components.evaluation.metrics import MEASURES, interval, measured
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Modality
+from mirepoix.models.options import option, refuse_unknown
+from mirepoix.serving.search.dense import Hit, Index, open_index
+from mirepoix.serving.store import Context, Outcome, Rows
+
+Pool = Literal["universal", "target"]
+POOLS: tuple[Pool, ...] = get_args(Pool)
+SYSTEMS = ("trained", "untrained")
+DEPTH = max(k for _, k in MEASURES.values())
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How results are measured."""
+
+    split: str | None = option(
+        None, "split whose average over the tasks is the headline; null: the only one, or test, or the first by name, those of test* first"
+    )
+    measure: str = option("recall@5", f"the headline's measure, one of {', '.join(MEASURES)}")
+    pool: Pool = option("universal", "the headline's pool: universal or target")
+    draws: int = option(1000, "bootstrap draws for the interval of each average")
+
+    def __post_init__(self) -> None:
+        refuse_unknown(self, "evaluate.")
+        if self.measure not in MEASURES:
+            raise Refused(f"evaluate.measure is {self.measure!r}; give one of {', '.join(MEASURES)}")
+        if self.draws < 1:
+            raise Refused(f"evaluate.draws is {self.draws}; give 1 or more")
+
+
+@dataclass(frozen=True)
+class _Query:
+    id: str
+    split: str
+    task: str
+    relevant: frozenset[str]
+
+    @property
+    def target(self) -> Modality:
+        return Modality.of_letters(self.task.split("->")[1])
+
+
+def work(
+    context: Context, config: EvaluateConfig, curate: Path, embed: Path, index: Path, untrained_embed: Path, untrained_index: Path
+) -> Outcome:
+    """Measures both encoders on the same queries, and writes metrics.json, queries.parquet and TREC run files."""
+    queries, unanswered = _queries(curate)
+    if not queries:
+        raise Refused("there is nothing to evaluate: no query outside the split 'train' has an answer in the corpus")
+    config = replace(config, split=headline_split({query.split for query in queries}, config.split))
+    systems = dict(zip(SYSTEMS, ((embed, index), (untrained_embed, untrained_index)), strict=True))
+    rows = []
+    for number, (system, (vectors, rows_of)) in enumerate(systems.items()):
+        for pool, rankings in _rankings(open_index(rows_of), vectors, queries).items():
+            _write_run(context.folder / f"{system}-{pool}.trec", rankings, f"{system}-{pool}")
+            for query in queries:
+                ranking = [hit.id for hit in rankings[query.id]]
+                rows.append(
+                    {"system": system, "pool": pool, "split": query.split, "task": query.task, "query": query.id}
+                    | measured(ranking, query.relevant)
+                )
+        context.report({"step": number + 1, "total": len(systems)})
+    pq.write_table(pa.Table.from_pylist(rows), context.folder / "queries.parquet")
+    _write_qrels(context.folder / "qrels.trec", queries)
+    results = _results(rows, config, context.seed)
+    summary = {"headline": _headline(results, config), "results": results}
+    (context.folder / "metrics.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+    accounted = Rows(len(queries) + unanswered, len({row["query"] for row in rows}), rejected=unanswered)
+    headline = summary["headline"] | {system: summary["headline"][system]["average"] for system in SYSTEMS}
+    return Outcome(accounted, _flat(summary), {"headline": [headline]})
+
+
+def headline_split(there: Collection[str], wanted: str | None) -> str:
+    """The split that the headline is of, among those that are held out; refused where the one that is wanted is not there."""
+    if wanted not in (None, *there):
+        raise Refused(f"evaluate.split is {wanted!r}; the corpus has queries of {', '.join(sorted(there))}")
+    return wanted or min(there, key=lambda split: (split != "test", not split.startswith("test"), split))
+
+
+def _queries(curate: Path) -> tuple[list[_Query], int]:
+    """The held-out queries that have an answer, and how many have none."""
+    relevant = defaultdict(set)
+    for row in read_part(curate, "qrels").to_pylist():
+        if row["relevance"] > 0:
+            relevant[row["query_id"]].add(row["item_id"])
+    held_out = [row for row in read_part(curate, "queries", ["id", "split", "task"]).to_pylist() if row["split"] != "train"]
+    queries = [_Query(row["id"], row["split"], row["task"], frozenset(relevant[row["id"]])) for row in held_out if relevant[row["id"]]]
+    return queries, sum(not relevant[row["id"]] for row in held_out)
+
+
+def _rankings(index: Index, vectors: Path, queries: list[_Query]) -> dict[str, dict[str, list[Hit]]]:
+    """For each pool, what the index finds for each query."""
+    ids, _, encoded = read_vectors(vectors, "queries")
+    place = {query: n for n, query in enumerate(ids)}
+    found: dict[str, dict[str, list[Hit]]] = {pool: {} for pool in POOLS}
+    by_target = defaultdict(list)
+    for query in queries:
+        by_target[query.target].append(query)
+    for target, group in by_target.items():
+        asked = encoded[[place[query.id] for query in group]]
+        for pool, modalities in (("universal", None), ("target", {target})):
+            hits = index.search(asked, DEPTH, modalities)
+            found[pool].update({query.id: found_hits for query, found_hits in zip(group, hits, strict=True)})
+    return found
+
+
+def _write_run(file: Path, rankings: dict[str, list[Hit]], tag: str) -> None:
+    """A TREC run; equal scores are set a float's breadth apart, as trec_eval goes by the score alone and breaks ties its own way."""
+    with file.open("w") as out:
+        for query, hits in sorted(rankings.items()):
+            score = np.float32(np.inf)
+            for rank, hit in enumerate(hits, 1):
+                score = min(np.float32(hit.score), np.nextafter(score, np.float32(-np.inf)))
+                out.write(f"{query} Q0 {hit.id} {rank} {score:.9g} {tag}\n")
+
+
+def _write_qrels(file: Path, queries: list[_Query]) -> None:
+    with file.open("w") as out:
+        for query in sorted(queries, key=lambda query: query.id):
+            for item in sorted(query.relevant):
+                out.write(f"{query.id} 0 {item} 1\n")
+
+
+def _results(rows: list[dict], config: EvaluateConfig, seed: int) -> list[dict]:
+    """One entry per system, pool and split: each measure's average over the tasks with its interval, and by task."""
+    grouped: dict[tuple[str, str, str], dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        grouped[row["system"], row["pool"], row["split"]][row["task"]].append(row)
+    results = []
+    for (system, pool, split), tasks in sorted(grouped.items()):
+        entry = {"system": system, "pool": pool, "split": split, "queries": {task: len(own) for task, own in sorted(tasks.items())}}
+        for measure in MEASURES:
+            groups = {task: [row[measure] for row in own] for task, own in sorted(tasks.items())}
+            low, high = interval(list(groups.values()), config.draws, seed)
+            means = {task: round(float(np.mean(values)), 4) for task, values in groups.items()}
+            entry[measure] = {
+                "average": round(float(np.mean(list(means.values()))), 4),
+                "low": round(low, 4),
+                "high": round(high, 4),
+                "tasks": means,
+            }
+        results.append(entry)
+    return results
+
+
+def _headline(results: list[dict], config: EvaluateConfig) -> dict:
+    found = {entry["system"]: entry for entry in results if (entry["pool"], entry["split"]) == (config.pool, config.split)}
+    headline = {"split": config.split, "measure": config.measure, "pool": config.pool}
+    return headline | {system: found[system][config.measure] for system in found}
+
+
+def _flat(summary: dict) -> dict[str, float]:
+    """The figures that a tracking page lists."""
+    headline = summary["headline"]
+    metrics = {f"{system} {headline['measure']}": headline[system]["average"] for system in SYSTEMS}
+    for entry in summary["results"]:
+        if entry["system"] == "trained":
+            metrics[f"{entry['split']} {entry['pool']} recall@5"] = entry["recall@5"]["average"]
+    return metrics

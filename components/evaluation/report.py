@@ -1,0 +1,209 @@
+"""The report of a run as a page that stands alone: headline, figures by task, stages, settings; of a comparison, one table of all arms."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import Any
+
+from mirepoix.components.evaluation.evaluate import POOLS, SYSTEMS
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1d2327; --soft: #69747c; --line: #d9dee2; --paper: #fff; --good: #2f7d4f; --base: #b4bcc2; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e7ebee; --soft: #9aa5ad; --line: #39424a; --paper: #171b1f; --good: #5dbb84; --base: #59636b; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); }
+body { max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin: 0; }
+h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
+p { margin: .3rem 0; }
+.soft { color: var(--soft); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
+th:first-child, td:first-child, .words { text-align: left; }
+th { font-weight: 600; color: var(--soft); }
+.headline { display: flex; gap: 3rem; margin: 1.4rem 0; flex-wrap: wrap; }
+.figure { font-size: 2.4rem; font-weight: 650; line-height: 1.1; }
+.bar { position: relative; height: .55rem; background: color-mix(in srgb, var(--line) 60%, transparent); }
+.bar { border-radius: 3px; min-width: 14rem; }
+.bar i { position: absolute; inset: 0 auto 0 0; border-radius: 3px; background: var(--good); }
+.bar i.base { background: var(--base); }
+td.best { font-weight: 650; }
+td.pool { color: var(--soft); font-weight: 600; padding-top: 1rem; }
+td .soft { display: block; font-size: .8rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; border: 1px solid var(--line); }
+pre { padding: .8rem; border-radius: 6px; }
+code { font-size: .85rem; }
+summary { cursor: pointer; }
+"""
+
+
+def render(report: dict[str, Any]) -> str:
+    """The page of a report, with no link to anything outside itself."""
+    title = f"{report['recipe']}: {report['run']}"
+    body = [f"<h1>{escape(report['recipe'])}</h1>", f"<p class=soft>run {escape(report['run'])} · {escape(report['created'])}</p>"]
+    if report.get("headline"):
+        body += [_headline(report["headline"]), *_tables(report)]
+    if report.get("arms"):
+        body += _comparison(report["arms"])
+    body += ["<h2>Data</h2>", f"<p>digest <code>{escape(report['data']['digest'])}</code></p>", _counts(report["data"]["rows"])]
+    body += _counted(report["stages"])
+    body += ["<h2>Stages</h2>", _stages(report["stages"])]
+    settings = json.dumps(report["settings"], indent=2, sort_keys=True)
+    body += ["<h2>Settings</h2>", f"<details><summary>every field of the run</summary><pre>{escape(settings)}</pre></details>"]
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title><style>{STYLE}</style>'
+    return f"<!doctype html>\n<html lang=en><head>{head}</head><body>\n" + "\n".join(body) + "\n</body></html>\n"
+
+
+def _headline(headline: dict[str, Any]) -> str:
+    figures = [
+        f"<div><div class=figure>{headline[system]['average']:.3f}</div><div class=soft>{system}, {_spread(headline[system])}</div></div>"
+        for system in SYSTEMS
+    ]
+    what = f"{headline['measure']} on {headline['split']}, averaged over the tasks, searched in the {headline['pool']} pool"
+    return f"<p>{escape(what)}</p><div class=headline>{''.join(figures)}</div>"
+
+
+def _spread(entry: dict[str, Any]) -> str:
+    return f"95 % interval {entry['low']:.3f} to {entry['high']:.3f}"
+
+
+def _tables(report: dict[str, Any]) -> Iterable[str]:
+    """By split and pool: the headline's measure of every task, trained over untrained."""
+    measure = report["headline"]["measure"]
+    found = {(entry["system"], entry["pool"], entry["split"]): entry for entry in report["results"]}
+    for pool, split in sorted(
+        {(pool, split) for _, pool, split in found}, key=lambda place: (place[0] != report["headline"]["pool"], place)
+    ):
+        trained, untrained = (found[system, pool, split] for system in SYSTEMS)
+        rows = [
+            _row(task, trained["queries"][task], trained[measure]["tasks"][task], untrained[measure]["tasks"][task])
+            for task in trained["queries"]
+        ]
+        rows.append(_row("average", sum(trained["queries"].values()), trained[measure]["average"], untrained[measure]["average"]))
+        header = f"<tr><th>task<th>queries<th>untrained<th>trained<th>{escape(measure)}"
+        yield f"<h2>{escape(split)} · {escape(pool)} pool</h2><div class=wide><table>{header}{''.join(rows)}</table></div>"
+
+
+def facts(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Sizes and times of the arms, as far as they are known: what, by arm."""
+    rows: dict[str, dict[str, str]] = {"parameters": {}, "rows x width": {}, "training": {}}
+    for name, arm in arms.items():
+        known = arm["facts"]
+        if "parameters" in known:
+            rows["parameters"][name] = f"{known['parameters']:,}"
+        if "width" in known:
+            rows["rows x width"][name] = f"{known['rows_per_item']:.3g} x {known['width']}"
+        if "training_seconds" in known:
+            rows["training"][name] = f"{known['training_seconds']:,.0f} s"
+    return {what: cells for what, cells in rows.items() if cells}
+
+
+def _comparison(arms: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
+    """A column for each arm: first the headline's split, with sizes and times; then the others. And who is missing, and why."""
+    found = {name: _places(arm) for name, arm in arms.items() if "headline" in arm}
+    if found:
+        headline = next(arms[name]["headline"] for name in found)
+        splits = sorted({split for _, _, split in next(iter(found.values()))}, key=lambda split: (split != headline["split"], split))
+        pools = sorted(POOLS, key=lambda pool: pool != headline["pool"])
+        for split in splits:
+            rows = [row for pool in pools for row in _pool(found, list(arms), headline["measure"], pool, split)]
+            if split == headline["split"]:
+                rows += _facts(arms)
+            yield f"<h2>{escape(headline['measure'])} on {escape(split)}</h2>{_columns(arms, rows)}"
+        yield (
+            "<p class=soft>In the target pool are the candidates of the modality that a task asks for, in the universal pool are all. "
+            "Averages are over the tasks, with 95 % intervals. Vectors: rows of an item on average x their width; training: seconds of all "
+            "stages that train, where they were made.</p>"
+        )
+    else:
+        yield _columns(arms, _facts(arms))
+    for name, arm in arms.items():
+        if arm["failure"]:
+            yield f"<p><b>{escape(name)}</b> is not in the table: {escape(arm['failure'])}</p>"
+
+
+def _places(arm: Mapping[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:
+    """An arm's results by system, pool and split."""
+    return {(entry["system"], entry["pool"], entry["split"]): entry for entry in arm["results"]}
+
+
+def _pool(found: Mapping[str, dict], names: Sequence[str], measure: str, pool: str, split: str) -> Iterable[str]:
+    """The rows of a pool: its tasks, the average, and that of the untrained."""
+    trained, untrained = ({name: places[system, pool, split] for name, places in found.items()} for system in SYSTEMS)
+    yield f"<tr><td class=pool colspan={len(names) + 2}>{escape(pool)} pool"
+    for task, queries in next(iter(trained.values()))["queries"].items():
+        values = {name: entry[measure]["tasks"][task] for name, entry in trained.items()}
+        best = max(values.values())
+        cells = {name: f"<td{' class=best' if value == best else ''}>{value:.3f}" for name, value in values.items()}
+        yield _line(task, f"{queries}", [cells.get(name, "<td>–") for name in names])
+    averages = {name: entry[measure] for name, entry in trained.items()}
+    best = max(entry["average"] for entry in averages.values())
+    cells = {name: _average(entry, entry["average"] == best) for name, entry in averages.items()}
+    yield _line("average", f"{sum(next(iter(trained.values()))['queries'].values())}", [cells.get(name, "<td>–") for name in names])
+    before = {name: f"<td>{entry[measure]['average']:.3f}" for name, entry in untrained.items()}
+    yield _line("average, untrained", "", [before.get(name, "<td>–") for name in names])
+
+
+def _average(entry: Mapping[str, float], best: bool) -> str:
+    spread = f"<span class=soft>{entry['low']:.3f} to {entry['high']:.3f}</span>"
+    return f"<td{' class=best' if best else ''}>{entry['average']:.3f}{spread}"
+
+
+def _facts(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    told = facts(arms)
+    head = [f"<tr><td class=pool colspan={len(arms) + 2}>sizes and times"] if told else []
+    return head + [_line(what, "", [f"<td>{escape(cells.get(name, '–'))}" for name in arms]) for what, cells in told.items()]
+
+
+def _line(label: str, queries: str, cells: Sequence[str]) -> str:
+    return f"<tr><td>{escape(label)}<td>{queries}{''.join(cells)}"
+
+
+def _columns(arms: Iterable[str], rows: Sequence[str]) -> str:
+    header = "".join(f"<th>{escape(name)}" for name in arms)
+    return f"<div class=wide><table><tr><th>task<th>queries{header}{''.join(rows)}</table></div>"
+
+
+def _row(task: str, queries: int, trained: float, untrained: float) -> str:
+    bars = f'<div class=bar><i style="width:{trained:.1%}"></i></div><div class=bar><i class=base style="width:{untrained:.1%}"></i></div>'
+    return f"<tr><td>{escape(task)}<td>{queries}<td>{untrained:.3f}<td>{trained:.3f}<td>{bars}"
+
+
+def _counts(rows: dict[str, int]) -> str:
+    return f"<p class=soft>{' · '.join(f'{name} {count:,}' for name, count in rows.items())}</p>"
+
+
+def _counted(stages: list[dict[str, Any]]) -> Iterable[str]:
+    """The tables that stages told: what was rejected and why, the mixture, ..."""
+    for stage in stages:
+        for title, rows in stage.get("tables", {}).items():
+            if rows:
+                columns = list(rows[0])
+                header = "".join(f"<th{_words(rows[0].get(column))}>{escape(column)}" for column in columns)
+                lines = "".join("<tr>" + "".join(_cell(row.get(column)) for column in columns) for row in rows)
+                yield f"<h2>{escape(stage['name'])}: {escape(title)}</h2><div class=wide><table><tr>{header}{lines}</table></div>"
+
+
+def _cell(value: Any) -> str:
+    said = f"{value:,}" if isinstance(value, int | float) else str(value)
+    return f"<td{_words(value)}>{escape(said)}"
+
+
+def _words(value: Any) -> str:
+    """What lets a cell of words stand on the left, where numbers stand on the right."""
+    return "" if isinstance(value, int | float) else " class=words"
+
+
+def _stages(stages: list[dict[str, Any]]) -> str:
+    rows = [
+        f"<tr><td>{escape(stage['name'])}<td>{escape(stage['status'])}<td>{stage['seconds']:.1f}<td>{_whole(stage)}<td><code>{escape(stage['digest'][:12])}</code>"
+        for stage in stages
+    ]
+    return f"<div class=wide><table><tr><th>stage<th>status<th>seconds<th>rows read → written<th>digest{''.join(rows)}</table></div>"
+
+
+def _whole(stage: dict[str, Any]) -> str:
+    rows = stage.get("rows")
+    return f"{rows['read']:,} → {rows['written']:,}" if rows else ""

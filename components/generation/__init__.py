@@ -1,0 +1,1 @@
+"""Texts written by a language model: prompts, engines, replies kept on disk."""

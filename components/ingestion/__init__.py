@@ -1,0 +1,1 @@
+"""Corpora of any known format into the canonical corpus."""

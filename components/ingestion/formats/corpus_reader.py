@@ -1,0 +1,141 @@
+"""A canonical corpus folder read for writers: candidates and queries as they stand, a candidate by its id, and never the whole.
+
+What is held: the judgements, 16 bytes for each candidate, and row groups of candidates up to `HELD_BYTES`.
+"""
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mirepoix.components.corpus.parts import PARTS, part_files, part_tables
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import ITEM_SCHEMA, Item, row_to_item, table_to_items
+
+HELD_BYTES = 256 << 20  # of row groups; the last one is held whatever its size
+ROWS = 64  # read at a time: pictures are large
+
+
+class CorpusReader:
+    """The parts of a canonical corpus, one thing at a time."""
+
+    def __init__(self, corpus: Path, held_bytes: int = HELD_BYTES):
+        self.corpus, self.held_bytes = corpus, held_bytes
+        self._groups: OrderedDict[tuple[str, int], pa.Table] = OrderedDict()  # the last used last
+        self._bytes = 0  # of them
+
+    def candidates(self) -> Iterator[Item]:
+        """All candidates, in the order of the corpus."""
+        for table in part_tables(self.corpus, "corpus", rows=ROWS):
+            yield from table_to_items(table)
+
+    def item(self, id: str) -> Item:
+        """The candidate with this id."""
+        for place in self._candidates.places(id):
+            file, group, row = self._at(place)
+            table = self._group(file, group)
+            if table["id"][row].as_py() == id:
+                return row_to_item(table.slice(row, 1).to_pylist()[0])
+        raise Refused(f"{self.corpus} has no candidate {id!r}, which its qrels/ or triples/ name; give a corpus that is whole")
+
+    def __contains__(self, id: str) -> bool:
+        """Whether a candidate has this id, as far as 64 bits of its hash say."""
+        return bool(len(self._candidates.places(id)))
+
+    def queries(self) -> Iterator[tuple[Item, str, str, list[dict[str, Any]]]]:
+        """All queries in their order, with split, task and judgements as rows of `QRELS_SCHEMA`."""
+        for table in part_tables(self.corpus, "queries", rows=ROWS):
+            told = self._judgements_of(table["id"].to_pylist())
+            tails = table.select(["split", "task"]).to_pylist()
+            for item, tail, judgements in zip(table_to_items(table), tails, told, strict=True):
+                yield item, tail["split"], tail["task"], judgements
+
+    def triples(self) -> Iterator[tuple[Item, str, str, tuple[str, ...]]]:
+        """All triples in their order: the question with its picture, split, answer, and the ids of evidence."""
+        for table in part_tables(self.corpus, "triples", rows=ROWS):
+            tails = table.select(["split", "answer", "evidence"]).to_pylist()
+            for item, tail in zip(table_to_items(table), tails, strict=True):
+                yield item, tail["split"], tail["answer"], tuple(tail["evidence"])
+
+    def prompts(self) -> Iterator[dict[str, Any]]:
+        """All rows of prompts."""
+        for table in part_tables(self.corpus, "prompts"):
+            yield from table.to_pylist()
+
+    def texts(self) -> Iterator[tuple[str, str]]:
+        """The id and text of every candidate; no picture is read."""
+        for table in part_tables(self.corpus, "corpus", ["id", "text"]):
+            yield from zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)
+
+    # Where candidates stand
+
+    @cached_property
+    def _candidates(self) -> "_Index":
+        return _Index(id for table in part_tables(self.corpus, "corpus", ["id"]) for id in table["id"].to_pylist())
+
+    @cached_property
+    def _starts(self) -> tuple[list[tuple[str, int]], np.ndarray]:
+        """The row groups of the corpus, and the number of each one's first row."""
+        groups, sizes = [], []
+        for file in part_files(self.corpus, "corpus"):
+            about = pq.read_metadata(file)
+            groups += [(file, group) for group in range(about.num_row_groups)]
+            sizes += [about.row_group(group).num_rows for group in range(about.num_row_groups)]
+        return groups, np.cumsum([0, *sizes])
+
+    def _at(self, place: int) -> tuple[str, int, int]:
+        groups, starts = self._starts
+        number = int(np.searchsorted(starts, place, side="right")) - 1
+        return *groups[number], int(place - starts[number])
+
+    def _group(self, file: str, group: int) -> pa.Table:
+        held = self._groups.pop((file, group), None)
+        if held is None:
+            with pq.ParquetFile(file) as opened:
+                held = opened.read_row_group(group, columns=ITEM_SCHEMA.names)
+            self._bytes += held.nbytes
+        self._groups[file, group] = held
+        while len(self._groups) > 1 and self._bytes > self.held_bytes:
+            self._bytes -= self._groups.popitem(last=False)[1].nbytes
+        return held
+
+    # Which judgements a query has
+
+    @cached_property
+    def _qrels(self) -> tuple[pa.Table, "_Index"]:
+        tables = [table.set_column(4, "source", table["source"].dictionary_encode()) for table in part_tables(self.corpus, "qrels")]
+        whole = pa.concat_tables(tables).unify_dictionaries().combine_chunks() if tables else PARTS["qrels"].empty_table()
+        return whole, _Index(id for table in tables for id in table["query_id"].to_pylist())
+
+    def _judgements_of(self, queries: list[str]) -> list[list[dict[str, Any]]]:
+        whole, index = self._qrels
+        places = [index.places(query) for query in queries]
+        rows = iter(whole.take(np.concatenate([np.empty(0, np.int64), *places])).to_pylist())
+        told = []
+        for query, its in zip(queries, places, strict=True):
+            found = [next(rows) for _ in its]
+            told.append([row for row in found if row["query_id"] == query])
+        return told
+
+
+class _Index:
+    """The places of ids in a list of ids, by 64 bits of their hashes: who asks compares the ids."""
+
+    def __init__(self, ids: Iterable[str]):
+        hashes = np.fromiter(map(_hash, ids), np.uint64)
+        self._order = np.argsort(hashes, kind="stable")
+        self._hashes = hashes[self._order]
+
+    def places(self, id: str) -> np.ndarray:
+        key = np.uint64(_hash(id))
+        return self._order[np.searchsorted(self._hashes, key) : np.searchsorted(self._hashes, key, side="right")]
+
+
+def _hash(id: str) -> int:
+    return int.from_bytes(hashlib.blake2b(id.encode(), digest_size=8).digest(), "little")

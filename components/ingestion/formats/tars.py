@@ -1,0 +1,244 @@
+"""WebDataset: tars in which the files of one sample stand side by side and share their name up to the first dot.
+
+    <name>-000000.tar    000123.jpg (jpeg, png, webp, gif, bmp, tif), 000123.txt (a caption), 000123.json (what else is known)
+    <name>-000000.tar.gz the same, packed; or .tgz
+
+Of the JSON are read: `caption`, `captions`, `text` or `texts` (a text or a list), `label` or `labels` where there is no caption (in
+words: the number of a class says nothing), and `key` or `id`, by which img2dataset and our own writer name a sample so that no other
+has its name. A sample without them is named after its tar, since most writers count anew in each. What comes of a picture with captions
+is told in captions.py. Nothing is unpacked; members that are links or devices, or lie outside, make their sample a fault, and endings
+that nothing here reads are told of once for each tar. A packed tar is read by one worker, as any tar is. A file of several tars, one
+behind the other, cannot be read past the first: give each by itself.
+"""
+
+import io
+import json
+import re
+import tarfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mirepoix.components.ingestion.formats.captions import (
+    AUDIO,
+    CAPTIONS,
+    ENDINGS,
+    LABELS,
+    SPLITS,
+    Captioned,
+    blank,
+    captioned,
+    named_ending,
+    texts_of,
+    unsaid,
+)
+from mirepoix.components.ingestion.formats.fields import id_of
+from mirepoix.components.ingestion.formats.rows import Notice, Row, RowError, Unreadable, rowwise
+from mirepoix.components.ingestion.formats.source_files import CLIPS, LARGEST_FILE, Shard, SourceFiles, is_ending, is_packed
+
+NAME = "webdataset"
+WHAT = "WebDataset: tars of pictures with captions"
+FILES = r".*\.(tar(\.gz)?|tgz)"
+LARGEST_TEXT = 16 << 20
+PER_TAR, BYTES_PER_TAR = 10_000, 1 << 30
+
+
+@dataclass
+class Sample:
+    """The members of a tar that share their name up to the first dot."""
+
+    key: str
+    line: int
+    members: dict[str, bytes] = field(default_factory=dict)  # by their endings
+    unread: list[str] = field(default_factory=list)
+
+
+def detect(place: SourceFiles) -> bool:
+    return bool(place.files(FILES)) and not place.files(r".*\.jsonl")
+
+
+def shards(place: SourceFiles) -> list[Shard]:
+    return [Shard(file) for file in place.files(FILES)]
+
+
+def read(place: SourceFiles, shard: Shard) -> Iterator[Row]:
+    source, split = place.source(shard.file), place.split(shard.file)
+    # "a" of a.tar, "a.tar" of a.tar.gz, and a.tgz itself: they may differ.
+    tar = re.sub(r"\s", "_", shard.file if is_ending(shard.file, ".tgz") else shard.file.rpartition(".")[0])
+    told: set[str] = set()
+
+    def parse(line: int, sample: Sample) -> Iterable[Row]:
+        for name in sample.unread:
+            if name.rpartition(".")[2] in AUDIO:
+                raise RowError("audio", f"{sample.key}.{name}")
+            if f".{name.rpartition('.')[2]}" in CLIPS:
+                raise RowError("video file", f"{sample.key}.{name}")
+        about = _json(sample.members.get("json"))
+        named = next((about[name] for name in ("key", "id") if about.get(name) is not None), None)
+        key = id_of(named) if named is not None else re.sub(r"\s", "_", f"{tar}/{sample.key}")
+        pictures = {name: data for name, data in sample.members.items() if name in ENDINGS}
+        if not pictures:
+            raise RowError("missing picture", f"{sample.key} has {', '.join(sample.members) or 'nothing'}; its members stand side by side")
+        captions = [text for name in CAPTIONS for text in texts_of(about.get(name))]
+        alone = _text(sample.members.get("txt"))
+        if alone and _bare(alone) not in map(_bare, captions):  # most writers have it in both
+            captions.insert(0, alone)
+        labels = () if captions else [text for name in LABELS if not isinstance(about.get(name), int) for text in texts_of(about.get(name))]
+        for name, data in pictures.items():
+            said = Captioned(key if len(pictures) == 1 else f"{key}.{name}", data, tuple(captions), tuple(labels))
+            yield said.candidate(source, line)
+            yield from said.pairs(split, source, line)
+        empty = blank(about) + [".txt"] * ("txt" in sample.members and not alone)
+        if empty and not captions and not labels:
+            yield unsaid(key, empty, source, line)
+        for name in sample.unread:
+            if name not in told:
+                told.add(name)
+                detail = f".{name}, here and wherever it comes again in this tar; the samples are read without it"
+                yield Notice(source, detail)
+
+    return rowwise("corpus", source, _samples(place, shard), parse)
+
+
+def _samples(place: SourceFiles, shard: Shard) -> Iterator[tuple[int, Sample | RowError]]:
+    """The samples with the numbers of their first members; one with a member that nobody should open is a Trouble there."""
+    sample: Sample | None = None
+    spoilt = ""  # the key of the sample that is one
+    for number, path, content in _members(place, shard):
+        folder, slash, name = path.rpartition("/")
+        stem, _, suffix = name.partition(".")
+        key, suffix = folder + slash + stem, suffix.lower()
+        if sample is not None and sample.key != key:
+            yield sample.line, sample
+            sample = None
+        if key == spoilt:
+            continue
+        spoilt = ""
+        if sample is None:
+            sample = Sample(key, number)
+        if isinstance(content, bytes) and suffix in sample.members:
+            content = RowError("bad row", f"{path} stands twice")
+        if isinstance(content, RowError):
+            yield number, content
+            sample, spoilt = None, key
+        elif content is None:
+            sample.unread.append(suffix)
+        else:
+            sample.members[suffix] = content
+    if sample is not None:
+        yield sample.line, sample
+
+
+def _members(place: SourceFiles, shard: Shard) -> Iterator[tuple[int, str, bytes | RowError | None]]:
+    """The files of a tar in order with their numbers: what is in those that are read, nothing for others, Trouble for what is not safe."""
+    number = 0
+    try:
+        with place.stream(shard.file) as stream, tarfile.open(fileobj=stream, mode="r|", encoding="utf-8") as tar:
+            for number, member in enumerate(tar, 1):
+                tar.members.clear()  # it would remember all
+                path = member.name.removeprefix("./")
+                if not member.isdir() and not any(re.match(r"\.[^.]", step) for step in path.split("/")):  # hidden
+                    yield number, path, _content(tar, member, path)
+            # A tar ends with blocks of zeros; tarfile takes any end for the end, and the first one for the last.
+            cut = not is_packed(shard.file) and any(place.bytes(shard.file, tar.offset, tarfile.BLOCKSIZE) or b"cut")
+            more = any(any(block) for block in iter(lambda: tar.fileobj.read(1 << 20), b""))
+    except Unreadable as error:
+        raise Unreadable(str(error), number + 1) from error
+    except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
+        raise Unreadable(f"{place.source(shard.file)} cannot be read as a tar ({error}); mend it or leave it out", number + 1) from error
+    if cut:
+        words = f"ends within the tar, after member {number}; it was cut off or damaged"
+        raise Unreadable(f"{place.source(shard.file)} {words}", number + 1)
+    if more:
+        words = f"goes on behind the end of its tar, after member {number}; give each tar in it as a file of its own"
+        raise Unreadable(f"{place.source(shard.file)} {words}", number + 1)
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo, path: str) -> bytes | RowError | None:
+    suffix = path.rpartition("/")[2].partition(".")[2].lower()
+    if not member.isfile():
+        return RowError("bad row", f"{path[:150]} is a link or a device and no file")
+    if path.startswith("/") or ".." in path.split("/"):
+        return RowError("bad row", f"{path[:150]} lies outside of the tar")
+    if any("\ud800" <= letter <= "\udfff" for letter in path):
+        return RowError("bad id", "the name of the member is not UTF-8")
+    if suffix not in (*ENDINGS, "txt", "json"):
+        return None
+    most = LARGEST_FILE if suffix in ENDINGS else LARGEST_TEXT
+    if member.size > most:
+        return RowError("bad row", f"{path[:150]} has {member.size} bytes; at most {most} are read")
+    content = tar.extractfile(member)
+    assert content is not None
+    return content.read()
+
+
+def _json(content: bytes | None) -> dict[str, Any]:
+    try:
+        about = json.loads(content or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise RowError("bad JSON", str(error)[:200]) from error
+    if not isinstance(about, dict):
+        raise RowError("bad JSON", f"a {type(about).__name__} and no object")
+    return about
+
+
+def _text(content: bytes | None) -> str:
+    try:
+        return (content or b"").decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise RowError("bad row", "the caption is not UTF-8") from error
+
+
+def _bare(text: str) -> str:
+    """A caption without what surrounds it, also the mark that begins many a text file."""
+    return re.sub(r"\A[\s\ufeff]+|\s+\Z", "", text)
+
+
+def write(target: Path, corpus: Path) -> Counter[str]:
+    """Tars named after their split, `pictures-...` for what has no caption; a sample is numbered, and its JSON keeps its key."""
+    left: Counter[str] = Counter()
+    target.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        tars = {name: stack.enter_context(_Tars(target, name)) for name in (*SPLITS, "pictures")}
+        for split, said in captioned(corpus, NAME, left):
+            about = {"key": said.key} | {name: told for name in ("captions", "labels") if (told := getattr(said, name))}
+            sample = {named_ending(said.picture, said.key): said.picture, "json": json.dumps(about, ensure_ascii=False).encode()}
+            if said.captions:
+                sample["txt"] = said.captions[0].encode()
+            tars[split or "pictures"].add(sample)
+    return +left
+
+
+class _Tars:
+    """Tars of one name, each of bounded size, made when there is something in them."""
+
+    def __init__(self, target: Path, name: str):
+        self.target, self.name = target, name
+        self.samples = self.bytes = self.tars = 0
+        self.tar: tarfile.TarFile | None = None
+
+    def add(self, sample: dict[str, bytes]) -> None:
+        if self.tar is not None and (self.samples >= PER_TAR or self.bytes >= BYTES_PER_TAR):
+            self.tar.close()
+            self.tar = None
+        if self.tar is None:
+            self.tar = tarfile.open(self.target / f"{self.name}-{self.tars:06d}.tar", "w")  # noqa: SIM115
+            self.tars, self.samples, self.bytes = self.tars + 1, 0, 0
+        for suffix, content in sample.items():
+            member = tarfile.TarInfo(f"{self.samples:09d}.{suffix}")
+            member.size = len(content)
+            self.tar.addfile(member, io.BytesIO(content))
+            self.tar.members.clear()
+            self.bytes += len(content)
+        self.samples += 1
+
+    def __enter__(self) -> "_Tars":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.tar is not None:
+            self.tar.close()

@@ -1,0 +1,1 @@
+"""Training pairs, evaluation queries, instructions, and mined hard negatives."""

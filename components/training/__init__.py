@@ -1,0 +1,1 @@
+"""The training loop on Ray Train and DeepSpeed, and the encoder that it starts from."""

@@ -1,0 +1,1 @@
+"""The contrastive loss over the global batch, its settings, its temperature, and the collectives it gathers with."""

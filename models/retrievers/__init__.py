@@ -1,0 +1,1 @@
+"""One module a retriever; what several of them share stands beside them."""

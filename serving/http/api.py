@@ -1,0 +1,241 @@
+"""The HTTP surface over a Backend: here is no model and no index.
+
+POST /v1/embeddings     as OpenAI's; an input may also be {"text", "image"}, and messages may carry pictures as data URIs
+POST /v1/search         JSON or multipart; text, a picture or both in, ranked documents out
+GET  /v1/items/{id}/image, /v1/models, /health, /metrics, / (the search page)
+
+Shapes: T rows of an item, D width.
+"""
+
+import asyncio
+import base64
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import quote
+
+import numpy as np
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from starlette.exceptions import HTTPException
+
+from mirepoix.models.encoder import Role
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item, Modality
+from mirepoix.serving.http.guard import ApiError, Figures, Guard, error_reply
+from mirepoix.serving.http.schemas import Limits, Reader
+from mirepoix.serving.pictures import PictureRefused
+
+_PAGE = Path(__file__).parent / "page"
+_CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PULSE_SECONDS = 1.0
+_BY_STATUS = {404: "there is nothing at this path; POST to /v1/search or /v1/embeddings", 405: "this path does not take this method"}
+
+
+@dataclass(frozen=True)
+class About:
+    """What the API tells of the release behind it, and takes from it."""
+
+    name: str
+    version: str
+    widths: tuple[int, ...]
+    instructions: dict[str, str]
+
+
+class Encoded(NamedTuple):
+    """An item's rows, the tokens it took, and how many items were in its batch."""
+
+    rows_TD: np.ndarray
+    tokens: int
+    batch: int
+
+
+class SearchResults(NamedTuple):
+    """A document and its score."""
+
+    id: str
+    score: float
+    modality: str
+    text: str
+    pictured: bool
+
+
+class Busy(Exception):
+    """No replica can take the request now."""
+
+
+class Backend(Protocol):
+    """Who answers; raises Refused for what the encoder will not take, and Busy where nobody has room."""
+
+    async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]: ...
+
+    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResults]: ...
+
+    async def thumbnail(self, id: str) -> bytes | None: ...
+
+    async def ready(self) -> None: ...
+
+
+class HealthProbe:
+    """Whether the backend answers: asked once for all who want to know at the same time, and again only after a second."""
+
+    def __init__(self, ready: Callable[[], Awaitable[None]]):
+        self._ready = ready
+        self._asked: asyncio.Task[None] | None = None
+        self._answered = 0.0
+
+    async def wait(self) -> None:
+        """Returns when the backend has answered; raises as it did."""
+        if self._asked is None or (self._asked.done() and time.monotonic() - self._answered > PULSE_SECONDS):
+            self._asked = asyncio.create_task(self._ask())
+        await asyncio.shield(self._asked)
+
+    async def _ask(self) -> None:
+        try:
+            await self._ready()
+        finally:
+            self._answered = time.monotonic()
+
+
+def build_app(backend: Backend, about: About, limits: Limits, api_key: str | None = None) -> FastAPI:
+    """The application that answers from the backend."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    figures = Figures()
+    reader = Reader(limits)
+    probe = HealthProbe(backend.ready)
+
+    async def encode(items: Sequence[Item], role: Role) -> list[Encoded]:
+        encoded = await backend.encode(items, role)
+        for one in encoded:
+            figures.batch_size.observe(one.batch)
+        return encoded
+
+    @app.post("/v1/embeddings")
+    async def embeddings(request: Request) -> Response:
+        body = await reader.embeddings(request)
+        _check_model(body.model, about)
+        if body.dimensions is not None and body.dimensions not in about.widths:
+            trained = ", ".join(map(str, about.widths))
+            raise ApiError(400, f"dimensions is {body.dimensions}; this encoder was trained for {trained}", "dimensions")
+        encoded = await encode(await reader.items(body), body.role)
+        data = [
+            {"object": "embedding", "index": n, **_embedding(one.rows_TD, body.dimensions, body.encoding_format)}
+            for n, one in enumerate(encoded)
+        ]
+        tokens = sum(one.tokens for one in encoded)
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        return JSONResponse({"object": "list", "data": data, "model": about.name, "usage": usage})
+
+    @app.post("/v1/search")
+    async def search(request: Request) -> Response:
+        start = time.perf_counter()
+        body, upload = await reader.search(request)
+        _check_model(body.model, about)
+        target = _target(body.target)
+        item = await reader.query(body, upload)
+        if body.instruction is None:
+            item = Item(id=item.id, text=item.text, images=item.images, instruction=_instruction(about, item.modality, target))
+        (encoded,) = await encode([item], "query")
+        found = await backend.search(encoded.rows_TD, body.k, target)
+        results = [
+            {
+                "id": one.id,
+                "score": one.score,
+                "rank": rank,
+                "modality": one.modality,
+                "text": one.text,
+                "image": f"/v1/items/{quote(one.id, safe='')}/image" if one.pictured else None,
+            }
+            for rank, one in enumerate(found, start=1)
+        ]
+        took = round((time.perf_counter() - start) * 1000, 1)
+        return JSONResponse({"object": "search", "release": about.version, "model": about.name, "took_ms": took, "results": results})
+
+    @app.get("/v1/items/{id:path}/image")
+    async def item_image(id: str) -> Response:
+        data = await backend.thumbnail(id)
+        if data is None:
+            raise ApiError(404, "no item of this id has a picture", "id")
+        media = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+        return Response(data, media_type=media, headers={"Cache-Control": "private, max-age=60"})
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        model = {"id": about.name, "object": "model", "created": 0, "owned_by": "mirepoix"}
+        return JSONResponse({"object": "list", "data": [{**model, "release": about.version, "dimensions": about.widths}]})
+
+    @app.get("/health")
+    async def health() -> Response:
+        await probe.wait()
+        return JSONResponse({"status": "ok", "release": about.version, "model": about.name, "key": api_key is not None})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(figures.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/")
+    async def page() -> Response:
+        return FileResponse(_PAGE / "index.html", headers={"Content-Security-Policy": _CONTENT_POLICY, "Cache-Control": "no-cache"})
+
+    for file in ("style.css", "page.js", "icon.svg"):
+        app.add_api_route(f"/{file}", partial(_page_file, file), include_in_schema=False)
+
+    _shape(app, ApiError, lambda error: error)
+    _shape(app, PictureRefused, _picture_error)
+    _shape(app, Refused, lambda error: ApiError(400, str(error).splitlines()[0]))
+    _shape(app, Busy, lambda error: ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"}))
+    _shape(app, HTTPException, lambda error: ApiError(error.status_code, _BY_STATUS.get(error.status_code, "the request is malformed")))
+    app.add_middleware(Guard, figures=figures, api_key=api_key, max_in_flight=limits.max_in_flight, timeout_s=limits.timeout_s)
+    return app
+
+
+async def _page_file(name: str) -> Response:
+    return FileResponse(_PAGE / name, headers={"Cache-Control": "no-cache"})
+
+
+def _shape(app: FastAPI, kind: type[Exception], shaped: Callable[[Any], ApiError]) -> None:
+    async def handler(request: Request, error: Exception) -> Response:
+        return error_reply(shaped(error))
+
+    app.add_exception_handler(kind, handler)
+
+
+def _picture_error(error: PictureRefused) -> ApiError:
+    return ApiError(413 if error.reason == "too many bytes" else 400, str(error), "image", error.reason.replace(" ", "_"))
+
+
+def _check_model(model: str | None, about: About) -> None:
+    if model is not None and model != about.name:
+        raise ApiError(404, f"this server has no model of that name; it serves {about.name}", "model", "model_not_found")
+
+
+def _target(letters: str | None) -> Modality | None:
+    if letters is None:
+        return None
+    try:
+        return Modality.of_letters(letters)
+    except ValueError:
+        raise ApiError(400, 'target is unknown; give "t", "i", "it" or null', "target") from None
+
+
+def _instruction(about: About, query: Modality, target: Modality | None) -> str:
+    """The wording that the encoder was trained with for this task, or its general one."""
+    task = f"{query.letters}->{target.letters}" if target is not None else ""
+    return about.instructions.get(task, about.instructions.get("", ""))
+
+
+def _embedding(rows_TD: np.ndarray, width: int | None, form: str) -> dict[str, Any]:
+    """One row as a plain embedding; several as a list of rows, or as bytes with their shape beside them."""
+    if width is not None and width < rows_TD.shape[1]:
+        rows_TD = rows_TD[:, :width] / np.linalg.norm(rows_TD[:, :width], axis=1, keepdims=True)
+    single = len(rows_TD) == 1
+    if form == "base64":
+        packed = base64.b64encode(rows_TD.astype("<f4").tobytes()).decode()
+        return {"embedding": packed} if single else {"embedding": packed, "shape": list(rows_TD.shape)}
+    return {"embedding": rows_TD[0].tolist() if single else rows_TD.tolist()}

@@ -1,0 +1,137 @@
+"""What stands before every route: the key, the number of requests at once, the clock, the figures, and one shape for every error."""
+
+import asyncio
+import hmac
+import ipaddress
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+
+_LOG = logging.getLogger(__name__)
+_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class ApiError(Exception):
+    """An error as OpenAI's clients read it: one line, the parameter it is about, a code."""
+
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None, headers: Mapping[str, str] | None = None
+    ):
+        super().__init__(status, message, param, code, headers)
+        self.status, self.message, self.param, self.code, self.headers = status, message, param, code, headers
+
+
+def error_reply(error: ApiError) -> JSONResponse:
+    kind = "server_error" if error.status >= 500 else "authentication_error" if error.status == 401 else "invalid_request_error"
+    body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
+    return JSONResponse({"error": body}, status_code=error.status, headers=dict(error.headers or {}))
+
+
+class Figures:
+    """What one ingress replica counts, for Prometheus."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        self.requests = Counter("mirepoix_requests", "Requests answered", ["route", "status"], registry=self._registry)
+        self.seconds = Histogram(
+            "mirepoix_request_seconds", "Time to the last byte of a reply", ["route"], buckets=_SECONDS, registry=self._registry
+        )
+        self.batch_size = Histogram(
+            "mirepoix_batch_size",
+            "Items in the batch that an item was encoded in",
+            buckets=_ITEMS,
+            registry=self._registry,
+        )
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+def _names_this_machine(host: str) -> bool:
+    name = host.rpartition(":")[0] if not host.endswith("]") and ":" in host else host
+    if name == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+class Guard:
+    """ASGI middleware around the whole application."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]], figures: Figures, api_key: str | None, max_in_flight: int, timeout_s: float):
+        self.app = app
+        self.figures = figures
+        self.api_key = api_key
+        self.max_in_flight = max_in_flight
+        self.timeout_s = timeout_s
+        self.in_flight = {"/v1/": 0, "open": 0}  # what costs nothing is counted by itself, so that it takes no room from what does
+
+    async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start, status = time.perf_counter(), 0
+        lane = "/v1/" if scope["path"].startswith("/v1/") else "open"
+
+        async def noting(message: dict[str, Any]) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
+            await send(message)
+
+        try:
+            refusal = self._refusal(scope)
+            if refusal is None and self.in_flight[lane] >= self.max_in_flight:
+                refusal = ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"})
+            if refusal is None:
+                self.in_flight[lane] += 1
+                try:
+                    refusal = await self._answered(scope, receive, noting)
+                finally:
+                    self.in_flight[lane] -= 1
+            if refusal is not None and not status:
+                await error_reply(refusal)(scope, receive, noting)
+        finally:
+            route = getattr(scope.get("route"), "path", "none")
+            self.figures.requests.labels(route, status).inc()
+            self.figures.seconds.labels(route).observe(time.perf_counter() - start)
+
+    def _refusal(self, scope: dict[str, Any]) -> ApiError | None:
+        # The page holds nothing of what is served, and load balancers ask for /health without a key.
+        if not scope["path"].startswith(("/v1/", "/metrics")):
+            return None
+        if self.api_key is None:
+            # Without a key only this machine is served; a page elsewhere whose name was pointed at this machine keeps its own name.
+            host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+            if not _names_this_machine(host):
+                return ApiError(
+                    403, "without a key this server answers to localhost only; set MIREPOIX_API_KEY to serve under another name"
+                )
+        else:
+            given = dict(scope["headers"]).get(b"authorization", b"")
+            if not hmac.compare_digest(given, f"Bearer {self.api_key}".encode()):
+                return ApiError(
+                    401, "this server wants a key; send the header Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
+                )
+        return None
+
+    async def _answered(self, scope: dict[str, Any], receive: Callable, send: Callable) -> ApiError | None:
+        """None if the application answered, else what to say in its place."""
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                await self.app(scope, receive, send)
+        except TimeoutError:
+            return ApiError(503, f"no answer within {self.timeout_s:g} seconds; try again", headers={"Retry-After": "5"})
+        except Exception:  # noqa: BLE001 our fault and not the visitor's: the trace goes to the log, none of its words to the reply
+            _LOG.exception("a request failed")
+            return ApiError(500, "the server failed; its log says why")
+        return None

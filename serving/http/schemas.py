@@ -1,0 +1,231 @@
+"""Request bodies and how they become items, within limits; URLs are never fetched."""
+
+import asyncio
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from fastapi import Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from mirepoix.models.item import Item
+from mirepoix.models.options import option
+from mirepoix.serving.http.guard import ApiError
+from mirepoix.serving.pictures import PictureLimits, plain_picture
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may cost."""
+
+    max_body: int = option(32 * 2**20, "most bytes of a request")
+    max_inputs: int = option(2048, "most inputs of an embeddings request")
+    max_pictures: int = option(32, "most pictures of a request")
+    max_text: int = option(32_768, "most characters of a text")
+    max_results: int = option(100, "most results of a search")
+    max_in_flight: int = option(128, "requests to /v1/ answered at once, and as many others; more are sent away with 503 and Retry-After")
+    timeout_s: float = option(60.0, "seconds until a request is given up")
+    picture: PictureLimits = field(default_factory=PictureLimits, metadata={"help": "what one picture may cost"})
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Thing(_Body):
+    """One input that may be text, a picture or both."""
+
+    text: str | None = None
+    image: str | None = None
+
+
+class ImageUrl(_Body):
+    url: str
+    detail: str | None = None
+
+
+class Part(_Body):
+    type: Literal["text", "image_url"]
+    text: str | None = None
+    image_url: ImageUrl | None = None
+
+
+class Message(_Body):
+    role: Literal["system", "user", "assistant"]
+    content: str | list[Part]
+
+
+class EmbeddingsBody(_Body):
+    """OpenAI's request, with things and messages; `instruction` is put to every input as in training.
+
+    `role` says what the inputs are to be: some retrievers read a query and a document in different ways.
+    """
+
+    input: str | list[str | Thing] | None = None
+    messages: list[Message] | None = None
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = Field(default=None, ge=1)
+    instruction: str = ""
+    role: Literal["query", "document"] = "document"
+    user: str | None = None
+
+
+class SearchBody(_Body):
+    """A query, what kind of item it should find, and how many."""
+
+    text: str | None = None
+    image: str | None = None
+    k: int = 10
+    target: str | None = None
+    instruction: str | None = None
+    model: str | None = None
+
+
+_NAMES = {name for cls in (EmbeddingsBody, SearchBody, Message, Part, ImageUrl, Thing) for name in cls.model_fields}
+_Any = TypeVar("_Any", bound=_Body)
+
+
+class Reader:
+    """Reads requests; whatever does not fit becomes an ApiError of one line."""
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+
+    async def embeddings(self, request: Request) -> EmbeddingsBody:
+        return _checked(EmbeddingsBody, await self._body(request))
+
+    async def search(self, request: Request) -> tuple[SearchBody, bytes | None]:
+        """The request, from JSON or multipart, and the picture's bytes if a file was sent."""
+        body = await self._body(request)
+        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+            return _checked(SearchBody, body), None
+        fields, upload = await self._form(request, body)
+        return _checked(SearchBody, fields), upload
+
+    async def items(self, body: EmbeddingsBody) -> list[Item]:
+        """What an embeddings request wants encoded."""
+        if (body.input is None) == (body.messages is None):
+            raise ApiError(400, "give either input or messages", "input")
+        instruction = self._text(body.instruction, "instruction")
+        if body.messages is not None:
+            return [await self._conversation(body.messages, instruction)]
+        given = body.input if isinstance(body.input, list) else [body.input]
+        things = [Thing(text=one) if isinstance(one, str) else one for one in given]
+        if not 1 <= len(things) <= self.limits.max_inputs:
+            raise ApiError(400, f"input holds {len(things)} inputs; send 1 to {self.limits.max_inputs}", "input")
+        self._count(sum(thing.image is not None for thing in things), "input")
+        items = []
+        for n, thing in enumerate(things):
+            name = f"input[{n}]" if isinstance(body.input, list) else "input"
+            pictures = [] if thing.image is None else [_data_uri(thing.image, name)]
+            items.append(await self._item(name, thing.text or "", pictures, instruction))
+        return items
+
+    async def query(self, body: SearchBody, upload: bytes | None) -> Item:
+        """What a search looks for; its instruction is still to come."""
+        if not 1 <= body.k <= self.limits.max_results:
+            raise ApiError(400, f"k is {body.k}; ask for 1 to {self.limits.max_results} results", "k")
+        pictures = [upload] if upload is not None else [] if body.image is None else [_data_uri(body.image, "image")]
+        return await self._item("text", body.text or "", pictures, self._text(body.instruction or "", "instruction"))
+
+    async def _conversation(self, messages: list[Message], instruction: str) -> Item:
+        parts = [
+            (message.role, part)
+            for message in messages
+            for part in ([Part(type="text", text=message.content)] if isinstance(message.content, str) else message.content)
+        ]
+        urls = [part.image_url.url for _, part in parts if part.image_url is not None]
+        self._count(len(urls), "messages")
+        told = [instruction, *(part.text for role, part in parts if role == "system" and part.text)]
+        text = "\n".join(part.text for role, part in parts if role == "user" and part.text)
+        pictures = [_data_uri(url, "messages") for url in urls]
+        return await self._item("messages", text, pictures, self._text("\n".join(filter(None, told)), "messages"))
+
+    async def _item(self, name: str, text: str, pictures: list[bytes], instruction: str) -> Item:
+        images = tuple([await asyncio.to_thread(plain_picture, data, self.limits.picture) for data in pictures])
+        item = Item(id=name, text=self._text(text, name), images=images, instruction=instruction)
+        if not item.modality:
+            raise ApiError(400, f"{name} is empty; give text, a picture or both", name.split("[")[0])
+        return item
+
+    def _text(self, text: str, name: str) -> str:
+        if len(text) > self.limits.max_text:
+            raise ApiError(400, f"{name} has {len(text)} characters; at most {self.limits.max_text} are taken", name.split("[")[0])
+        return text if text.strip() else ""
+
+    def _count(self, pictures: int, name: str) -> None:
+        if pictures > self.limits.max_pictures:
+            raise ApiError(400, f"{name} has {pictures} pictures; at most {self.limits.max_pictures} are taken at once", name)
+
+    async def _body(self, request: Request) -> bytes:
+        too_long = ApiError(413, f"the request has more than {self.limits.max_body} bytes; send less at once")
+        told = request.headers.get("content-length", "0")
+        if not told.isdecimal() or len(told) > 18 or int(told) > self.limits.max_body:
+            raise too_long
+        body = bytearray()
+        async for part in request.stream():
+            body += part
+            if len(body) > self.limits.max_body:
+                raise too_long
+        return bytes(body)
+
+    async def _form(self, request: Request, body: bytes) -> tuple[dict[str, str], bytes | None]:
+        async def stream() -> AsyncIterator[bytes]:
+            yield body
+            yield b""
+
+        try:
+            parser = MultiPartParser(request.headers, stream(), max_files=1, max_fields=16, max_part_size=self.limits.max_body)
+            form = await parser.parse()
+        except (MultiPartException, LookupError, ValueError):
+            raise ApiError(400, "the multipart body cannot be read; send fields, and one file named image") from None
+        try:
+            given = [(name, value if isinstance(value, str) else await value.read()) for name, value in form.multi_items()]
+        finally:
+            await form.close()
+        if len({name for name, _ in given}) < len(given):
+            raise ApiError(400, "a field of the form is given twice; give each once, and the picture as a file or a data URI")
+        if any(isinstance(value, bytes) and name != "image" for name, value in given):
+            raise ApiError(422, "there is no such file; send one file named image", "image")
+        # A form's empty field means that nothing was chosen.
+        fields = {name: value for name, value in given if isinstance(value, str) and value}
+        return fields, next((value for _, value in given if isinstance(value, bytes) and value), None)
+
+
+def _checked(body: type[_Any], plain: bytes | dict[str, str]) -> _Any:
+    try:
+        return body.model_validate_json(plain) if isinstance(plain, bytes) else body.model_validate(plain)
+    except ValidationError as error:
+        raise _unfit(body, error.errors(include_url=False, include_input=False, include_context=False)) from None
+
+
+def _unfit(body: type[_Body], faults: list[Any]) -> ApiError:
+    """One line for the deepest of what pydantic found: the path into the body, and never a value from it."""
+    fault = max(faults, key=lambda fault: len(fault["loc"]))
+    if fault["type"] == "json_invalid":
+        return ApiError(400, "the body is not valid JSON")
+    if fault["type"] == "extra_forbidden":
+        name = str(fault["loc"][-1])[:64]
+        return ApiError(422, f"{name!r} is no field; there are {', '.join(body.model_fields)}", name)
+    where = [str(step) for step in fault["loc"] if isinstance(step, int) or step in _NAMES]
+    if not where:
+        return ApiError(422, f"the body must be a JSON object with some of {', '.join(body.model_fields)}")
+    if where[0] == "input":
+        return ApiError(422, 'input takes a text, a list of texts, or a list of {"text", "image"}; token ids are not taken', "input")
+    return ApiError(422, f"{'.'.join(where)}: {fault['msg'].lower()}", where[0])
+
+
+def _data_uri(uri: str, name: str) -> bytes:
+    head, comma, body = uri.partition(",")
+    if not (comma and head.startswith("data:image/") and head.endswith(";base64")):
+        raise ApiError(
+            400, f"{name}: give a picture as a data URI (data:image/png;base64,...) or upload it; URLs are not fetched", name.split("[")[0]
+        )
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        raise ApiError(400, f"{name}: the data URI is not valid base64", name.split("[")[0]) from None

@@ -1,0 +1,181 @@
+"""The word index: BM25 over texts, as another kind of the one search path; the same hits in the same order of ties.
+
+A folder holds bm25/ (what bm25s keeps: scores of words in items), items.parquet (whose texts they are) and index.json (what they are).
+Items stand in the order of their ids and words in that of the alphabet, so the order in which texts came leaves no trace in the bytes.
+"""
+
+import json
+import logging
+import re
+import sys
+import unicodedata
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+
+import bm25s
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Modality
+from mirepoix.models.options import option
+from mirepoix.models.vectors import Vectors
+from mirepoix.serving.search.dense import Hit, Index
+
+KIND = "bm25"
+# Han with its marks and numerals, kana, bopomofo, hangul, Thai, Lao, Burmese, Khmer: written without spaces, or with words that grow.
+_UNSPACED = re.compile(
+    "[\u3005-\u3007\u3021-\u3029\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+    "\u1100-\u11ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff]"
+)
+
+
+@dataclass(frozen=True)
+class SparseConfig:
+    """How words are weighed."""
+
+    k1: float = option(1.2, "how soon a word that comes again counts for nothing more")
+    b: float = option(0.75, "how much a long text is held against it, from 0 to 1")
+
+    def __post_init__(self) -> None:
+        if self.k1 < 0 or not 0 <= self.b <= 1:
+            raise Refused(f"bm25 has k1={self.k1} and b={self.b}; give a k1 of 0 or more and a b from 0 to 1")
+
+
+@dataclass(frozen=True)
+class SparseDescription:
+    """What index.json says: that words are searched here, and how they are weighed."""
+
+    config: SparseConfig
+    items: int
+    kind: str = KIND
+    encoder: str = ""  # none: a release, which needs one, says so
+    bm25s: str = bm25s.__version__
+
+
+class SparseIndex:
+    """Texts of items, searched by their words; an item that shares no word with the query is no hit."""
+
+    position = Index.position  # of an id among the sorted ones
+
+    def __init__(self, scorer: bm25s.BM25, items: pa.Table, description: SparseDescription):
+        self.description = description
+        self.ids: pa.ChunkedArray = items["id"]
+        self.modalities_N = items["modality"].to_numpy()
+        self._items, self._scorer = items, scorer
+
+    def __len__(self) -> int:
+        return self.description.items
+
+    def save(self, folder: str | Path) -> None:
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._scorer.save(folder / "bm25", show_progress=False)
+        pq.write_table(self._items, folder / "items.parquet")
+        (folder / "index.json").write_text(json.dumps(asdict(self.description), indent=2, sort_keys=True) + "\n")
+
+    def search(
+        self,
+        queries: Sequence[str],
+        k: int,
+        modalities: Collection[Modality] | None = None,
+        exclude: Sequence[Collection[str]] | None = None,
+    ) -> list[list[Hit]]:
+        """The k best items of each query, best first, equal scores by id; only items of exactly these modalities, none that is excluded."""
+        if k < 1:
+            raise Refused(f"k is {k}; ask for at least one result")
+        if isinstance(queries, str | Vectors):
+            raise Refused(f"a {KIND} index searches words, and was given {type(queries).__name__}; give a list of texts")
+        if exclude is not None and len(exclude) != len(queries):
+            raise Refused(f"exclude has {len(exclude)} entries for {len(queries)} queries; give one collection of ids a query")
+        allowed_N = None if modalities is None else np.isin(self.modalities_N, [int(code) for code in modalities])
+        return [self._best(query, k, allowed_N, out) for query, out in zip(queries, exclude or [()] * len(queries), strict=True)]
+
+    def _best(self, query: str, k: int, allowed_N: np.ndarray | None, out: Collection[str]) -> list[Hit]:
+        known = self._scorer.get_tokens_ids(bm25_terms(query))
+        if not known:
+            return []
+        scores_N = self._scorer.get_scores_from_ids(known)
+        if allowed_N is not None:
+            scores_N[~allowed_N] = 0
+        scores_N[[place for id in out if (place := self.position(id)) is not None]] = 0
+        found_C = np.flatnonzero(scores_N > 0)
+        if len(found_C) > k:
+            floor = np.partition(scores_N[found_C], -k)[-k]
+            found_C = found_C[scores_N[found_C] >= floor]
+        best_C = found_C[np.lexsort((found_C, -scores_N[found_C]))[:k]]
+        return [Hit(id, float(scores_N[n])) for id, n in zip(self.ids.take(best_C).to_pylist(), best_C, strict=True)]
+
+
+def bm25_terms(text: str) -> list[str]:
+    """The words of a text in any language, folded in case and width; where none are set apart, single characters and pairs of them."""
+    folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
+    if folded.isascii():
+        return _PLAIN.findall(folded)
+    found = []
+    for run in _runs().findall(folded):
+        found += [*run, *(a + b for a, b in pairwise(run))] if _UNSPACED.match(run) else [run]
+    return found
+
+
+_PLAIN = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+
+
+@cache
+def _runs() -> re.Pattern[str]:
+    """Runs of one of the two ways of writing. Marks, which \\w leaves out, belong to the letter before them, as in Hindi."""
+    everything = map(chr, range(sys.maxunicode + 1))
+    marks = "".join(sign for sign in everything if unicodedata.category(sign) in ("Mn", "Mc") and not _UNSPACED.match(sign))
+    unspaced = _UNSPACED.pattern[1:-1]
+    word = f"(?:[^\\W_{unspaced}]+|[{marks}]+)+"
+    return re.compile(f"[{unspaced}]+|{word}(?:'{word})*")
+
+
+def build_sparse(texts: Iterable[str], ids: Sequence[str], modalities: Sequence[int], config: SparseConfig | None = None) -> SparseIndex:
+    """An index of items with the given texts, which may come one at a time."""
+    config = config or SparseConfig()
+    seen: dict[str, int] = {}
+    items_NT = [[seen.setdefault(word, len(seen)) for word in bm25_terms(text)] for text in texts]
+    if not len(items_NT) == len(ids) == len(modalities):
+        raise Refused(f"there are {len(items_NT)} texts, {len(ids)} ids and {len(modalities)} modalities; give one of each an item")
+    if not items_NT:
+        raise Refused("there is no text to index; give at least one")
+    order_N = sorted(range(len(ids)), key=ids.__getitem__)
+    twice = next((ids[a] for a, b in pairwise(order_N) if ids[a] == ids[b]), None)
+    if twice is not None:
+        raise Refused(f"the id {twice!r} stands for two items; give each item its own")
+    vocabulary = {word: number for number, word in enumerate(sorted(seen))}
+    renumbered = [vocabulary[word] for word in seen]
+    ordered_NT = [[renumbered[word] for word in items_NT[n]] for n in order_N]
+    scorer = _scorer(config)
+    with np.errstate(invalid="ignore"):  # texts without any word have a mean length of zero
+        scorer.index((ordered_NT, vocabulary), create_empty_token=False, show_progress=False)
+    items = pa.table(
+        {
+            "id": pa.array([ids[n] for n in order_N], pa.string()),
+            "modality": pa.array([int(modalities[n]) for n in order_N], pa.int8()),
+        }
+    )
+    return SparseIndex(scorer, items, SparseDescription(config, len(ids)))
+
+
+def _scorer(config: SparseConfig) -> bm25s.BM25:
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to tell every step
+    return bm25s.BM25(k1=config.k1, b=config.b, method="lucene", backend="numpy")
+
+
+def open_sparse(folder: str | Path) -> SparseIndex:
+    """The index that `SparseIndex.save` wrote, its scores mapped and not read."""
+    folder = Path(folder)
+    plain = json.loads((folder / "index.json").read_text())
+    description = SparseDescription(**{**plain, "config": SparseConfig(**plain["config"])})
+    items = pq.read_table(folder / "items.parquet")
+    scorer = bm25s.BM25.load(folder / "bm25", mmap=True, load_corpus=False)
+    for name, number in {"items.parquet": items.num_rows, "bm25": scorer.scores["num_docs"]}.items():
+        if number != description.items:
+            raise Refused(f"{folder} says items {description.items} and {name} holds {number}; build the index again")
+    return SparseIndex(scorer, items, description)

@@ -1,0 +1,39 @@
+"""Rows by their ids: those that are wanted, in their order, and row groups without any are not read."""
+
+import pyarrow.parquet as pq
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirepoix.components.corpus.picking import ROWS, picked
+from mirepoix.models.item import Item, items_to_table
+
+
+def ids_of(folder, wanted):
+    return [id for table in picked(folder, "corpus", wanted) for id in table["id"].to_pylist()]
+
+
+@given(wanted=st.sets(st.integers(0, 320)), cut=st.integers(1, 299))
+def test_the_rows_that_are_wanted_come_in_the_order_of_the_part(tmp_path_factory, wanted, cut):
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "corpus").mkdir()
+    table = items_to_table(Item(f"d{n}", text=f"text {n}") for n in range(300))
+    for number, part in enumerate((table.slice(0, cut), table.slice(cut))):
+        pq.write_table(part, folder / f"corpus/part-{number}.parquet", row_group_size=100)
+    assert ids_of(folder, {f"d{n}" for n in wanted}) == [f"d{n}" for n in range(300) if n in wanted]
+    assert all(part.num_rows <= ROWS for part in picked(folder, "corpus", {f"d{n}" for n in wanted}))
+
+
+def test_the_content_of_a_row_group_without_any_is_not_read(tmp_path):
+    (tmp_path / "corpus").mkdir()
+    file = tmp_path / "corpus/part-0.parquet"
+    pq.write_table(items_to_table(Item(f"d{n}", text=f"{n}" * 1000) for n in range(20)), file, row_group_size=10, compression="none")
+    first = pq.read_metadata(file).row_group(0)
+    column = next(first.column(n) for n in range(first.num_columns) if first.column(n).path_in_schema == "text")
+    damaged = bytearray(file.read_bytes())
+    damaged[column.data_page_offset : column.data_page_offset + 40] = bytes(40)
+    file.write_bytes(damaged)
+    assert ids_of(tmp_path, {"d15"}) == ["d15"]
+
+
+def test_a_part_that_is_not_there_has_no_rows(tmp_path):
+    assert ids_of(tmp_path, {"d1"}) == []

@@ -1,0 +1,183 @@
+"""Curation keeps or rejects with a reason, and every row is accounted for."""
+
+import io
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from mirepoix.components.corpus.parts import read_part
+from mirepoix.components.curation import curate
+from mirepoix.components.curation.curate import CurateConfig
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item
+from tests.components.curation.corpora import CORPUS, QRELS, QUERIES, context, curated_of, png, rejects, write_corpus
+
+
+@pytest.fixture(scope="module")
+def curated(ray_cluster, tmp_path_factory):
+    home = tmp_path_factory.mktemp("curate")
+    outcome = curate.work(context(home / "out"), CurateConfig(max_rejected=0.5), write_corpus(home / "in"))
+    return home / "out", outcome
+
+
+def test_what_cannot_be_decoded_is_rejected_with_a_reason_and_its_place(curated):
+    folder, _ = curated
+    lost = [row for row in read_part(folder, "rejects").to_pylist() if row["part"] == "corpus"]
+    assert [(row["id"], row["reason"], row["detail"], row["source"], row["line"]) for row in lost] == [
+        ("broken", "damaged", "", "s", 2),
+        ("garbage", "unknown format", "", "s", 3),
+        ("again", "exact duplicate", "good", "s", 4),
+    ]
+
+
+def test_the_first_of_exact_duplicates_is_kept_and_answers_for_the_others(curated):
+    folder, outcome = curated
+    assert read_part(folder, "corpus")["id"].to_pylist() == ["good", "words", "palette"]
+    judged = {(row["query_id"], row["item_id"], row["relevance"]) for row in read_part(folder, "qrels").to_pylist()}
+    assert judged == {("q-good", "good", 1), ("q-good", "words", 1)}
+    assert outcome.metrics["exact_duplicates"] == 1
+
+
+def test_queries_without_an_answer_or_with_a_damaged_picture_go(curated):
+    folder, _ = curated
+    queries = read_part(folder, "queries")
+    assert queries["id"].to_pylist() == ["q-good"]
+    assert queries["task"].to_pylist() == ["t->it"]
+    assert rejects(folder, "queries") == {"q-broken": ("no answer is left", ""), "q-damaged": ("damaged", "")}
+    assert rejects(folder, "qrels") == {
+        "q-good again": ("judged twice", "good"),
+        "q-good broken": ("answer was rejected", "damaged"),
+        "q-broken broken": ("answer was rejected", "damaged"),
+        "q-damaged words": ("query was rejected", "damaged"),
+    }
+
+
+def test_every_row_is_accounted_for(curated):
+    folder, outcome = curated
+    written = sum(read_part(folder, part).num_rows for part in ("corpus", "queries", "qrels"))
+    assert outcome.rows.read == len(CORPUS) + len(QUERIES) + len(QRELS)
+    assert outcome.rows.written == written
+    assert outcome.rows.rejected + outcome.rows.merged == read_part(folder, "rejects").num_rows
+    assert outcome.rows.merged == 2
+    assert {(row["reason"], row["part"], row["count"]) for row in outcome.tables["rejects"]} == {
+        ("damaged", "corpus", 1), ("unknown format", "corpus", 1), ("exact duplicate", "corpus", 1), ("damaged", "queries", 1),
+        ("no answer is left", "queries", 1), ("answer was rejected", "qrels", 2), ("query was rejected", "qrels", 1),
+        ("judged twice", "qrels", 1),
+    }  # fmt: skip
+    assert outcome.metrics["rejected damaged"] == 2
+    assert outcome.tables["mixture"] == [
+        {"source": "", "task": "t->it", "before": 5, "after": 2},
+        {"source": "q", "task": "t->it", "before": 1, "after": 0},
+    ]
+    assert sorted(child.name for child in folder.iterdir()) == ["corpus", "held", "kin", "qrels", "queries", "rejects"]
+
+
+def test_pictures_come_out_upright_and_plain(curated):
+    folder, _ = curated
+    rows = {row["id"]: row for row in read_part(folder, "corpus").to_pylist()}
+    assert Image.open(io.BytesIO(rows["palette"]["images"][0])).mode == "RGB"
+    assert rows["good"]["images"][0] == CORPUS[0].images[0]
+
+
+def test_too_many_rejects_stop_the_run_and_say_why(ray_cluster, tmp_path):
+    with pytest.raises(Refused, match=r"2 of the 6 candidates were rejected \(damaged: 1, unknown format: 1\).*max_rejected=0.1"):
+        curate.work(context(tmp_path / "out"), CurateConfig(max_rejected=0.1), write_corpus(tmp_path / "in"))
+
+
+def test_a_corpus_of_nothing_usable_is_refused(ray_cluster, tmp_path):
+    bad = [replace(item, images=(b"x",)) for item in CORPUS]
+    with pytest.raises(Refused, match="empty after curation: all 6 candidates"):
+        curate.work(context(tmp_path / "out"), CurateConfig(max_rejected=1.0), write_corpus(tmp_path / "in", bad))
+
+
+def test_the_result_does_not_depend_on_how_the_rows_are_cut(curated, ray_cluster, tmp_path):
+    folder, _ = curated
+    curate.work(context(tmp_path / "out"), CurateConfig(max_rejected=0.5, batch_size=1), write_corpus(tmp_path / "in", rows_per_file=4))
+    for part in ("corpus", "queries", "qrels", "rejects"):
+        assert read_part(tmp_path / "out", part).to_pylist() == read_part(folder, part).to_pylist()
+
+
+def test_the_result_does_not_depend_on_how_many_work(curated, ray_cluster, tmp_path):
+    folder, _ = curated
+    other, _ = curated_of(tmp_path, CurateConfig(max_rejected=0.5, workers=1))
+    for part in ("corpus", "queries", "qrels", "rejects", "kin"):
+        assert read_part(other, part).to_pylist() == read_part(folder, part).to_pylist()
+
+
+# Who is kept
+
+
+def test_of_equal_candidates_the_one_is_kept_that_answers_a_held_out_query_then_the_first_by_source_line_and_id(ray_cluster, tmp_path):
+    corpus = [
+        Item("c", text="one text", source="b", line=1),
+        Item("b", text="one text", source="a", line=7),
+        Item("a", text="One text!", source="a", line=7),
+        Item("z", text="another text", source="a", line=1),
+        Item("y", text="another text", source="z", line=9),
+    ]
+    queries = [Item("q1", text="find one"), Item("test-q2", text="find another")]
+    folder, outcome = curated_of(tmp_path, corpus=corpus, queries=queries, qrels=[("q1", "c"), ("test-q2", "y")])
+    assert rejects(folder, "corpus") == {"c": ("exact duplicate", "a"), "b": ("near-duplicate", "a"), "z": ("exact duplicate", "y")}
+    assert {(row["query_id"], row["item_id"]) for row in read_part(folder, "qrels").to_pylist()} == {("q1", "a"), ("test-q2", "y")}
+    assert (outcome.metrics["exact_duplicates"], outcome.metrics["near_duplicates"]) == (2, 1)
+
+
+def test_of_two_judgements_that_become_one_the_higher_relevance_wins_with_its_score_and_place(ray_cluster, tmp_path):
+    corpus = [Item(name, text=text) for name, text in (("a", "one text"), ("b", "one text"), ("c", "other text"))]
+    folder, outcome = curated_of(
+        tmp_path, corpus=corpus, queries=[Item("q", text="find")], qrels=[("q", "a", 0, 0.1), ("q", "b", 2, 0.9), ("q", "c", 1, 0.2)]
+    )
+    told = [(row["item_id"], row["relevance"], round(row["score"], 1), row["line"]) for row in read_part(folder, "qrels").to_pylist()]
+    assert told == [("a", 2, 0.9, 2), ("c", 1, 0.2, 3)]
+    assert rejects(folder, "qrels") == {"q a": ("judged twice", "a")}
+    assert outcome.rows.merged == 2
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_of_two_judgements_of_one_relevance_that_of_the_first_source_and_line_wins_in_whatever_order_they_come(
+    ahead, ray_cluster, tmp_path
+):
+    judged = [{"query_id": "q", "item_id": name, "relevance": 1, "score": score} for name, score in (("a", 0.9), ("b", 0.1))]
+    rows = [{**judged[0], "source": "s", "line": 7}, {**judged[1], "source": "s", "line": 3}]
+    corpus = [Item(name, text="one text") for name in "ab"]
+    parts = {"qrels": rows[::-1] if ahead else rows}
+    folder, _ = curated_of(tmp_path, corpus=corpus, queries=[Item("q", text="find")], qrels=[], parts=parts)
+    told = [(row["item_id"], round(row["score"], 1), row["line"]) for row in read_part(folder, "qrels").to_pylist()]
+    assert told == [("a", 0.1, 3)]
+
+
+def test_near_duplicates_may_be_kept_and_are_kin_then(ray_cluster, tmp_path):
+    corpus = [Item("a", text="one text"), Item("b", text="One text!"), Item("c", text="one text", images=(png("red"),))]
+    everything = {"corpus": corpus, "queries": [Item("q", text="find")], "qrels": [("q", "a")]}
+    folder, outcome = curated_of(tmp_path, CurateConfig(near_duplicates="keep"), **everything)
+    kin = {(row["item_id"], row["kin_id"]): row["why"] for row in read_part(folder, "kin").to_pylist()}
+    assert kin == {("a", "b"): "same text", ("a", "c"): "same text", ("b", "c"): "same text"}
+    assert rejects(folder, "corpus") == {}
+    assert outcome.metrics["kin"] == 3
+    folder, _ = curated_of(tmp_path, **everything)
+    assert [(row["item_id"], row["kin_id"], row["why"]) for row in read_part(folder, "kin").to_pylist()] == [("a", "c", "same text")]
+
+
+# Config
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.1])
+def test_a_share_outside_of_0_to_1_is_refused(share):
+    with pytest.raises(Refused, match="from 0 to 1"):
+        CurateConfig(max_rejected=share)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"held_out": 2.0}, {"near_duplicates": "drop"}, {"leakage": "some"}, {"batch_size": 0}, {"workers": 0}, {"picture_pixels": 0}],
+)
+def test_a_field_out_of_range_is_refused(fields):
+    with pytest.raises(Refused, match=f"{next(iter(fields))} is"):
+        CurateConfig(**fields)
+
+
+def test_tables_keep_their_types(curated):
+    folder, _ = curated
+    assert read_part(folder, "corpus").schema.field("images").type == pa.large_list(pa.large_binary())

@@ -1,0 +1,190 @@
+"""What is like a held-out query or its answers, exactly or nearly, is not trained on, and is named for later stages."""
+
+from dataclasses import replace
+
+import pytest
+
+from mirepoix.components.corpus.parts import read_part
+from mirepoix.components.curation import near_duplicates
+from mirepoix.components.curation.curate import CurateConfig
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item, item_to_row
+from tests.components.curation.corpora import curated_of, png, rejects
+
+LEAKY = {
+    "corpus": [
+        Item("answer", text="the answer to the test"),
+        Item("copy", text="The answer, to the test!"),
+        Item("other", text="something else entirely"),
+        Item("more", text="yet another thing to find"),
+    ],
+    "queries": [
+        Item("test-q", text="what is asked in the test?"),
+        Item("equal", text="what is asked in the test?"),
+        Item("near", text="What is asked, in the TEST"),
+        Item("says", text="the answer to the test"),
+        Item("wants", text="a way to the answer"),
+        Item("only", text="the only way to it"),
+        Item("free", text="what is not asked in any test"),
+        Item("validation-q", text="what is asked in the test?"),
+    ],
+    "qrels": [
+        ("test-q", "answer"), ("equal", "other"), ("near", "other"), ("says", "other"), ("wants", "copy"), ("wants", "more"),
+        ("only", "copy"), ("free", "other"), ("free", "answer", 0), ("validation-q", "other"),
+    ],
+}  # fmt: skip
+
+
+def test_nothing_like_a_held_out_query_or_its_answer_stays_in_training(ray_cluster, tmp_path):
+    corpus = [*LEAKY["corpus"], Item("checked", text="what was checked")]
+    qrels = [*LEAKY["qrels"][:-1], ("validation-q", "checked")]
+    folder, outcome = curated_of(tmp_path, corpus=corpus, queries=LEAKY["queries"], qrels=qrels)
+    assert rejects(folder, "queries") == {
+        "equal": ("leaks into test", "test-q"),
+        "near": ("leaks into test", "test-q"),
+        "says": ("leaks into test", "answer"),
+        "only": ("no answer is left", ""),
+    }
+    lost = rejects(folder, "qrels")
+    assert lost["wants copy"] == lost["only copy"] == lost["free answer"] == ("leaks into test", "test-q")
+    kept = [(row["query_id"], row["item_id"]) for row in read_part(folder, "qrels").to_pylist()]
+    assert kept == [("test-q", "answer"), ("wants", "more"), ("free", "other"), ("validation-q", "checked")]
+    assert outcome.metrics["rejected leaks into test"] == 6
+
+
+def test_leakage_may_be_stopped_at_the_queries_or_not_at_all(ray_cluster, tmp_path):
+    folder, _ = curated_of(tmp_path, CurateConfig(leakage="queries"), **LEAKY)
+    assert set(rejects(folder, "queries")) == {"equal", "near"}
+    folder, _ = curated_of(tmp_path, CurateConfig(leakage="off"), **LEAKY)
+    assert rejects(folder, "queries") == {}
+    assert set(rejects(folder, "qrels")) == set()
+
+
+def test_an_answer_that_is_like_a_held_out_query_is_not_trained_on(ray_cluster, tmp_path):
+    """As in a captioned corpus read in both directions: the test's picture asks, and a training caption would be answered by it."""
+    shown = png("red", 40)
+    corpus = [Item("seen", images=(shown,)), Item("caption", text="what the test wants"), Item("blue", images=(png("blue", 40),))]
+    queries = [Item("test-q", images=(shown,)), Item("train-q", text="a red square"), Item("train-p", text="a blue square")]
+    folder, _ = curated_of(
+        tmp_path, corpus=corpus, queries=queries, qrels=[("test-q", "caption"), ("train-q", "seen"), ("train-p", "blue")]
+    )
+    assert rejects(folder, "qrels") == {"train-q seen": ("leaks into test", "test-q")}
+    assert read_part(folder, "queries")["id"].to_pylist() == ["test-q", "train-p"]
+
+
+def test_a_class_or_an_entry_that_many_queries_share_may_be_trained_on(ray_cluster, tmp_path):
+    copies = [Item(f"copy-{n}", text="an answer of one test and one training query" + "!" * n) for n in range(6)]
+    corpus = [Item("dog", text="dog"), Item("one", text="an answer of one test and one training query"), *copies]
+    asking = [Item(f"{'test-' if n < 2 else ''}q{n}", text=f"which class has thing {n * 37} ?") for n in range(11)]
+    asking.append(Item("q11", text="Dog !"))  # the name of a class that tests share is no leak
+    queries = [*asking, Item("test-one", text="who alone is asked ?"), Item("one", text="who else asks for it ?")]
+    qrels = [*((query.id, "dog") for query in asking), ("test-one", "one"), ("one", "one")]
+    qrels += [(query, copy.id) for query in ("test-one", "one") for copy in copies]  # many judgements of two queries
+    folder, _ = curated_of(tmp_path, CurateConfig(shared_answers=11), corpus=corpus, queries=queries, qrels=qrels)
+    shared = {"one one", *(f"{query} {copy.id}" for query in ("test-one", "one") for copy in copies)}
+    assert set(rejects(folder, "qrels")) == shared
+    folder, _ = curated_of(tmp_path, CurateConfig(shared_answers=12), corpus=corpus, queries=queries, qrels=qrels)
+    assert set(rejects(folder, "qrels")) == shared | {f"q{n} dog" for n in range(2, 12)}
+
+
+def test_a_kept_near_duplicate_of_a_held_out_answer_leaks_too(ray_cluster, tmp_path):
+    folder, _ = curated_of(tmp_path, CurateConfig(near_duplicates="keep"), **LEAKY)
+    assert rejects(folder, "qrels")["wants copy"] == ("leaks into test", "test-q")
+    assert "copy" in read_part(folder, "corpus")["id"].to_pylist()
+
+
+def test_what_is_like_a_held_out_query_or_an_answer_of_one_is_named_for_later_stages(ray_cluster, tmp_path):
+    """Also what is like an answer that was merged, and not like the one that stands for it."""
+    words = [f"word{'abcdefghijklmnopqrstuvwxyz'[n]}" for n in range(26)]
+    chain = [words, ["other", *words[1:]], ["other", *words[1:-1], "third"]]
+    corpus = [
+        *(Item(f"d{n}", text=" ".join(chain[n])) for n in range(3)),
+        Item("asked", text="where is it said ?"),
+        Item("free", text="y z"),
+    ]
+    queries = [Item("test-q", text="where is it said?"), Item("train-q", text="what else is there to say?")]
+    judged = {"corpus": corpus, "queries": queries, "qrels": [("test-q", "d0"), ("test-q", "d1"), ("train-q", "free")]}
+    folder, outcome = curated_of(tmp_path, **judged)
+    assert rejects(folder, "corpus") == {"d1": ("near-duplicate", "d0")}
+    assert set(read_part(folder, "held")["item_id"].to_pylist()) == {"d0", "d2", "asked"}
+    assert outcome.metrics["held_candidates"] == 3
+    folder, _ = curated_of(tmp_path, CurateConfig(leakage="off"), **judged)
+    assert read_part(folder, "held").num_rows == 0
+
+
+def test_leaks_are_found_in_a_crowd(ray_cluster, tmp_path, monkeypatch):
+    """Questions of one template: each of training is near one of the test, and all look alike to the search."""
+    monkeypatch.setattr(near_duplicates, "WITHIN", 0)
+    monkeypatch.setattr(near_duplicates, "REACH", 1)
+    words = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "pu", "ra") for b in ("bel", "dor", "fin", "gat", "hus", "jam", "kip")]
+
+    def asked(one, other):
+        return " ".join([*words[:12], one, *words[12:28], other, *words[28:]])
+
+    tests = [Item(f"test-{n}", text=asked(f"sla{'abcdefghij'[n]}", f"tro{'abcdefghij'[n]}")) for n in range(10)]
+    training = [
+        Item(f"q{n}", text=asked(f"vor{'abcdefghij'[n // 10]}{'klmnopqrst'[n % 10]}ix", f"tro{'abcdefghij'[n % 10]}")) for n in range(100)
+    ]
+    corpus = [Item("a", text="the answer of all tests"), Item("b", text="that of all the training")]
+    free = Item("free", text="something that is asked otherwise")
+    qrels = [*((query.id, "a") for query in tests), *((query.id, "b") for query in [*training, free])]
+    folder, outcome = curated_of(tmp_path, corpus=corpus, queries=[*tests, *training, free], qrels=qrels)
+    assert set(rejects(folder, "queries")) == {query.id for query in training}
+    assert outcome.metrics["crowded_unmet"] == 0
+
+
+def test_triples_leak_by_what_they_ask_and_by_their_evidence_which_passes_on(ray_cluster, tmp_path):
+    def triple(name, text, evidence, split="train"):
+        row = {**item_to_row(Item(name, text, source="t", line=1)), "split": split, "answer": "an\x00 answer", "evidence": evidence}
+        return row
+
+    twin = replace(LEAKY["corpus"][0], id="twin", source="z")
+    triples = [
+        triple("asks", "what is asked in the test", ["other"]),
+        triple("shows", "which evidence leaks?", ["other", "copy"]),
+        triple("fine", "which evidence is fine <s>", ["again", "other", "nowhere"]),
+        triple("held", "which is held out?", ["copy"], "test"),
+        triple("like", "Which is held out", []),
+        triple("twins", "which evidence is the very same?", ["twin", "other"]),
+    ]
+    everything = {**LEAKY, "corpus": [*LEAKY["corpus"], Item("again", text="something else entirely", source="z"), twin]}
+    everything["qrels"] = [row for row in LEAKY["qrels"] if row[0] != "validation-q"]
+    prompts = [{"task": "t->t", "wording": "Find <|im_end|> it", "source": "s"}]
+    folder, outcome = curated_of(tmp_path, parts={"triples": triples, "prompts": prompts}, **everything)
+    assert rejects(folder, "triples") == {
+        "asks": ("leaks into test", "test-q"),
+        "shows": ("leaks into test", "copy"),
+        "like": ("leaks into test", "held"),
+        "twins": ("leaks into test", "answer"),
+    }
+    kept = {row["id"]: (row["text"], row["answer"], row["evidence"]) for row in read_part(folder, "triples").to_pylist()}
+    assert kept == {
+        "fine": ("which evidence is fine < s >", "an answer", ["other"]),
+        "held": ("which is held out?", "an answer", ["answer"]),
+    }
+    assert read_part(folder, "prompts")["wording"].to_pylist() == ["Find < |im_end| > it"]
+    read = len(everything["corpus"]) + len(everything["queries"]) + len(everything["qrels"]) + len(triples) + len(prompts)
+    assert outcome.rows.read == read
+    assert outcome.metrics["triples"] == 2
+
+
+# Holding out
+
+
+def test_a_share_of_the_training_queries_is_held_out_where_a_source_has_no_other_split(ray_cluster, tmp_path):
+    corpus = [Item(f"d{n}", text=f"document of {chr(97 + n)}", source="one/file") for n in range(20)]
+    queries = [Item(f"q{n}", text=f"question about {chr(97 + n)}", source="one/file") for n in range(20)]
+    settled = [Item(f"{split}{n}", text=f"settled {split}{n}", source="two/file") for split in ("", "test-") for n in range(4)]
+    qrels = [(f"q{n}", f"d{n // 2}") for n in range(20)] + [(item.id, f"d{10 + n}") for n, item in enumerate(settled)]
+    folder, outcome = curated_of(tmp_path, CurateConfig(held_out=0.3), corpus=corpus, queries=queries + settled, qrels=qrels)
+    split = {row["id"]: row["split"] for row in read_part(folder, "queries").to_pylist()}
+    moved = {query for query, name in split.items() if name == "held_out"}
+    assert len(moved) == outcome.metrics["held_out"] == 6
+    assert all(f"q{n}" in moved for n in range(20) if f"q{n ^ 1}" in moved)
+    assert {split[item.id] for item in settled} == {"train", "test"}
+    assert {row["source"]: (row["before"], row["after"]) for row in outcome.tables["mixture"]} == {"one": (20, 14), "two": (4, 4)}
+
+
+def test_holding_out_of_sources_that_have_tests_is_refused(ray_cluster, tmp_path):
+    with pytest.raises(Refused, match=r"held_out is 0.5, but every source has queries of another split than train"):
+        curated_of(tmp_path, CurateConfig(held_out=0.5), **LEAKY)

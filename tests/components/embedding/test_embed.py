@@ -1,0 +1,167 @@
+"""Vectors on disk are those of the encoder, in the order of the items, and what was finished before a kill is not done again."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mirepoix.components.corpus.parts import PartWriter, part_files, read_part
+from mirepoix.components.embedding import embed
+from mirepoix.components.embedding.embed import EmbedConfig
+from mirepoix.components.embedding.vectors import arrow_to_vectors, read_vectors, recorded_encoder_digest, rows_to_arrow
+from mirepoix.models.encoder import load_encoder
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import table_to_items
+from mirepoix.models.vectors import Vectors
+from mirepoix.serving.store import Context, read_manifest
+from tests.components.fixtures import context
+
+SMALL = EmbedConfig(batch_size=2, workers=2, threads=1, shard_rows=30)
+
+
+class Killed(Exception):
+    """What ends a run from outside."""
+
+
+@pytest.fixture(scope="module")
+def expected(untrained, curated, paired):
+    """Items of each part and their vectors, straight from the encoder."""
+    encoder = load_encoder(untrained.folder)
+    parts = {"corpus": read_part(curated.folder, "corpus"), "queries": read_part(paired.folder, "queries")}
+    return {part: (items, encoder.encode(items)) for part, table in parts.items() if (items := table_to_items(table))}
+
+
+def cut(folder: Path, part: str, target: Path) -> Path:
+    """The part in files of 25 rows."""
+    with PartWriter(target, part, rows_per_file=25) as writer:
+        writer.write(read_part(folder, part))
+    return target
+
+
+@pytest.fixture(scope="module")
+def resumed(untrained, curated, paired, tmp_path_factory):
+    """A run from many files in shards of 30, killed after its second, which is then marked by turning its vectors round."""
+    home = tmp_path_factory.mktemp("resumed")
+    inputs = {
+        "encoder": untrained.folder,
+        "curate": cut(curated.folder, "corpus", home / "z-corpus"),
+        "pairs": cut(paired.folder, "queries", home / "a-queries"),
+    }
+
+    def kill(progress: dict[str, float]) -> None:
+        if progress["step"] == 60:
+            raise Killed
+
+    killed = context(home, report=kill)
+    with pytest.raises(Killed):
+        embed.work(killed, replace(SMALL, workers=1), **inputs)
+    kept = sorted(path.name for path in Path(killed.scratch).iterdir())
+    second = Path(killed.scratch) / "corpus-00001.parquet"
+    table = pq.read_table(second)
+    vectors = arrow_to_vectors(table["rows"])
+    turned = rows_to_arrow(Vectors(-vectors.rows_NTD, vectors.mask_NT))
+    pq.write_table(table.set_column(2, "rows", turned), second)
+    steps: list[dict[str, float]] = []
+    again = Context(home / "again", killed.scratch, steps.append, killed.seed)
+    again.folder.mkdir()
+    outcome = embed.work(again, SMALL, **inputs)
+    return again.folder, outcome, kept, steps
+
+
+def test_vectors_are_those_of_the_encoder_in_the_order_of_the_items(embedded, expected):
+    for part, (items, vectors) in expected.items():
+        ids, modalities, found = read_vectors(embedded.folder, part)
+        assert ids == [item.id for item in items]
+        assert modalities == [int(item.modality) for item in items]
+        assert torch.equal(found.mask_NT, vectors.mask_NT)
+        assert torch.allclose(found.rows_NTD, vectors.rows_NTD, atol=1e-5)
+
+
+def test_finished_shards_outlive_a_kill_and_are_not_encoded_again(resumed, expected):
+    folder, _, kept, _ = resumed
+    assert kept == ["corpus-00000.parquet", "corpus-00001.parquet"]
+    _, vectors = expected["corpus"]
+    _, _, found = read_vectors(folder, "corpus")
+    assert torch.allclose(found.rows_NTD[30:60], -vectors.rows_NTD[30:60], atol=1e-5)
+
+
+def test_files_batches_shards_workers_and_kills_change_nothing_else(resumed, expected):
+    folder, _, _, _ = resumed
+    for part, (items, vectors) in expected.items():
+        ids, modalities, found = read_vectors(folder, part)
+        encoded_now = torch.ones(len(ids), dtype=torch.bool)
+        if part == "corpus":
+            encoded_now[30:60] = False
+        assert ids == [item.id for item in items] and modalities == [int(item.modality) for item in items]
+        assert torch.allclose(found.rows_NTD[encoded_now], vectors.rows_NTD[encoded_now], atol=1e-5)
+
+
+def test_shards_have_the_size_asked_for_and_belong_to_one_part(resumed, expected):
+    folder, _, _, _ = resumed
+    for part, (items, _) in expected.items():
+        sizes = [pq.read_metadata(file).num_rows for file in part_files(folder, part)]
+        assert sizes == [30] * (len(items) // 30) + [len(items) % 30] * bool(len(items) % 30)
+
+
+def test_progress_counts_kept_shards_and_ends_at_the_total(resumed, expected):
+    _, _, _, steps = resumed
+    total = sum(len(items) for items, _ in expected.values())
+    assert {step["total"] for step in steps} == {total}
+    assert [step["step"] for step in steps][:2] == [30, 60] and steps[-1]["step"] == total
+
+
+def test_rows_are_accounted_for(embedded, resumed, expected):
+    total = sum(len(items) for items, _ in expected.values())
+    for outcome in (embedded.outcome, resumed[1]):
+        assert outcome.rows.read == outcome.rows.written == total
+        assert outcome.metrics == {"items": total, "width": expected["corpus"][1].width}
+
+
+def test_the_encoder_is_named_by_its_published_digest(embedded, untrained):
+    assert recorded_encoder_digest(embedded.folder) == read_manifest(untrained.folder).digest
+    assert json.loads((embedded.folder / "vectors.json").read_text())["width"] == load_encoder(untrained.folder).dimension
+
+
+def test_files_are_read_by_plain_parquet_and_numpy(embedded):
+    (file,) = part_files(embedded.folder, "corpus")
+    table = pq.ParquetFile(file).read()
+    assert table.schema.names == ["id", "modality", "rows"]
+    assert table.schema.field("rows").type.value_type == pa.list_(pa.float32(), 32)
+
+
+@pytest.mark.parametrize("field", ["batch_size", "workers", "threads", "shard_rows"])
+def test_less_than_one_is_refused(field):
+    with pytest.raises(Refused, match="must each be at least 1"):
+        EmbedConfig(**{field: 0})
+
+
+def vectors_of(counts: list[int], width: int) -> Vectors:
+    mask_NT = torch.arange(max(counts))[None] < torch.tensor(counts)[:, None]
+    return Vectors(torch.randn(*mask_NT.shape, width) * mask_NT[..., None], mask_NT)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.integers(1, 7))
+def test_any_number_of_rows_an_item_round_trips(counts, width):
+    vectors = vectors_of(counts, width)
+    found = arrow_to_vectors(pa.chunked_array([rows_to_arrow(vectors)]))
+    assert torch.equal(found.mask_NT, vectors.mask_NT) and torch.equal(found.rows_NTD, vectors.rows_NTD)
+
+
+@given(st.lists(st.integers(1, 5), min_size=2, max_size=8), st.data())
+def test_a_slice_of_rows_in_chunks_round_trips(counts, data):
+    vectors = vectors_of(counts, 3)
+    start = data.draw(st.integers(0, len(counts) - 1))
+    stop = data.draw(st.integers(start + 1, len(counts)))
+    whole = rows_to_arrow(vectors)
+    middle = data.draw(st.integers(start, stop))
+    chunks = pa.chunked_array([whole.slice(start, middle - start), whole.slice(middle, stop - middle)])
+    found = arrow_to_vectors(chunks)
+    longest = max(counts[start:stop])
+    assert torch.equal(found.rows_NTD, vectors.rows_NTD[start:stop, :longest])
+    assert torch.equal(found.mask_NT, vectors.mask_NT[start:stop, :longest])

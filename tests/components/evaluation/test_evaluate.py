@@ -1,0 +1,239 @@
+"""Results are measured with the field's ruler, on both encoders, in both pools, and can be measured again from the files."""
+
+import json
+import random
+
+import pyarrow.parquet as pq
+import pytest
+import pytrec_eval
+
+from mirepoix.components.evaluation import evaluate
+from mirepoix.components.evaluation.evaluate import EvaluateConfig, headline_split
+from mirepoix.components.evaluation.metrics import MEASURES
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Modality
+from tests.components.fixtures import context, write_corpus, write_index, write_vectors
+
+TEXT, IMAGE = int(Modality.TEXT), int(Modality.IMAGE)
+EACH = 20
+WIDTH = EACH + 2
+TREC = {"recall@5": "recall_5", "recall@10": "recall_10", "hit@5": "success_5", "mrr@10": "recip_rank", "ndcg@10": "ndcg_cut_10"}
+
+
+def unit(number, modality):
+    """A vector of its own for each thing, a little of which tells in which modality it is shown."""
+    row = [0.0] * WIDTH
+    row[number], row[EACH + (modality == IMAGE)] = 1.0, 0.3
+    return row
+
+
+def noise(seed):
+    return [random.Random(seed).gauss(0, 1) for _ in range(WIDTH)]
+
+
+CANDIDATES = {f"{letter}{n}": (code, unit(n, code)) for letter, code in (("t", TEXT), ("i", IMAGE)) for n in range(EACH)}
+# Thing n is asked for as a text and as a picture; the first half of the things for validation, the other for the test.
+ASKED = {f"q-{letter}{n}": (letter, n) for letter in "ti" for n in range(EACH)}
+PERFECT = {query: (TEXT, unit(n, TEXT if letter == "t" else IMAGE)) for query, (letter, n) in ASKED.items()}
+RANDOM = {query: (TEXT, noise(query)) for query in ASKED}
+TEXT_ONLY = {query: (TEXT, unit(n, TEXT)) for query, (_, n) in ASKED.items()}
+SAME = {query: (TEXT, unit(0, TEXT)) for query in ASKED}
+CONFIG = EvaluateConfig(draws=200)
+
+
+@pytest.fixture
+def curate(tmp_path):
+    return write_corpus(tmp_path / "curate", **corpus())
+
+
+def corpus(more_queries=(), more_qrels=()):
+    candidates = [{"id": item, "text": "x"} if code == TEXT else {"id": item, "images": [b"x"]} for item, (code, _) in CANDIDATES.items()]
+    queries = [
+        {"id": query, "text": "?", "split": "validation" if n < EACH // 2 else "test_combination", "task": f"t->{letter}"}
+        for query, (letter, n) in ASKED.items()
+    ]
+    qrels = [{"query_id": query, "item_id": f"{letter}{n}"} for query, (letter, n) in ASKED.items()]
+    return {
+        "corpus": candidates,
+        "queries": [*queries, {"id": "trained", "text": "?", "split": "train", "task": "t->t"}, *more_queries],
+        "qrels": [*qrels, {"query_id": "trained", "item_id": "t0"}, *more_qrels],
+    }
+
+
+def system(folder, queries, candidates=CANDIDATES):
+    return write_vectors(folder / "embed", corpus=candidates, queries=queries), write_index(folder / "index", candidates)
+
+
+def run(tmp_path, curate, trained, untrained=RANDOM, config=CONFIG, candidates=CANDIDATES, seed=0):
+    """The outcome of an evaluation, its folder and its metrics.json."""
+    home = tmp_path / f"run{seed}"
+    (embed, index), (other_embed, other_index) = (
+        system(home / name, vectors, candidates) for name, vectors in (("trained", trained), ("untrained", untrained))
+    )
+    lent = context(home, seed)
+    inputs = {"embed": embed, "index": index, "untrained_embed": other_embed, "untrained_index": other_index}
+    outcome = evaluate.work(lent, config, curate=curate, **inputs)
+    return outcome, lent.folder, json.loads((lent.folder / "metrics.json").read_text())
+
+
+def entries(summary, **wanted):
+    return [entry for entry in summary["results"] if all(entry[name] == value for name, value in wanted.items())]
+
+
+def test_perfect_vectors_measure_one_everywhere(tmp_path, curate):
+    _, _, summary = run(tmp_path, curate, PERFECT)
+    found = entries(summary, system="trained")
+    assert len(found) == 4
+    for entry in found:
+        for measure in MEASURES:
+            assert entry[measure] == {"average": 1.0, "low": 1.0, "high": 1.0, "tasks": {"t->i": 1.0, "t->t": 1.0}}
+
+
+def test_random_vectors_measure_little(tmp_path, curate):
+    outcome, _, summary = run(tmp_path, curate, PERFECT)
+    for entry in entries(summary, system="untrained"):
+        assert entry["recall@1"]["average"] <= 0.2 and entry["mrr@10"]["average"] < 0.4
+    assert outcome.metrics["untrained recall@5"] < 0.5 < outcome.metrics["trained recall@5"] == 1.0
+
+
+def test_the_wrong_modality_is_an_error_in_the_universal_pool_and_not_there_in_the_target_pool(tmp_path, curate):
+    _, folder, summary = run(tmp_path, curate, TEXT_ONLY)
+    (universal,), (target,) = (entries(summary, system="trained", pool=pool, split="validation") for pool in ("universal", "target"))
+    assert universal["recall@1"]["tasks"] == {"t->i": 0.0, "t->t": 1.0}
+    assert target["recall@1"]["tasks"] == {"t->i": 1.0, "t->t": 1.0}
+    with (folder / "trained-target.trec").open() as file:
+        found = pytrec_eval.parse_run(file)
+    assert all({item[0] for item in ranking} == {ASKED[query][0]} for query, ranking in found.items())
+
+
+def test_both_systems_are_asked_the_same_and_every_query_counts_once(tmp_path, curate):
+    outcome, folder, summary = run(tmp_path, curate, PERFECT)
+    rows = pq.read_table(folder / "queries.parquet").to_pylist()
+    assert len({(row["system"], row["pool"], row["query"]) for row in rows}) == len(rows) == 2 * 2 * len(ASKED)
+    assert {row["query"] for row in rows} == set(ASKED)
+    assert all(entry["queries"] == {"t->i": 10, "t->t": 10} for entry in summary["results"])
+    assert (outcome.rows.read, outcome.rows.written, outcome.rows.rejected) == (len(ASKED), len(ASKED), 0)
+
+
+@pytest.mark.parametrize("pool", ["universal", "target"])
+@pytest.mark.parametrize("split", ["validation", "test_combination"])
+@pytest.mark.parametrize("measure", ["recall@1", "ndcg@10"])
+def test_the_headline_is_the_average_that_was_asked_for(tmp_path, curate, split, measure, pool):
+    outcome, _, summary = run(tmp_path, curate, TEXT_ONLY, config=EvaluateConfig(split, measure, pool, draws=10))
+    for name in ("trained", "untrained"):
+        (entry,) = entries(summary, system=name, pool=pool, split=split)
+        assert summary["headline"][name] == entry[measure]
+        assert outcome.metrics[f"{name} {measure}"] == entry[measure]["average"]
+    assert {name: summary["headline"][name] for name in ("split", "measure", "pool")} == {"split": split, "measure": measure, "pool": pool}
+
+
+def test_the_average_is_over_tasks_and_its_interval_holds_it(tmp_path, curate):
+    _, _, summary = run(tmp_path, curate, TEXT_ONLY)
+    for entry in summary["results"]:
+        for measure in MEASURES:
+            figures = entry[measure]
+            assert figures["average"] == pytest.approx(sum(figures["tasks"].values()) / 2, abs=1e-4)
+            assert figures["low"] <= figures["average"] <= figures["high"]
+
+
+def test_the_same_seed_gives_the_same_bytes(tmp_path, curate):
+    texts = []
+    for attempt in ("one", "two"):
+        _, folder, _ = run(tmp_path / attempt, curate, RANDOM)
+        texts.append({file.name: file.read_bytes() for file in folder.iterdir()})
+    assert texts[0] == texts[1]
+    _, other, _ = run(tmp_path, curate, RANDOM, seed=1)
+    assert (other / "metrics.json").read_bytes() != texts[0]["metrics.json"]
+    assert (other / "trained-target.trec").read_bytes() == texts[0]["trained-target.trec"]
+
+
+@pytest.mark.parametrize(
+    ("trained", "candidates"),
+    [
+        (TEXT_ONLY, CANDIDATES),
+        (RANDOM, CANDIDATES),
+        (SAME, CANDIDATES),
+        (PERFECT, {item: (code, unit(0, TEXT)) for item, (code, _) in CANDIDATES.items()}),
+        (RANDOM, {item: (code, unit(int(item[1:]) // 4, code)) for item, (code, _) in CANDIDATES.items()}),
+    ],
+    ids=["one modality", "random", "one query", "one vector", "groups of equal vectors"],
+)
+def test_trec_eval_reads_the_run_files_and_gives_the_same_figures(tmp_path, trained, candidates):
+    curate = write_corpus(
+        tmp_path / "curate", **corpus(more_qrels=[{"query_id": f"q-t{n}", "item_id": f"t{n + 1}"} for n in range(0, 18, 3)])
+    )
+    _, folder, summary = run(tmp_path, curate, trained, candidates=candidates)
+    with (folder / "qrels.trec").open() as file:
+        evaluator = pytrec_eval.RelevanceEvaluator(pytrec_eval.parse_qrel(file), {"recall.5,10", "success.5", "recip_rank", "ndcg_cut.10"})
+    rows = pq.read_table(folder / "queries.parquet").to_pylist()
+    for name in ("trained", "untrained"):
+        for pool in ("universal", "target"):
+            with (folder / f"{name}-{pool}.trec").open() as file:
+                told = evaluator.evaluate(pytrec_eval.parse_run(file))
+            assert set(told) == set(ASKED)
+            for row in rows:
+                if (row["system"], row["pool"]) == (name, pool):
+                    theirs = {ours: told[row["query"]][measure] for ours, measure in TREC.items()}
+                    assert {ours: row[ours] for ours in TREC} == pytest.approx(theirs), row["query"]
+            for entry in entries(summary, system=name, pool=pool):
+                for task in entry["queries"]:
+                    own = [row["query"] for row in rows if (row["split"], row["task"]) == (entry["split"], task)]
+                    for ours, measure in TREC.items():
+                        mean = sum(told[query][measure] for query in set(own)) / len(set(own))
+                        assert entry[ours]["tasks"][task] == pytest.approx(mean, abs=1e-4)
+
+
+def test_queries_without_an_answer_are_counted_and_left_out(tmp_path):
+    silent = [{"id": f"silent{n}", "text": "?", "split": "validation", "task": "t->t"} for n in range(3)]
+    curate = write_corpus(tmp_path / "curate", **corpus(silent, [{"query_id": "silent0", "item_id": "t1", "relevance": 0}]))
+    outcome, _, summary = run(tmp_path, curate, PERFECT)
+    assert (outcome.rows.read, outcome.rows.written, outcome.rows.rejected) == (len(ASKED) + 3, len(ASKED), 3)
+    assert all(sum(entry["queries"].values()) == 20 for entry in summary["results"])
+
+
+@pytest.mark.parametrize(
+    ("there", "split"),
+    [
+        (["validation"], "validation"),
+        (["validation", "test_entity", "test", "dev"], "test"),
+        (["validation", "test_entity", "test_combination"], "test_combination"),
+        (["validation", "dev", "mytest"], "dev"),
+    ],
+)
+def test_unless_a_split_is_named_the_headline_is_of_the_corpuss_own(there, split):
+    assert headline_split(there, None) == headline_split(there[::-1], None) == split
+    assert all(headline_split(there, named) == named for named in there)
+
+
+def test_the_headline_says_which_split_it_is_of(tmp_path, curate):
+    outcome, _, summary = run(tmp_path, curate, TEXT_ONLY)
+    (entry,) = entries(summary, system="trained", pool="universal", split="test_combination")
+    assert EvaluateConfig().split is None and summary["headline"]["split"] == "test_combination"
+    assert summary["headline"]["trained"] == entry["recall@5"] and outcome.metrics["trained recall@5"] == entry["recall@5"]["average"]
+    (told,) = outcome.tables["headline"]
+    assert (told["split"], told["trained"]) == ("test_combination", entry["recall@5"]["average"])
+
+
+def test_an_unknown_split_is_refused_with_those_there_are(tmp_path, curate):
+    with pytest.raises(Refused, match=r"evaluate.split is 'dev'; the corpus has queries of test_combination, validation"):
+        run(tmp_path, curate, PERFECT, config=EvaluateConfig(split="dev"))
+
+
+def test_a_corpus_without_a_held_out_query_is_refused(tmp_path):
+    only = corpus()
+    only["queries"] = [row for row in only["queries"] if row["split"] == "train"]
+    with pytest.raises(Refused, match="there is nothing to evaluate"):
+        run(tmp_path, write_corpus(tmp_path / "curate", **only), PERFECT)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"measure": "recall@7"}, "evaluate.measure is 'recall@7'; give one of recall@1"),
+        ({"pool": "all"}, "evaluate.pool is 'all'; give one of universal, target"),
+        ({"draws": 0}, "evaluate.draws is 0; give 1 or more"),
+    ],
+)
+def test_a_config_that_cannot_be_is_refused(wrong, words):
+    with pytest.raises(Refused, match=words):
+        EvaluateConfig(**wrong)

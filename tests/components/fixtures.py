@@ -1,0 +1,105 @@
+"""What the tests of the stages share: work done and published as the runner does it, and hand-made corpora and vectors."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from mirepoix.components.corpus.parts import PARTS
+from mirepoix.components.embedding.vectors import rows_to_arrow
+from mirepoix.components.synthetic.world import WorldConfig
+from mirepoix.models.backbones.twins import Tiny
+from mirepoix.models.vectors import Vectors
+from mirepoix.serving.search.dense import build
+from mirepoix.serving.store import Context, Outcome, publish
+
+WORLD = WorldConfig(
+    entities=24,
+    passages_per_entity=1,
+    pictures_per_entity=1,
+    image_size=28,
+    train_queries=4,
+    evaluation_queries=2,
+    validation_entities=0.1,
+    held_out_entities=0.1,
+    corrupt_files=0.05,
+    exact_duplicates=0.05,
+)
+SIZES = Tiny(vocabulary=300, hidden_size=32, layers=1, heads=2, intermediate_size=64, vision_depth=1, vision_width=32, vision_heads=2)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A published folder, and what its stage returned."""
+
+    folder: Path
+    outcome: Outcome
+
+
+def context(home: Path, seed: int = 0, report: Callable[[dict[str, float]], None] = lambda progress: None) -> Context:
+    """A stage's context in `home`, with an empty folder and a scratch that outlives it."""
+    draft = home / "draft"
+    draft.mkdir(parents=True)
+    return Context(draft, str(home / "scratch"), report, seed)
+
+
+def made(home: Path, work: Callable[..., Outcome], config: Any, seed: int = 0, **inputs: Path) -> Made:
+    """What the work makes of the inputs, published under `home`."""
+    lent = context(home, seed)
+    outcome = work(lent, config, **inputs)
+    publish(lent.folder, home / "artefact", {})
+    return Made(home / "artefact", outcome)
+
+
+def write_corpus(folder: Path, **parts: Sequence[dict[str, Any]]) -> Path:
+    """A corpus folder with the given rows; columns that a row lacks are empty, parts that are not given have no row."""
+    empty = {"text": "", "images": [], "video": [], "instruction": "", "source": "made", "line": 1, "relevance": 1}
+    for part in dict.fromkeys(("corpus", "queries", "qrels", *parts)):
+        (folder / part).mkdir(parents=True)
+        rows = [{**empty, **row} for row in parts.get(part, [])]
+        pq.write_table(pa.Table.from_pylist(rows, schema=PARTS[part]), folder / part / "part-00000.parquet")
+    return folder
+
+
+def write_plain(folder: Path, **parts: Sequence[dict[str, Any]]) -> Path:
+    """Plain Parquet as a user might have it: the columns are those of the first row, the types what pyarrow guesses."""
+    for part, rows in parts.items():
+        (folder / part).mkdir(parents=True)
+        pq.write_table(pa.Table.from_pylist(rows), folder / part / "mine.parquet")
+    return folder
+
+
+def plain_corpus(**parts: Sequence[dict[str, Any]]) -> dict[str, Sequence[dict[str, Any]]]:
+    """The rows of a small corpus with no column more than is needed; parts that are given take the place of its own."""
+    whole = {
+        "corpus": [{"id": "d1", "text": "a star"}, {"id": "d2", "text": "a disc"}],
+        "queries": [{"id": "q1", "text": "star ?", "split": "train", "task": "t->t"}],
+        "qrels": [{"query_id": "q1", "item_id": "d1"}],
+    }
+    return {**whole, **parts}
+
+
+def write_vectors(folder: Path, **parts: dict[str, tuple[int, list[float]]]) -> Path:
+    """A folder of vectors as `embed` writes it, from {id: (modality, row)} of each part."""
+    for part, items in parts.items():
+        (folder / part).mkdir(parents=True)
+        rows = torch.nn.functional.normalize(torch.tensor([row for _, row in items.values()]), dim=-1)
+        columns = {
+            "id": pa.array(items, pa.string()),
+            "modality": pa.array([code for code, _ in items.values()], pa.int8()),
+            "rows": rows_to_arrow(Vectors.single(rows)),
+        }
+        pq.write_table(pa.table(columns), folder / part / "part-00000.parquet")
+    (folder / "vectors.json").write_text(json.dumps({"width": rows.shape[1], "encoder": "hand-made"}))
+    return folder
+
+
+def write_index(folder: Path, items: dict[str, tuple[int, list[float]]]) -> Path:
+    rows = torch.nn.functional.normalize(torch.tensor([row for _, row in items.values()]), dim=-1)
+    build(Vectors.single(rows), list(items), [code for code, _ in items.values()], encoder="hand-made").save(folder)
+    return folder

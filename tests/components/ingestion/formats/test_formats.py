@@ -1,0 +1,84 @@
+"""Each format knows its own files, and what it writes it reads as it was."""
+
+import gzip
+import importlib
+import pkgutil
+
+import pytest
+
+from mirepoix.components import formats
+from mirepoix.components.ingestion.formats.source_files import SourceFiles
+from tests.components.ingestion.formats.format_cases import corpus_of, meaning, rows_of
+from tests.components.ingestion.formats.samples import SAMPLES
+
+FOUND = [importlib.import_module(f"{formats.__name__}.{found.name}") for found in pkgutil.iter_modules(formats.__path__)]
+FORMATS = {module.NAME: module for module in FOUND if hasattr(module, "NAME")}
+LAID = [pytest.param(name, lay, id=lay.__name__) for name, lays in SAMPLES.items() for lay in lays]
+
+
+def ids_stay(name):
+    return name in ("beir", "mbeir", "tevatron")
+
+
+@pytest.mark.parametrize(("name", "lay"), LAID)
+def test_a_source_is_claimed_by_its_own_format_alone(tmp_path, name, lay):
+    place = SourceFiles(str(lay(tmp_path / "source")))
+    assert [other for other, module in FORMATS.items() if module.detect(place)] == [name]
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+def test_an_empty_folder_and_one_of_other_things_is_nobodys(tmp_path, name):
+    (tmp_path / "notes.json").write_text('{"learning_rate": 0.1}')
+    (tmp_path / "broken.jsonl").write_text("{")
+    (tmp_path / "array.json").write_bytes(b"[\xff\xfe")
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1")
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(b'{"query": 1}' * 99)[:20])
+    assert not FORMATS[name].detect(SourceFiles(str(tmp_path)))
+
+
+@pytest.mark.parametrize(("name", "lay"), LAID)
+def test_what_is_written_is_read_as_it_was(tmp_path, name, lay):
+    module = FORMATS[name]
+    first = rows_of(module, lay(tmp_path / "source"))
+    module.write(tmp_path / "written", corpus_of(tmp_path / "corpus", first))
+    again = rows_of(module, tmp_path / "written")
+    assert meaning(again, ids_stay(name)) == meaning(first, ids_stay(name))
+    assert not meaning(first)["faults"]
+
+
+@pytest.mark.parametrize(("name", "lay"), LAID)
+def test_writing_twice_gives_the_same_bytes(tmp_path, name, lay):
+    module = FORMATS[name]
+    corpus = corpus_of(tmp_path / "corpus", rows_of(module, lay(tmp_path / "source")))
+    for copy in ("one", "two"):
+        module.write(tmp_path / copy, corpus)
+    one, two = (
+        {str(path.relative_to(tmp_path / copy)): path.read_bytes() for path in (tmp_path / copy).rglob("*") if path.is_file()}
+        for copy in ("one", "two")
+    )
+    assert one == two
+
+
+@pytest.mark.parametrize(("name", "lay"), LAID)
+def test_pieces_may_be_read_in_any_order_and_apart(tmp_path, name, lay):
+    """A piece is read with a place of its own, as a worker has it."""
+    source = lay(tmp_path / "source")
+    module = FORMATS[name]
+    pieces = module.shards(SourceFiles(str(source)))
+    apart = [list(module.read(SourceFiles(str(source)), shard)) for shard in reversed(pieces)]
+    assert [row for rows in reversed(apart) for row in rows] == rows_of(module, source)
+
+
+@pytest.mark.parametrize(("name", "lay"), LAID)
+def test_packed_lines_are_read_as_plain_ones(tmp_path, name, lay):
+    source = lay(tmp_path / "source")
+    plain = rows_of(FORMATS[name], source)
+    for path in [path for path in source.rglob("*") if path.suffix in (".jsonl", ".json")]:
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert meaning(rows_of(FORMATS[name], source), ids_stay(name)) == meaning(plain, ids_stay(name))
+
+
+def test_each_format_has_a_name_of_its_own_and_says_what_it_is():
+    assert len(FORMATS) == len([module for module in FOUND if hasattr(module, "NAME")])
+    assert all(module.WHAT and module.__doc__ for module in FORMATS.values())

@@ -1,0 +1,125 @@
+"""Files as users have them: what cannot be read is told by file and line, and a picture is found where it may be."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mirepoix.components.ingestion.formats import source_files as places
+from mirepoix.components.ingestion.formats.rows import RowError, Unreadable
+from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
+from mirepoix.models.errors import Refused
+from tests.components.ingestion.formats.format_cases import lay
+
+DEEP, LONG = "[" * 100_000, "9" * 5000
+
+
+def records(folder, name, content):
+    place = SourceFiles(str(lay(folder, {name: content})), "mine")
+    return [(line, row.reason if isinstance(row, RowError) else row) for line, row in place.records(Shard(name))]
+
+
+def test_a_line_that_python_does_not_take_costs_itself_alone(tmp_path):
+    text = f'{{"a": 1}}\n{{"a": {LONG}}}\n{{"a": {DEEP}\n{{"a": 2}}\n'
+    assert records(tmp_path, "a.jsonl", text) == [(1, {"a": 1}), (2, "bad JSON"), (3, "bad JSON"), (4, {"a": 2})]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (f'[{{"a": 1}},\n{{"a": {LONG}}}]', "line 2 is no JSON (Exceeds the limit (4300 digits)"),
+        (f'[{{"a": 1}},\n{{"a": {DEEP}', "line 2 is no JSON (it is nested too deep)"),
+        (b'[{"a": 1},\n\n{"a": "\xff"}]', "line 3 is not UTF-8"),
+        ('[{"a": 1}]\n[{"a": 2}]', "goes on at line 2 after the end"),
+        ('[{"a": 1}]\n \n' + " " * (3 << 20) + "\n]", "goes on at line 4 after the end"),
+        ('[{"a": 1}', "ends inside its JSON array, at line 1"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_array_that_cannot_be_read_is_refused_with_its_line(tmp_path, content, words, packed):
+    content = content if isinstance(content, bytes) else content.encode()
+    with pytest.raises(Unreadable) as refused:
+        records(tmp_path, "a.json" + ".gz" * packed, gzip.compress(content) if packed else content)
+    assert f"mine/a.json{'.gz' * packed} {words}" in str(refused.value) and "\n" not in str(refused.value)
+    assert f"line {refused.value.line}" in words
+
+
+def test_white_space_may_follow_an_array(tmp_path):
+    assert records(tmp_path, "a.json", '[{"a": 1}] \n' + " " * (2 << 20)) == [(1, {"a": 1})]
+
+
+@pytest.mark.parametrize("form", ["lines", "array"])
+@pytest.mark.parametrize("fault", ["cut", "plain", "flipped", "empty"])
+def test_a_packed_file_that_cannot_be_unpacked_is_refused(tmp_path, form, fault):
+    rows = [{"n": n, "text": f"{n * n:x}"} for n in range(5000)]
+    text = json.dumps(rows) if form == "array" else "".join(json.dumps(row) + "\n" for row in rows)
+    packed = bytearray(gzip.compress(text.encode()))
+    packed[len(packed) // 2] ^= 255
+    content = {"cut": gzip.compress(text.encode())[:-2000], "plain": text.encode(), "flipped": bytes(packed), "empty": b"\x1f\x8b"}[fault]
+    with pytest.raises(Refused, match=r"mine/a\.gz cannot be unpacked after line \d+ \(.+\); mend it"):
+        records(tmp_path, "a.gz", content)
+
+
+def test_parquet_whose_texts_are_no_utf8_or_whose_pages_are_damaged_is_refused(tmp_path):
+    pq.write_table(pa.table({"text": ["a bright star"] * 9}), tmp_path / "a.parquet", compression="none", use_dictionary=False)
+    whole = (tmp_path / "a.parquet").read_bytes()
+    for name, content in {"text": whole.replace(b"star", b"\xff\xff\xff\xff"), "page": whole[:4] + b"\xff" * 20 + whole[24:]}.items():
+        place = SourceFiles(str(lay(tmp_path / name, {"b.parquet": content})), "mine")
+        with pytest.raises(Refused, match=r"mine/b\.parquet cannot be read as Parquet") as refused:
+            list(place.tables(Shard("b.parquet")))
+        assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("folder", "file", "split"),
+    [
+        ("test", "part-0.tar", "test"),
+        ("coco-val", "part-0.tar", "validation"),
+        ("test", "train-0.tar", "train"),
+        ("tests", "part-0.tar", "train"),
+        ("test_data", "part-0.tar", "train"),
+        ("test", "dev/part-0.tar", "validation"),
+    ],
+)
+def test_the_folder_tells_the_split_where_the_file_does_not(tmp_path, folder, file, split):
+    lay(tmp_path / folder, {file: "x"})
+    assert SourceFiles(str(tmp_path / folder)).split(file) == split
+    assert SourceFiles(str(tmp_path / folder / file)).split(file.rpartition("/")[2]) == split
+
+
+@pytest.mark.parametrize(
+    ("path", "reason", "detail"),
+    [
+        ("../secret.png", "missing picture", "../secret.png leaves its folder"),
+        ("x/../../secret.png", "missing picture", "leaves its folder"),
+        ("a\0.png", "bad row", "a\\x00.png"),
+        ("", "bad row", "empty"),
+        ("nowhere.png", "missing picture", "nowhere.png"),
+        ("http://x/a.png", "URL", "http"),
+    ],
+)
+def test_a_picture_is_read_from_its_folder_alone(tmp_path, path, reason, detail):
+    place = SourceFiles(str(lay(tmp_path / "in", {"a.png": b"png"})))
+    lay(tmp_path, {"secret.png": b"secret"})
+    with pytest.raises(RowError) as trouble:
+        place.picture(path)
+    assert trouble.value.reason == reason and detail in trouble.value.detail
+    assert place.picture("./a.png") == b"png"
+
+
+def test_an_absolute_path_is_read_where_it_is(tmp_path):
+    lay(tmp_path, {"in/x": "x", "elsewhere/a.png": b"png"})
+    assert SourceFiles(str(tmp_path / "in")).picture(f"{tmp_path}/elsewhere/a.png") == b"png"
+
+
+def test_large_rows_of_parquet_come_fewer_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(places, "TABLE_BYTES", 10_000)
+    table = pa.table({"id": list(map(str, range(12))), "data": [bytes([n]) * 4000 for n in range(12)]})
+    pq.write_table(table, tmp_path / "rows.parquet", use_dictionary=False, compression="none")
+    given = SourceFiles(str(tmp_path))
+    (shard,) = given.parquet_shards("rows.parquet")
+    found = list(given.tables(shard))
+    assert [(number, rows.num_rows) for number, rows in found] == [(first, 2) for first in range(1, 13, 2)]
+    assert pa.concat_tables(rows for _, rows in found).combine_chunks() == table.combine_chunks()

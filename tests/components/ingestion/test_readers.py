@@ -1,0 +1,239 @@
+"""Rows of every format are counted: what is read is kept, merged or rejected with its line, and no row speaks for another."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from mirepoix.components.corpus.parts import read_part
+from mirepoix.components.ingestion import readers, sources
+from mirepoix.components.ingestion.sources import Remembered, SourcesConfig, fingerprint
+from mirepoix.models.errors import Refused
+from tests.components.fixtures import made
+from tests.components.ingestion.formats.format_cases import lay, picture
+
+UNITE = {"query": {"text": "who ?"}, "candidate": {"text": "he"}}
+PAIR = {"query": "who ?", "pos": ["he"], "neg": []}
+FACT = {"snippet_id": "d1", "fact": "It is he."}
+ASKED = {"qid": "q1", "Q": "Who ?", "txt_posFacts": ["d1"]}
+
+
+def bring(home, *paths, **settings):
+    return made(home / "out", sources.work, SourcesConfig(path=tuple(map(str, paths)), **settings))
+
+
+def part(found, name):
+    return read_part(found.folder, name).to_pylist()
+
+
+def rejects(found):
+    return [(row["part"], row["id"], row["reason"], row["source"].partition("/")[2], row["line"]) for row in part(found, "rejects")]
+
+
+@pytest.mark.parametrize(
+    ("files", "lost"),
+    [
+        ({"train.jsonl": [UNITE, UNITE | {"extra": 1}]}, [("queries", "", "unread column", "train.jsonl", 2)]),
+        ({"train.jsonl": [PAIR, PAIR | {"extra": 1}]}, [("queries", "", "unread column", "train.jsonl", 2)]),
+        (
+            {"all_docs.json": [FACT, FACT | {"snippet_id": "d2", "extra": 1}], "train.json": [ASKED, {**ASKED, "qid": "q2", "extra": 1}]},
+            [("corpus", "d2", "unread column", "all_docs.json", 2), ("queries", "q2", "unread column", "train.json", 2)],
+        ),
+    ],
+    ids=["unite", "flagembedding", "webqa"],
+)
+def test_a_row_with_a_column_that_nothing_reads_is_rejected_with_its_line(tmp_path, files, lost):
+    found = bring(tmp_path, lay(tmp_path / "in", files))
+    rows = found.outcome.rows
+    assert rejects(found) == lost and found.outcome.tables["notices"] == []
+    assert (rows.read, rows.written, rows.rejected) == (3 + len(lost), 3, len(lost))
+
+
+def test_what_is_left_aside_of_a_file_is_told_once_and_is_no_row(tmp_path, monkeypatch):
+    lines = [{"file": "a.png", "text": "one", "width": 4}] * 40
+    folder = lay(tmp_path / "in", {"a.png": picture(1), "captions.jsonl": lines})
+    monkeypatch.setattr("mirepoix.components.ingestion.formats.source_files.SHARD_BYTES", 400)
+    assert len(readers.opened((str(folder),))[0].shards) > 3
+    found = bring(tmp_path, folder)
+    assert found.outcome.tables["notices"] == [{"source": "in/captions.jsonl", "detail": "width; the rows are read without"}]
+    rows = found.outcome.rows
+    assert rows.rejected == 0 and rows.read == rows.written + rows.merged
+    assert all(part != "notices" for part in {row["part"] for row in found.outcome.tables["sources"]})
+
+
+def test_notices_are_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "NOTICES", 2)
+    files = {f"captions_{n}.jsonl": [{"file": "a.png", "text": "one", "width": 4}] for n in range(4)}
+    assert len(bring(tmp_path, lay(tmp_path / "in", {"a.png": picture(1), **files})).outcome.tables["notices"]) == 2
+
+
+def test_ids_that_begin_anew_in_each_split_are_rejected_with_all_that_is_judged_of_them(tmp_path):
+    shown = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    texts = {"train": ["a star", "a disc"], "test": ["a ring", "a cube"]}
+    (tmp_path / "in").mkdir()
+    for shade, (split, captions) in enumerate(texts.items()):
+        pictures = [{"bytes": picture(10 * shade + n), "path": ""} for n in range(2)]
+        columns = {"id": pa.array([0, 1]), "image": pa.array(pictures, shown), "text": pa.array(captions)}
+        pq.write_table(pa.table(columns), tmp_path / "in" / f"{split}.parquet")
+    found = bring(tmp_path, f"hf-images+{tmp_path}/in")
+    corpus = {row["id"]: row for row in part(found, "corpus")}
+    asked = {row["id"]: row for row in part(found, "queries")}
+    for row in part(found, "qrels"):
+        item, query = corpus[row["item_id"]], asked[row["query_id"]]
+        assert (item["source"], item["line"]) == (query["source"], query["line"]), "a judgement joins what stands in its own row"
+    first = "test.parquet"  # files are read in the order of their names
+    assert {row["source"] for row in corpus.values() if row["images"]} == {f"in/{first}"}
+    lost = rejects(found)
+    assert {told[2:4] for told in lost} == {("duplicate id", "train.parquet")}
+    assert sorted(told[0] for told in lost) == ["corpus"] * 2 + ["qrels"] * 4 + ["queries"] * 2
+    rows = found.outcome.rows
+    assert rows.read == rows.written + rows.rejected + rows.merged
+
+
+def test_a_row_that_stands_twice_as_it_is_keeps_what_is_judged_of_it(tmp_path):
+    fact = [FACT, FACT]
+    found = bring(tmp_path, lay(tmp_path / "in", {"all_docs.json": fact, "train.json": [ASKED]}))
+    assert rejects(found) == [("corpus", "d1", "duplicate id", "all_docs.json", 2)] and len(part(found, "qrels")) == 1
+
+
+def test_a_split_is_renamed_in_one_source_or_in_all(tmp_path):
+    for name in ("a", "b", "c"):
+        lay(tmp_path / name, {"dev.jsonl": [PAIR], "test.jsonl": [PAIR]})
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    found = bring(tmp_path, *paths, splits=("validation=train", "b:validation=mine", "b:test=train"))
+    splits = {(row["id"].partition("/")[0], row["split"]) for row in part(found, "queries")}
+    assert splits == {("a", "train"), ("a", "test"), ("b", "mine"), ("b", "train"), ("c", "train"), ("c", "test")}
+    with pytest.raises(Refused, match="no source is called 'd'; the sources are a"):
+        fingerprint(SourcesConfig(path=(str(paths[0]),), splits=("d:dev=train",)))
+    with pytest.raises(Refused, match="or NAME:old=new"):
+        SourcesConfig(splits=("a:b:c=d",))
+
+
+def test_a_folder_of_the_name_of_a_split_is_that_split(tmp_path):
+    lay(tmp_path / "test", {"a.png": picture(1), "captions.jsonl": [{"file": "a.png", "text": "one"}]})
+    assert {row["split"] for row in part(bring(tmp_path, tmp_path / "test"), "queries")} == {"test"}
+
+
+def test_the_two_sources_that_collide_are_named(tmp_path):
+    for name in ("x", "one/y", "two/y"):
+        lay(tmp_path / name, {"train.jsonl": [PAIR]})
+    with pytest.raises(Refused) as refused:
+        readers.opened((f"{tmp_path}/x", f"{tmp_path}/one/y", f"y=flagembedding+{tmp_path}/two/y"))
+    assert f"one={tmp_path}/one/y another=flagembedding+{tmp_path}/two/y" in str(refused.value)
+
+
+def test_a_row_that_no_table_can_hold_costs_itself_alone(tmp_path):
+    text = "".join(json.dumps(row) + "\n" for row in (PAIR, {**PAIR, "query": "\ud83d"}, {**PAIR, "query": "what ?"}))
+    found = bring(tmp_path, lay(tmp_path / "in", {"train.jsonl": text}))
+    assert rejects(found) == [("queries", "", "bad row", "train.jsonl", 2)] and len(part(found, "queries")) == 2
+
+
+def test_what_is_remembered_is_found_however_much_there_is(monkeypatch):
+    monkeypatch.setattr(sources, "RECENT", 7)
+    held, told = Remembered("i8", "u1"), {}
+    for start in range(0, 1000, 5):
+        names = [f"d{number % 600}" for number in range(start, start + 5)] + [f"d{start % 600}"]
+        for name, (key, numbers) in zip(names, held.find(names), strict=True):
+            assert numbers == told.get(name)
+            if numbers is None:
+                held.recent[key] = told[name] = (-len(told), len(told) % 7)
+    assert len(told) == 600 and len(held.chunks) < 6
+    assert [numbers for _, numbers in held.find(told)] == list(told.values())
+
+
+UNSOUND = {
+    "array.json": "[" + ",\n".join([json.dumps(UNITE), json.dumps(UNITE | {"candidate": {}}), '{"query":,}', json.dumps(UNITE)]) + "]",
+    "lines.jsonl": "{broken\n" + json.dumps(UNITE) + "\n" + json.dumps(UNITE | {"extra": 1}) + "\n",
+    "packed.jsonl.gz": gzip.compress("".join(json.dumps({**UNITE, "query": {"text": f"{n}"}}) + "\n" for n in range(900)).encode())[:-40],
+}
+
+
+@pytest.mark.parametrize("workers", [False, True])
+def test_where_a_file_breaks_off_all_other_faults_are_told_before_it_is_refused(tmp_path, monkeypatch, request, workers):
+    if workers:
+        request.getfixturevalue("ray_cluster")
+        monkeypatch.setattr(readers, "SMALL", 0)
+    with pytest.raises(Refused, match=r"^2 files cannot be read; the first: in/array.json line 3 is no JSON \(.*\); mend or shorten"):
+        bring(tmp_path, f"unite+{lay(tmp_path / 'in', UNSOUND)}")
+    told = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
+    cut = told[-1]["line"]
+    assert cut > 1 and f"after line {cut - 1}" in told[-1]["detail"]
+    assert [(row["part"], row["id"], row["reason"], row["source"], row["line"]) for row in told] == [
+        ("queries", "", "empty side", "in/array.json", 2),
+        ("file", "array.json", "unreadable", "in/array.json", 3),
+        ("queries", "", "bad JSON", "in/lines.jsonl", 1),
+        ("queries", "", "unread column", "in/lines.jsonl", 3),
+        ("file", "packed.jsonl.gz", "unreadable", "in/packed.jsonl.gz", cut),
+    ]
+    assert told[1]["detail"].startswith("line 3 is no JSON (Expecting value)")
+
+
+def test_parquet_without_its_footer_costs_the_faults_of_other_files_nothing(tmp_path):
+    rows = [{"anchor": "a", "positive": "b"}, {"anchor": "", "positive": "b"}]
+    good = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(rows), good)
+    whole = good.getvalue().to_pybytes()
+    with pytest.raises(Refused, match=r"^in/a.parquet cannot be read as Parquet"):
+        bring(tmp_path, f"sentence-transformers+{lay(tmp_path / 'in', {'a.parquet': whole[:-9], 'b.parquet': whole})}")
+    told = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
+    assert [(row["reason"], row["source"], row["line"]) for row in told] == [
+        ("unreadable", "in/a.parquet", 0),
+        ("empty side", "in/b.parquet", 2),
+    ]
+
+
+def test_what_a_file_that_breaks_off_may_still_hold_is_not_told_as_missing(tmp_path):
+    corpus = gzip.compress(b"".join(json.dumps({"_id": n, "text": f"{n}"}).encode() + b"\n" for n in range(500)))[:-40]
+    files = {"corpus.jsonl.gz": corpus, "queries.jsonl": [{"_id": "q", "text": "q"}], "qrels/test.tsv": "q\t499\t1\n"}
+    with pytest.raises(Refused, match=r"^in/corpus.jsonl.gz cannot be unpacked after line \d+"):
+        bring(tmp_path, lay(tmp_path / "in", files))
+    assert [row["reason"] for row in read_part(tmp_path / "out" / "draft", "rejects").to_pylist()] == ["unreadable"]
+
+
+def test_captions_whose_quotes_never_end_cost_the_other_captions_nothing(tmp_path):
+    files = {"a.png": picture(1), "captions_a.csv": 'file,text\na.png,one\na.png,"two\n', "captions_b.csv": "file,text\na.png,\n"}
+    with pytest.raises(Refused, match=r"^in/captions_a.csv cannot be read after line 2"):
+        bring(tmp_path, lay(tmp_path / "in", files))
+    told = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
+    assert [(row["reason"], row["source"], row["line"]) for row in told] == [
+        ("unreadable", "in/captions_a.csv", 3),
+        ("empty side", "in/captions_b.csv", 2),
+    ]
+
+
+def test_a_source_whose_first_line_is_broken_is_known_by_the_next(tmp_path):
+    found = bring(tmp_path, lay(tmp_path / "in", {"train.jsonl": "{broken\n" + json.dumps(PAIR) + "\n"}))
+    assert rejects(found) == [("queries", "", "bad JSON", "train.jsonl", 1)] and len(part(found, "queries")) == 1
+
+
+def test_a_source_that_is_known_by_nothing_is_told_why(tmp_path):
+    folder = lay(tmp_path / "in", {"train.jsonl": "{broken\n"})
+    with pytest.raises(
+        Refused, match=r"none of the known formats \(in/train.jsonl: line 1 is no JSON object \(Expecting .*\)\); name one as"
+    ):
+        readers.opened((str(folder),))
+
+
+def test_what_is_judged_twice_reaches_curation(tmp_path):
+    found = bring(tmp_path, lay(tmp_path / "in", {"train.jsonl": [{"query": "a", "pos": ["b", "b"], "neg": ["b", "c", "c"]}]}))
+    texts = {row["id"]: row["text"] for row in part(found, "corpus")}
+    assert [(texts[row["item_id"]], row["relevance"]) for row in part(found, "qrels")] == [("b", 1), ("b", 0), ("c", 0)]
+    rows = found.outcome.rows
+    assert (rows.read, rows.written, rows.merged, rows.rejected) == (8, 6, 2, 0)
+
+
+@pytest.mark.parametrize("name", ["lang=en", "beir+en", "a=beir+en"])
+def test_a_path_that_is_there_is_a_path_whatever_it_looks_like(tmp_path, monkeypatch, name):
+    lay(tmp_path / name, {"train.jsonl": [PAIR]})
+    monkeypatch.chdir(tmp_path)
+    for entry in (name, f"mine=flagembedding+{name}"):
+        (source,) = readers.opened((entry,))
+        assert (source.place.name, source.place.path, source.format) == ("mine" if entry != name else name, name, "flagembedding")
+
+
+def test_files_that_look_like_rows_and_are_not_read_are_told(tmp_path):
+    folder = lay(tmp_path / "in", {"train.jsonl": [PAIR], "x.jsonl.zst": b"x", "y.jsonl.zst": b"y"})
+    notice = {"source": "in/x.jsonl.zst", "detail": "not read and 1 more of .jsonl.zst: the format has no such file here"}
+    assert bring(tmp_path, folder).outcome.tables["notices"] == [notice]

@@ -1,0 +1,181 @@
+"""The rules of ViD2R keep an answer or drop it by name, in the paper's order, and put what is kept between its neighbours."""
+
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from mirepoix.components.passages.vid2r import REASONS, Answer, Dropped, Vid2rConfig, content_words, noun_finder, passage, ruled
+from mirepoix.models.errors import Refused
+
+CONFIG = Vid2rConfig()
+LONG = "a brown dog sleeps in the green grass beside a wooden fence"
+
+
+def rule(answer: str, question: str = "What is the dog doing?", pictured: bool = True, origin: str = "made/file", **changes):
+    return ruled(question, answer, pictured, origin, replace(CONFIG, **changes), content_words)
+
+
+@pytest.mark.parametrize(
+    "reason, said",
+    {
+        "no picture": rule(LONG, pictured=False),
+        "excluded folder": rule(LONG, origin="mix/VG_100K_2/12.jpg"),
+        "unanswerable": rule("The question is Unanswerable from this picture alone"),
+        "only digits": rule("1,204."),
+        "too short": rule("Sleeping."),
+        "region caption": rule(LONG, "Please provide a short description for this region: [0.1, 0.2, 0.4, 0.9]."),
+        "how many": rule(LONG, "How many dogs are there?"),
+        "what colour": rule(LONG, "What color is the dog?"),
+    }.items(),
+)
+def test_each_rule_drops_what_it_is_for_by_its_name(reason, said):
+    assert isinstance(said, Dropped) and said.reason == reason and reason in REASONS
+
+
+def test_the_other_wordings_of_the_rules_are_known_too():
+    assert rule("Reading is not required to answer that, it seems").reason == "unanswerable"
+    assert rule(LONG, "What colours does the dog have?").reason == "what colour"
+    assert rule(LONG, "Which bounding box shows the dog?").reason == "region caption"
+    assert rule(LONG, "How-many dogs are there?").reason == "how many"
+
+
+def test_the_first_rule_in_the_papers_order_gives_the_reason():
+    everything = {"answer": "12", "question": "How many?", "pictured": False, "origin": "VG_100K"}
+    assert rule(**everything).reason == "no picture"
+    assert rule(**{**everything, "pictured": True}).reason == "excluded folder"
+    assert rule(**{**everything, "pictured": True, "origin": ""}).reason == "only digits"
+    assert rule("Few words here", "How many dogs are there?").reason == "too short"
+
+
+@pytest.mark.parametrize(
+    "lead",
+    [
+        "Yes, ",
+        "No. ",
+        "answerable: ",
+        "Certainly! ",
+        "Sure, ",
+        "In the image, ",
+        "in this photo ",
+        "The image showcases ",
+        "Yes, certainly, in the scene, the image depicts ",
+    ],
+)
+def test_lead_ins_are_taken_away(lead):
+    assert rule(lead + LONG) == Answer("A" + LONG[1:], "A" + LONG[1:])
+
+
+def test_a_word_that_only_begins_like_a_lead_in_stays():
+    assert rule("Nobody is near the dog that sleeps in the grass").text.startswith("Nobody is near")
+    assert rule("Yes men are shown around the table of the old king").text.startswith("Yes men")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "No-one is standing beside the old wooden fence",
+        "Sure-footed goats climb on the old wooden fence",
+        "No.1 is written on the shirt of the tall player",
+        "Certainly-shaped stones lie beside the old fence",
+        "In the picture-perfect town there is an old fence",
+    ],
+)
+def test_a_word_or_a_number_that_a_lead_in_is_part_of_stays_whole(said):
+    assert rule(said, lower_case=False).text == said
+
+
+@pytest.mark.parametrize("lead", ["No - ", "Yes- ", "Yes\u2014", "No \u2013 ", "Sure \u2014", "Certainly "])
+def test_a_lead_in_ends_at_a_dash_or_at_a_sign_with_white_space(lead):
+    assert rule(lead + LONG).text == "A" + LONG[1:]
+
+
+def test_a_short_answer_gets_the_nouns_of_its_question_in_brackets():
+    said = rule("Sleeping soundly.", "What is the dog near the wooden fence doing?", min_characters=10)
+    assert said == Answer("Sleeping soundly (dog, wooden, fence)", "Sleeping soundly.")
+    assert rule("Five words are not few", min_characters=1).text == "Five words are not few"
+    assert rule("Four words are few", few_words=3, min_characters=1).text == "Four words are few"
+
+
+def test_an_answer_that_is_nothing_but_a_lead_in_is_dropped():
+    assert rule("Yes.", "Is the dog near the wooden fence of that old garden?").reason == "too short"
+
+
+def test_the_first_clause_of_the_question_is_not_said_again():
+    question = "In the living room, what stands on the table?"
+    said = rule("in the living room, there is a vase with flowers on it", question)
+    assert said.text == "There is a vase with flowers on it"
+    assert rule(LONG, question).text == "A" + LONG[1:]
+
+
+def test_an_answer_is_lower_cased_as_in_the_paper_unless_names_shall_stay():
+    said = "The Eiffel Tower stands behind the man in the coat"
+    assert rule(said).text == "The eiffel tower stands behind the man in the coat"
+    assert rule(said, lower_case=False).text == said
+
+
+def test_other_languages_pass_and_wide_characters_count_as_two():
+    said = "\u4e00\u53ea\u5728\u8349\u5730\u4e0a\u7761\u89c9\u7684\u5927\u9ec4\u72d7\u548c\u5b83\u7684\u670b\u53cb"
+    assert rule(said, "\u8fd9\u662f\u4ec0\u4e48\uff1f") == Answer(said, said)
+    assert rule("Un chien brun dort dans l'herbe verte.", "Que fait le chien ?").text == "Un chien brun dort dans l'herbe verte."
+
+
+def test_words_of_the_question_that_say_nothing_are_no_nouns():
+    assert content_words("What is the Eiffel Tower in this picture made of?") == ["Eiffel", "Tower", "made"]
+    assert content_words("\u8fd9\u662f\u4ec0\u4e48\uff1f") == []
+    assert len(content_words(" ".join(f"word{letter}" for letter in "abcdefghij"))) == 6
+
+
+NEIGHBOURS = ("Dogs sleep a lot. They dream. They bark.", "Grass is green. It grows.", "A fence is a wall.")
+
+
+def test_the_answer_stands_second_among_the_openings_of_its_neighbours():
+    said = passage(Answer("A dog sleeps", "A dog"), NEIGHBOURS, CONFIG)
+    assert said == "Dogs sleep a lot. They dream. A dog sleeps. Grass is green. It grows. A fence is a wall."
+    assert (
+        passage(Answer("It sleeps!", ""), NEIGHBOURS, replace(CONFIG, sentences=1))
+        == "Dogs sleep a lot. It sleeps! Grass is green. A fence is a wall."
+    )
+
+
+def test_the_titled_form_has_the_answer_in_front_and_no_brackets():
+    said = passage(Answer("Sleeping (dog)", "Sleeping"), NEIGHBOURS[:2], replace(CONFIG, form="titled"))
+    assert said == "title: Sleeping text: Dogs sleep a lot. They dream. Grass is green. It grows."
+
+
+def test_an_answer_without_neighbours_stands_alone_and_chinese_closes_up():
+    assert passage(Answer("A dog sleeps", ""), [], CONFIG) == "A dog sleeps."
+    chinese = passage(Answer("\u72d7\u5728\u7761\u89c9", ""), ["\u4e00\u3002\u4e8c\u3002\u4e09\u3002", "\u56db\u3002"], CONFIG)
+    assert chinese == "\u4e00\u3002\u4e8c\u3002\u72d7\u5728\u7761\u89c9\u3002\u56db\u3002"
+
+
+def test_nouns_are_those_of_spacy_where_its_model_is_named(monkeypatch):
+    def load(name: str, exclude: list[str]):
+        assert name == "en_core_web_sm"
+        return lambda text: [SimpleNamespace(text=word, pos_="NOUN" if word == "dog" else "VERB") for word in text.split()]
+
+    monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
+    assert noun_finder("en_core_web_sm")("the dog runs after the dog") == ["dog"]
+    assert noun_finder("heuristic") is content_words
+
+
+def test_spacy_or_a_model_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "spacy", None)
+    with pytest.raises(Refused, match="spaCy is not installed; install it with that model, or give heuristic"):
+        noun_finder("en_core_web_sm")
+
+    def load(name: str, exclude: list[str]):
+        raise OSError("no such model")
+
+    monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
+    with pytest.raises(Refused, match="spaCy has no such model here"):
+        noun_finder("xx")
+
+
+@pytest.mark.parametrize(
+    "change", [{"form": "third"}, {"neighbours": 0}, {"found_within": -1}, {"retriever": "s3://key:secret@bucket/release"}]
+)
+def test_what_cannot_be_right_is_refused(change):
+    with pytest.raises(Refused):
+        replace(CONFIG, **change)

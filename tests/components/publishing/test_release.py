@@ -1,0 +1,122 @@
+"""A release is made of the parts that belong together, and carries what it takes to prove that."""
+
+import json
+import shutil
+
+import pyarrow.parquet as pq
+import pytest
+
+from mirepoix.components.corpus.parts import read_part
+from mirepoix.components.pairs import pairs
+from mirepoix.components.pairs.instructions import INSTRUCTIONS
+from mirepoix.components.pairs.pairs import PairsConfig
+from mirepoix.components.publishing import release
+from mirepoix.components.publishing.release import ReleaseConfig
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Modality, table_to_items
+from mirepoix.serving.release import open_release, verify_release
+from mirepoix.serving.store import read_manifest
+from tests.components.fixtures import context, made, write_corpus
+
+
+@pytest.fixture
+def parts(untrained, indexed, curated, paired):
+    return {name: part.folder for name, part in {"encoder": untrained, "index": indexed, "curate": curated, "pairs": paired}.items()}
+
+
+def golden_items(folder):
+    return json.loads((folder / "golden.json").read_text())["items"]
+
+
+def test_it_verifies_itself_wherever_it_is_opened(released, tmp_path):
+    moved = shutil.copytree(released.folder, tmp_path / "moved")
+    assert open_release(moved).version == open_release(released.folder).version
+    assert verify_release(moved) > 0.9999
+
+
+def test_it_names_the_encoder_that_filled_its_index(released, untrained):
+    opened = open_release(released.folder)
+    assert opened.encoder == read_manifest(untrained.folder).digest == opened.open_index().description.encoder
+    assert opened.name == ReleaseConfig().name and opened.widths == (opened.open_encoder().dimension,)
+
+
+def test_every_candidate_can_be_shown(released, curated):
+    documents = open_release(released.folder).open_documents()
+    shown = [documents[position] for position in range(len(documents))]
+    assert {(document.id, document.text, document.modality, document.pictured) for document in shown} == {
+        (item.id, item.text, item.modality, bool(item.images)) for item in table_to_items(read_part(curated.folder, "corpus"))
+    }
+
+
+def test_queries_are_served_with_the_first_wording_of_each_task(released):
+    assert open_release(released.folder).instructions == {task: wordings[0] for task, wordings in INSTRUCTIONS.items()}
+
+
+@pytest.mark.parametrize("without", [0.0, 1.0])
+def test_queries_are_served_as_their_pairs_are_worded_or_in_no_words(parts, curated, tmp_path, without):
+    """The source's own wording before ours; and none, where no query was trained with one."""
+    corpus = shutil.copytree(curated.folder, tmp_path / "corpus")
+    write_corpus(tmp_path / "more", prompts=[{"task": "t->i", "wording": "The source's words.", "source": ""}])
+    shutil.rmtree(corpus / "prompts", ignore_errors=True)
+    (tmp_path / "more/prompts").rename(corpus / "prompts")
+    paired = made(tmp_path / "pairs", pairs.work, PairsConfig(without_instruction=without), curate=corpus)
+    lent = context(tmp_path / "out")
+    release.work(lent, ReleaseConfig(golden=1), **parts | {"pairs": paired.folder})
+    ours = {task: wordings[0] for task, wordings in INSTRUCTIONS.items()}
+    served = json.loads((lent.folder / "release.json").read_text())["instructions"]
+    assert served == ({} if without == 1 else ours | {"t->i": "The source's words."})
+
+
+def test_golden_items_are_so_many_of_each_modality(released, curated):
+    corpus = {item.id: item.modality for item in table_to_items(read_part(curated.folder, "corpus"))}
+    golden = [corpus[item["id"]] for item in golden_items(released.folder)]
+    assert sorted(golden) == sorted([Modality.TEXT, Modality.IMAGE, Modality.TEXT | Modality.IMAGE] * 2)
+
+
+def test_golden_items_stand_in_the_order_of_the_corpus_as_they_are_there(released, curated):
+    corpus = table_to_items(read_part(curated.folder, "corpus"))
+    golden = golden_items(released.folder)
+    assert [item["id"] for item in golden] == [item.id for item in corpus if item.id in {item["id"] for item in golden}]
+    assert {item["id"]: item["text"] for item in golden}.items() <= {item.id: item.text for item in corpus}.items()
+
+
+def test_a_modality_with_few_items_gives_all_of_them(parts, curated, tmp_path):
+    lent = context(tmp_path)
+    release.work(lent, ReleaseConfig(golden=10_000), **parts)
+    assert len(golden_items(lent.folder)) == read_part(curated.folder, "corpus", ["id"]).num_rows
+
+
+def test_rows_are_accounted_for(released, curated):
+    documents = read_part(curated.folder, "corpus", ["id"]).num_rows
+    assert released.outcome.rows.read == released.outcome.rows.written == documents
+    assert released.outcome.metrics == {"documents": documents, "golden": 6}
+
+
+def test_the_same_parts_give_the_same_version_and_another_name_another(released, parts, tmp_path):
+    versions = []
+    for name in ("mirepoix", "sofrito"):
+        lent = context(tmp_path / name)
+        config = ReleaseConfig(name=name, golden=2)
+        release.work(lent, config, **parts)
+        versions.append(json.loads((lent.folder / "release.json").read_text())["version"])
+    assert versions[0] == open_release(released.folder).version != versions[1]
+
+
+def test_an_index_of_another_encoder_is_refused(parts, untrained, tmp_path):
+    other = shutil.copytree(untrained.folder, tmp_path / "other")
+    (other / "mirepoix.json").write_text((other / "mirepoix.json").read_text().replace("2048", "1024"))
+    with pytest.raises(Refused, match="embed and index the corpus with this encoder"):
+        release.work(context(tmp_path / "out"), ReleaseConfig(), **parts | {"encoder": other})
+
+
+def test_a_corpus_that_lacks_what_was_indexed_is_refused(parts, curated, tmp_path):
+    part = shutil.copytree(curated.folder, tmp_path / "part")
+    file = part / "corpus" / "part-00000.parquet"
+    pq.write_table(pq.read_table(file).slice(3), file)
+    with pytest.raises(Refused, match="3 indexed items, such as"):
+        release.work(context(tmp_path / "out"), ReleaseConfig(), **parts | {"curate": part})
+
+
+def test_a_release_without_golden_items_is_refused():
+    with pytest.raises(Refused, match=r"release.golden is 0; give 1 or more"):
+        ReleaseConfig(golden=0)

@@ -1,0 +1,83 @@
+"""Training as one reads it on paper, in one process of plain torch: what every engine is compared with."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mirepoix.components.pairs.store import PairStore
+from mirepoix.components.training.augment import augmented
+from mirepoix.components.training.batch_plan import BatchPlan
+from mirepoix.components.training.job import TrainingJob
+from mirepoix.models.encoder import load_encoder
+from mirepoix.models.item import Item
+from mirepoix.models.losses.contrastive import Labels, contrastive
+from mirepoix.models.losses.temperature import Tempered
+from mirepoix.models.vectors import Vectors
+from tests.keys import filled
+
+
+def plain(job: TrainingJob) -> list[dict[str, Any]]:
+    """The same training in one process of plain torch, without dropout; its first row has the gradients too, before they are clipped."""
+    config = job.config
+    torch.manual_seed(int(np.random.SeedSequence(job.seed).generate_state(1)[0]))  # adapters are drawn
+    encoder = load_encoder(job.encoder).tune(config.tuning)
+    module = Tempered(encoder, config.loss) if config.loss.learned_temperature else encoder
+    learning = [p for p in module.parameters() if p.requires_grad]
+    decayed = {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay}
+    optimizer = torch.optim.AdamW([decayed, {"params": [p for p in learning if p.ndim == 1], "weight_decay": 0.0}], lr=config.learning_rate)
+    store = PairStore(job.pairs)
+    plan = BatchPlan(store, config.batch, job.seed, config.homogeneous, config.homogeneous_by)
+    everything = store.pairs(range(len(store)))
+    rows = []
+    for step in range(job.total):
+        # ZeRO's gradients are zeros, and not None, where nothing was learnt: AdamW's momentum moves on.
+        optimizer.zero_grad(set_to_none=step == 0)
+        losses, temperatures = [], []
+        for micro in range(config.gradient_accumulation_steps):
+            number = step * config.gradient_accumulation_steps + micro
+            batch = plan.batch(number)
+            seeds = [(*job.seed, number // plan.per_epoch, row) for row in batch]
+            drawn = store.drawn(batch)
+            whole = [told.pair for told in drawn]
+            pairs = [augmented(pair, config.augment, seed) for pair, seed in zip(whole, seeds, strict=True)]
+            documents = [pair.positive for pair in pairs] + [item for pair in pairs for item in pair.negatives]
+            rows_NTD, mask_NT, *scale = module(**encoder.training_collator([pair.query for pair in pairs], documents))
+            vectors = Vectors(rows_NTD, mask_NT)
+            originals = [p.positive for p in whole] + [item for p in whole for item in p.negatives]
+            known = [{_content(o.positive) for o in everything if (o.query.text, o.task) == (p.query.text, p.task)} for p in whole]
+            known = [answers | {_content(pair.positive)} for answers, pair in zip(known, pairs, strict=True)]
+            labels = Labels(
+                counts_B=torch.tensor([len(pair.negatives) for pair in pairs]),
+                codes_M=torch.tensor([int(item.modality) for item in documents]),
+                keys_MH=torch.tensor([[_content(item) for item in each] for each in zip(originals, documents, strict=True)]),
+                scores_M=torch.tensor([told.scores[0] for told in drawn] + [score for told in drawn for score in told.scores[1:]]),
+                relevant_BR=filled(known) if config.mask_relevant else None,
+            )
+            scale = scale[0] if scale else 1 / config.loss.temperature
+            contrast = contrastive(vectors[: len(pairs)], vectors[len(pairs) :], labels, config.loss, scale)
+            (contrast.loss / config.gradient_accumulation_steps).backward()
+            losses.append(contrast.loss.item())
+            temperatures.append(contrast.temperature.item())
+        gradients = {} if step else {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+        norm = torch.nn.utils.clip_grad_norm_(learning, config.max_grad_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * job.factor(step)
+        optimizer.step()
+        means = {"loss": np.mean(losses), "temperature": np.mean(temperatures)}
+        rows.append({**means, "grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"], "gradients": gradients})
+    return rows
+
+
+def _content(item: Item) -> int:
+    return hash((item.text, item.images, item.video))
+
+
+def assert_same_trace(rows: list[dict], expected: list[dict], loss: float = 2e-4, norm: float = 2e-2) -> None:
+    assert [row["step"] for row in rows] == list(range(1, len(expected) + 1))
+    for row, other in zip(rows, expected, strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], abs=loss), (rows, expected)
+        assert row["grad_norm"] == pytest.approx(other["grad_norm"], rel=norm), (rows, expected)
+        assert row["learning_rate"] == pytest.approx(other["learning_rate"])
+        assert row["temperature"] == pytest.approx(other["temperature"], rel=1e-4), (rows, expected)

@@ -1,0 +1,150 @@
+"""Every retriever trains on 1, 2 and 3 ranks that hold unlike things as plain torch does in one process, under ZeRO-0 and ZeRO-3."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mirepoix.components.pairs.store import PairStore
+from mirepoix.components.training import deepspeed_engine
+from mirepoix.components.training.batch_plan import BatchPlan
+from mirepoix.components.training.job import TrainingJob
+from mirepoix.models.backbones.tuning import Lora, Tuning
+from mirepoix.models.backbones.twins import make_twin, seeded
+from mirepoix.models.encoder import ARCHITECTURES, Encoder, architecture, load_encoder
+from mirepoix.models.item import Modality
+from mirepoix.models.losses.objective import Objective
+from mirepoix.models.retrievers.marvel import MarvelTuning
+from mirepoix.models.retrievers.mire import MireTuning
+from tests.components.training.plain_training import assert_same_trace, plain
+from tests.components.training.toy_training import NAMES, TINY, FolderSite, job_of, run, write_toys
+
+BATCH, STEPS = 6, 3
+KINDS = "tttittctttittittcictttttttcttctttttt"
+"""In the first step pictures with text have others of their modality, and pictures alone have: what is not masked."""
+LOSS = Objective(symmetric=True, modality_mask=True, temperature=0.1)
+MORE: dict[str, dict] = {"mimic": {"mix_in": 0.0}, "mire": {"cached_pictures": 8}}
+"""What is drawn on each rank for itself is another draw on other ranks: without it, all of them train the same."""
+PUBLISHED: dict[str, Tuning] = {
+    "marvel step 1": MarvelTuning(towers=("vision", "projector")),
+    "marvel steps 2 and 3": MarvelTuning(),
+    "mire alignment": MireTuning(towers=("pooling",), text_rows=False),
+    "unite adapters": Tuning(lora=Lora(8, 16, 0.0)),
+}
+"""Stages in which a part is frozen, tried on two ranks."""
+LEARN_OF_PICTURES = {"vision", "projector", "pooling"}
+
+
+def tuned(cls: type[Encoder], **more) -> Tuning:
+    return cls.Tuning(towers=cls.TOWERS, lora=None, **more)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory) -> Path:
+    return write_toys(tmp_path_factory.mktemp("toys"), KINDS, negatives=[0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory) -> dict[str, Path]:
+    """A random encoder of each retriever; those of a family are built over one twin."""
+    home, texts = tmp_path_factory.mktemp("encoders"), [f"a flag that is {name}" for name in NAMES] * 4
+    twins = {}
+    for name in ARCHITECTURES:
+        cls = architecture(name)
+        family = cls.FAMILIES[0]
+        twins[family] = twins.get(family) or make_twin(home / family, family, texts, TINY, seed=1)
+        with seeded(2):
+            cls.build(twins[family], cls.Config()).save(home / name)
+    return {name: home / name for name in ARCHITECTURES}
+
+
+def tunings(world: int) -> dict[str, Tuning]:
+    """What learns, by the name of the retriever and its stage."""
+    whole = {name: tuned(architecture(name), **MORE.get(name, {})) for name in ARCHITECTURES}
+    return whole | (PUBLISHED if world == 2 else {})
+
+
+def jobs_of(pairs: Path, encoders: dict[str, Path], world: int) -> dict[str, TrainingJob]:
+    """Trainings whose global batches are the same at every world size, and one with draws of the ranks' own; on two ranks more stages."""
+    shared = {"max_steps": STEPS, "num_workers": world, "per_device_train_batch_size": BATCH // world, "loss": LOSS, "learning_rate": 1e-3}
+    jobs = {}
+    for stage in (0, 3):
+        for name, tuning in tunings(world).items():
+            jobs[f"{name} {stage}"] = job_of(pairs, encoders[name.split()[0]], tuning=tuning, zero_stage=stage, **shared)
+        drawing = tuned(architecture("mimic"), mix_in=1.0)
+        jobs[f"drawing {stage}"] = job_of(pairs, encoders["mimic"], tuning=drawing, zero_stage=stage, **shared)
+    return jobs
+
+
+class Watched(FolderSite):
+    """What it trains tells in its first row also the gradients of that step, each parameter's whole, before they are clipped."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.gradients: dict[str, torch.Tensor] = {}
+        self.step, deepspeed_engine.step = deepspeed_engine.step, self.watched
+
+    def watched(self, engine: Any) -> float:
+        from deepspeed.utils import safe_get_full_grad
+
+        deepspeed_engine.step = self.step
+        told = {name: safe_get_full_grad(weight) for name, weight in engine.module.named_parameters() if weight.requires_grad}
+        self.gradients = {name: gradient.clone() for name, gradient in told.items() if gradient is not None}
+        return deepspeed_engine.step(engine)
+
+    def log(self, row: dict[str, Any]) -> None:
+        super().log(row | {"gradients": {} if self.rows else self.gradients})
+
+
+def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Parameter by parameter, to a ten thousandth of its largest; what is zero but for rounding is that of all parameters."""
+    assert found.keys() == expected.keys()
+    whole = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        bound = 1e-4 * float(gradient.abs().max()) + 1e-7 * whole
+        torch.testing.assert_close(
+            found[name].reshape(gradient.shape), gradient, atol=bound, rtol=0, msg=lambda told, name=name: f"{name}: {told}"
+        )
+
+
+@pytest.fixture(scope="module")
+def references(pairs, encoders) -> dict[str, list[dict[str, Any]]]:
+    jobs = jobs_of(pairs, encoders, 2)
+    return {name: plain(jobs[f"{name} 0"]) for name in tunings(2)}
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_in_the_first_step_a_rank_has_no_picture_and_another_has_and_in_a_later_one_nobody_has(pairs, encoders, world):
+    store = PairStore(pairs)
+    plan = BatchPlan(store, BATCH, jobs_of(pairs, encoders, world)["unite 0"].seed)
+    steps = []
+    for step in range(STEPS):
+        codes = [[item.modality for item in (pair.positive, *pair.negatives)] for pair in store.pairs(plan.batch(step))]
+        seen = [any(code & Modality.IMAGE for code in pair) for pair in codes]
+        steps.append([any(seen[first : first + BATCH // world]) for first in range(0, BATCH, BATCH // world)])
+    assert len(set(steps[0])) == 2, "the step whose gradients are compared"
+    assert any(not any(ranks) for ranks in steps), steps
+
+
+def test_in_the_first_step_all_that_learns_of_pictures_does(encoders, references):
+    for name, tuning in tunings(2).items():
+        encoder, gradients = load_encoder(encoders[name.split()[0]]), references[name][0]["gradients"]
+        names = {id(weight): path for path, weight in encoder.named_parameters()}
+        most = max(float(gradient.abs().max()) for gradient in gradients.values())
+        for tower in LEARN_OF_PICTURES & {*tuning.towers}:
+            own = [gradients[names[id(weight)]] for weight in encoder.towers[tower].parameters()]
+            assert max(float(gradient.abs().max()) for gradient in own) > 1e-3 * most, (name, tower)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_it_trains_as_one_process_with_the_whole_batch(pairs, encoders, references, world, tmp_path):
+    rows = run(jobs_of(pairs, encoders, world), world, tmp_path / "trained", Watched)
+    for name in tunings(world):
+        expected = references[name]
+        for stage in (0, 3):
+            assert_same_trace(rows[f"{name} {stage}"], expected)
+            assert_same_gradients(rows[f"{name} {stage}"][0]["gradients"], expected[0]["gradients"])
+    assert_same_trace(rows["drawing 3"], rows["drawing 0"])
+    assert_same_gradients(rows["drawing 3"][0]["gradients"], rows["drawing 0"][0]["gradients"])
+    assert [row["loss"] for row in rows["drawing 0"]] != pytest.approx([row["loss"] for row in references["mimic"]], abs=1e-4)

@@ -1,0 +1,181 @@
+"""What the tests of training share: a tiny Qwen2-VL, toy pairs of words and colours, and ranks as plain processes without Ray."""
+
+import json
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from PIL import Image
+
+from mirepoix.components.pairs.store import PairRow, write_pairs
+from mirepoix.components.training.job import TrainConfig, TrainingJob, make_job
+from mirepoix.components.training.train import train, work
+from mirepoix.models.backbones.tuning import Tuning
+from mirepoix.models.backbones.twins import Tiny, make_twin
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item
+from mirepoix.models.retrievers.unite import Unite, UniteConfig
+from mirepoix.serving.store import Context, Outcome
+
+COLOURS = {
+    "red": (220, 30, 30),
+    "green": (30, 200, 40),
+    "blue": (40, 40, 220),
+    "yellow": (230, 220, 40),
+    "black": (5, 5, 5),
+    "white": (250, 250, 250),
+}
+NAMES = [f"{first} {second}" for first in COLOURS for second in COLOURS]
+TINY = Tiny(
+    initializer_range=0.02,
+    vocabulary=400,
+    hidden_size=32,
+    layers=1,
+    heads=2,
+    intermediate_size=64,
+    vision_depth=1,
+    vision_width=32,
+    vision_heads=2,
+    max_pixels=56 * 56,
+)
+FULL = Tuning(towers=("language", "vision"), lora=None)
+TOY = TrainConfig(
+    tuning=FULL, per_device_train_batch_size=4, learning_rate=3e-3, warmup_steps=0, lr_scheduler_type="constant", logging_steps=1
+)
+
+
+def picture(name: str) -> bytes:
+    """Two colours beside each other."""
+    left, right = name.split()
+    image = Image.new("RGB", (56, 28), COLOURS[left])
+    image.paste(COLOURS[right], (28, 0, 56, 28))
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def write_encoder(folder: Path) -> Path:
+    """A random encoder whose vectors are those of a tiny Qwen2-VL."""
+    checkpoints = make_twin(folder / "backbone", "qwen2_vl", [f"a flag that is {name}" for name in NAMES] * 4, TINY, seed=1)
+    Unite.build(checkpoints, UniteConfig()).save(folder / "encoder")
+    return folder / "encoder"
+
+
+def write_toys(folder: Path, kinds: Sequence[str], negatives: int | Sequence[int] = 0, kin: bool = False, scored: bool = False) -> Path:
+    """As many pairs as kinds: "i" finds a picture by its colours' names, "t" a sentence by another, "c" both; a sixth ask again.
+
+    `negatives` is how many hard ones each pair has, by turns if there are several numbers. With `kin` all documents may be the same answer.
+    If they are `scored`, a teacher has scored the documents of all pairs but every fifth.
+    """
+    counts = [negatives] if isinstance(negatives, int) else negatives
+    items, pairs = [], []
+    for number, kind in enumerate(kinds):
+        name = NAMES[number % len(NAMES)]
+        asks, finds = (number - 3, number - 1) if number % 6 == 5 else (number, number)
+        items.append(Item(f"q{number}", text=f"which flag is {NAMES[asks % len(NAMES)]}"))
+        items.append(Item(f"d{number}", text=f"{name} is it" if kind in "tc" else "", images=(picture(name),) if kind in "ic" else ()))
+        others = [2 * ((number + 1 + k) % len(kinds)) + 1 for k in range(counts[number % len(counts)])]
+        scores = [0.9 - 0.2 * k for k in range(1 + len(others))] if scored and number % 5 else []
+        pairs.append(PairRow(f"p{number}", 2 * number, 2 * finds + 1, others, task=f"t->{kind}", scores=scores))
+    documents = range(1, len(items), 2)
+    write_pairs(folder, items, pairs, kin=[(a, b) for a in documents for b in documents if a != b] if kin else ())
+    return folder
+
+
+class FolderSite:
+    """A worker of a plain process group; its checkpoints are folders."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.rows: list[dict[str, float]] = []
+
+    def resume(self):
+        latest = self.folder / "latest.json"
+        return nullcontext(self.folder / json.loads(latest.read_text()) if latest.exists() else None)
+
+    def keep(self, folder: Path, name: str) -> None:
+        shutil.copytree(folder, self.folder / name, dirs_exist_ok=True)
+        dist.barrier()
+        if dist.get_rank() == 0:
+            (self.folder / "latest.json").write_text(json.dumps(name))
+        dist.barrier()
+
+    def log(self, row: dict[str, float]) -> None:
+        self.rows.append(row)
+
+
+def run(jobs: dict[str, TrainingJob], world: int, folder: Path, site: type[FolderSite] = FolderSite) -> dict[str, list[dict[str, Any]]]:
+    """Each job trained by so many processes, its checkpoints under its name; the rows that it logged."""
+    folder.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as meeting:
+        mp.spawn(_rank, (world, meeting, jobs, folder, site), nprocs=world)
+        return pickle.loads((Path(meeting) / "rows.pickle").read_bytes())
+
+
+def _rank(rank: int, world: int, meeting: str, jobs: dict[str, TrainingJob], folder: Path, kind: type[FolderSite]) -> None:
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}/rendezvous", rank=rank, world_size=world)
+    rows = {}
+    for name, job in jobs.items():
+        site = kind(folder / name)
+        try:
+            train(job, site)
+        except Refused as error:
+            site.rows.append({"refused": str(error), "kind": type(error)})
+        rows[name] = site.rows
+    if rank == 0:
+        (Path(meeting) / "rows.pickle").write_bytes(pickle.dumps(rows))
+    dist.destroy_process_group()
+    os._exit(0)  # at a usual exit gloo's threads may outlive what they stand on, and abort a process whose work is done
+
+
+def job_of(pairs: Path, encoder: Path, **changes) -> TrainingJob:
+    return make_job(replace(TOY, **changes), 7, pairs, encoder)
+
+
+def tell(path: Path, row: dict[str, float]) -> None:
+    """A report that outlives its process: a line of a file."""
+    with open(path, "a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def told(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def stage(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> Outcome:
+    """The work as a runner calls it: inside a Ray task."""
+    return work(context, config, pairs, encoder)
+
+
+def as_task(*arguments: Any) -> Any:
+    """That task, started."""
+    import ray
+
+    return ray.remote(num_cpus=0)(stage).remote(*arguments)
+
+
+def drive(address: str, path: str) -> None:
+    """The main of a driver process: connects, and waits for the task of the pickled arguments."""
+    import ray
+
+    ray.init(address=address, log_to_driver=False)
+    ray.get(as_task(*pickle.loads(Path(path).read_bytes())))
+
+
+def worker_pids() -> list[int]:
+    """The living workers of Ray Train in the private cluster of the test session."""
+    from ray._private.state import actors
+
+    return [row["Pid"] for row in actors().values() if row["ActorClassName"] == "RayTrainWorker" and row["State"] == "ALIVE"]

@@ -1,0 +1,72 @@
+"""What MARVEL and MiMIC share: words as T5 reads them, and the towers that they are built over."""
+
+import pytest
+import torch
+from transformers import T5Tokenizer
+
+from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_part
+from mirepoix.models.errors import Refused
+from mirepoix.models.retrievers.marvel import Marvel, MarvelConfig, MarvelTuning
+from mirepoix.models.retrievers.mimic import Mimic, MimicConfig
+from mirepoix.models.retrievers.t5_clip import TokenSequences
+
+
+@pytest.fixture(scope="module")
+def tokenizer(twin):
+    return open_part(twin("t5_clip")["text"], "text").tokenizer
+
+
+def test_words_are_read_as_t5_reads_them(tokenizer):
+    for text in ("two large blue stars at night", "", "a", "snow  snow"):
+        assert TokenSequences(tokenizer, 128)(text) == tokenizer(text)["input_ids"]
+
+
+def test_text_is_cut_to_its_budget_and_still_ends(tokenizer):
+    whole = tokenizer("two large blue stars at night")["input_ids"]
+    assert TokenSequences(tokenizer, 5)("two large blue stars at night") == [*whole[:4], tokenizer.eos_token_id]
+    assert TokenSequences(tokenizer, len(whole))("two large blue stars at night") == whole
+
+
+@pytest.mark.parametrize("token", ["</s>", "<pad>", "<extra_id_0>", "<extra_id_1>"])
+def test_control_tokens_of_t5_in_a_text_are_letters(token):
+    """T5's vocabulary of words holds them as if they were words."""
+    letters = [(letter, -5.0) for letter in "▁<>/_abdeiprstx01"]
+    vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *letters, ("<extra_id_1>", 0.0), ("<extra_id_0>", 0.0)]
+    tokenizer = T5Tokenizer(vocab=vocab, extra_ids=2)
+    *words, end = TokenSequences(tokenizer, 128)(f"a {token} b")
+    assert end == tokenizer.eos_token_id
+    assert "".join(tokenizer.convert_ids_to_tokens(words)) == f"▁a▁{token}▁b"
+    assert all(len(piece) == 1 for piece in tokenizer.convert_ids_to_tokens(words))
+
+
+def test_a_batch_is_padded_at_the_end_and_has_a_column_without_any_text(tokenizer):
+    words = TokenSequences(tokenizer, 128)
+    batch = words.batch([[5, 6, 1], [], [7, 1]])
+    assert batch["input_ids"].tolist() == [[5, 6, 1], [0, 0, 0], [7, 1, 0]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [0, 0, 0], [1, 1, 0]]
+    assert words.batch([[]])["attention_mask"].tolist() == [[0]]
+
+
+@pytest.mark.parametrize("made", [MarvelConfig, MimicConfig, MarvelTuning], ids=lambda made: made.__name__)
+def test_a_budget_that_holds_no_text_is_refused(made):
+    assert made(text_length=2).text_length == 2
+    with pytest.raises(Refused, match="text_length is 1; give at least 2"):
+        made(text_length=1)
+
+
+@pytest.mark.parametrize("retriever", [Marvel, Mimic])
+def test_towers_of_another_kind_are_refused(retriever, twin):
+    t5, clip = (open_part(twin("t5_clip")[name], name) for name in ("text", "vision"))
+    bert = open_part(twin("bert_clip")["text"], "text")
+    with pytest.raises(Refused, match=f"{retriever.architecture}'s text tower is a t5, and the checkpoint holds a bert"):
+        retriever(retriever.Config(), bert, clip)
+    with pytest.raises(Refused, match="vision tower is a clip_vision_model, and the checkpoint holds a bert"):
+        retriever(retriever.Config(), t5, LoadedCheckpoint(bert.model))
+
+
+@pytest.mark.parametrize("retriever", [Marvel, Mimic])
+def test_the_vision_half_of_a_whole_clip_serves_as_well(retriever, twin):
+    encoder = retriever.build({"text": twin("t5_clip")["text"], "vision": twin("clip")["model"]}, retriever.Config())
+    patches_VPD = encoder.patches(encoder.blank(encoder.device))
+    assert patches_VPD.shape == (1, 16, encoder.dimension)
+    assert not torch.equal(patches_VPD[0, 0], patches_VPD[0, 1])

@@ -1,0 +1,570 @@
+"""The HTTP surface in one process, over the real encoder and index: the shapes that clients know, and every refusal in one shape."""
+
+import asyncio
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import httpx
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mirepoix.models.encoder import Role
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item, Modality
+from mirepoix.models.vectors import Vectors
+from mirepoix.serving.http import api
+from mirepoix.serving.http.api import About, Busy, Encoded, HealthProbe, SearchResults, build_app
+from mirepoix.serving.http.schemas import Limits
+from mirepoix.serving.pictures import PictureLimits
+from mirepoix.serving.release import Release, open_release
+from mirepoix.serving.replicas import Counted
+from tests.serving.fixtures import INSTRUCTIONS, corpus, drawing
+from tests.serving.test_pictures import png_claiming
+
+
+class InProcess:
+    """A backend without replicas; keeps what it was asked to encode."""
+
+    def __init__(self, release: Release):
+        self.encoder, self.index, self.documents = release.open_encoder(), release.open_index(), release.open_documents()
+        self.encoder.collator = self.counted = Counted(self.encoder.collator)
+        self.asked: list[Item] = []
+        self.role: Role | None = None
+
+    async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]:
+        self.asked, self.role = list(items), role
+        vectors = self.encoder.encode(items, role=role)
+        return [
+            Encoded(rows[mask].numpy(), self.counted.tokens[item.id], len(items))
+            for item, rows, mask in zip(items, vectors.rows_NTD, vectors.mask_NT, strict=True)
+        ]
+
+    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResults]:
+        query = Vectors(torch.tensor(rows_TD)[None], torch.ones(1, len(rows_TD), dtype=torch.bool))
+        (hits,) = self.index.search(query, k, None if target is None else {target})
+        shown = [self.documents[self.index.position(hit.id)] for hit in hits]
+        return [
+            SearchResults(hit.id, hit.score, doc.modality.letters, doc.text, doc.pictured) for hit, doc in zip(hits, shown, strict=True)
+        ]
+
+    async def thumbnail(self, id: str) -> bytes | None:
+        position = self.index.position(id)
+        return None if position is None else self.documents.thumbnail(position)
+
+    async def ready(self) -> None:
+        pass
+
+
+class Caller:
+    """Requests to an application in this process."""
+
+    def __init__(self, app):
+        self.app = app
+
+    def __call__(self, method: str, path: str, **more) -> httpx.Response:
+        async def call() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://127.0.0.1") as http:
+                return await http.request(method, path, **more)
+
+        return asyncio.run(call())
+
+    def post(self, path: str, body, **more) -> httpx.Response:
+        return self("POST", path, json=body, **more)
+
+
+@pytest.fixture(scope="module")
+def release(release_folder) -> Release:
+    return open_release(release_folder)
+
+
+@pytest.fixture(scope="module")
+def backend(release) -> InProcess:
+    return InProcess(release)
+
+
+@pytest.fixture(scope="module")
+def about(release) -> About:
+    return About(release.name, release.version, release.widths, release.instructions)
+
+
+@pytest.fixture(scope="module")
+def call(backend, about) -> Caller:
+    return Caller(build_app(backend, about, Limits()))
+
+
+def uri(data: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def error_of(reply: httpx.Response, status: int) -> dict:
+    assert reply.status_code == status, reply.text
+    assert set(reply.json()) == {"error"} and set(reply.json()["error"]) == {"message", "type", "param", "code"}
+    assert "\n" not in reply.json()["error"]["message"]
+    return reply.json()["error"]
+
+
+PICTURE = drawing("square", 0.05)
+LINK = {"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}
+
+
+def test_embeddings_come_in_the_order_of_the_inputs(call, backend):
+    texts = ["one", "two", "three"]
+    reply = call.post("/v1/embeddings", {"model": "tiny", "input": texts}).json()
+    assert (reply["object"], reply["model"], [d["index"] for d in reply["data"]]) == ("list", "tiny", [0, 1, 2])
+    alone = [call.post("/v1/embeddings", {"input": text}).json()["data"][0]["embedding"] for text in texts]
+    assert np.allclose([d["embedding"] for d in reply["data"]], alone, atol=1e-5)
+    assert np.allclose(np.linalg.norm(alone, axis=1), 1, atol=1e-5)
+
+
+def test_base64_is_little_endian_float32_of_the_same_vector(call):
+    as_list = call.post("/v1/embeddings", {"input": "x", "encoding_format": "float"}).json()["data"][0]["embedding"]
+    packed = call.post("/v1/embeddings", {"input": "x", "encoding_format": "base64"}).json()["data"][0]["embedding"]
+    assert np.array_equal(np.frombuffer(base64.b64decode(packed), "<f4"), np.array(as_list, np.float32))
+
+
+def test_usage_counts_tokens(call):
+    short, long = (call.post("/v1/embeddings", {"input": text}).json()["usage"] for text in ("a", "a " * 50))
+    both = call.post("/v1/embeddings", {"input": ["a", "a " * 50]}).json()["usage"]
+    assert long["prompt_tokens"] >= short["prompt_tokens"] + 49
+    assert both == {name: short[name] + long[name] for name in short}
+
+
+def test_a_trained_width_is_cut_and_of_unit_norm_again(call):
+    full = np.array(call.post("/v1/embeddings", {"input": "x"}).json()["data"][0]["embedding"])
+    cut = np.array(call.post("/v1/embeddings", {"input": "x", "dimensions": 16}).json()["data"][0]["embedding"])
+    assert np.allclose(cut, full[:16] / np.linalg.norm(full[:16]), atol=1e-6)
+    assert len(call.post("/v1/embeddings", {"input": "x", "dimensions": 32}).json()["data"][0]["embedding"]) == 32
+
+
+def test_a_width_that_was_not_trained_is_refused(call):
+    error = error_of(call.post("/v1/embeddings", {"input": "x", "dimensions": 8}), 400)
+    assert error["param"] == "dimensions" and "16, 32" in error["message"]
+
+
+def test_text_and_picture_in_one_input_is_one_vector(call, backend):
+    things = [{"text": "a", "image": uri(PICTURE)}, {"image": uri(PICTURE)}, {"text": "a"}, "a"]
+    data = call.post("/v1/embeddings", {"input": things}).json()["data"]
+    assert [item.modality.letters for item in backend.asked] == ["it", "i", "t", "t"]
+    assert len({tuple(np.round(d["embedding"], 4)) for d in data}) == 3
+
+
+def test_inputs_are_documents_unless_the_request_says_otherwise_and_what_is_searched_for_is_a_query(call, backend):
+    for body, role in (({"input": "a"}, "document"), ({"input": "a", "role": "query"}, "query")):
+        call.post("/v1/embeddings", body)
+        assert backend.role == role
+    backend.role = None
+    call.post("/v1/search", {"text": "a"})
+    assert backend.role == "query"
+
+
+def test_messages_make_one_vector_of_all_they_say(call, backend):
+    content = [{"type": "image_url", "image_url": {"url": uri(PICTURE)}}, {"type": "text", "text": "what is it"}]
+    messages = [{"role": "system", "content": "Represent the question."}, {"role": "user", "content": content}]
+    assert len(call.post("/v1/embeddings", {"model": "tiny", "messages": messages}).json()["data"]) == 1
+    (item,) = backend.asked
+    assert (item.text, item.instruction, item.images) == ("what is it", "Represent the question.", (PICTURE,))
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({"input": ""}, 400, "input"),
+        ({"input": "  \n"}, 400, "input"),
+        ({"input": ["fine", ""]}, 400, "input"),
+        ({"input": []}, 400, "input"),
+        ({"input": ["x"] * 2049}, 400, "input"),
+        ({}, 400, "input"),
+        ({"input": "x", "messages": []}, 400, "input"),
+        ({"messages": []}, 400, "messages"),
+        ({"input": [1, 2, 3]}, 422, "input"),
+        ({"input": {"text": "x"}}, 422, "input"),
+        ({"input": "x", "role": "judge"}, 422, "role"),
+        ({"input": [{"text": "x", "pdf": "y"}]}, 422, "pdf"),
+        ({"input": "x", "model": "gpt"}, 404, "model"),
+        ({"input": "x", "encoding_format": "int8"}, 422, "encoding_format"),
+        ({"input": "x", "dimensions": 0}, 422, "dimensions"),
+        ({"input": "x", "truncate": True}, 422, "truncate"),
+        ({"input": "x" * 40_000}, 400, "input"),
+        ({"input": "x", "instruction": "x" * 40_000}, 400, "instruction"),
+        ({"input": [{"image": "https://example.com/cat.png"}]}, 400, "input"),
+        ({"input": [{"image": "file:///etc/passwd"}]}, 400, "input"),
+        ({"input": [{"image": "data:image/png;base64,@@@"}]}, 400, "input"),
+        ({"input": [{"image": "data:text/html;base64,aGk="}]}, 400, "input"),
+        ({"input": [{"image": "data:image/png;base64,"}]}, 400, "image"),
+        ({"input": [{"image": uri(PICTURE)}] * 33}, 400, "input"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://169.254.169.254/"}}]}]},
+            400,
+            "messages",
+        ),
+        ({"messages": [{"role": "tool", "content": "x"}]}, 422, "messages"),
+    ],
+)
+def test_an_embeddings_request_that_does_not_fit_is_refused_in_one_line(call, body, status, param):
+    assert error_of(call.post("/v1/embeddings", body), status)["param"] == param
+
+
+def test_a_search_by_text_ranks_documents(call, about):
+    reply = call.post("/v1/search", {"text": corpus()[3].text, "k": 4, "instruction": ""}).json()
+    assert (reply["object"], reply["release"], reply["model"]) == ("search", about.version, "tiny") and reply["took_ms"] > 0
+    assert [result["rank"] for result in reply["results"]] == [1, 2, 3, 4]
+    assert reply["results"][0] == {
+        "id": "text-03",
+        "score": pytest.approx(1, abs=1e-4),
+        "rank": 1,
+        "modality": "t",
+        "text": corpus()[3].text,
+        "image": None,
+    }
+    scores = [result["score"] for result in reply["results"]]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_search_by_picture_is_the_same_as_data_uri_and_as_upload(call):
+    item = corpus()[20 + 7]
+    sent = call.post("/v1/search", {"image": uri(item.images[0]), "instruction": "", "k": 5}).json()
+    form = call(
+        "POST", "/v1/search", files={"image": ("x.png", item.images[0])}, data={"k": "5", "instruction": "", "text": "", "target": ""}
+    ).json()
+    assert sent["results"][0]["id"] == item.id
+    assert sent["results"][0]["image"] == f"/v1/items/{item.id}/image"
+    assert len(form["results"]) == 5
+
+
+def test_text_and_picture_search_together(call, backend):
+    item = corpus()[45]
+    files = {"image": ("x.png", item.images[0])}
+    assert call("POST", "/v1/search", files=files, data={"text": item.text}).status_code == 200
+    assert backend.asked[0].modality.letters == "it"
+    found = call.post("/v1/search", {"text": item.text, "image": uri(item.images[0]), "instruction": "", "k": 1}).json()["results"]
+    assert found[0]["id"] == item.id
+
+
+@pytest.mark.parametrize("target", ["t", "i", "it"])
+def test_a_target_finds_only_items_of_exactly_that_modality(call, target):
+    results = call.post("/v1/search", {"text": "disc", "target": target, "k": 100}).json()["results"]
+    assert len(results) == 20 and {result["modality"] for result in results} == {target}
+
+
+def test_letters_of_a_target_come_in_any_order(call):
+    assert len(call.post("/v1/search", {"text": "disc", "target": "ti", "k": 100}).json()["results"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("body", "wording"),
+    [
+        ({"text": "x", "target": "i"}, INSTRUCTIONS["t->i"]),
+        ({"image": uri(PICTURE), "target": "t"}, INSTRUCTIONS["i->t"]),
+        ({"text": "x"}, INSTRUCTIONS[""]),
+        ({"text": "x", "target": "it"}, INSTRUCTIONS[""]),
+        ({"text": "x", "target": "i", "instruction": "Mine."}, "Mine."),
+        ({"text": "x", "target": "i", "instruction": ""}, ""),
+    ],
+)
+def test_a_query_gets_the_wording_that_its_task_was_trained_with(call, backend, body, wording):
+    assert call.post("/v1/search", body).status_code == 200
+    assert backend.asked[0].instruction == wording
+
+
+def test_without_trained_wordings_a_query_has_none(backend, about):
+    plain = Caller(build_app(backend, replace(about, instructions={}), Limits()))
+    assert plain.post("/v1/search", {"text": "x", "target": "i"}).status_code == 200
+    assert backend.asked[0].instruction == ""
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ({}, 400, "text"),
+        ({"text": " "}, 400, "text"),
+        ({"text": "x", "k": 0}, 400, "k"),
+        ({"text": "x", "k": 101}, 400, "k"),
+        ({"text": "x", "k": "many"}, 422, "k"),
+        ({"text": "x", "target": "q"}, 400, "target"),
+        ({"text": "x", "target": ""}, 400, "target"),
+        ({"text": "x", "limit": 3}, 422, "limit"),
+        ({"text": 3}, 422, "text"),
+        ({"text": "x", "model": "other"}, 404, "model"),
+        ({"image": "https://example.com/a.png"}, 400, "image"),
+        ({"text": "x" * 40_000}, 400, "text"),
+        (["x"], 422, None),
+        ("x", 422, None),
+    ],
+)
+def test_a_search_that_does_not_fit_is_refused_in_one_line(call, body, status, param):
+    assert error_of(call.post("/v1/search", body), status)["param"] == param
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"hello there, no picture", "unknown_format"),
+        (PICTURE[: len(PICTURE) // 2], "damaged"),
+        (png_claiming(20_000, 20_000), "too_many_pixels"),
+        (png_claiming(10, 10_000), "too_thin"),
+    ],
+)
+def test_a_bad_picture_is_refused_with_a_fixed_code(call, data, code):
+    for reply in (call.post("/v1/search", {"image": uri(data)}), call("POST", "/v1/search", files={"image": ("x.png", data)})):
+        assert error_of(reply, 400)["code"] == code
+
+
+def test_a_picture_of_too_many_bytes_is_too_large(backend, about):
+    small = Caller(build_app(backend, about, Limits(picture=PictureLimits(max_bytes=100))))
+    assert error_of(small.post("/v1/search", {"image": uri(PICTURE)}), 413)["code"] == "too_many_bytes"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"null", b"{", b"\xff\xfe", b'{"text": "\\ud800"}', b"[" * 100_000, b'{"text": NaN}', b'{"k": ' + b"9" * 5000 + b"}"]
+)
+def test_what_is_no_json_is_refused(call, body):
+    reply = call("POST", "/v1/search", content=body)
+    assert reply.status_code in (400, 422) and error_of(reply, reply.status_code)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {"content": b"garbage", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+        {"content": b"garbage", "headers": {"content-type": "multipart/form-data"}},
+        {"files": [("image", ("a", PICTURE)), ("image", ("b", PICTURE))]},
+        {"files": {"movie": ("a", PICTURE)}},
+        {"files": {"image": ("a", PICTURE)}, "data": {"image": "data:image/png;base64,xx"}},
+        {"files": {"image": ("a", PICTURE)}, "data": {"colour": "red"}},
+        {"files": {"image": ("a", b"")}},
+    ],
+)
+def test_a_form_that_does_not_fit_is_refused(call, sent):
+    reply = call("POST", "/v1/search", **sent)
+    assert reply.status_code in (400, 422) and error_of(reply, reply.status_code)
+
+
+def test_the_body_is_counted_while_it_streams(backend, about):
+    small = Caller(build_app(backend, about, Limits(max_body=1000)))
+    error_of(small("POST", "/v1/search", content=b"x" * 1001), 413)
+    given = 0
+
+    async def endless():
+        nonlocal given
+        while True:
+            given += 100
+            yield b"x" * 100
+
+    error_of(small("POST", "/v1/search", content=endless()), 413)
+    assert given <= 1200
+
+
+def test_a_lied_about_length_is_refused(call):
+    error_of(call("POST", "/v1/search", content=b"{}", headers={"content-length": "9" * 30}), 413)
+
+
+def test_the_picture_of_an_item_is_served_by_any_id(call):
+    item = corpus()[-1]
+    path = next(r["image"] for r in call.post("/v1/search", {"text": item.text, "k": 100}).json()["results"] if r["id"] == item.id)
+    reply = call("GET", path)
+    assert reply.headers["content-type"] == "image/png" and reply.content.startswith(b"\x89PNG")
+    assert call("GET", "/v1/items/both/03/image").status_code == 200
+    assert call("GET", "/v1/items/picture-00/image").headers["content-type"] == "image/jpeg"
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/items/text-01/image", "/v1/items/nobody/image", "/v1/items/../../etc/passwd/image", "/nothing", "/v1/", "/docs"]
+)
+def test_what_is_not_there_is_not_found(call, path):
+    error_of(call("GET", path), 404)
+
+
+def test_a_wrong_method_is_refused(call):
+    error_of(call("GET", "/v1/search"), 405)
+
+
+def test_models_lists_the_one_that_is_served(call, about):
+    (model,) = call("GET", "/v1/models").json()["data"]
+    assert (model["id"], model["object"], model["release"], model["dimensions"]) == ("tiny", "model", about.version, [16, 32])
+
+
+def test_health_tells_the_release_and_fails_when_nobody_answers(call, backend, about):
+    assert call("GET", "/health").json() == {"status": "ok", "release": about.version, "model": "tiny", "key": False}
+
+    class Silent(InProcess):
+        def __init__(self):
+            pass
+
+        async def ready(self) -> None:
+            raise Busy
+
+    reply = Caller(build_app(Silent(), about, Limits()))("GET", "/health")
+    assert error_of(reply, 503) and reply.headers["retry-after"] == "1"
+
+
+class Awaited(InProcess):
+    """A backend that takes its time to say whether it answers."""
+
+    def __init__(self, seconds: float = 0.0, fails: bool = False):
+        self.seconds, self.fails, self.asked_whether_ready = seconds, fails, 0
+
+    async def ready(self) -> None:
+        self.asked_whether_ready += 1
+        await asyncio.sleep(self.seconds)
+        if self.fails:
+            raise Busy
+
+
+async def at_once(app, *paths: str) -> list[int]:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as http:
+        return [reply.status_code for reply in await asyncio.gather(*map(http.get, paths))]
+
+
+def test_whoever_asks_for_health_takes_no_room_from_requests_with_a_key(about):
+    app = build_app(Awaited(seconds=1), about, Limits(max_in_flight=2))
+    *health, models = asyncio.run(at_once(app, *["/health"] * 6, "/v1/models"))
+    assert models == 200
+    assert sorted(health) == [200, 200, 503, 503, 503, 503]
+
+
+@pytest.mark.parametrize(("fails", "status"), [(False, 200), (True, 503)])
+def test_many_who_ask_for_health_share_one_answer_and_it_holds_for_a_moment(about, monkeypatch, fails, status):
+    backend = Awaited(seconds=0.05, fails=fails)
+    app = build_app(backend, about, Limits())
+
+    async def ask() -> None:
+        assert await at_once(app, *["/health"] * 20) == [status] * 20
+        assert await at_once(app, "/health") == [status]
+        assert backend.asked_whether_ready == 1
+        monkeypatch.setattr(api, "PULSE_SECONDS", 0.0)
+        backend.fails = not fails
+        assert await at_once(app, "/health") == [503 if status == 200 else 200]
+        assert backend.asked_whether_ready == 2
+
+    asyncio.run(ask())
+
+
+def test_who_no_longer_waits_for_health_does_not_spoil_it_for_others():
+    async def ask() -> None:
+        backend = Awaited(seconds=0.1)
+        probe = HealthProbe(backend.ready)
+        one, other = asyncio.create_task(probe.wait()), asyncio.create_task(probe.wait())
+        await asyncio.sleep(0.01)
+        one.cancel()
+        await other
+        assert one.cancelled() and backend.asked_whether_ready == 1
+
+    asyncio.run(ask())
+
+
+def test_figures_count_requests_by_route_and_status(backend, about):
+    fresh = Caller(build_app(backend, about, Limits()))
+    fresh.post("/v1/search", {"text": "x"})
+    fresh.post("/v1/search", {"text": ""})
+    fresh("GET", "/v1/items/nobody/image")
+    fresh("GET", "/secret/path")
+    text = fresh("GET", "/metrics").text
+    assert 'mirepoix_requests_total{route="/v1/search",status="200"} 1.0' in text
+    assert 'mirepoix_requests_total{route="/v1/search",status="400"} 1.0' in text
+    assert 'mirepoix_requests_total{route="/v1/items/{id:path}/image",status="404"} 1.0' in text
+    assert 'mirepoix_request_seconds_count{route="/v1/search"} 2.0' in text
+    assert "mirepoix_batch_size_count 1.0" in text and "secret" not in text
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]"])
+def test_without_a_key_it_answers_to_the_names_of_this_machine(call, host):
+    assert call("GET", "/v1/models", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "10.0.0.1", "", "[::2]:80"])
+def test_without_a_key_it_answers_to_no_other_name(call, backend, about, host):
+    """A page elsewhere, whose name now points here, could otherwise read what is served."""
+    for path in ("/v1/models", "/metrics"):
+        assert "localhost only" in error_of(call("GET", path, headers={"host": host}), 403)["message"]
+    locked = Caller(build_app(backend, about, Limits(), api_key="sesame"))
+    assert locked("GET", "/v1/models", headers={"host": host, "authorization": "Bearer sesame"}).status_code == 200
+
+
+def test_a_key_is_wanted_where_one_is_set(backend, about):
+    locked = Caller(build_app(backend, about, Limits(), api_key="sésame"))
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sésame".encode()}):
+        reply = locked.post("/v1/search", {"text": "x"}, headers=headers)
+        assert error_of(reply, 401)["type"] == "authentication_error" and reply.headers["www-authenticate"] == "Bearer"
+    assert locked.post("/v1/search", {"text": "x"}, headers={"authorization": "Bearer sésame".encode()}).status_code == 200
+    assert locked("GET", "/v1/items/both/03/image").status_code == 401
+    assert locked("GET", "/metrics").status_code == 401
+    assert locked("GET", "/metrics", headers={"authorization": "Bearer sésame".encode()}).status_code == 200
+    assert locked("GET", "/").status_code == 200
+    assert locked("GET", "/health", headers={"host": "balancer.example"}).json()["key"] is True
+
+
+def test_more_requests_than_have_room_are_sent_away(release, about):
+    class Slow(InProcess):
+        async def encode(self, items, role):
+            await asyncio.sleep(0.3)
+            return await super().encode(items, role)
+
+    app = build_app(Slow(release), about, Limits(max_in_flight=2))
+
+    async def ask() -> list[httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as http:
+            return await asyncio.gather(*(http.post("/v1/search", json={"text": "x"}) for _ in range(5)))
+
+    replies = asyncio.run(ask())
+    assert sorted(reply.status_code for reply in replies) == [200, 200, 503, 503, 503]
+    assert all(reply.headers["retry-after"] == "1" for reply in replies if reply.status_code == 503)
+
+
+def test_an_answer_that_takes_too_long_is_given_up(release, about):
+    class Stuck(InProcess):
+        async def encode(self, items, role):
+            await asyncio.sleep(60)
+
+    stuck = Caller(build_app(Stuck(release), about, Limits(timeout_s=0.1)))
+    assert "0.1 seconds" in error_of(stuck.post("/v1/search", {"text": "x"}), 503)["message"]
+
+
+def test_our_own_failure_says_nothing_of_its_cause(release, about, caplog):
+    class Broken(InProcess):
+        async def encode(self, items, role):
+            raise RuntimeError("secret at 0x7f00")
+
+    broken = Caller(build_app(Broken(release), about, Limits()))
+    assert "secret" not in error_of(broken.post("/v1/search", {"text": "x"}), 500)["message"]
+    assert "secret at 0x7f00" in caplog.text
+
+
+def test_what_the_encoder_refuses_is_the_visitors_fault(release, about):
+    class Choosy(InProcess):
+        async def encode(self, items, role):
+            raise Refused("the item needs more tokens than there is room for")
+
+    choosy = Caller(build_app(Choosy(release), about, Limits()))
+    assert "more tokens" in error_of(choosy.post("/v1/search", {"text": "x"}), 400)["message"]
+
+
+def test_the_page_may_load_nothing_from_elsewhere(call):
+    page = call("GET", "/")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'" in page.headers["content-security-policy"] and page.headers["x-content-type-options"] == "nosniff"
+    assert "//" not in page.text.replace("<!doctype html>", "") and "innerHTML" not in call("GET", "/page.js").text
+    assert call("GET", "/style.css").headers["content-type"].startswith("text/css")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+fields = st.sampled_from(
+    ["text", "image", "k", "target", "instruction", "input", "messages", "encoding_format", "dimensions", "model", "user"]
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(path=st.sampled_from(["/v1/search", "/v1/embeddings"]), body=st.dictionaries(fields, json_values, max_size=4) | json_values)
+def test_no_json_whatever_makes_the_server_fail(call, path, body):
+    reply = call("POST", path, content=json.dumps(body))
+    assert reply.status_code < 500
+    if reply.status_code != 200:
+        error_of(reply, reply.status_code)

@@ -1,0 +1,274 @@
+"""The DAG: what hangs on what, and that a change of code which decides a result does not go unnoticed."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import is_dataclass, replace
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import pytest
+
+from mirepoix.components.synthetic.entities import SPLITS
+from mirepoix.models.encoder import ARCHITECTURES
+from mirepoix.models.errors import Refused
+from mirepoix.serving.store import publish
+from mirepoix.workflows.dag.retrieval import Retrieval
+from mirepoix.workflows.recipes.registry import recipe
+from mirepoix.workflows.run import resolve
+from mirepoix.workflows.runner.fingerprint import ingredients, key_of
+
+STAGES = {stage.name: stage for stage in recipe("quickstart").stages()}
+
+
+@pytest.mark.parametrize(
+    ("name", "consists_of", "does_not"),
+    [
+        (
+            "sources",
+            "components.drawing components.entities components.corpus components.formats.beir components.formats.place models.item",
+            "components.curate models.encoder",
+        ),
+        ("curate", "serving.pictures components.corpus components.duplicates components.texts", "components.world models.encoder"),
+        ("pairs", "components.instructions components.batches", "components.world components.train"),
+        (
+            "adapt",
+            "models.loss models.unite models.backbone components.zero components.batches components.job",
+            "components.world serving.index",
+        ),
+        ("embed", "models.unite models.encoder models.vectors components.embeddings", "models.loss components.train serving.index"),
+        ("index", "serving.index components.embeddings", "models.unite components.embed"),
+        ("evaluate", "serving.index components.metrics", "models.unite components.train"),
+        ("release", "serving.release serving.index models.unite components.instructions", "components.train serving.app"),
+        ("deploy", "serving.app serving.api serving.schemas serving.replicas", "components.train"),
+    ],
+)
+def test_a_stage_is_made_anew_when_a_module_changes_that_decides_its_result_and_by_no_other(name, consists_of, does_not):
+    parts = set(STAGES[name].modules)
+    assert {f"mirepoix.{part}" for part in consists_of.split()} <= parts
+    assert not {f"mirepoix.{part}" for part in does_not.split()} & parts
+
+
+@pytest.mark.parametrize("retriever", sorted(ARCHITECTURES))
+def test_a_retriever_is_in_the_key_of_what_its_own_encoder_is_opened_by_and_in_no_others(retriever):
+    modules = {module for module, _ in ARCHITECTURES.values()}
+    arm = f"arms.{retriever}"
+    own = [stage for stage in resolve("quickstart_all", [f"only={retriever}", f"{arm}.mine=MineConfig"]).stages() if stage.arm]
+    opened = {stage.step: modules & set(stage.modules) for stage in own}
+    for step in ("instruct", "embed", "release", "mine"):
+        assert opened[step] == {ARCHITECTURES[retriever][0]}, step
+    assert not opened["evaluate"] | opened["index"]
+
+
+def test_what_opens_any_release_has_all_retrievers_in_its_key(tmp_path):
+    publish(written(tmp_path / "draft", "x"), tmp_path / "release", {})
+    mined = {stage.name: stage for stage in resolve("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}/release"]).stages()}
+    for name in ("mine", "deploy"):
+        assert {module for module, _ in ARCHITECTURES.values()} <= set(mined[name].modules)
+
+
+@pytest.mark.parametrize("name", ["quickstart", "nlvr", "unite"])
+def test_unite_is_adapted_without_the_mask_and_instructed_with_it(name):
+    config = recipe(name)
+    assert config.adapt.loss.modality_mask is False
+    assert config.instruct.loss.modality_mask is True
+
+
+def test_what_the_config_asks_for_beside_stands_in_its_place():
+    chosen = resolve("quickstart", ["passages.kind=vid2r", "mine=MineConfig", "mine.last=50"])
+    more = {stage.name: stage for stage in chosen.stages()}
+    assert set(more) - set(STAGES) == {"passages", "embed-adapted", "index-adapted", "mine"}
+    assert more["pairs"].inputs == {"curate": "curate", "passages": "passages"}
+    assert more["mine"].inputs == {"pairs": "pairs", "curate": "curate", "encoder": "adapt", "index": "index-adapted"}
+    assert more["instruct"].inputs == {"pairs": "mine", "encoder": "adapt"}
+    assert {f"mirepoix.{name}" for name in ("components.negatives", "serving.index", "models.unite")} <= set(more["mine"].modules)
+
+
+def test_a_training_that_is_left_out_leaves_its_place_to_the_one_before_it():
+    plain = {stage.name: stage for stage in resolve("quickstart", ["adapt=null"]).stages()}
+    assert set(STAGES) - set(plain) == {"adapt"}
+    assert plain["instruct"].inputs == {"pairs": "pairs", "encoder": "backbone"}
+    assert (STAGES["pairs"].config.adapt_tasks, plain["pairs"].config.adapt_tasks) == ((), None), "no pairs are laid for nobody"
+    assert plain["embed-untrained"].after == ("embed",), "a small machine holds one embedding at a time"
+    mined = {stage.name: stage for stage in resolve("quickstart", ["adapt=null", "mine=MineConfig"]).stages()}
+    assert set(mined) - set(plain) == {"mine"}, "the untrained encoder has an index already"
+    assert mined["mine"].inputs == {"pairs": "pairs", "curate": "curate", "encoder": "backbone", "index": "index-untrained"}
+    assert mined["embed-untrained"].after == (), "what the training waits for does not wait for it"
+
+
+def test_a_training_without_the_pairs_that_it_would_read_is_refused_before_anything_runs():
+    with pytest.raises(Refused, match=r"pairs\.adapt_tasks is null and adapt is not.*adapt=null"):
+        resolve("quickstart", ["pairs.adapt_tasks=null"]).stages()
+    assert resolve("quickstart", ["pairs.adapt_tasks=null", "adapt=null"]).stages()
+    assert resolve("quickstart", ["pairs.adapt_tasks=[]"]).pairs.adapt_tasks == ()
+
+
+def test_a_third_training_takes_the_second_and_what_it_finds_hard():
+    refined = {stage.name: stage for stage in resolve("quickstart", ["mine_refine=MineConfig", "refine=TrainConfig"]).stages()}
+    assert set(refined) - set(STAGES) == {"embed-instructed", "index-instructed", "mine-refine", "refine"}
+    assert refined["embed-instructed"].inputs == {"encoder": "instruct", "curate": "curate", "pairs": "pairs"}
+    searched = {"encoder": "instruct", "index": "index-instructed"}
+    assert refined["mine-refine"].inputs == {"pairs": "pairs", "curate": "curate", **searched}
+    assert refined["refine"].inputs == {"pairs": "mine-refine", "encoder": "instruct"}
+    for last in ("embed", "release"):
+        assert refined[last].inputs["encoder"] == "refine"
+
+
+def test_a_verbalised_corpus_is_what_the_third_training_reads_and_what_is_searched_and_not_what_is_mined_in():
+    settings = ["verbalise.kind=written", "refine=TrainConfig", "mine_refine=MineConfig", "passages.kind=vid2r"]
+    told = {stage.name: stage for stage in resolve("quickstart", settings).stages()}
+    assert told["verbalise"].inputs == {"curate": "curate"}
+    assert told["pairs-verbalised"].inputs == {"curate": "verbalise", "passages": "passages"}
+    assert told["pairs-verbalised"].config == replace(told["pairs"].config, adapt_tasks=None), "nothing is adapted to it"
+    assert told["embed-instructed"].inputs == {"encoder": "instruct", "curate": "curate", "pairs": "pairs"}
+    searched = {"encoder": "instruct", "index": "index-instructed"}
+    assert told["mine-refine"].inputs == {"pairs": "pairs-verbalised", "curate": "verbalise", **searched}
+    assert told["refine"].inputs == {"pairs": "mine-refine", "encoder": "instruct"}
+    assert {told[name].inputs["curate"] for name in ("embed", "embed-untrained", "release")} == {"verbalise"}
+    assert {told[name].inputs["curate"] for name in ("backbone", "evaluate")} == {"curate"}
+    unmined = {stage.name: stage for stage in resolve("quickstart", settings[:2]).stages()}
+    assert unmined["refine"].inputs["pairs"] == "pairs-verbalised"
+    early = {stage.name: stage for stage in resolve("quickstart", [*settings, "adapt=null", "mine=MineConfig"]).stages()}
+    assert early["embed-untrained"].inputs["curate"] == "curate", "what is mined with is not embedded again"
+
+
+@pytest.mark.parametrize(("mining", "read"), [([], "pairs"), (["mine=MineConfig"], "mine")])
+def test_without_negatives_of_its_own_the_third_training_reads_what_the_second_read(mining, read):
+    refined = {stage.name: stage for stage in resolve("quickstart", ["refine=TrainConfig", *mining]).stages()}
+    assert refined["refine"].inputs == {"pairs": read, "encoder": "instruct"}
+
+
+@pytest.mark.parametrize(
+    "settings", [[], ["adapt=null", "mine=MineConfig"], ["mine=MineConfig", "mine_refine=MineConfig", "refine=TrainConfig"]]
+)
+def test_every_input_is_a_stage_that_comes_before(settings):
+    seen = set()
+    for stage in resolve("quickstart", ["passages.kind=vid2r", *settings]).stages():
+        assert set(stage.inputs.values()) <= seen
+        seen.add(stage.name)
+
+
+def test_a_release_that_negatives_are_mined_with_is_in_the_key_and_must_be_there(tmp_path):
+    with pytest.raises(Refused, match=r"mine.release is .*no release was published there"):
+        resolve("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}"]).stages()
+    digests = []
+    for content in ("one", "two"):
+        publish(written(tmp_path / f"draft-{content}", content), tmp_path / "release", {}, replace=True)
+        config = resolve("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}/release"])
+        digests.append(config.prepared().mine.fingerprint)
+    assert digests[0] != digests[1]
+    assert [stage.name for stage in config.stages() if "adapted" in stage.name] == []
+
+
+def written(folder, content):
+    folder.mkdir()
+    (folder / "file").write_text(content)
+    return folder
+
+
+def test_a_recipe_of_real_data_asks_for_its_folder():
+    with pytest.raises(Refused, match=r"sources\.path is not given; give the folder or URI of a corpus in the format nlvr"):
+        recipe("nlvr").stages()
+
+
+def test_the_seed_is_in_every_key():
+    one, other = (replace(recipe("quickstart"), seed=seed).stages() for seed in (0, 1))
+    for before, after in zip(one, other, strict=True):
+        assert key_of(ingredients(before, {})) != key_of(ingredients(after, {}))
+
+
+def test_the_content_of_a_deepspeed_file_is_in_the_key(tmp_path):
+    file = tmp_path / "zero.json"
+    config = recipe("quickstart")
+    config = replace(config, adapt=replace(config.adapt, deepspeed=str(file)))
+    digests = []
+    for stage in (1, 2):
+        file.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
+        digests.append(config.prepared().adapt.deepspeed_digest)
+    assert digests[0] != digests[1]
+    assert config.prepared().instruct.deepspeed_digest is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("backbone.encoder=Colbert", ("backbone.encoder='Colbert'", "UniteConfig", "MireConfig")),
+        ("backbone.encoder=MireConfig", ("adapt.tuning: it is a Tuning", "MireTuning")),
+        ("adapt.tuning.towers=langage", ("adapt.tuning: towers langage", "language, vision")),
+        ("instruct.tuning.towers=language,sound", ("instruct.tuning: towers sound", "language, vision")),
+        ("instruct.tuning.towers=[]", ("instruct.tuning: towers ()", "language, vision")),
+        ("mine_refine=MineConfig", ("mine_refine is given and refine is not", "refine=TrainConfig")),
+        ("verbalise.kind=written", ("verbalise.kind is written and refine null", "refine=TrainConfig")),
+        ("evaluate.split=test", ("evaluate.split is 'test'", "validation, test_entity, test_combination")),
+        ("evaluate.split=train", ("evaluate.split is 'train'", "validation, test_entity, test_combination")),
+        ("sources.world.held_out_combinations=0", ("evaluate.split is 'test_combination'", "validation, test_entity")),
+        ("sources.path=s3://name:hidden@bucket/corpus", ("sources", "AWS_ACCESS_KEY_ID")),
+    ],
+)
+def test_what_is_wrong_by_itself_is_refused_when_the_config_is_made(setting, words):
+    with pytest.raises(Refused) as refusal:
+        resolve("quickstart", [setting])
+    assert all(word in str(refusal.value) for word in words), refusal.value
+    assert "hidden" not in str(refusal.value) and "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("stage", ["adapt", "instruct", "refine"])
+@pytest.mark.parametrize("mining", [[], ["mine=MineConfig", "mine_refine=MineConfig"]])
+def test_a_training_that_has_neither_the_batch_nor_hard_negatives_to_contrast_is_refused(stage, mining):
+    """Pairs may bring negatives of their own, so without mining it can be trained; with none of them taken it cannot."""
+    given = ["refine=TrainConfig", *mining]
+    alone = [*given, *(f"{stage}.loss.{field}=false" for field in ("in_batch", "symmetric", "modality_mask"))]
+    assert resolve("quickstart", alone) and ((mining and stage != "adapt") or resolve("quickstart", [*given, f"{stage}.negatives=0"]))
+    with pytest.raises(Refused, match=rf"{stage}\.negatives is 0 and {stage}\.loss\.in_batch off.*{stage}\.loss\.in_batch=true"):
+        resolve("quickstart", [*alone, f"{stage}.negatives=0"])
+
+
+@pytest.mark.parametrize(("stage", "mining"), [("instruct", "mine"), ("refine", "mine_refine")])
+def test_mining_for_a_training_that_reads_no_hard_negatives_is_refused(stage, mining):
+    """Every published training of the first round says negatives=0."""
+    with pytest.raises(Refused, match=rf"{stage}\.negatives is 0, so what is mined for it would not be read; give {stage}\.negatives=3"):
+        given = ["refine=TrainConfig", "mine_refine=MineConfig", f"{mining}=MineConfig", f"{mining}.negatives=3"]
+        resolve("quickstart", [*given, f"{stage}.negatives=0"])
+    with pytest.raises(Refused, match=r"instruct\.negatives is 0"):
+        resolve("mimic", ["mine=MineConfig"])
+    given = ["refine=TrainConfig", "mine=MineConfig", "instruct.negatives=0"]
+    told = {stage.name: stage for stage in resolve("quickstart", given).stages()}
+    assert told["refine"].inputs["pairs"] == "mine", "the third training reads them"
+
+
+@pytest.mark.parametrize("split", SPLITS[1:])
+def test_every_split_that_the_world_keeps_from_training_can_be_the_headline(split):
+    assert resolve("quickstart", [f"evaluate.split={split}"]).evaluate.split == split
+
+
+def test_a_split_need_not_be_named():
+    assert resolve("quickstart", ["evaluate.split=null"]).evaluate.split is None
+
+
+def test_the_splits_of_a_corpus_of_the_users_are_not_known_before_it_is_read():
+    assert resolve("quickstart", ["sources.path=/mine", "evaluate.split=dev"]).evaluate.split == "dev"
+
+
+def test_the_files_that_a_config_names_are_known_by_their_fields(tmp_path):
+    assert recipe("quickstart").named_files() == {}
+    (tmp_path / "zero.json").write_text("{}")
+    assert resolve("quickstart", [f"adapt.deepspeed={tmp_path}/zero.json"]).named_files() == {"adapt.deepspeed": tmp_path / "zero.json"}
+    with pytest.raises(Refused, match=r"deepspeed settings missing\.json cannot be read"):
+        resolve("quickstart", ["instruct.deepspeed=missing.json"]).named_files()
+
+
+def choices(hint: Any) -> Iterator[tuple[type, str]]:
+    """Every config class within a hint, with each of its fields that is one of some values."""
+    for part in get_args(hint):
+        yield from choices(part)
+    for name, inner in get_type_hints(hint).items() if is_dataclass(hint) else ():
+        if get_origin(inner) is Literal:
+            yield hint, name
+        else:
+            yield from choices(inner)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"), sorted(set(choices(Retrieval)), key=str), ids=lambda told: told if isinstance(told, str) else told.__name__
+)
+def test_a_config_made_in_python_refuses_what_is_none_of_a_fields_values_as_the_command_line_does(config, name):
+    with pytest.raises(Refused, match=f"{name} is 'odd'; give one of "):
+        config(**{name: "odd"})

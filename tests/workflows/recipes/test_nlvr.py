@@ -1,0 +1,95 @@
+"""Real human sentences over real pictures go the whole way, and what is one picture in six orders is taken as one.
+
+The folder with dev.parquet and test.parquet is named by NLVR; else it is looked for in shared/data/nlvr beside this checkout.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from mirepoix.components.corpus.parts import read_part
+
+FOLDER = Path(os.environ.get("NLVR") or Path(__file__).resolve().parents[4] / "shared" / "data" / "nlvr")
+SMALL = (
+    "backbone.tiny.layers=1",
+    "backbone.tiny.hidden_size=32",
+    "backbone.tiny.heads=2",
+    "backbone.tiny.intermediate_size=64",
+    "adapt=null",
+    "instruct.max_steps=3",
+    "evaluate.draws=10",
+)
+
+pytestmark = pytest.mark.skipif(not (FOLDER / "dev.parquet").is_file(), reason=f"NLVR is not at {FOLDER}; set NLVR to its folder")
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory):
+    """The recipe's run with a small model and few steps, searched over HTTP at its end."""
+    storage = tmp_path_factory.mktemp("nlvr") / "storage"
+    command = [sys.executable, "-m", "mirepoix.workflows", "demo", "nlvr", f"sources.path={FOLDER}", *SMALL, "--storage", str(storage)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=580)
+    assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
+    return storage, ended.stdout
+
+
+@pytest.fixture(scope="module")
+def curated(ran):
+    (folder,) = (ran[0] / "artefacts" / "curate").iterdir()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def content():
+    """What is in each picture, whatever the order of its three boxes; the data set's own account of it."""
+    found = {}
+    for split in ("dev", "test"):
+        for row in pq.read_table(FOLDER / f"{split}.parquet", columns=["image_name", "identifier", "structured_rep"]).to_pylist():
+            boxes = sorted(
+                json.dumps(sorted(json.dumps(thing, sort_keys=True) for thing in box)) for box in json.loads(row["structured_rep"])
+            )
+            found[row["image_name"].removesuffix(".png")] = (f"{split} {row['identifier']}", tuple(boxes))
+    return found
+
+
+@pytest.fixture(scope="module")
+def stands_for(curated, content):
+    """Every picture -> the one that was kept for it."""
+    merged = {row["id"]: row["detail"] for row in read_part(curated, "rejects").to_pylist() if row["part"] == "corpus"}
+    return {picture: merged.get(picture, picture) for picture in content}
+
+
+def test_a_sentence_is_searched_for_among_pictures(ran):
+    assert "search with a text" in ran[1] and "target i" in ran[1] and "3 results in" in ran[1]
+
+
+def test_the_six_orders_of_a_picture_are_found_and_nothing_else_is_merged(curated, content, stands_for):
+    kept = set(read_part(curated, "corpus", ["id"])["id"].to_pylist())
+    assert set(stands_for.values()) == kept
+    by_identifier, by_content = defaultdict(set), defaultdict(set)
+    for picture, (identifier, boxes) in content.items():
+        by_identifier[identifier].add(stands_for[picture])
+        by_content[boxes].add(stands_for[picture])
+    assert {len(found) for found in by_identifier.values()} == {1}, "the permutations of an example are one"
+    assert {len(found) for found in by_content.values()} == {1} and len(by_content) == len(kept), "and so is what is in two examples alike"
+
+
+def test_nothing_that_is_in_the_test_split_is_trained_on(curated, content):
+    queries = {row["id"]: row["split"] for row in read_part(curated, "queries", ["id", "split"]).to_pylist()}
+    assert set(queries.values()) == {"train", "test"}
+    seen = defaultdict(set)
+    for row in read_part(curated, "qrels").to_pylist():
+        if row["relevance"] > 0:
+            seen[queries[row["query_id"]]].add(content[row["item_id"]][1])
+    assert seen["train"] and seen["test"] and not seen["train"] & seen["test"]
+
+
+def test_pictures_of_which_a_sentence_is_false_are_hard_negatives(ran):
+    (manifest,) = (ran[0] / "artefacts" / "pairs").glob("*/manifest.json")
+    assert json.loads(manifest.read_text())["fields"]["metrics"]["hard_negatives"] > 100

@@ -1,0 +1,158 @@
+"""The published recipes say what the papers and their code say, field by field."""
+
+from dataclasses import fields, replace
+from functools import reduce
+from typing import Any
+
+import pytest
+
+from mirepoix.components.training.augment import AugmentConfig
+from mirepoix.workflows.dag.retrieval import Method
+from mirepoix.workflows.recipes.registry import recipe
+
+T5_ANCE, CLIP_B32 = "OpenMatch/t5-ance", "openai/clip-vit-base-patch32"
+DENSE = {
+    "per_device_train_batch_size": 64,
+    "num_workers": 1,
+    "learning_rate": 5e-6,
+    "weight_decay": 0.2,
+    "adam_betas": (0.9, 0.98),
+    "adam_epsilon": 1e-6,
+    "num_train_epochs": 20,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0,
+    "loss.learned_temperature": True,
+}
+"""MARVEL's optimizer in every step of its own and of UniVL-DR's."""
+ANCE = {"last": 100, "margin": None, "balanced": True, "strategy": "random", "negatives": 2, "own": "replace", "max_score": None}
+FLAT = {"lr_scheduler_type": "constant", "per_device_train_batch_size": 128, "num_workers": 4, "weight_decay": 0.0, "max_grad_norm": 0.0}
+LORA = {"num_train_epochs": 1, "loss.temperature": 0.03, "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.0}
+IN_BATCH = {"negatives": 0, "loss.in_batch": True}
+
+
+def under(stage: str, *told: dict[str, Any]) -> dict[str, Any]:
+    """What is told of a training, by its place in the config."""
+    return {f"{stage}.{field}": value for fields in told for field, value in fields.items()}
+
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "unite": {
+        "backbone.name": "Qwen/Qwen2-VL-2B-Instruct",
+        "backbone.encoder.positions": "1d",
+        "backbone.encoder.prompt": "summary",
+        "backbone.encoder.max_length": 2048,
+        "backbone.encoder.min_pixels": 256 * 28 * 28,
+        "backbone.encoder.max_pixels": 1280 * 28 * 28,
+        "backbone.encoder.max_frame_pixels": 240 * 320,
+        "backbone.encoder.max_frames": 12,
+        "pairs.adapt_tasks": ("t->t", "t->i", "i->t", "t->v", "v->t"),
+        "pairs.adapt_instructions": False,
+        "pairs.without_instruction": 0.0,
+        **under("adapt", LORA, IN_BATCH, {"learning_rate": 1e-4, "loss.symmetric": True, "loss.modality_mask": False}),
+        **under("adapt.tuning", {"towers": ("language",), "lora.rank": 8, "lora.alpha": 16, "lora.dropout": 0.05}),
+        **under("instruct", LORA, IN_BATCH, {"learning_rate": 2e-5, "loss.symmetric": False, "loss.modality_mask": True}),
+        **under("instruct.tuning", {"towers": ("language",), "lora.rank": 8, "lora.alpha": 64, "lora.dropout": 0.05}),
+        "mine": None,
+        "refine": None,
+    },
+    "jfe": {  # the paper says that there are two stages, and one tower; the rest is chosen here, and held to what the docs say
+        **under("adapt", LORA, IN_BATCH, {"learning_rate": 1e-4, "tuning.lora.rank": 32, "tuning.lora.alpha": 64, "loss.symmetric": True}),
+        **under("instruct", LORA, IN_BATCH, {"learning_rate": 1e-4, "tuning.lora.rank": 32, "loss.symmetric": False}),
+        "backbone.encoder.fusion": "joint",
+        "backbone.encoder.positions": "mrope",
+        "pairs.without_instruction": 0.0,
+        "adapt.loss.modality_mask": False,
+        "instruct.loss.modality_mask": False,
+        "refine": None,
+    },
+    "jfe_late": {"backbone.encoder.fusion": "late"},
+    "mimic": {
+        "backbone.name": T5_ANCE,
+        "backbone.vision": CLIP_B32,
+        "backbone.encoder.text_length": 128,
+        "pairs.without_instruction": 1.0,
+        "adapt": None,
+        **under("instruct", DENSE, IN_BATCH, {"tuning.mix_in": 0.2, "augment": AugmentConfig(document_captions=0.2)}),
+        **under("mine_refine", ANCE),
+        **under("refine", DENSE, {"negatives": 2, "loss.in_batch": True, "augment": AugmentConfig(document_captions=0.2)}),
+    },
+    "mire": {
+        "backbone.name": "colbert-ir/colbertv2.0",
+        "backbone.vision": CLIP_B32,
+        **under("backbone.encoder", {"width": 128, "heads": 12, "global_tokens": 16, "global_hidden": 1024, "patch_hidden": 3072}),
+        **under("backbone.encoder", {"query_length": 64, "document_length": 384}),
+        "pairs.without_instruction": 1.0,
+        **under("adapt", FLAT, IN_BATCH, {"num_train_epochs": 5, "learning_rate": 1e-4, "warmup_steps": 300, "loss.temperature": 0.3}),
+        **under("adapt", {"seed": 2024, "bf16": False}),
+        **under("adapt.tuning", {"towers": ("pooling",), "text_rows": False, "query_length": 40, "document_length": 400}),
+        "adapt.tuning.query_padding": "mask",
+        **under("instruct", FLAT, IN_BATCH, {"num_train_epochs": 15, "learning_rate": 5e-5, "warmup_steps": 10, "loss.temperature": 0.8}),
+        **under("instruct.tuning", {"towers": ("text", "pooling"), "text_rows": True, "query_length": 32, "document_length": 180}),
+        "instruct.tuning.query_padding": "mask",
+        "refine": None,
+    },
+    "marvel": {
+        "backbone.name": T5_ANCE,
+        "backbone.vision": CLIP_B32,
+        "backbone.encoder.text_length": 128,
+        "pairs.without_instruction": 1.0,
+        **under("adapt", DENSE, IN_BATCH, {"seed": 1234, "loss.symmetric": True, "augment": AugmentConfig()}),
+        **under("adapt.tuning", {"towers": ("vision", "projector"), "text_length": 64}),
+        "pairs.adapt_captions": True,
+        **under("instruct", DENSE, IN_BATCH, {"seed": 1234, "loss.symmetric": False, "augment": AugmentConfig()}),
+        "instruct.tuning.towers": ("text", "projector"),
+        "mine": None,
+        **under("mine_refine", ANCE),
+        **under("refine", DENSE, {"seed": 1234, "negatives": 2, "loss.in_batch": True}),
+        "refine.tuning.towers": ("text", "projector"),
+    },
+    "univldr": {
+        "backbone.name": CLIP_B32,
+        "pairs.without_instruction": 1.0,
+        "adapt": None,
+        **under("instruct", DENSE, IN_BATCH, {"seed": 1234, "loss.temperature": None}),
+        "instruct.tuning.towers": ("text", "vision"),
+        "mine": None,
+        **under("mine_refine", ANCE),
+        **under("refine", DENSE, {"seed": 1234, "negatives": 2, "loss.in_batch": False, "loss.temperature": None}),
+    },
+    "uniir": {
+        "backbone.name": "openai/clip-vit-large-patch14",
+        "pairs.without_instruction": 0.0,
+        "adapt": None,
+        **under("instruct", IN_BATCH, {"per_device_train_batch_size": 105, "num_workers": 8, "learning_rate": 1e-5, "weight_decay": 0.2}),
+        **under("instruct", {"num_train_epochs": 20, "lr_scheduler_type": "cosine", "loss.learned_temperature": True, "bf16": True}),
+        "instruct.tuning.towers": ("text", "vision"),
+        "refine": None,
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"), [(name, field, value) for name, told in PUBLISHED.items() for field, value in told.items()]
+)
+def test_a_published_recipe_says_what_the_paper_says(name, field, value):
+    assert reduce(getattr, field.split("."), recipe(name)) == value
+
+
+def test_the_control_of_jfe_differs_in_fusion_alone():
+    joint, late = recipe("jfe"), recipe("jfe_late")
+    fused = replace(late.backbone.encoder, fusion="joint")
+    assert joint != late and replace(late, backbone=replace(late.backbone, encoder=fused)) == joint
+
+
+def test_the_claim_of_jfe_is_settled_under_one_ruler_by_the_arms_as_they_are_alone():
+    claim = recipe("jfe_claim")
+    for name, arm in claim.arms.items():
+        alone = recipe(name)
+        assert all(getattr(arm, field.name) == getattr(alone, field.name) for field in fields(Method))
+        assert (arm.pairs or claim.pairs) == alone.pairs
+    assert [stage.name for stage in claim.stages() if stage.step == "pairs"] == ["pairs"], "the three are trained on the same"
+
+
+def test_the_twins_of_jfe_differ_in_fusion_alone():
+    arms = recipe("quickstart_fusion").arms
+    fused = replace(arms["jfe_late"].backbone.encoder, fusion="joint")
+    assert arms["jfe"] != arms["jfe_late"]
+    assert replace(arms["jfe_late"], backbone=replace(arms["jfe_late"].backbone, encoder=fused)) == arms["jfe"]
+    assert recipe("quickstart_all").arms["jfe"] == arms["jfe"]

@@ -1,0 +1,104 @@
+"""The key changes with whatever decides a result, and with nothing else."""
+
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from mirepoix.workflows.runner.fingerprint import flatten, ingredients, key_of, library_version, module_hash, plain, source_hash, why_rerun
+from mirepoix.workflows.runner.graph import Stage
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stub_stages import StubConfig, copy, fail
+
+
+@dataclass(frozen=True)
+class Tower:
+    layers: int = 2
+
+
+@dataclass(frozen=True)
+class OtherTower:
+    layers: int = 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    tower: Tower | OtherTower = field(default_factory=Tower)
+    rates: tuple[float, ...] = (1e-4,)
+    name: str | None = None
+
+
+STAGE = Stage("join", copy, StubConfig("log"), {"left": "load"}, ("mirepoix.models.errors",), ("pyarrow",))
+DIGESTS = {"left": "d1"}
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        "def f(x):\n    # a comment\n    return x+1\n",
+        'def f(x):\n    """A docstring."""\n    return (\n        x + 1\n    )\n',
+        "    def f(x):\n        return x + 1\n",
+        '"""A module."""\n\n\ndef f( x ): return x + 1',
+    ],
+)
+def test_comments_layout_and_docstrings_do_not_count(same):
+    assert source_hash(same) == source_hash("def f(x):\n    return x + 1\n")
+
+
+@pytest.mark.parametrize(
+    "other", ["def f(x):\n    return x + 2\n", "def f(y):\n    return y + 1\n", "def f(x):\n    'a'\n    'b'\n    return x + 1\n"]
+)
+def test_code_counts(other):
+    assert source_hash(other) != source_hash("def f(x):\n    return x + 1\n")
+
+
+def test_a_module_is_hashed_without_being_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "never_imported_here.py").write_text("raise RuntimeError\n")
+    assert module_hash("never_imported_here") == source_hash("raise RuntimeError")
+    assert "never_imported_here" not in sys.modules
+    with pytest.raises(AssertionError, match="module no_such_module, on which a stage says it depends"):
+        module_hash("no_such_module")
+
+
+def test_a_config_is_plain_json_and_keeps_the_names_of_its_classes():
+    assert plain(Recipe()) == {"class": "Recipe", "tower": {"class": "Tower", "layers": 2}, "rates": [1e-4], "name": None}
+    assert plain(Recipe(tower=OtherTower())) != plain(Recipe())
+    assert flatten(plain(Recipe()))["tower.class"] == "Tower"
+    with pytest.raises(AssertionError, match="plain values, not object"):
+        plain({"x": object()})
+
+
+@pytest.mark.parametrize(
+    ("stage", "digests", "reason"),
+    [
+        (STAGE, {"left": "d2"}, "input load changed"),
+        (replace(STAGE, config=StubConfig("log", salt=1)), DIGESTS, "config changed: salt 0 -> 1"),
+        (replace(STAGE, seed=3), DIGESTS, "seed 0 -> 3"),
+        (replace(STAGE, modules=()), DIGESTS, "source changed: mirepoix.models.errors"),
+        (replace(STAGE, libraries=("pyarrow", "none-such")), DIGESTS, "library none-such absent -> absent"),
+        (replace(STAGE, work=fail), DIGESTS, "source changed: stub_stages.copy; source changed: stub_stages.fail"),
+    ],
+)
+def test_whatever_decides_the_result_changes_the_key_and_is_named(stage, digests, reason):
+    before, after = ingredients(STAGE, DIGESTS), ingredients(stage, digests)
+    assert key_of(before) != key_of(after)
+    assert why_rerun(before, after, stage.inputs) == reason
+
+
+def test_what_does_not_decide_the_result_leaves_the_key_alone():
+    assert key_of(ingredients(STAGE, DIGESTS)) == key_of(ingredients(replace(STAGE, num_cpus=4, retries=2, cached=False), DIGESTS))
+
+
+def test_a_library_that_changes_is_named_with_both_versions():
+    before = ingredients(STAGE, DIGESTS)
+    after = before | {"libraries": {"pyarrow": "99"}}
+    assert why_rerun(before, after, STAGE.inputs) == f"library pyarrow {library_version('pyarrow')} -> 99"
+
+
+def test_no_earlier_result_and_the_same_ingredients_have_words_of_their_own():
+    parts = ingredients(STAGE, DIGESTS)
+    assert why_rerun(None, parts, STAGE.inputs) == "never ran"
+    assert why_rerun(parts, parts, STAGE.inputs) == "its result is gone"

@@ -1,0 +1,253 @@
+"""The Ray cluster that a run works on: one of its own, or one that is already there.
+
+A private cluster leaves the host as it found it. Its token, logs and spilled objects live in one folder that only its user may enter; Ray
+itself opens its temporary folder to everybody, so that folder lies inside. A janitor clears the folder when the driver is gone; should both
+be killed, the next driver does, which can tell by the file lock that a driver holds as long as it lives.
+"""
+
+import fcntl
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import grpc
+import pyarrow as pa
+import ray
+from ray._raylet import AuthenticationTokenLoader, Config
+from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+from ray.exceptions import AuthenticationError
+
+from mirepoix.models.errors import Refused
+from mirepoix.workflows.cluster.janitor import LOCK, MARK, clear
+
+PREFIX = "mirepoix-ray-"
+LEAST_CPUS = 6
+"""Logical CPUs even on two cores: Ray Data's actor pools and a stage's own task hold CPUs while they wait for each other."""
+LONGEST_FOLDER = 38
+"""Ray's socket names must fit in 107 bytes; what is left of them for the folder."""
+STORE_SHARE, LEAST_STORE = 1 / 100, 200_000_000
+"""Share of the machine's memory for Ray's object store, and its floor in bytes: stages hand folders on, so little lies there."""
+CONNECT_SECONDS = 5.0
+LAYERS = ("models", "serving", "components", "workflows")
+TOKEN_ADVICE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's own token"
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""What Ray sets in the driver of a submitted job, and in nothing else."""
+
+
+@contextmanager
+def environment(**variables: str | None) -> Iterator[None]:
+    """Environment variables for the length of a block; None unsets; what was there before comes back."""
+    before = {name: os.environ.get(name) for name in variables}
+    _set(variables)
+    try:
+        yield
+    finally:
+        _set(before)
+
+
+def _set(variables: Mapping[str, str | None]) -> None:
+    for name, value in variables.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextmanager
+def authentication(**variables: str | None) -> Iterator[None]:
+    """An environment whose RAY_AUTH_* this process's Ray acts on: Ray keeps what it read first, so it is told to read again."""
+    try:
+        with environment(**variables):
+            Config.initialize("")
+            AuthenticationTokenLoader.instance().reset_cache()
+            yield
+    finally:
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+
+def code_root() -> Path:
+    """The folder to import `mirepoix` from: the checkout, or the site-packages of an installed wheel."""
+    home = Path(__file__).resolve().parents[2]
+    return home if (home / "mirepoix.py").is_file() else home.parent
+
+
+def _short_temporary_root() -> Path:
+    """The system's folder for temporary files, or /tmp where that one is too deep for a socket name."""
+    root = Path(tempfile.gettempdir())
+    return root if len(str(root)) + len(PREFIX) + 18 <= LONGEST_FOLDER + 8 else Path("/tmp")
+
+
+def _new_folder() -> tuple[Path, int]:
+    """A private folder and the descriptor that holds its lock; the lock is taken before it gets its name, so no sweep comes between."""
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=_short_temporary_root()))
+    held = os.open(folder / f"{LOCK}.new", os.O_CREAT | os.O_RDWR, 0o600)
+    fcntl.flock(held, fcntl.LOCK_EX)
+    os.rename(folder / f"{LOCK}.new", folder / LOCK)
+    return folder, held
+
+
+def sweep() -> list[Path]:
+    """Remove the private folders of this user whose driver is dead; returns them."""
+    removed = []
+    for folder in _short_temporary_root().glob(f"{PREFIX}*"):
+        try:
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            held = os.open(folder / LOCK, os.O_RDWR)
+        except FileNotFoundError:  # just made, or removed by another sweep
+            continue
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        else:
+            clear(folder)
+            removed.append(folder)
+        finally:
+            os.close(held)
+    return removed
+
+
+@contextmanager
+def private_cluster(num_cpus: int | None = None) -> Iterator[str]:
+    """A Ray cluster of our own on this machine, yielded by its address; while it is up children find it through RAY_ADDRESS."""
+    assert not ray.is_initialized(), "this process already uses a Ray cluster"
+    sweep()
+    folder, held = _new_folder()
+    janitor = subprocess.Popen(
+        [sys.executable, "-I", "-S", Path(__file__).with_name("janitor.py"), folder], stdin=subprocess.PIPE, start_new_session=True
+    )
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    paths = [str(code_root()), os.environ.get("PYTHONPATH", "")]
+    try:
+        with authentication(
+            RAY_ADDRESS=None,
+            RAY_AUTH_MODE="token",
+            RAY_AUTH_TOKEN=None,
+            RAY_AUTH_TOKEN_PATH=str(token),
+            RAY_USAGE_STATS_ENABLED="0",
+            # Idle workers keep what they imported, half a gigabyte each; a new one is there in a second or two.
+            RAY_num_workers_soft_limit="0",
+            # What an object was made from is kept while anything may ask for it again, and a stage's process with it; here no node is lost.
+            RAY_lineage_pinning_enabled="0",
+            # Ray trains in a thread, and the C library gives threads heaps of 64 MB, in which the large tensors of a batch leave holes.
+            MALLOC_ARENA_MAX="1",
+            # Of Arrow's allocators this one gives back what it has had: half of what a curating process holds.
+            ARROW_DEFAULT_MEMORY_POOL="jemalloc" if "jemalloc" in pa.supported_memory_backends() else None,
+            RAY_worker_maximum_startup_concurrency="4",
+            PYTHONPATH=os.pathsep.join(path for path in paths if path),  # workers import us from wherever the driver did
+        ):
+            try:
+                with environment(**{MARK: str(folder)}):
+                    ray.init(
+                        address="local",
+                        num_cpus=num_cpus or max(LEAST_CPUS, os.cpu_count() or 1),
+                        object_store_memory=max(LEAST_STORE, int(_memory_of_the_machine() * STORE_SHARE)),
+                        include_dashboard=False,
+                        logging_level="warning",
+                        log_to_driver=False,
+                        _temp_dir=str(folder / "ray"),
+                    )
+                address = ray.get_runtime_context().gcs_address
+                with environment(RAY_ADDRESS=address):
+                    yield address
+            finally:
+                ray.shutdown()
+    finally:
+        janitor.communicate()
+        os.close(held)
+
+
+def _memory_of_the_machine() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+@contextmanager
+def connect(address: str | None = None) -> Iterator[str]:
+    """The cluster at an address, or at RAY_ADDRESS, yielded by its address; refused in seconds if it does not answer or let us in."""
+    if ray.is_initialized():
+        yield ray.get_runtime_context().gcs_address
+        return
+    address = address or os.environ.get("RAY_ADDRESS")
+    if not address:
+        raise Refused("no Ray cluster was given; give --address HOST:6379 or set RAY_ADDRESS, or leave both out for a private cluster")
+    if "://" in address:
+        raise Refused(
+            f"cannot run on {address!r}: a run connects to the head's own port, HOST:6379, from a machine of the cluster; "
+            "from any other machine use `mirepoix submit RECIPE --address http://HEAD:8265`"
+        )
+    if address != "auto":
+        _probe(address)
+    with tempfile.TemporaryDirectory(prefix="mirepoix-code-") as staging:
+        shipped = {} if JOB_VARIABLE in os.environ else {"working_dir": str(stage_code(Path(staging)))}
+        try:
+            with environment(RAY_ADDRESS=None):
+                ray.init(address=address, runtime_env=shipped, logging_level="warning")
+        except (ConnectionError, AuthenticationError) as error:
+            raise Refused(f"cannot connect to the Ray cluster at {address!r}: {_one_line(error)}; {TOKEN_ADVICE}") from error
+    try:
+        joined = ray.get_runtime_context().gcs_address
+        with environment(RAY_ADDRESS=joined):
+            yield joined
+    finally:
+        ray.shutdown()
+
+
+def _probe(address: str) -> None:
+    """Ask a head for its name, as Ray would; Ray itself tries for 20 s and then ends the whole process."""
+    try:
+        headers = AuthenticationTokenLoader.instance().get_token_for_http_header()
+        with grpc.insecure_channel(address) as channel:
+            NodeInfoGcsServiceStub(channel).GetClusterId(
+                GetClusterIdRequest(), metadata=tuple(headers.items()), timeout=CONNECT_SECONDS, wait_for_ready=False
+            )
+    except AuthenticationError as error:
+        raise Refused(f"no token for the Ray cluster at {address!r}: {_one_line(error)}") from error
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise Refused(f"the Ray cluster at {address!r} does not accept this token; {TOKEN_ADVICE}") from error
+        raise Refused(
+            f"no Ray head answers at {address!r} ({error.code().name}); check that it is up and that this is HOST:PORT of the head itself, "
+            "or leave --address and RAY_ADDRESS out for a private cluster"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].split(". ")[0]
+
+
+def is_given(address: str | None = None) -> bool:
+    """Whether there is a cluster to join: at an address, at RAY_ADDRESS, or in use by this process."""
+    return bool(address or os.environ.get("RAY_ADDRESS") or ray.is_initialized())
+
+
+def cluster(address: str | None = None) -> AbstractContextManager[str]:
+    """The cluster at an address or at RAY_ADDRESS where one is given, else a private one."""
+    return connect(address) if is_given(address) else private_cluster()
+
+
+def stage_code(folder: Path) -> Path:
+    """Copy our code, and nothing else, into an empty folder as an installed wheel lays it out; jobs and workers import it from there."""
+    source = Path(__file__).resolve().parents[2]
+    shutil.copy(code_root() / "mirepoix.py", folder)
+    for layer in LAYERS:
+        shutil.copytree(source / layer, folder / "mirepoix" / layer, ignore=shutil.ignore_patterns("__pycache__", ".*"))
+    return folder
+
+
+def default_storage() -> str:
+    """Where artefacts live unless told otherwise: MIREPOIX_STORAGE, else ./storage, else (in a job, whose cwd is thrown away) the home."""
+    if given := os.environ.get("MIREPOIX_STORAGE"):
+        return given
+    home = Path.home() / ".mirepoix" / "storage"
+    return str(home if JOB_VARIABLE in os.environ else Path("storage").absolute())

@@ -1,0 +1,1 @@
+"""The graphs of stages: one retriever's, and several retrievers' side by side."""

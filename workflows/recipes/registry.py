@@ -1,0 +1,94 @@
+"""The runs that have a name: each a function that returns a config. Its docstring says the command, the cost and what to expect."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from inspect import getdoc
+
+from mirepoix.components.curation.curate import CurateConfig
+from mirepoix.components.evaluation.evaluate import EvaluateConfig
+from mirepoix.components.ingestion.sources import SourcesConfig
+from mirepoix.components.pairs.pairs import PairsConfig
+from mirepoix.components.training.job import TrainConfig
+from mirepoix.models.backbones.tuning import Tuning
+from mirepoix.models.errors import Refused
+from mirepoix.models.losses.objective import Objective
+from mirepoix.serving.app import ServeConfig
+from mirepoix.workflows.dag.comparison import Comparison
+from mirepoix.workflows.dag.retrieval import Retrieval
+from mirepoix.workflows.recipes import published
+from mirepoix.workflows.recipes.quickstarts import quickstart, quickstart_all, quickstart_fusion
+
+Recipe = Retrieval | Comparison
+
+
+def nlvr() -> Retrieval:
+    """Human sentences over pictures of which they are true: UNITE on a tiny random Qwen2-VL, over Cornell NLVR as Parquet.
+
+    mirepoix run nlvr sources.path=FOLDER        dev.parquet is trained on, test.parquet measured; two CPU cores, some minutes
+
+    A sentence that compares boxes is far beyond a model of a million weights: what this shows is the way of real data through the whole,
+    with the six permutations of each picture found, merged, and kept out of the wrong split.
+    """
+    training = TrainConfig(
+        tuning=Tuning(towers=("language", "vision"), lora=None),
+        per_device_train_batch_size=32,
+        learning_rate=1e-3,
+        warmup_steps=20,
+        loss=Objective(temperature=0.05),
+        save_steps=40,
+        cpus_per_worker=2,
+    )
+    return Retrieval(
+        sources=SourcesConfig(format="nlvr", splits=("validation=train",)),
+        # Nine tenths of the candidates are permutations of others, which curation takes as one.
+        curate=CurateConfig(max_rejected=0.05),
+        pairs=PairsConfig(adapt_tasks=()),
+        adapt=replace(training, max_steps=60, loss=replace(training.loss, symmetric=True), negatives=0),
+        # The pictures of which a sentence is false are its hard negatives; not every sentence has as many.
+        instruct=replace(
+            training, max_steps=40, learning_rate=3e-4, loss=replace(training.loss, modality_mask=True), negatives=1, fill_negatives=True
+        ),
+        evaluate=EvaluateConfig(split="test"),
+        deploy=ServeConfig(port=0),
+    )
+
+
+RETRIEVERS = {
+    "unite": "one multimodal language model, last token, modality-aware masked contrast",
+    "jfe": "joint fusion and encoding in one multimodal tower",
+    "mimic": "fusion in the decoder, mix-in and caption dropout against missing modalities",
+    "mire": "late interaction of text with visual tokens that were pooled by it",
+    "marvel": "pictures as tokens of a text encoder-decoder (baseline)",
+    "univldr": "sum of CLIP's text and picture vectors (baseline)",
+}
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    run.__name__: run
+    for run in (
+        quickstart,
+        quickstart_all,
+        quickstart_fusion,
+        nlvr,
+        published.unite,
+        published.jfe,
+        published.jfe_late,
+        published.jfe_claim,
+        published.mimic,
+        published.mire,
+        published.marvel,
+        published.univldr,
+        published.uniir,
+    )
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The config of a recipe by its name."""
+    if name not in RECIPES:
+        raise Refused(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}: see `mirepoix list`")
+    return RECIPES[name]()
+
+
+def summary(name: str) -> str:
+    """The first line of what a recipe says of itself."""
+    return (getdoc(RECIPES[name]) or "").splitlines()[0]

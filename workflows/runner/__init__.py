@@ -1,0 +1,1 @@
+"""Executes a graph of stages: keys, leases, tasks, progress, tracking."""

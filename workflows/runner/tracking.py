@@ -1,0 +1,357 @@
+"""The diary of a run in MLflow: a parent run for the whole, a child run for each stage. No other file imports mlflow.
+
+MLflow may be away, slow or full, and the run goes on: calls wait in a queue, are made in order, and carry their own time stamps. A call
+that fails, or that takes long, closes the queue for a while; what still waits at the end is tried once more, and then lost with a warning.
+"""
+
+import logging
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mirepoix
+from mirepoix.serving.store import Manifest, digest_of, is_local, local_path
+from mirepoix.workflows.cluster.ray_cluster import LAYERS
+from mirepoix.workflows.runner.fingerprint import flatten, library_version, plain, source_hash
+from mirepoix.workflows.runner.plots import bars, count_tables
+from mirepoix.workflows.runner.progress import Note
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Metric
+
+Call = Callable[["MlflowClient"], None]
+
+QUIET = {  # where the user has set nothing: fail fast (the queue is our retry), print nothing, send nothing home
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+SLOW_SECONDS = 2.0  # a call that takes longer closes the queue, like one that fails
+PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 300.0
+QUEUE_SIZE = 20_000  # calls
+CURVE_SECONDS, CURVE_SIZE = 5.0, 1000  # a curve is sent in batches; 1000 is the most that MLflow takes
+PARAM_LENGTH, TAG_LENGTH, BATCH = 6000, 8000, 100
+LIBRARIES = ("ray", "torch", "transformers", "deepspeed", "pyarrow", "mlflow")
+WHOLE = ""  # the name of the parent run
+
+
+def open_tracker(storage: str, recipe: str, config: Any, uri: str | None = None, experiment: str = "mirepoix") -> "Tracker":
+    """The tracker of a run: on the URI given, else on MLFLOW_TRACKING_URI, else on a SQLite file in a local storage or in the home."""
+    home = _home(storage)
+    uri = uri or tracking_uri(storage)
+    if uri.startswith("sqlite:///"):
+        with suppress(OSError):  # a store that cannot be made is a store that is away; the first call says so
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    artifacts = None if uri.startswith("http") else str(home / "mlflow")
+    return Tracker(uri, experiment, recipe, flatten(plain(config)), artifacts)
+
+
+def tracking_uri(storage: str) -> str:
+    """Where runs over that storage are tracked unless told otherwise."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home(storage) / 'mlflow.db'}"
+
+
+def _home(storage: str) -> Path:
+    return local_path(storage) if is_local(storage) else Path.home() / ".mirepoix"
+
+
+class Tracker:
+    """One run's diary; without a URI it notes nothing."""
+
+    def __init__(
+        self,
+        uri: str | None = None,
+        experiment: str = "mirepoix",
+        recipe: str = "",
+        params: Mapping[str, Any] | None = None,
+        artifacts: str | None = None,
+    ):
+        self.uri, self.experiment, self.recipe, self.artifacts = uri, experiment, recipe, artifacts
+        self.params = params or {}
+        self.tags: dict[str, str] = {}
+        self._mlflow: MlflowClient | None = None
+        self._experiment_id = ""
+        self._runs: dict[str, str] = {}
+        self._open: set[str] = set()
+        self._curves: dict[str, list[Metric]] = {}
+        self._drawn: dict[str, set[str]] = {}  # what has a curve, by stage
+        self._sent: dict[str, float] = {}
+        self._queue: deque[Call] = deque()
+        self._closed_until, self._pause = 0.0, PAUSE_SECONDS
+
+    # What the runner says
+
+    def begin(self, driver: str, storage: str, alive: Iterable[str]) -> None:
+        """Open the parent run, and mark as killed what drivers of this storage that are no more left running."""
+        # Another machine may have a local folder of the same name.
+        self.tags = {"driver": driver, "storage": storage, "machine": platform.node() if is_local(storage) else "any"}
+        if self.uri:
+            self.tags |= code_version()
+        self._later(partial(self._bury, own={name: self.tags[name] for name in ("storage", "machine")}, alive=frozenset(alive)))
+        self._create(WHOLE, self.recipe or "run", {"recipe": self.recipe, **library_versions()} if self.uri else {})
+        self._params(WHOLE, self.params)
+
+    def start(self, stage: str, parts: Mapping[str, Any], sources: Mapping[str, Any]) -> str | None:
+        """Open a stage's run; returns its id if MLflow gave one in time. Sources are the reports of the stages it reads, by argument."""
+        self._create(stage, stage, {**_placed(stage), "cached": "false"})
+        self._params(stage, {**flatten(parts["config"]), "seed": parts["seed"]})
+        named = [(name, source.digest, source.target) for name, source in sources.items()]
+        if named:
+            self._on(stage, lambda client, run: client.log_inputs(run, [_dataset(*source) for source in named]))
+        return self._runs.get(stage)
+
+    def curve(self, note: Note) -> None:
+        """A point on each curve of a running stage."""
+        if self.uri is None:
+            return
+        step = int(note.numbers.get("step", 0))
+        known = self._curves.setdefault(note.stage, [])
+        self._drawn.setdefault(note.stage, set()).update(note.numbers)
+        known += [(name, value, note.moment, step) for name, value in note.numbers.items() if name not in ("step", "total")]
+        if len(known) >= CURVE_SIZE or time.monotonic() - self._sent.get(note.stage, -CURVE_SECONDS) >= CURVE_SECONDS:
+            self._send_curve(note.stage)
+
+    def finish(self, stage: str, report: Any, manifest: Manifest | None) -> None:
+        """Close a stage's run with its results, or with its error."""
+        self._send_curve(stage)
+        if manifest is None:
+            self._tag(stage, {"error": report.error})
+        else:
+            self._result(stage, manifest, report.target)
+        self._terminate(stage, "FAILED" if manifest is None else "FINISHED")
+
+    def cached(self, stage: str, manifest: Manifest, target: str) -> None:
+        """A run for a stage whose result stands, which points at the run that made it."""
+        made = {**_placed(stage), "cached": "true", "source_run": manifest.fields.get("run_id") or "unknown"}
+        self._create(stage, stage, made | _address(manifest, target))
+        self._metrics(stage, manifest)
+        self._tables(stage, manifest)
+        self._terminate(stage, "FINISHED")
+
+    def end(self, status: str) -> None:
+        """Close what is open, and give MLflow its last chance."""
+        for stage in [*self._curves]:
+            self._send_curve(stage)
+        for stage in sorted(self._open - {WHOLE}):
+            self._terminate(stage, "KILLED")
+        self._terminate(WHOLE, status)
+        self._flush(last=True)
+        if self._queue:
+            _warn(f"MLflow at {self.uri} stayed away: {len(self._queue)} calls are lost; the manifests in the storage hold the results")
+            self._queue.clear()
+
+    def attach(self, pages: Mapping[str, str], figures: Mapping[str, float] | None = None) -> None:
+        """Files of text for the whole run, which may have ended, and its figures."""
+        moment = time.time()
+        self._points(WHOLE, [(name, value, moment, 0) for name, value in (figures or {}).items()])
+        for name, text in pages.items():
+            self._on(WHOLE, partial(_log_text, name=name, text=text))
+        self._flush(last=True)
+
+    # What is said to MLflow
+
+    def _result(self, stage: str, manifest: Manifest, target: str) -> None:
+        self._metrics(stage, manifest)
+        self._tables(stage, manifest)
+        self._tag(stage, _address(manifest, target))
+        self._on(stage, lambda client, run: client.log_text(run, manifest.dumps().decode(), "manifest.json"))
+
+    def _create(self, name: str, run_name: str, tags: Mapping[str, str]) -> None:
+        began = _now()
+        self._open.add(name)
+
+        def call(client: "MlflowClient") -> None:
+            parent = {"mlflow.parentRunId": self._runs[WHOLE]} if name != WHOLE else {"mlflow.source.name": "mirepoix"}
+            labels = {label: value[:TAG_LENGTH] for label, value in {**self.tags, **tags, **parent}.items()}
+            self._runs[name] = client.create_run(self._experiment_id, began, labels, run_name).info.run_id
+
+        self._later(call)
+
+    def _terminate(self, name: str, status: str) -> None:
+        ended = _now()
+        self._open.discard(name)
+        self._on(name, lambda client, run: client.set_terminated(run, status, ended))
+
+    def _params(self, name: str, params: Mapping[str, Any]) -> None:
+        entries = [(_name(param), str(value)[:PARAM_LENGTH]) for param, value in params.items()]
+
+        def call(client: "MlflowClient", run: str) -> None:
+            from mlflow.entities import Param
+
+            for first in range(0, len(entries), BATCH):
+                client.log_batch(run, params=[Param(*entry) for entry in entries[first : first + BATCH]])
+
+        self._on(name, call)
+
+    def _metrics(self, name: str, manifest: Manifest) -> None:
+        rows = {f"rows.{kind}": count for kind, count in manifest.fields["rows"].items()}
+        moment = time.time()
+        figures = {**manifest.fields["metrics"], **rows}
+        # A figure that has a curve stands at the end of it already.
+        self._points(name, [(metric, value, moment, 0) for metric, value in figures.items() if metric not in self._drawn.get(name, ())])
+
+    def _tables(self, name: str, manifest: Manifest) -> None:
+        """A stage's tables, as MLflow shows them, and as bars where they count something."""
+
+        def call(client: "MlflowClient", run: str, title: str, rows: list[dict[str, Any]]) -> None:
+            columns = {column: [row.get(column) for row in rows] for column in rows[0]}
+            client.log_table(run, columns, f"{title}.json")
+            if named := count_tables(columns):
+                client.log_text(run, bars(f"{name}: {title}", rows, *named), f"{title}.svg")
+
+        for title, rows in manifest.fields.get("tables", {}).items():
+            if rows:
+                self._on(name, partial(call, title=title, rows=rows))
+
+    def _send_curve(self, name: str) -> None:
+        self._sent[name] = time.monotonic()
+        self._points(name, self._curves.pop(name, []))
+
+    def _points(self, name: str, points: list[tuple[str, float, float, int]]) -> None:
+        def call(client: "MlflowClient", run: str, batch: list[tuple[str, float, float, int]]) -> None:
+            from mlflow.entities import Metric
+
+            client.log_batch(run, [Metric(_name(metric), value, int(moment * 1000), step) for metric, value, moment, step in batch])
+
+        for first in range(0, len(points), CURVE_SIZE):
+            self._on(name, partial(call, batch=points[first : first + CURVE_SIZE]))
+
+    def _tag(self, name: str, tags: Mapping[str, str]) -> None:
+        def call(client: "MlflowClient", run: str) -> None:
+            from mlflow.entities import RunTag
+
+            client.log_batch(run, tags=[RunTag(label, value[:TAG_LENGTH]) for label, value in tags.items()])
+
+        self._on(name, call)
+
+    def _bury(self, client: "MlflowClient", own: Mapping[str, str], alive: frozenset[str]) -> None:
+        for run in client.search_runs([self._experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
+            if own.items() <= run.data.tags.items() and run.data.tags.get("driver") not in alive:
+                client.set_terminated(run.info.run_id, "KILLED")
+
+    # The queue
+
+    def _on(self, name: str, call: Callable[["MlflowClient", str], None]) -> None:
+        def with_run(client: "MlflowClient") -> None:
+            if name in self._runs:
+                call(client, self._runs[name])
+
+        self._later(with_run)
+
+    def _later(self, call: Call) -> None:
+        if self.uri is None:
+            return
+        if len(self._queue) < QUEUE_SIZE:
+            self._queue.append(call)
+        self._flush()
+
+    def _flush(self, last: bool = False) -> None:
+        while self._queue and (last or time.monotonic() >= self._closed_until):
+            try:
+                client = self._client()
+                began = time.monotonic()
+                self._queue[0](client)
+            except Exception as error:  # noqa: BLE001 the diary must never stop the run, and MLflow raises whatever its store raises
+                if self._mlflow is None or _is_away(error):
+                    self._close(f"does not answer ({_line(error)})")
+                    return
+                _warn(f"MLflow refused a call, which is skipped: {_line(error)}")
+            self._queue.popleft()
+            if time.monotonic() - began > SLOW_SECONDS:
+                self._close(f"is slow ({time.monotonic() - began:.0f} s for a call)")
+                return
+            self._pause = PAUSE_SECONDS
+
+    def _close(self, why: str) -> None:
+        if self._pause == PAUSE_SECONDS:
+            _warn(f"MLflow at {self.uri} {why}; the run goes on, and tracking is tried again from time to time")
+        self._closed_until = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+
+    def _client(self) -> "MlflowClient":
+        if self._mlflow is None:
+            for name, value in QUIET.items():
+                os.environ.setdefault(name, value)
+            from mlflow import MlflowClient
+
+            for name in ("mlflow", "alembic"):
+                logging.getLogger(name).setLevel(logging.WARNING)
+            client = MlflowClient(tracking_uri=self.uri)
+            known = client.get_experiment_by_name(self.experiment)
+            self._experiment_id = known.experiment_id if known else client.create_experiment(self.experiment, self.artifacts)
+            self._mlflow = client
+        return self._mlflow
+
+
+def _log_text(client: "MlflowClient", run: str, name: str, text: str) -> None:
+    client.log_text(run, text, name)
+
+
+def code_version() -> dict[str, str]:
+    """The commit that this package was checked out from, or the hash of its source where there is none (an image, a shipped folder)."""
+    home = Path(mirepoix.__path__[0])
+    if (home / ".git").exists() and shutil.which("git"):
+        command = ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=40"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False)
+        if answer.returncode == 0:  # a repository without a commit has nothing to describe
+            return {"mlflow.source.git.commit": answer.stdout.strip()}
+    files = [path for layer in LAYERS for path in (home / layer).rglob("*.py")]
+    return {"source": digest_of((str(path.relative_to(home)), source_hash(path.read_text())) for path in files)}
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that a reader of the diary asks for first."""
+    return {"version.python": platform.python_version()} | {f"version.{name}": library_version(name) for name in LIBRARIES}
+
+
+def _placed(stage: str) -> dict[str, str]:
+    """What is done, and in a comparison which arm asks for it."""
+    arm, _, step = stage.rpartition(":")
+    return {"stage": step} | ({"arm": arm} if arm else {})
+
+
+def _address(manifest: Manifest, target: str) -> dict[str, str]:
+    return {"artefact": target, "digest": manifest.digest, "key": manifest.fields["key"]}
+
+
+def _dataset(name: str, digest: str, source: str) -> Any:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    kind = "local" if is_local(source) else source.partition(":")[0]
+    return DatasetInput(Dataset(name, digest[:36], kind, source), [InputTag("mlflow.data.context", name), InputTag("digest", digest)])
+
+
+def _is_away(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+
+    if isinstance(error, MlflowException):
+        return error.get_http_status_code() >= 500 or error.error_code == "REQUEST_LIMIT_EXCEEDED"
+    return isinstance(error, OSError)
+
+
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _name(name: str) -> str:
+    return re.sub(r"[^\w\-./ :]", "_", name.replace("@", "_at_"))[:250]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
