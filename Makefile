@@ -1,3 +1,4 @@
+# make types   mypy: strict for models/ and serving/, its defaults for components/ and workflows/
 # make demo    from nothing to a searched endpoint, on two CPU cores
 # make test    everything that is promised, tested, but for what takes as long as make soak
 # make soak    the tests that take too long for `make test`: all six retrievers, a verbalised corpus, and a comparison as a job, through
@@ -9,28 +10,35 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: help demo test soak bench lint lock clean
+# Tests run in this many processes; `make test WORKERS=0` runs them in one, for a debugger.
+WORKERS ?= 2
+
+.PHONY: help demo test soak bench lint format-check types lock clean
 
 help:
 	@sed -n 's/^# //p' Makefile
 
-# torch goes first and by itself: with any looser requirement, a resolver fetches gigabytes of CUDA for a machine without a GPU.
+# torch goes first, by pip and pinned: with any looser requirement, a resolver fetches gigabytes of CUDA for a machine without a GPU. uv, which
+# takes a third of pip's CPU seconds, installs the rest; where it cannot (an index that only pip knows of), pip does, and says so.
+INSTALL = install() { $(BIN)/uv pip install --quiet --python $(BIN)/python "$$@" || { echo "mirepoix: uv could not install; pip does it"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$@"; }; }; install
+
 .venv/ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "mirepoix: Python 3.11 or later is needed; give it as make PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' requirements.lock)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep -E '^(torch|uv)==' requirements.lock)
+	@$(INSTALL) -r requirements.lock
+	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 
 # What the tests compare with reads pictures and clips by torchvision, which PyPI has only for CUDA: it stays out of the environment.
 .venv/vision/ready: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/vision "torchvision==0.28.0"
+	@$(INSTALL) --no-deps --upgrade --target .venv/vision "torchvision==0.28.0"
 	@touch $@
 
 # What late interaction is exported for pins versions other than ours.
 .venv/pylate/ready: .venv/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .venv/pylate "pylate==1.6.0" \
+	@$(INSTALL) --no-deps --upgrade --target .venv/pylate "pylate==1.6.0" \
 		"sentence-transformers==5.3.0" "transformers==5.3.0" "tokenizers==0.22.2" "huggingface-hub==1.33.0" "datasets==5.2.0" \
 		"multiprocess==0.70.19" "dill==0.4.0" "ujson==5.12.0"
 	@touch $@
@@ -39,7 +47,7 @@ demo: .venv/ready
 	@$(BIN)/mirepoix demo quickstart
 
 test: .venv/ready .venv/vision/ready .venv/pylate/ready
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 soak: .venv/ready
 	@$(BIN)/python -m pytest -m soak
@@ -49,15 +57,34 @@ bench: .venv/ready
 	@$(BIN)/python bench/memory.py --check
 
 lint: .venv/ready
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
 
-# Writes requirements.lock anew from what pyproject.toml asks for.
+format-check: .venv/ready
+	@$(BIN)/ruff format --check .
+
+# Type checkers do not follow mirepoix.py: they read the four folders linked below one package, as a wheel has them.
+types: .venv/ready
+	@mkdir -p .types/mirepoix
+	@for each in package/__init__.py package/py.typed models serving components workflows; do ln -sfn "../../$$each" .types/mirepoix/; done
+	@$(BIN)/mypy
+
+# Writes the locks anew from what pyproject.toml asks for, by resolution alone, for every Python from 3.11 on: nothing is installed, and of
+# the CUDA wheels only the metadata is read. Versions of requirements.lock stay where they fit, and the others take them over where they can;
+# `make lock UPGRADE=--upgrade` takes the newest. From requirements.lock what torch wants of CUDA is left out: it is for machines without.
+RESOLVE := .venv-lock/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --fork-strategy fewest --no-annotate --no-header --quiet
+RESOLVED_FOR := python_full_version < '3.14'|platform_machine == 'x86_64'|platform_python_implementation == 'CPython'|sys_platform == 'linux'
+SHORTEN := sed -i -E "s/($(RESOLVED_FOR))( and )?//g; s/ and $$//; s/ ; $$//"
+
 lock:
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/python -m pip install --quiet "torch==2.13.0" "setuptools>=77" wheel
-	.venv-lock/bin/python -m pip install --quiet --no-build-isolation -e ".[cpu,dev]"
-	.venv-lock/bin/python -m pip freeze --all --exclude pip --exclude-editable | sed 's/^\(torch==[0-9.]*\)+cpu/\1/' > requirements.lock
-	@rm -rf .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
+	$(RESOLVE) $(UPGRADE) --extra cpu --extra dev --output-file requirements.lock
+	@$(SHORTEN) requirements.lock && sed -i -E '/^(cuda-|nvidia-|triton=)/d' requirements.lock
+	@mkdir -p locks && for name in gpu gpu-cuda13 vllm; do cp requirements.lock locks/$$name.lock; done
+	$(RESOLVE) --extra gpu --output-file locks/gpu.lock
+	$(RESOLVE) --extra gpu-cuda13 --output-file locks/gpu-cuda13.lock
+	$(RESOLVE) --extra gpu --extra vllm --output-file locks/vllm.lock
+	@$(SHORTEN) locks/*.lock && rm -rf .venv-lock
 
 clean:
-	rm -rf .venv storage build dist *.egg-info
+	rm -rf .venv .types storage build dist *.egg-info

@@ -2,6 +2,5 @@
 
 from pathlib import Path as _Path
 
-_home = _Path(__file__).resolve().parent
-# An installed wheel holds the four folders in mirepoix/; a checkout, or a shipped working directory, holds them beside this file.
-__path__ = [str(_home / "mirepoix" if (_home / "mirepoix").is_dir() else _home)]
+# A checkout, or a shipped working directory, holds the four folders beside this file; an installed wheel is a package instead (package/).
+__path__ = [str(_Path(__file__).resolve().parent)]

@@ -39,17 +39,19 @@ import ray
 from footprint import MIB, kilobytes, tree
 from PIL import Image, ImageOps
 
+from mirepoix.components import ray_tasks
 from mirepoix.components.corpus.parts import PARTS, PartWriter, part_files
-from mirepoix.components.corpus.text import TextRules, split_words
+from mirepoix.components.corpus.text import split_words
 from mirepoix.components.curation import curate
-from mirepoix.components.curation.curate import CurateConfig
-from mirepoix.components.curation.near_duplicates import NearRules, near_pairs
+from mirepoix.components.curation.curate_config import CurateConfig, NearRules
+from mirepoix.components.curation.near_duplicates import near_pairs
 from mirepoix.components.curation.row_checks import RowCheck, checked
 from mirepoix.components.curation.row_features import RowFeatures
 from mirepoix.components.curation.signatures import PERMUTATIONS, banding
+from mirepoix.components.curation.text_rules import TextRules
+from mirepoix.components.stage import Context
 from mirepoix.models.item import Item, item_to_row
-from mirepoix.serving.pictures import PictureLimits
-from mirepoix.serving.store import Context
+from mirepoix.serving.pictures_config import PictureLimits
 from mirepoix.workflows.cluster.ray_cluster import private_cluster
 
 LIMITS, ROWS = PictureLimits(), CurateConfig().batch_size
@@ -161,12 +163,12 @@ def measure_pictures(home: Path, count: int, width: int, height: int, workers: i
 def search(folder: Path, items: list[Item], check: RowCheck) -> set[tuple[str, str]]:
     """Signatures and pairs, as curation finds them."""
     folder.mkdir()
-    facts = RowFeatures(folder)
+    features = RowFeatures(folder)
     table = pa.Table.from_pylist([item_to_row(item) for item in items], schema=PARTS["corpus"])
     for first in range(0, len(items), ROWS):
-        facts.add(check.checked(table.slice(first, ROWS)))
-    facts.seal()
-    places, _, _ = near_pairs(facts, np.arange(len(items)), np.zeros(len(items), np.int64), np.ones((1, 1), bool), NearRules())
+        features.add(check.checked(table.slice(first, ROWS)))
+    features.finish()
+    places, _, _ = near_pairs(features, np.arange(len(items)), np.zeros(len(items), np.int64), np.ones((1, 1), bool), NearRules())
     return {(items[one].id, items[other].id) for one, other in places.tolist()}
 
 
@@ -218,8 +220,8 @@ def measure_near(home: Path, count: int, width: int, height: int, repeats: int) 
                 if turn:
                     seconds[name].append(time.perf_counter() - began)
         speed = [other / one for one, other in zip(seconds["curation"], seconds["other"], strict=True)]
-        told = {"pairs": len(results[0]), "planted": int(SHARE * count), "same": results[0] == results[1]}
-        figures[kind] = {**told, **{name: spread(found) for name, found in seconds.items()}, "speed": spread(speed)}
+        counts = {"pairs": len(results[0]), "planted": int(SHARE * count), "same": results[0] == results[1]}
+        figures[kind] = {**counts, **{name: spread(found) for name, found in seconds.items()}, "speed": spread(speed)}
     return figures
 
 
@@ -268,24 +270,24 @@ def measure_growth(home: Path, sizes: list[int], repeats: int) -> dict[str, Any]
 
 
 def table(figures: dict[str, Any]) -> str:
-    def told(found: dict[str, float], digits: int = 2) -> str:
+    def cell(found: dict[str, float], digits: int = 2) -> str:
         return f"{found['median']:.{digits}f} ({found['least']:.{digits}f} to {found['most']:.{digits}f})"
 
     lines = [f"on {figures['machine']}"]
     if "pictures" in figures:
         found = figures["pictures"]
         lines += [f"pictures per second and core, {found['settings']}"]
-        lines += [f"  curation {told(found['curation'], 0)}   pool {told(found['pool'], 0)}   ratio {told(found['ratio'])}"]
+        lines += [f"  curation {cell(found['curation'], 0)}   pool {cell(found['pool'], 0)}   ratio {cell(found['ratio'])}"]
     if "near" in figures:
         lines += [f"near-duplicate search, {figures['near']['settings']}"]
         for kind, other in (("texts", "datasketch"), ("pictures", "imagehash")):
             found = figures["near"][kind]
             pairs = f"{found['pairs']} pairs, {found['planted']} planted, {'the same' if found['same'] else 'NOT the same'}"
-            lines += [f"  {kind}: {pairs}; seconds {told(found['curation'])}, {other} {told(found['other'])}, speed {told(found['speed'])}"]
+            lines += [f"  {kind}: {pairs}; seconds {cell(found['curation'])}, {other} {cell(found['other'])}, speed {cell(found['speed'])}"]
     if "growth" in figures:
         lines += [f"growth of the stage, {figures['growth']['settings']}"]
         lines += [
-            f"  {run['items']:7d} items   {told(run['seconds'], 1)} s   {run['mebibytes']:.0f} MiB" for run in figures["growth"]["runs"]
+            f"  {run['items']:7d} items   {cell(run['seconds'], 1)} s   {run['mebibytes']:.0f} MiB" for run in figures["growth"]["runs"]
         ]
         lines += [f"  slope of log time on log items {figures['growth']['slope']:.2f}"]
     return "\n".join(lines)
@@ -323,6 +325,7 @@ def main() -> int:
     if unknown:
         parser.error(f"{', '.join(unknown)} is nothing to measure; give pictures, near or growth")
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray_tasks.SMALL_ROWS = 0  # Ray's work is measured, however small the sizes are
     what = given.what or ["pictures", "near", "growth"]
     figures: dict[str, Any] = {"machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"}
     with tempfile.TemporaryDirectory() as folder, private_cluster():

@@ -3,7 +3,7 @@
     python bench/footprint.py make demo
 
 Memory is the proportional set size: what processes share is counted once. It is read from Linux once a second; of the fullest moment the
-largest processes are told.
+largest processes are listed.
 """
 
 import os
@@ -84,8 +84,8 @@ def main(command: list[str]) -> int:
     found = measure(command)
     duration = f"{found.seconds // 60:.0f} min {found.seconds % 60:.0f} s"
     print(f"\n{duration}, at most {found.kilobytes / MIB:.0f} MiB ({found.kilobytes * 1024 / 1e9:.2f} GB), on {os.cpu_count()} cores")
-    for size, told in found.fullest:
-        print(f"  {size / MIB:6.0f} MiB  {told}")
+    for size, name in found.fullest:
+        print(f"  {size / MIB:6.0f} MiB  {name}")
     return found.status
 
 

@@ -80,10 +80,10 @@ def passed(folder: str, scratch: str) -> None:
     import ray.data
 
     from mirepoix.components.curation import curate
-    from mirepoix.components.curation.curate import CurateConfig
+    from mirepoix.components.curation.curate_config import CurateConfig
     from mirepoix.components.ingestion import sources
-    from mirepoix.components.ingestion.sources import SourcesConfig
-    from mirepoix.serving.store import Context
+    from mirepoix.components.ingestion.sources_config import SourcesConfig
+    from mirepoix.components.stage import Context
     from mirepoix.workflows.cluster.ray_cluster import private_cluster
 
     logging.getLogger(ray.data.__name__).setLevel(logging.ERROR)
@@ -105,27 +105,27 @@ def main() -> int:
     parser.add_argument("--folder", help="where to work (default: the temporary folder)")
     parser.add_argument("--check", action="store_true", help="exit status 1 if pictures take 2 GB of memory or more")
     parser.add_argument("--processes", action="store_true", help="tell the largest processes of the fullest moment")
-    told = parser.parse_args()
+    arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores; pictures of {SIDE} x {SIDE}, JPEG {QUALITY}, a caption each; passages of 56 words")
-    with tempfile.TemporaryDirectory(dir=told.folder, prefix="memory-") as home:
+    with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="memory-") as home:
         pictures, points = Path(home) / "pictures", []
         pictures.mkdir()
-        for size in sorted(told.gigabytes):
+        for size in sorted(arguments.gigabytes):
             count = grow(pictures, size * 1e9)
-            points.append((size, peak(pictures, f"{size:6.2f} GB  {count:7d} pictures", told.processes)))
+            points.append((size, peak(pictures, f"{size:6.2f} GB  {count:7d} pictures", arguments.processes)))
         if len(points) > 1:
             slope, base = np.polyfit(*zip(*points, strict=True), 1)
             print(f"slope {slope:.1f} MiB per GB from {base:.0f} MiB; at 10 GB: {base + 10 * slope:.0f} MiB")
         shutil.rmtree(pictures)
         pictured, points = points, []
-        for count in sorted(told.texts):
+        for count in sorted(arguments.texts):
             size = tell(Path(home) / f"texts{count}", count)
-            points.append((count, peak(Path(home) / f"texts{count}", f"{size / 1e9:6.2f} GB  {count:7d} passages", told.processes)))
+            points.append((count, peak(Path(home) / f"texts{count}", f"{size / 1e9:6.2f} GB  {count:7d} passages", arguments.processes)))
         if len(points) > 1:
             slope, base = np.polyfit(*zip(*points, strict=True), 1)
             print(f"slope {slope * MIB:.2f} KiB per passage from {base:.0f} MiB")
     most = max((figure for _, figure in pictured), default=0) * MIB * MIB
-    if told.check and most >= PROMISED:
+    if arguments.check and most >= PROMISED:
         print(f"missed: pictures take {most / 1e9:.2f} GB, and less than {PROMISED / 1e9:.0f} GB is promised", file=sys.stderr)
         return 1
     return 0

@@ -1,1 +1,1 @@
-"""Encoders, their losses and what they read: torch and transformers, and nothing of Ray, FAISS or MLflow."""
+"""Encoders, their losses, and the items that they read; built on torch and transformers, without Ray, FAISS or MLflow."""

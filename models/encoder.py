@@ -1,67 +1,47 @@
-"""What every retriever is: collate (CPU, picklable), forward (device), Vectors; and encode, save and open, which they share.
+"""The base of every retriever: collate (CPU, picklable), forward (device), Vectors; encode, save and open are shared.
 
-The folder of an encoder holds mirepoix.json, the checkpoint that it is built over (of several, each in a folder of its own name: text/,
-vision/), and in head.safetensors whatever weights are in none of these.
+The folder of an encoder holds mirepoix.json, the checkpoint that it is built over (with several, each in a folder of its name: text/,
+vision/), and in head.safetensors the weights that belong to no checkpoint.
 """
 
 import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib import import_module
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from mirepoix.models.backbones.checkpoints import Checkpoint, Kind, LoadedCheckpoint, open_part
-from mirepoix.models.backbones.tuning import Tuning, merged, tune
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_part
+from mirepoix.models.backbones.tuning import merged, tune
+from mirepoix.models.backbones.tuning_config import Tuning
+from mirepoix.models.encoder_config import EncoderConfig, Role, config_class, named
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item, Modality
+from mirepoix.models.item import Item
 from mirepoix.models.options import revive
 from mirepoix.models.vectors import Vectors
 
 DESCRIPTION = "mirepoix.json"
 HEAD = "head.safetensors"
-# Name of a retriever -> where its Encoder stands; opened only when asked for.
-ARCHITECTURES = {
-    "jfe": ("mirepoix.models.retrievers.jfe", "Jfe"),
-    "marvel": ("mirepoix.models.retrievers.marvel", "Marvel"),
-    "mimic": ("mirepoix.models.retrievers.mimic", "Mimic"),
-    "mire": ("mirepoix.models.retrievers.mire", "Mire"),
-    "unite": ("mirepoix.models.retrievers.unite", "Unite"),
-    "univldr": ("mirepoix.models.retrievers.univldr", "UniVLDR"),
-}
-Role = Literal["query", "document"]
-
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """How a retriever reads and pools an item; each has its own."""
 
 
 class Collator(Protocol):
-    """Items to tensors, on the CPU: the queries, then the documents. Of each item the attention mask tells how many tokens it took."""
+    """Turns items into tensors, on the CPU: queries, then documents. A row of the attention mask sums to the tokens of its item."""
 
     def __call__(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> dict[str, torch.Tensor]: ...
 
 
 class Encoder(torch.nn.Module):
-    """Items to Vectors. A subclass brings a collator, a forward, its config, and what it is built over."""
+    """Turns items into Vectors. A subclass has a collator, a forward and its towers; its config says what it is built over."""
 
-    architecture: str
-    TOWERS: tuple[str, ...]  # the names of `towers`, known before any weights are
-    CHECKPOINTS: Mapping[str, Kind]  # by the attributes that hold their models
-    FAMILIES: tuple[str, ...]  # twins that it can be built over, the usual first
-    READS: Modality  # what an item may consist of
-    PROMPT: str = ""  # words that stand around every item, for a tokenizer that is trained on a corpus
-    Config: type
-    Tuning: type = Tuning
-    config: Any
+    PROMPT: str = ""  # words of the prompt around every item, for a tokenizer that is trained on a corpus
+    config: EncoderConfig  # each retriever has its own subclass, which says what it is built over and what it reads
     collator: Collator
-    temperature: float | None = None  # that training learnt
-    widths: tuple[int, ...] = ()  # that were trained beside the whole
+    temperature: float | None = None  # as training learned it
+    widths: tuple[int, ...] = ()  # narrower widths that were trained too
 
     def __init__(self, config: EncoderConfig, **parts: LoadedCheckpoint):
         super().__init__()
@@ -71,46 +51,52 @@ class Encoder(torch.nn.Module):
             setattr(self, name, part.model)
 
     @property
+    def architecture(self) -> str:
+        """The name of the retriever."""
+        return self.config.ARCHITECTURE
+
+    @property
     @abstractmethod
     def dimension(self) -> int:
         """The width of a row."""
 
     @abstractmethod
-    def forward(self, **batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """A collated batch to rows_NTD and mask_NT; a plain tuple, so that a training engine's hooks see the tensors."""
+    def forward(self, *args: Any, **batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        """rows_NTD and mask_NT of a collated batch, as a plain tuple, so that the hooks of a training engine see the tensors."""
 
     @property
     @abstractmethod
     def towers(self) -> Mapping[str, torch.nn.Module]:
-        """The parts that can learn apart from each other, by the names that `Tuning.towers` takes."""
+        """The parts that can be trained apart, by the names that `Tuning.towers` takes."""
 
     @property
     def training_collator(self) -> Collator:
-        """What reads in training."""
+        """The collator of training, where that reads items in another way."""
         return self.collator
 
     @classmethod
     def build(cls, checkpoints: Mapping[str, Checkpoint], config: EncoderConfig) -> Self:
-        """The encoder over published towers; what is new in it is drawn from torch's random numbers."""
-        return cls(config, **{name: open_part(checkpoints[name], kind) for name, kind in cls.CHECKPOINTS.items()})
+        """The encoder over published checkpoints; new weights are drawn with torch's random numbers."""
+        return cls(config, **{name: open_part(checkpoints[name], kind) for name, kind in config.CHECKPOINTS.items()})
 
     @classmethod
     def open(cls, folder: str | Path, config: EncoderConfig) -> Self:
         """The encoder that `save` wrote."""
-        encoder = cls.build({name: Checkpoint(_place(cls, Path(folder), name)) for name in cls.CHECKPOINTS}, config)
+        encoder = cls.build({name: Checkpoint(_place(config, Path(folder), name)) for name in config.CHECKPOINTS}, config)
         state = encoder.state_dict()
         own, unread = encoder._head(state), {f"{name}.{weight}" for name, part in encoder.parts.items() for weight in part.unread}
         path = Path(folder) / HEAD
         given = load_file(path) if path.is_file() else {}
         if odd := sorted((own.keys() ^ given.keys()) | (unread - state.keys())):
-            told = f"{len(odd)} weights ({', '.join(odd[:3])}, ...)"
-            raise Refused(f"{folder} and a {cls.architecture} differ in {told}; give a whole encoder")
+            names = ", ".join(odd[:3]) + (", ..." if len(odd) > 3 else "")
+            what = f"{len(odd)} weights of the {encoder.architecture} are missing or unexpected"
+            raise Refused(f"{folder}: {what}: {names}; give a whole encoder")
         encoder.load_state_dict(given, strict=False)
         return encoder
 
     def tune(self, tuning: Tuning) -> Self:
-        """Makes ready to train what `tuning` names, and nothing else."""
-        tune(self, self.towers, tuning, self.Tuning)
+        """Prepares training: what `tuning` names is trained, everything else is frozen."""
+        tune(self, self.towers, tuning, self.config.TUNING)
         return self.train()
 
     @property
@@ -124,9 +110,9 @@ class Encoder(torch.nn.Module):
         report: Callable[[int], None] | None = None,
         role: Role = "document",
     ) -> Vectors:
-        """Vectors of all items, on the CPU; batches are made of items of like length, so that little is padded."""
+        """Vectors of all items, on the CPU; items of similar length share a batch, which keeps padding low."""
         if not items:
-            raise Refused("there is nothing to encode; give at least one item")
+            raise Refused("no items to encode; give at least one item")
         was_training = self.training
         self.eval()
         order = sorted(range(len(items)), key=lambda i: (len(items[i].images) + len(items[i].video), len(items[i].text)))
@@ -146,9 +132,9 @@ class Encoder(torch.nn.Module):
         return Vectors.cat(parts)[back]
 
     def save(self, folder: str | Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Writes plain checkpoint folders, adapters merged, and beside them which retriever they belong to.
+        """Writes the checkpoint folders with adapters merged, the head, and the description of the retriever.
 
-        `state` holds the gathered weights where this process has only a share of them.
+        `state` has the gathered weights where this process has only a shard of them.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +142,7 @@ class Encoder(torch.nn.Module):
         for name, part in self.parts.items():
             prefix = f"{name}."
             own = {weight.removeprefix(prefix): tensor for weight, tensor in plain.items() if weight.startswith(prefix)}
-            part.save(_place(type(self), folder, name), own)
+            part.save(_place(self.config, folder, name), own)
         if head := self._head(plain):
             save_file({weight: tensor.contiguous() for weight, tensor in head.items()}, folder / HEAD)
         description = {
@@ -168,43 +154,36 @@ class Encoder(torch.nn.Module):
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
 
     def _head(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The weights that are of no checkpoint."""
-        return {weight: tensor for weight, tensor in state.items() if weight.partition(".")[0] not in self.CHECKPOINTS}
+        """The weights that belong to no checkpoint."""
+        return {weight: tensor for weight, tensor in state.items() if weight.partition(".")[0] not in self.config.CHECKPOINTS}
 
 
-def _place(cls: type[Encoder], folder: Path, name: str) -> Path:
-    return folder if len(cls.CHECKPOINTS) == 1 else folder / name
+def _place(config: EncoderConfig, folder: Path, name: str) -> Path:
+    return folder if len(config.CHECKPOINTS) == 1 else folder / name
 
 
-def refuse_nothing(items: Sequence[Item]) -> None:
-    """Refuses an item that nothing could be found of, or by: an instruction says what is wanted, and is not what is sought."""
+def refuse_empty(items: Sequence[Item]) -> None:
+    """Refuses an item without text, image and video: an instruction alone cannot be searched for, or with."""
     for item in items:
         if not item.modality:
-            raise Refused(f"item {item.id!r} ({item.source}:{item.line}) is of nothing; an item must have text, a picture or a clip")
+            raise Refused(f"item {item.id!r} ({item.source}:{item.line}) has no text, image or video; give it one of these")
 
 
-def refuse_unread(items: Sequence[Item], reads: Modality, architecture: str) -> None:
-    """Refuses an item of nothing, and one that holds what a retriever does not read."""
-    refuse_nothing(items)
+def refuse_unread(items: Sequence[Item], config: type[EncoderConfig]) -> None:
+    """Refuses an empty item, and one with a modality that the retriever does not read."""
+    refuse_empty(items)
     for item in items:
-        if more := item.modality & ~reads:
+        if more := item.modality & ~config.READS:
             raise Refused(
-                f"item {item.id!r} ({item.source}:{item.line}) has {more.words}, and {architecture} reads {reads.words} alone; "
-                "leave such items out, or train a retriever that reads them"
+                f"item {item.id!r} ({item.source}:{item.line}) has {more.words}, and {config.ARCHITECTURE} reads "
+                f"{config.READS.words} alone; leave such items out, or train a retriever that reads them"
             )
 
 
-def architecture(name: str) -> type[Encoder]:
-    """The Encoder class of a retriever by its name."""
-    if name not in ARCHITECTURES:
-        raise Refused(f"retriever {name!r} is not known; there are {', '.join(sorted(ARCHITECTURES))}")
-    module, cls = ARCHITECTURES[name]
-    return getattr(import_module(module), cls)
-
-
-def architecture_of(config: EncoderConfig) -> type[Encoder]:
-    """The Encoder class that a config is of."""
-    return next(architecture(name) for name, (module, _) in ARCHITECTURES.items() if module == type(config).__module__)
+def encoder_class(config: EncoderConfig | type[EncoderConfig]) -> type[Encoder]:
+    """The Encoder class that a config is for."""
+    found: type[Encoder] = named(config.ENCODER)
+    return found
 
 
 def load_encoder(folder: str | Path) -> Encoder:
@@ -213,8 +192,8 @@ def load_encoder(folder: str | Path) -> Encoder:
     if not path.is_file():
         raise Refused(f"{folder} holds no {DESCRIPTION}; give the folder of an encoder that training or a release wrote")
     description = json.loads(path.read_text())
-    cls = architecture(description["architecture"])
-    encoder = cls.open(folder, revive(cls.Config, description["config"])).eval()
+    config = revive(config_class(description["architecture"]), description["config"])
+    encoder = encoder_class(config).open(folder, config).eval()
     encoder.temperature = description["temperature"]
     encoder.widths = tuple(description["widths"])
     return encoder

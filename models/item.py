@@ -1,4 +1,4 @@
-"""What is searched and what searches: Item and Pair, their derived Modality, and their one form as Arrow rows."""
+"""Item (a query or a document) and Pair, their derived Modality, and their form as Arrow rows."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ import pyarrow as pa
 
 
 class Modality(IntFlag):
-    """Bit code of what an item consists of; exact equality of codes is what MAMCL's mask compares."""
+    """Bit code of what an item consists of; MAMCL's mask compares codes for equality."""
 
     NONE = 0
     TEXT = 1
@@ -19,8 +19,8 @@ class Modality(IntFlag):
 
     @property
     def words(self) -> str:
-        """The code as people say it: "text", "text and image", ..."""
-        return " and ".join(bit.name.lower() for bit in type(self) if self & bit) or "nothing"
+        """The code in words: "text", "text and image", ..."""
+        return " and ".join(str(bit.name).lower() for bit in type(self) if self & bit) or "nothing"
 
     @property
     def letters(self) -> str:
@@ -45,14 +45,14 @@ _LETTERS = ((Modality.IMAGE, "i"), (Modality.VIDEO, "v"), (Modality.TEXT, "t"))
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A query, a passage, a captioned picture, a clip: one thing with any of text, images and video."""
+    """A query or a document with any of text, images and video: a passage, a captioned picture, a clip."""
 
     id: str
     text: str = ""
     images: tuple[bytes, ...] = ()  # encoded pictures
     video: tuple[bytes, ...] = ()  # encoded frames, in order
-    instruction: str = ""  # wording of the task; says what is wanted, so it is no content and no modality
-    source: str = ""  # the file that it came from
+    instruction: str = ""  # wording of the task; not part of the content, so it has no modality
+    source: str = ""  # the file that it was read from
     line: int = 0  # and the line or row in it, from 1
 
     @property
@@ -66,12 +66,12 @@ class Item:
 
 
 def worded(item: Item, between: str = " ") -> str:
-    """What of an item is words: its instruction, then its text."""
+    """The words of an item: its instruction, then its text."""
     return between.join(part for part in (item.instruction.strip(), item.text.strip()) if part)
 
 
 def content_hash(item: Item) -> bytes:
-    """A hash of what the item consists of, whatever its id, source and instruction: equal for one document under two names."""
+    """A hash of text, images and video, without id, source and instruction: equal for one document under two ids."""
     whole = hashlib.sha256()
     for kind, parts in ((b"t", (item.text.encode(),)), (b"i", item.images), (b"v", item.video)):
         for part in parts:
@@ -82,7 +82,7 @@ def content_hash(item: Item) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A query with what it should find, and what it should not."""
+    """A query with its positive, and with hard negatives if there are any."""
 
     id: str
     query: Item
@@ -91,7 +91,7 @@ class Pair:
 
     @property
     def task(self) -> str:
-        """The family as M-BEIR names it: "t->i", "it->t", ..."""
+        """The task family as M-BEIR names it: "t->i", "it->t", ..."""
         return f"{self.query.modality.letters}->{self.positive.modality.letters}"
 
 
@@ -122,7 +122,7 @@ def item_to_row(item: Item) -> dict[str, Any]:
 
 
 def row_to_item(row: dict[str, Any]) -> Item:
-    """The item that a row holds; columns beyond `ITEM_SCHEMA` are left aside."""
+    """The item of a row; columns beyond `ITEM_SCHEMA` are ignored."""
     return Item(
         id=row["id"],
         text=row["text"] or "",

@@ -1,4 +1,4 @@
-"""Fields of a config with their one-line help, and a config from the plain values that it was written as."""
+"""Fields of a config with their one-line help, and configs rebuilt from their JSON values."""
 
 from dataclasses import MISSING, field, fields, is_dataclass
 from types import UnionType
@@ -8,14 +8,14 @@ from mirepoix.models.errors import Refused
 
 
 def option(default: Any = MISSING, help: str = "") -> Any:
-    """A dataclass field that says what it is; a default that is a class or function is called for each new config."""
+    """A dataclass field with a help text; a default that is a class or function is called for each new config."""
     if callable(default):
         return field(default_factory=default, metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 
 def refuse_unknown(config: Any, place: str = "") -> None:
-    """Refuses what is none of the values that a field of the config names; `place` stands before the field's name."""
+    """Refuses a value that its field's Literal does not list; `place` is put before the field's name in the message."""
     for name, hint in get_type_hints(type(config)).items():
         if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
             raise Refused(f"{place}{name} is {getattr(config, name)!r}; give one of {', '.join(map(str, get_args(hint)))}")
@@ -23,19 +23,19 @@ def refuse_unknown(config: Any, place: str = "") -> None:
 
 def revive(cls: type, plain: dict[str, Any]) -> Any:
     """The config of class `cls` whose `dataclasses.asdict` is `plain`, after JSON made lists of its tuples."""
-    hints = get_type_hints(cls)
-    unknown = sorted(set(plain) - set(hints))
+    hints, names = get_type_hints(cls), [each.name for each in fields(cls)]
+    unknown = sorted(set(plain) - set(names))
     if unknown:
         raise Refused(
-            f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(hints)}; it was written by another version"
+            f"{cls.__name__} has no field {', '.join(unknown)}; its fields are {', '.join(names)}; it was written by another version"
         )
-    return cls(**{f.name: _revive(hints[f.name], plain[f.name]) for f in fields(cls) if f.name in plain})
+    return cls(**{name: _revive(hints[name], plain[name]) for name in names if name in plain})
 
 
 def _revive(hint: Any, value: Any) -> Any:
     if get_origin(hint) in (Union, UnionType):
         nested = [kind for kind in get_args(hint) if is_dataclass(kind)]
         return _revive(nested[0], value) if nested and isinstance(value, dict) else value
-    if is_dataclass(hint) and isinstance(value, dict):
+    if isinstance(hint, type) and is_dataclass(hint) and isinstance(value, dict):
         return revive(hint, value)
     return tuple(value) if isinstance(value, list) else value

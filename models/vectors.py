@@ -6,16 +6,19 @@ Shapes: N items, Q queries, T rows an item, D width.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-BLOCK = 2**26  # scores of rows with rows that stand in memory at once
+from mirepoix.models.ragged import RaggedRows
+
+BLOCK = 2**26  # most scores of rows with rows that are in memory at once
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """Rows of unit norm, and which of them are real."""
+    """Rows of unit norm, and a mask that is False on padding."""
 
     rows_NTD: torch.Tensor
     mask_NT: torch.Tensor
@@ -40,7 +43,7 @@ class Vectors:
 
     @classmethod
     def cat(cls, parts: Sequence["Vectors"]) -> "Vectors":
-        """All parts behind each other, padded to the largest number of rows."""
+        """All parts concatenated, padded to the largest number of rows."""
         most = max(part.rows_NTD.shape[1] for part in parts)
         rows = [F.pad(part.rows_NTD, (0, 0, 0, most - part.rows_NTD.shape[1])) for part in parts]
         masks = [F.pad(part.mask_NT, (0, most - part.mask_NT.shape[1])) for part in parts]
@@ -49,15 +52,20 @@ class Vectors:
     def cpu(self) -> "Vectors":
         return Vectors(self.rows_NTD.detach().float().cpu(), self.mask_NT.cpu())
 
+    def ragged(self) -> RaggedRows:
+        """The real rows without padding, on the CPU as float32: what is written to disk, indexed and searched."""
+        mask_NT = self.mask_NT.cpu().numpy()
+        return RaggedRows(self.rows_NTD.detach().float().cpu().numpy()[mask_NT], np.append(0, np.cumsum(mask_NT.sum(1))))
+
     def truncated(self, width: int) -> "Vectors":
-        """The first `width` dimensions, of unit norm again; true to the item only at a width that was trained."""
+        """The first `width` dimensions, normalised again; search quality holds only at a width that was trained."""
         return Vectors(F.normalize(self.rows_NTD[..., :width], dim=-1) * self.mask_NT[..., None], self.mask_NT)
 
 
 def maxsim(queries: Vectors, items: Vectors) -> torch.Tensor:
-    """Scores of every query against every item, (Q, N): each query row's best item row, summed; with one row each, the dot product.
+    """Scores of queries against items, (Q, N): over query rows the sum of the best item row's score; with one row each, the dot product.
 
-    Where the scores of all rows would take more than a block, items come by blocks, whose scores are computed again for the gradients.
+    Scores of rows that would exceed a block are computed by blocks of items, and computed again in the backward pass.
     """
     if queries.rows_NTD.shape[1] == 1 and items.rows_NTD.shape[1] == 1:
         return queries.rows_NTD[:, 0] @ items.rows_NTD[:, 0].T

@@ -1,1 +1,1 @@
-"""What is published and searched: folders with manifests, indexes, releases, and the HTTP endpoint."""
+"""Published folders with manifests, indexes, releases, and the HTTP endpoint that serves them."""

@@ -1,4 +1,4 @@
-"""A release on Ray Serve: ingress -> encoder replicas (dynamic batches) -> index replicas; started, swapped and stopped as one."""
+"""Serves a release on Ray Serve: ingress -> encoder replicas (dynamic batches) -> index replicas, started and stopped together."""
 
 import errno
 import ipaddress
@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import httpx
 import ray
@@ -18,37 +18,13 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
 from mirepoix.models.errors import Refused
-from mirepoix.models.options import option
 from mirepoix.serving.http.api import About
 from mirepoix.serving.http.client import KEY
-from mirepoix.serving.http.schemas import Limits
 from mirepoix.serving.release import open_release
 from mirepoix.serving.replicas import EncoderReplica, IndexReplica, IngressReplica, verified_encoder
+from mirepoix.serving.serve_config import ServeConfig
 
 APPLICATION = "mirepoix"
-
-
-@dataclass(frozen=True)
-class ServeConfig:
-    """Where a release is served, by how many, and what a request may cost."""
-
-    host: str = option("127.0.0.1", "address to listen at; one beyond this machine needs a key")
-    port: int = option(8000, "port to listen at; 0: the one at which the cluster's Serve listens already, else any free one")
-    encoders: int = option(1, "encoder replicas")
-    indexes: int = option(1, "index replicas, each with the whole index")
-    ingresses: int = option(1, "ingress replicas")
-    encoder_cpus: float = option(1.0, "CPUs of an encoder replica")
-    encoder_gpus: float = option(0.0, "GPUs of an encoder replica")
-    batch_size: int = option(32, "most items that are encoded together")
-    batch_wait_s: float = option(0.005, "seconds that an item waits for company")
-    start_timeout_s: float = option(300.0, "seconds until a server that does not answer is given up")
-    limits: Limits = field(default_factory=Limits, metadata={"help": "what one request may cost"})
-
-    def __post_init__(self) -> None:
-        if min(self.encoders, self.indexes, self.ingresses, self.batch_size) < 1:
-            raise Refused("encoders, indexes, ingresses and batch_size start at 1")
-        if not 0 <= self.port < 65536:
-            raise Refused(f"port is {self.port}; give one from 1 to 65535, or 0 for any free one")
 
 
 @dataclass(frozen=True)
@@ -60,8 +36,8 @@ class Server:
     version: str
 
     def stop(self) -> None:
-        """Takes the release down, and Serve with it where nothing else is served."""
-        with _hushed():
+        """Stops serving the release, and shuts Serve down if it serves nothing else."""
+        with _quiet():
             if APPLICATION in serve.status().applications:
                 serve.delete(APPLICATION)
             if not serve.status().applications:
@@ -69,27 +45,27 @@ class Server:
 
 
 def start(target: str, config: ServeConfig, api_key: str | None = None) -> Server:
-    """Serves the release at a path or URI on the Ray cluster at hand, in place of the one that was; returns when it answers.
+    """Serves the release at a path or URI on the connected Ray cluster, in place of an earlier one; returns when it answers.
 
-    The key that requests must carry is `api_key`, or the environment's MIREPOIX_API_KEY; without either, none is asked for.
+    Requests must carry `api_key`, or else the environment's MIREPOIX_API_KEY; if neither is set, no key is required.
     """
     assert ray.is_initialized(), "connect to a Ray cluster first"
     api_key = api_key or os.environ.get(KEY)
-    there = _where_serve_listens()
-    running = there is not None
-    for host in (config.host, there[0] if running else config.host):
+    address = _serve_address()
+    running = address is not None
+    for host in (config.host, address[0] if address else config.host):
         if not api_key and not _loopback(host):
-            raise Refused(f"host {host} is open to others and no key is set; set {KEY}, or serve on 127.0.0.1")
+            raise Refused(f"host {host} is reachable from other machines and no key is set; set {KEY}, or serve on 127.0.0.1")
     if not config.port:
-        config = replace(config, port=there[1] if running else _free_port(config.host))
+        config = replace(config, port=address[1] if address else _free_port(config.host))
     release = open_release(target)
     check_port(config, running)
-    rehearsal = _verify.remote(target)
+    verification = _verify.remote(target)
     about = About(release.name, release.version, release.widths, release.instructions)
     try:
-        with _hushed():
+        with _quiet():
             _open_port(config)
-            ray.get(rehearsal)
+            ray.get(verification)
             serve.run(_application(target, about, config, api_key), name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
         _await_health(config, release.version)
     except (RuntimeError, RayError, TimeoutError) as error:
@@ -100,8 +76,8 @@ def start(target: str, config: ServeConfig, api_key: str | None = None) -> Serve
 
 
 @contextmanager
-def _hushed() -> Iterator[None]:
-    """Serve's log in this process without its notices, for a block."""
+def _quiet() -> Iterator[None]:
+    """Serve's log in this process at level WARNING, within the block."""
     log = logging.getLogger("ray.serve")
     before = log.level
     log.setLevel(logging.WARNING)
@@ -117,29 +93,26 @@ _LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 def _application(target: str, about: About, config: ServeConfig, api_key: str | None) -> serve.Application:
     waiting = config.limits.max_in_flight
     encoder = serve.deployment(
-        EncoderReplica,
         name="Encoder",
         num_replicas=config.encoders,
         ray_actor_options={"num_cpus": config.encoder_cpus, "num_gpus": config.encoder_gpus},
         max_ongoing_requests=2 * config.batch_size,
         max_queued_requests=waiting,
-    ).bind(target, config.batch_size, config.batch_wait_s)
+    )(EncoderReplica).bind(target, config.batch_size, config.batch_wait_s)
     index = serve.deployment(
-        IndexReplica,
         name="Index",
         num_replicas=config.indexes,
         ray_actor_options={"num_cpus": 0.5},
         max_ongoing_requests=16,
         max_queued_requests=waiting,
-    ).bind(target)
-    # The door turns away what is too much, in the API's own words; Serve's limit stands beyond it.
+    )(IndexReplica).bind(target)
+    # The guard refuses excess requests with the API's own error; Serve's limit is higher, so that it is never reached first.
     return serve.deployment(
-        IngressReplica,
         name="Ingress",
         num_replicas=config.ingresses,
         ray_actor_options={"num_cpus": 0.25},
         max_ongoing_requests=4 * waiting,
-    ).bind(about, config.limits, api_key, config.batch_size, encoder, index)
+    )(IngressReplica).bind(about, config.limits, api_key, config.batch_size, encoder, index)
 
 
 def _url(config: ServeConfig) -> str:
@@ -154,27 +127,30 @@ def _loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _where_serve_listens() -> tuple[str, int] | None:
-    """Host and port of the cluster's Serve, if it runs; it outlives the job that started it."""
+def _serve_address() -> tuple[str, int] | None:
+    """Host and port of the cluster's Serve, if it runs; it may have been started by an earlier job."""
     if not serve.status().proxies:
         return None
-    options = _get_global_client().http_config
+    client = _get_global_client()
+    assert client is not None  # it raises where no Serve runs
+    options = client.http_config
     return options.host, options.port
 
 
 def _free_port(host: str) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
-        return probe.getsockname()[1]
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def check_port(config: ServeConfig, running: bool) -> None:
-    """Refuses a port that others hold, and a second port: Serve listens at one, chosen when it starts."""
+    """Refuses a port that is in use, and one that differs from that of a running Serve, which listens at a single port."""
     if running:
         try:
             httpx.get(f"{_url(config)}/-/routes", timeout=5).raise_for_status()
         except httpx.HTTPError:
-            raise Refused(f"this cluster's Serve does not listen at port {config.port}; give --port as it was, or stop it first") from None
+            raise Refused(f"this cluster's Serve does not listen at port {config.port}; give its --port, or stop it first") from None
         return
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
@@ -183,7 +159,7 @@ def check_port(config: ServeConfig, running: bool) -> None:
             probe.bind((config.host, config.port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
-                raise Refused(f"port {config.port} is in use; stop what listens there, or give another with --port") from None
+                raise Refused(f"port {config.port} is in use; stop what listens there, or give another --port") from None
             raise Refused(f"{config.host}:{config.port} cannot be listened at ({error.strerror}); give another host or port") from None
 
 
@@ -195,7 +171,7 @@ def _open_port(config: ServeConfig) -> None:
 
 @ray.remote(num_cpus=0)
 def _verify(target: str) -> None:
-    """Checks the golden vectors aside, on a CPU: a release that would not start must not take the place of one that runs."""
+    """Verifies the golden vectors in a task, on a CPU, before a running release is replaced by one that would not start."""
     verified_encoder(open_release(target))
 
 
@@ -205,7 +181,7 @@ def _refusal(error: Exception, name: str) -> Refused:
 
 
 def _await_health(config: ServeConfig, version: str) -> None:
-    """Returns when the release of this version answers."""
+    """Waits until the release of this version answers."""
     end = time.monotonic() + config.start_timeout_s
     while time.monotonic() < end:
         try:

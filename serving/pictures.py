@@ -1,12 +1,11 @@
-"""Pictures that strangers sent: bounded before they are decoded, upright RGB afterwards, and refused in fixed words.
+"""Untrusted pictures: limits are checked before decoding, the result is upright RGB, and refusals have fixed texts.
 
-PictureRefused(Refused)     .reason is one of REASONS; no word of a decoder's error gets out
+PictureRefused(Refused)     .reason is one of REASONS; the decoder's own message is never passed on
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from io import BytesIO
 from typing import NamedTuple
 
@@ -15,7 +14,8 @@ from PIL import Image, ImageOps
 from PIL.JpegImagePlugin import JpegImageFile
 
 from mirepoix.models.errors import Refused
-from mirepoix.models.options import option
+from mirepoix.models.picture_formats import picture_format
+from mirepoix.serving.pictures_config import PictureLimits
 
 REASONS = {
     "empty": "the picture has no bytes; send a JPEG, PNG, WEBP or GIF",
@@ -26,19 +26,14 @@ REASONS = {
     "animated": "the picture is animated; send one frame",
     "damaged": "the picture is truncated or damaged",
 }
-_MAGIC = {
-    "JPEG": lambda head: head[:3] == b"\xff\xd8\xff",
-    "PNG": lambda head: head[:8] == b"\x89PNG\r\n\x1a\n",
-    "WEBP": lambda head: head[:4] == b"RIFF" and head[8:12] == b"WEBP",
-    "GIF": lambda head: head[:6] in (b"GIF87a", b"GIF89a"),
-}
+_ACCEPTED = ("JPEG", "PNG", "WEBP", "GIF")
 _ORIENTATION = 0x0112
 LOOK = 64
-"""Pixels that each side of a look at a picture has at least, if the picture has them."""
+"""Least pixels per side of the `look` of a picture, if the picture has as many."""
 
 
 class PictureRefused(Refused):
-    """A picture that is not taken; says why in one of the fixed `REASONS`."""
+    """A picture that is not accepted, for one of the fixed `REASONS`."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -48,50 +43,37 @@ class PictureRefused(Refused):
         return REASONS[self.reason]
 
 
-@dataclass(frozen=True)
-class PictureLimits:
-    """What a picture may cost."""
-
-    max_bytes: int = option(10 * 2**20, "most bytes of an encoded picture")
-    max_pixels: int = option(25_000_000, "most pixels that a picture's header may claim")
-    max_ratio: int = option(100, "most times that the longer side may hold the shorter one; vision towers refuse strips")
-
-    def __post_init__(self) -> None:
-        if min(self.max_bytes, self.max_pixels, self.max_ratio) < 1:
-            raise Refused(f"max_bytes {self.max_bytes}, max_pixels {self.max_pixels} and max_ratio {self.max_ratio} must be at least 1")
-
-
 def check_picture(data: bytes, limits: PictureLimits) -> tuple[str, int, int]:
-    """Format, width and height as the header claims them; nothing is decoded."""
+    """Format, width and height from the header; no pixel is decoded."""
     with _opened(data, limits) as picture:
         return _format(data), *picture.size
 
 
 def read_picture(data: bytes, limits: PictureLimits) -> Image.Image:
-    """The picture upright, in RGB; what is transparent lies on white."""
+    """The picture upright, in RGB, with transparency over white."""
     with _opened(data, limits) as picture, _decoding():
         picture.load()
         return _rgb(ImageOps.exif_transpose(picture))
 
 
 def plain_picture(data: bytes, limits: PictureLimits) -> bytes:
-    """The same bytes if they decode to upright RGB as they are, else a PNG that does; what queries send on."""
+    """The same bytes if they decode to upright RGB as they are, else a PNG that does; queries are encoded from these."""
     return checked_picture(data, limits).data
 
 
 class Checked(NamedTuple):
-    """A picture that is taken: the bytes to keep, and a look at it, upright and in RGB, which may be smaller than the picture is."""
+    """An accepted picture: the bytes to keep, and its pixels, upright and in RGB, at full size or smaller."""
 
     data: bytes
     look: Image.Image
-    extent: tuple[float, float]  # width and height of what the look shows; its last column and row may be of parts of pixels
+    extent: tuple[float, float]  # width and height of the picture in pixels of `look`; fractional for a scaled JPEG
 
 
 def checked_picture(data: bytes, limits: PictureLimits, most_pixels: int | None = None) -> Checked:
-    """Decodes a picture and makes it plain.
+    """Decodes a picture and normalises it to upright RGB.
 
-    Kept are the same bytes if they decode to upright RGB as they are, else a PNG that does; of a picture with more than `most_pixels`
-    one that is scaled down, a JPEG if it was one. A JPEG's bytes are all decoded, but its pixels are drawn no finer than they are needed.
+    Its bytes are kept if they decode to upright RGB as they are, else a PNG is made; a picture with more than `most_pixels` is scaled down,
+    to a JPEG if it was one. All bytes of a JPEG are decoded, but only to the resolution that is needed.
     """
     with _opened(data, limits) as original, _decoding():
         width, height = original.size
@@ -115,18 +97,19 @@ def checked_picture(data: bytes, limits: PictureLimits, most_pixels: int | None 
 
 
 def encoded(picture: Image.Image, form: str, **options: int) -> bytes:
-    """The picture's bytes in the given format, without what else its file may have carried."""
+    """The picture in the given format, without metadata."""
     buffer = BytesIO()
     Image.frombytes(picture.mode, picture.size, picture.tobytes()).save(buffer, form, **options)
     return buffer.getvalue()
 
 
 def _format(data: bytes) -> str:
-    return next((name for name, matches in _MAGIC.items() if matches(data[:16])), "")
+    form = picture_format(data)
+    return form if form in _ACCEPTED else ""
 
 
 def _opened(data: bytes, limits: PictureLimits) -> Image.Image:
-    """The picture with its header read and within limits."""
+    """The picture with its header read; refused where it exceeds the limits."""
     if not data:
         raise PictureRefused("empty")
     if len(data) > limits.max_bytes:
@@ -151,7 +134,7 @@ def _opened(data: bytes, limits: PictureLimits) -> Image.Image:
 
 @contextmanager
 def _decoding() -> Iterator[None]:
-    """A decoder fed with anything may raise anything, and its words may carry addresses: none of them gets out."""
+    """Any exception of a decoder as PictureRefused: arbitrary bytes may raise anything, and the message may carry memory addresses."""
     try:
         yield
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):

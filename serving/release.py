@@ -1,36 +1,41 @@
-"""A release: the encoder, the index that it filled, what the results show, and golden vectors; verified, swapped and rolled back as one.
+"""A release: an encoder, the index of its vectors, the documents that results show, and golden vectors, published and replaced together.
 
 encoder/        what Encoder.save wrote
 index/          what Index.save wrote
 documents/      documents.arrow: id, text, modality, thumbnail, in corpus order; order.npy: its row for each position in the index
-golden.json     a few items and the vectors that the encoder gave them, as documents and as queries, when the release was assembled
-release.json    name, version and identities; the same parts give the same version, so it carries no time
+golden.json     a few items with the vectors that the encoder gave them when the release was assembled, as documents and as queries
+release.json    name, version and digests of the parts; it holds no time, so that equal parts give an equal version
 """
 
 import base64
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
-from mirepoix.models.encoder import Encoder, load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, item_to_row, row_to_item
-from mirepoix.models.vectors import Vectors
-from mirepoix.serving.pictures import PictureLimits, encoded, read_picture
-from mirepoix.serving.search.dense import Index, open_index
-from mirepoix.serving.store import CHUNK, MANIFEST, digest_of, fetch
+from mirepoix.models.picture_formats import picture_format
+from mirepoix.models.ragged import RaggedRows
+from mirepoix.serving.pictures import encoded, read_picture
+from mirepoix.serving.pictures_config import PictureLimits
+from mirepoix.serving.search.open import open_index
+from mirepoix.serving.store import CHUNK, MANIFEST, cache_folder, digest_of, fetch
 
-COSINE = 0.999  # golden vectors that come out further away than this are another encoder's
+# torch, the encoders and FAISS are imported where an encoder is opened or run and where an index is opened, so that reading what a
+# release says, or the documents that it shows, loads none of them.
+if TYPE_CHECKING:
+    from mirepoix.models.encoder import Encoder
+    from mirepoix.serving.search.dense import Index
+
+COSINE = 0.999  # least cosine between a golden vector and the one that is computed on opening
 THUMBNAIL = 160  # pixels of the longer side
 _DOCUMENTS = pa.schema(
     [
@@ -43,7 +48,7 @@ _DOCUMENTS = pa.schema(
 
 
 class Document(NamedTuple):
-    """What a search result shows of an item."""
+    """An item as a search result shows it."""
 
     id: str
     text: str
@@ -52,7 +57,7 @@ class Document(NamedTuple):
 
 
 class Documents:
-    """The documents of a release, mapped from disk, by their positions in its index."""
+    """The documents of a release, memory-mapped, by their positions in its index."""
 
     def __init__(self, folder: Path):
         self._table = pa.ipc.open_file(pa.memory_map(str(folder / "documents.arrow"))).read_all()
@@ -67,12 +72,13 @@ class Documents:
         return Document(id, text, Modality(code), self._table["thumbnail"][row].is_valid)
 
     def thumbnail(self, position: int) -> bytes | None:
-        return self._table["thumbnail"][int(self._order[position])].as_py()
+        picture: bytes | None = self._table["thumbnail"][int(self._order[position])].as_py()
+        return picture
 
 
 @dataclass(frozen=True)
 class Release:
-    """What release.json says, and the folder that it says it of."""
+    """The content of release.json, and the folder of the release."""
 
     folder: Path
     name: str
@@ -81,40 +87,48 @@ class Release:
     index: str
     documents: str
     golden: str
-    widths: tuple[int, ...]  # that the encoder was trained to be cut to; the last is its own
-    instructions: dict[str, str]  # the wording that queries were trained with, by task ("t->i"); "" is the one without a target
+    widths: tuple[int, ...]  # to which rows may be truncated; the last is the full width
+    instructions: dict[str, str]  # of queries in training, by task ("t->i"); "" for a search without a target
 
-    def open_encoder(self) -> Encoder:
+    def open_encoder(self) -> "Encoder":
+        from mirepoix.models.encoder import load_encoder
+
         return load_encoder(self.folder / "encoder")
 
-    def open_index(self) -> Index:
-        return open_index(self.folder / "index")
+    def open_index(self) -> "Index":
+        from mirepoix.serving.search.dense import Index
+
+        index = open_index(self.folder / "index")
+        assert isinstance(index, Index)  # `assemble` refuses any other
+        return index
 
     def open_documents(self) -> Documents:
         return Documents(self.folder / "documents")
 
-    def verify(self, encoder: Encoder) -> float:
-        """The least cosine between a golden row and the one that the encoder gives now; refused below `COSINE`."""
+    def verify(self, encoder: "Encoder") -> float:
+        """The least cosine between a golden row and the row that the encoder computes now; refused below `COSINE`."""
+        import torch
+
         golden = json.loads((self.folder / "golden.json").read_text())
         items = [_item(row) for row in golden["items"]]
-        given = Vectors.cat([encoder.encode(items), encoder.encode(items, role="query")])
+        given = [*encoder.encode(items).ragged(), *encoder.encode(items, role="query").ragged()]
         kept = golden["vectors"] + golden["queries"]
         least = 1.0
-        for item, rows, rows_TD, mask_T in zip(golden["items"] * 2, kept, given.rows_NTD, given.mask_NT, strict=True):
-            expected_TD, found_TD = torch.tensor(rows), rows_TD[mask_T]
+        for item, rows, rows_TD in zip(golden["items"] * 2, kept, given, strict=True):
+            expected_TD, found_TD = torch.tensor(rows), torch.from_numpy(rows_TD)
             same = expected_TD.shape == found_TD.shape
             cosine = torch.nn.functional.cosine_similarity(expected_TD, found_TD).min().item() if same else float("nan")
             if not cosine >= COSINE:
                 raise Refused(
-                    f"release {self.name} {self.version}: golden item {item['id']!r} comes out at cosine {cosine:.4f} to the vector it was "
-                    f"released with, {COSINE} is needed; something here encodes differently and would search the index wrongly"
+                    f"release {self.name} {self.version}: golden item {item['id']!r} comes out at cosine {cosine:.4f} to its released "
+                    f"vector, and {COSINE} is needed; use the library versions that it was made with, or embed and index again"
                 )
             least = min(least, cosine)
         return least
 
 
 def encoder_digest(folder: str | Path) -> str:
-    """The identity of an encoder's folder, which stands in every index that it fills."""
+    """The digest of an encoder's folder, which every index of its vectors records."""
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     return digest_of((path.relative_to(folder).as_posix(), _sha256(path)) for path in files)
@@ -131,21 +145,26 @@ def assemble(
     widths: Sequence[int] = (),
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> Release:
-    """Writes a release into an empty folder; refused unless the index was filled by this encoder from this corpus."""
+    """Writes a release into an empty folder; refused unless the index holds the vectors of this corpus by this encoder."""
+    from mirepoix.models.encoder import load_encoder
+    from mirepoix.serving.search.dense import Index
+
     folder, encoder_folder, index_folder = Path(folder), Path(encoder_folder), Path(index_folder)
     if not golden:
         raise Refused("a release needs golden items; give at least one")
     index, encoder, identity = open_index(index_folder), load_encoder(encoder_folder), encoder_digest(encoder_folder)
     if index.description.encoder != identity:
-        told = index.description.encoder[:12] or "an unnamed encoder"
-        raise Refused(f"the index was filled by {told} and the encoder is {identity[:12]}; embed and index the corpus with this encoder")
+        recorded = index.description.encoder[:12] or "an unnamed encoder"
+        raise Refused(f"the index was made by {recorded} and the encoder is {identity[:12]}; embed and index the corpus with this encoder")
+    assert isinstance(index, Index)  # an index of words names no encoder
     if index.description.width != encoder.dimension:
         raise Refused(f"the index is {index.description.width} wide and the encoder {encoder.dimension}; build the index again")
     for part, source in (("encoder", encoder_folder), ("index", index_folder)):
         shutil.copytree(source, folder / part, ignore=lambda at, names, top=str(source): {MANIFEST} & set(names) if at == top else set())
     _write_documents(folder / "documents", Path(corpus_folder), index, report)
-    (folder / "golden.json").write_text(json.dumps(_golden(golden, encoder.encode(golden), encoder.encode(golden, role="query"))) + "\n")
-    told = {
+    vectors, queries = encoder.encode(golden).ragged(), encoder.encode(golden, role="query").ragged()
+    (folder / "golden.json").write_text(json.dumps(_golden(golden, vectors, queries)) + "\n")
+    description = {
         "name": name,
         "encoder": identity,
         "index": encoder_digest(folder / "index"),
@@ -154,13 +173,13 @@ def assemble(
         "widths": sorted({*widths, *encoder.widths, encoder.dimension}),
         "instructions": dict(sorted((instructions or {}).items())),
     }
-    told["version"] = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
-    (folder / "release.json").write_text(json.dumps(told, indent=2, sort_keys=True) + "\n")
+    description["version"] = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
+    (folder / "release.json").write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
     return read_release(folder)
 
 
 def read_release(folder: str | Path) -> Release:
-    """The release in a local folder, taken at its word."""
+    """The release in a local folder, without verification."""
     path = Path(folder) / "release.json"
     if not path.is_file():
         raise Refused(f"{folder} holds no release.json; give the folder or URI of a release")
@@ -169,32 +188,32 @@ def read_release(folder: str | Path) -> Release:
 
 
 def open_release(target: str | Path, cache: Path | None = None) -> Release:
-    """The published release at a path or URI, every byte compared with its manifest before anything is read from it."""
-    return read_release(fetch(target, cache or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mirepoix"))
+    """The published release at a path or URI; every file is verified against the manifest first."""
+    return read_release(fetch(target, cache or cache_folder()))
 
 
 def verify_release(folder: str | Path) -> float:
-    """The least cosine of the golden vectors of the release in a folder; refused where a server would refuse to start."""
+    """The least cosine of the golden vectors of the release in a folder; refused below `COSINE`, as a server would refuse to start."""
     release = read_release(folder)
     return release.verify(release.open_encoder())
 
 
 def thumbnail(data: bytes) -> bytes:
-    """A small JPEG, or a PNG where a small PNG was given; of what the file carried beside pixels, nothing is left."""
+    """A small JPEG without metadata; a PNG if a small PNG was given."""
     picture = read_picture(data, PictureLimits())
-    if max(picture.size) <= THUMBNAIL and data.startswith(b"\x89PNG"):
+    if max(picture.size) <= THUMBNAIL and picture_format(data) == "PNG":
         return encoded(picture, "PNG")
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     return encoded(picture, "JPEG", quality=85)
 
 
-def _write_documents(folder: Path, corpus: Path, index: Index, report: Callable[[dict[str, Any]], None] | None) -> None:
+def _write_documents(folder: Path, corpus: Path, index: "Index", report: Callable[[dict[str, Any]], None] | None) -> None:
     folder.mkdir(parents=True)
     order = np.full(len(index), -1, dtype=np.int64)
     written = 0
     with pa.OSFile(str(folder / "documents.arrow"), "wb") as sink, pa.ipc.new_file(sink, _DOCUMENTS) as writer:
         for items in _corpus(corpus):
-            rows = []
+            rows: list[tuple[str, str, int, bytes | None]] = []
             for item in items:
                 position = index.position(item.id)
                 if position is None:
@@ -232,12 +251,12 @@ def _corpus(folder: Path) -> Iterator[list[Item]]:
                 yield [row_to_item(row) for row in batch.to_pylist()]
 
 
-def _golden(items: Sequence[Item], vectors: Vectors, queries: Vectors) -> dict[str, Any]:
+def _golden(items: Sequence[Item], vectors: RaggedRows, queries: RaggedRows) -> dict[str, Any]:
     def text(row: dict[str, Any]) -> dict[str, Any]:
         return {**row, **{name: [base64.b64encode(data).decode() for data in row[name]] for name in ("images", "video")}}
 
-    def rows(vectors: Vectors) -> list[list[list[float]]]:
-        return [rows_TD[mask_T].tolist() for rows_TD, mask_T in zip(vectors.rows_NTD, vectors.mask_NT, strict=True)]
+    def rows(vectors: RaggedRows) -> list[list[list[float]]]:
+        return [rows_TD.tolist() for rows_TD in vectors]
 
     return {"items": [text(item_to_row(item)) for item in items], "vectors": rows(vectors), "queries": rows(queries)}
 

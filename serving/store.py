@@ -1,8 +1,8 @@
-"""Folders that are published: written aside, sealed by a manifest of sizes and hashes, and visible only when whole.
+"""Published folders: written beside their target, completed by a manifest of sizes and hashes, and visible only when complete.
 
 A target is a local path or an object-store URI that pyarrow reads (s3://bucket/folder?endpoint_override=...). A local artefact is
 <target>/manifest.json beside its files, and one rename commits it. On an object store there is no rename: the files go to
-<target>/<digest>/ and the manifest, written last, commits them; as the folder is named by its content, two publishers cannot mix.
+<target>/<digest>/ and the manifest, written last, commits them; as that folder is named by its content, two publishers cannot mix.
 """
 
 import hashlib
@@ -11,13 +11,13 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from pyarrow import fs
 
@@ -25,8 +25,8 @@ from mirepoix.models.errors import Refused
 
 MANIFEST = "manifest.json"
 CHUNK = 1 << 22
-CREDENTIALS = re.compile(r"s3://[^/?]*@|[^:/?]+://[^/?@]*:(?!\d+(?:[/?]|$)).*@|[^?]+://[^?]*\?(?:.*&)?client_secret=", re.I | re.S)
-"""URIs with a key in them: S3's with anything before an @, others with a password there, and Azure's with its secret in the query."""
+_SECRET_USER = re.compile(r"(?:s3|https?)://[^/?#]*@|[^:/?]+://[^/?@]*:(?!\d+(?:[/?]|$)).*@", re.I | re.S)
+_SECRET_FIELD = re.compile("key|token|secret|password|sig$", re.I)
 
 
 class Damaged(Refused):
@@ -38,44 +38,8 @@ class Missing(Damaged):
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What became of the rows that a stage read: each was written, rejected with a reason, or merged into another."""
-
-    read: int
-    written: int
-    rejected: int = 0
-    merged: int = 0
-
-    def __post_init__(self) -> None:
-        accounted = self.written + self.rejected + self.merged
-        assert self.read == accounted, (
-            f"{self.read} rows were read but {accounted} are accounted for "
-            f"({self.written} written + {self.rejected} rejected + {self.merged} merged)"
-        )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a stage returns besides its folder."""
-
-    rows: Rows
-    metrics: dict[str, float]
-    tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # small ones; those with a column "count" are drawn too
-
-
-@dataclass(frozen=True)
-class Context:
-    """What the runner lends to a stage's work."""
-
-    folder: Path  # empty and local; what is written here is published when the work returns
-    scratch: str  # path or URI that survives kills until the stage is published: checkpoints of long stages
-    report: Callable[[dict[str, float]], None]  # {"step": 3, "total": 10, "loss": 0.2}: progress and metric curves
-    seed: int
-
-
-@dataclass(frozen=True)
 class Manifest:
-    """What was published: the size and sha256 of each file, the digest of them all, and free fields."""
+    """The manifest of an artefact: size and sha256 of each file, the digest of all files, and free fields."""
 
     digest: str
     files: dict[str, dict[str, Any]]  # relative name -> {"size", "sha256"}
@@ -104,15 +68,29 @@ def local_path(target: str | Path) -> Path:
     return Path(unquote(urlsplit(text).path) if text.startswith("file://") else text).expanduser().absolute()
 
 
+def cache_folder() -> Path:
+    """The user's folder for copies: mirepoix/ in XDG_CACHE_HOME, or in ~/.cache where that is unset, empty or relative."""
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (given if given.is_absolute() else Path.home() / ".cache") / "mirepoix"
+
+
 def join(target: str | Path, *names: str) -> str:
-    """The target of something beneath another; a URI's query (endpoint, region) stays at its end."""
+    """A target below another; the query of a URI (endpoint, region) stays at its end."""
     path, mark, query = str(target).partition("?") if not is_local(target) else (str(target), "", "")
     return "/".join([path.rstrip("/") or "/", *names]) + mark + query
 
 
+def has_secret(uri: str) -> bool:
+    """Whether a URI has a password, a user where that is a secret too (S3, HTTP), or a query field that is named like a secret."""
+    if "://" not in uri:
+        return False
+    fields = parse_qsl(uri.partition("?")[2], keep_blank_values=True)
+    return bool(_SECRET_USER.match(uri)) or any(_SECRET_FIELD.search(name) for name, _ in fields)
+
+
 def refuse_credentials(target: str | Path) -> None:
-    """Refuses a URI with a key in it: storage and sources are told to reports, leases and MLflow as they were given."""
-    if CREDENTIALS.match(str(target)):
+    """Refuses a URI that has a secret, because URIs are written to reports, leases and MLflow as they were given."""
+    if has_secret(str(target)):
         raise Refused(
             f"a {str(target).partition(':')[0]} URI was given with a key in it, and URIs are written into reports; give it without, "
             "and the key in the environment (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY) or as the node's role"
@@ -125,7 +103,7 @@ def _open(target: str | Path) -> tuple[fs.FileSystem, str]:
     refuse_credentials(target)
     try:
         filesystem, path = fs.FileSystem.from_uri(str(target))
-    except (ValueError, OSError) as error:  # pyarrow's own refusals: unknown scheme, unknown query key, malformed
+    except (ValueError, OSError) as error:  # raised by pyarrow: unknown scheme, unknown query key, malformed URI
         raise Refused(f"storage {target} cannot be opened: {error}; give a local path or a URI such as s3://bucket/folder") from error
     return filesystem, path.rstrip("/")
 
@@ -136,22 +114,23 @@ def _listing(target: str | Path, recursive: bool) -> tuple[str, list[fs.FileInfo
 
 
 def list_names(target: str | Path) -> list[str]:
-    """The sorted names directly beneath a target; none when it is not there."""
+    """The sorted names directly below a target; none where it does not exist."""
     return sorted(info.base_name for info in _listing(target, recursive=False)[1])
 
 
 def read(target: str | Path) -> bytes | None:
-    """The bytes of one file or object, or None when it is not there."""
+    """The bytes of one file or object; None where it does not exist."""
     filesystem, path = _open(target)
     try:
         with filesystem.open_input_stream(path) as stream:
-            return stream.read()
+            content: bytes = stream.read()
+            return content
     except FileNotFoundError:
         return None
 
 
 def write(target: str | Path, content: bytes) -> None:
-    """Write one file or object as a whole: a reader sees the old content or the new."""
+    """Writes one file or object atomically: a reader sees the old content or the new."""
     if is_local(target):
         path = local_path(target)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -161,13 +140,13 @@ def write(target: str | Path, content: bytes) -> None:
             _sync(draft)
             os.replace(draft, path)
     else:
-        filesystem, path = _open(target)
-        with filesystem.open_output_stream(path) as stream:
+        filesystem, place = _open(target)
+        with filesystem.open_output_stream(place) as stream:
             stream.write(content)
 
 
 def delete(target: str | Path) -> None:
-    """Remove a file, a folder or an artefact; nobody sees an artefact half removed."""
+    """Removes a file, a folder or an artefact; a reader never sees an artefact that is partly removed."""
     if is_local(target):
         path = local_path(target)
         if path.is_dir():
@@ -176,13 +155,13 @@ def delete(target: str | Path) -> None:
         else:
             path.unlink(missing_ok=True)
         return
-    filesystem, path = _open(target)
-    for name in (f"{path}/{MANIFEST}", path):
+    filesystem, place = _open(target)
+    for name in (f"{place}/{MANIFEST}", place):
         with suppress(FileNotFoundError):
             if filesystem.get_file_info(name).type == fs.FileType.File:
                 filesystem.delete_file(name)
-    if filesystem.get_file_info(path).type == fs.FileType.Directory:
-        filesystem.delete_dir(path)
+    if filesystem.get_file_info(place).type == fs.FileType.Directory:
+        filesystem.delete_dir(place)
 
 
 def _set_aside(path: Path) -> Path:
@@ -199,7 +178,7 @@ def _set_aside(path: Path) -> Path:
 
 
 def read_manifest(target: str | Path) -> Manifest | None:
-    """The manifest of a committed artefact, or None when nothing was committed there."""
+    """The manifest of a committed artefact; None where none was committed."""
     text = read(join(target, MANIFEST))
     try:
         return None if text is None else Manifest.loads(text)
@@ -208,15 +187,15 @@ def read_manifest(target: str | Path) -> Manifest | None:
 
 
 def digest_of(hashes: Iterable[tuple[str, str]]) -> str:
-    """The digest of an artefact: names and content hashes only, so that equal results have equal digests whenever they were made."""
+    """The digest of an artefact, from file names and content hashes only: equal results have equal digests whenever they were made."""
     return hashlib.sha256(json.dumps(sorted(hashes)).encode()).hexdigest()
 
 
 def verify(target: str | Path, hashes: bool = True) -> Manifest:
-    """Compare an artefact with its manifest, names and sizes always, contents unless told otherwise; raises Damaged."""
+    """Compares an artefact with its manifest: names and sizes, and with `hashes` the contents; raises Damaged."""
     manifest = read_manifest(target)
     if manifest is None:
-        raise Missing(f"{target} has no {MANIFEST}: it was never published whole, or the file was removed; run its stage again")
+        raise Missing(f"{target} has no {MANIFEST}: it was never published completely, or the file was removed; run its stage again")
     home = target if is_local(target) else join(target, manifest.digest)
     sizes = _sizes(home)
     fault = _first_fault(manifest, sizes, _hashes(home, sizes) if hashes else ())
@@ -264,9 +243,9 @@ def _hashes(target: str | Path, names: Iterable[str]) -> Iterator[tuple[str, str
 
 
 def publish(folder: Path, target: str | Path, fields: dict[str, Any], replace: bool = False) -> Manifest:
-    """Commit a finished folder, which is used up, under the target; a committed target is kept unless it is to be replaced.
+    """Commits a finished folder, which is moved or removed, under the target; an artefact that is already there is kept unless `replace`.
 
-    Returns the manifest that stands there afterwards. A local target must lie on the folder's file system.
+    Returns the manifest that is there afterwards. A local target must be on the file system of the folder.
     """
     assert not (folder / MANIFEST).exists(), f"{folder} holds a {MANIFEST}: the name belongs to the store"
     links = [str(path) for path in folder.rglob("*") if path.is_symlink()]
@@ -278,14 +257,14 @@ def publish(folder: Path, target: str | Path, fields: dict[str, Any], replace: b
     return (_publish_local if is_local(target) else _publish_objects)(folder, target, manifest, replace)
 
 
-def _publish_objects(folder: Path, target: str, manifest: Manifest, replace: bool) -> Manifest:
-    standing = None if replace else read_manifest(target)
-    if standing is None:
+def _publish_objects(folder: Path, target: str | Path, manifest: Manifest, replace: bool) -> Manifest:
+    existing = None if replace else read_manifest(target)
+    if existing is None:
         filesystem, path = _open(join(target, manifest.digest))
         fs.copy_files(str(folder), path, source_filesystem=fs.LocalFileSystem(), destination_filesystem=filesystem)
         write(join(target, MANIFEST), manifest.dumps())
     shutil.rmtree(folder)
-    return standing or manifest
+    return existing or manifest
 
 
 def _publish_local(folder: Path, target: str | Path, manifest: Manifest, replace: bool) -> Manifest:
@@ -304,10 +283,10 @@ def _publish_local(folder: Path, target: str | Path, manifest: Manifest, replace
             if not path.is_dir():
                 raise
             with suppress(Damaged):
-                standing = None if replace else read_manifest(path)
-                if standing is not None:
+                existing = None if replace else read_manifest(path)
+                if existing is not None:
                     shutil.rmtree(folder)
-                    return standing
+                    return existing
             delete(path)
         else:
             _sync(path.parent)
@@ -323,13 +302,13 @@ def _sync(path: Path) -> None:
 
 
 def fetch(target: str | Path, cache: Path) -> Path:
-    """A local, verified folder of an artefact: itself when it is local, else a copy in the cache, which is keyed by digest."""
+    """A local, verified folder of an artefact: the artefact itself if it is local, else a copy in the cache, keyed by digest."""
     if is_local(target):
         verify(target)
         return local_path(target)
     manifest = read_manifest(target)
     if manifest is None:
-        raise Missing(f"{target} has no {MANIFEST}: it was never published whole, or the file was removed; run its stage again")
+        raise Missing(f"{target} has no {MANIFEST}: it was never published completely, or the file was removed; run its stage again")
     copy = cache / manifest.digest
     if copy.exists():
         with suppress(Damaged):
@@ -347,7 +326,7 @@ def fetch(target: str | Path, cache: Path) -> Path:
         fault = _first_fault(manifest, _sizes(part), _hashes(part, manifest.files))
         if fault:
             raise Damaged(f"{target} is damaged: {fault}; run its stage again with --force")
-        with suppress(OSError):  # another process of this node was first: its copy has the same digest
+        with suppress(OSError):  # another process of this node was faster; its copy has the same digest
             os.rename(part, copy)
     verify(copy, hashes=False)
     return copy

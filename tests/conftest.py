@@ -2,18 +2,60 @@
 
 import os
 import shutil
+import tempfile
+from multiprocessing.util import Finalize
 
 # The object stores of tests take any key; it stands in the environment of Ray's workers too, and nobody's own key is used.
 os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Two processes test at once, and small tensors gain nothing from threads that wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+# An idle worker of the tests' cluster stays ten seconds for the next test: what it imported, torch above all, is there then.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "10000")
 
 import pytest
 from hypothesis import settings
 
 settings.register_profile("shared-cores", deadline=None, max_examples=50)
 settings.load_profile("shared-cores")
+
+
+ON_RAY = "ray_cluster"
+FIRST = ("tests/workflows/recipes/test_quickstart.py", "tests/workflows/cluster/")
+"""The longest of the other files: begun first, so that no worker is left alone with one of them at the end."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config, items):
+    """Groups for pytest-xdist: what uses the session's cluster is one, for one worker and one cluster; of the rest, each file is one.
+
+    They are dealt out in this order, with --no-loadscope-reorder: the cluster's, then FIRST, then the others as they are in the tree.
+    """
+
+    def rank(item) -> int:
+        return 0 if ON_RAY in item.fixturenames else 1 if item.nodeid.startswith(FIRST) else 2
+
+    if hasattr(config, "workerinput"):
+        items.sort(key=rank)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(ON_RAY if ON_RAY in item.fixturenames else item.nodeid.partition("::")[0]))
+
+
+def pytest_configure(config):
+    """A folder for temporary files of this process's own, with a name short enough for sockets: pytest-xdist's workers, who each start Ray,
+    sweep and count the clusters of their own folder alone."""
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where `tmp_path` is, which outlives the session
+    os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="mx", dir="/tmp")
+    # It goes last: multiprocessing, whose own folder lies in it, removes that with priority -100.
+    Finalize(None, shutil.rmtree, [tempfile.tempdir], {"ignore_errors": True}, exitpriority=-200)
+
+
+def pytest_collection_finish(session):
+    """Ends a worker whose pytest and pytest-xdist do not agree on groups, as 9.2 and 3.8: each test would be dealt out by itself."""
+    if getattr(session.config.option, "loadgroup", False):
+        assert all("@" in item.nodeid for item in session.items), "pytest-xdist does not see the groups of tests"
 
 
 @pytest.fixture(scope="session")

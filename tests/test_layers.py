@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import venv
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -86,6 +88,88 @@ def test_the_chain_finds_an_import_that_points_right(tmp_path: Path):
     assert "mirepoix.workflows.runner.execute" in imported(wrong)
 
 
+ORDER = (
+    "corpus",
+    "ray_tasks",
+    "synthetic",
+    "ingestion",
+    "curation",
+    "embedding",
+    "generation",
+    "passages",
+    "pairs",
+    "training",
+    "evaluation",
+    "publishing",
+)
+"""Packages of components/, each of which may import those before it, and stage.py; docs/architecture.md says why."""
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def graph(room: Callable[[str], str] = lambda module: module) -> dict[str, set[str]]:
+    """Which modules import which, or with `room` which of their rooms."""
+    known = {module(path) for path in SOURCES}
+    edges: dict[str, set[str]] = {}
+    for path in SOURCES:
+        ours = {each.removeprefix("mirepoix.") for each in imported(path) if each.startswith("mirepoix.")} & known
+        packages = {module(init.parent / "__init__.py") for init in SOURCES if init.name == "__init__.py"}
+        edges.setdefault(room(module(path)), set()).update(room(each) for each in ours - packages)
+    return {name: reached - {name} for name, reached in edges.items()}
+
+
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """The names along one circle of imports; empty if there is none."""
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> list[str]:
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return []
+        done.add(name)
+        return next((found for other in sorted(edges.get(name, ())) if (found := visit(other, (*path, name)))), [])
+
+    return next((found for name in sorted(edges) if (found := visit(name, ()))), [])
+
+
+def package(module: str) -> str:
+    """The package of a layer in which a module is; a module that is in none stands for itself."""
+    parts = module.split(".")
+    return ".".join(parts[:2]) if len(parts) > 1 else module
+
+
+def test_no_file_imports_in_a_circle():
+    assert not circle(graph())
+
+
+def test_no_package_imports_in_a_circle():
+    assert not circle(graph(package))
+
+
+def test_a_circle_is_found():
+    assert circle({"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"a"}}) == ["a", "b", "d", "a"]
+    assert not circle({"a": {"b", "c"}, "b": {"c"}, "c": set()})
+
+
+def test_packages_of_components_import_along_their_order():
+    packages = {name.split(".")[1]: reached for name, reached in graph(package).items() if name.startswith("components.")}
+    assert set(packages) - {"stage"} == set(ORDER)
+    for name, reached in packages.items():
+        before = set(ORDER[: ORDER.index(name)]) | {"stage"} if name in ORDER else set()
+        assert {each.split(".")[1] for each in reached if each.startswith("components.")} <= before, name
+
+
+def test_a_folder_has_about_twelve_entries():
+    folders = {path.parent for path in SOURCES} - {ROOT / "components" / "ingestion" / "formats", ROOT / "models" / "retrievers"}
+    entries = {
+        name(folder): len([each for each in folder.iterdir() if each.name not in ("__pycache__", "__init__.py")]) for folder in folders
+    }
+    assert not {folder: count for folder, count in entries.items() if count > 14}
+
+
 IMPORT_ALL = """
     import importlib, os, sys, threading
     modules = sys.argv[1:]
@@ -126,7 +210,7 @@ def wheel(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for each in ("pyproject.toml", "README.md", "mirepoix.py", *CHAIN):
+    for each in ("pyproject.toml", "README.md", "LICENSE", "package", *CHAIN):
         subprocess.run(["cp", "-r", str(ROOT / each), str(source)], check=True)
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(source)]
     built = subprocess.run(build, capture_output=True, text=True)
@@ -151,10 +235,17 @@ def wheel(tmp_path_factory) -> Path:
 
 def test_the_wheel_holds_every_module_and_page_and_nothing_beside_the_package(wheel: Path):
     shipped = {path.relative_to(wheel / "mirepoix") for path in (wheel / "mirepoix").rglob("*.py")}
-    assert shipped == {path.relative_to(ROOT) for path in SOURCES}
+    assert shipped == {Path("__init__.py"), *(path.relative_to(ROOT) for path in SOURCES)}
+    assert (wheel / "mirepoix" / "py.typed").is_file()
     assert sorted(path.name for path in (wheel / "mirepoix" / "serving" / "http" / "page").iterdir()) == PAGE
     beside = {path.name for path in wheel.iterdir() if not path.name.endswith(".dist-info")} - {"bin", "__pycache__"}
-    assert beside == {"mirepoix", "mirepoix.py"}
+    assert beside == {"mirepoix"}
+
+
+def test_the_wheel_names_its_licence_and_carries_it(wheel: Path):
+    (told,) = wheel.glob("mirepoix-*.dist-info")
+    assert "License-Expression: Apache-2.0" in (told / "METADATA").read_text().splitlines()
+    assert (told / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
 def test_an_installed_wheel_imports_itself_and_stages_itself_for_a_job(wheel: Path, tmp_path: Path):
@@ -174,10 +265,37 @@ def test_an_installed_wheel_imports_itself_and_stages_itself_for_a_job(wheel: Pa
     assert found.returncode == 0, found.stderr
     assert found.stdout.split() == [str(wheel / "mirepoix" / "models" / "item.py"), str(wheel)]
     assert {path.relative_to(staged) for path in staged.rglob("*.py")} == {
-        Path("mirepoix.py"),
+        Path("mirepoix") / "__init__.py",
         *(Path("mirepoix") / path.relative_to(ROOT) for path in SOURCES),
     }
     assert sorted(path.name for path in (staged / "mirepoix" / "serving" / "http" / "page").iterdir()) == PAGE
+
+
+WRONG = """
+from mirepoix.models.encoder import load_encoder
+from mirepoix.models.item import Item
+from mirepoix.serving.release import open_release
+Item(3)
+load_encoder(3)
+load_encoder("folder").encode([Item("a")], role="author")
+width: str = load_encoder("folder").encode([Item("a")]).width
+open_release("folder").open_index().search(["words"], 10)
+open_release("folder").named
+"""
+
+
+def test_a_program_that_uses_the_wheel_has_its_types_checked(wheel: Path, tmp_path: Path):
+    """Where torch is not installed, so that only our own types are read, which takes seconds."""
+    (tmp_path / "consumer.py").write_text((ROOT / "tests" / "consumer.py").read_text())
+    (tmp_path / "wrong.py").write_text(WRONG)
+    venv.create(tmp_path / "venv")
+    (installed,) = (tmp_path / "venv").glob("lib/*/site-packages")
+    (installed / "mirepoix").symlink_to(wheel / "mirepoix")
+    options = ["--strict", "--config-file=", "--cache-dir=cache", f"--python-executable={tmp_path}/venv/bin/python"]
+    command = [sys.executable, "-m", "mypy", *options, "consumer.py", "wrong.py"]
+    checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    found = [line.partition(": error:")[0] for line in checked.stdout.splitlines() if ": error:" in line]
+    assert found == [f"wrong.py:{number}" for number in range(5, 11)], checked.stdout + checked.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["submit", "--help"], ["doctor", "--help"]])

@@ -1,8 +1,8 @@
 """Configs as text: named, overridden, described and read back.
 
-A config is a frozen dataclass of plain values, tuples, dicts and other configs. Between a config and its text stands its plain form: dicts,
-lists, numbers, strings, booleans and None, checked strictly against the annotations on the way back. Where an annotation leaves the class
-of a config open, its plain form carries the name under the key `class`, which no field can be called.
+A config is a frozen dataclass of plain values, tuples, dicts and other configs. It is converted to text, and back, through its plain form:
+dicts, lists, numbers, strings, booleans and None, which are checked strictly against the annotations when a config is built. Where an
+annotation admits several classes of configs, the plain form has the name of the class under the key `class`, which no field can have.
 """
 
 import dataclasses
@@ -30,11 +30,11 @@ SCALARS = {
     "int": re.compile(r"^[-+]?[0-9]+$"),
     "float": re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
 }
-"""What an unquoted scalar may be, after YAML 1.2: 1e-4 is a number, and `on`, 010 or a date are nothing special."""
+"""Unquoted scalars that are not strings, after YAML 1.2: 1e-4 is a number, 010 is ten, and `on` and dates are strings."""
 
 
 def jsonable(config: Any) -> dict[str, Any]:
-    """The plain form of a config: what JSON, YAML and a hash can take."""
+    """The plain form of a config, which can be written as JSON or YAML, and hashed."""
     return _plain(type(config), config)
 
 
@@ -49,18 +49,18 @@ def override(config: Config, settings: Iterable[str]) -> Config:
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals:
-            raise Refused(f"{setting!r} sets nothing; write NAME=VALUE, such as {next(iter(flatten(config)), 'name')}=VALUE")
+            raise Refused(f"{setting!r} has no '='; write NAME=VALUE, such as {next(iter(flatten(config)), 'name')}=VALUE")
         _set(type(config), plain, name.strip(), text)
     return _build(type(config), plain, "", _Source(type(config).__name__, {}))
 
 
 def describe(config: Any) -> str:
-    """A config as YAML, with each field's help behind it; `read` gives an equal config back."""
-    return "".join(f"{line}\n" for line in _described(type(config), jsonable(config))) or "{}\n"
+    """A config as YAML, with the help of each field in a comment; `read` returns an equal config."""
+    return "".join(f"{line}\n" for line in _yaml_lines(type(config), jsonable(config))) or "{}\n"
 
 
 def read(source: str | Path, cls: type[Config]) -> Config:
-    """The config of a class that a file (a Path) or a text (a str) holds; every field must be there, and no other."""
+    """A config of the class, read from a file (a Path) or a text (a str); every field must be there, and no other."""
     label = str(source) if isinstance(source, Path) else "the config"
     try:
         text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
@@ -75,7 +75,7 @@ def read(source: str | Path, cls: type[Config]) -> Config:
 
 
 class _Part(NamedTuple):
-    """One named part of a plain form that has parts."""
+    """One field of a config, or one entry of a list or dict of configs, in plain form."""
 
     key: str | int
     annotation: Any
@@ -84,7 +84,7 @@ class _Part(NamedTuple):
 
 
 def _parts(annotation: Any, plain: Any) -> list[_Part] | None:
-    """The parts of a config, or of a list or dict of configs, in plain form; None for a value that is set as a whole."""
+    """The parts of a config, or of a list or dict of configs, in plain form; None for a value without parts."""
     if isinstance(plain, dict) and _classes(annotation):
         cls = _class_of(annotation, plain)
         hints = _hints(cls)
@@ -104,7 +104,7 @@ def _leaves(annotation: Any, plain: Any, name: str) -> Iterator[tuple[str, Any]]
 
 
 def _plain(annotation: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         tag = {CLASS: type(value).__name__} if _listed_classes(annotation) != [type(value)] else {}
         hints = _hints(type(value))
         return tag | {field.name: _plain(hints[field.name], getattr(value, field.name)) for field in _fields(type(value))}
@@ -117,7 +117,8 @@ def _plain(annotation: Any, value: Any) -> Any:
 
 def _set(annotation: Any, root: dict[str, Any], name: str, text: str) -> None:
     """Put the value of one dotted name into a plain form."""
-    parent, part = None, _Part("", annotation, root, "")
+    parent: Any = None
+    part = _Part("", annotation, root, "")
     for key in name.split("."):
         parts = {str(each.key): each for each in _parts(part.annotation, part.plain) or ()}
         if key not in parts:
@@ -140,11 +141,11 @@ def _from_text(part: _Part, name: str, text: str) -> Any:
             continue
     inside = [known for known, _ in _leaves(part.annotation, part.plain, name)] if _parts(part.annotation, part.plain) else []
     advice = f"; set {_listed(inside, 'or')}" if inside else ""
-    raise Refused(f"{name}={text!r} is refused: it takes {_says(part.annotation)}{advice}")
+    raise Refused(f"{name}={text!r} is refused: it takes {_admitted(part.annotation)}{advice}")
 
 
 def _candidates(kinds: list[Any], text: str) -> Iterator[tuple[Any, bool]]:
-    """What a text may stand for, and whether its type is already settled: JSON, a list with commas, or itself."""
+    """The values that a text may mean, each with whether its type is checked strictly: JSON, a list with commas, or the text itself."""
     try:
         parsed = _frozen(json.loads(text))
     except json.JSONDecodeError:
@@ -166,7 +167,7 @@ def _frozen(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
-    """Where a plain form came from: a name for messages, and the line of each dotted name."""
+    """The origin of a plain form, for error messages: its name, and the line of each dotted name."""
 
     name: str
     lines: Mapping[str, int]
@@ -182,7 +183,7 @@ def _lines(node: yaml.Node, name: str) -> Iterator[tuple[str, int]]:
         seen = set()
         for key, value in node.value:
             if key.value in seen:
-                raise yaml.YAMLError(f"{_dotted(name, key.value)} stands twice, the second time in line {key.start_mark.line + 1}")
+                raise yaml.YAMLError(f"{_dotted(name, key.value)} is given twice, the second time in line {key.start_mark.line + 1}")
             seen.add(key.value)
             yield from _lines(value, _dotted(name, key.value))
             yield _dotted(name, key.value), key.start_mark.line + 1
@@ -199,7 +200,7 @@ def _build(annotation: Any, plain: Any, name: str, source: _Source) -> Any:
     if parts is not None:
         built = {part.key: _build(part.annotation, part.plain, _dotted(name, part.key), source) for part in parts}
         return built if isinstance(plain, dict) else tuple(built.values())
-    allowed = _says(annotation)
+    allowed = _admitted(annotation)
     if plain is None and type(None) in _alternatives(annotation):
         return None
     try:
@@ -232,13 +233,13 @@ def _build_config(annotation: Any, plain: dict[str, Any], name: str, source: _So
         raise Refused(f"{source.at(name)}: {name + ': ' if name else ''}{error}") from error
 
 
-def _described(annotation: Any, plain: Any) -> Iterator[str]:
-    """The lines of what has parts."""
+def _yaml_lines(annotation: Any, plain: Any) -> Iterator[str]:
+    """The lines of YAML of a plain form that has parts."""
     if isinstance(plain, dict) and CLASS in plain and _classes(annotation):
         yield f"{CLASS}: {plain[CLASS]}"
     for part in _parts(annotation, plain) or ():
         comment = f"  # {' '.join(part.help.split())}" if part.help else ""
-        inside = [f"  {line}" for line in _described(part.annotation, part.plain)]
+        inside = [f"  {line}" for line in _yaml_lines(part.annotation, part.plain)]
         if isinstance(plain, list) and inside:
             yield f"- {inside.pop(0).lstrip()}"
         else:
@@ -263,13 +264,13 @@ def _is_number_or_name(scalar: str) -> bool:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML with the scalars above and no others."""
+    """Loads YAML with the scalars above and no others."""
 
     yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - the name and form that PyYAML reads
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what _Loader would take for something else."""
+    """Quotes the strings that _Loader would read as another type."""
 
     yaml_implicit_resolvers: dict = {}  # noqa: RUF012
 
@@ -296,7 +297,7 @@ def _adapter(annotation: Any) -> TypeAdapter:
 
 
 def _alternatives(annotation: Any) -> list[Any]:
-    """The members of a union, or the annotation alone; what Annotated adds is left to pydantic."""
+    """The members of a union, or the annotation alone; pydantic checks the constraints of Annotated."""
     if get_origin(annotation) is Annotated:
         return _alternatives(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
@@ -310,12 +311,14 @@ def _listed_classes(annotation: Any) -> list[type]:
 
 
 def _classes(annotation: Any) -> dict[str, type]:
-    """The config classes that an annotation admits, by name: those it names and what is derived from them."""
-    found, left = {}, _listed_classes(annotation)
+    """The config classes that an annotation admits, by name: those that it names, and their subclasses."""
+    found: dict[str, type] = {}
+    left = _listed_classes(annotation)
     while left:
         cls = left.pop(0)
         found[cls.__name__] = cls
-        left += [each for each in cls.__subclasses__() if dataclasses.is_dataclass(each)]
+        derived: list[type] = cls.__subclasses__()
+        left += [each for each in derived if dataclasses.is_dataclass(each)]
     return found
 
 
@@ -324,7 +327,7 @@ def _class_of(annotation: Any, plain: Mapping[str, Any]) -> type:
 
 
 def _inner(annotation: Any, key: Any) -> Any:
-    """The annotation of what stands at an index of a tuple or under a key of a dict."""
+    """The annotation of the entry at an index of a tuple or under a key of a dict."""
     for each in _alternatives(annotation):
         origin, arguments = get_origin(each), get_args(each)
         if origin is dict:
@@ -335,26 +338,26 @@ def _inner(annotation: Any, key: Any) -> Any:
 
 
 def _new(cls: type, name: str) -> Any:
-    """A config with its defaults."""
+    """A config of a class with its defaults."""
     required = [f.name for f in _fields(cls) if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
     if required:
         raise Refused(f"{name}={cls.__name__} is refused: {_listed(required)} has no default; write the whole config into a file")
     return cls()
 
 
-def _says(annotation: Any) -> str:
-    """What an annotation admits, in words."""
+def _admitted(annotation: Any) -> str:
+    """The values that an annotation admits, in words."""
     words = []
     for each in _alternatives(annotation):
         origin, arguments = get_origin(each), get_args(each)
         if origin is Literal:
             words.append(f"one of {', '.join(map(str, arguments))}")
         elif origin is tuple and arguments[-1] is Ellipsis:
-            words.append(f"a list, each of it {_says(arguments[0])}")
+            words.append(f"a list, each of it {_admitted(arguments[0])}")
         elif origin is tuple:
-            words.append(f"a list of {len(arguments)}: {', '.join(map(_says, arguments))}")
+            words.append(f"a list of {len(arguments)}: {', '.join(map(_admitted, arguments))}")
         elif origin is dict:
-            words.append(f"a dict, each value {_says(arguments[1])}")
+            words.append(f"a dict, each value {_admitted(arguments[1])}")
         elif each in _listed_classes(annotation):
             words.append(f"the fields of {_listed(_classes(each), 'or')}")
         else:
@@ -367,7 +370,7 @@ def _dotted(name: str, key: Any) -> str:
 
 
 def _nearest(given: str, names: list[str]) -> str:
-    """The names that end in the last part of the given one, then those spelt like it."""
+    """Suggests names: those that end in the last part of the given one, then those of similar spelling; all, if there are none."""
     ends = {name.rpartition(".")[2]: name for name in reversed(names)}
     last = given.rpartition(".")[2]
     same_end = [name for name in names if name.rpartition(".")[2] == last]

@@ -1,4 +1,7 @@
-"""Corpora at the command line: `validate` says what training would reject and where, `convert` writes one format as another."""
+"""The commands `validate`, which names the rows that training would reject by file and line, and `convert`, which rewrites a corpus.
+
+A small corpus is read and curated in this process; Ray is imported, and a private cluster started, only for a larger one.
+"""
 
 import json
 import logging
@@ -6,8 +9,8 @@ import sys
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,28 +19,27 @@ from time import time
 from typing import TypeVar
 
 import pyarrow.compute as pc
-import ray
-import ray.data  # which sets its logger up
 
 from mirepoix.components.corpus.parts import modalities, part_files, part_tables
-from mirepoix.components.curation import curate
-from mirepoix.components.curation.curate import MERGED, CurateConfig
+from mirepoix.components.curation import curate, row_checks
+from mirepoix.components.curation.curate import MERGED
+from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.curation.leakage import TRAIN
 from mirepoix.components.ingestion import sources
 from mirepoix.components.ingestion.formats.writing import SEVERAL
-from mirepoix.components.ingestion.readers import FORMATS, Source, is_small, opened
-from mirepoix.components.ingestion.sources import SourcesConfig
-from mirepoix.components.pairs.pairs import UNCAPTIONED, PairsConfig, untrainable
+from mirepoix.components.ingestion.readers import FORMAT_MODULES, Source, is_small
+from mirepoix.components.ingestion.sources_config import SourcesConfig
+from mirepoix.components.pairs.pairs import UNCAPTIONED, untrainable
+from mirepoix.components.pairs.pairs_config import PairsConfig
+from mirepoix.components.stage import Context
 from mirepoix.models.errors import Refused
-from mirepoix.serving.store import Context
-from mirepoix.workflows.cluster.ray_cluster import private_cluster
-from mirepoix.workflows.runner.progress import Display, Note
+from mirepoix.workflows.runner.progress import Display, ProgressReport
 
 UNANSWERED = "no answer is left"
-HUNG = ("answer was rejected", "query was rejected", UNANSWERED)
-"""Reasons of rows that only hung on one that is rejected."""
+DEPENDENT = ("answer was rejected", "query was rejected", UNANSWERED)
+"""Reasons of rows that are rejected only because a row that they refer to is."""
 UNJOINED = {"unknown item": ("corpus",), "unknown query": ("queries",), "duplicate id": ("corpus", "queries")}
-"""Reasons of judgements that may do, if what they name in these parts is rejected and not merely missing."""
+"""Reasons of judgements that may be dependent in the same way, if the row that they name in these parts is rejected, not missing."""
 T = TypeVar("T")
 
 
@@ -59,17 +61,17 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """What a corpus holds, and what of it training would reject."""
+    """The contents of a corpus by kind, the rows that training would reject, and the reason for which a run would stop."""
 
     faults: list[Finding]
-    hung: int  # of these, rows that would stand if another was not rejected
-    copies: list[Finding]  # rows that training would take as one with another
+    dependent: int  # of these, rows that are rejected only because a row that they refer to is
+    copies: list[Finding]  # rows that training would merge with another
     formats: dict[str, str]  # of each source
     candidates: dict[str, int]  # by modality
     queries: dict[str, dict[str, int]]  # by split and task
     judgements: dict[str, int]
-    notices: list[dict[str, str]]  # what of whole files is left aside
-    refusal: str  # why a run would stop here
+    notices: list[dict[str, str]]  # files, columns and rows that are not read, and not counted as rejected
+    refusal: str  # why a run would stop with this corpus; empty if it would not
 
     def text(self) -> str:
         lines = [f"{name}: {form}" for name, form in self.formats.items()]
@@ -77,27 +79,26 @@ class Findings:
         for split, tasks in sorted(self.queries.items()):
             lines.append(f"queries     {split}: " + ", ".join(f"{task} {count:,}" for task, count in sorted(tasks.items())))
         lines.append("judgements  " + (", ".join(f"{kind} {count:,}" for kind, count in self.judgements.items()) or "none"))
-        lines += _aside(self.notices)
+        lines += _notice_lines(self.notices)
         for what, faults in (("merged", self.copies), ("rejected", self.faults)):
             reasons = Counter((fault.part, fault.reason) for fault in faults)
             lines += [f"{what:<11} {count:,} of {part}: {reason}" for (part, reason), count in reasons.most_common()]
-        lines.append(self._sum())
+        lines.append(self._total())
         if self.refusal:
             lines.append(f"a run would stop: {self.refusal}")
         return "\n".join(lines)
 
-    def _sum(self) -> str:
-        rows, alone = len(self.faults), len(self.faults) - self.hung
+    def _total(self) -> str:
+        rows, own = len(self.faults), len(self.faults) - self.dependent
         if not rows:
             return "nothing would be rejected"
-        themselves, them = ("itself", "it") if alone == 1 else ("themselves", "them")
-        why = f": {alone:,} at fault {themselves}, {self.hung:,} that hung on {them}" if self.hung else ""
+        why = f": {own:,} for faults of their own, {self.dependent:,} because they refer to these" if self.dependent else ""
         return f"{rows:,} row{'s' if rows > 1 else ''} would be rejected{why}"
 
 
 @dataclass(frozen=True)
 class ValidationPlan:
-    """What a run would do with a corpus up to its pairs."""
+    """The configs that a run would apply to a corpus, up to its pairs."""
 
     sources: SourcesConfig
     curate: CurateConfig = CurateConfig()
@@ -106,26 +107,27 @@ class ValidationPlan:
 
 
 def validate(plan: ValidationPlan) -> Findings:
-    """Reads and curates the sources as a run would, with what can be read where a run would stop, and throws the result away."""
+    """Reads and curates the sources as a run would, but goes on where a run would stop; the result is not kept."""
     config, rules, seed = plan.sources, plan.curate, plan.seed
-    named = opened(config.path, config.format, config.images)
-    workers = nullcontext() if ray.is_initialized() else private_cluster()
-    with TemporaryDirectory(prefix="mirepoix-validate-") as scratch, workers:
+    named = sources.opened(config)
+    with TemporaryDirectory(prefix="mirepoix-validate-") as scratch, ExitStack() as resources:
         read, kept = Path(scratch) / "read", Path(scratch) / "kept"
         refusal, notices = "", []
+        resources.enter_context(_cluster_unless(is_small(named)))
         try:
-            outcome, refusal = _staged("reading", read, partial(sources.brought, config=config), seed)
+            outcome, refusal = _run_stage("reading", read, partial(sources.read_sources, config=config, sources=named), seed)
             notices = outcome.tables["notices"]
-        except Refused as error:  # what led to it stands in the rejects
+        except Refused as error:  # the rejects that were written say what led to it
             if not part_files(read, "rejects"):
                 raise
             refusal = str(error)
         else:
-            kept, stop = _curated(read, rules, seed)
+            resources.enter_context(_cluster_unless(row_checks.is_small(read)))
+            kept, stop = _curate_all(read, rules, seed)
             refusal = refusal or stop
         adapted = () if plan.pairs.adapt_captions else plan.pairs.adapt_tasks
         refusal = refusal or _untrainable(kept, {"adapt": adapted, "instruct": plan.pairs.instruct_tasks})
-        faults = _told(_faults(read, named), _faults(kept, named))
+        faults = _without_consequences(_read_faults(read, named), _read_faults(kept, named))
         candidates: Counter[str] = Counter()
         for table in part_tables(kept, "corpus", ["text", "images", "video"]):
             candidates.update(code.letters for code in modalities(table))
@@ -142,25 +144,46 @@ def validate(plan: ValidationPlan) -> Findings:
         )
     copies = sorted(fault for fault in faults if fault.reason in MERGED)
     rest = sorted(fault for fault in faults if fault.reason not in MERGED)
-    forms = {source.place.name: source.format for source in named}
+    forms = {source.tree.name: source.format for source in named}
     plain = {split: dict(tasks) for split, tasks in queries.items()}
-    return Findings(rest, _hung(rest), copies, forms, dict(candidates), plain, dict(judged), notices, refusal)
+    return Findings(rest, _count_dependent(rest), copies, forms, dict(candidates), plain, dict(judged), notices, refusal)
 
 
-def _told(read: list[Finding], curated: list[Finding]) -> list[Finding]:
-    """The faults of both stages; where a file breaks off, queries may have their answers in the rest of it, and are not told for that."""
+@contextmanager
+def _cluster_unless(small: bool) -> Iterator[None]:
+    """A private cluster if there is none yet, without the log lines of Ray Data; with `small`, no cluster, and Ray is not imported."""
+    if small:
+        yield
+        return
+    import ray
+    import ray.data  # sets up the logger whose level is changed below
+
+    from mirepoix.workflows.cluster.ray_cluster import private_cluster
+
+    logger = logging.getLogger(ray.data.__name__)
+    level = logger.level
+    with nullcontext() if ray.is_initialized() else private_cluster():
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+def _without_consequences(read: list[Finding], curated: list[Finding]) -> list[Finding]:
+    """The faults of both stages; if a file could not be read to its end, without queries whose answers may be in its rest."""
     if any(fault.reason == "unreadable" for fault in read):
         curated = [fault for fault in curated if UNANSWERED not in (fault.reason, fault.detail)]
     return read + curated
 
 
-def _curated(read: Path, rules: CurateConfig, seed: int) -> tuple[Path, str]:
-    """What curation keeps, and why a run would stop there: what a run stops at is curated all the same, so that every row is told."""
+def _curate_all(read: Path, rules: CurateConfig, seed: int) -> tuple[Path, str]:
+    """The curated corpus, and why a run would stop there; where it would, curation is done again without its limit on rejected rows."""
     refusal = ""
     for name, applied in (("kept", rules), ("kept-all-the-same", replace(rules, max_rejected=1.0))):
         kept = read.with_name(name)
         try:
-            _staged("curating", kept, partial(curate.work, config=applied, sources=read), seed)
+            _run_stage("curating", kept, partial(curate.work, config=applied, sources=read), seed)
             break
         except Refused as error:
             refusal = refusal or str(error)
@@ -168,13 +191,13 @@ def _curated(read: Path, rules: CurateConfig, seed: int) -> tuple[Path, str]:
 
 
 def _untrainable(kept: Path, tasks: Mapping[str, tuple[str, ...] | None]) -> str:
-    """Why a run without passages would stop at its pairs, given the tasks that each training asks for; empty if it would not."""
+    """Why a run without passages would stop at its pairs, given the tasks of each training; empty if it would not."""
     splits: Counter[str] = Counter()
     training: dict[str, str] = {}  # id, task
     for table in part_tables(kept, "queries", ["id", "split", "task"]):
         splits.update(table["split"].to_pylist())
-        asked = table.filter(pc.equal(table["split"], TRAIN))
-        training.update(zip(asked["id"].to_pylist(), asked["task"].to_pylist(), strict=True))
+        trained = table.filter(pc.equal(table["split"], TRAIN))
+        training.update(zip(trained["id"].to_pylist(), trained["task"].to_pylist(), strict=True))
     found: set[str] = set()
     for table in part_tables(kept, "qrels", ["query_id", "relevance"]):
         answered = table.filter(pc.greater(table["relevance"], 0))["query_id"].to_pylist()
@@ -189,54 +212,49 @@ def _untrainable(kept: Path, tasks: Mapping[str, tuple[str, ...] | None]) -> str
     return f"{reason}; bring a source to train on, or call a split {TRAIN}, as sources.splits=dev={TRAIN} does"
 
 
-def _hung(faults: list[Finding]) -> int:
-    """How many rows are rejected only because another is; told by their reasons, and by the ids of those that are."""
-    lost = {(fault.part, fault.id) for fault in faults if fault.reason not in (*HUNG, "no answer")}
-    hung, deprived = 0, set()  # queries that a judgement was lost of
+def _count_dependent(faults: list[Finding]) -> int:
+    """How many rows are rejected only because a row that they refer to is, by their reasons and the ids of the rejected rows."""
+    lost = {(fault.part, fault.id) for fault in faults if fault.reason not in (*DEPENDENT, "no answer")}
+    dependent, deprived = 0, set()  # deprived: queries of which a judgement was rejected
     for fault in faults:
         if fault.part == "qrels":
             query, _, item = fault.id.partition(" ")
             named = {"queries": query, "corpus": item}
-            hung += any((part, named[part]) in lost for part in UNJOINED.get(fault.reason, ()))
+            dependent += any((part, named[part]) in lost for part in UNJOINED.get(fault.reason, ()))
             if fault.reason not in ("query was rejected", "unknown query"):
                 deprived.add(query)
-    return hung + sum(fault.reason in HUNG or (fault.reason == "no answer" and fault.id in deprived) for fault in faults)
+    return dependent + sum(fault.reason in DEPENDENT or (fault.reason == "no answer" and fault.id in deprived) for fault in faults)
 
 
-def _aside(notices: list[dict[str, str]]) -> list[str]:
-    """Notices as lines."""
-    return [f"left aside  {told['source']}: {told['detail']}" for told in notices]
+def _notice_lines(notices: list[dict[str, str]]) -> list[str]:
+    return [f"left aside  {notice['source']}: {notice['detail']}" for notice in notices]
 
 
-def _staged(name: str, folder: Path, work: Callable[[Context], T], seed: int) -> T:
-    """A stage's work outside of a run, with its progress shown."""
+def _run_stage(name: str, folder: Path, work: Callable[[Context], T], seed: int) -> T:
+    """A stage's work outside of a run, with its progress on the terminal."""
     folder.mkdir()
-    ray_data = logging.getLogger(ray.data.__name__)  # here it would speak into our lines; in a run it speaks into Ray's logs
-    told = ray_data.level
-    ray_data.setLevel(logging.ERROR)
     display = Display()
     display.begin(name)
 
     def report(numbers: dict[str, float]) -> None:
-        display.show(Note(name, time(), {key: float(number) for key, number in numbers.items()}))
+        display.update(ProgressReport(name, time(), {key: float(number) for key, number in numbers.items()}))
         display.refresh()
 
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "The maximum number of concurrent tasks", UserWarning)  # of Ray Data, of a small corpus
+            warnings.filterwarnings("ignore", "The maximum number of concurrent tasks", UserWarning)  # Ray Data's, for few rows
             return work(Context(folder, str(folder.with_name(f"{folder.name}-scratch")), report, seed))
     except Exception as error:
-        # What it was iterating over ends here: Ray Data waits for ever for a cluster that is gone.
+        # Frees the iterators that the frames hold: one of Ray Data waits for ever for a cluster that has ended.
         traceback.clear_frames(error.__traceback__)
         raise
     finally:
         display.close()
-        ray_data.setLevel(told)
 
 
-def _faults(folder: Path, named: list[Source]) -> list[Finding]:
-    """The rejects of a stage, with the paths that the user knows."""
-    homes = {source.place.name: source.place.home for source in named}
+def _read_faults(folder: Path, named: list[Source]) -> list[Finding]:
+    """The rejects of a stage, with paths as the user gave them."""
+    homes = {source.tree.name: source.tree.given_root for source in named}
     found = []
     for table in part_tables(folder, "rejects"):
         for row in table.to_pylist():
@@ -246,8 +264,8 @@ def _faults(folder: Path, named: list[Source]) -> list[Finding]:
     return found
 
 
-def validated(plan: ValidationPlan, as_json: bool, copies: bool) -> int:
-    """Prints what `validate` finds; 1 if training would reject anything, or stop."""
+def validate_command(plan: ValidationPlan, as_json: bool, copies: bool) -> int:
+    """Prints the findings; returns 1 if training would reject a row, or a run would stop."""
     found = validate(plan)
     if as_json:
         print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
@@ -258,29 +276,29 @@ def validated(plan: ValidationPlan, as_json: bool, copies: bool) -> int:
     return 1 if found.faults or found.refusal else 0
 
 
-def converted(config: SourcesConfig, form: str, target: Path) -> int:
-    """Writes the sources as one folder of another format; 1 if rows were left out."""
-    module = FORMATS.get(form)
-    writers = [name for name, known in FORMATS.items() if hasattr(known, "write")]
+def convert_command(config: SourcesConfig, form: str, target: Path) -> int:
+    """Writes the sources as one folder of another format; returns 1 if rows were left out."""
+    module = FORMAT_MODULES.get(form)
+    writers = [name for name, known in FORMAT_MODULES.items() if hasattr(known, "write")]
     if module is None or form not in writers:
         raise Refused(f"format {form!r} cannot be written; give one of {', '.join(writers)}")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise Refused(f"{target} is there already; give a folder that is new or empty")
-    named = opened(config.path, config.format, config.images)
+        raise Refused(f"{target} exists and is not an empty folder; give a folder that is new or empty")
+    named = sources.opened(config)
     target.parent.mkdir(parents=True, exist_ok=True)
     with (
         TemporaryDirectory(prefix="mirepoix-convert-", dir=target.parent) as scratch,
-        nullcontext() if is_small(named) else private_cluster(),
+        _cluster_unless(is_small(named)),
     ):
         read, draft = Path(scratch) / "read", Path(scratch) / "draft"
-        outcome = _staged("reading", read, partial(sources.work, config=config), 0)
-        faults = sorted(_faults(read, named))
+        outcome = _run_stage("reading", read, partial(sources.work, config=config, sources=named), 0)
+        faults = sorted(_read_faults(read, named))
         draft.mkdir()
         left = module.write(draft, read)
         if target.is_dir():
             target.rmdir()
         draft.rename(target)
-    for line in (*faults, *_aside(outcome.tables["notices"])):
+    for line in (*faults, *_notice_lines(outcome.tables["notices"])):
         print(line, file=sys.stderr)
     counts = ", ".join(f"{name} {count:,.0f}" for name, count in outcome.metrics.items())
     print(f"{target}: {form}; {counts}")

@@ -1,10 +1,10 @@
-"""What a run came to: figures by task, sizes and times of each retriever, gathered from its stages; and as a table of a terminal."""
+"""The results of a run, gathered from its stages: scores by task, sizes and times of each retriever; and their table for the terminal."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mirepoix.components.evaluation.evaluate import POOLS, SYSTEMS
+from mirepoix.components.evaluation.evaluate_config import POOLS, SYSTEMS
 from mirepoix.components.evaluation.report import facts
 from mirepoix.serving import store
 from mirepoix.workflows.dag.comparison import Comparison
@@ -14,20 +14,20 @@ from mirepoix.workflows.runner.execute import Report, StageReport
 LABEL, COLUMN = 27, 11
 
 
-def told(config: Retrieval | Comparison, report: Report) -> dict[str, Any]:
-    """The results of the run: of its one retriever, or under `arms` of each."""
+def gather(config: Retrieval | Comparison, report: Report) -> dict[str, Any]:
+    """The results of a run: those of its retriever, or of a comparison those of each arm, under `arms`."""
     if isinstance(config, Retrieval):
-        return {name: value for name, value in _results(report, dict.get).items() if name != "failure"}
-    placed = config.placed
-    return {"arms": {arm: _results(report, _of_arm(arm, placed)) for arm in config.chosen}}
+        return {name: value for name, value in _results(report, lambda stages, step: stages.get(step)).items() if name != "failure"}
+    executed_as = config.executed_as
+    return {"arms": {arm: _results(report, _of_arm(arm, executed_as)) for arm in config.chosen}}
 
 
-def _of_arm(arm: str, placed: Mapping[str, str]) -> Callable[[Mapping[str, StageReport], str], StageReport | None]:
-    return lambda stages, step: stages.get(placed.get(f"{arm}:{step}", step))
+def _of_arm(arm: str, executed_as: Mapping[str, str]) -> Callable[[Mapping[str, StageReport], str], StageReport | None]:
+    return lambda stages, step: stages.get(executed_as.get(f"{arm}:{step}", step))
 
 
 def _results(report: Report, at: Callable[[Mapping[str, StageReport], str], StageReport | None]) -> dict[str, Any]:
-    """Headline, results by split, pool and task, sizes and times, as far as the stages came; and why there is no more."""
+    """Headline, results by split, pool and task, sizes and times, as far as stages finished; and the failure, if evaluation did not."""
     found: dict[str, Any] = {"facts": {}, "failure": ""}
     backbone, index, evaluation = (at(report.stages, step) for step in ("backbone", "index", "evaluate"))
     if evaluation and evaluation.digest:
@@ -46,7 +46,7 @@ def _results(report: Report, at: Callable[[Mapping[str, StageReport], str], Stag
 
 
 def _failure(report: Report, evaluation: StageReport) -> str:
-    """Why a retriever was not measured: the failure at the root of it."""
+    """Why a retriever was not evaluated: the first failure among the stages that its evaluation depends on."""
     lost = evaluation
     while lost.status == "not run" and lost.reason.startswith("no result of "):
         lost = report.stages[lost.reason.removeprefix("no result of ").split(", ")[0]]
@@ -64,27 +64,27 @@ def read(target: str, name: str) -> dict[str, Any]:
 
 
 def figures(results: Mapping[str, Any]) -> dict[str, float]:
-    """The headline of every arm, by its name and measure."""
+    """The headline score of every arm, by the name of the arm and the measure."""
     measured = {name: arm["headline"] for name, arm in results.get("arms", {}).items() if "headline" in arm}
     return {f"{name} {headline['measure']}": headline["trained"]["average"] for name, headline in measured.items()}
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """The results as the terminal shows them; nothing where nothing was measured."""
+    """The results as a table of text; empty where nothing was evaluated."""
     if "arms" in results:
         return "\n".join(_compared(results["arms"]))
     return "\n".join(_single(results)) if "headline" in results else ""
 
 
-def _by_place(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    """The results on the headline's split, by pool and system."""
+def _by_pool_and_system(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The results on the split of the headline, by pool and system."""
     split = results["headline"]["split"]
     return {(entry["pool"], entry["system"]): entry for entry in results["results"] if entry["split"] == split}
 
 
 def _single(results: Mapping[str, Any]) -> Iterator[str]:
-    """Trained against untrained, per task."""
-    headline, found = results["headline"], _by_place(results)
+    """The lines of one retriever's table: untrained and trained scores by task."""
+    headline, found = results["headline"], _by_pool_and_system(results)
     measure, pool = headline["measure"], headline["pool"]
     trained, untrained = (found[pool, system] for system in ("trained", "untrained"))
     yield f"{measure} on {headline['split']}, {pool} pool"
@@ -98,18 +98,18 @@ def _single(results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _pools(headline: Mapping[str, Any]) -> list[str]:
-    """The headline's pool, then the other."""
+    """The pool of the headline, then the other."""
     return sorted(POOLS, key=lambda pool: pool != headline["pool"])
 
 
 def _compared(arms: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Tasks, averages, sizes and times, a column for each retriever."""
+    """The lines of a comparison's table: tasks, averages, sizes and times, a column for each retriever."""
     widths = {name: max(COLUMN, len(name) + 2) for name in arms}
 
     def line(label: str, cells: Mapping[str, str], queries: str = "") -> str:
         return f"  {label:<{LABEL - 9}}{queries:>9}" + "".join(f"{cells.get(name, '-'):>{width}}" for name, width in widths.items())
 
-    found = {name: _by_place(arm) for name, arm in arms.items() if "headline" in arm}
+    found = {name: _by_pool_and_system(arm) for name, arm in arms.items() if "headline" in arm}
     if found:
         headline = next(arms[name]["headline"] for name in found)
         measure, first = headline["measure"], next(iter(found.values()))

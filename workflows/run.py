@@ -1,4 +1,4 @@
-"""A recipe from its name to its report: config, cluster, stages, tracking, and the run's folder."""
+"""Runs a recipe: resolves its config, executes its stages on a cluster, tracks them, and writes the folder of the run."""
 
 import json
 import os
@@ -11,17 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from mirepoix.components.evaluation.report import render
-from mirepoix.components.publishing.deploy import RECEIPT
+from mirepoix.components.publishing.receipt import RECEIPT
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.workflows import results
-from mirepoix.workflows.cluster.ray_cluster import connect, is_given, private_cluster
-from mirepoix.workflows.config import describe, jsonable, override, read
+from mirepoix.workflows.config import describe, jsonable
 from mirepoix.workflows.dag.comparison import Comparison
-from mirepoix.workflows.recipes.registry import Recipe, recipe
+from mirepoix.workflows.recipes.registry import Recipe, resolve
 from mirepoix.workflows.runner.execute import Report, execute
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.tracking import open_tracker
@@ -29,7 +26,7 @@ from mirepoix.workflows.runner.tracking import open_tracker
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What a user asked to be run."""
+    """A recipe and the options with which it is run."""
 
     recipe: str
     overrides: tuple[str, ...] = ()
@@ -39,100 +36,116 @@ class RunRequest:
     start: str | None = None
     force: tuple[str, ...] = ()
     address: str | None = None
-    private: bool = False  # on a cluster of its own, whatever RAY_ADDRESS says
+    private: bool = False  # on a cluster of its own, even if RAY_ADDRESS is set
+    local: bool = False  # stages run in this process
 
 
 @dataclass(frozen=True)
 class Run:
-    """How it ended, and where that is written."""
+    """The outcome of a run, and the folder that holds its report."""
 
     report: Report
     folder: str
     config: Recipe
-    endpoint: str | None  # its URL, where it outlives the run
-    told: dict[str, Any]  # what report.json says
+    endpoint: str | None  # the URL of an endpoint that is up after the run
+    record: dict[str, Any]  # the content of report.json
 
 
-def resolve(name: str, overrides: Sequence[str] = (), config: Path | None = None) -> Recipe:
-    """The config of a recipe, or of a file that describes one of its kind, with overrides."""
-    named = recipe(name)
-    return override(named if config is None else read(config, type(named)), overrides)
+def plan(request: RunRequest) -> Report:
+    """Which stages would run, and why; nothing is run or written."""
+    return _survey(request, resolve(request.recipe, request.overrides, request.config).stages())
 
 
-def plan(order: RunRequest) -> Report:
-    """What would run and why; nothing is run or written."""
-    return _surveyed(order, resolve(order.recipe, order.overrides, order.config).stages())
-
-
-def _surveyed(order: RunRequest, graph: Sequence[Stage]) -> Report:
+def _survey(request: RunRequest, graph: Sequence[Stage]) -> Report:
     try:
-        return execute(graph, order.storage, order.until, order.start, order.force, plan=True)
+        return execute(graph, request.storage, request.until, request.start, request.force, plan=True)
     except OSError as error:
-        raise _unusable(order.storage, "read", error) from error
+        raise _unusable(request.storage, "read", error) from error
 
 
 def _unusable(storage: str, how: str, error: OSError) -> Refused:
-    return Refused(f"storage {storage} cannot be {how} ({error.strerror or error}); give --storage a folder or URI of yours")
+    return Refused(
+        f"storage {storage} cannot be {how} ({error.strerror or error}); give --storage a folder or URI that you can read and write"
+    )
 
 
-def run(order: RunRequest, resources: ExitStack) -> Run:
-    """Runs the order; the cluster stays up until `resources` are closed, and is not started where nothing has to run."""
-    config = resolve(order.recipe, order.overrides, order.config).prepared()
+def run(request: RunRequest, resources: ExitStack) -> Run:
+    """Runs a recipe; its cluster is started when the first stage needs it, and stays up until `resources` are closed."""
+    config = resolve(request.recipe, request.overrides, request.config)
     graph = config.stages()
-    folder = store.join(order.storage, "runs", f"{order.recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
-    _surveyed(order, graph)  # what is refused leaves no folder
+    folder = store.join(request.storage, "runs", f"{request.recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    _survey(request, graph)  # a run that is refused leaves no folder
     try:
         store.write(store.join(folder, "config.yaml"), describe(config).encode())
     except OSError as error:
-        raise _unusable(order.storage, "written to", error) from error
+        raise _unusable(request.storage, "written to", error) from error
     started = time.strftime("%Y-%m-%d %H:%M:%S")
-    tracker = open_tracker(order.storage, order.recipe, config)
-    joins = not order.private and is_given(order.address)
-    began = []
+    tracker = open_tracker(request.storage, request.recipe, config)
+    joins = not request.private and bool(request.address or os.environ.get("RAY_ADDRESS") or _ray_is_up())
+    connected: list[bool] = []
 
     def ensure_ray() -> None:
-        if not began:
-            began.append(True)
-            resources.enter_context(connect(order.address) if joins else private_cluster())
+        if not connected:
+            from mirepoix.workflows.cluster.ray_cluster import connect, private_cluster
 
-    def room() -> int:
-        there = ray.cluster_resources() if joins and ray.is_initialized() else {}
-        return config.room(there.get("CPU", os.cpu_count() or 1), there.get("GPU", 0)) if isinstance(config, Comparison) else 1
+            connected.append(True)
+            resources.enter_context(connect(request.address) if joins else private_cluster())
 
-    report = execute(graph, order.storage, order.until, order.start, order.force, tracker=tracker, ensure_ray=ensure_ray, room=room)
-    told = _told(order, config, report, started)
-    pages = {"report.json": json.dumps(told, indent=1, sort_keys=True) + "\n", "report.html": render(told)}
+    def parallel_arms() -> int:
+        known = sys.modules["ray"].cluster_resources() if joins and _ray_is_up() else {}
+        if not isinstance(config, Comparison):
+            return 1
+        return config.parallel_arms(known.get("CPU", os.cpu_count() or 1), known.get("GPU", 0))
+
+    report = execute(
+        graph,
+        request.storage,
+        request.until,
+        request.start,
+        request.force,
+        tracker=tracker,
+        ensure_ray=ensure_ray,
+        parallel_arms=parallel_arms,
+        local=request.local,
+    )
+    record = _record(request, config, report, started)
+    pages = {"report.json": json.dumps(record, indent=1, sort_keys=True) + "\n", "report.html": render(record)}
     for name, text in pages.items():
         store.write(store.join(folder, name), text.encode())
-    tracker.attach(pages, results.figures(told))
-    return Run(report, folder, config, _endpoint(report, joins), told)
+    tracker.attach(pages, results.figures(record))
+    return Run(report, folder, config, _endpoint(report, joins), record)
+
+
+def _ray_is_up() -> bool:
+    """Whether this process is connected to a Ray cluster; Ray is not imported to find out."""
+    return "ray" in sys.modules and sys.modules["ray"].is_initialized()
 
 
 def _endpoint(report: Report, joined: bool) -> str | None:
-    """The URL of the endpoint, unless it goes with a private cluster: one that stands is served by another cluster."""
+    """The URL of the endpoint if it is up after the run: one that was up to date before, or one on a cluster that was joined."""
     stage = report.stages.get("deploy")
     if stage is None or not (stage.status == "skipped" or (stage.status == "done" and joined)):
         return None
     return results.read(stage.target, RECEIPT)["url"]
 
 
-def _told(order: RunRequest, config: Recipe, report: Report, started: str) -> dict[str, Any]:
-    """Everything that the report says: settings, data, figures by task, stages."""
+def _record(request: RunRequest, config: Recipe, report: Report, started: str) -> dict[str, Any]:
+    """The content of report.json: settings, data, results by task, stages."""
     data = report.stages.get("curate")
     return {
-        "recipe": order.recipe,
+        "recipe": request.recipe,
         "run": started,
         "created": time.strftime("%Y-%m-%d %H:%M:%S"),
         "data": {"digest": data.digest if data else "", "rows": data.rows if data else {}},
         "settings": jsonable(config),
         "stages": [{"name": name, **asdict(stage)} for name, stage in report.stages.items()],
-        **results.told(config, report),
+        **results.gather(config, report),
     }
 
 
-def ended(run: Run) -> int:
-    """Says how the run ended; returns the exit status."""
-    if text := results.results_table(run.told):
+def print_outcome(run: Run) -> int:
+    """Prints the results and the failures of a run; returns the exit status."""
+    if text := results.results_table(run.record):
         print(f"\n{text}")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
     if run.endpoint:
@@ -147,16 +160,16 @@ def ended(run: Run) -> int:
 
 
 def release_of(target: str) -> str:
-    """A release's folder from what a user gives: itself, or the folder of a run that made one."""
+    """The folder of a release, from that folder itself or from the folder of a run that made one."""
     if store.read_manifest(target) is not None:
         return target
-    told = store.read(store.join(target, "report.json"))
-    if told is None:
+    report = store.read(store.join(target, "report.json"))
+    if report is None:
         raise Refused(f"{target} is neither a release nor the folder of a run; give one of storage/artefacts/release/* or storage/runs/*")
-    made = {stage["name"]: stage["target"] for stage in json.loads(told)["stages"] if stage["digest"]}
-    made = {name: place for name, place in made.items() if name.rpartition(":")[2] == "release"}
+    made = {stage["name"]: stage["target"] for stage in json.loads(report)["stages"] if stage["digest"]}
+    made = {name: folder for name, folder in made.items() if name.rpartition(":")[2] == "release"}
     if len(made) > 1:
-        named = ", ".join(f"{name.rpartition(':')[0]} {place}" for name, place in made.items())
+        named = ", ".join(f"{name.rpartition(':')[0]} {folder}" for name, folder in made.items())
         raise Refused(f"the run in {target} made {len(made)} releases; give the folder of one: {named}")
     if not made:
         raise Refused(f"the run in {target} made no release; run its recipe again, up to release")

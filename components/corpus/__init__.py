@@ -1,1 +1,1 @@
-"""The canonical corpus: its parts on disk, its texts, and what is held out for evaluation."""
+"""The canonical corpus: its parts on disk, normalisation of its texts, and the candidates that are held out for evaluation."""

@@ -2,22 +2,23 @@
 
 corpus/part-*.parquet    candidates                                                          ITEM_SCHEMA
 queries/part-*.parquet   queries with their split and task                                   QUERY_SCHEMA
-qrels/part-*.parquet     which candidate answers which query, or does not (relevance 0)      QRELS_SCHEMA
+qrels/part-*.parquet     relevance judgements; 0 is judged irrelevant                        QRELS_SCHEMA
 triples/part-*.parquet   pictures with a question and its concise answer; may be missing     TRIPLE_SCHEMA
-prompts/part-*.parquet   wordings of instructions that a source brings; may be missing       PROMPT_SCHEMA
-kin/part-*.parquet       candidates that may be the same answer, from curation               KIN_SCHEMA
-held/part-*.parquet      candidates that tell of what is held out, from curation             HELD_SCHEMA
-rejects/part-*.parquet   what was left out, why, and where it stood                          REJECT_SCHEMA
+prompts/part-*.parquet   wordings of instructions, from a source; may be missing             PROMPT_SCHEMA
+kin/part-*.parquet       pairs of candidates likely to be equally correct, from curation     KIN_SCHEMA
+held/part-*.parquet      candidates near-equal to held-out rows, from curation               HELD_SCHEMA
+rejects/part-*.parquet   rejected rows with the reason, the source and the line              REJECT_SCHEMA
 
-The first step of an item's `source` is the name of the source that it came from.
+The first step of an item's `source` path is the name of its source.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -39,7 +40,7 @@ TRIPLE_SCHEMA = ITEM_SCHEMA  # the question is the text
 for _field in (
     pa.field("split", pa.string(), nullable=False),
     pa.field("answer", pa.string(), nullable=False),
-    pa.field("evidence", pa.list_(pa.string()), nullable=False),  # ids of candidates that hold the answer
+    pa.field("evidence", pa.list_(pa.string()), nullable=False),  # ids of candidates that contain the answer
 ):
     TRIPLE_SCHEMA = TRIPLE_SCHEMA.append(_field)
 PROMPT_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("task", "wording", "source")])
@@ -62,12 +63,13 @@ PARTS = {
 TASK = re.compile("[itv]+->[itv]+")
 
 GROUP_ROWS, GROUP_BYTES = 1000, 16 << 20
+ROWS = 16  # at a time: pictures are large
 
 
 class PartWriter:
-    """Writes the rows of one part into files of bounded size; holds a row group, and cuts by the rows alone, however they come.
+    """Writes the rows of a part into files of bounded size; buffers one row group, whose size does not depend on how rows are passed in.
 
-    A file has its name only when it is whole.
+    A file gets its final name only when it is complete.
     """
 
     def __init__(self, folder: Path, part: str, rows_per_file: int = 50_000, bytes_per_file: int = 1 << 28):
@@ -77,8 +79,8 @@ class PartWriter:
         self.bytes_per_file = bytes_per_file
         self.written = 0
         self._pending: list[pa.Table] = []
-        self._held = self._held_bytes = 0  # of the row group to come
-        self._rows = self._bytes = 0  # of the file, with those held
+        self._group_rows = self._group_bytes = 0  # of the buffered row group
+        self._rows = self._bytes = 0  # of the file, with the buffered row group
         self._files = 0
         self._writer: pq.ParquetWriter | None = None
 
@@ -91,10 +93,10 @@ class PartWriter:
         self.written += table.num_rows
         first = 0
         for row, size in enumerate(_sizes(table), 1):
-            self._held, self._held_bytes = self._held + 1, self._held_bytes + size
+            self._group_rows, self._group_bytes = self._group_rows + 1, self._group_bytes + size
             self._rows, self._bytes = self._rows + 1, self._bytes + size
             full = self._rows >= self.rows_per_file or self._bytes >= self.bytes_per_file
-            if full or self._held >= GROUP_ROWS or self._held_bytes >= GROUP_BYTES:
+            if full or self._group_rows >= GROUP_ROWS or self._group_bytes >= GROUP_BYTES:
                 self._pending.append(table.slice(first, row - first))
                 first = row
                 self._flush()
@@ -104,13 +106,13 @@ class PartWriter:
             self._pending.append(table.slice(first))
 
     def _flush(self) -> None:
-        """Writes what is held as a row group."""
+        """Writes the buffered rows as a row group."""
         if self._writer is None:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._writer = pq.ParquetWriter(self._draft, self.schema)
         if self._pending:
-            self._writer.write_table(pa.concat_tables(self._pending).combine_chunks(), row_group_size=self._held)
-        self._pending, self._held, self._held_bytes = [], 0, 0
+            self._writer.write_table(pa.concat_tables(self._pending).combine_chunks(), row_group_size=self._group_rows)
+        self._pending, self._group_rows, self._group_bytes = [], 0, 0
 
     def _finish(self) -> None:
         assert self._writer is not None
@@ -124,13 +126,13 @@ class PartWriter:
         return self.folder / ".draft"
 
     def close(self) -> None:
-        """Writes what is left; a part without rows is one empty file."""
+        """Writes the rest; a part without rows is one empty file."""
         if self._rows or not self._files:
             self._flush()
             self._finish()
 
     def discard(self) -> None:
-        """Leaves what is no whole file unwritten."""
+        """Deletes the unfinished file."""
         if self._writer is not None:
             self._writer.close()
             self._draft.unlink()
@@ -147,7 +149,7 @@ class PartWriter:
 
 
 def _sizes(table: pa.Table) -> Iterator[int]:
-    """The bytes of each row's text and pictures, and some for the rest."""
+    """The size of each row in bytes: its text and pictures, and 100 for the rest."""
     sizes = np.full(table.num_rows, 100, np.int64)
     for name in ("text", "images", "video"):
         if name in table.schema.names:
@@ -158,31 +160,41 @@ def _sizes(table: pa.Table) -> Iterator[int]:
     return map(int, sizes)
 
 
+def modality_codes(table: pa.Table) -> npt.NDArray[np.int32]:
+    """The code of each row's modality; an absent cell is empty, as a text of white space is."""
+    lengths = {
+        Modality.TEXT: pc.utf8_length(pc.utf8_trim_whitespace(table["text"])),
+        Modality.IMAGE: pc.list_value_length(table["images"]),
+        Modality.VIDEO: pc.list_value_length(table["video"]),
+    }
+    codes = np.zeros(table.num_rows, np.int32)
+    for bit, column in lengths.items():
+        codes |= int(bit) * (pc.fill_null(column, 0).to_numpy() > 0)
+    return codes
+
+
 def modalities(table: pa.Table) -> list[Modality]:
-    """What each row consists of."""
-    texts = pc.greater(pc.utf8_length(pc.utf8_trim_whitespace(pc.fill_null(table["text"], ""))), 0).to_pylist()
-    shown, moving = (pc.greater(pc.fill_null(pc.list_value_length(table[name]), 0), 0).to_pylist() for name in ("images", "video"))
-    kinds = zip(texts, shown, moving, strict=True)
-    return [Modality(Modality.TEXT * text | Modality.IMAGE * image | Modality.VIDEO * video) for text, image, video in kinds]
+    """The modality of each row."""
+    return [Modality(code) for code in modality_codes(table).tolist()]
 
 
 def source_name(source: str | None) -> str:
-    """The name of the source that a row came from."""
+    """The name of a row's source, the first step of its `source` path."""
     return (source or "").partition("/")[0]
 
 
 def part_files(folder: Path, part: str) -> list[str]:
-    """The files of a part, in the order of their rows."""
+    """The files of a part, in order."""
     return sorted(str(file) for file in (folder / part).glob("*.parquet"))
 
 
 def part_rows(folder: Path, part: str) -> int:
-    """How many rows a part has, from the ends of its files alone."""
+    """The row count of a part, from the footers of its files."""
     return sum(pq.read_metadata(file).num_rows for file in part_files(folder, part))
 
 
 def part_tables(folder: Path, part: str, columns: list[str] | None = None, rows: int = 1000) -> Iterator[pa.Table]:
-    """The rows of a part in their order, some at a time, and never of two row groups at once: these are what bounds their bytes."""
+    """The rows of a part in order, in tables that never span row groups, since row groups bound the size in bytes."""
     for file in part_files(folder, part):
         with pq.ParquetFile(file) as opened:
             for group in range(opened.num_row_groups):
@@ -194,3 +206,20 @@ def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.T
     """A whole part in memory; for parts without pictures, or small ones."""
     files = part_files(folder, part)
     return pq.read_table(files, columns=columns) if files else PARTS[part].empty_table().select(columns or PARTS[part].names)
+
+
+def picked(folder: Path, part: str, wanted: Container[str]) -> Iterator[pa.Table]:
+    """The rows with the wanted ids, in the order of the part; of row groups without any of them, only the ids are read."""
+    for file in part_files(folder, part):
+        with pq.ParquetFile(file) as opened:
+            for group in range(opened.num_row_groups):
+                ids = opened.read_row_group(group, ["id"])["id"].to_pylist()
+                chosen = np.fromiter((id in wanted for id in ids), bool, len(ids))
+                if not chosen.any():
+                    continue
+                start = 0
+                for batch in opened.iter_batches(batch_size=ROWS, row_groups=[group]):
+                    kept = chosen[start : start + batch.num_rows]
+                    start += batch.num_rows
+                    if kept.any():
+                        yield pa.Table.from_batches([batch.filter(pa.array(kept))])

@@ -1,1 +1,1 @@
-"""Rules that keep or reject the rows of a corpus, merge duplicates and find leaks."""
+"""Curation: rules for single rows, exact and near-duplicates, and leakage between training and held-out splits."""

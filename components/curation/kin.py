@@ -1,4 +1,4 @@
-"""Candidates that may be the same answer though they are not the same: to a query that wants one, the other is no true negative."""
+"""Kin: candidates likely to be equally correct answers, so none is used as a negative of a query that another one answers."""
 
 import numpy as np
 import numpy.typing as npt
@@ -9,21 +9,21 @@ Array = npt.NDArray
 
 
 def kin(rows: Array, texts: Array, pictures: Array, near: Array, largest: int) -> tuple[Array, Array, int]:
-    """Pairs of rows (P, 2), in order, with the same text, the same pictures, or near-equal; the number in `WHY` of the first of these.
+    """Pairs of rows (P, 2), sorted, with equal texts, with equal pictures, or near-equal; for each the first reason that holds, in `WHY`.
 
-    `texts` and `pictures` are hashes of each of the rows, 0 for none; `near` are pairs of rows. Of more than `largest` rows with one hash
-    no pairs are made; the last that is returned is how many such groups there are.
+    `texts` and `pictures` are a hash of each row, 0 for none; `near` are pairs of near-equal rows. A group of more than `largest` rows with
+    one hash, such as a stock phrase, gives no pairs; the third result counts such groups.
     """
-    of_texts, many = _alike(rows, texts, largest)
-    of_pictures, more = _alike(rows, pictures, largest)
+    of_texts, many = _equal_pairs(rows, texts, largest)
+    of_pictures, more = _equal_pairs(rows, pictures, largest)
     found = np.concatenate([of_texts, of_pictures, np.sort(near, axis=1).astype(np.int64)])
     why = np.repeat(np.arange(len(WHY)), [len(of_texts), len(of_pictures), len(near)])
     _, first = np.unique(found[:, 0] << 32 | found[:, 1], return_index=True)
     return found[first], why[first], many + more
 
 
-def _alike(rows: Array, hashes: Array, largest: int) -> tuple[Array, int]:
-    """The pairs of rows with one hash, the lower first, and how many hashes too many rows have."""
+def _equal_pairs(rows: Array, hashes: Array, largest: int) -> tuple[Array, int]:
+    """The pairs of rows with equal hashes, the lower row first, and the count of groups larger than `largest`."""
     order = np.lexsort((rows, hashes))
     order = order[hashes[order] != 0]
     rows, hashes = rows[order], hashes[order]

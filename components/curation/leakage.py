@@ -1,4 +1,4 @@
-"""What training must not see of the splits that are held out, and how a share of training is held out where a source has no such split."""
+"""Leakage between training and held-out rows, and the choice of held-out queries where a source has training rows only."""
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,10 @@ Array = npt.NDArray
 
 
 def leaking(pairs: Array, content: Array, training: Array, held_out: Array, preference: Array) -> dict[int, int]:
-    """Training rows that are equal (by `content`) or near-equal (by `pairs`) to a row that is held out: the first such row of each."""
+    """The training rows that are equal (by `content`) or near-equal (by `pairs`) to a held-out row, each with the most preferred such row.
+
+    Lower values of `preference` are preferred.
+    """
     origin: dict[int, int] = {}
 
     def note(row: int, other: int) -> None:
@@ -32,7 +35,7 @@ def leaking(pairs: Array, content: Array, training: Array, held_out: Array, pref
 
 
 def first_of(chosen: Array, *rows: Array) -> Array:
-    """Place by place the first of several rows that is among the chosen ones; -1 where none is."""
+    """Elementwise: the first of several rows that is among the chosen ones; -1 where none is."""
     found = np.full_like(rows[0], -1)
     for candidates in reversed(rows):
         here = np.isin(candidates, chosen)
@@ -49,9 +52,10 @@ def _marked(rows: Array, count: int) -> Array:
 def choose_held_out(
     queries: Array, answers: Array, content: Array, eligible: Array, names: dict[int, str], share: float, seed: int
 ) -> list[int]:
-    """The eligible queries that are held out: whole groups that share an answer or are equal, in an order drawn by the seed.
+    """Chooses whole groups of eligible queries, up to the share, in an order that the seed decides.
 
-    `queries` and `answers` are the rows of each positive judgement; `names` are the ids of the eligible queries.
+    Queries that are equal or share an answer are one group: split apart, they would leak. `queries` and `answers` are the rows of each
+    positive judgement; `names` are the ids of the eligible queries.
     """
     parent: dict[int, int] = {}
 
@@ -67,7 +71,8 @@ def choose_held_out(
     for query in np.unique(np.concatenate([queries, eligible])).tolist():
         groups.setdefault(root(int(content[query])), []).append(query)
     whole = [group for group in groups.values() if all(query in names for query in group)]
-    wanted, taken = round(share * len(eligible)), []
+    wanted = round(share * len(eligible))
+    taken: list[int] = []
     for group in sorted(whole, key=lambda group: xxhash.xxh3_128_digest(f"{seed} {min(names[query] for query in group)}".encode())):
         if len(taken) + len(group) <= wanted:
             taken += group

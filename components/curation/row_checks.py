@@ -1,4 +1,7 @@
-"""The rules that look at one row alone, and what of the row is noted to compare it with all others; done by Ray Data, piece by piece."""
+"""Checks of a single row, and the features of it that it is compared with other rows by.
+
+Rows are checked in pieces: those of a small corpus in this process, those of a large one by tasks of Ray Data.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,33 +12,35 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 import xxhash
 
+from mirepoix.components import ray_tasks
 from mirepoix.components.corpus.parts import PARTS, part_files
-from mirepoix.components.corpus.text import TextRules, clean, numbers, split_words
-from mirepoix.components.curation.edits import CHANGES_SCHEMA
-from mirepoix.components.curation.row_features import FACTS_SCHEMA, ROW
-from mirepoix.components.curation.signatures import looked_at, minhashes, picture_signature, shingles, sketch
-from mirepoix.components.ray_tasks import one_task_per_row, stream_tables, worker_count
+from mirepoix.components.corpus.text import clean, numbers, split_words
+from mirepoix.components.curation.edits import EDITS_SCHEMA
+from mirepoix.components.curation.row_features import FEATURES_SCHEMA, ROW
+from mirepoix.components.curation.signatures import minhashes, picture_signature, sampled_pictures, shingles, sketch
+from mirepoix.components.curation.text_rules import TextRules
+from mirepoix.components.ray_tasks import SMALL_ROWS, data_context, one_task_per_row, stream_tables, worker_count
 from mirepoix.models.item import Item, content_hash
-from mirepoix.serving.pictures import PictureLimits, PictureRefused, checked_picture
+from mirepoix.serving.pictures import PictureRefused, checked_picture
+from mirepoix.serving.pictures_config import PictureLimits
 
 CHECKED = ("corpus", "queries", "triples")
 CHECK_SCHEMA = pa.schema(
-    [pa.field("place", pa.int64()), *FACTS_SCHEMA, pa.field("reason", pa.string()), pa.field("detail", pa.string()), *CHANGES_SCHEMA]
+    [pa.field("place", pa.int64()), *FEATURES_SCHEMA, pa.field("reason", pa.string()), pa.field("detail", pa.string()), *EDITS_SCHEMA]
 )
-AT_ONCE = 100
-"""Rows of a piece that are in memory decoded and changed."""
+BATCH_ROWS = 100
+"""Rows that are decoded and in memory at a time."""
 TASK_BYTES = 2**27
-"""What a task reads in all, if it is of more than one piece."""
+"""Most bytes that a task of several pieces reads."""
 
 
 @dataclass(frozen=True)
 class RowCheck:
-    """Checks the pieces of a task: what stands where in, facts and changes of each row out; every row comes out, in its order.
+    """Checks the pieces of a task; yields a verdict, features and edits for every row, in order.
 
-    The rules strike in this order, and the first is the reason: the count of pictures, those of the text, those of each picture in turn.
+    The rules are applied in this order, and the first that fails is the reason: the count of pictures, the text, each picture in turn.
     """
 
     limits: PictureLimits
@@ -45,51 +50,60 @@ class RowCheck:
 
     def __call__(self, task: pa.Table) -> Iterator[pa.Table]:
         for piece in chain.from_iterable(task["pieces"].to_pylist()):
-            place = piece["place"]
-            for table in _read(piece["part"], piece["file"], piece["group"], piece["start"], piece["rows"]):
-                yield self.checked(table, place)
-                place += table.num_rows
+            yield from self.piece(piece)
+
+    def piece(self, piece: dict[str, Any]) -> Iterator[pa.Table]:
+        """Verdicts, features and edits of the rows of a piece, in batches."""
+        place = piece["place"]
+        for table in _read(piece["part"], piece["file"], piece["group"], piece["start"], piece["rows"]):
+            yield self.checked(table, place)
+            place += table.num_rows
 
     def checked(self, table: pa.Table, place: int = 0) -> pa.Table:
-        """The facts and changes of a table's rows, the first of which stands in the given place among all."""
-        rows, told = [], []
+        """Verdicts, features and edits of a table's rows; `place` is the number of the first row among all."""
+        rows, shingles_of_rows = [], []
         for number, row in enumerate(table.to_pylist(), place):
             fact, shingled = self._row(row)
             rows.append({"place": number, **fact})
-            told.append(shingled)
-        alone = [(row, shingled) for row, shingled in zip(rows, told, strict=True) if shingled is not None]
-        signatures = minhashes([shingled for _, shingled in alone]) if alone else ()
-        for (row, _), signature in zip(alone, signatures, strict=True):
+            shingles_of_rows.append(shingled)
+        alone = [(row, shingled) for row, shingled in zip(rows, shingles_of_rows, strict=True) if shingled is not None]
+        minhash_values = minhashes([shingled for _, shingled in alone]) if alone else ()
+        for (row, _), signature in zip(alone, minhash_values, strict=True):
             row["minhash"] = signature.tobytes()
         return pa.Table.from_pylist(rows, schema=CHECK_SCHEMA)
 
     def _row(self, row: dict[str, Any]) -> tuple[dict[str, Any], np.ndarray | None]:
-        """What becomes of a row, and its shingles where it is of text alone."""
+        """Verdict, features and edits of a row, and its shingles if it is text alone."""
         text, tokens, reason = self._text(row)
         if reason is not None:
-            return {**_NOTHING, "reason": reason, "detail": ""}, None
+            return {**_NO_FEATURES, "reason": reason, "detail": ""}, None
         try:
-            kept, looks = self._pictures(row)
-        except _Broken as broken:
-            return {**_NOTHING, "reason": broken.reason, "detail": broken.detail}, None
+            pictures_kept, signatures = self._pictures(row)
+        except _PictureFault as broken:
+            return {**_NO_FEATURES, "reason": broken.reason, "detail": broken.detail}, None
         changed: dict[str, Any] = {
-            name: pictures for name, pictures in kept.items() if any(a is not b for a, b in zip(pictures, row[name], strict=True))
+            name: pictures for name, pictures in pictures_kept.items() if any(a is not b for a, b in zip(pictures, row[name], strict=True))
         }
         changed |= {name: clean(row[name]) for name in ("instruction", "answer") if row.get(name) and clean(row[name]) != row[name]}
         if text != row["text"]:
             changed["text"] = text
-        cut = shingles(tokens) if tokens else np.empty(0, np.uint64)
-        held, alone = sketch(cut), bool(tokens) and not looks
-        fact = np.zeros((), ROW)
-        fact["content"] = content_hash(Item("", text, tuple(kept["images"]), tuple(kept["video"])))[:16]
-        told = " ".join(numbers(text, tokens))
-        fact["text"] = xxhash.xxh3_64_intdigest(f"{' '.join(tokens) or text}\n{told}".encode()) if text else 0
-        fact["numbers"] = xxhash.xxh3_64_intdigest(told.encode())
-        fact["pictures"] = _digest(kept)
-        fact["tokens"], fact["images"], fact["frames"] = len(tokens), len(kept["images"]), len(kept["video"])
-        fact["sketch"], fact["looks"], fact["minhash"] = len(held), len(looks), alone
-        made = {"row": fact.tobytes(), "sketch": held.tobytes(), "looks": b"".join(seen.tobytes() for seen in looks), "minhash": b""}
-        return {**made, **changed}, cut if alone else None
+        hashes = shingles(tokens) if tokens else np.empty(0, np.uint64)
+        kept_hashes, alone = sketch(hashes), bool(tokens) and not signatures
+        features = np.zeros((), ROW)
+        features["content"] = content_hash(Item("", text, tuple(pictures_kept["images"]), tuple(pictures_kept["video"])))[:16]
+        digits = " ".join(numbers(text, tokens))
+        features["text"] = xxhash.xxh3_64_intdigest(f"{' '.join(tokens) or text}\n{digits}".encode()) if text else 0
+        features["numbers"] = xxhash.xxh3_64_intdigest(digits.encode())
+        features["pictures"] = _digest(pictures_kept)
+        features["tokens"], features["images"], features["frames"] = len(tokens), len(pictures_kept["images"]), len(pictures_kept["video"])
+        features["sketch"], features["signatures"], features["minhash"] = len(kept_hashes), len(signatures), alone
+        fields = {
+            "row": features.tobytes(),
+            "sketch": kept_hashes.tobytes(),
+            "signatures": b"".join(signature.tobytes() for signature in signatures),
+            "minhash": b"",
+        }
+        return {**fields, **changed}, hashes if alone else None
 
     def _text(self, row: dict[str, Any]) -> tuple[str, list[str], str | None]:
         text = clean(row["text"])
@@ -104,32 +118,32 @@ class RowCheck:
 
     def _pictures(self, row: dict[str, Any]) -> tuple[dict[str, list[bytes]], list[np.ndarray]]:
         kept: dict[str, list[bytes]] = {"images": [], "video": []}
-        places, place, looks = set(looked_at(len(row["images"]) + len(row["video"]))), 0, []
+        places, place, signatures = set(sampled_pictures(len(row["images"]) + len(row["video"]))), 0, []
         for name, pictures in kept.items():
             for number, data in enumerate(row[name], 1):
                 try:
                     plain, picture, extent = checked_picture(data, self.limits, self.most_pixels)
                 except PictureRefused as refusal:
                     kind = "picture" if name == "images" else "frame"
-                    raise _Broken(refusal.reason, f"{kind} {number} of {len(row[name])}" if len(row[name]) > 1 else "") from None
+                    raise _PictureFault(refusal.reason, f"{kind} {number} of {len(row[name])}" if len(row[name]) > 1 else "") from None
                 pictures.append(plain)
                 if place in places:
-                    looks.append(picture_signature(picture, extent))
+                    signatures.append(picture_signature(picture, extent))
                 place += 1
-        return kept, looks
+        return kept, signatures
 
 
-class _Broken(Exception):
-    """Why a picture cannot be kept, and which of several."""
+class _PictureFault(Exception):
+    """A picture that is rejected: the reason, and which of several it is."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
 
 
-_NOTHING = {"row": np.zeros((), ROW).tobytes(), "sketch": b"", "looks": b"", "minhash": b""}
+_NO_FEATURES = {"row": np.zeros((), ROW).tobytes(), "sketch": b"", "signatures": b"", "minhash": b""}
 REASONS = ("too many pictures", "empty answer")
-"""Why a row may go besides what its text and its pictures break."""
+"""Reasons of a rejected row besides those of its text and of its pictures."""
 
 
 def _digest(kept: dict[str, list[bytes]]) -> int:
@@ -144,44 +158,44 @@ def _digest(kept: dict[str, list[bytes]]) -> int:
 
 
 def row_blocks(corpus: Path, rows: int) -> list[dict[str, Any]]:
-    """Where the rows of all parts stand, in their order: row groups, or parts of one with at most so many rows."""
+    """The pieces of all parts, in order: a row group each, or a slice of one with at most `rows` rows."""
     found: list[dict[str, Any]] = []
     place = 0
     for part in CHECKED:
         for file in part_files(corpus, part):
             metadata = pq.read_metadata(file)
             for group in range(metadata.num_row_groups):
-                size, held = metadata.row_group(group).num_rows, metadata.row_group(group).total_byte_size
+                size, group_bytes = metadata.row_group(group).num_rows, metadata.row_group(group).total_byte_size
                 for start in range(0, size, rows):
-                    here = {
+                    span = {
                         "place": place + start,
                         "start": start,
                         "rows": min(rows, size - start),
-                        "bytes": held * min(rows, size) // size,
+                        "bytes": group_bytes * min(rows, size) // size,
                     }
-                    found.append({"part": part, "file": file, "group": group, **here})
+                    found.append({"part": part, "file": file, "group": group, **span})
                 place += size
     return found
 
 
 def tasks(pieces: list[dict[str, Any]], rows: int) -> Iterator[dict[str, Any]]:
-    """As many pieces at a time as are worth a task's start, which costs Ray Data a fifth of a second."""
-    first, held, size = 0, 0, 0
+    """The pieces in groups that are worth the start-up of a task, which takes Ray Data a fifth of a second."""
+    first, count, size = 0, 0, 0
     for number, piece in enumerate(pieces):
-        if number > first and (held + piece["rows"] > rows or size + piece["bytes"] > TASK_BYTES):
+        if number > first and (count + piece["rows"] > rows or size + piece["bytes"] > TASK_BYTES):
             yield {"pieces": pieces[first:number]}
-            first, held, size = number, 0, 0
-        held, size = held + piece["rows"], size + piece["bytes"]
+            first, count, size = number, 0, 0
+        count, size = count + piece["rows"], size + piece["bytes"]
     if pieces:
         yield {"pieces": pieces[first:]}
 
 
 def _read(part: str, file: str, group: int, start: int, rows: int) -> Iterator[pa.Table]:
-    """The rows of a piece, some at a time."""
+    """The rows of a piece, in batches."""
     stop, at = start + rows, 0
     with pq.ParquetFile(file) as opened:
         columns = [name for name in ("text", "images", "video", "instruction", "answer") if name in PARTS[part].names]
-        for batch in opened.iter_batches(batch_size=AT_ONCE, row_groups=[group], columns=columns):
+        for batch in opened.iter_batches(batch_size=BATCH_ROWS, row_groups=[group], columns=columns):
             first, last = max(start - at, 0), min(stop - at, batch.num_rows)
             if first < last:
                 yield pa.Table.from_batches([batch.slice(first, last - first)])
@@ -190,11 +204,25 @@ def _read(part: str, file: str, group: int, start: int, rows: int) -> Iterator[p
                 break
 
 
+def is_small(corpus: Path) -> bool:
+    """Whether the rows of the corpus are checked and compared in this process, without Ray."""
+    return _are_small(row_blocks(corpus, SMALL_ROWS))
+
+
+def _are_small(pieces: list[dict[str, Any]]) -> bool:
+    return ray_tasks.is_small(sum(piece["rows"] for piece in pieces), sum(piece["bytes"] for piece in pieces))
+
+
 def checked(corpus: Path, check: RowCheck, rows: int, workers: int | None) -> Iterator[pa.Table]:
-    """What the check says of each row of all parts, in their order, however many workers check them."""
-    data = ray.data.DataContext.get_current()
-    data.execution_options.preserve_order = True
-    data.enable_progress_bars = False
-    if work := list(tasks(row_blocks(corpus, rows), rows)):
-        crowd = ray.data.TaskPoolStrategy(min(worker_count(workers), len(work)))
-        yield from stream_tables(one_task_per_row(work).map_batches(check, batch_format="pyarrow", batch_size=None, compute=crowd))
+    """The checked rows of all parts in order, whatever the number of workers."""
+    pieces = row_blocks(corpus, rows)
+    if _are_small(pieces):
+        for piece in pieces:
+            yield from check.piece(piece)
+        return
+    from ray.data import TaskPoolStrategy
+
+    data_context()
+    work = list(tasks(pieces, rows))
+    pool = TaskPoolStrategy(min(worker_count(workers), len(work)))
+    yield from stream_tables(one_task_per_row(work).map_batches(check, batch_format="pyarrow", batch_size=None, compute=pool))

@@ -1,4 +1,4 @@
-"""What is known of each row of a corpus without its pictures: arrays on disk, filled in the order of the rows."""
+"""The features of all rows that curation compares: hashes, sketches and signatures, as arrays on disk in the order of the rows."""
 
 from pathlib import Path
 
@@ -6,33 +6,33 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from mirepoix.components.curation.signatures import LOOK, PERMUTATIONS
+from mirepoix.components.curation.signatures import PERMUTATIONS, PICTURE_SIGNATURE
 
 ROW = np.dtype(
     [
-        ("content", "V16"),  # hash of text and pictures, byte by byte
+        ("content", "V16"),  # hash of the bytes of text and pictures
         ("text", "u8"),  # hash of the tokens; 0: no text
-        ("numbers", "u8"),  # hash of the tokens that hold a digit
-        ("pictures", "u8"),  # hash of pictures and frames, byte by byte; 0: none
+        ("numbers", "u8"),  # hash of the tokens that have a digit
+        ("pictures", "u8"),  # hash of the bytes of pictures and frames; 0: none
         ("tokens", "u4"),
         ("images", "u4"),
         ("frames", "u4"),
-        ("sketch", "u2"),  # shingles that are kept
-        ("looks", "u1"),  # pictures that are looked at
-        ("minhash", "u1"),  # 1: text alone, so it has a MinHash signature
+        ("sketch", "u2"),  # count of stored shingles
+        ("signatures", "u1"),  # count of pictures with a signature
+        ("minhash", "u1"),  # 1: text alone, which has a MinHash signature
     ]
 )
-KINDS = {"row": ROW, "sketch": np.dtype("u8"), "looks": LOOK, "minhash": np.dtype(("u4", (PERMUTATIONS,)))}
-FACTS_SCHEMA = pa.schema([pa.field(name, pa.binary(), nullable=False) for name in KINDS])
+KINDS = {"row": ROW, "sketch": np.dtype("u8"), "signatures": PICTURE_SIGNATURE, "minhash": np.dtype(("u4", (PERMUTATIONS,)))}
+FEATURES_SCHEMA = pa.schema([pa.field(name, pa.binary(), nullable=False) for name in KINDS])
 
 Array = npt.NDArray
 
 
 class RowFeatures:
-    """Files that facts are added to, and once they are sealed the arrays that they hold."""
+    """Files to which features are appended; after `finish`, arrays of what they contain."""
 
     def __init__(self, folder: Path):
-        self._paths = {name: folder / f"{name}.facts" for name in KINDS}
+        self._paths = {name: folder / f"{name}.bin" for name in KINDS}
         self._files = {name: path.open("wb") for name, path in self._paths.items()}
 
     def add(self, table: pa.Table) -> None:
@@ -40,23 +40,25 @@ class RowFeatures:
             for piece in table[name].to_pylist():
                 file.write(piece)
 
-    def seal(self) -> None:
+    def finish(self) -> None:
         for file in self._files.values():
             file.close()
         self.rows: Array = np.fromfile(self._paths["row"], ROW)
-        self._sketches, self._looks, self._minhashes = (_mapped(self._paths[name], KINDS[name]) for name in ("sketch", "looks", "minhash"))
-        self._ends = {name: np.cumsum(self.rows[name], dtype=np.int64) for name in ("sketch", "looks", "minhash")}
+        self._sketches, self._signatures, self._minhashes = (
+            _mapped(self._paths[name], KINDS[name]) for name in ("sketch", "signatures", "minhash")
+        )
+        self._ends = {name: np.cumsum(self.rows[name], dtype=np.int64) for name in ("sketch", "signatures", "minhash")}
 
-    def looks(self, rows: Array) -> tuple[Array, Array]:
-        """The pictures of the given rows that are looked at, one row's after the other's, and how many each has."""
-        return self._gathered(self._looks, "looks", rows)
+    def signatures(self, rows: Array) -> tuple[Array, Array]:
+        """The picture signatures of the given rows, concatenated, and the count of each row's."""
+        return self._gathered(self._signatures, "signatures", rows)
 
-    def first_looks(self, name: str, rows: Array) -> Array:
-        """One field of the look at the first picture of each of the given rows, which all have one."""
-        return self._looks[name][self._ends["looks"][rows] - self.rows["looks"][rows]]
+    def first_signatures(self, name: str, rows: Array) -> Array:
+        """A field of the first picture's signature, for rows that all have a picture."""
+        return self._signatures[name][self._ends["signatures"][rows] - self.rows["signatures"][rows]]
 
     def sketches(self, rows: Array) -> tuple[Array, Array]:
-        """The shingles of the given rows that are kept, one row's after the other's, and how many each has."""
+        """The stored shingles of the given rows, concatenated, and the count of each row's."""
         return self._gathered(self._sketches, "sketch", rows)
 
     def _gathered(self, values: Array, name: str, rows: Array) -> tuple[Array, Array]:
@@ -65,12 +67,12 @@ class RowFeatures:
         return values[np.repeat(self._ends[name][rows] - counts, counts) + within], counts
 
     def minhashes(self, rows: Array, first: int, last: int) -> Array:
-        """Some permutations of the signatures of the given rows, which all are of text alone."""
+        """The permutations `first` to `last` of the MinHash signatures, for rows that are all text alone."""
         return self._minhashes[self._ends["minhash"][rows] - 1, first:last]
 
 
 def _mapped(path: Path, kind: np.dtype) -> Array:
-    """The file's array without reading it; an empty file cannot be mapped."""
+    """The file memory-mapped as an array; an empty file, which cannot be mapped, as an empty array."""
     base, shape = kind.subdtype or (kind, ())
     if not path.stat().st_size:
         return np.empty((0, *shape), base)

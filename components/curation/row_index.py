@@ -1,6 +1,6 @@
-"""All rows of a corpus in one numbering, candidates, queries and triples: their ids, where each came from, and columns of few values.
+"""Candidates, queries and triples of a corpus in one numbering: the id, source and line of every row, and columns of few values.
 
-What is held of a row is its id in Arrow's memory and some numbers: a corpus of short texts has many rows in few bytes.
+Memory per row is the id in an Arrow array and a few numbers, since a corpus of short texts has many rows in few bytes.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ Array = npt.NDArray
 
 
 class RowIndex:
-    """Who stands in which row."""
+    """Finds the id, source and line of a row, and the row of an id."""
 
     def __init__(self, corpus: Path):
         ends = np.cumsum([0, *(part_rows(corpus, part) for part in CHECKED)])
@@ -43,7 +43,7 @@ class RowIndex:
         return self._ids[row].as_py()
 
     def rows(self, ids: pa.ChunkedArray | pa.Array, among: Array) -> Array:
-        """Where the ids stand among rows that follow each other; -1: nowhere."""
+        """The rows of the ids, looked up among consecutive rows; -1 where an id is unknown."""
         first = int(among[0]) if len(among) else 0
         found = pc.index_in(ids.cast(pa.large_string()), value_set=self._ids.slice(first, len(among)))
         return np.asarray(pc.fill_null(pc.add(found.cast(pa.int64()), first), -1))
@@ -54,14 +54,14 @@ class RowIndex:
         return [names[code] for code in self._source[rows].tolist()]
 
     def order(self, late: Array) -> Array:
-        """The rows in the order in which they are preferred: those that are not late first, then by source, line and id."""
+        """The rows in order of preference: those that are not `late` first, then by source, line and id."""
         rank = np.argsort(np.argsort(np.array(self._sources, object)))
         columns = {"late": pa.array(late), "source": pa.array(rank[self._source]), "line": pa.array(self._line), "id": self._ids}
         return np.asarray(pc.sort_indices(pa.table(columns), [(name, "ascending") for name in columns])).astype(np.int64)
 
 
 class ContentGroups:
-    """A column of few values: a number for each row, and the values by their numbers; -1: none."""
+    """A dictionary-encoded column: a code for each row, and the values by code; -1 is no value."""
 
     def __init__(self, tables: Iterable[pa.Table], column: str, before: int = 0):
         codes, self.values = _unified([chunk for table in tables for chunk in table[column].dictionary_encode().chunks])
@@ -71,7 +71,7 @@ class ContentGroups:
         return self.values[self.codes[row]]
 
     def among(self, value: str) -> Array:
-        """Which rows have the value."""
+        """True for the rows that have the value."""
         return self.codes == (self.values.index(value) if value in self.values else len(self.values))
 
     def set(self, rows: Array | list[int], value: str) -> None:
@@ -84,7 +84,7 @@ class ContentGroups:
 
 
 def _unified(chunks: list[pa.DictionaryArray]) -> tuple[Array, list[str]]:
-    """The numbers of all values, and the values."""
+    """The codes of all rows in one dictionary, and its values."""
     if not chunks:
         return np.empty(0, np.int32), []
     encoded = pa.chunked_array(chunks).unify_dictionaries()

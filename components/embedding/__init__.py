@@ -1,1 +1,1 @@
-"""Items to vectors, vectors on disk, vectors to an index."""
+"""Embedding items, vectors on disk, and the index that is built from them."""

@@ -1,4 +1,4 @@
-"""Items to vectors on disk, by a pool of Ray Data actors that each hold the encoder; finished shards outlive a kill."""
+"""Embeds items by a pool of Ray Data actors, each with the encoder loaded; finished shards survive a kill."""
 
 import json
 from collections.abc import Iterator
@@ -10,41 +10,29 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
-import torch
 
 from mirepoix.components.corpus.parts import part_files, part_rows
+from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.embedding.vectors import DESCRIPTION, rows_to_arrow
-from mirepoix.models.encoder import load_encoder
-from mirepoix.models.errors import Refused
+from mirepoix.components.ray_tasks import data_context
+from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.item import ITEM_SCHEMA, table_to_items
-from mirepoix.models.options import option
-from mirepoix.models.vectors import Vectors
+from mirepoix.models.ragged import RaggedRows
 from mirepoix.serving import store
-from mirepoix.serving.store import Context, Outcome, Rows
 
 QUERIES = "queries"
-PATH = "path"  # the column that Ray Data adds
-
-
-@dataclass(frozen=True)
-class EmbedConfig:
-    """How items are encoded."""
-
-    batch_size: int = option(64, "items that are encoded at a time")
-    workers: int = option(1, "actors that hold the encoder")
-    threads: int = option(2, "CPU threads of each actor")
-    shard_rows: int = option(2048, "items in a file of vectors: what a kill can cost at most")
-    use_gpu: bool = option(False, "give each actor a GPU")
-
-    def __post_init__(self) -> None:
-        if min(self.batch_size, self.workers, self.threads, self.shard_rows) < 1:
-            raise Refused("embed.batch_size, workers, threads and shard_rows must each be at least 1")
+PATH = "path"  # the column in which Ray Data names the file of a row
 
 
 class Encode:
-    """An actor's hold on the encoder: a table of items in, their vectors out; in which role each is encoded, its file's folder says."""
+    """An actor with the encoder loaded: a table of items in, their vectors out. The folder of an item's file decides its role."""
 
     def __init__(self, encoder: str, config: EmbedConfig):
+        # Imported here, in the actor: the process of the stage only deals out tables and needs no torch.
+        import torch
+
+        from mirepoix.models.encoder import load_encoder
+
         torch.set_num_threads(config.threads)
         self.encoder = load_encoder(encoder).to("cuda" if config.use_gpu else "cpu")
         self.batch_size = config.batch_size
@@ -53,24 +41,25 @@ class Encode:
         items = table_to_items(table)
         roles = ["query" if Path(path).parent.name == QUERIES else "document" for path in table[PATH].to_pylist()]
         runs = groupby(zip(roles, items, strict=True), itemgetter(0))
-        encoded = [self.encoder.encode([item for _, item in run], self.batch_size, role=role) for role, run in runs]
+        encoded = [self.encoder.encode([item for _, item in run], self.batch_size, role=role).ragged() for role, run in runs]
         return pa.table(
             {
                 "id": table["id"],
                 "modality": pa.array([int(item.modality) for item in items], pa.int8()),
-                "rows": rows_to_arrow(Vectors.cat(encoded)),
+                "rows": rows_to_arrow(RaggedRows.cat(encoded)),
             }
         )
 
 
 def work(context: Context, config: EmbedConfig, encoder: Path, curate: Path, pairs: Path) -> Outcome:
-    """Encodes the curated corpus and the evaluation queries, in one pass over the pool."""
+    """Encodes the curated corpus and the evaluation queries with one pool of actors."""
     files = {"corpus": part_files(curate, "corpus"), QUERIES: part_files(pairs, QUERIES)}
     counts = {"corpus": part_rows(curate, "corpus"), QUERIES: part_rows(pairs, QUERIES)}
     total, done, width = sum(counts.values()), 0, 0
     for part in files:
         (context.folder / part).mkdir()
     for shard in _shards(context, config, str(encoder), files, counts):
+        assert shard.table is not None
         pq.write_table(shard.table, context.folder / shard.part / f"part-{shard.number:05d}.parquet")
         done += shard.table.num_rows
         width = shard.table["rows"].type.value_type.list_size
@@ -90,7 +79,7 @@ class _Shard:
 
 
 def _shards(context: Context, config: EmbedConfig, encoder: str, files: dict[str, list[str]], counts: dict[str, int]) -> Iterator[_Shard]:
-    """All shards in order: first those that an earlier, killed attempt left, then the rest as it is encoded."""
+    """All shards in order: first those that an earlier, killed attempt saved, then the others as they are encoded."""
     wanted = [
         _Shard(part, number, min(config.shard_rows, counts[part] - start))
         for part in files
@@ -120,25 +109,23 @@ def _kept(context: Context, shard: _Shard) -> str:
 
 
 def _encoded(config: EmbedConfig, encoder: str, files: list[str], skip: int) -> Iterator[pa.Table]:
-    """Vectors of the rows behind the first `skip`, in their order; only the file in which a kill fell is read by us, and at once."""
+    """Vectors of all rows after the first `skip`, in order. A file that `skip` ends within is read here; Ray Data reads the others."""
     while files and skip >= (rows := pq.read_metadata(files[0]).num_rows):
         skip -= rows
         files = files[1:]
     if not files:
         return
-    data = ray.data.DataContext.get_current()
-    data.execution_options.preserve_order = True
-    data.enable_progress_bars = False
+    data_context()
     batch = config.batch_size * 4
-    datasets = []
+    datasets: list[ray.data.Dataset] = []
     if skip:
         tail = pq.read_table(files[0], columns=ITEM_SCHEMA.names).slice(skip)
         tail = tail.append_column(PATH, pa.repeat(files[0], tail.num_rows))
         datasets.append(ray.data.from_arrow([tail.slice(start, batch) for start in range(0, tail.num_rows, batch)]))
         files = files[1:]
     if files:
-        datasets.append(ray.data.read_parquet(files, columns=ITEM_SCHEMA.names, include_paths=True))
-    for dataset in datasets:  # one after the other: a union takes blocks from its parts in turn
+        datasets.append(ray.data.read_parquet(files, include_paths=True).select_columns([*ITEM_SCHEMA.names, PATH]))
+    for dataset in datasets:  # one after another: a union would interleave their blocks
         encoded = dataset.map_batches(
             Encode,
             fn_constructor_args=(encoder, config),

@@ -1,10 +1,11 @@
-"""The vectors of the corpus become an index."""
+"""Builds the index from the vectors of the corpus."""
 
 from pathlib import Path
 
 from mirepoix.components.embedding.vectors import read_vectors, recorded_encoder_digest
-from mirepoix.serving.search.dense import IndexConfig, build
-from mirepoix.serving.store import Context, Outcome, Rows
+from mirepoix.components.stage import Context, Outcome, Rows
+from mirepoix.serving.search.dense import build
+from mirepoix.serving.search.index_config import IndexConfig
 
 
 def work(context: Context, config: IndexConfig, embed: Path) -> Outcome:

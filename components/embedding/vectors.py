@@ -1,47 +1,41 @@
-"""Vectors on disk: id, modality and rows of each item as Parquet that needs neither Ray nor torch to be read."""
+"""Vectors on disk: id, modality and rows of each item, as Parquet that is read without Ray and torch."""
 
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from mirepoix.components.corpus.parts import part_files
-from mirepoix.models.vectors import Vectors
+from mirepoix.models.ragged import RaggedRows
 
 DESCRIPTION = "vectors.json"
 
 
-def rows_to_arrow(vectors: Vectors) -> pa.Array:
-    """The real rows of each item as a list of fixed-size lists: readable without Ray."""
-    counts = vectors.mask_NT.sum(1)
-    flat = vectors.rows_NTD[vectors.mask_NT].numpy().astype("float32")
+def rows_to_arrow(vectors: RaggedRows) -> pa.Array:
+    """The rows of each item as a list of fixed-size lists."""
+    flat = vectors.rows_RD.astype("float32")
     rows = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), vectors.width)
-    offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]).numpy().astype("int32")
-    return pa.ListArray.from_arrays(pa.array(offsets), rows)
+    return pa.ListArray.from_arrays(pa.array(vectors.bounds.astype("int32")), rows)
 
 
-def arrow_to_vectors(rows: pa.ChunkedArray) -> Vectors:
+def arrow_to_rows(rows: pa.ChunkedArray) -> RaggedRows:
     """The inverse of `rows_to_arrow`."""
     lists = rows.combine_chunks()
     lists = lists if isinstance(lists, pa.Array) else lists.chunk(0)
-    counts = torch.tensor(lists.value_lengths().to_numpy(zero_copy_only=False), dtype=torch.long)
+    counts_N = lists.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64)
     flat = lists.flatten()
-    width = flat.type.list_size
-    values = torch.from_numpy(flat.flatten().to_numpy(zero_copy_only=False).reshape(-1, width).copy())
-    mask_NT = torch.arange(int(counts.max()))[None] < counts[:, None]
-    rows_NTD = torch.zeros(*mask_NT.shape, width)
-    rows_NTD[mask_NT] = values
-    return Vectors(rows_NTD, mask_NT)
+    rows_RD = flat.flatten().to_numpy(zero_copy_only=False).reshape(-1, flat.type.list_size)
+    return RaggedRows(rows_RD, np.append(0, np.cumsum(counts_N)))
 
 
-def read_vectors(folder: Path, part: str) -> tuple[list[str], list[int], Vectors]:
-    """Ids, modality codes and vectors of a part that `work` wrote."""
+def read_vectors(folder: Path, part: str) -> tuple[list[str], list[int], RaggedRows]:
+    """Ids, modality codes and vectors of a part that `embed` wrote."""
     table = pq.read_table(part_files(folder, part))
-    return table["id"].to_pylist(), table["modality"].to_pylist(), arrow_to_vectors(table["rows"])
+    return table["id"].to_pylist(), table["modality"].to_pylist(), arrow_to_rows(table["rows"])
 
 
 def recorded_encoder_digest(folder: Path) -> str:
-    """The digest of the encoder that the vectors in `folder` came from."""
+    """The digest of the encoder that made the vectors in `folder`."""
     return json.loads((folder / DESCRIPTION).read_text())["encoder"]

@@ -1,6 +1,6 @@
-"""Searches the index with every held-out query, and measures: by split, task and pool, of the trained encoder and the untrained.
+"""Searches the index with every held-out query and computes metrics by split, task and pool, for the trained and the untrained encoder.
 
-The pool "universal" is the whole corpus, where a candidate of the wrong modality counts as an error; "target" is what has the modality
+The pool "universal" is the whole corpus, where a result of the wrong modality is an error; "target" holds only the items of the modality
 that the task asks for.
 """
 
@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,36 +17,16 @@ import pyarrow.parquet as pq
 
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.embedding.vectors import read_vectors
+from mirepoix.components.evaluation.evaluate_config import POOLS, SYSTEMS, EvaluateConfig
 from mirepoix.components.evaluation.metrics import MEASURES, interval, measured
+from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
-from mirepoix.models.options import option, refuse_unknown
-from mirepoix.serving.search.dense import Hit, Index, open_index
-from mirepoix.serving.store import Context, Outcome, Rows
+from mirepoix.serving.search.dense import Index
+from mirepoix.serving.search.hits import Hit
+from mirepoix.serving.search.open import open_index
 
-Pool = Literal["universal", "target"]
-POOLS: tuple[Pool, ...] = get_args(Pool)
-SYSTEMS = ("trained", "untrained")
 DEPTH = max(k for _, k in MEASURES.values())
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """How results are measured."""
-
-    split: str | None = option(
-        None, "split whose average over the tasks is the headline; null: the only one, or test, or the first by name, those of test* first"
-    )
-    measure: str = option("recall@5", f"the headline's measure, one of {', '.join(MEASURES)}")
-    pool: Pool = option("universal", "the headline's pool: universal or target")
-    draws: int = option(1000, "bootstrap draws for the interval of each average")
-
-    def __post_init__(self) -> None:
-        refuse_unknown(self, "evaluate.")
-        if self.measure not in MEASURES:
-            raise Refused(f"evaluate.measure is {self.measure!r}; give one of {', '.join(MEASURES)}")
-        if self.draws < 1:
-            raise Refused(f"evaluate.draws is {self.draws}; give 1 or more")
 
 
 @dataclass(frozen=True)
@@ -72,7 +52,9 @@ def work(
     systems = dict(zip(SYSTEMS, ((embed, index), (untrained_embed, untrained_index)), strict=True))
     rows = []
     for number, (system, (vectors, rows_of)) in enumerate(systems.items()):
-        for pool, rankings in _rankings(open_index(rows_of), vectors, queries).items():
+        opened = open_index(rows_of)
+        assert isinstance(opened, Index), rows_of
+        for pool, rankings in _rankings(opened, vectors, queries).items():
             _write_run(context.folder / f"{system}-{pool}.trec", rankings, f"{system}-{pool}")
             for query in queries:
                 ranking = [hit.id for hit in rankings[query.id]]
@@ -84,7 +66,7 @@ def work(
     pq.write_table(pa.Table.from_pylist(rows), context.folder / "queries.parquet")
     _write_qrels(context.folder / "qrels.trec", queries)
     results = _results(rows, config, context.seed)
-    summary = {"headline": _headline(results, config), "results": results}
+    summary: dict[str, Any] = {"headline": _headline(results, config), "results": results}
     (context.folder / "metrics.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
     accounted = Rows(len(queries) + unanswered, len({row["query"] for row in rows}), rejected=unanswered)
     headline = summary["headline"] | {system: summary["headline"][system]["average"] for system in SYSTEMS}
@@ -92,14 +74,14 @@ def work(
 
 
 def headline_split(there: Collection[str], wanted: str | None) -> str:
-    """The split that the headline is of, among those that are held out; refused where the one that is wanted is not there."""
+    """The split of the headline, among the held-out ones; refused where `wanted` is not one of them."""
     if wanted not in (None, *there):
         raise Refused(f"evaluate.split is {wanted!r}; the corpus has queries of {', '.join(sorted(there))}")
     return wanted or min(there, key=lambda split: (split != "test", not split.startswith("test"), split))
 
 
 def _queries(curate: Path) -> tuple[list[_Query], int]:
-    """The held-out queries that have an answer, and how many have none."""
+    """The held-out queries with a relevant item, and the number of those without."""
     relevant = defaultdict(set)
     for row in read_part(curate, "qrels").to_pylist():
         if row["relevance"] > 0:
@@ -118,15 +100,15 @@ def _rankings(index: Index, vectors: Path, queries: list[_Query]) -> dict[str, d
     for query in queries:
         by_target[query.target].append(query)
     for target, group in by_target.items():
-        asked = encoded[[place[query.id] for query in group]]
+        vectors_of_group = encoded[[place[query.id] for query in group]]
         for pool, modalities in (("universal", None), ("target", {target})):
-            hits = index.search(asked, DEPTH, modalities)
+            hits = index.search(vectors_of_group, DEPTH, modalities)
             found[pool].update({query.id: found_hits for query, found_hits in zip(group, hits, strict=True)})
     return found
 
 
 def _write_run(file: Path, rankings: dict[str, list[Hit]], tag: str) -> None:
-    """A TREC run; equal scores are set a float's breadth apart, as trec_eval goes by the score alone and breaks ties its own way."""
+    """Writes a TREC run. Ties are lowered to the next smaller float, as trec_eval sorts by score and would break ties in another order."""
     with file.open("w") as out:
         for query, hits in sorted(rankings.items()):
             score = np.float32(np.inf)
@@ -171,7 +153,7 @@ def _headline(results: list[dict], config: EvaluateConfig) -> dict:
 
 
 def _flat(summary: dict) -> dict[str, float]:
-    """The figures that a tracking page lists."""
+    """The metrics that are logged to MLflow."""
     headline = summary["headline"]
     metrics = {f"{system} {headline['measure']}": headline[system]["average"] for system in SYSTEMS}
     for entry in summary["results"]:

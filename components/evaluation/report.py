@@ -1,11 +1,11 @@
-"""The report of a run as a page that stands alone: headline, figures by task, stages, settings; of a comparison, one table of all arms."""
+"""The report of a run as one self-contained HTML page: headline, results by task, stages, settings; of a comparison, all arms."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mirepoix.components.evaluation.evaluate import POOLS, SYSTEMS
+from mirepoix.components.evaluation.evaluate_config import POOLS, SYSTEMS
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2327; --soft: #69747c; --line: #d9dee2; --paper: #fff; --good: #2f7d4f; --base: #b4bcc2; }
@@ -40,7 +40,7 @@ summary { cursor: pointer; }
 
 
 def render(report: dict[str, Any]) -> str:
-    """The page of a report, with no link to anything outside itself."""
+    """The page of a report; it loads nothing from elsewhere."""
     title = f"{report['recipe']}: {report['run']}"
     body = [f"<h1>{escape(report['recipe'])}</h1>", f"<p class=soft>run {escape(report['run'])} · {escape(report['created'])}</p>"]
     if report.get("headline"):
@@ -70,7 +70,7 @@ def _spread(entry: dict[str, Any]) -> str:
 
 
 def _tables(report: dict[str, Any]) -> Iterable[str]:
-    """By split and pool: the headline's measure of every task, trained over untrained."""
+    """A table per split and pool: the headline's measure of every task, untrained and trained."""
     measure = report["headline"]["measure"]
     found = {(entry["system"], entry["pool"], entry["split"]): entry for entry in report["results"]}
     for pool, split in sorted(
@@ -87,7 +87,7 @@ def _tables(report: dict[str, Any]) -> Iterable[str]:
 
 
 def facts(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Sizes and times of the arms, as far as they are known: what, by arm."""
+    """Sizes and training times, as far as they are known: label -> arm -> value."""
     rows: dict[str, dict[str, str]] = {"parameters": {}, "rows x width": {}, "training": {}}
     for name, arm in arms.items():
         known = arm["facts"]
@@ -101,7 +101,7 @@ def facts(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
 
 
 def _comparison(arms: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
-    """A column for each arm: first the headline's split, with sizes and times; then the others. And who is missing, and why."""
+    """A column per arm: first the headline's split with sizes and times, then the other splits, then the failed arms with the reason."""
     found = {name: _places(arm) for name, arm in arms.items() if "headline" in arm}
     if found:
         headline = next(arms[name]["headline"] for name in found)
@@ -125,12 +125,12 @@ def _comparison(arms: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
 
 
 def _places(arm: Mapping[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """An arm's results by system, pool and split."""
+    """The results of an arm, by system, pool and split."""
     return {(entry["system"], entry["pool"], entry["split"]): entry for entry in arm["results"]}
 
 
 def _pool(found: Mapping[str, dict], names: Sequence[str], measure: str, pool: str, split: str) -> Iterable[str]:
-    """The rows of a pool: its tasks, the average, and that of the untrained."""
+    """The rows of a pool: its tasks, the average, and the average of the untrained encoder."""
     trained, untrained = ({name: places[system, pool, split] for name, places in found.items()} for system in SYSTEMS)
     yield f"<tr><td class=pool colspan={len(names) + 2}>{escape(pool)} pool"
     for task, queries in next(iter(trained.values()))["queries"].items():
@@ -152,9 +152,9 @@ def _average(entry: Mapping[str, float], best: bool) -> str:
 
 
 def _facts(arms: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    told = facts(arms)
-    head = [f"<tr><td class=pool colspan={len(arms) + 2}>sizes and times"] if told else []
-    return head + [_line(what, "", [f"<td>{escape(cells.get(name, '–'))}" for name in arms]) for what, cells in told.items()]
+    known = facts(arms)
+    head = [f"<tr><td class=pool colspan={len(arms) + 2}>sizes and times"] if known else []
+    return head + [_line(what, "", [f"<td>{escape(cells.get(name, '–'))}" for name in arms]) for what, cells in known.items()]
 
 
 def _line(label: str, queries: str, cells: Sequence[str]) -> str:
@@ -176,7 +176,7 @@ def _counts(rows: dict[str, int]) -> str:
 
 
 def _counted(stages: list[dict[str, Any]]) -> Iterable[str]:
-    """The tables that stages told: what was rejected and why, the mixture, ..."""
+    """The tables that stages returned: rejected rows by reason, the mixture, ..."""
     for stage in stages:
         for title, rows in stage.get("tables", {}).items():
             if rows:
@@ -192,7 +192,7 @@ def _cell(value: Any) -> str:
 
 
 def _words(value: Any) -> str:
-    """What lets a cell of words stand on the left, where numbers stand on the right."""
+    """The class that aligns a cell of words to the left; numbers are aligned to the right."""
     return "" if isinstance(value, int | float) else " class=words"
 
 

@@ -1,1 +1,1 @@
-"""Texts written by a language model: prompts, engines, replies kept on disk."""
+"""Text generation by language models: prompts, writers, and a cache of replies."""

@@ -1,7 +1,7 @@
-"""A language model behind an endpoint that speaks OpenAI's chat completions: many requests in flight, none paid for twice.
+"""A language model behind an OpenAI-compatible endpoint: chat completions with many requests in flight, none paid for twice.
 
-408, 429, 5xx, a broken reply and a time-out are asked again, later each time, and not before the endpoint said. What no row can mend (a
-key that is not taken, a model that is not there, nobody who answers) ends the run; what was answered till then is kept.
+408, 429, 5xx, a broken reply and a time-out are retried with exponential backoff, and not before the time that the endpoint gives. Errors
+that concern every row (a refused key, a missing model, an unreachable host) end the run; replies received so far are cached.
 """
 
 import asyncio
@@ -12,86 +12,54 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
 from mirepoix.components.generation.prompts import Request
 from mirepoix.components.generation.replies import Reply, ReplyStore
+from mirepoix.components.generation.writer_config import EndpointConfig
 from mirepoix.models.errors import Refused
-from mirepoix.models.options import option, refuse_unknown
 
-_LARGEST_REPLY = 4 << 20  # bytes; a longer one is no passage
+_LARGEST_REPLY = 4 << 20  # bytes
 _UNSENT = (httpx.PoolTimeout, httpx.WriteTimeout, httpx.WriteError, httpx.ProxyError, httpx.LocalProtocolError, httpx.UnsupportedProtocol)
-_SECRET = re.compile("key|token|secret|password|sig$", re.IGNORECASE)
-"""Names in a URL's query of what is no one else's business."""
-_HOPELESS = {301, 302, 303, 307, 308, 401, 403, 404, 405}
+_FATAL = {301, 302, 303, 307, 308, 401, 403, 404, 405}
 
 
-@dataclass(frozen=True)
-class EndpointConfig:
-    """An OpenAI-compatible endpoint."""
-
-    url: str = option("http://127.0.0.1:8000/v1", "what stands before /chat/completions; a query such as ?api-version=1 stays behind it")
-    model: str = option("", "the model's name there")
-    key_variable: str | None = option(None, "name of the environment variable that holds the key; null: no key is sent")
-    temperature: float | None = option(0.0, "0 is the likeliest answer; null: not sent, for models that take none")
-    max_new_tokens: int = option(400, "an answer has at most so many tokens")
-    length_field: Literal["max_tokens", "max_completion_tokens"] = option("max_tokens", "how the endpoint calls that")
-    concurrency: int = option(16, "requests in flight")
-    timeout_s: float = option(120.0, "seconds until a request is given up, and sent again")
-    retries: int = option(5, "times that a request is sent again")
-    backoff_s: float = option(1.0, "seconds before the first time, about; each further wait is twice as long")
-    longest_wait_s: float = option(60.0, "the longest wait; an endpoint that asks for a longer one has failed")
-
-    def __post_init__(self) -> None:
-        _refuse_url(self.url)
-        refuse_unknown(self, "the endpoint's ")
-        if min(self.max_new_tokens, self.concurrency) < 1 or self.retries < 0:
-            raise Refused("the endpoint's max_new_tokens and concurrency must be at least 1, retries at least 0")
-        if min(self.timeout_s, self.backoff_s, self.longest_wait_s) <= 0 or (self.temperature or 0) < 0:
-            raise Refused("the endpoint's timeout_s, backoff_s and longest_wait_s must be above 0, temperature at least 0")
-
-    def build(self, seed: int) -> "Endpoint":
-        """The writer; refused where the model is not named, or the key is not there."""
-        return Endpoint(self, seed)
-
-
-class _Again(Exception):
-    """A request that may go well another time, how long the endpoint asks to wait, and whether it may cost something all the same."""
+class _Retryable(Exception):
+    """A failed request that can be retried, how long the endpoint asks to wait, and whether it may have been billed."""
 
     def __init__(self, detail: str, wait: float | None = None, unreachable: bool = False, paid: bool = False):
         super().__init__(detail)
         self.detail, self.wait, self.unreachable = detail, wait, unreachable
-        self.paid = paid  # it may have been answered, and nobody can tell what the answer cost
+        self.paid = paid  # it may have been answered, at an unknown cost
 
 
 class Endpoint:
-    """Asks the endpoint, and the desk before it."""
+    """A writer that sends the requests which the reply store does not have to an endpoint."""
 
     def __init__(self, config: EndpointConfig, seed: int):
         if not config.model:
-            raise Refused("the endpoint's model is not named; set writer.model to the model's name there")
+            raise Refused("the endpoint's model is not named; set writer.model to the name of the model at the endpoint")
         self.config = config
         self.key = _key(config.key_variable)
-        told = urlsplit(config.url)
-        self.address = urlunsplit((told.scheme, told.netloc, f"{told.path.rstrip('/')}/chat/completions", told.query, ""))
+        parts = urlsplit(config.url)
+        self.address = urlunsplit((parts.scheme, parts.netloc, f"{parts.path.rstrip('/')}/chat/completions", parts.query, ""))
         self.parameters: dict[str, Any] = {config.length_field: config.max_new_tokens}
         if config.temperature is not None:
             self.parameters["temperature"] = config.temperature
         if config.temperature:
             self.parameters["seed"] = seed
         self.name = config.model
-        # A server may call its model what it likes: the same name at another place is another model.
+        # Servers choose the names of their models, so the same name at another URL is another model.
         self.identity = {"writer": "endpoint", "url": _place(config.url), "model": config.model, "parameters": self.parameters}
 
-    def write(self, requests: Callable[[], Iterator[Request]], desk: ReplyStore) -> Iterator[Reply]:
-        """The replies, in the order of the requests; what is asked ahead is bounded."""
+    def write(self, requests: Callable[[], Iterator[Request]], store: ReplyStore) -> Iterator[Reply]:
+        """The replies, in the order of the requests; at most four times `concurrency` requests are queued ahead."""
         with asyncio.Runner() as runner:
-            line = _Line(self, desk)
+            line = _Queue(self, store)
             try:
                 for request in requests():
                     line.queue(request, runner.get_loop())
@@ -103,17 +71,17 @@ class Endpoint:
                 runner.run(line.close())
 
 
-class _Line:
-    """The requests in flight and those behind them, on one event loop."""
+class _Queue:
+    """The requests in flight and those queued behind them, on one event loop."""
 
-    def __init__(self, endpoint: Endpoint, desk: ReplyStore):
-        self.config, self.desk = endpoint.config, desk
+    def __init__(self, endpoint: Endpoint, store: ReplyStore):
+        self.config, self.store = endpoint.config, store
         self.waiting: deque[tuple[str, asyncio.Task[Reply], bool]] = deque()
         self._flying: dict[str, asyncio.Task[Reply]] = {}
         self._endpoint, self._gate, self._settled = endpoint, asyncio.Semaphore(self.config.concurrency), asyncio.Condition()
         self._quiet_until = 0.0
         self._jitter = random.Random()
-        self._decided = asyncio.Event()  # of the last in line: that it has asked, or need not
+        self._decided = asyncio.Event()  # of the last request: that it has reserved its budget, or needs none
         self._decided.set()
         headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
         limits = httpx.Limits(max_connections=self.config.concurrency, max_keepalive_connections=self.config.concurrency)
@@ -121,8 +89,8 @@ class _Line:
         self._client = httpx.AsyncClient(headers=headers, limits=limits, timeout=timeout)
 
     def queue(self, request: Request, loop: asyncio.AbstractEventLoop) -> None:
-        """Puts a request in line; one that is asked already is not asked again."""
-        key = self.desk.key(request.messages)
+        """Queues a request; an equal one that is in flight is not sent again."""
+        key = self.store.key(request.messages)
         again = key in self._flying
         if not again:
             before, self._decided = self._decided, asyncio.Event()
@@ -130,7 +98,7 @@ class _Line:
         self.waiting.append((key, self._flying[key], again))
 
     async def next(self) -> Reply:
-        """The reply to the first in line."""
+        """The reply to the first request of the queue."""
         key, task, again = self.waiting[0]
         reply = await task
         self.waiting.popleft()
@@ -139,7 +107,7 @@ class _Line:
         return Reply(**{**reply.__dict__, "cached": True}) if again and not reply.failure else reply
 
     async def close(self) -> None:
-        """Lets go of everything."""
+        """Cancels the requests and closes the connections."""
         tasks = [task for _, task, _ in self.waiting]
         for task in tasks:
             task.cancel()
@@ -147,47 +115,47 @@ class _Line:
         await self._client.aclose()
 
     async def _answer(self, key: str, request: Request, before: asyncio.Event, decided: asyncio.Event) -> Reply:
-        """A reply, kept or new. Requests are sent in the order of the line, so that a budget ends at the same row each time."""
+        """A reply, cached or new. Requests are sent in the order of the queue, so that a budget ends at the same row each time."""
         try:
-            known = await asyncio.to_thread(self.desk.known, key)
+            cached = await asyncio.to_thread(self.store.find, key)
             await before.wait()
-            return known or await self._asked(key, request, decided)
+            return cached or await self._with_retries(key, request, decided)
         finally:
             decided.set()
 
-    async def _asked(self, key: str, request: Request, decided: asyncio.Event) -> Reply:
+    async def _with_retries(self, key: str, request: Request, decided: asyncio.Event) -> Reply:
         for attempt in range(self.config.retries + 1):
             try:
                 return await self._attempt(key, request, decided)
-            except _Again as trouble:
-                wait = self._wait(attempt, trouble)
+            except _Retryable as error:
+                wait = self._wait(attempt, error)
                 if attempt < self.config.retries and wait is not None:
-                    self.desk.counts["sent again"] += 1
+                    self.store.counts["sent again"] += 1
                     await asyncio.sleep(wait)
-                elif trouble.unreachable:
-                    raise Refused(self._advice(f"cannot be reached ({trouble.detail})", "start it, or mend the url")) from trouble
+                elif error.unreachable:
+                    raise Refused(self._advice(f"cannot be reached ({error.detail})", "start it, or correct the url")) from error
                 else:
-                    return Reply(failure="failed", detail=self._hidden(trouble.detail))
+                    return Reply(failure="failed", detail=self._redacted(error.detail))
         raise AssertionError
 
-    def _wait(self, attempt: int, trouble: _Again) -> float | None:
-        """Seconds until the next try: twice as many each time, give or take a half, and not fewer than asked; None: too many were asked."""
+    def _wait(self, attempt: int, error: _Retryable) -> float | None:
+        """Seconds until the next attempt: exponential with jitter, or as the endpoint asks; None if that is above the longest wait."""
         wait = min(self.config.longest_wait_s, self.config.backoff_s * 2**attempt * self._jitter.uniform(0.5, 1.5))
-        if trouble.wait is None:
+        if error.wait is None:
             return wait
-        if trouble.wait > self.config.longest_wait_s:
+        if error.wait > self.config.longest_wait_s:
             return None
-        self._quiet_until = max(self._quiet_until, time.monotonic() + trouble.wait)
-        return trouble.wait + self._jitter.uniform(0, self.config.backoff_s)
+        self._quiet_until = max(self._quiet_until, time.monotonic() + error.wait)
+        return error.wait + self._jitter.uniform(0, self.config.backoff_s)
 
     async def _attempt(self, key: str, request: Request, decided: asyncio.Event) -> Reply:
-        """One try. Its place is free again when the reply is kept, so that a kill never loses more than are in flight."""
+        """One attempt. It ends after the reply is saved, so that a killed process loses only the requests in flight."""
         most = request.most_tokens + self.config.max_new_tokens
         async with self._gate:
             while (pause := self._quiet_until - time.monotonic()) > 0:
                 await asyncio.sleep(pause)
             async with self._settled:
-                while (granted := self.desk.reserve(most)) is None:
+                while (granted := self.store.reserve(most)) is None:
                     await self._settled.wait()
             decided.set()
             if not granted:
@@ -196,20 +164,20 @@ class _Line:
             try:
                 reply, answered = await self._sent(request)
                 paid = (reply.cost or most) if answered else 0
-            except _Again as trouble:
-                paid = most if trouble.paid else 0
+            except _Retryable as error:
+                paid = most if error.paid else 0
                 raise
             finally:
-                self.desk.settle(most, paid)
+                self.store.settle(most, paid)
                 async with self._settled:
                     self._settled.notify_all()
-                await asyncio.to_thread(self.desk.note, paid)
+                await asyncio.to_thread(self.store.record, paid)
             if not reply.failure:
-                await asyncio.to_thread(self.desk.keep, key, reply)
+                await asyncio.to_thread(self.store.save, key, reply)
             return reply
 
     async def _sent(self, request: Request) -> tuple[Reply, bool]:
-        """A reply, and whether the endpoint answered the request and did not decline it."""
+        """The reply, and whether the endpoint accepted the request."""
         body = {"model": self.config.model, "messages": request.messages, **self._endpoint.parameters}
         try:
             async with (
@@ -220,68 +188,51 @@ class _Line:
                 async for chunk in answer.aiter_bytes():
                     content += chunk
                     if len(content) > _LARGEST_REPLY:
-                        long = f"the reply is longer than {_LARGEST_REPLY} bytes"
-                        return Reply(failure="declined", detail=long), answer.status_code == 200
+                        detail = f"the reply is longer than {_LARGEST_REPLY} bytes"
+                        return Reply(failure="declined", detail=detail), answer.status_code == 200
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            raise _Again(str(error) or type(error).__name__, unreachable=True) from error
+            raise _Retryable(str(error) or type(error).__name__, unreachable=True) from error
         except (TimeoutError, httpx.TimeoutException) as error:
-            raise _Again(f"no answer within {self.config.timeout_s:g} seconds", paid=not isinstance(error, _UNSENT)) from error
+            raise _Retryable(f"no answer within {self.config.timeout_s:g} seconds", paid=not isinstance(error, _UNSENT)) from error
         except httpx.HTTPError as error:
-            raise _Again(f"{type(error).__name__} {error}", paid=not isinstance(error, _UNSENT)) from error
+            raise _Retryable(f"{type(error).__name__} {error}", paid=not isinstance(error, _UNSENT)) from error
         reply = self._read(answer, bytes(content))
         return reply, not reply.failure
 
     def _read(self, answer: httpx.Response, content: bytes) -> Reply:
         status = answer.status_code
-        told = f"{status}: {' '.join(content[:2000].decode(errors='replace').split())[:200]}"
+        summary = f"{status}: {' '.join(content[:2000].decode(errors='replace').split())[:200]}"
         if status in (408, 429) or status >= 500:
-            raise _Again(told, _seconds(answer.headers.get("retry-after")))
-        if status in _HOPELESS:
-            raise Refused(self._advice(f"answers {told}", "mend the url, the model's name or the key"))
+            raise _Retryable(summary, _seconds(answer.headers.get("retry-after")))
+        if status in _FATAL:
+            raise Refused(self._advice(f"answers {summary}", "correct the url, the model's name or the key"))
         if status != 200:
-            return Reply(failure="declined", detail=self._hidden(told))
+            return Reply(failure="declined", detail=self._redacted(summary))
         try:
             whole = json.loads(content)
             (choice, *_), usage = whole["choices"], whole.get("usage") or {}
             message = choice["message"]
-            said, declined = message.get("content") or "", message.get("refusal") or choice.get("finish_reason") == "content_filter"
+            text, declined = message.get("content") or "", message.get("refusal") or choice.get("finish_reason") == "content_filter"
             finish = "refused" if declined else "length" if choice.get("finish_reason") == "length" else "stop"
-            tokens = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
-            if not isinstance(said, str):
-                raise TypeError(f"content is {type(said).__name__}")
+            read, written = (int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens"))
+            if not isinstance(text, str):
+                raise TypeError(f"content is {type(text).__name__}")
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise _Again(f"a reply that is none of chat completions: {type(error).__name__} {error}", paid=True) from error
-        return Reply(said, *tokens, finish=finish)
+            raise _Retryable(f"the reply is not one of chat completions: {type(error).__name__} {error}", paid=True) from error
+        return Reply(text, read, written, finish=finish)
 
-    def _advice(self, what: str, advice: str) -> str:
-        return self._hidden(f"the endpoint {self.config.url} {what}; {advice}, and run again: what it answered is kept")
+    def _advice(self, problem: str, advice: str) -> str:
+        return self._redacted(f"the endpoint {self.config.url} {problem}; {advice}, and run again: its replies are cached")
 
-    def _hidden(self, text: str) -> str:
-        """The text without the key, should an endpoint repeat it."""
+    def _redacted(self, text: str) -> str:
+        """The text without the key, which an endpoint may repeat."""
         return text.replace(self._endpoint.key, "***") if self._endpoint.key else text
 
 
-def _refuse_url(url: str) -> None:
-    """Refuses what is no URL of an endpoint, or has a key in it."""
-    if re.match("[^/?#]*(//)?[^/?#]*@", url) or any(_SECRET.search(name) for name, _ in parse_qsl(url.partition("?")[2])):
-        raise Refused(
-            "the endpoint's url has a key, a user or a password in it, and is written into reports; give it without, "
-            "and as key_variable the name of the environment variable that holds the key"
-        )
-    example = "give one such as https://host/v1"
-    try:
-        told, _ = urlsplit(url), httpx.URL(url)
-        (told.hostname or "").encode("idna"), told.port  # which are refused when they are asked for
-    except (ValueError, httpx.InvalidURL) as error:
-        raise Refused(f"the endpoint's url is {url!r} ({error}); {example}") from error
-    if told.scheme not in ("http", "https") or not told.hostname:
-        raise Refused(f"the endpoint's url is {url!r}; {example}")
-
-
 def _place(url: str) -> str:
-    """The URL as far as it tells who answers: the host in small letters, and no query."""
-    told = urlsplit(url)
-    return urlunsplit((told.scheme, told.netloc.lower(), told.path.rstrip("/"), "", ""))
+    """The part of the URL that identifies the server: the host in lower case and the path, without a query."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.lower(), parts.path.rstrip("/"), "", ""))
 
 
 def _key(variable: str | None) -> str:
@@ -291,12 +242,13 @@ def _key(variable: str | None) -> str:
     if not key:
         raise Refused(f"the endpoint's key_variable is {variable!r}, and the environment has no such variable, or an empty one; set it")
     if not (key.isascii() and key.isprintable()):
-        raise Refused(f"the environment variable {variable}, the endpoint's key_variable, has a character that no key has; set it anew")
+        why = "has characters outside printable ASCII; set it again"
+        raise Refused(f"the environment variable {variable}, the endpoint's key_variable, {why}")
     return key
 
 
 def _seconds(retry_after: str | None) -> float | None:
-    """What a Retry-After header asks for: seconds, or a date; None where it is neither."""
+    """The seconds of a Retry-After header, which holds a number or a date; None if it is neither."""
     if retry_after is None or re.fullmatch(r"\s*\d+(?:\.\d+)?\s*", retry_after):
         return None if retry_after is None else float(retry_after)
     try:

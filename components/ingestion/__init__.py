@@ -1,1 +1,1 @@
-"""Corpora of any known format into the canonical corpus."""
+"""Ingestion: reads corpora of any supported format into the canonical corpus."""

@@ -1,4 +1,4 @@
-"""Sources in any known format, opened by what users call them, and read in pieces side by side by Ray Data."""
+"""Opens sources by the paths that users give, detects their formats, and reads them in pieces: in this process, or by Ray Data if large."""
 
 import hashlib
 import os
@@ -11,8 +11,8 @@ from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
-import ray
 
+from mirepoix.components import ray_tasks
 from mirepoix.components.corpus.parts import PARTS
 from mirepoix.components.ingestion.formats import (
     beir,
@@ -31,14 +31,14 @@ from mirepoix.components.ingestion.formats import (
     vid2r,
     webqa,
 )
-from mirepoix.components.ingestion.formats.fields import data_files, obstacle, unused
+from mirepoix.components.ingestion.formats.fields import data_files, unused_files, why_no_columns
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Prompt, Query, RejectedRow, Row, Triple, Unreadable
-from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
-from mirepoix.components.ray_tasks import one_task_per_row, stream_tables, worker_count
+from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, Shard, SourceFiles
+from mirepoix.components.ray_tasks import data_context, one_task_per_row, stream_tables, worker_count
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import content_hash, item_to_row
 
-FORMATS: dict[str, ModuleType] = {
+FORMAT_MODULES: dict[str, ModuleType] = {
     module.NAME: module
     for module in (
         canonical,
@@ -58,96 +58,97 @@ FORMATS: dict[str, ModuleType] = {
         nlvr,
     )
 }
-PICTURES = r"(?i:.*\.(jpe?g|png|webp|gif|bmp|tiff?))"
+PICTURES = rf"(?i:.*\.({'|'.join(PICTURE_ENDINGS)}))"
 ENTRY = re.compile(r"(?:(?P<name>[\w.-]+)=)?(?:(?P<format>[a-z0-9-]+)\+)?(?P<path>.+)", re.S)
 TABLE_ROWS, TABLE_BYTES = 1000, 8 << 20
-SMALL = 64 << 20  # bytes that are read here: workers would take longer to start than to read them
 
 
 @dataclass(frozen=True)
 class Source:
-    """One corpus that the user named: its files, and how they are read."""
+    """One corpus that the user gave: its files, and the format that reads them."""
 
-    place: SourceFiles
+    tree: SourceFiles
     format: str
 
     @cached_property
     def shards(self) -> list[Shard]:
-        return FORMATS[self.format].shards(self.place)
+        return FORMAT_MODULES[self.format].shards(self.tree)
 
     @cached_property
     def files(self) -> list[str]:
-        """The files that are read, without pictures that lie elsewhere."""
-        return sorted({shard.file for shard in self.shards} | set(self.place.files(PICTURES)))
+        """The files that are read, except pictures in another folder."""
+        return sorted({shard.file for shard in self.shards} | set(self.tree.files(PICTURES)))
 
     @cached_property
     def elsewhere(self) -> SourceFiles | None:
-        """Where the pictures lie, if not with the rest."""
-        return SourceFiles(self.place.images) if self.place.images else None
+        """The files of the other folder that pictures are in, if there is one."""
+        return SourceFiles(self.tree.images) if self.tree.images else None
 
     @property
     def size(self) -> int:
-        """The bytes of all that is read."""
+        """The total size of the files that are read, in bytes."""
         beside = sum(self.elsewhere.sizes[file] for file in self.elsewhere.files(PICTURES)) if self.elsewhere else 0
-        return sum(self.place.sizes[file] for file in self.files) + beside
+        return sum(self.tree.sizes[file] for file in self.files) + beside
 
     def fingerprint(self) -> str:
-        """Names, sizes and times of the files that are read; of many files their hash."""
-        told = [self.place.fingerprint(self.files)]
+        """The names, sizes and modification times of the files that are read; their hash if there are many."""
+        listings = [self.tree.fingerprint(self.files)]
         if self.elsewhere:
-            told.append(self.elsewhere.fingerprint(self.elsewhere.files(PICTURES)))
-        infos = "; ".join(told)
+            listings.append(self.elsewhere.fingerprint(self.elsewhere.files(PICTURES)))
+        infos = "; ".join(listings)
         if len(infos) > 2000:
             infos = f"{len(self.files)} files, sha256 {hashlib.sha256(infos.encode()).hexdigest()}"
         return f"{self.format} {infos}"
 
 
-def opened(paths: Sequence[str], default: str = "auto", images: str | None = None) -> list[Source]:
-    """The sources that were named, each with its format; refused where one is not there or looks like nothing that is known."""
+def open_sources(paths: Sequence[str], default: str = "auto", images: str | None = None) -> list[Source]:
+    """Opens the sources; refuses a path that does not exist, whose format is not recognised, or whose name is given twice."""
     found: list[Source] = []
     for entry in paths:
-        name, form, path = _told(entry)
-        if form is not None and form not in FORMATS:
+        name, form, path = _parse_entry(entry)
+        if form is not None and form not in FORMAT_MODULES:
             if "://" in path:  # the scheme of a URI may hold a plus sign
                 form, path = None, f"{form}+{path}"
             else:
-                raise Refused(f"format {form!r} of {entry!r} is unknown; give one of {', '.join(FORMATS)}, or none")
-        place = SourceFiles(path, name or "", images)
-        found.append(Source(place, form or (default if default != "auto" else _detected(place))))
+                raise Refused(f"format {form!r} of {entry!r} is unknown; give one of {', '.join(FORMAT_MODULES)}, or none")
+        tree = SourceFiles(path, name or "", images)
+        found.append(Source(tree, form or (default if default != "auto" else _detected(tree))))
     first: dict[str, str] = {}
     for source, entry in zip(found, paths, strict=True):
-        if (name := source.place.name) in first:
-            one, another = (told.removeprefix(f"{name}=") for told in (first[name], entry))
+        if (name := source.tree.name) in first:
+            one, another = (given.removeprefix(f"{name}=") for given in (first[name], entry))
             raise Refused(f"two sources are called {name!r}; leave one out, or give them names: one={one} another={another}")
         first[name] = entry
     return found
 
 
-def _told(entry: str) -> tuple[str | None, str | None, str]:
-    """The name, format and path of an entry; what is there under the whole of it is a path."""
+def _parse_entry(entry: str) -> tuple[str | None, str | None, str]:
+    """The name, format and path of an entry NAME=FORMAT+PATH; an entry that is an existing path as a whole is only a path."""
     if os.path.exists(os.path.expanduser(entry)):
         return None, None, entry
-    told = ENTRY.fullmatch(entry)
-    assert told is not None, entry
-    return told["name"], told["format"], told["path"]
+    parts = ENTRY.fullmatch(entry)
+    assert parts is not None, entry
+    return parts["name"], parts["format"], parts["path"]
 
 
-def _detected(place: SourceFiles) -> str:
-    found = [name for name, module in FORMATS.items() if module.detect(place)]
+def _detected(tree: SourceFiles) -> str:
+    found = [name for name, module in FORMAT_MODULES.items() if module.detect(tree)]
     if not found:
-        why = [f" ({place.source(file)}: {wrong})" for file in data_files(place, "json", "jsonl")[:4] if (wrong := obstacle(place, file))]
+        why = [
+            f" ({tree.source(file)}: {wrong})" for file in data_files(tree, "json", "jsonl")[:4] if (wrong := why_no_columns(tree, file))
+        ]
         raise Refused(
-            f"{place.path!r} looks like none of the known formats{''.join(why)}; name one as FORMAT+PATH, of {', '.join(FORMATS)}"
+            f"{tree.path!r} looks like none of the known formats{''.join(why)}; name one as FORMAT+PATH, of {', '.join(FORMAT_MODULES)}"
         )
     if len(found) > 1:
-        raise Refused(f"{place.path!r} may be {' or '.join(found)}; say which, as {found[0]}+{place.path}")
+        raise Refused(f"{tree.path!r} may be {' or '.join(found)}; name the format, as {found[0]}+{tree.path}")
     return found[0]
 
 
 _EXTRA = {
     "kind": pa.string(),
-    "of": pa.string(),  # the name of the source that is read
-    "content": pa.int64(),  # 64 bits of the item's
+    "of": pa.string(),  # the name of the source
+    "content": pa.int64(),  # 64 bits of the item's content hash
     "split": pa.string(),
     "task": pa.string(),
     "named": pa.bool_(),
@@ -165,24 +166,24 @@ _EXTRA = {
 READ_SCHEMA = pa.schema([field.with_nullable(True) for field in PARTS["corpus"]] + [pa.field(*field) for field in _EXTRA.items()])
 
 
-class Read:
-    """Reads pieces: the number of one in, tables of bounded size out."""
+class PieceReader:
+    """Reads pieces by their numbers as tables of bounded size; the callable of Ray Data's `map_batches`."""
 
     def __init__(self, sources: Sequence[Source]):
-        self.pieces = [(source.place, source.format, shard) for source in sources for shard in source.shards]
+        self.pieces = [(source.tree, source.format, shard) for source in sources for shard in source.shards]
         self.prefixed = len(sources) > 1
-        self.unused = [notice for source in sources for notice in unused(source.place, source.shards)]
+        self.unused_files = [notice for source in sources for notice in unused_files(source.tree, source.shards)]
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for number in table["piece"].to_pylist():
             yield from self.read(number)
 
     def read(self, number: int) -> Iterator[pa.Table]:
-        place, form, shard = self.pieces[number]
-        prefix = f"{place.name}/" if self.prefixed else ""
+        tree, form, shard = self.pieces[number]
+        prefix = f"{tree.name}/" if self.prefixed else ""
         rows, size = [], 0
-        for row in chain(() if number else self.unused, _rows(place, form, shard)):
-            rows.append(_flat(row, prefix) | {"of": place.name})
+        for row in chain(() if number else self.unused_files, _rows(tree, form, shard)):
+            rows.append(_flat(row, prefix) | {"of": tree.name})
             size += 200 + sum(map(len, rows[-1].get("images") or ())) + sum(map(len, rows[-1].get("video") or ()))
             if len(rows) >= TABLE_ROWS or size >= TABLE_BYTES:
                 yield pa.Table.from_pylist(rows, schema=READ_SCHEMA)
@@ -190,17 +191,17 @@ class Read:
         yield pa.Table.from_pylist(rows, schema=READ_SCHEMA)
 
 
-def _rows(place: SourceFiles, form: str, shard: Shard) -> Iterator[Row]:
-    """The rows of a piece as far as its file can be read, and a Fault for what is left of it."""
+def _rows(tree: SourceFiles, form: str, shard: Shard) -> Iterator[Row]:
+    """The rows of a piece; a RejectedRow for the rest of its file if that becomes unreadable."""
     try:
-        yield from FORMATS[form].read(place, shard)
+        yield from FORMAT_MODULES[form].read(tree, shard)
     except Unreadable as error:
-        source = place.source(shard.file)
+        source = tree.source(shard.file)
         yield RejectedRow("file", shard.file, "unreadable", str(error).removeprefix(f"{source} "), source, error.line)
 
 
 def _flat(row: Row, prefix: str) -> dict[str, Any]:
-    """A row of any kind as a row of `READ_SCHEMA`; ids of several sources are told apart by the source's name."""
+    """A row of any kind as a row of `READ_SCHEMA`; with several sources, ids get the source's name as a prefix."""
     match row:
         case Candidate(item, named):
             flat = {"kind": "corpus", **item_to_row(item), "named": named}
@@ -223,21 +224,18 @@ def _flat(row: Row, prefix: str) -> dict[str, Any]:
 
 
 def is_small(sources: Sequence[Source]) -> bool:
-    """Whether the sources are read here, without workers."""
-    return sum(source.size for source in sources) <= SMALL
+    """Whether the sources are read in this process, without Ray."""
+    return ray_tasks.is_small(size=sum(source.size for source in sources))
 
 
 def tables(sources: Sequence[Source], workers: int | None = None) -> Iterator[pa.Table]:
     """All rows of the sources in the order of their pieces, as tables of bounded size."""
-    read = Read(sources)
+    read = PieceReader(sources)
     if is_small(sources):
         for number in range(len(read.pieces)):
             yield from read.read(number)
         return
-    data = ray.data.DataContext.get_current()
-    data.execution_options.preserve_order = True
-    data.enable_progress_bars = False
-    data.target_max_block_size = 2 * TABLE_BYTES
+    data_context().target_max_block_size = 2 * TABLE_BYTES
     pieces = one_task_per_row([{"piece": number} for number in range(len(read.pieces))])
     most = min(worker_count(workers), len(read.pieces))
     yield from stream_tables(pieces.map_batches(read, batch_format="pyarrow", batch_size=1, concurrency=most))

@@ -1,53 +1,20 @@
-"""Which of the things that a search found are hard negatives of a pair, and why the others are not."""
+"""Selection of hard negatives from the hits of a search: which hits are used, and why the others are not."""
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from mirepoix.components.embedding.embed import EmbedConfig
-from mirepoix.models.errors import Refused
+from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.models.item import Item
-from mirepoix.models.options import option, refuse_unknown
-from mirepoix.serving.search.dense import Hit
-
-
-@dataclass(frozen=True)
-class MineConfig:
-    """How hard negatives are found."""
-
-    negatives: int = option(2, "hard negatives that a pair is to have")
-    own: Literal["keep", "replace"] = option("keep", "the source's own: keep: they stand first and count; replace: mined ones stand alone")
-    first: int = option(1, "rank from which on results are taken; known answers have none")
-    last: int = option(100, "rank up to which results are taken")
-    margin: float | None = option(0.95, "highest score of a negative, as a share of the positive's (NV-Retriever); null: any")
-    max_score: float | None = option(None, "highest score of a negative; null: any")
-    strategy: Literal["top", "random"] = option("top", "take the best of what is left, or draw from it by seed")
-    balanced: bool = option(False, "as many texts as pictures or clips (MARVEL, UniVL-DR); where one lacks, the other")
-    drop_likely_answers: bool = option(True, "leave out kin of an answer, and what has the text or the pictures of one")
-    release: str | None = option(None, "folder or URI of a release whose encoder and index are used; null: those that this run made")
-    fingerprint: str | None = option(None, "digest of that release, filled in when the run starts")
-    batch_size: int = option(256, "queries that are searched for at a time")
-    encode: EmbedConfig = option(EmbedConfig, "how the training queries are encoded")
-
-    def __post_init__(self) -> None:
-        for name in ("negatives", "first", "batch_size"):
-            if getattr(self, name) < 1:
-                raise Refused(f"mine.{name} is {getattr(self, name)}; give 1 or more")
-        if self.last < self.first:
-            raise Refused(f"mine.last is {self.last} and mine.first {self.first}; give a last rank that is not before the first")
-        if self.margin is not None and not 0 < self.margin <= 1:
-            raise Refused(
-                f"mine.margin is {self.margin}; it is a share of the positive's score, give a number above 0 and up to 1, or null"
-            )
-        refuse_unknown(self, "mine.")
+from mirepoix.serving.search.hits import Hit
 
 
 class Mark(NamedTuple):
-    """Hashes of an item's text and of its pictures and frames, 0 where it has none; equal marks are copies."""
+    """Hashes of an item's text and of its pictures and frames, 0 where it has none; items with equal marks are copies."""
 
     text: int
     pictures: int
@@ -68,7 +35,7 @@ def _hash(parts: Iterable[bytes]) -> int:
 
 @dataclass
 class Answers:
-    """What is known to answer a query, and what may therefore be an answer too."""
+    """The known answers of a query, and what their near-duplicates can be recognised by."""
 
     ids: set[str]
     kin: set[str] = field(default_factory=set)
@@ -79,7 +46,7 @@ class Answers:
         self.pictures = {found.pictures for found in self.marks if found.pictures}
 
     def likely(self, id: str, found: Mark) -> str | None:
-        """Why an item may be an answer too, if it may."""
+        """Why an item is likely an answer too; None if it is not."""
         if id in self.kin:
             return "kin of an answer"
         if found.text in self.texts:
@@ -95,7 +62,7 @@ class Found(NamedTuple):
     score: float
 
 
-def sifted(
+def filter_hits(
     hits: Sequence[Hit],
     config: MineConfig,
     answers: Answers,
@@ -104,14 +71,15 @@ def sifted(
     held_out: Collection[str],
     positive: float,
 ) -> tuple[list[Found], Counter[str]]:
-    """What of a query's hits may be a negative of one of its pairs, best first, and how many of the others were dropped for which reason.
+    """The hits of a query that can be negatives of one of its pairs, best first, and the counts of the others by reason.
 
-    `marks` knows all that is in the corpus, `own` are negatives that the pair has, `held_out` answer queries of other splits than train,
-    `positive` is the score of the pair's positive.
+    `marks` gives the mark of a corpus item, `own` are the negatives that the pair already has, `held_out` are answers to queries of other
+    splits than train, and `positive` is the score of the pair's positive.
     """
-    # A share of a score below zero would lie above it.
+    # margin * positive would lie above a positive score below zero.
     most = np.inf if config.margin is None else positive - (1 - config.margin) * abs(positive)
-    kept, dropped, rank = [], Counter(), 0
+    dropped: Counter[str] = Counter()
+    kept, rank = [], 0
     for id, score in hits:
         if id in answers.ids:
             dropped["known answer"] += 1
@@ -143,10 +111,10 @@ def sifted(
     return kept, dropped
 
 
-def chosen(
+def pick_negatives(
     found: Sequence[Found], config: MineConfig, pictured: Callable[[str], bool], own: Sequence[str], draw: np.random.Generator
 ) -> list[Found]:
-    """So many of them that, with its own, the pair has the negatives that it is to have."""
+    """As many negatives as the pair lacks, in addition to its own, to have `config.negatives`."""
     missing = config.negatives - len(own)
     if missing <= 0:
         return []

@@ -1,4 +1,4 @@
-"""What a query asks for, by its task, in several wordings: those that its source brings, or else ours."""
+"""Instructions of queries, by task, in several wordings: those of the query's source, or else the defaults."""
 
 import random
 from collections.abc import Iterable, Mapping
@@ -7,8 +7,8 @@ from dataclasses import replace
 from mirepoix.models.item import Item
 
 WORDINGS = "wordings.json"
-"""The file in which pairs say the wording of each task that a release is to be asked in."""
-# What is wanted, by task; the first wording is the one that a release serves with.
+"""The file of the pairs with the wording of each task that a release serves with."""
+# The default wordings by task; the first is the one that a release serves with.
 INSTRUCTIONS: dict[str, tuple[str, ...]] = {
     "t->t": ("Find a passage that answers.", "Give a passage with the answer.", "Which passage answers this?"),
     "t->i": ("Find a picture of this.", "Give a picture that shows this.", "Which picture shows this?"),
@@ -39,23 +39,23 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 
 
 class Wordings:
-    """The wordings of each task; those that a source brings, rows of its `prompts/`, stand before ours."""
+    """The wordings of each task; those of a source, from the rows of its `prompts/`, take precedence over the defaults."""
 
     def __init__(self, prompts: Iterable[Mapping[str, str]] = ()):
-        self._brought: dict[str, dict[str, list[str]]] = {}
+        self._by_task: dict[str, dict[str, list[str]]] = {}
         for row in prompts:
-            self._brought.setdefault(row["task"], {}).setdefault(row["source"], []).append(row["wording"])
+            self._by_task.setdefault(row["task"], {}).setdefault(row["source"], []).append(row["wording"])
 
     def of(self, query: Item, task: str) -> tuple[str, ...]:
-        """The wordings for a query: of what its source brings those for the longest beginning of its source or id, or else ours."""
-        brought = self._brought.get(task, {})
-        fitting = [source for source in brought if query.source.startswith(source) or query.id.startswith(source)]
-        return tuple(brought[max(fitting, key=len)]) if fitting else INSTRUCTIONS.get(task, ())
+        """The wordings for a query: those given for the longest prefix of its source or id, or else the defaults."""
+        given = self._by_task.get(task, {})
+        fitting = [source for source in given if query.source.startswith(source) or query.id.startswith(source)]
+        return tuple(given[max(fitting, key=len)]) if fitting else INSTRUCTIONS.get(task, ())
 
     def instructed(self, query: Item, task: str, seed: int, without: float = 0.0) -> Item:
-        """The query with one wording of its task's instruction, drawn by seed and id, or, for a share of them, without any.
+        """The query with a wording of its task's instruction, drawn by seed and id; a share of `without` gets none.
 
-        A query that brings an instruction keeps it.
+        A query that already has an instruction keeps it.
         """
         wordings = self.of(query, task)
         if query.instruction or not wordings:
@@ -64,6 +64,6 @@ class Wordings:
         return query if draw.random() < without else replace(query, instruction=draw.choice(wordings))
 
     def served(self) -> dict[str, str]:
-        """One wording for each task, which was trained with: the first that a source brings for the most, or else ours."""
-        first = {task: brought[min(brought, key=len)][0] for task, brought in self._brought.items()}
+        """The wording of each task that a release serves with: the first one of the shortest source prefix, or else the default."""
+        first = {task: given[min(given, key=len)][0] for task, given in self._by_task.items()}
         return {task: wordings[0] for task, wordings in INSTRUCTIONS.items()} | first

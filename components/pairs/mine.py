@@ -1,7 +1,7 @@
-"""Hard negatives for the pairs: training queries are encoded and searched for in an index that is served, or could be.
+"""Mining of hard negatives: the training queries are encoded and searched for with the index class that is also served.
 
-The folder that it writes has the layout of `pairs`, for a training to read in its place: instruct/ with the negatives and queries/ as
-they were; and mined.parquet, which says where each mined negative came from.
+The output has the layout of `pairs`, so that a training can read it instead: instruct/ with the negatives, queries/ unchanged, and in
+addition mined.parquet with the rank and the score of each mined negative.
 """
 
 import os
@@ -18,19 +18,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mirepoix.components.corpus.parts import PartWriter, part_files, part_tables, read_part
-from mirepoix.components.corpus.picking import ROWS, picked
+from mirepoix.components.corpus.held_out import held_out
+from mirepoix.components.corpus.parts import ROWS, PartWriter, part_files, part_tables, picked, read_part
 from mirepoix.components.embedding import embed
-from mirepoix.components.embedding.vectors import arrow_to_vectors, read_vectors
-from mirepoix.components.pairs.hard_negatives import Answers, Found, Mark, MineConfig, chosen, mark, sifted
+from mirepoix.components.embedding.vectors import arrow_to_rows, read_vectors
+from mirepoix.components.pairs.hard_negatives import Answers, Found, Mark, filter_hits, mark, pick_negatives
+from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.components.pairs.store import UNSCORED, Known, PairRow, PairStore, StoreWriter
-from mirepoix.components.passages.triples import held_out
+from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, row_to_item, table_to_items
-from mirepoix.models.vectors import Vectors
+from mirepoix.models.ragged import RaggedRows
 from mirepoix.serving.release import encoder_digest, open_release
-from mirepoix.serving.search.dense import Index, build, open_index
-from mirepoix.serving.store import Context, Missing, Outcome, Rows, join, read_manifest
+from mirepoix.serving.search.dense import Index, build
+from mirepoix.serving.search.open import open_index
+from mirepoix.serving.store import join
 
 MINED_SCHEMA = pa.schema(
     [
@@ -41,31 +43,23 @@ MINED_SCHEMA = pa.schema(
 )
 
 
-def fingerprint(release: str) -> str:
-    """The digest of a published release; refused where there is none."""
-    manifest = read_manifest(release)
-    if manifest is None:
-        raise Missing(f"mine.release is {release}, and no release was published there; give the folder or URI of one")
-    return manifest.digest
-
-
 def work(
     context: Context, config: MineConfig, pairs: Path, curate: Path, encoder: Path | None = None, index: Path | None = None
 ) -> Outcome:
-    """Writes the pairs of the instruction stage again, with hard negatives that the encoder finds in the index."""
+    """Writes the pairs of the instruction stage with hard negatives that the encoder finds in the index."""
     if config.release is not None:
         release = open_release(config.release)
         encoder, index = release.folder / "encoder", release.folder / "index"
     if encoder is None or index is None:
-        raise Refused("there is nothing to mine with: neither an encoder with its index nor mine.release was given")
+        raise Refused("mining has neither an encoder with its index nor mine.release; give one of the two")
     opened = open_index(index)
     if not isinstance(opened, Index) or opened.description.encoder != encoder_digest(encoder):
-        raise Refused(f"the index {index} was not filled by the encoder {encoder}; embed and index the corpus with it, or give a release")
+        raise Refused(f"the index {index} was not made by the encoder {encoder}; embed and index the corpus with it, or give a release")
     return _Mining(context, config, pairs, curate, str(encoder), opened).outcome()
 
 
 class _Corpus:
-    """What can be a negative: the items of the index that are in the corpus, by their ids, without their content."""
+    """The candidates for negatives: marks and modalities of the indexed items that are in the corpus, by id."""
 
     def __init__(self, index: Index, curate: Path):
         self.place = {id: place for place, id in enumerate(index.ids.to_pylist())}
@@ -94,7 +88,7 @@ class _Corpus:
 
 @dataclass
 class _Mining:
-    """What the steps share while a store of pairs gets its negatives."""
+    """The state of one mining: the store of pairs, its queries, and the negatives found so far."""
 
     context: Context
     config: MineConfig
@@ -109,10 +103,10 @@ class _Mining:
         self.own: list[list[int]] = [[]] * len(self.store)
         if self.config.own == "keep":
             self.own = self.store.entries.table["negatives"].to_pylist()
-        # A pair may stand in an epoch several times; its negatives are mined once.
+        # An epoch may have a pair several times; its negatives are mined once.
         self.queries, self.positives = self.store.entries.column("query"), self.store.entries.column("positive")
         _, first = np.unique(self.queries * len(self.ids) + self.positives, return_index=True)
-        self.asked = dict.fromkeys(self.queries[first].tolist())
+        self.distinct_queries = dict.fromkeys(self.queries[first].tolist())
         self.pairs_of: dict[int, list[int]] = defaultdict(list)
         for entry in first.tolist():
             self.pairs_of[int(self.queries[entry])].append(entry)
@@ -132,15 +126,15 @@ class _Mining:
                     trace.write_table(pa.Table.from_pylist(self._search(queries[part], encoded[part], beside), schema=MINED_SCHEMA))
         new = self._write()
         shutil.copytree(self.pairs / "queries", self.context.folder / "queries", copy_function=_linked)
-        return self._told(new)
+        return self._report(new)
 
-    def _told(self, new: int) -> Outcome:
+    def _report(self, new: int) -> Outcome:
         mined = sum(map(len, self.mined.values()))
         sides = Counter("picture" if self.corpus.pictured(id) else "text" for found in self.mined.values() for id in found)
         totals = [len(self.own[entry]) + len(self.mined[key]) for entry, key in self._keys()]
         metrics: dict[str, float] = {
             "pairs": len(self.store),
-            "queries": len(self.asked),
+            "queries": len(self.distinct_queries),
             "mined": mined,
             **{f"mined {side}": count for side, count in sorted(sides.items())},
             "documents": new,
@@ -163,30 +157,30 @@ class _Mining:
 
     @cached_property
     def answers(self) -> dict[int, Answers]:
-        """What answers the queries, by their askers: what the pairs tell together, and what the corpus judges."""
+        """The known answers by query group: those of the pairs of the group together, and those that the corpus judges relevant."""
         found: dict[int, set[str]] = defaultdict(set)
-        askers = self.store.askers.tolist()
+        groups = self.store.query_groups.tolist()
         of_query: dict[str, set[int]] = defaultdict(set)
-        for asker, query, positive in zip(askers, self.queries.tolist(), self.positives.tolist(), strict=True):
-            found[asker].add(self.ids[positive])
-            of_query[self.ids[query]].add(asker)
+        for group, query, positive in zip(groups, self.queries.tolist(), self.positives.tolist(), strict=True):
+            found[group].add(self.ids[positive])
+            of_query[self.ids[query]].add(group)
         for query, answer in zip(self.store.known.column("query").tolist(), self.store.known.column("answer").tolist(), strict=True):
-            for asker in of_query[self.ids[query]]:
-                found[asker].add(self.ids[answer])
+            for group in of_query[self.ids[query]]:
+                found[group].add(self.ids[answer])
         for table in part_tables(self.curate, "qrels", ["query_id", "item_id", "relevance"]):
             for row in table.filter(pc.greater(table["relevance"], 0)).to_pylist():
-                for asker in of_query.get(row["query_id"], ()):
-                    found[asker].add(row["item_id"])
+                for group in of_query.get(row["query_id"], ()):
+                    found[group].add(row["item_id"])
         kin: dict[str, set[str]] = defaultdict(set)
         for one, other in self.kin:
             kin[one].add(other)
             kin[other].add(one)
         outside = {self.ids[row]: mark(row_to_item(self.store.items.row(row))) for row in self.outside}
         return {
-            asker: Answers(
+            group: Answers(
                 ids, set().union(*(kin.get(id, ()) for id in ids)), {m for id in ids if (m := self.corpus.mark(id) or outside.get(id))}
             )
-            for asker, ids in found.items()
+            for group, ids in found.items()
         }
 
     @cached_property
@@ -196,20 +190,20 @@ class _Mining:
 
     @cached_property
     def outside(self) -> list[int]:
-        """Rows of the positives that are not in the index, such as passages that are only trained on."""
+        """Rows of the positives that are not in the index, such as passages that are only used in training."""
         return [row for row in np.unique(self.positives).tolist() if self.ids[row] not in self.corpus.place]
 
-    def _encoded(self, stack: ExitStack) -> Iterator[tuple[list[int], Vectors, Index | None]]:
-        """The rows of the queries, some at a time, with their vectors, and an index of the positives outside the one that is searched."""
+    def _encoded(self, stack: ExitStack) -> Iterator[tuple[list[int], RaggedRows, Index | None]]:
+        """The rows of the queries, in batches, with their vectors, and an index of the positives that are not in the searched index."""
         folder = self.context.folder / "asked"
         stack.callback(shutil.rmtree, folder)
         tasks = dict(zip(self.queries.tolist(), self.store.entries.table["task"].to_pylist(), strict=True))
-        self._write_items(folder, "queries", list(self.asked), lambda row: {"split": "train", "task": tasks[row]})
+        self._write_items(folder, "queries", list(self.distinct_queries), lambda row: {"split": "train", "task": tasks[row]})
         if self.outside:
             self._write_items(folder, "corpus", self.outside, lambda row: {})
         vectors = folder / "vectors"
         vectors.mkdir()
-        later = len(self.asked)
+        later = len(self.distinct_queries)
 
         def report(progress: dict[str, float]) -> None:
             self.context.report({"step": progress["step"], "total": progress["total"] + later})
@@ -220,53 +214,53 @@ class _Mining:
         if self.outside:
             ids, modalities, found = read_vectors(vectors, "corpus")
             beside = build(found, ids, modalities)
-        rows, done = list(self.asked), 0
+        rows, done = list(self.distinct_queries), 0
         for file in part_files(vectors, "queries"):
             table = pq.read_table(file)
             queries = rows[done : done + table.num_rows]
             assert table["id"].to_pylist() == [self.ids[row] for row in queries], "embed did not keep the order of the queries"
-            yield queries, arrow_to_vectors(table["rows"]), beside
+            yield queries, arrow_to_rows(table["rows"]), beside
             done += table.num_rows
             step = len(self.outside) + later + done
             self.context.report({"step": step, "total": len(self.outside) + 2 * later})
 
     def _write_items(self, folder: Path, part: str, rows: Sequence[int], more: Callable[[int], dict[str, str]]) -> None:
-        """Writes items of the store as a part of a corpus."""
+        """Writes items of the store as one part of a corpus."""
         with PartWriter(folder, part) as writer:
             for start in range(0, len(rows), ROWS):
                 writer.write([self.store.items.row(row) | more(row) for row in rows[start : start + ROWS]])
 
-    def _search(self, queries: Sequence[int], encoded: Vectors, beside: Index | None) -> list[dict[str, object]]:
-        """Mines the negatives of some queries' pairs; gives what tells where they came from."""
-        asker = self.store.askers
-        answers = [self.answers[int(asker[self.pairs_of[query][0]])] for query in queries]
-        # Searched with queries of about as many answers, which may all stand before the first negative.
-        alike: dict[int, list[int]] = defaultdict(list)
+    def _search(self, queries: Sequence[int], encoded: RaggedRows, beside: Index | None) -> list[dict[str, object]]:
+        """Mines the negatives of the pairs of some queries; returns the rows of mined.parquet."""
+        groups = self.store.query_groups
+        answers = [self.answers[int(groups[self.pairs_of[query][0]])] for query in queries]
+        # Queries are searched with others of about as many answers, since all answers may rank before the first negative.
+        by_answers: dict[int, list[int]] = defaultdict(list)
         for place, known in enumerate(answers):
-            alike[len(known.ids).bit_length()].append(place)
-        told = []
-        for places in alike.values():
+            by_answers[len(known.ids).bit_length()].append(place)
+        rows = []
+        for places in by_answers.values():
             vectors, depth = encoded[places], self.config.last + max(len(answers[place].ids) for place in places)
             positives = self._positive_scores(vectors, [queries[place] for place in places], beside)
             for place, hits, scores in zip(places, self.index.search(vectors, depth), positives, strict=True):
                 query = queries[place]
                 for entry, score in zip(self.pairs_of[query], scores, strict=True):
                     own = [self.ids[row] for row in self.own[entry]]
-                    found, dropped = sifted(hits, self.config, answers[place], self.corpus.mark, own, self.held_out, score)
+                    found, dropped = filter_hits(hits, self.config, answers[place], self.corpus.mark, own, self.held_out, score)
                     self.dropped += dropped
-                    told += self._take(query, entry, own, found, score)
-        return told
+                    rows += self._take(query, entry, own, found, score)
+        return rows
 
-    def _positive_scores(self, vectors: Vectors, queries: Sequence[int], beside: Index | None) -> list[list[float]]:
-        """For each query the scores of its pairs' positives."""
-        asked = [[self.ids[self.positives[entry]] for entry in self.pairs_of[query]] for query in queries]
-        known = iter(self.index.score(vectors, [[id for id in ids if id in self.corpus.place] for ids in asked]))
+    def _positive_scores(self, vectors: RaggedRows, queries: Sequence[int], beside: Index | None) -> list[list[float]]:
+        """For each query, the scores of its pairs' positives."""
+        positives = [[self.ids[self.positives[entry]] for entry in self.pairs_of[query]] for query in queries]
+        indexed = iter(self.index.score(vectors, [[id for id in ids if id in self.corpus.place] for ids in positives]))
         if beside is None:
-            return list(known)
-        others = beside.score(vectors, [[id for id in ids if id not in self.corpus.place] for ids in asked])
+            return list(indexed)
+        others = beside.score(vectors, [[id for id in ids if id not in self.corpus.place] for ids in positives])
         scores = []
-        for ids, other in zip(asked, others, strict=True):
-            here, there = iter(next(known)), iter(other)
+        for ids, other in zip(positives, others, strict=True):
+            here, there = iter(next(indexed)), iter(other)
             scores.append([next(here) if id in self.corpus.place else next(there) for id in ids])
         return scores
 
@@ -274,7 +268,7 @@ class _Mining:
         positive = int(self.positives[entry])
         draw = np.random.default_rng([self.context.seed, query, positive])
         pictured = dict(zip(own, (self.store.modalities[self.own[entry]] != Modality.TEXT).tolist(), strict=True)) if own else {}
-        picks = chosen(found, self.config, lambda id: pictured[id] if id in pictured else self.corpus.pictured(id), own, draw)
+        picks = pick_negatives(found, self.config, lambda id: pictured[id] if id in pictured else self.corpus.pictured(id), own, draw)
         self.mined[query, positive] = [pick.id for pick in picks]
         self.scores["negative"] += sum(pick.score for pick in picks)
         self.scores["positive"] += score * len(picks)
@@ -282,7 +276,7 @@ class _Mining:
         return [{**pair, "negative": pick.id, "rank": pick.rank, "score": pick.score} for pick in picks]
 
     def _write(self) -> int:
-        """Writes the store with its new negatives; returns how many documents came to it."""
+        """Writes the store with its new negatives; returns how many documents were added to it."""
         rows = {self.ids[row]: row for row in np.unique(self.positives).tolist()}
         rows |= {self.ids[row]: row for row in pc.list_flatten(self.store.entries.table["negatives"]).unique().to_pylist()}
         wanted = {id for found in self.mined.values() for id in found} - set(rows)
@@ -307,7 +301,7 @@ class _Mining:
 
 
 def _linked(source: str, target: str) -> None:
-    """The same file under another name, or a copy where file systems differ."""
+    """Links a file to a second name, or copies it where the file systems differ."""
     try:
         os.link(source, target)
     except OSError:

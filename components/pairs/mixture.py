@@ -1,50 +1,20 @@
-"""How often the pairs of each source and task stand in an epoch."""
+"""The mixture: how often the pairs of each source and task occur in an epoch."""
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
+from mirepoix.components.pairs.pairs_config import parsed
 from mirepoix.models.errors import Refused
 
-ENTRY = re.compile(r"(?P<source>.*?)(?::(?P<task>[^:]*->[^:]*|\*))?=(?P<weight>[^=]*)", re.S)
-FORM = "write SOURCE:TASK=WEIGHT or SOURCE=WEIGHT with * for any, such as coco:t->i=2 or *:it->t=0.5"
 Group = tuple[str, str]  # source and task
 
 
-@dataclass(frozen=True)
-class Weight:
-    """How often a pair stands in an epoch if its source and task match; 1 is once, 0.5 every second one, 0 none."""
-
-    source: str
-    task: str
-    weight: float
-
-    def matches(self, group: Group) -> bool:
-        return fnmatchcase(group[0], self.source) and fnmatchcase(group[1], self.task)
-
-
-def parsed(entry: str) -> Weight:
-    """The weight that an entry of the config gives; refused where it is malformed."""
-    told = ENTRY.fullmatch(entry.strip())
-    if told is None or not told["source"]:
-        raise Refused(f"mixture has the entry {entry!r}; {FORM}")
-    try:
-        weight = float(told["weight"])
-    except ValueError:
-        weight = float("nan")
-    if not 0 <= weight < float("inf"):
-        raise Refused(f"mixture has the entry {entry!r}, whose weight is {told['weight']!r}; give a number of 0 or more")
-    return Weight(told["source"], told["task"] or "*", weight)
-
-
 def resolve_weights(mixture: Sequence[str], groups: set[Group]) -> dict[Group, float]:
-    """The weight of each source and task: the last entry that matches, or 1; refused where an entry matches nothing."""
+    """The weight of each source and task; refused where an entry of the mixture matches no pair."""
     for entry in mixture:
         if not any(parsed(entry).matches(group) for group in groups):
             there = ", ".join(f"{source}:{task}" for source, task in sorted(groups))
@@ -54,11 +24,11 @@ def resolve_weights(mixture: Sequence[str], groups: set[Group]) -> dict[Group, f
 
 def weight(mixture: Sequence[str], group: Group) -> float:
     """The weight of a source and task: that of the last entry that matches, or 1."""
-    return next((told.weight for told in map(parsed, reversed(mixture)) if told.matches(group)), 1.0)
+    return next((entry.weight for entry in map(parsed, reversed(mixture)) if entry.matches(group)), 1.0)
 
 
 def repeats(groups: Sequence[Group], weights: dict[Group, float], seed: int) -> np.ndarray:
-    """How often each pair stands in an epoch: the whole part of its weight, and once more as many, drawn by seed, as the rest is worth."""
+    """How often each pair occurs in an epoch: the whole part of its weight, and once more for a fraction of the pairs, drawn by seed."""
     places: dict[Group, list[int]] = {}
     for place, group in enumerate(groups):
         places.setdefault(group, []).append(place)
@@ -73,8 +43,9 @@ def repeats(groups: Sequence[Group], weights: dict[Group, float], seed: int) -> 
 
 
 def report(stage: str, groups: Sequence[Group], counts: np.ndarray) -> list[dict[str, Any]]:
-    """The mixture before and after, a row for each source and task."""
-    before, after = Counter(groups), Counter()
+    """The numbers of pairs before and after weighting, a row for each source and task."""
+    before = Counter(groups)
+    after: Counter[Group] = Counter()
     for group, count in zip(groups, counts.tolist(), strict=True):
         after[group] += count
     return [

@@ -1,32 +1,29 @@
-"""Pairs on disk, and batches made ahead of their use.
+"""Training pairs on disk.
 
-A folder of pairs holds, all of it memory-mapped, so that what a process holds does not grow with the pictures:
+The files of a folder of pairs are memory-mapped, so that the memory of a process does not grow with the pictures:
 
 items.arrow   every item once, with the hash of its content
 pairs.arrow   pairs, which name items by their rows, with a teacher's scores of the positive and of each negative, NaN where there is none
-known.arrow   answers to queries that are in no pair here: what is left out of an epoch is still no negative
-kin.arrow     documents that may be the same answer
+known.arrow   known answers that are in no pair here, such as pairs left out of an epoch; they are not used as negatives either
+kin.arrow     near-duplicate documents, which are likely to be equally correct answers
 """
 
-import copy
 import math
 from array import array
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import cache, cached_property
 from itertools import islice
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Literal, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mirepoix.components.corpus.parts import modality_codes
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import ITEM_SCHEMA, Item, Modality, Pair, content_hash, item_to_row, row_to_item
+from mirepoix.models.item import ITEM_SCHEMA, Item, Pair, content_hash, item_to_row, row_to_item
 
 T = TypeVar("T")
 By = Literal["task", "source", "target"]
@@ -56,7 +53,7 @@ UNSCORED = math.nan
 
 
 class PairRow(NamedTuple):
-    """A pair as it is written: items by their rows, the family and the source that it belongs to, and what a teacher says of it, if any."""
+    """A pair as it is written: its items by their rows, its task and source, and a teacher's scores, if any."""
 
     id: str
     query: int
@@ -68,7 +65,7 @@ class PairRow(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """A pair as it is trained on, with the content keys and a teacher's scores of its documents, the positive's first."""
+    """A pair for training, with the content keys and a teacher's scores of its documents, the positive's first."""
 
     pair: Pair
     keys: list[int]
@@ -76,7 +73,7 @@ class Drawn(NamedTuple):
 
 
 class Known(NamedTuple):
-    """That an item answers a query, without being trained on."""
+    """An item that answers a query, but is not a training pair."""
 
     query: int
     answer: int
@@ -89,7 +86,7 @@ def content_key(item: Item) -> int:
 
 
 class StoreWriter:
-    """Writes a folder of pairs a chunk at a time: the items, each once, and then what is said of them by their rows."""
+    """Writes a folder of pairs in chunks: first the items, each once, then the files that refer to them by row."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -108,7 +105,7 @@ class StoreWriter:
         self._open.close()
 
     def add(self, item: Item, key: int | None = None) -> int:
-        """The row of an item, which is written; its key is computed unless it is given."""
+        """Writes an item and returns its row; the content key is computed unless it is given."""
         self.keys.append(content_key(item) if key is None else key)
         self._pending.append({**item_to_row(item), "key": self.keys[-1]})
         self._bytes += sum(map(len, (*item.images, *item.video)))
@@ -117,7 +114,7 @@ class StoreWriter:
         return len(self.keys) - 1
 
     def copy(self, chunk: pa.RecordBatch) -> None:
-        """Writes items as another folder of pairs has them."""
+        """Writes a chunk of the items of another folder of pairs."""
         self._flush()
         self._items.write_batch(chunk)
         self.keys.extend(chunk["key"].to_pylist())
@@ -128,7 +125,7 @@ class StoreWriter:
             self._pending, self._bytes = [], 0
 
     def finish(self, pairs: Iterable[PairRow], known: Iterable[Known] = (), kin: Iterable[tuple[int, int]] = ()) -> int:
-        """Writes what is said of the items; returns how many pairs there are."""
+        """Writes the files that refer to the items; returns the number of pairs."""
         self._flush()
 
         def checked() -> Iterator[dict[str, Any]]:
@@ -147,7 +144,7 @@ class StoreWriter:
 def write_pairs(
     folder: Path, items: Iterable[Item], pairs: Iterable[PairRow], known: Iterable[Known] = (), kin: Iterable[tuple[int, int]] = ()
 ) -> int:
-    """Writes a folder of pairs; returns how many there are."""
+    """Writes a folder of pairs; returns the number of pairs."""
     with StoreWriter(folder) as writer:
         for item in items:
             writer.add(item)
@@ -164,11 +161,11 @@ def _write(path: Path, schema: pa.Schema, rows: Iterable[dict[str, Any]]) -> int
 
 
 class _Rows:
-    """Rows of a memory-mapped Arrow file by number; taken a chunk at a time, as `Table.take` would first copy the file together."""
+    """Rows of a memory-mapped Arrow file by number; read chunk by chunk, because `Table.take` would first copy the whole file."""
 
     def __init__(self, path: Path):
         if not path.is_file():
-            raise Refused(f"pairs file {path} is not on this machine; give a folder that `pairs` wrote, on storage that every node sees")
+            raise Refused(f"pairs file {path} is not on this machine; give a folder that `pairs` wrote, on storage that all nodes share")
         self.table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         self.chunks = self.table.to_batches()
         self.ends = np.cumsum([len(chunk) for chunk in self.chunks])
@@ -197,10 +194,11 @@ class PairStore:
         """The pairs in the given rows, in that order, with all their negatives."""
         return [pair for pair, *_ in self.drawn(rows)]
 
-    def drawn(self, rows: Sequence[int], most: int | None = None, least: int = 0, seed: Sequence[int] = ()) -> list[Drawn]:
-        """Pairs in the given rows; of each one's negatives so many at most, drawn from `seed`.
+    def drawn(self, rows: Sequence[int] | np.ndarray, most: int | None = None, least: int = 0, seed: Sequence[int] = ()) -> list[Drawn]:
+        """Pairs of the given rows with at most `most` of their negatives, drawn by `seed`.
 
-        A pair with fewer than `least` gets other pairs' positives, none that may answer its query, and that no teacher has scored.
+        A pair with fewer than `least` is filled up with positives of other pairs that are not known answers of its query; these have no
+        teacher's score.
         """
         return [self._drawn(int(row), most, least, seed) for row in rows]
 
@@ -211,76 +209,77 @@ class PairStore:
             places = np.random.default_rng([*seed, row]).choice(len(hard), most, replace=False)
             hard, scores = ([values[place] for place in places] for values in (hard, scores))
         elif len(hard) < least:
-            more = self._strangers(row, hard, least - len(hard), np.random.default_rng([*seed, row]))
+            more = self._random_negatives(row, hard, least - len(hard), np.random.default_rng([*seed, row]))
             hard, scores = hard + more, scores + [UNSCORED] * len(more)
         documents = [self.items.row(number) for number in (entry["positive"], *hard)]
         query = row_to_item(self.items.row(entry["query"]))
         positive, *others = map(row_to_item, documents)
         return Drawn(Pair(entry["id"], query, positive, tuple(others)), [document["key"] for document in documents], [score, *scores])
 
-    def _strangers(self, row: int, hard: Sequence[int], count: int, draw: np.random.Generator) -> list[int]:
-        """Rows of so many documents that are neither known to answer the pair's query nor among its own negatives."""
+    def _random_negatives(self, row: int, hard: Sequence[int], count: int, draw: np.random.Generator) -> list[int]:
+        """Rows of so many documents that are neither known answers of the pair's query nor among its own negatives."""
         keys, positives = self.items.column("key"), self.entries.column("positive")
-        barred = {*self.relevant([row], kin=True)[0].tolist(), *keys[list(hard)].tolist()}
+        excluded = {*self.relevant([row], kin=True)[0].tolist(), *keys[list(hard)].tolist()}
         found: list[int] = []
         for document in positives[draw.integers(0, len(positives), TRIES * count)]:
-            if len(found) < count and int(keys[document]) not in barred:
+            if len(found) < count and int(keys[document]) not in excluded:
                 found.append(int(document))
-                barred.add(int(keys[document]))
+                excluded.add(int(keys[document]))
         if len(found) < count:
-            raise Refused(f"{len(self)} pairs have too few documents to fill up a pair's negatives with; lower negatives")
+            raise Refused(f"{len(self)} pairs have too few documents to fill up the negatives of a pair; lower negatives")
         return found
 
     def keys(self, column: str) -> np.ndarray:
-        """For every pair the content key of its "query" or "positive"."""
+        """For every pair, the content key of its "query" or "positive"."""
         return self.items.column("key")[self.entries.column(column)]
 
-    def relevant(self, rows: Sequence[int], kin: bool = False) -> np.ndarray:
-        """The content keys of what is known to answer each pair's query, rows filled up with their last; on request with their kin.
+    def relevant(self, rows: Sequence[int] | np.ndarray, kin: bool = False) -> np.ndarray:
+        """The content keys of the known answers to each pair's query, with `kin` also of their near-duplicates; padded with the last key.
 
-        All pairs of one task whose queries have the same content tell it together. What a source says is no answer is nobody's kin.
+        The answers of all pairs of a query group count. A near-duplicate that a source judges irrelevant to the query is left out.
         """
         starts, answers = self._answers(kin)
-        found = [answers[starts[group] : starts[group + 1]] for group in self.askers[np.asarray(rows)]]
+        found = [answers[starts[group] : starts[group + 1]] for group in self.query_groups[np.asarray(rows)]]
         width = max(map(len, found))
         return np.stack([np.pad(keys, (0, width - len(keys)), mode="edge") for keys in found])
 
     @property
-    def askers(self) -> np.ndarray:
-        """For every pair a number that it shares with the pairs of its task whose queries have the same content."""
-        return self._asked[: len(self)]
+    def query_groups(self) -> np.ndarray:
+        """For every pair, the number of its query group: the pairs of one task whose queries have the same content."""
+        return self._groups[: len(self)]
 
     @cached_property
-    def _asked(self) -> np.ndarray:
-        """The same for every pair, and then for all that is known beside the pairs."""
+    def _groups(self) -> np.ndarray:
+        """The query group of every pair, and then of every known answer."""
         tasks = pa.chunked_array([*self.entries.table["task"].chunks, *self.known.table["task"].chunks], pa.string())
         query = self.items.column("key")[np.concatenate([self.entries.column("query"), self.known.column("query")])]
         keys, query = np.unique(query, return_inverse=True)
         return np.unique(_codes(tasks).astype(np.int64) * len(keys) + query, return_inverse=True)[1]
 
     def _listed(self, kin: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Where the answers of each asker start; the answers, each once."""
+        """Where the answers of each query group start; the answers, each once."""
         keys, dense = np.unique(self.items.column("key"), return_inverse=True)
         width = max(1, len(keys))
         answer = dense[np.concatenate([self.entries.column("positive"), self.known.column("answer")])]
-        found = np.unique(self._asked * width + answer)
+        found = np.unique(self._groups * width + answer)
         if kin and len(self.kin.table):
-            here, there = dense[self.kin.column("item")], dense[self.kin.column("kin")]
-            here, there = np.concatenate([here, there]), np.concatenate([there, here])
-            order = np.argsort(here, kind="stable")
-            here, there = here[order], there[order]
-            low, high = (np.searchsorted(here, found % width, side) for side in ("left", "right"))
+            item, kin_item = dense[self.kin.column("item")], dense[self.kin.column("kin")]
+            item, kin_item = np.concatenate([item, kin_item]), np.concatenate([kin_item, item])
+            order = np.argsort(item, kind="stable")
+            item, kin_item = item[order], kin_item[order]
+            low, high = (np.searchsorted(item, found % width, side) for side in ("left", "right"))
             counts = high - low
             places = np.repeat(low - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-            more = np.repeat(found // width, counts) * width + there[places]
+            more = np.repeat(found // width, counts) * width + kin_item[places]
             refuted = self.entries.table["negatives"]
-            judged = np.repeat(self.askers, pc.list_value_length(refuted).to_numpy()) * width + dense[pc.list_flatten(refuted).to_numpy()]
+            lengths = pc.list_value_length(refuted).to_numpy()
+            judged = np.repeat(self.query_groups, lengths) * width + dense[pc.list_flatten(refuted).to_numpy()]
             found = np.unique(np.concatenate([found, more[~np.isin(more, judged)]]))
-        starts = np.searchsorted(found // width, np.arange(int(self._asked.max(initial=-1)) + 2))
+        starts = np.searchsorted(found // width, np.arange(int(self._groups.max(initial=-1)) + 2))
         return starts, keys[found % width]
 
     def families(self, by: By) -> np.ndarray:
-        """For every pair the number of its task, of its source, or of the modality that it finds."""
+        """For every pair, the number of its task, of its source, or of its positive's modality."""
         if by != "target":
             return _codes(self.entries.table[by])
         return self.modalities[self.entries.column("positive")]
@@ -288,26 +287,21 @@ class PairStore:
     @cached_property
     def modalities(self) -> np.ndarray:
         """For every item the code of its modality."""
-        texts, *others = (self.items.table[name] for name in ("text", "images", "video"))
-        lengths = pc.binary_length(pc.utf8_trim_whitespace(texts)), *map(pc.list_value_length, others)
-        filled = [length.to_numpy() > 0 for length in lengths]
-        bits = (Modality.TEXT, Modality.IMAGE, Modality.VIDEO)
-        codes = sum(int(bit) * here.astype(np.int32) for bit, here in zip(bits, filled, strict=True))
-        return codes
+        return modality_codes(self.items.table)
 
     @property
     def most_negatives(self) -> int:
-        """Of any pair."""
+        """The largest number of hard negatives of a pair."""
         return pc.max(pc.list_value_length(self.entries.table["negatives"])).as_py() or 0
 
     @property
-    def taught(self) -> bool:
+    def has_teacher(self) -> bool:
         """Whether a teacher has scored the positive and a negative of any pair."""
         for chunk in self.entries.chunks:
             scores = chunk["scores"]
-            there, pair = ~np.isnan(scores.flatten().to_numpy()), scores.value_parent_indices().to_numpy()
-            of_positive = there[np.searchsorted(pair, np.arange(len(scores)))]
-            if (of_positive & (np.bincount(pair[there], minlength=len(scores)) > 1)).any():
+            scored, pair = ~np.isnan(scores.flatten().to_numpy()), scores.value_parent_indices().to_numpy()
+            of_positive = scored[np.searchsorted(pair, np.arange(len(scores)))]
+            if (of_positive & (np.bincount(pair[scored], minlength=len(scores)) > 1)).any():
                 return True
         return False
 
@@ -315,36 +309,3 @@ class PairStore:
 def _codes(names: pa.ChunkedArray) -> np.ndarray:
     """Equal numbers for equal names."""
     return names.combine_chunks().dictionary_encode().indices.to_numpy()
-
-
-class Copies:
-    """A callable that threads share though it is not safe to: each call runs on a copy that no other call is using."""
-
-    def __init__(self, call: Callable[..., T], copies: int):
-        self._idle: SimpleQueue[Callable[..., T]] = SimpleQueue()
-        for _ in range(copies):
-            self._idle.put(copy.deepcopy(call))
-
-    def __call__(self, *arguments: Any) -> T:
-        call = self._idle.get()
-        try:
-            return call(*arguments)
-        finally:
-            self._idle.put(call)
-
-
-def ahead(make: Callable[[int], T], numbers: Iterable[int], threads: int) -> Iterator[T]:
-    """What `make` gives for each number, in order, made by background threads before it is asked for; by none: when it is asked for."""
-    if not threads:
-        yield from map(make, numbers)
-        return
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="collate")
-    waiting = iter(numbers)
-    coming = deque(pool.submit(make, number) for number in islice(waiting, threads + 1))
-    try:
-        while coming:
-            made = coming.popleft().result()
-            coming.extend(pool.submit(make, number) for number in islice(waiting, 1))
-            yield made
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)

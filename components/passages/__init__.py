@@ -1,1 +1,1 @@
-"""Passages to train on: made of concise answers, or written by a language model."""
+"""Additional training passages, made of concise answers (ViD2R) or written by a language model, and verbalised pictures."""

@@ -1,1 +1,1 @@
-"""An encoder and its index as a release: served, exported, described by a model card."""
+"""Releases of an encoder with its index: assembling, serving, export to other libraries, and model cards."""

@@ -1,9 +1,11 @@
-"""The prompt of a retriever that is one multimodal language model, as a chat template: other libraries then read the very same tokens."""
+"""Chat templates of the retrievers over one multimodal language model, with which other libraries build the same tokens as training."""
+
+from typing import Any
 
 from mirepoix.models.encoder import Encoder
 from mirepoix.models.retrievers.unite import SYSTEM
 
-# What a conversation holds; its system turn is the instruction.
+# Collects the contents of a conversation; its system message is the instruction.
 _READ = """\
 {%- set seen = namespace(image=0, video=0, asked="", text="") -%}
 {%- for message in messages -%}
@@ -24,7 +26,7 @@ _READ = """\
 """
 _STILL = """\
 {%- if seen.video -%}
-{{- raise_exception("clips are not read here as this model was trained to; give their frames as pictures, or none") -}}
+{{- raise_exception("clips would not be read as in training; give their frames as pictures, or no clip") -}}
 {%- endif -%}
 """
 _UNITE = """\
@@ -44,17 +46,19 @@ _JFE = """\
 
 
 def chat_template(encoder: Encoder) -> str:
-    """The Jinja template of an encoder that is one of `CHATS`."""
+    """The Jinja template of an encoder whose architecture is in `CHATS`."""
     return _READ + ("" if reads_clips(encoder) else _STILL) + CHATS[encoder.architecture](encoder)
 
 
 def reads_clips(encoder: Encoder) -> bool:
-    """Whether other libraries read clips as this encoder does: not where moments carry times, whose frames they scale otherwise."""
-    return encoder.collator.times is None
+    """Whether other libraries read clips as this encoder does: not where frames have times, because they scale such frames differently."""
+    collator: Any = encoder.collator
+    return collator.times is None
 
 
 def _unite(encoder: Encoder) -> str:
-    request = _REQUEST if encoder.config.prompt == "summary" else ""
+    config: Any = encoder.config
+    request = _REQUEST if config.prompt == "summary" else ""
     return _UNITE.replace("SYSTEM", SYSTEM).replace("REQUEST", request)
 
 

@@ -1,9 +1,9 @@
-"""What training added to published weights, as one low-rank adapter that PEFT puts over them.
+"""The difference between trained and published weights as one low-rank adapter for PEFT.
 
-Training merges its adapters into the weights that it writes, stage upon stage. What all of them added is still of low rank, at most the sum
-of their ranks, so it is taken back out of the difference: exact but for the rounding of float32, whatever number of stages there were.
+Every training stage merges its adapters into the weights that it writes. The sum of all of them still has low rank, at most the sum of
+their ranks, so it can be factored from the difference of the weights, exactly up to float32 rounding, whatever the number of stages.
 
-Shapes: M outputs, N inputs, R rank, K directions that are looked at.
+Shapes: M outputs, N inputs, R rank, K random directions.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,20 +15,20 @@ from safetensors.torch import save_file
 
 from mirepoix.models.errors import Refused
 
-RANK = 512  # the largest that is looked for
+RANK = 512  # the largest that is tried
 ROUNDING = 2.0**-24 * 8  # of a float32, over a few sums
 
 
 def low_rank(change_MN: torch.Tensor, largest: float) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """The matrices B and A whose product a change is, of the least rank; None if that is no smaller than the change itself.
+    """The matrices B and A of the least rank whose product is the change; None if they would be no smaller than the change itself.
 
-    `largest` is the largest of the weights that it is the difference of: below their rounding, nothing is known.
+    `largest` is the largest of the weights whose difference the change is; it bounds their rounding, below which the change is noise.
     """
     outputs, inputs = change_MN.shape
     directions = min(RANK, outputs * inputs // (outputs + inputs))
     noise = ROUNDING * largest * (outputs**0.5 + inputs**0.5)
     change_MN = change_MN.double()
-    # The change of a rank below K is wholly within the span of K random sums of its columns.
+    # A change of a rank below K lies in the span of K random combinations of its columns.
     drawn_NK = torch.randn(inputs, directions, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     span_MK, _ = torch.linalg.qr(change_MN @ drawn_NK)
     within_KN = span_MK.T @ change_MN
@@ -47,10 +47,11 @@ def adapters(
     linear: set[str],
     report: Callable[[str], None] = lambda line: None,
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """For each linear layer that training changed, B and A; refused where anything else changed, or anything in full."""
-    if odd := sorted(trained.keys() ^ base.keys()):
+    """B and A of each linear layer that training changed; refused where other weights changed, or a change is not of low rank."""
+    if unmatched := sorted(trained.keys() ^ base.keys()):
         raise Refused(
-            f"the release and its base differ in {len(odd)} weights ({', '.join(odd[:3])}, ...); give the base it was trained from"
+            f"{len(unmatched)} weights are only in the release or only in its base ({', '.join(unmatched[:3])}, ...); give the base that "
+            "it was trained from"
         )
     changed = [name for name in trained if trained[name].shape != base[name].shape or not torch.equal(trained[name], base[name])]
     if not changed:
@@ -64,23 +65,21 @@ def adapters(
                 trained[name].float() - base[name].float(), max(base[name].abs().max().item(), trained[name].abs().max().item())
             )
         if pair is None:
-            raise Refused(
-                f"the release was trained in full ({name} changed, and not by a low rank), so no adapter holds it; export it --to hf"
-            )
+            raise Refused(f"the release was not trained by adapters alone (the change of {name} is not of low rank); export it --to hf")
         found[layer] = pair
         report(f"{number} of {len(changed)} layers")
     return found
 
 
 def write_adapter(folder: Path, found: Mapping[str, tuple[torch.Tensor, torch.Tensor]], base: str, revision: str | None) -> int:
-    """adapter_config.json and adapter_model.safetensors, as `PeftModel.from_pretrained` reads them; the rank."""
+    """Writes adapter_config.json and adapter_model.safetensors for `PeftModel.from_pretrained`; returns the rank."""
     from peft import LoraConfig, TaskType
 
     rank = max(down_RN.shape[0] for _, down_RN in found.values())
-    told: dict[str, Any] = {"r": rank, "lora_alpha": rank, "target_modules": sorted(found), "bias": "none", "lora_dropout": 0.0}
+    settings: dict[str, Any] = {"r": rank, "lora_alpha": rank, "target_modules": sorted(found), "bias": "none", "lora_dropout": 0.0}
     LoraConfig(
-        **told, task_type=TaskType.FEATURE_EXTRACTION, base_model_name_or_path=base, revision=revision, inference_mode=True
-    ).save_pretrained(folder)
+        **settings, task_type=TaskType.FEATURE_EXTRACTION, base_model_name_or_path=base, revision=revision, inference_mode=True
+    ).save_pretrained(str(folder))
     weights = {}
     for layer, (up_MR, down_RN) in found.items():
         missing = rank - down_RN.shape[0]

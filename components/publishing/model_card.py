@@ -1,5 +1,7 @@
-"""The card of an exported model: what it is, the code that uses it, its measured scores, what trained it on what. It invents nothing:
-its facts are those of the release and of the report of the run that made it."""
+"""The card of an exported model: description, example code, measured scores, and training data and settings.
+
+All its facts come from the release and from the report of the run that made it.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,16 +16,16 @@ from mirepoix.serving.release import Release
 
 LIBRARIES = ("torch", "transformers", "peft", "tokenizers")
 TRAINED = {"adapt": "adapt", "instruct": "instruct", "refine": "instruct"}
-"""The stages that train, and which of the stores of pairs each reads."""
+"""The training stages, each with the store of pairs that it reads."""
 PREPARED = ("sources", "curate", "passages", "verbalise", "pairs", "mine", "mine-refine")
-"""The stages that make what is trained on."""
-MACHINE = ("fingerprint", "deepspeed_digest", "url", "key_variable", "cache", "workers", "threads", "encode", "refusals")
-"""Settings that say nothing of the model, or too much of where it was made."""
+"""The stages that prepare training data."""
+MACHINE = ("url", "key_variable", "cache", "workers", "threads", "encode", "refusals")
+"""Settings that do not describe the model, or that describe the machine it was made on."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a card says of the form in which a model was exported."""
+    """The sections of a card that depend on the layout of the export."""
 
     library: str  # as hubs name it
     needs: str  # what pip installs
@@ -35,30 +37,30 @@ class Layout:
 
 
 def card(release: Release, encoder: Encoder, layout: Layout, run: Mapping[str, Any] | None) -> str:
-    """README.md of an exported folder; without the report of a run it says only what the release knows."""
+    """The README.md of an exported folder; without the report of a run, it has only the facts of the release."""
     head = yaml.safe_dump(_head(release, encoder, layout, run), sort_keys=False, allow_unicode=True)
     parts = [
         f"# {release.name}",
         str(encoder.__doc__).splitlines()[0],
-        f"It reads {encoder.READS.words}, alone or mixed; its vectors are {encoder.dimension} wide, of unit length.",
+        f"It reads {encoder.config.READS.words}, alone or mixed; its vectors are {encoder.dimension} wide, of unit length.",
         "## Usage",
         f"```\npip install {layout.needs}\n```",
         f"```python\n{layout.usage.strip()}\n```",
     ]
     if layout.limits:
-        parts += ["### What to know", "\n".join(f"- {limit}" for limit in layout.limits)]
+        parts += ["### Limits", "\n".join(f"- {limit}" for limit in layout.limits)]
     trained = {task for _, _, task, _ in _tasks(run)} if run else release.instructions.keys()
     if rows := [(task or "(any)", words) for task, words in release.instructions.items() if not task or task in trained]:
         parts += [
             "## Instructions",
-            "Where a query has an instruction, it stands before its text; documents have none.",
+            "The instruction of a query goes before its text; documents have none.",
             _table(("task", "instruction"), rows),
         ]
     parts += _scores(run) if run else []
     parts += (
         _training(run)
         if run
-        else ["## Training", "The report of the run was not given with the release, so nothing is said here of data and settings."]
+        else ["## Training", "The report of the run was not given with the release, so data and settings are not listed here."]
     )
     parts += ["## Versions", _table(("", ""), _versions(release, encoder))]
     return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
@@ -75,17 +77,17 @@ def _head(release: Release, encoder: Encoder, layout: Layout, run: Mapping[str, 
 
 
 def published(run: Mapping[str, Any] | None) -> list[str]:
-    """The hub ids of the checkpoints that a run started from; folders are nobody else's to find."""
-    told = (run or {}).get("settings", {}).get("backbone", {})
-    names = [told.get(name) for name in ("name", "vision")]
+    """The hub ids of the checkpoints that a run started from; folders are left out, as readers of the card do not have them."""
+    backbone = (run or {}).get("settings", {}).get("backbone", {})
+    names = [backbone.get(name) for name in ("name", "vision")]
     return [name for name in names if name and name != "tiny" and name[0] not in "/.~" and not Path(name).exists()]
 
 
 def _trained(run: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The results of the trained model, the headline's split and pool first."""
-    ahead = (run["headline"]["split"], run["headline"]["pool"])
+    headline = (run["headline"]["split"], run["headline"]["pool"])
     found = [entry for entry in run["results"] if entry["system"] == "trained"]
-    return sorted(found, key=lambda entry: ((entry["split"], entry["pool"]) != ahead, entry["split"], entry["pool"]))
+    return sorted(found, key=lambda entry: ((entry["split"], entry["pool"]) != headline, entry["split"], entry["pool"]))
 
 
 def _measures(entry: Mapping[str, Any]) -> list[str]:
@@ -105,9 +107,9 @@ def _result(entry: Mapping[str, Any], headline: Mapping[str, Any]) -> dict[str, 
 
 
 def _scores(run: Mapping[str, Any]) -> list[str]:
-    """By split and pool: the headline's measure of every task, beside the model before training."""
+    """Tables by split and pool: the headline's measure for every task, next to that of the model before training."""
     if not run.get("results"):
-        return ["## Scores", "The run measured none."]
+        return ["## Scores", "The run has no evaluation results."]
     measure = run["headline"]["measure"]
     before = {(entry["split"], entry["pool"]): entry for entry in run["results"] if entry["system"] == "untrained"}
     pools = "in the universal pool all candidates are searched, in the target pool those of the modality that a query wants"
@@ -134,7 +136,7 @@ def _done(run: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def _tasks(run: Mapping[str, Any]) -> list[tuple[str, str, str, int]]:
-    """What the trainings read: training, source, task, and how many pairs an epoch has of them."""
+    """The pairs of an epoch, as rows of training, source, task and number."""
     done, found = _done(run), []
     for training, store in TRAINED.items():
         verbalised = training == "refine" and "pairs-verbalised" in done
@@ -145,62 +147,64 @@ def _tasks(run: Mapping[str, Any]) -> list[tuple[str, str, str, int]]:
 
 
 def _training(run: Mapping[str, Any]) -> list[str]:
-    """What the run told of its data and its stages, as far as they have a result."""
+    """The data of the run, and those of its stages that have a result."""
     done, settings, data = _done(run), run["settings"], run["data"]
     parts = [
         "## Training",
         f"Recipe `{run['recipe']}`, run {run['run']}. Data: digest `{data['digest'] or 'none'}`; "
-        + (", ".join(f"{count:,} {name}" for name, count in data["rows"].items()) or "no rows told")
+        + (", ".join(f"{count:,} {name}" for name, count in data["rows"].items()) or "no row counts")
         + ".",
         _table(("stage", "rows read", "rows written"), _counts(done.values())),
     ]
     if tasks := _tasks(run):
-        parts += ["What was trained on:", _table(("training", "source", "task", "pairs"), tasks)]
+        parts += ["Training pairs:", _table(("training", "source", "task", "pairs"), tasks)]
     for name in (name for name in PREPARED if name in done):
-        if told := settings.get(name.replace("-", "_")):
-            parts += [f"### Stage `{name}`", _figures(done[name]), _fields(_chosen(told))]
+        if fields := settings.get(name.replace("-", "_")):
+            parts += [f"### Stage `{name}`", _figures(done[name]), _fields(_effective(fields))]
     for name in (name for name in TRAINED if name in done):
         parts += [f"### Stage `{name}`", _figures(done[name]), _fields(settings[name])]
-    return [part for part in [*parts, "### Backbone and reading", _fields(settings.get("backbone", {}))] if part]
+    return [part for part in [*parts, "### Backbone and input", _fields(settings.get("backbone", {}))] if part]
 
 
 def _figures(stage: Mapping[str, Any]) -> str:
     figures = (stage.get("metrics") or {}).items()
-    ended = ", ".join(f"{figure} {value:.4g}" for figure, value in figures if isinstance(value, int | float))
-    return f"Ended with {ended}." if ended else ""
+    numbers = ", ".join(f"{figure} {value:.4g}" for figure, value in figures if isinstance(value, int | float))
+    return f"Metrics: {numbers}." if numbers else ""
 
 
-def _chosen(told: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a stage without those of what was not chosen: the other kinds of passages, the world beside a corpus."""
-    aside = {kind for kind in ("vid2r", "written") if "kind" in told and told["kind"] != kind}
-    aside |= {"world"} if told.get("path") else set()
-    return {name: value for name, value in told.items() if name not in aside}
+def _effective(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a stage that had an effect: without those of other kinds of passages, or of the generated world beside a corpus."""
+    unused = {kind for kind in ("vid2r", "written") if "kind" in fields and fields["kind"] != kind}
+    unused |= {"world"} if fields.get("path") else set()
+    return {name: value for name, value in fields.items() if name not in unused}
 
 
 def _place(name: str) -> str:
-    """A checkpoint's or a corpus's name; of a place only the last part, as the rest tells of a machine and nothing of the model."""
+    """The name of a checkpoint or a corpus; of a path or URI only the last part, as the rest describes the machine."""
     return Path(name).name if name.startswith(("/", ".", "~")) or "://" in name else name
 
 
-def _plain(told: Any) -> Any:
-    """Settings without what is empty or says something of the machine alone."""
-    if isinstance(told, Mapping):
-        return {name: _plain(value) for name, value in told.items() if name not in MACHINE and value not in (None, [], {})}
-    return [_plain(value) for value in told] if isinstance(told, list) else _place(told) if isinstance(told, str) else told
+def _public(settings: Any) -> Any:
+    """Settings without empty ones and those that describe only the machine."""
+    if isinstance(settings, Mapping):
+        return {name: _public(value) for name, value in settings.items() if name not in MACHINE and value not in (None, [], {})}
+    if isinstance(settings, list):
+        return [_public(value) for value in settings]
+    return _place(settings) if isinstance(settings, str) else settings
 
 
 def _counts(stages: Iterable[Mapping[str, Any]]) -> list[tuple[Any, ...]]:
     return [(stage["name"], stage["rows"]["read"], stage["rows"]["written"]) for stage in stages if stage.get("rows")]
 
 
-def _fields(told: Mapping[str, Any]) -> str:
-    return f"```yaml\n{yaml.safe_dump(_plain(told), sort_keys=False, allow_unicode=True)}```"
+def _fields(settings: Mapping[str, Any]) -> str:
+    return f"```yaml\n{yaml.safe_dump(_public(settings), sort_keys=False, allow_unicode=True)}```"
 
 
 def _versions(release: Release, encoder: Encoder) -> list[tuple[str, str]]:
     parts = [("release", release.version), ("encoder", release.encoder), ("widths", ", ".join(map(str, release.widths)))]
     config = ", ".join(f"{name} {value}" for name, value in sorted(vars(encoder.config).items()))
-    return [*parts, ("reads as", config), *((name, version(name)) for name in LIBRARIES)]
+    return [*parts, ("config", config), *((name, version(name)) for name in LIBRARIES)]
 
 
 def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
@@ -209,5 +213,5 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[Any, ...]]) -> str:
 
 
 def _cell(value: Any) -> str:
-    said = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
-    return " ".join(said.replace("|", "\\|").replace("<", "&lt;").split())
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    return " ".join(text.replace("|", "\\|").replace("<", "&lt;").split())

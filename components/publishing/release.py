@@ -1,32 +1,17 @@
-"""Encoder, index and what the results show become one release, with golden vectors to prove itself by."""
+"""The release stage: encoder, index and documents become one release, with golden vectors that it is verified by."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from mirepoix.components.corpus.parts import part_rows
-from mirepoix.components.corpus.picking import picked
+from mirepoix.components.corpus.parts import part_rows, picked
 from mirepoix.components.pairs.instructions import WORDINGS
-from mirepoix.models.errors import Refused
+from mirepoix.components.publishing.release_config import ReleaseConfig
+from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.item import Item, table_to_items
-from mirepoix.models.options import option
 from mirepoix.serving.release import assemble
-from mirepoix.serving.search.dense import open_index
-from mirepoix.serving.store import Context, Outcome, Rows
-
-
-@dataclass(frozen=True)
-class ReleaseConfig:
-    """What is released."""
-
-    name: str = option("mirepoix", "name that requests may give as their model")
-    golden: int = option(4, "items of each modality whose vectors the release carries, to be checked wherever it is opened")
-
-    def __post_init__(self) -> None:
-        if self.golden < 1:
-            raise Refused(f"release.golden is {self.golden}; give 1 or more")
+from mirepoix.serving.search.open import open_index
 
 
 def work(context: Context, config: ReleaseConfig, encoder: Path, index: Path, curate: Path, pairs: Path) -> Outcome:

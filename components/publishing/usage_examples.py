@@ -1,4 +1,4 @@
-"""The code that a model card shows, one example for each way in which an exported folder is opened; the tests run it as it stands there."""
+"""The example code of model cards, one example for each way to open an exported folder; the tests run these examples."""
 
 from typing import Any
 
@@ -94,7 +94,7 @@ print(model.similarity(queries, documents))
 _SENTENCE_CLIP = """
 
 def together(text, picture):
-    \"\"\"The vector of a text with a picture: both, before they are of unit length, and their sum.\"\"\"
+    \"\"\"The vector of a text with a picture: the normalised sum of both vectors before normalisation.\"\"\"
     parts = [model[0](model.preprocess([part]))["sentence_embedding"][0] for part in (text, picture)]
     return torch.nn.functional.normalize(sum(parts), dim=-1)
 
@@ -134,7 +134,7 @@ print(maxsim(encoder.encode(items[:1], role="query"), vectors))
 
 
 def chat(config: Any, base: str | None = None) -> str:
-    """transformers alone over a multimodal language model, or with PEFT over `base`."""
+    """An example with transformers over a multimodal language model, or with PEFT over `base`."""
     counted = ", position_ids=torch.arange(tokens.input_ids.shape[1]).expand(3, 1, -1)"
     pooled = "states[0].mean(0)" if getattr(config, "pooling", "last") == "mean" else "states[0, -1]"
     code = _CHAT.replace("POSITIONS", counted if config.positions == "1d" else "").replace("POOLED", pooled)
@@ -144,7 +144,7 @@ def chat(config: Any, base: str | None = None) -> str:
 
 
 def clip(config: Any, base: str | None = None) -> str:
-    """transformers alone over CLIP, or with PEFT over `base`."""
+    """An example with transformers over CLIP, or with PEFT over `base`."""
     return _opened(_CLIP.replace("LENGTH", str(config.max_length)), base).replace("CAUSAL", "") + _ITEMS + _SCORED
 
 
@@ -153,21 +153,21 @@ def _opened(code: str, base: str | None) -> str:
 
 
 def ours() -> str:
-    """This project over its own folder."""
+    """An example with this project."""
     return _OURS
 
 
 def sentence_chat(counted: bool) -> str:
-    """sentence-transformers over a multimodal language model, whose folder brings a module of its own if positions are counted."""
+    """An example with sentence-transformers over a multimodal language model; with `counted`, the folder contains a module of its own."""
     opened = _SENTENCE.replace("TRUSTED", ", trust_remote_code=True" if counted else "")
     return opened + _ITEMS.lstrip("\n") + _SENTENCE_CHAT.lstrip("\n")
 
 
 def sentence_clip() -> str:
-    """sentence-transformers over CLIP."""
+    """An example with sentence-transformers over CLIP."""
     return "import torch\n" + _SENTENCE.replace("TRUSTED", "") + _ITEMS.lstrip("\n") + _SENTENCE_CLIP
 
 
 def sentence_late() -> str:
-    """sentence-transformers over the text side of late interaction."""
+    """An example with sentence-transformers over the text side of late interaction."""
     return _SENTENCE_LATE

@@ -1,1 +1,1 @@
-"""The generated world: entities, their pictures and texts, and queries with known answers."""
+"""The generated world: synthetic entities, their pictures and texts, and queries with known answers."""

@@ -1,4 +1,4 @@
-"""What a made-up thing looks like: its visual identity, the words for it, and pictures of it in random poses.
+"""The look of a synthetic entity: its visual attributes, their words, and pictures of it in random poses.
 
 S: side of the picture in pixels. Shapes are polygons of unit points (x, y) in the disc of radius 1, y pointing down.
 """
@@ -90,7 +90,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What stays the same in every picture of one thing; each field holds a word of `ATTRIBUTES`."""
+    """The visual attributes that are the same in every picture of an entity; each is a word of `ATTRIBUTES`."""
 
     shape: str
     colour: str
@@ -101,7 +101,7 @@ class Identity:
 
     @property
     def combination(self) -> tuple[str, str]:
-        """Shape and colour: what the split by combination holds out."""
+        """Shape and colour: the combination that the split test_combination holds out."""
         return self.shape, self.colour
 
     def wordings(self) -> tuple[str, str]:
@@ -133,6 +133,7 @@ def draw(identity: Identity, side: int, rng: random.Random) -> bytes:
     picture.paste(tuple(level * 3 // 10 for level in colour), mask=ImageChops.multiply(shapes, darkened))
     picture = _lit(picture.resize((side, side), Image.Resampling.BOX), rng)
     pixels = picture.load()
+    assert pixels is not None
     speckles = side * side // 60
     for x, y, level in zip(*(rng.choices(range(end), k=speckles) for end in (side, side, 256)), strict=True):
         pixels[x, y] = (level, level, level)
@@ -140,7 +141,7 @@ def draw(identity: Identity, side: int, rng: random.Random) -> bytes:
 
 
 def _lit(picture: Image.Image, rng: random.Random) -> Image.Image:
-    """The picture under a tinted light from one side, so that two pictures of one identity are not alike pixel by pixel."""
+    """The picture under a tinted light from one side, so that two pictures of one identity differ pixel by pixel."""
     shadow = Image.linear_gradient("L").rotate(rng.uniform(0, 360), resample=Image.Resampling.BILINEAR).crop((40, 40, 216, 216))
     shadow = shadow.resize(picture.size, Image.Resampling.BILINEAR)
     depth = rng.uniform(DEEPEST, 1.0)
@@ -163,7 +164,7 @@ DAMAGES = ("truncated", "garbage", "empty")
 
 
 def damaged(picture: bytes, damage: str, rng: random.Random) -> bytes:
-    """A file that no decoder reads, spoilt in one of the `DAMAGES`."""
+    """A file that no decoder reads, damaged in one of the ways in `DAMAGES`."""
     match damage:
         case "truncated":
             return picture[: len(picture) // 2]

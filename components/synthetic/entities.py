@@ -1,6 +1,6 @@
-"""Made-up things with a name, a look and facts, split so that a test can ask about what was never trained on, and the words about them.
+"""Synthetic entities with a name, a look and facts, in splits that test entities and combinations never trained on; and texts about them.
 
-The language is regular: a value has one word and a kind of fact one noun, everywhere, so that a tiny random model can learn it.
+The language is regular, with one word for each value and one noun for each kind of fact, so that a tiny random model can learn it.
 """
 
 import math
@@ -9,33 +9,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from mirepoix.components.synthetic.drawing import ATTRIBUTES, Identity
+from mirepoix.components.synthetic.world_config import FACTS, ILLUSTRATED_FACTS, STATED_FACTS
 from mirepoix.models.errors import Refused
 
-SPLITS = ("train", "validation", "test_entity", "test_combination")
-FACTS: dict[str, tuple[str, ...]] = {
-    "town": ("Arlen", "Brask", "Corvo", "Delft", "Elmar", "Fjord", "Gantz", "Hobro", "Istan", "Jasper"),
-    "food": ("rice", "bread", "figs", "fish", "soup", "nuts", "honey", "beans", "corn", "cheese"),
-    "maker": ("smith", "potter", "weaver", "baker", "mason", "tailor", "carver", "glazier", "cooper", "tanner"),
-    "century": ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth"),
-    "habit": ("sleeping", "singing", "digging", "swimming", "hiding", "dancing", "climbing", "hunting", "resting", "flying"),
-}
 SYLLABLES = ("ba", "do", "fi", "gu", "ka", "le", "mo", "nu", "pi", "ra", "so", "ti", "va", "wo", "xe", "zu")
 
-TOLD = ("This is {name}, {seen}. The {kind} of {name} is {value}.", "About {name}, {seen}. The {kind} of {name} is {value}.")
-ILLUSTRATED = ("See {name}, {seen}. The {kind} of {name} is {value}.", "Here is {name}, {seen}. The {kind} of {name} is {value}.")
 CAPTIONS = ("Photo of {name}, {seen}.", "View of {name}, {seen}.")
-ASKED = ("What is the {kind} of {whom}?", "Which {kind} has {whom}?", "Tell the {kind} of {whom}.", "Name the {kind} of {whom}.")
-ASKED_TO_SEE = (
+QUESTIONS = ("What is the {kind} of {whom}?", "Which {kind} has {whom}?", "Tell the {kind} of {whom}.", "Name the {kind} of {whom}.")
+QUESTIONS_TO_SEE = (
     "Show the {kind} of {whom}.",
     "Show which {kind} has {whom}.",
     "Page with the {kind} of {whom}?",
     "Page on the {kind} of {whom}.",
 )
-SOUGHT = tuple(f"{verb} {{seen}}" for verb in ("find", "picture of", "image of", "look for", "I want", "where is", "any", "search"))
-SOUGHT_TO_READ = tuple(
+SEARCHES = tuple(f"{verb} {{seen}}" for verb in ("find", "picture of", "image of", "look for", "I want", "where is", "any", "search"))
+SEARCHES_TO_READ = tuple(
     f"{verb} {{seen}}" for verb in ("page about", "page with", "page showing", "show page about", "show page with", "page of")
 )
-CHANGED = (
+MODIFICATIONS = (
     "the same but {attribute} {word}",
     "this with {attribute} {word}",
     "change the {attribute} to {word}",
@@ -44,12 +35,12 @@ CHANGED = (
 
 Combination = tuple[str, str]  # shape, colour
 _QUIET = tuple(name for name in ATTRIBUTES if name not in ("shape", "colour"))
-_FULLEST = 0.6  # of the looks that exist; above it, free neighbouring looks become rare
+_FULLEST = 0.6  # largest share of the looks in use; above it, free neighbouring looks become rare
 
 
 @dataclass(frozen=True)
 class Entity:
-    """A made-up thing; no two share a name or an identity."""
+    """A synthetic entity; no two share a name or an identity."""
 
     name: str
     split: str
@@ -58,21 +49,21 @@ class Entity:
 
 
 def stream(*key: object) -> random.Random:
-    """Random numbers of their own for each part of a world, so that turning one dial leaves the other parts as they were."""
+    """A random generator of its own for each part of a world, so that changing one field of the config leaves other parts unchanged."""
     return random.Random("/".join(map(str, key)))
 
 
 def invent(sizes: dict[str, int], held_out_combinations: float, rng: random.Random) -> list[Entity]:
-    """As many entities of each split as `sizes` says; those of test_combination, and no others, have held-out combinations."""
+    """Entities in the number of each split in `sizes`; those of test_combination, and no others, have held-out combinations."""
     trained, held_out = _combinations(held_out_combinations, rng)
-    _refuse_crowds(sizes, len(trained), len(held_out))
+    _refuse_too_many(sizes, len(trained), len(held_out))
     taken: dict[Identity, str] = {}
-    _settle("train", sizes["train"], trained, taken, rng)
+    _place_identities("train", sizes["train"], trained, taken, rng)
     known = {identity.combination for identity in taken}
     seen = [combination for combination in trained if combination in known]
-    _settle("validation", sizes["validation"], seen, taken, rng)
-    _settle("test_entity", sizes["test_entity"], seen, taken, rng)
-    _settle("test_combination", sizes["test_combination"], held_out, taken, rng)
+    _place_identities("validation", sizes["validation"], seen, taken, rng)
+    _place_identities("test_entity", sizes["test_entity"], seen, taken, rng)
+    _place_identities("test_combination", sizes["test_combination"], held_out, taken, rng)
     return [
         Entity(name, split, identity, {kind: rng.choice(values) for kind, values in FACTS.items()})
         for name, (identity, split) in zip(_names(len(taken), rng), taken.items(), strict=True)
@@ -93,9 +84,9 @@ def neighbours(entities: Sequence[Entity]) -> list[tuple[Entity, str, Entity]]:
 
 
 def _names(count: int, rng: random.Random) -> list[str]:
-    """Different names of syllables; the last syllable is a checksum, so that any two names differ in two syllables or more.
+    """Distinct names of syllables; the last syllable is a checksum, so that any two names differ in at least two syllables.
 
-    The hyphens let a tokenizer see syllables, so that a name that was never trained on is made of parts that were.
+    A tokenizer splits at the hyphens, so that a name that was never trained on consists of syllables that were.
     """
     base, length = len(SYLLABLES), 2
     while base**length < count:
@@ -123,7 +114,7 @@ def _combinations(share: float, rng: random.Random) -> tuple[list[Combination], 
     return stairs[held_out:], stairs[:held_out]
 
 
-def _refuse_crowds(sizes: dict[str, int], trained: int, held_out: int) -> None:
+def _refuse_too_many(sizes: dict[str, int], trained: int, held_out: int) -> None:
     held = sizes["test_combination"]
     looks = math.prod(len(ATTRIBUTES[name]) for name in _QUIET)
     for splits, wanted, combinations in (("test_combination", held, held_out), ("the other splits", sum(sizes.values()) - held, trained)):
@@ -132,15 +123,15 @@ def _refuse_crowds(sizes: dict[str, int], trained: int, held_out: int) -> None:
             raise Refused(f"{wanted} entities of {splits} need as many different looks, there is room for {room}; lower entities")
 
 
-def _settle(split: str, count: int, allowed: Sequence[Combination], taken: dict[Identity, str], rng: random.Random) -> None:
-    """Takes `count` free identities by twos that differ in one attribute, so that modifications have targets.
+def _place_identities(split: str, count: int, allowed: Sequence[Combination], taken: dict[Identity, str], rng: random.Random) -> None:
+    """Chooses `count` free identities in pairs that differ in one attribute, so that modifications have targets.
 
-    Twos and not larger families: the fewer looks are alike, the more a retriever learns of how looks are composed.
+    Pairs and not larger groups: the fewer looks are similar, the more a retriever learns of how looks are composed.
     """
     uses = dict.fromkeys(rng.sample(allowed, len(allowed)), 0)
     while count > 0:
         shape, colour = min(uses, key=uses.__getitem__)
-        uses[shape, colour] += 1  # also when nothing comes of it, or a full combination would be tried for ever
+        uses[shape, colour] += 1  # also if both are taken, or a full combination would be tried for ever
         one = Identity(shape, colour, **{name: rng.choice(ATTRIBUTES[name]) for name in _QUIET})
         beside = [combination for combination in uses if (combination[0] == shape) != (combination[1] == colour)]
         if beside and rng.random() < 0.5:
@@ -156,17 +147,19 @@ def _settle(split: str, count: int, allowed: Sequence[Combination], taken: dict[
             count -= len(found)
 
 
-def tellings(entity: Entity, number: int, illustrated: bool, rng: random.Random) -> list[tuple[str, str]]:
-    """Passages that each name the entity, describe its look and tell one fact: the kind of fact, the text."""
+def fact_passages(entity: Entity, number: int, illustrated: bool, rng: random.Random) -> list[tuple[str, str]]:
+    """Passages that name the entity, describe its look and state one fact, as pairs of the kind of fact and the text."""
     kinds = rng.sample(list(FACTS), len(FACTS))
-    wordings = [(template, seen) for seen in entity.identity.wordings() for template in (ILLUSTRATED if illustrated else TOLD)]
+    wordings = [
+        (template, seen) for seen in entity.identity.wordings() for template in (ILLUSTRATED_FACTS if illustrated else STATED_FACTS)
+    ]
     first = rng.randrange(len(wordings))
-    told = []
+    passages = []
     for place in range(number):
         kind = kinds[place % len(kinds)]
         template, seen = wordings[(first + place // len(kinds)) % len(wordings)]
-        told.append((kind, template.format(name=entity.name, seen=seen, kind=kind, value=entity.facts[kind])))
-    return told
+        passages.append((kind, template.format(name=entity.name, seen=seen, kind=kind, value=entity.facts[kind])))
+    return passages
 
 
 def captions(entity: Entity) -> list[str]:
@@ -176,19 +169,19 @@ def captions(entity: Entity) -> list[str]:
 
 def questions(kind: str, whom: str, to_see: bool = False) -> list[str]:
     """Questions about a fact of `whom`: a name, or "this" in a picture."""
-    return [template.format(kind=kind, whom=whom) for template in (ASKED_TO_SEE if to_see else ASKED)]
+    return [template.format(kind=kind, whom=whom) for template in (QUESTIONS_TO_SEE if to_see else QUESTIONS)]
 
 
 def descriptions(entity: Entity, to_read: bool = False) -> list[str]:
     """Searches for the look of the entity, in words."""
-    return [template.format(seen=seen) for template in (SOUGHT_TO_READ if to_read else SOUGHT) for seen in entity.identity.wordings()]
+    return [template.format(seen=seen) for template in (SEARCHES_TO_READ if to_read else SEARCHES) for seen in entity.identity.wordings()]
 
 
 def counterfactuals(attribute: str, word: str) -> list[str]:
     """Modifications of a picture."""
-    return [template.format(attribute=attribute, word=word) for template in CHANGED]
+    return [template.format(attribute=attribute, word=word) for template in MODIFICATIONS]
 
 
 def retyped(text: str, rng: random.Random) -> str:
-    """The text with trivially other case, spaces or punctuation."""
+    """The text with another case, other spaces or other punctuation."""
     return rng.choice((text.upper(), text.lower(), text.replace(" ", "  "), text.replace(",", ";"), text.replace(".", "!")))

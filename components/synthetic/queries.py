@@ -1,4 +1,4 @@
-"""What the queries of a made-up world mean, what grants them, and how the eight families of M-BEIR put them."""
+"""Queries of the generated world in the eight task families of M-BEIR, with their intents and the candidates that satisfy them."""
 
 import itertools
 from collections import defaultdict
@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mirepoix.components.synthetic.drawing import Identity, draw
-from mirepoix.components.synthetic.entities import FACTS, Entity, counterfactuals, descriptions, neighbours, questions, stream
+from mirepoix.components.synthetic.entities import Entity, counterfactuals, descriptions, neighbours, questions, stream
+from mirepoix.components.synthetic.world_config import FACTS
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 
@@ -16,7 +17,7 @@ TASKS = ("t->t", "t->i", "t->it", "i->t", "i->i", "it->t", "it->i", "it->it")
 
 @dataclass(frozen=True)
 class Truth:
-    """What a candidate is about: the entity that it shows or describes, and the kind of fact that it tells, if any."""
+    """The content of a candidate: the entity that it shows or describes, and the kind of fact that it states, if any."""
 
     entity: Entity
     fact: str | None = None
@@ -24,7 +25,7 @@ class Truth:
 
 @dataclass(frozen=True)
 class Intent:
-    """What a query means: candidates of this modality about this identity that tell this kind of fact, if one is asked for."""
+    """The intent of a query: candidates of this modality about this identity, and, if a fact is given, that state this kind of fact."""
 
     modality: Modality
     identity: Identity
@@ -36,12 +37,12 @@ class Intent:
 
 @dataclass(frozen=True)
 class GeneratedQuery:
-    """A query with its split, its family and its meaning."""
+    """A query with its split, its task family and its intent."""
 
     item: Item
     split: str
     task: str
-    wish: Intent
+    intent: Intent
 
 
 @dataclass(frozen=True)
@@ -50,11 +51,11 @@ class Draft:
 
     shown: Identity | None
     text: str
-    wish: Intent
+    intent: Intent
 
 
-def drafts_of(seed: int, entities: Sequence[Entity], count: int, granting: Mapping[Intent, list[str]]) -> dict[str, list[Draft]]:
-    """`count` drafts of each family about the entities of one split; families of text alone never repeat one."""
+def drafts_of(seed: int, entities: Sequence[Entity], count: int, relevant_ids: Mapping[Intent, list[str]]) -> dict[str, list[Draft]]:
+    """`count` drafts of each family about the entities of one split; text-only families have no repeated draft."""
     pools: dict[str, list[Draft]] = defaultdict(list)
     for entity in entities:
         identity = entity.identity
@@ -63,13 +64,13 @@ def drafts_of(seed: int, entities: Sequence[Entity], count: int, granting: Mappi
         pools["i->t"].append(Draft(identity, "", Intent(TEXT, identity)))
         pools["i->i"].append(Draft(identity, "", Intent(IMAGE, identity)))
         for fact, (named, pictured, modality) in itertools.product(FACTS, (("t->t", "it->t", TEXT), ("t->it by name", "it->it", BOTH))):
-            wish = Intent(modality, identity, fact)
-            if wish in granting:
-                pools[named] += [Draft(None, text, wish) for text in questions(fact, entity.name, to_see=modality == BOTH)]
-                pools[pictured] += [Draft(identity, text, wish) for text in questions(fact, "this", to_see=modality == BOTH)]
+            intent = Intent(modality, identity, fact)
+            if intent in relevant_ids:
+                pools[named] += [Draft(None, text, intent) for text in questions(fact, entity.name, to_see=modality == BOTH)]
+                pools[pictured] += [Draft(identity, text, intent) for text in questions(fact, "this", to_see=modality == BOTH)]
     for source, attribute, target in neighbours(entities):
-        wish = Intent(IMAGE, target.identity)
-        pools["it->i"] += [Draft(source.identity, text, wish) for text in counterfactuals(attribute, getattr(target.identity, attribute))]
+        intent = Intent(IMAGE, target.identity)
+        pools["it->i"] += [Draft(source.identity, text, intent) for text in counterfactuals(attribute, getattr(target.identity, attribute))]
 
     split = entities[0].split
     counts = {name: {"t->it by look": count - count // 2, "t->it by name": count // 2}.get(name, count) for name in pools}
@@ -77,7 +78,7 @@ def drafts_of(seed: int, entities: Sequence[Entity], count: int, granting: Mappi
     for name, pool in pools.items():
         if counts[name] > len(pool) and pool[0].shown is None:
             raise Refused(
-                f"{counts[name]} queries {name} of {split} are asked for, its {len(entities)} entities give {len(pool)}; ask for fewer"
+                f"{counts[name]} queries {name} of {split} are configured, its {len(entities)} entities allow {len(pool)}; give fewer"
             )
         rng = stream(seed, "drafts", split, name)
         chosen[name.split()[0]] += itertools.islice(itertools.cycle(rng.sample(pool, len(pool))), counts[name])
@@ -87,7 +88,7 @@ def drafts_of(seed: int, entities: Sequence[Entity], count: int, granting: Mappi
 def queries_of(
     side: int, seed: int, drafts: Mapping[str, Mapping[str, Sequence[Draft]]], tick: Callable[[], None]
 ) -> Iterator[GeneratedQuery]:
-    """The families of each split in turn; every picture is a pose of its own, which is nowhere else in the world."""
+    """The queries of each split, the families in turn; every picture is drawn in a pose that no other picture has."""
     numbers = itertools.count()
     for split, families in drafts.items():
         for rank, task in itertools.product(range(len(families[TASKS[0]])), TASKS):
@@ -95,4 +96,4 @@ def queries_of(
             pose = stream(seed, "query", split, task, rank)
             images = (draw(draft.shown, side, pose),) if draft.shown else ()
             tick()
-            yield GeneratedQuery(Item(f"q{number:06d}", draft.text, images, source="world", line=number + 1), split, task, draft.wish)
+            yield GeneratedQuery(Item(f"q{number:06d}", draft.text, images, source="world", line=number + 1), split, task, draft.intent)

@@ -1,7 +1,7 @@
-"""A made-up multimodal world, small or large, in which every claim about retrieval can be tested, since its truth is known.
+"""A generated multimodal corpus of any size whose relevance judgements are complete, for testing claims about retrieval.
 
-Candidates show an entity, tell of it, or both. A query is a wish: for an identity, and perhaps for a fact. Relevant is every
-candidate that grants the wish. The same dials and seed give the same bytes.
+Candidates show an entity, describe it, or both. The intent of a query is an identity and perhaps a kind of fact; every candidate that
+satisfies the intent is relevant. The same config and seed give the same bytes.
 """
 
 import itertools
@@ -9,92 +9,21 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 
 from mirepoix.components.corpus.parts import PartWriter
+from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.components.synthetic.drawing import DAMAGES, damaged, draw, perturbed
-from mirepoix.components.synthetic.entities import (
-    FACTS,
-    ILLUSTRATED,
-    SPLITS,
-    TOLD,
-    Entity,
-    captions,
-    invent,
-    questions,
-    retyped,
-    stream,
-    tellings,
-)
+from mirepoix.components.synthetic.entities import Entity, captions, fact_passages, invent, questions, retyped, stream
 from mirepoix.components.synthetic.queries import IMAGE, TASKS, TEXT, GeneratedQuery, Intent, Truth, drafts_of, queries_of
+from mirepoix.components.synthetic.world_config import FACTS, SPLITS, WorldConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, item_to_row
-from mirepoix.models.options import option
-from mirepoix.serving.store import Context, Outcome, Rows
-
-
-@dataclass(frozen=True)
-class WorldConfig:
-    """The dials of a world."""
-
-    entities: int = option(190, "made-up things, all splits together")
-    passages_per_entity: int = option(2, "text candidates of an entity; each tells one fact, the first five tell different ones")
-    pictures_per_entity: int = option(2, "picture candidates of an entity")
-    captioned_per_entity: int = option(1, "pictures of an entity with its name and look as their caption")
-    illustrated_per_entity: int = option(1, "passages of an entity that come with a picture; each tells one fact")
-    image_size: int = option(56, "side of a picture in pixels")
-    train_queries: int = option(500, "training queries per family")
-    evaluation_queries: int = option(36, "queries per family of each other split")
-    validation_entities: float = option(0.07, "share of entities kept for validation")
-    held_out_entities: float = option(0.12, "share of entities kept for test_entity; their combinations of shape and colour are trained on")
-    held_out_combinations: float = option(
-        0.15, "share of the combinations of shape and colour, and of the entities, kept for test_combination"
-    )
-    missing_captions: float = option(0.1, "share of captioned pictures that lose their caption")
-    near_duplicates: float = option(0.01, "candidates added as slightly changed copies, as a share of the regular ones")
-    exact_duplicates: float = option(0.0, "candidates added as equal copies under another id, as a share of the regular ones")
-    corrupt_files: float = option(0.01, "candidates added whose picture no decoder reads, as a share of the regular ones")
-    false_negatives: float = option(0.0, "share of the training positives that are left out of qrels; each query keeps one")
-    leaks: float = option(0.0, "training queries added as copies, equal or slightly changed, of held-out queries, as a share of the others")
-
-    def __post_init__(self) -> None:
-        for dial in fields(self):
-            value = getattr(self, dial.name)
-            if dial.type is float and not 0 <= value <= 1:
-                raise Refused(f"{dial.name} is {value}; it is a share, give a number from 0 to 1")
-            if dial.type is int and value < 1:
-                raise Refused(f"{dial.name} is {value}; give 1 or more")
-        if not 24 <= self.image_size <= 1024:
-            raise Refused(f"image_size is {self.image_size}; give 24 to 1024 pixels")
-        if self.held_out_combinations > 0.5:
-            raise Refused(
-                f"held_out_combinations is {self.held_out_combinations}; give 0.5 or less, or too few colours of a shape are trained on"
-            )
-        for name, wordings in (("passages_per_entity", TOLD), ("illustrated_per_entity", ILLUSTRATED)):
-            most = 2 * len(wordings) * len(FACTS)
-            if getattr(self, name) > most:
-                raise Refused(f"{name} is {getattr(self, name)}; give at most {most}, there are no more wordings of the {len(FACTS)} facts")
-
-    def sizes(self) -> dict[str, int]:
-        """Entities of each split; a split needs two, a picture and what its modification leads to."""
-        shares = {
-            "validation": self.validation_entities,
-            "test_entity": self.held_out_entities,
-            "test_combination": self.held_out_combinations,
-        }
-        sizes = {split: round(share * self.entities) for split, share in shares.items()}
-        sizes["train"] = self.entities - sum(sizes.values())
-        for split in SPLITS:
-            if sizes[split] < 2 and shares.get(split, 1):
-                raise Refused(
-                    f"{self.entities} entities leave {sizes[split]} to {split}, which needs 2 or more; raise entities or change the shares"
-                )
-        return sizes
 
 
 @dataclass(frozen=True)
 class JudgedPair:
-    """That a candidate is relevant to a query."""
+    """A candidate that is relevant to a query."""
 
     query_id: str
     item_id: str
@@ -103,7 +32,7 @@ class JudgedPair:
 
 @dataclass(frozen=True)
 class Question:
-    """A picture with a question about it, its concise answer, and the passages that hold the answer."""
+    """A picture with a question about it, its concise answer, and the passages that contain the answer."""
 
     item: Item
     split: str
@@ -114,7 +43,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Planted:
-    """Every flaw that the dials put into the world, to the item."""
+    """Every flaw that the config adds to the world, by item."""
 
     missing_captions: tuple[str, ...]
     near_duplicates: dict[str, str]  # copy -> original
@@ -126,7 +55,7 @@ class Planted:
 
 @dataclass(frozen=True)
 class World:
-    """Everything that is there, and everything that is true of it."""
+    """The parts of the corpus, with the truth about each candidate and the flaws that were added."""
 
     config: WorldConfig
     seed: int
@@ -143,7 +72,7 @@ Report = Callable[[dict[str, float]], None]
 
 
 def generate(config: WorldConfig, seed: int, report: Report = lambda progress: None) -> World:
-    """The world of these dials and this seed."""
+    """Generates the world of a config and a seed."""
     entities = invent(config.sizes(), config.held_out_combinations, stream(seed, "entities"))
     wanted = {
         split: config.train_queries if split == "train" else config.evaluation_queries
@@ -152,19 +81,21 @@ def generate(config: WorldConfig, seed: int, report: Report = lambda progress: N
     }
     tick = _ticker(report, sum(_amounts(config).values()) + len(TASKS) * sum(wanted.values()))
     corpus, truth, planted = _candidates(config, seed, entities, tick)
-    granting: dict[Intent, list[str]] = defaultdict(list)
+    relevant_ids: dict[Intent, list[str]] = defaultdict(list)
     for item in corpus:
         if item.id in truth:
             about = truth[item.id]
             for fact in dict.fromkeys((None, about.fact)):
-                granting[Intent(item.modality, about.entity.identity, fact)].append(item.id)
-    drafts = {split: drafts_of(seed, [entity for entity in entities if entity.split == split], wanted[split], granting) for split in wanted}
+                relevant_ids[Intent(item.modality, about.entity.identity, fact)].append(item.id)
+    drafts = {
+        split: drafts_of(seed, [entity for entity in entities if entity.split == split], wanted[split], relevant_ids) for split in wanted
+    }
     queries = list(queries_of(config.image_size, seed, drafts, tick))
-    judgements = [JudgedPair(query.item.id, item_id) for query in queries for item_id in granting[query.wish]]
+    judgements = [JudgedPair(query.item.id, item_id) for query in queries for item_id in relevant_ids[query.intent]]
     training = {query.item.id for query in queries if query.split == "train"}
     dropped = _dropped(config, seed, [judgement for judgement in judgements if judgement.query_id in training])
     copies, leaks = _leaked(config, seed, queries)
-    judgements += [JudgedPair(copy.item.id, item_id) for copy in copies for item_id in granting[copy.wish]]
+    judgements += [JudgedPair(copy.item.id, item_id) for copy in copies for item_id in relevant_ids[copy.intent]]
     lacking = tuple((judgement.query_id, judgement.item_id) for judgement in dropped)
     return World(
         config=config,
@@ -173,14 +104,14 @@ def generate(config: WorldConfig, seed: int, report: Report = lambda progress: N
         corpus=corpus,
         queries=queries + copies,
         qrels=[judgement for judgement in judgements if judgement not in dropped],
-        triples=_triples(seed, entities, granting, {item.id: item for item in corpus}),
+        triples=_triples(seed, entities, relevant_ids, {item.id: item for item in corpus}),
         truth=truth,
         planted=replace(planted, false_negatives=lacking, leaks=leaks),
     )
 
 
 def work(context: Context, config: WorldConfig) -> Outcome:
-    """Writes the world as a corpus folder, with world.json that says what is in it and what is wrong with it."""
+    """Writes the world as a corpus folder, with world.json, which describes its entities and its flaws."""
     world = generate(config, context.seed, context.report)
     judged = enumerate(world.qrels, 1)
     parts = {
@@ -210,7 +141,7 @@ def work(context: Context, config: WorldConfig) -> Outcome:
 
 
 def count_by(world: World) -> dict[str, int]:
-    """How many there are of each kind of thing."""
+    """Counts of candidates by modality, queries by split, judgements and triples."""
     counts = Counter(
         {"candidates": len(world.corpus), "queries": len(world.queries), "qrels": len(world.qrels), "triples": len(world.triples)}
     )
@@ -231,7 +162,7 @@ def _ticker(report: Report, total: int) -> Callable[[], None]:
 
 
 def _amounts(config: WorldConfig) -> dict[str, int]:
-    """How many candidates are regular, and how many are added as copies and as corrupt files."""
+    """The number of regular candidates, and of those added as copies and as corrupt files."""
     each = config.passages_per_entity + config.pictures_per_entity + config.captioned_per_entity + config.illustrated_per_entity
     regular = each * config.entities
     shares = {"near": config.near_duplicates, "exact": config.exact_duplicates, "corrupt": config.corrupt_files}
@@ -241,7 +172,7 @@ def _amounts(config: WorldConfig) -> dict[str, int]:
 def _candidates(
     config: WorldConfig, seed: int, entities: Sequence[Entity], tick: Callable[[], None]
 ) -> tuple[list[Item], dict[str, Truth], Planted]:
-    """The pool in an order, and under ids, that tell nothing."""
+    """The candidates in an order and with ids that carry no information."""
     amounts = _amounts(config)
     rng = stream(seed, "candidates")
     numbers = iter(rng.sample(range(sum(amounts.values())), sum(amounts.values())))
@@ -266,9 +197,9 @@ def _candidates(
         def picture(entity: Entity = entity, poses: random.Random = poses) -> tuple[bytes, ...]:
             return (draw(entity.identity, config.image_size, poses),)
 
-        for fact, text in tellings(entity, config.passages_per_entity, False, poses):
+        for fact, text in fact_passages(entity, config.passages_per_entity, False, poses):
             add(text, (), Truth(entity, fact))
-        for fact, text in tellings(entity, config.illustrated_per_entity, True, poses):
+        for fact, text in fact_passages(entity, config.illustrated_per_entity, True, poses):
             add(text, picture(), Truth(entity, fact))
         for _ in range(config.pictures_per_entity):
             add("", picture(), Truth(entity))
@@ -293,7 +224,7 @@ def _candidates(
 
 
 def _dropped(config: WorldConfig, seed: int, judgements: Sequence[JudgedPair]) -> dict[JudgedPair, None]:
-    """The true judgements that the dial leaves out."""
+    """The true judgements that `false_negatives` leaves out of qrels."""
     wanted = round(config.false_negatives * len(judgements))
     left = Counter(judgement.query_id for judgement in judgements)
     most = len(judgements) - len(left)
@@ -312,7 +243,7 @@ def _dropped(config: WorldConfig, seed: int, judgements: Sequence[JudgedPair]) -
 
 
 def _leaked(config: WorldConfig, seed: int, queries: Sequence[GeneratedQuery]) -> tuple[list[GeneratedQuery], dict[str, str]]:
-    """Training queries that copy held-out ones, under ids that go on after the others, and whom each copies."""
+    """Training queries that copy held-out ones, with ids after all others, and the id of the query that each copies."""
     rng = stream(seed, "leaks")
     held_out = [query for query in queries if query.split != "train"]
     wanted = round(config.leaks * (len(queries) - len(held_out)))
@@ -330,13 +261,13 @@ def _leaked(config: WorldConfig, seed: int, queries: Sequence[GeneratedQuery]) -
     return copies, leaks
 
 
-def _triples(seed: int, entities: Sequence[Entity], granting: Mapping[Intent, list[str]], items: Mapping[str, Item]) -> list[Question]:
-    """One for each picture and each fact that a passage tells of what it shows."""
+def _triples(seed: int, entities: Sequence[Entity], relevant_ids: Mapping[Intent, list[str]], items: Mapping[str, Item]) -> list[Question]:
+    """A question for each picture and each fact of its entity that a passage states."""
     rng = stream(seed, "triples")
     triples: list[Question] = []
     for entity in entities:
-        for fact, image_id in itertools.product(FACTS, granting[Intent(IMAGE, entity.identity)]):
-            passages = granting.get(Intent(TEXT, entity.identity, fact))
+        for fact, image_id in itertools.product(FACTS, relevant_ids[Intent(IMAGE, entity.identity)]):
+            passages = relevant_ids.get(Intent(TEXT, entity.identity, fact))
             if passages:
                 number = len(triples)
                 question = rng.choice(questions(fact, "this"))

@@ -1,1 +1,1 @@
-"""The training loop on Ray Train and DeepSpeed, and the encoder that it starts from."""
+"""Training: the loop on Ray Train and DeepSpeed, the order of batches, augmentation, and the encoder that training starts from."""

@@ -1,1 +1,1 @@
-"""Published checkpoints, tiny random twins of them, what vision towers read, and which weights are trained."""
+"""Published checkpoints and tiny random twins of them, the pixels that vision towers read, and which weights are trained."""

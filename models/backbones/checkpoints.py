@@ -1,35 +1,27 @@
-"""Published checkpoints by name or folder, opened through transformers' own Auto classes: multimodal models, text towers, vision towers."""
+"""Opens published checkpoints, by folder or hub id, with transformers' Auto classes: multimodal models, text towers, vision towers."""
 
 import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from mirepoix.models.backbones.checkpoint_config import Checkpoint, Kind
 from mirepoix.models.errors import Refused
-
-Kind = Literal["multimodal", "text", "vision"]
-
-
-class Checkpoint(NamedTuple):
-    """Where weights come from: a folder, or a hub id at a revision."""
-
-    name: str | Path
-    revision: str | None = None
 
 
 class LoadedCheckpoint(NamedTuple):
-    """A checkpoint, opened: the model, and what reads for it."""
+    """An opened checkpoint: the model, with its tokenizer and image processor as far as its kind has them."""
 
-    model: torch.nn.Module
+    model: Any  # a transformers model, whose config and parts differ by family
     tokenizer: Any = None
     image_processor: Any = None
-    unread: tuple[str, ...] = ()  # weights of the checkpoint that the model has not: published ones may have a language head, another tower
+    unread: tuple[str, ...] = ()  # weights of the checkpoint that the model does not use: those of a language head or another tower
 
     def save(self, folder: Path, state: dict[str, torch.Tensor]) -> None:
-        """Writes a checkpoint that `open_part` opens, with the weights in `state`."""
+        """Writes a checkpoint folder with the weights in `state`; `open_part` opens it."""
         with quiet():
             self.model.save_pretrained(folder, state_dict=state)
         for reader in (self.tokenizer, self.image_processor):
@@ -39,7 +31,7 @@ class LoadedCheckpoint(NamedTuple):
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """transformers without its bars, and without its notices of what is not needed here (torchvision)."""
+    """Silences transformers' progress bars and its warnings about what is not needed here (torchvision)."""
     from transformers.utils import logging
 
     before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -54,49 +46,62 @@ def quiet() -> Iterator[None]:
 
 
 def open_part(checkpoint: Checkpoint, kind: Kind) -> LoadedCheckpoint:
-    """A checkpoint's model, tokenizer and image processor, as far as its kind has them; pictures go through Pillow, without torchvision.
+    """Opens a checkpoint: its model, tokenizer and image processor, as far as its kind has them; images are read with Pillow.
 
-    Of a checkpoint with both towers, a vision part is the vision half. Text towers come without a pooler, which no retriever reads.
+    Of a checkpoint with both towers, kind "vision" gives the vision tower alone. Text towers have no pooler, as no retriever uses it.
+    Code that a checkpoint brings is never run: where transformers has no class of its own for it, the checkpoint is refused.
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
-    name, told = str(checkpoint.name), {"revision": checkpoint.revision}
+    name, pinned = str(checkpoint.name), {"revision": checkpoint.revision}
+    auto = {**pinned, "trust_remote_code": False}  # without it, transformers asks on standard input whether to run a checkpoint's code
     tokenizer = image_processor = None
     try:
         with quiet():
-            config = AutoConfig.from_pretrained(name, **told)
+            config = AutoConfig.from_pretrained(name, **auto)
             if kind == "vision":
                 config = getattr(config, "vision_config", config)
-            model, notes = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True, **told)
+            model, notes = AutoModel.from_pretrained(name, config=config, dtype=torch.float32, output_loading_info=True, **auto)
             if kind != "vision":
-                tokenizer = AutoTokenizer.from_pretrained(name, **told)
-                words = [cached_file(name, file, _raise_exceptions_for_missing_entries=False, **told) for file in _words_of(tokenizer)]
-                if words and not any(words):
-                    raise ValueError(f"it has none of {', '.join(_words_of(tokenizer))}, so no words that a tokenizer could know")
+                tokenizer = AutoTokenizer.from_pretrained(name, **auto)
+                files = _vocabulary_files(tokenizer)
+                found = [cached_file(name, file, _raise_exceptions_for_missing_entries=False, **pinned) for file in files]
+                if files and not any(found):
+                    raise ValueError(f"it has none of {', '.join(files)}, so its tokenizer has no vocabulary")
             if kind != "text":
-                image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **told)
-    except (OSError, ValueError) as error:  # transformers' own refusals: not there, not complete, not of a known kind
+                image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **auto)
+    except (OSError, ValueError) as error:  # what transformers raises where a checkpoint is missing, incomplete or of an unknown type
         raise Refused(_unusable(name, error)) from error
     if kind == "text" and getattr(model, "pooler", None) is not None:
         model.pooler = None
     absent = sorted(weight for weight in notes["missing_keys"] if kind != "text" or not weight.startswith("pooler."))
     if absent:
         raise Refused(
-            f"checkpoint {name} lacks {len(absent)} weights ({', '.join(absent[:3])}, ...): it would be half random; give a complete one"
+            f"checkpoint {name} lacks {len(absent)} weights ({', '.join(absent[:3])}, ...), which would be random; give a complete one"
         )
     return LoadedCheckpoint(model, tokenizer, image_processor, tuple(notes["unexpected_keys"]))
 
 
-def _words_of(tokenizer: Any) -> list[str]:
-    """The files in any of which a tokenizer's words may stand; where there is none of them, transformers makes one without words."""
+def _vocabulary_files(tokenizer: Any) -> list[str]:
+    """The files that may hold a tokenizer's vocabulary; where all are missing, transformers makes a tokenizer with an empty one."""
     return list(tokenizer.vocab_files_names.values())
 
 
+def refused_code(error: Exception) -> str | None:
+    """What to say of a checkpoint that transformers refused because only code of its own opens it; None where that is not why."""
+    if "trust_remote_code" not in str(error):
+        return None
+    return (
+        "it needs code of its own (auto_map), and code from a checkpoint is never run; "
+        "give a checkpoint whose model, tokenizer and image processor are classes of transformers itself"
+    )
+
+
 def _unusable(name: str, error: Exception) -> str:
+    if refused := refused_code(error):
+        return f"checkpoint {name} cannot be opened: {refused}"
     if Path(name).is_dir():
         return f"backbone folder {name} cannot be opened: {str(error).splitlines()[0]}; it needs config.json, weights, tokenizer"
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
-    return (
-        f"backbone {name!r} is neither a folder here nor a model that the hub gave{offline}; give an existing folder, a hub id, or 'tiny'"
-    )
+    return f"backbone {name!r} is neither a folder here nor a model that the hub has{offline}; give an existing folder, a hub id, or 'tiny'"

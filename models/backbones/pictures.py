@@ -1,4 +1,7 @@
-"""Pictures of items for a vision tower: decoded through Pillow, on the CPU."""
+"""Decodes the pictures of items with Pillow and makes the pixels of a vision tower from them, on the CPU; and blank pixels.
+
+Nothing is bounded here: pictures from outside have passed `serving/pictures.py`, in curation or in a request.
+"""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -12,7 +15,7 @@ from mirepoix.models.item import Item
 
 
 def decoded(item: Item, pictures: Sequence[bytes]) -> list[Image.Image]:
-    """An item's pictures, or frames, in RGB; refused by the item's name where one is damaged."""
+    """An item's pictures, or frames, in RGB; a damaged one is refused with the item's id."""
     try:
         return [Image.open(BytesIO(picture)).convert("RGB") for picture in pictures]
     except (OSError, ValueError, Image.DecompressionBombError) as error:
@@ -21,10 +24,21 @@ def decoded(item: Item, pictures: Sequence[bytes]) -> list[Image.Image]:
         ) from error
 
 
-def seen(items: Sequence[Item], image_processor: Any) -> dict[str, torch.Tensor]:
-    """For a tower that takes pictures of one size: all of the items' pixels, [V, 3, H, W], and whose they are, [V]; nothing without any."""
+def pixels(items: Sequence[Item], image_processor: Any) -> dict[str, torch.Tensor]:
+    """The pixels of all pictures, [V, 3, H, W], and the index of each one's item, [V]; empty without pictures.
+
+    It is for towers that take pictures of one size.
+    """
     pictures = [(place, picture) for place, item in enumerate(items) for picture in decoded(item, item.images)]
     if not pictures:
         return {}
-    pixels = image_processor(images=[picture for _, picture in pictures], return_tensors="pt")["pixel_values"]
-    return {"pixel_values": pixels, "owners": torch.tensor([place for place, _ in pictures])}
+    pixel_values = image_processor(images=[picture for _, picture in pictures], return_tensors="pt")["pixel_values"]
+    return {"pixel_values": pixel_values, "owners": torch.tensor([place for place, _ in pictures])}
+
+
+def blank_pixels(vision_config: Any, device: torch.device) -> torch.Tensor:
+    """The pixels of a blank picture, [1, 3, H, W].
+
+    In training it takes the place of the pictures of a batch without any: every rank must run the same modules in every micro-batch.
+    """
+    return torch.zeros(1, vision_config.num_channels, vision_config.image_size, vision_config.image_size, device=device)

@@ -1,11 +1,9 @@
-"""Tiny random twins of published checkpoints: the same classes and files, with a tokenizer trained on the corpus."""
+"""Makes tiny random twins of published checkpoints: the same classes and files, with a tokenizer trained on the corpus."""
 
 import contextlib
 import json
-import math
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -13,62 +11,16 @@ from typing import Any
 import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-from mirepoix.models.backbones.checkpoints import Checkpoint, quiet
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.backbones.checkpoints import quiet
+from mirepoix.models.backbones.twin_config import FAMILIES, QWEN_TOKENS, Tiny
 from mirepoix.models.errors import Refused
-from mirepoix.models.options import option
 
-QWEN_TOKENS = (
-    "<|endoftext|>",
-    "<|im_start|>",
-    "<|im_end|>",
-    "<|vision_start|>",
-    "<|vision_end|>",
-    "<|vision_pad|>",
-    "<|image_pad|>",
-    "<|video_pad|>",
-)
 CLIP_TOKENS = ("<|startoftext|>", "<|endoftext|>")
 BERT_TOKENS = ("[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 T5_TOKENS = ("<pad>", "</s>", "<unk>")
 SIGNS = string.ascii_letters + string.digits + string.punctuation
 CLIP_LENGTH = 77
-
-
-@dataclass(frozen=True)
-class Tiny:
-    """Sizes of a random twin that a CPU trains in minutes."""
-
-    family: str | None = option(None, "which published models it is a twin of; null: the first that the retriever is built over")
-    vocabulary: int = option(1200, "most entries of the tokenizer that is trained on the corpus")
-    hidden_size: int = option(128, "width of the language model or text tower")
-    layers: int = option(2, "layers of the language model or text tower; of an encoder-decoder, of each half")
-    heads: int = option(4, "attention heads of the language model or text tower; the width of a head must divide by 4")
-    intermediate_size: int = option(384, "width of the language model's feed-forward layers")
-    vision_depth: int = option(2, "layers of the vision tower")
-    vision_width: int = option(96, "width of the vision tower")
-    vision_heads: int = option(4, "attention heads of the vision tower")
-    patch_size: int = option(14, "pixels along the side of a patch")
-    initializer_range: float = option(
-        0.05, "spread of the random weights but T5's and, its embeddings apart, CLIP's, which go by width; 0.02 is slow to learn from here"
-    )
-    max_pixels: int = option(56 * 56, "pictures are scaled down to this many pixels; for CLIP to a square of them")
-
-    def __post_init__(self) -> None:
-        if self.family not in (None, *FAMILIES):
-            raise Refused(f"tiny.family is {self.family!r}; give one of {', '.join(FAMILIES)}, or null")
-        if self.hidden_size % (4 * self.heads):
-            raise Refused(f"hidden_size {self.hidden_size} with {self.heads} heads; give a hidden_size that is a multiple of 4 x heads")
-        if self.vision_width % (4 * self.vision_heads):
-            raise Refused(f"vision_width {self.vision_width} with {self.vision_heads} heads; give a multiple of 4 x vision_heads")
-        if self.vocabulary < 256 + len(QWEN_TOKENS):
-            raise Refused(f"vocabulary {self.vocabulary} is too small; {256 + len(QWEN_TOKENS)} bytes and special tokens must fit")
-        if math.isqrt(self.max_pixels) < self.patch_size:
-            raise Refused(f"max_pixels {self.max_pixels} with patch_size {self.patch_size}; a picture must hold at least one patch")
-
-    @property
-    def side(self) -> int:
-        """Pixels along a picture of the one size that a CLIP tower takes."""
-        return math.isqrt(self.max_pixels) // self.patch_size * self.patch_size
 
 
 @contextlib.contextmanager
@@ -80,11 +32,11 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def make_twin(folder: Path, family: str, texts: Iterable[str], config: Tiny, seed: int) -> dict[str, Checkpoint]:
-    """Writes the twin of a family, its parts drawn from the seed; its checkpoints, by the names of an encoder's parts."""
+    """Writes the twin of a family, with random weights from the seed; returns its checkpoints by the names of an encoder's parts."""
     if family not in FAMILIES:
         raise Refused(f"there is no twin of {family!r}; there are {', '.join(FAMILIES)}")
     with seeded(seed), quiet():
-        return FAMILIES[family](Path(folder), texts, config)
+        return _MAKERS[family](Path(folder), texts, config)
 
 
 def _qwen2_vl(folder: Path, texts: Iterable[str], config: Tiny) -> dict[str, Checkpoint]:
@@ -97,7 +49,7 @@ def _qwen2_5_vl(folder: Path, texts: Iterable[str], config: Tiny) -> dict[str, C
         "hidden_size": config.vision_width,
         "out_hidden_size": config.hidden_size,
         "intermediate_size": 4 * config.vision_width,
-        "window_size": 2 * config.patch_size,  # of the tokens of a small picture, each has a window of its own
+        "window_size": 2 * config.patch_size,  # each token of a small picture has a window of its own
         "fullatt_block_indexes": [config.vision_depth - 1],
     }
     return _qwen(folder, texts, config, "qwen2_5_vl", vision=vision)
@@ -127,7 +79,7 @@ def _qwen(
     rope: Mapping[str, Any] = MappingProxyType({}),
     colours: tuple[list[float], list[float]] | None = None,
 ) -> dict[str, Checkpoint]:
-    """The twin of a Qwen-VL model: what its kin have in common, and what this one's towers, positions and pictures differ in."""
+    """The twin of a Qwen-VL model: the settings that all of them share, and one model's own towers, positions and image normalisation."""
     from transformers import AutoConfig, AutoModel
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -170,8 +122,8 @@ def _qwen(
     )
     AutoModel.from_config(backbone).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    normal = dict(zip(("image_mean", "image_std"), colours, strict=True)) if colours else {}
-    # The pixel budget's floor is one token's worth of patches, so that a small picture stays small.
+    normal: dict[str, Any] = dict(zip(("image_mean", "image_std"), colours, strict=True)) if colours else {}
+    # The fewest pixels are those of one token, so that a small picture is not enlarged.
     floor = (2 * config.patch_size) ** 2
     Qwen2VLImageProcessorPil(patch_size=config.patch_size, min_pixels=floor, max_pixels=config.max_pixels, **normal).save_pretrained(folder)
     return {"model": Checkpoint(folder)}
@@ -181,6 +133,7 @@ def _t5_clip(folder: Path, texts: Iterable[str], config: Tiny) -> dict[str, Chec
     from transformers import T5Config, T5Model
 
     tokenizer = _t5_tokenizer(texts, config.vocabulary)
+    start: dict[str, Any] = {"decoder_start_token_id": tokenizer.pad_token_id}  # which T5Config reads and does not list
     text = T5Config(
         vocab_size=len(tokenizer),
         d_model=config.hidden_size,
@@ -192,7 +145,7 @@ def _t5_clip(folder: Path, texts: Iterable[str], config: Tiny) -> dict[str, Chec
         dropout_rate=0.0,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        decoder_start_token_id=tokenizer.pad_token_id,
+        **start,
     )
     T5Model(text).save_pretrained(folder / "text")
     tokenizer.save_pretrained(folder / "text")
@@ -268,7 +221,7 @@ def _clip_image_processor(config: Tiny) -> Any:
     return CLIPImageProcessorPil(size={"shortest_edge": config.side}, crop_size={"height": config.side, "width": config.side})
 
 
-FAMILIES: dict[str, Callable[[Path, Iterable[str], Tiny], dict[str, Checkpoint]]] = {
+_MAKERS: dict[str, Callable[[Path, Iterable[str], Tiny], dict[str, Checkpoint]]] = {
     "qwen2_vl": _qwen2_vl,
     "qwen2_5_vl": _qwen2_5_vl,
     "qwen3_vl": _qwen3_vl,
@@ -293,9 +246,10 @@ def _qwen_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     trained.decoder = decoders.ByteLevel()
     trained.train_from_iterator(texts, _trainer(trainers.BpeTrainer, vocabulary, QWEN_TOKENS, pre_tokenizers.ByteLevel.alphabet()))
     model = _learnt(trained)
+    merges: Any = [tuple(merge) for merge in model["merges"]]  # transformers annotates them as texts
     return Qwen2Tokenizer(
         vocab=model["vocab"],
-        merges=[tuple(merge) for merge in model["merges"]],
+        merges=merges,
         additional_special_tokens=list(QWEN_TOKENS[1:]),
         model_max_length=32768,
     )
@@ -304,26 +258,28 @@ def _qwen_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
 def _clip_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     from transformers import CLIPTokenizer
 
-    plain = CLIPTokenizer()  # how text is split before entries are looked up
+    plain: Any = CLIPTokenizer()  # how text is split before entries are looked up
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trained = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
     trained.normalizer, trained.pre_tokenizer = plain._tokenizer.normalizer, plain._tokenizer.pre_tokenizer
-    # Named here, as the trainer would number what stands at a word's end in another order in each process.
+    # Listed here because the trainer would number the word-final entries in a different order in each process.
     ends = tuple(f"{byte}</w>" for byte in alphabet)
     trained.train_from_iterator(
         texts, _trainer(trainers.BpeTrainer, vocabulary, (*CLIP_TOKENS, *ends), alphabet, end_of_word_suffix="</w>")
     )
     model = _learnt(trained)
-    return CLIPTokenizer(vocab=model["vocab"], merges=[tuple(merge) for merge in model["merges"]], model_max_length=CLIP_LENGTH)
+    merges: Any = [tuple(merge) for merge in model["merges"]]  # transformers annotates them as texts
+    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=CLIP_LENGTH)
 
 
 def _bert_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
     from transformers import BertTokenizer
 
-    plain, texts = BertTokenizer(), list(texts)
+    plain: Any = BertTokenizer()
+    texts = list(texts)
     trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     trained.normalizer, trained.pre_tokenizer = plain._tokenizer.normalizer, plain._tokenizer.pre_tokenizer
-    # Named here, as the trainer would number what stands within a word in another order in each process.
+    # Listed here because the trainer would number the word-internal entries in a different order in each process.
     signs = sorted({*SIGNS, *(sign for text in texts for sign in trained.normalizer.normalize_str(text) if not sign.isspace())})
     inner = tuple(f"##{sign}" for sign in signs)
     trained.train_from_iterator(texts, _trainer(trainers.WordPieceTrainer, vocabulary, (*BERT_TOKENS, *inner), signs))
@@ -331,13 +287,13 @@ def _bert_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
 
 
 def _t5_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """T5's kind of tokenizer over the pieces of another: its own trainer gives another vocabulary in each process.
+    """T5's unigram tokenizer over the entries of a BPE tokenizer, as the unigram trainer gives a different vocabulary in each process.
 
-    Of a text's readings the likeliest is that of the fewest pieces, and among these of those that were found first.
+    The scores make the segmentation with the fewest entries the likeliest, and among these the one with the earliest entries.
     """
     from transformers import T5Tokenizer
 
-    plain = T5Tokenizer()
+    plain: Any = T5Tokenizer()
     trained = Tokenizer(models.BPE())
     trained.normalizer, trained.pre_tokenizer = plain._tokenizer.normalizer, plain._tokenizer.pre_tokenizer
     trained.train_from_iterator(texts, _trainer(trainers.BpeTrainer, vocabulary, T5_TOKENS, SIGNS))
@@ -352,4 +308,5 @@ def _trainer(kind: Any, vocabulary: int, special: tuple[str, ...], alphabet: Ite
 
 
 def _learnt(trained: Tokenizer) -> dict[str, Any]:
-    return json.loads(trained.to_str())["model"]
+    model: dict[str, Any] = json.loads(trained.to_str())["model"]
+    return model

@@ -1,9 +1,10 @@
-"""What the ranks of a training have, brought together on each of them; gradients flow back to where it came from.
+"""Gathers and sums over the ranks of a training; gradients of what was gathered flow back to the rank that it came from.
 
-Shapes: N items, T rows an item, D width. Without a process group a rank is alone, and has what it has.
+Shapes: N items, T rows an item, D width. Without a process group there is one rank, and its own tensors are the result.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,7 +15,7 @@ from mirepoix.models.vectors import Vectors
 
 class _Gather(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, local: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
+    def forward(ctx: Any, local: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
         ctx.start, ctx.rows = sum(sizes[: dist.get_rank()]), len(local)
         padded = local.new_zeros(max(sizes), *local.shape[1:])
         padded[: len(local)] = local
@@ -23,24 +24,25 @@ class _Gather(torch.autograd.Function):
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     @staticmethod
-    def backward(ctx, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         whole = gradient.clone(memory_format=torch.contiguous_format)
         dist.all_reduce(whole)
         return whole[ctx.start : ctx.start + ctx.rows], None
 
 
 def rank_and_world() -> tuple[int, int]:
-    """The number of this rank, and how many there are."""
+    """The index of this rank, and the number of ranks."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
 
 def sizes(*numbers: int, device: torch.device) -> list[list[int]]:
-    """Each number as every rank has it, in rank order."""
-    return gather(torch.tensor([numbers], device=device)).T.tolist()
+    """For each of the numbers its values on all ranks, in rank order."""
+    values: list[list[int]] = gather(torch.tensor([numbers], device=device)).T.tolist()
+    return values
 
 
 def total(local: torch.Tensor) -> torch.Tensor:
-    """The sum over the ranks, which carries no gradient."""
+    """The sum over the ranks, without gradient."""
     local = local.detach().clone()
     if dist.is_initialized():
         dist.all_reduce(local)
@@ -48,15 +50,19 @@ def total(local: torch.Tensor) -> torch.Tensor:
 
 
 def gather(local: torch.Tensor, sizes: Sequence[int] | None = None) -> torch.Tensor:
-    """The tensors of all ranks behind each other in rank order; `sizes` says how long each is, if they are not of one length."""
+    """The tensors of all ranks, concatenated in rank order; `sizes` has the length of each where these differ."""
     if not dist.is_initialized():
         return local
     sizes = [len(local)] * dist.get_world_size() if sizes is None else sizes
-    return _Gather.apply(local, sizes) if max(sizes) else local
+    if not max(sizes):
+        return local
+    apply: Any = _Gather.apply  # torch gives it no types
+    gathered: torch.Tensor = apply(local, sizes)
+    return gathered
 
 
 def gather_vectors(local: Vectors, sizes: Sequence[int], rows: int) -> Vectors:
-    """The vectors of all ranks, of which each has so many items, padded to so many rows."""
+    """The vectors of all ranks in rank order, padded to `rows` rows an item; `sizes` has the number of items of each rank."""
     if not dist.is_initialized():
         return local
     missing = rows - local.rows_NTD.shape[1]

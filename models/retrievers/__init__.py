@@ -1,1 +1,1 @@
-"""One module a retriever; what several of them share stands beside them."""
+"""One module and one config module per retriever, beside modules that several of them share."""

@@ -1,4 +1,4 @@
-"""What a frozen tower sees in pictures, kept in host memory."""
+"""A cache of the features that a frozen vision tower computes of pictures, in host memory."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -9,7 +9,7 @@ from mirepoix.models.losses.collectives import total
 
 
 class FeatureCache:
-    """States of so many pictures, by keys of their bytes; the least recently used leave first. A copy of it starts empty."""
+    """An LRU cache of the states of at most `most` pictures, by hashes of their bytes. A pickled copy starts empty."""
 
     def __init__(self, most: int):
         self.most = most
@@ -18,18 +18,18 @@ class FeatureCache:
     def __reduce__(self) -> tuple[type, tuple[int]]:
         return type(self), (self.most,)
 
-    def look(self, keys: Sequence[int], see: Callable[[list[int]], torch.Tensor], device: torch.device) -> list[torch.Tensor]:
-        """States of the pictures with these keys; `see` runs the tower on those at the places that it is given, of none on a blank one.
+    def look(self, keys: Sequence[int], compute: Callable[[list[int]], torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+        """States of the pictures with these keys; `compute` runs the tower on the pictures at the given positions, or on a blank one.
 
-        If any rank misses a picture, all ranks see, as a tower whose weights are sharded must run on all of them or on none.
+        If a picture is missing on any rank, all ranks run the tower: one whose weights are sharded must run on all of them or on none.
         """
         states = {key: self.kept[key] for key in keys if key in self.kept}
         for key in states:
             self.kept.move_to_end(key)
         missed = {key: place for place, key in enumerate(keys) if key not in states}
         if total(torch.tensor(len(missed), device=device)):
-            fresh = see(list(missed.values()))
-            for key, state in zip(missed, fresh, strict=False):  # of a blank one nothing is kept
+            fresh = compute(list(missed.values()))
+            for key, state in zip(missed, fresh, strict=False):  # the state of a blank picture is not kept
                 states[key] = self.kept[key] = state.to("cpu", copy=True)
         while len(self.kept) > self.most:
             self.kept.popitem(last=False)

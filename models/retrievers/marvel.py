@@ -8,64 +8,41 @@ token embeddings E of T5, T5 reads
     a picture with a caption        E(<im_start>) p_1 .. p_P E(<im_end>) E("caption: " words) E(</s>)
 
 and the vector is the decoder's state for its start token, made unit. From the paper's code: all of this, 128 tokens of text, three training
-steps. (1) Adaptation, pictures against captions of 64 tokens: vision and projector learn, T5 is frozen. (2) In-batch negatives: text and
-projector learn, CLIP is frozen. (3) The same with, for each query, a picture and a text that were mined as its hard negatives.
+steps. (1) Adaptation, pictures against captions of 64 tokens: vision and projector are trained, T5 is frozen. (2) In-batch negatives: text
+and projector are trained, CLIP is frozen. (3) The same with, for each query, a picture and a text that were mined as its hard negatives.
 
 Chosen here: what the three new tokens are called; that their embeddings are drawn around the mean of the table with its spread; that the
 end token and "caption:" count as text; that all patches of several pictures follow each other between one start and one end; and that a
 query with a picture, of which the paper has none, is read as a document is.
 
-The embeddings of the new tokens are rows of T5's table: they stay as drawn in step 1, and learn in steps 2 and 3, unless T5 learns through
-adapters, which the table has none of. The row of <im_patch> is always overwritten and never read. A frozen tower drops out in training as
-one that learns does (T5 at 0.1, CLIP at 0).
+The embeddings of the new tokens are rows of T5's table: they stay as drawn in step 1, and are trained in steps 2 and 3, unless T5 is
+trained through adapters, which the table has none of. The row of <im_patch> is always overwritten and never read. Dropout is active in
+frozen towers too during training (T5 at 0.1, CLIP at 0).
 
 Shapes: N items, L tokens and patches, V pictures, P patches of a picture, D width of T5.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from tokenizers import AddedToken
 
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, quiet
-from mirepoix.models.backbones.pictures import seen
-from mirepoix.models.backbones.tuning import Lora, Tuning
-from mirepoix.models.encoder import EncoderConfig, refuse_unread
+from mirepoix.models.backbones.pictures import pixels
+from mirepoix.models.backbones.tuning_config import Tuning
+from mirepoix.models.encoder import refuse_unread
 from mirepoix.models.item import Item, worded
-from mirepoix.models.options import option
-from mirepoix.models.retrievers.t5_clip import T5Clip, TokenSequences, patches_of, refuse_short
+from mirepoix.models.retrievers.marvel_config import MarvelConfig, MarvelTuning
+from mirepoix.models.retrievers.t5_clip import T5Clip, TokenSequences, patches_of
 
 START, PATCH, END = TOKENS = ("<im_start>", "<im_patch>", "<im_end>")
 CAPTION = "caption: "
 
 
-@dataclass(frozen=True)
-class MarvelConfig(EncoderConfig):
-    """How MARVEL reads an item."""
-
-    text_length: int = option(128, "most tokens of an item's text, 'caption:' and the end among them; patches are never cut")
-
-    def __post_init__(self) -> None:
-        refuse_short("text_length", self.text_length)
-
-
-@dataclass(frozen=True)
-class MarvelTuning(Tuning):
-    """A step of MARVEL's training; left as it is, its second and third."""
-
-    towers: tuple[str, ...] = option(("text", "projector"), "towers that learn; the others are frozen; step 1: vision and projector")
-    lora: Lora | None = option(None, "they learn through adapters; null: in full, as published")
-    text_length: int | None = option(None, "most tokens of a text in this training, 64 in step 1; null: as the encoder is told")
-
-    def __post_init__(self) -> None:
-        if self.text_length is not None:
-            refuse_short("tuning.text_length", self.text_length)
-
-
 class MarvelCollator:
-    """Items to token ids, with a patch token for each patch of their pictures, and pixels, on the CPU."""
+    """Turns items into token ids, with a patch token for each patch of their pictures, and pixels, on the CPU."""
 
     def __init__(self, length: int, text: LoadedCheckpoint, vision: LoadedCheckpoint):
         self.words = TokenSequences(text.tokenizer, length)
@@ -75,9 +52,9 @@ class MarvelCollator:
 
     def __call__(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> dict[str, torch.Tensor]:
         items = (*queries, *documents)
-        refuse_unread(items, Marvel.READS, Marvel.architecture)
+        refuse_unread(items, MarvelConfig)
         batch = self.words.batch([self._ids(item) for item in items])
-        if pictures := seen(items, self.image_processor):
+        if pictures := pixels(items, self.image_processor):
             batch["pixel_values"] = pictures["pixel_values"]
         return batch
 
@@ -91,10 +68,8 @@ class MarvelCollator:
 class Marvel(T5Clip):
     """MARVEL over a T5 and a CLIP vision tower; the same weights encode queries and documents."""
 
-    architecture = "marvel"
     PROMPT = CAPTION
-    Config = MarvelConfig
-    Tuning = MarvelTuning
+    config: MarvelConfig
 
     def __init__(self, config: MarvelConfig, text: LoadedCheckpoint, vision: LoadedCheckpoint):
         super().__init__(config, text, vision)
@@ -106,8 +81,9 @@ class Marvel(T5Clip):
     def training_collator(self) -> MarvelCollator:
         return self._reader
 
-    def tune(self, tuning: MarvelTuning) -> "Marvel":
+    def tune(self, tuning: Tuning) -> Self:
         super().tune(tuning)
+        assert isinstance(tuning, MarvelTuning)  # any other was refused
         self._reader = MarvelCollator(tuning.text_length or self.config.text_length, **self.parts)
         return self
 
@@ -134,7 +110,7 @@ class Marvel(T5Clip):
 
 
 def _give_tokens(text: LoadedCheckpoint) -> None:
-    """Gives a T5 that has none MARVEL's tokens; the embeddings of one that was saved with them stay."""
+    """Adds MARVEL's tokens to a T5 without them; a T5 that was saved with them keeps their embeddings."""
     tokenizer, model = text.tokenizer, text.model
     known = tokenizer.get_vocab()
     new = [token for token in TOKENS if token not in known]
@@ -146,5 +122,5 @@ def _give_tokens(text: LoadedCheckpoint) -> None:
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
         table_TD, rows = model.shared.weight, tokenizer.convert_tokens_to_ids(new)
-        learnt_TD = table_TD[: min(rows)]
-        table_TD[rows] = learnt_TD.mean(0) + learnt_TD.std(0) * torch.randn(len(rows), table_TD.shape[1])
+        known_TD = table_TD[: min(rows)]
+        table_TD[rows] = known_TD.mean(0) + known_TD.std(0) * torch.randn(len(rows), table_TD.shape[1])

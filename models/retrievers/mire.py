@@ -1,25 +1,25 @@
-"""MIRe: late interaction in which text never enters the vectors of a picture: it only weighs the patches, and the score joins the two.
+"""MIRe: late interaction in which text never enters the vectors of a picture: it only weights the patches, and the score joins the two.
 
 A query of words and pictures is the matrix Q = [E_g ; E_m ; E_t], a document D = [E_g ; E_m ; E_d] or E_d alone, all rows of unit norm, and
 s(q, d) = sum over i in Q of max over j in D of q_i . d_j.
 
 E_t, E_d  linear(BERT(tokens)), one encoder for both sides, with ColBERT's markers [Q] and [D]; of E_d the rows of punctuation are left out
 E_g, E_m  what `models/retrievers/query_pooling.py` makes of the pictures: 16 global rows of each, and 12 attentive rows of all, their
-          patches weighed by E_t
+          patches weighted by E_t
 
 CLIP sees the pictures, frozen and without gradients. Alignment trains the pooling alone, and leaves E_t out of the score of queries with
-pictures (`MireTuning.text_rows`); fine-tuning trains text and pooling. Training fills queries up with [MASK], which then counts as text
+pictures (`MireTuning.text_rows`); fine-tuning trains text and pooling. Training pads queries with [MASK], which then counts as text
 everywhere, in the weights of patches too (`MireTuning.query_padding`). BERT's dropout is active in all of training, also where BERT is
 frozen. So far the paper and its code.
 
 Chosen here:
-- In search there is no [MASK]. In the published code it stays there with zeroed rows. These add nothing to a score, but each still adds the
-  mean of all values to what is pooled, which is divided by the number of real tokens: E_m would hang on how far a query is padded. In
-  training, where no row is zeroed, that never happens; no weights expect it, so it is left out.
+- In search there is no [MASK]. The published code keeps it, with zeroed rows. These add nothing to a score, but each still adds the mean of
+  all values to the pooled sum, which is divided by the number of real tokens: E_m would depend on how far a query is padded. In training
+  no row is zeroed, so no weights were trained for it, and it is left out.
 - Several pictures of an item share one attention over all their patches; each has its 16 global rows.
-- An item of pictures alone has no text rows; what weighs its patches is the markers alone. An instruction makes it one with words.
+- An item of pictures alone has no text rows; its patches are weighted by the markers alone. An instruction counts as words.
 - In alignment a query without pictures keeps its text rows: without any row it would have no score.
-- What weighs the patches of a document is one question (`MireConfig.document_guide`), read as a query of search in training too.
+- The patches of a document are weighted by one question (`MireConfig.document_guide`), which is read as a query of search in training too.
 - Where a text checkpoint has no `linear` beside its BERT, as a ColBERT's has, it is drawn as the pooling is.
 
 Shapes: N items, T rows an item, Q queries and guide, I items with pictures, V pictures, L tokens, P states of a picture (the first, then
@@ -29,117 +29,72 @@ its patches), v width of a state, D width of a row, M all vectors of a batch.
 import hashlib
 import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 
-from mirepoix.models.backbones.checkpoints import Checkpoint, Kind, LoadedCheckpoint, quiet
-from mirepoix.models.backbones.pictures import seen
-from mirepoix.models.backbones.tuning import Lora, Tuning
-from mirepoix.models.encoder import Encoder, EncoderConfig, refuse_unread
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, quiet, refused_code
+from mirepoix.models.backbones.pictures import blank_pixels, pixels
+from mirepoix.models.backbones.tuning_config import Tuning
+from mirepoix.models.encoder import Encoder, refuse_unread
+from mirepoix.models.encoder_config import EncoderConfig
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item, Modality, worded
-from mirepoix.models.options import option, refuse_unknown
+from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.feature_cache import FeatureCache
+from mirepoix.models.retrievers.mire_config import FRAME, GUIDE, MireConfig, MireTuning
 from mirepoix.models.retrievers.query_pooling import NOWHERE, Pooling, initialise
-
-GUIDE = "What does the picture show?"
-FRAME = 3  # tokens around the words of an item: [CLS], the marker, [SEP]
-READS = Modality.TEXT | Modality.IMAGE
-
-
-@dataclass(frozen=True)
-class MireConfig(EncoderConfig):
-    """How MIRe reads an item, and the sizes of what it puts over its towers."""
-
-    width: int = option(128, "width of a row")
-    heads: int = option(12, "attentive rows of an item with pictures")
-    global_tokens: int = option(16, "global rows of a picture")
-    global_hidden: int = option(1024, "width between a picture's first state and its global rows")
-    patch_hidden: int = option(3072, "width of a patch before keys and values are made of it")
-    query_length: int = option(32, "most tokens of a query")
-    document_length: int = option(180, "most tokens of a document")
-    query_marker: str = option("[unused0]", "token of the text tower that marks a query; this one is ColBERT's")
-    document_marker: str = option("[unused1]", "token of the text tower that marks a document; this one is ColBERT's")
-    document_guide: str = option(GUIDE, "question that weighs the patches of a document's pictures; worded here")
-
-    def __post_init__(self) -> None:
-        sizes = ("width", "heads", "global_tokens", "global_hidden", "patch_hidden")
-        for name, least in [*dict.fromkeys(sizes, 1).items(), ("query_length", FRAME + 1), ("document_length", FRAME + 1)]:
-            if not getattr(self, name) >= least:
-                raise Refused(f"{name} is {getattr(self, name)}; give at least {least}")
-
-
-@dataclass(frozen=True)
-class MireTuning(Tuning):
-    """What learns in a stage of MIRe's, and what is read and scored in it; the defaults are the fine-tuning that was published."""
-
-    towers: tuple[str, ...] = option(("text", "pooling"), "towers that learn; the others, and always the pictures' tower, are frozen")
-    lora: Lora | None = option(None, "they learn through adapters; null: in full")
-    query_padding: Literal["mask", "none"] = option("mask", "mask fills queries up with [MASK], which then counts as text; none does not")
-    text_rows: bool = option(True, "score the text of queries that have pictures; false in the alignment stage")
-    cached_pictures: int = option(0, "pictures whose features stay in host memory, 150 kB each with CLIP ViT-B/32; 0: none")
-    query_length: int | None = option(None, "most tokens of a query here; null: as in search; alignment was published with 40")
-    document_length: int | None = option(None, "most tokens of a document here; null: as in search; alignment was published with 400")
-
-    def __post_init__(self) -> None:
-        for name, least in (("cached_pictures", 0), ("query_length", FRAME + 1), ("document_length", FRAME + 1)):
-            given = getattr(self, name)
-            if given is not None and not given >= least:
-                raise Refused(f"tuning.{name} is {given}; give at least {least}")
-        refuse_unknown(self, "tuning.")
 
 
 class MireCollator:
-    """Items to token ids and pixels, and for each row of an item where among all vectors of the batch it will stand.
+    """Turns items into token ids and pixels, and gives the position of each of an item's rows among all vectors of the batch.
 
-    In this order: tokens of queries and guide, tokens of documents, global vectors of pictures, attentive vectors of items.
-    With a tuning it reads as that stage of training does.
+    The order of the vectors: tokens of queries and guide, tokens of documents, global vectors of pictures, attentive vectors of items.
+    With a tuning, items are read as in that stage of training.
     """
 
     def __init__(self, config: MireConfig, tokenizer: Any, image_processor: Any, tuning: MireTuning | None = None):
         self.config = config
         self.tokenizer = tokenizer
         self.image_processor = image_processor
-        told = MireTuning(query_padding="none") if tuning is None else tuning
-        self.query_length = told.query_length or config.query_length
-        self.document_length = told.document_length or config.document_length
-        self.fills = told.query_padding == "mask"
-        self.text_rows = told.text_rows
+        stage = MireTuning(query_padding="none") if tuning is None else tuning
+        self.query_length = stage.query_length or config.query_length
+        self.document_length = stage.document_length or config.document_length
+        self.pads_queries = stage.query_padding == "mask"
+        self.text_rows = stage.text_rows
         self.query_marker, self.document_marker = (self._marker(name) for name in ("query_marker", "document_marker"))
         signs = tokenizer(list(string.punctuation), add_special_tokens=False, split_special_tokens=True)["input_ids"]
         self.punctuation = {ids[0] for ids in signs} - {tokenizer.unk_token_id}
 
     def _marker(self, name: str) -> int:
         token = getattr(self.config, name)
-        marker = self.tokenizer.convert_tokens_to_ids(token)
-        if marker in (None, self.tokenizer.unk_token_id):
+        marker: int | None = self.tokenizer.convert_tokens_to_ids(token)
+        if marker is None or marker == self.tokenizer.unk_token_id:
             raise Refused(f"{name} is {token!r}, which the text tower's tokenizer does not have; give one of its tokens")
         return marker
 
     def __call__(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> dict[str, torch.Tensor]:
         items = (*queries, *documents)
-        refuse_unread(items, READS, "mire")
-        asked = [self._tokens(worded(query), self.query_marker, self.query_length) for query in queries]
-        if self.fills:
-            asked = [ids + [self.tokenizer.mask_token_id] * (self.query_length - len(ids)) for ids in asked]
+        refuse_unread(items, MireConfig)
+        query_tokens = [self._tokens(worded(query), self.query_marker, self.query_length) for query in queries]
+        if self.pads_queries:
+            query_tokens = [ids + [self.tokenizer.mask_token_id] * (self.query_length - len(ids)) for ids in query_tokens]
         guided = any(document.images for document in documents)
         guide = [self._tokens(self.config.document_guide, self.query_marker, self.config.query_length)] if guided else []
-        told = [self._tokens(worded(document), self.document_marker, self.document_length) for document in documents]
-        query_ids, asked_mask = self._padded(asked + guide)
-        document_ids, told_mask = self._padded(told)
+        document_tokens = [self._tokens(worded(document), self.document_marker, self.document_length) for document in documents]
+        query_ids, query_mask = self._padded(query_tokens + guide)
+        document_ids, document_mask = self._padded(document_tokens)
         length = max(query_ids.shape[1], document_ids.shape[1])
         batch = {
             "query_ids": query_ids,
             "document_ids": document_ids,
-            "attention_mask": torch.cat([F.pad(mask, (0, length - mask.shape[1])) for mask in (asked_mask[: len(queries)], told_mask)]),
-            "guide_mask": asked_mask[len(queries) :],
+            "attention_mask": torch.cat([F.pad(mask, (0, length - mask.shape[1])) for mask in (query_mask[: len(queries)], document_mask)]),
+            "guide_mask": query_mask[len(queries) :],
         }
         owners: list[int] = []
-        if pictures := seen(items, self.image_processor):
+        if pictures := pixels(items, self.image_processor):
             owners = pictures["owners"].tolist()
             pictured = sorted(set(owners))
             batch |= {
@@ -152,13 +107,13 @@ class MireCollator:
         starts += [query_ids.numel() + place * document_ids.shape[1] for place in range(len(documents))]
         tokens = [
             [start + place for place, token in enumerate(ids) if self._scored(item, token, number < len(queries))]
-            for number, (item, ids, start) in enumerate(zip(items, asked + told, starts, strict=True))
+            for number, (item, ids, start) in enumerate(zip(items, query_tokens + document_tokens, starts, strict=True))
         ]
         visual = self._visual(owners, query_ids.numel() + document_ids.numel())
         return batch | {"places": _table([visual.get(place, []) + text for place, text in enumerate(tokens)])}
 
     def _tokens(self, text: str, marker: int, length: int) -> list[int]:
-        """A text between its marks, cut to the length; what looks like a control token in it is only letters."""
+        """The ids of a text with marker and separators, cut to the length; control tokens in it are split into letters."""
         words = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, truncation=True, max_length=length - FRAME)
         return [self.tokenizer.cls_token_id, marker, *words["input_ids"], self.tokenizer.sep_token_id]
 
@@ -168,13 +123,13 @@ class MireCollator:
         return ids, (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
 
     def _scored(self, item: Item, token: int, is_query: bool) -> bool:
-        """Whether a token of an item is one of its rows."""
+        """Whether a token of an item gives one of its rows."""
         if not is_query and token in self.punctuation:
             return False
         return not item.images or (bool(worded(item)) and (self.text_rows or not is_query))
 
     def _visual(self, owners: list[int], start: int) -> dict[int, list[int]]:
-        """By the item that owns pictures: where its global and attentive vectors stand."""
+        """The positions of global and attentive vectors, by the index of the item that has the pictures."""
         each, heads = self.config.global_tokens, self.config.heads
         places: dict[int, list[int]] = {}
         for number, owner in enumerate(owners):
@@ -191,7 +146,7 @@ def picture_key(picture: bytes) -> int:
 
 
 def _table(rows: Sequence[Sequence[int]], fill: int = NOWHERE) -> torch.Tensor:
-    """Rows of numbers, filled up to the longest."""
+    """Rows of numbers, padded to the longest."""
     width = max(map(len, rows), default=0)
     return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows], dtype=torch.long).reshape(len(rows), width)
 
@@ -202,17 +157,13 @@ class Mire(Encoder):
     The text tower holds `linear`, and is saved with it as a published ColBERT is; transformers opens such a folder as a BERT.
     """
 
-    architecture = "mire"
-    TOWERS = ("text", "pooling")
-    CHECKPOINTS: ClassVar[dict[str, Kind]] = {"text": "text", "vision": "vision"}
-    FAMILIES = ("bert_clip",)
-    READS = READS
     PROMPT = GUIDE
-    Config = MireConfig
-    Tuning = MireTuning
+    config: MireConfig
+    text: Any  # a BertModel of transformers
+    vision: Any  # a CLIPVisionModel of transformers
 
     def __init__(self, config: MireConfig, text: LoadedCheckpoint, vision: LoadedCheckpoint):
-        _refuse_unlike(text, vision)
+        _refuse_other_towers(text, vision)
         super().__init__(config, text=text, vision=vision)
         self.text.linear = torch.nn.Linear(text.model.config.hidden_size, config.width, bias=False)
         initialise(self.text.linear)
@@ -221,10 +172,11 @@ class Mire(Encoder):
         )
         self.collator = self._reader()
         self._training_collator = self._reader(MireTuning())
-        self.gallery: FeatureCache | None = None
+        self.feature_cache: FeatureCache | None = None
 
     @classmethod
-    def build(cls, checkpoints: Mapping[str, Checkpoint], config: MireConfig) -> Self:
+    def build(cls, checkpoints: Mapping[str, Checkpoint], config: EncoderConfig) -> Self:
+        assert isinstance(config, MireConfig), config
         encoder = super().build(checkpoints, config)
         published = published_linear(checkpoints["text"], config.width)
         if published is not None:
@@ -232,10 +184,11 @@ class Mire(Encoder):
         return encoder
 
     @classmethod
-    def open(cls, folder: str | Path, config: MireConfig) -> Self:
+    def open(cls, folder: str | Path, config: EncoderConfig) -> Self:
+        assert isinstance(config, MireConfig), config
         text = Path(folder) / "text"
         if published_linear(Checkpoint(text), config.width) is None:
-            raise Refused(f"{text} has no linear.weight, without which a mire would be half random; give a whole encoder")
+            raise Refused(f"{text} has no linear.weight, which would be random; give a whole encoder")
         return super().open(folder, config)
 
     def _reader(self, tuning: MireTuning | None = None) -> MireCollator:
@@ -258,14 +211,15 @@ class Mire(Encoder):
     def dimension(self) -> int:
         return self.config.width
 
-    def tune(self, tuning: MireTuning) -> Self:
+    def tune(self, tuning: Tuning) -> Self:
         super().tune(tuning)
+        assert isinstance(tuning, MireTuning)  # any other was refused
         self._training_collator = self._reader(tuning)
-        self.gallery = FeatureCache(tuning.cached_pictures) if tuning.cached_pictures else None
+        self.feature_cache = FeatureCache(tuning.cached_pictures) if tuning.cached_pictures else None
         return self
 
     def train(self, mode: bool = True) -> Self:
-        """The pictures' tower never trains: what it gives may be kept."""
+        """Keeps the vision tower in eval mode, so that its features can be cached."""
         super().train(mode)
         self.vision.eval()
         return self
@@ -283,38 +237,41 @@ class Mire(Encoder):
         guides: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         queries = len(query_ids) - len(guide_mask)
-        asked_mask_QL = torch.cat([attention_mask[:queries, : query_ids.shape[1]], guide_mask])
-        asked_QLD = self._read(query_ids, asked_mask_QL)
-        told_NLD = self._read(document_ids, attention_mask[queries:, : document_ids.shape[1]])
-        vectors = [asked_QLD.flatten(0, 1), told_NLD.flatten(0, 1)]
+        mask_QL = torch.cat([attention_mask[:queries, : query_ids.shape[1]], guide_mask])
+        query_QLD = self._read(query_ids, mask_QL)
+        document_NLD = self._read(document_ids, attention_mask[queries:, : document_ids.shape[1]])
+        vectors = [query_QLD.flatten(0, 1), document_NLD.flatten(0, 1)]
         if pixel_values is not None:
-            vectors += self.pooling(self._look(pixel_values, picture_keys), pictures, asked_QLD[guides], asked_mask_QL[guides])
+            assert pictures is not None and guides is not None
+            vectors += self.pooling(self._look(pixel_values, picture_keys), pictures, query_QLD[guides], mask_QL[guides])
         elif self.training:
             # Every rank must run the same modules in every micro-batch, or their collectives disagree: a blank picture, which gives no row.
             one_11 = torch.ones(1, 1, dtype=torch.long, device=places.device)
-            vectors += self.pooling(self._look(), one_11 - 1, asked_QLD.new_zeros(1, 1, self.config.width), one_11)
+            vectors += self.pooling(self._look(), one_11 - 1, query_QLD.new_zeros(1, 1, self.config.width), one_11)
         vectors_MD = torch.cat(vectors)
         mask_NT = places != NOWHERE
         rows_NTD = F.normalize(vectors_MD[places.clamp(min=0)].float(), dim=-1)
         return rows_NTD * mask_NT[..., None], mask_NT
 
     def _read(self, ids_NL: torch.Tensor, mask_NL: torch.Tensor) -> torch.Tensor:
-        """Vectors of all tokens, before normalisation."""
+        """Vectors of all tokens before normalisation."""
         if not len(ids_NL):
-            return self.text.linear.weight.new_zeros(*ids_NL.shape, self.config.width)
-        return self.text.linear(self.text(input_ids=ids_NL, attention_mask=mask_NL).last_hidden_state)
+            none_NLD: torch.Tensor = self.text.linear.weight.new_zeros(*ids_NL.shape, self.config.width)
+            return none_NLD
+        vectors_NLD: torch.Tensor = self.text.linear(self.text(input_ids=ids_NL, attention_mask=mask_NL).last_hidden_state)
+        return vectors_NLD
 
     @torch.no_grad()
     def _look(self, pixel_values: torch.Tensor | None = None, picture_keys: torch.Tensor | None = None) -> torch.Tensor:
-        """States of all pictures, or without any of a blank one; in training from the gallery where that has them."""
+        """States of all pictures, or of a blank one where there are none; in training from the cache where it has them."""
 
-        def see(places: list[int]) -> torch.Tensor:
-            return self._states(pixel_values[places] if places else self._blank())
+        def compute(places: list[int]) -> torch.Tensor:
+            return self._states(pixel_values[places] if places and pixel_values is not None else self._blank())
 
-        if self.gallery is None or not self.training:
+        if self.feature_cache is None or not self.training:
             return self._states(self._blank() if pixel_values is None else pixel_values)
         keys = [] if picture_keys is None else picture_keys.tolist()
-        known = self.gallery.look(keys, see, self.device)
+        known = self.feature_cache.look(keys, compute, self.device)
         return (
             torch.stack(known).to(self.device)
             if known
@@ -322,13 +279,12 @@ class Mire(Encoder):
         )
 
     def _blank(self) -> torch.Tensor:
-        told = self.vision.config
-        return torch.zeros(1, told.num_channels, told.image_size, told.image_size, device=self.device)
+        return blank_pixels(self.vision.config, self.device)
 
     def _states(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Of each picture the last layer's first state, then the patches' states of the layer before.
+        """For each picture the first state of the last layer, then the patches' states of the layer before it.
 
-        Layer by layer, as a model of transformers that was once asked for all its layers holds hooks which do not pickle.
+        The layers are run one by one: transformers' `output_hidden_states` leaves hooks on a model, and these do not pickle.
         """
         last_VPv = self.vision.pre_layrnorm(self.vision.embeddings(pixel_values))
         for layer in self.vision.encoder.layers:
@@ -336,8 +292,8 @@ class Mire(Encoder):
         return torch.cat([last_VPv[:, :1], before_VPv[:, 1:]], dim=1)
 
 
-def _refuse_unlike(text: LoadedCheckpoint, vision: LoadedCheckpoint) -> None:
-    """Refuses towers that are not read as BERT and CLIP's half for pictures are."""
+def _refuse_other_towers(text: LoadedCheckpoint, vision: LoadedCheckpoint) -> None:
+    """Refuses towers that are not read as a BERT and a CLIP vision tower are."""
     given = text.model.config.model_type
     lacks = [f"{name}_token" for name in ("cls", "sep", "mask", "pad") if getattr(text.tokenizer, f"{name}_token", None) is None]
     if lacks or text.model.config.is_encoder_decoder:
@@ -348,21 +304,26 @@ def _refuse_unlike(text: LoadedCheckpoint, vision: LoadedCheckpoint) -> None:
 
 
 def published_linear(checkpoint: Checkpoint, width: int) -> torch.nn.Linear | None:
-    """The projection that a ColBERT's checkpoint has beside its BERT, if it is one; transformers reads it, and of it nothing else."""
+    """The projection in a ColBERT's checkpoint, or None for a BERT; transformers reads it without the rest of the checkpoint."""
     from transformers import AutoConfig, PreTrainedModel
 
     class Projection(PreTrainedModel):
         def __init__(self, config: Any):
             super().__init__(config)
             self.linear = torch.nn.Linear(config.hidden_size, width, bias=False)
-            self.post_init()
+            finish: Any = self.post_init  # transformers gives it no types
+            finish()
 
-    name, told = str(checkpoint.name), {"revision": checkpoint.revision}
+    name = str(checkpoint.name)
+    pinned: dict[str, Any] = {"revision": checkpoint.revision}
+    load: Any = Projection.from_pretrained  # with `output_loading_info` it returns two values, which its annotation leaves out
     with quiet():
-        config = AutoConfig.from_pretrained(name, **told)
-        projection, notes = Projection.from_pretrained(
-            name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **told
-        )
+        try:
+            config = AutoConfig.from_pretrained(name, trust_remote_code=False, **pinned)
+        except ValueError as error:
+            raise Refused(f"checkpoint {name} cannot be opened: {refused_code(error) or str(error).splitlines()[0]}") from error
+        projection, notes = load(name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **pinned)
     for _, (published, _), _ in notes["mismatched_keys"]:
         raise Refused(f"width is {width}, and the linear.weight of {name} gives {published}; set encoder.width to that")
-    return None if notes["missing_keys"] else projection.linear
+    linear: torch.nn.Linear = projection.linear
+    return None if notes["missing_keys"] else linear

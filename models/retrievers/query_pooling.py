@@ -1,6 +1,6 @@
-"""MIRe's query-guided attentive pooling: what a frozen tower saw, as rows of late interaction that no text is mixed into.
+"""MIRe's query-guided attentive pooling: turns the states of a frozen vision tower into late-interaction rows without any text in them.
 
-With a picture's first state cls and its patches p, both of width v, and E_t the tokens that guide, as they are before normalisation:
+With a picture's first state cls and its patches p, both of width v, and E_t the vectors of the guiding tokens before normalisation:
 
 E_g  reshape(W2 tanh(W1 cls)), 16 rows of each picture
 P'   GELU(Linear(LN(p))), and K, V = P' W_k, P' W_v without bias, seen as 12 heads of width 128
@@ -19,11 +19,11 @@ import math
 import torch
 import torch.nn.functional as F
 
-NOWHERE = -1  # fills up a table of places
+NOWHERE = -1  # padding in a table of positions
 
 
 class Pooling(torch.nn.Module):
-    """States of pictures, and what guides each item, to global rows of pictures and attentive rows of items."""
+    """Turns states of pictures, and guiding tokens of each item, into global rows of pictures and attentive rows of items."""
 
     def __init__(self, vision_width: int, width: int, heads: int, global_tokens: int, global_hidden: int, patch_hidden: int):
         super().__init__()
@@ -43,7 +43,7 @@ class Pooling(torch.nn.Module):
     def forward(
         self, states_VPv: torch.Tensor, pictures_IK: torch.Tensor, guides_ILD: torch.Tensor, mask_IL: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """E_g of all pictures and E_m of all items, both as rows behind each other; `pictures` says which are whose."""
+        """E_g of all pictures and E_m of all items, each concatenated; `pictures` has the indices of each item's pictures."""
         global_MD = self.global_out(torch.tanh(self.global_in(states_VPv[:, 0]))).reshape(-1, self.width)
         inner_VPv = F.gelu(self.patch_in(self.patch_norm(states_VPv[:, 1:])))
         keys_ISHD, values_ISHD = (self._of_items(linear(inner_VPv), pictures_IK) for linear in (self.keys, self.values))
@@ -56,12 +56,13 @@ class Pooling(torch.nn.Module):
         return global_MD, self.head_out(self.head_norm(pooled_IHD)).reshape(-1, self.width)
 
     def _of_items(self, patches_VPv: torch.Tensor, pictures_IK: torch.Tensor) -> torch.Tensor:
-        """Patches of all pictures of each item, by heads."""
-        return patches_VPv[pictures_IK.clamp(min=0)].flatten(1, 2).unflatten(-1, (self.heads, self.width))
+        """The patches of all pictures of each item, split into heads."""
+        items: torch.Tensor = patches_VPv[pictures_IK.clamp(min=0)].flatten(1, 2).unflatten(-1, (self.heads, self.width))
+        return items
 
 
 def initialise(linear: torch.nn.Linear) -> None:
-    """Weights that a linear layer starts to learn from."""
+    """Initialises a linear layer: Xavier's uniform weights, zero bias."""
     torch.nn.init.xavier_uniform_(linear.weight)
     if linear.bias is not None:
         torch.nn.init.zeros_(linear.bias)

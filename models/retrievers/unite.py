@@ -3,43 +3,33 @@
 From the paper's code: e(x) = h_L / |h_L|, where h_1 .. h_L are the last layer's states under causal attention and token L is the
 end-of-text of an opened assistant turn; queries and candidates share weights and prompt; positions count tokens ("1d"), though the
 backbone has a grid for pictures. A second family of prompts ("raw") does not ask for a word. In both stages the vision tower with its
-merger is frozen, and the language model learns through adapters.
+merger is frozen, and adapters of the language model are trained.
 
-Other than published: only words are cut, and at their end, where the code cuts whatever stands first, placeholders of pictures too; the
-request names modalities in one order, sentence, image, video, where the code has that of the keys of a record; pictures, then the clip,
-stand before the words, where the code has them wherever a text marks their place. Chosen here: padding never counts as a position; an
-instruction stands before the text and names no modality.
+Different from the published code: only words are cut, and at their end, where the code truncates the whole sequence, placeholders of
+pictures included; the request names modalities in a fixed order, sentence, image, video, where the code follows the keys of a record;
+pictures, then the clip, come before the words, where the code has them wherever a text marks their place. Chosen here: padding never
+counts as a position; an instruction comes before the text and adds no modality.
 
 Shapes: B items, L tokens, D width.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
 from mirepoix.models.item import Item, worded
-from mirepoix.models.options import option
-from mirepoix.models.retrievers.qwen_vl import OneTower, OneTowerCollator, OneTowerConfig, TokenBatch, View, named
+from mirepoix.models.retrievers.qwen_vl import OneTower, OneTowerCollator, TokenBatch, View, named
+from mirepoix.models.retrievers.unite_config import UniteConfig
 
 SYSTEM = "You are a helpful assistant."
 
 
-@dataclass(frozen=True)
-class UniteConfig(OneTowerConfig):
-    """How UNITE reads an item."""
-
-    positions: Literal["1d", "mrope"] = option("1d", "1d counts tokens, as the published vectors do; mrope gives pictures their grid")
-    prompt: Literal["summary", "raw"] = option(
-        "summary", "summary asks for one word, naming the modalities, before the pooled token; raw does not"
-    )
-
-
 class UniteCollator(OneTowerCollator):
-    """Items as UNITE's prompt, one sequence each."""
+    """Turns each item into one sequence with UNITE's prompt."""
+
+    config: UniteConfig
 
     def __init__(self, config: UniteConfig, backbone: LoadedCheckpoint):
         super().__init__(config, backbone)
@@ -56,14 +46,13 @@ class UniteCollator(OneTowerCollator):
 class Unite(OneTower):
     """UNITE over a Qwen-VL model; the same weights encode queries and candidates."""
 
-    architecture = "unite"
     PROMPT = f"system\n{SYSTEM}\nuser\nassistant\nSummary above sentence and image in one word:"
-    Config = UniteConfig
     Collator = UniteCollator
+    config: UniteConfig
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, mm_token_type_ids: torch.Tensor, **seen: torch.Tensor
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, mm_token_type_ids: torch.Tensor, **vision: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        states_BLD = self.states(input_ids, attention_mask, mm_token_type_ids, **seen)
+        states_BLD = self.states(input_ids, attention_mask, mm_token_type_ids, **vision)
         rows_BD = F.normalize(states_BLD[:, -1].float(), dim=-1)
         return rows_BD[:, None], torch.ones(len(rows_BD), 1, dtype=torch.bool, device=rows_BD.device)

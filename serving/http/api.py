@@ -1,4 +1,4 @@
-"""The HTTP surface over a Backend: here is no model and no index.
+"""The HTTP API over a Backend; it holds no model and no index.
 
 POST /v1/embeddings     as OpenAI's; an input may also be {"text", "image"}, and messages may carry pictures as data URIs
 POST /v1/search         JSON or multipart; text, a picture or both in, ranked documents out
@@ -22,11 +22,13 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from starlette.exceptions import HTTPException
 
-from mirepoix.models.encoder import Role
+from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
+from mirepoix.models.picture_formats import picture_format
 from mirepoix.serving.http.guard import ApiError, Figures, Guard, error_reply
-from mirepoix.serving.http.schemas import Limits, Reader
+from mirepoix.serving.http.limits_config import Limits
+from mirepoix.serving.http.schemas import Reader
 from mirepoix.serving.pictures import PictureRefused
 
 _PAGE = Path(__file__).parent / "page"
@@ -34,13 +36,13 @@ _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-PULSE_SECONDS = 1.0
+PROBE_SECONDS = 1.0
 _BY_STATUS = {404: "there is nothing at this path; POST to /v1/search or /v1/embeddings", 405: "this path does not take this method"}
 
 
 @dataclass(frozen=True)
 class About:
-    """What the API tells of the release behind it, and takes from it."""
+    """The release behind the API: what replies name, and the widths and instructions that requests use."""
 
     name: str
     version: str
@@ -49,14 +51,14 @@ class About:
 
 
 class Encoded(NamedTuple):
-    """An item's rows, the tokens it took, and how many items were in its batch."""
+    """The rows of an item, its number of tokens, and the number of items in its batch."""
 
     rows_TD: np.ndarray
     tokens: int
     batch: int
 
 
-class SearchResults(NamedTuple):
+class SearchResult(NamedTuple):
     """A document and its score."""
 
     id: str
@@ -67,15 +69,15 @@ class SearchResults(NamedTuple):
 
 
 class Busy(Exception):
-    """No replica can take the request now."""
+    """No replica has room for the request."""
 
 
 class Backend(Protocol):
-    """Who answers; raises Refused for what the encoder will not take, and Busy where nobody has room."""
+    """Encodes and searches; raises Refused for items that the encoder does not take, and Busy where no replica has room."""
 
     async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]: ...
 
-    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResults]: ...
+    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]: ...
 
     async def thumbnail(self, id: str) -> bytes | None: ...
 
@@ -83,24 +85,24 @@ class Backend(Protocol):
 
 
 class HealthProbe:
-    """Whether the backend answers: asked once for all who want to know at the same time, and again only after a second."""
+    """Checks that the backend answers; concurrent callers share one check, and its result is kept for PROBE_SECONDS."""
 
     def __init__(self, ready: Callable[[], Awaitable[None]]):
         self._ready = ready
-        self._asked: asyncio.Task[None] | None = None
-        self._answered = 0.0
+        self._check: asyncio.Task[None] | None = None
+        self._checked_at = 0.0
 
     async def wait(self) -> None:
-        """Returns when the backend has answered; raises as it did."""
-        if self._asked is None or (self._asked.done() and time.monotonic() - self._answered > PULSE_SECONDS):
-            self._asked = asyncio.create_task(self._ask())
-        await asyncio.shield(self._asked)
+        """Returns when the backend has answered, or raises its exception."""
+        if self._check is None or (self._check.done() and time.monotonic() - self._checked_at > PROBE_SECONDS):
+            self._check = asyncio.create_task(self._run())
+        await asyncio.shield(self._check)
 
-    async def _ask(self) -> None:
+    async def _run(self) -> None:
         try:
             await self._ready()
         finally:
-            self._answered = time.monotonic()
+            self._checked_at = time.monotonic()
 
 
 def build_app(backend: Backend, about: About, limits: Limits, api_key: str | None = None) -> FastAPI:
@@ -162,7 +164,7 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
         data = await backend.thumbnail(id)
         if data is None:
             raise ApiError(404, "no item of this id has a picture", "id")
-        media = "image/png" if data.startswith(b"\x89PNG") else "image/jpeg"
+        media = "image/png" if picture_format(data) == "PNG" else "image/jpeg"
         return Response(data, media_type=media, headers={"Cache-Control": "private, max-age=60"})
 
     @app.get("/v1/models")
@@ -186,11 +188,11 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
     for file in ("style.css", "page.js", "icon.svg"):
         app.add_api_route(f"/{file}", partial(_page_file, file), include_in_schema=False)
 
-    _shape(app, ApiError, lambda error: error)
-    _shape(app, PictureRefused, _picture_error)
-    _shape(app, Refused, lambda error: ApiError(400, str(error).splitlines()[0]))
-    _shape(app, Busy, lambda error: ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"}))
-    _shape(app, HTTPException, lambda error: ApiError(error.status_code, _BY_STATUS.get(error.status_code, "the request is malformed")))
+    _map_error(app, ApiError, lambda error: error)
+    _map_error(app, PictureRefused, _picture_error)
+    _map_error(app, Refused, lambda error: ApiError(400, str(error).splitlines()[0]))
+    _map_error(app, Busy, lambda error: ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"}))
+    _map_error(app, HTTPException, lambda error: ApiError(error.status_code, _BY_STATUS.get(error.status_code, "the request is malformed")))
     app.add_middleware(Guard, figures=figures, api_key=api_key, max_in_flight=limits.max_in_flight, timeout_s=limits.timeout_s)
     return app
 
@@ -199,9 +201,9 @@ async def _page_file(name: str) -> Response:
     return FileResponse(_PAGE / name, headers={"Cache-Control": "no-cache"})
 
 
-def _shape(app: FastAPI, kind: type[Exception], shaped: Callable[[Any], ApiError]) -> None:
+def _map_error(app: FastAPI, kind: type[Exception], convert: Callable[[Any], ApiError]) -> None:
     async def handler(request: Request, error: Exception) -> Response:
-        return error_reply(shaped(error))
+        return error_reply(convert(error))
 
     app.add_exception_handler(kind, handler)
 
@@ -225,13 +227,13 @@ def _target(letters: str | None) -> Modality | None:
 
 
 def _instruction(about: About, query: Modality, target: Modality | None) -> str:
-    """The wording that the encoder was trained with for this task, or its general one."""
+    """The instruction that the encoder was trained with for this task, or the general one."""
     task = f"{query.letters}->{target.letters}" if target is not None else ""
     return about.instructions.get(task, about.instructions.get("", ""))
 
 
 def _embedding(rows_TD: np.ndarray, width: int | None, form: str) -> dict[str, Any]:
-    """One row as a plain embedding; several as a list of rows, or as bytes with their shape beside them."""
+    """One row as a plain embedding; several rows as a list of rows, or in base64 with their shape."""
     if width is not None and width < rows_TD.shape[1]:
         rows_TD = rows_TD[:, :width] / np.linalg.norm(rows_TD[:, :width], axis=1, keepdims=True)
     single = len(rows_TD) == 1

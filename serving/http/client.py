@@ -1,4 +1,4 @@
-"""Asking a served release and telling its reply, as the command line and the demo do; imports nothing that takes a second to load."""
+"""A client of a served release, and its reply as text, for the command line and the demo; it imports no heavy library."""
 
 from typing import Any
 
@@ -6,21 +6,21 @@ import httpx
 
 from mirepoix.models.errors import Refused
 
-KEY = "MIREPOIX_API_KEY"  # the environment variable in which a server and who asks it find the key
+KEY = "MIREPOIX_API_KEY"  # environment variable of the key, for the server and for its clients
 
 
 def search_endpoint(
     url: str, text: str = "", image: bytes | None = None, k: int = 10, target: str | None = None, api_key: str | None = None
 ) -> dict[str, Any]:
-    """The reply of /v1/search to text, a picture or both; Refused with the server's own line where it declines."""
+    """The reply of /v1/search to text, a picture or both; Refused with the server's error message where it declines."""
     fields = {"text": text, "k": str(k), "target": target or ""}
-    files = [(name, (None, value.encode())) for name, value in fields.items()]
+    files: list[tuple[str, tuple[str | None, bytes]]] = [(name, (None, value.encode())) for name, value in fields.items()]
     if image is not None:
         files.append(("image", ("query", image)))
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         reply = httpx.post(f"{url.rstrip('/')}/v1/search", files=files, headers=headers, timeout=90)
-        told = reply.json()
+        body = reply.json()
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise Refused(f"{url!r} is no address; give one such as http://127.0.0.1:8000") from None
     except httpx.TransportError:
@@ -28,13 +28,14 @@ def search_endpoint(
     except ValueError:
         raise Refused(f"what answers at {url} is not Mirepoix; give the address of a release") from None
     if reply.status_code != 200:
-        line = told.get("error", {}).get("message") if isinstance(told, dict) else None
+        line = body.get("error", {}).get("message") if isinstance(body, dict) else None
         raise Refused(f"the server at {url} declined ({reply.status_code}): {line or 'no reason given'}")
-    return told
+    found: dict[str, Any] = body
+    return found
 
 
 def shown(reply: dict[str, Any], relevant: set[str] | None = None) -> str:
-    """A search's reply as lines of a terminal; with `relevant`, what is right is marked."""
+    """The reply of a search as lines of text; results in `relevant` are marked."""
     lines = []
     for result in reply["results"]:
         mark = "" if relevant is None else ("* " if result["id"] in relevant else "  ")

@@ -1,15 +1,15 @@
-"""What stands before every route: the key, the number of requests at once, the clock, the figures, and one shape for every error."""
+"""Middleware before every route: the key, the limit of concurrent requests, the timeout, metrics, and one form for every error."""
 
 import asyncio
 import hmac
 import ipaddress
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _LOG = logging.getLogger(__name__)
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
@@ -18,7 +18,7 @@ _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class ApiError(Exception):
-    """An error as OpenAI's clients read it: one line, the parameter it is about, a code."""
+    """An error in the form of OpenAI's API: a one-line message, the parameter at fault, a code."""
 
     def __init__(
         self, status: int, message: str, param: str | None = None, code: str | None = None, headers: Mapping[str, str] | None = None
@@ -34,7 +34,7 @@ def error_reply(error: ApiError) -> JSONResponse:
 
 
 class Figures:
-    """What one ingress replica counts, for Prometheus."""
+    """The Prometheus metrics of one ingress replica."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
@@ -66,22 +66,22 @@ def _names_this_machine(host: str) -> bool:
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]], figures: Figures, api_key: str | None, max_in_flight: int, timeout_s: float):
+    def __init__(self, app: ASGIApp, figures: Figures, api_key: str | None, max_in_flight: int, timeout_s: float):
         self.app = app
         self.figures = figures
         self.api_key = api_key
         self.max_in_flight = max_in_flight
         self.timeout_s = timeout_s
-        self.in_flight = {"/v1/": 0, "open": 0}  # what costs nothing is counted by itself, so that it takes no room from what does
+        self.in_flight = {"/v1/": 0, "open": 0}  # counted apart, so that cheap requests take no room from those that encode
 
-    async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         start, status = time.perf_counter(), 0
         lane = "/v1/" if scope["path"].startswith("/v1/") else "open"
 
-        async def noting(message: dict[str, Any]) -> None:
+        async def recording(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -95,22 +95,22 @@ class Guard:
             if refusal is None:
                 self.in_flight[lane] += 1
                 try:
-                    refusal = await self._answered(scope, receive, noting)
+                    refusal = await self._answered(scope, receive, recording)
                 finally:
                     self.in_flight[lane] -= 1
             if refusal is not None and not status:
-                await error_reply(refusal)(scope, receive, noting)
+                await error_reply(refusal)(scope, receive, recording)
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self.figures.requests.labels(route, status).inc()
             self.figures.seconds.labels(route).observe(time.perf_counter() - start)
 
-    def _refusal(self, scope: dict[str, Any]) -> ApiError | None:
-        # The page holds nothing of what is served, and load balancers ask for /health without a key.
+    def _refusal(self, scope: Scope) -> ApiError | None:
+        # The search page holds no data of the corpus, and load balancers request /health without a key.
         if not scope["path"].startswith(("/v1/", "/metrics")):
             return None
         if self.api_key is None:
-            # Without a key only this machine is served; a page elsewhere whose name was pointed at this machine keeps its own name.
+            # Without a key only this machine is served. The Host header stops DNS rebinding: a foreign page keeps its own host name.
             host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
             if not _names_this_machine(host):
                 return ApiError(
@@ -124,14 +124,14 @@ class Guard:
                 )
         return None
 
-    async def _answered(self, scope: dict[str, Any], receive: Callable, send: Callable) -> ApiError | None:
-        """None if the application answered, else what to say in its place."""
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
+        """None if the application answered, else the error to reply with."""
         try:
             async with asyncio.timeout(self.timeout_s):
                 await self.app(scope, receive, send)
         except TimeoutError:
             return ApiError(503, f"no answer within {self.timeout_s:g} seconds; try again", headers={"Retry-After": "5"})
-        except Exception:  # noqa: BLE001 our fault and not the visitor's: the trace goes to the log, none of its words to the reply
+        except Exception:  # noqa: BLE001 a fault of the server: the trace goes to the log, and nothing of it into the reply
             _LOG.exception("a request failed")
             return ApiError(500, "the server failed; its log says why")
         return None

@@ -1,10 +1,9 @@
-"""Request bodies and how they become items, within limits; URLs are never fetched."""
+"""Request bodies, and how they become items within the limits; URLs are never fetched."""
 
 import asyncio
 import base64
 import binascii
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncGenerator
 from typing import Any, Literal, TypeVar
 
 from fastapi import Request
@@ -12,30 +11,16 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mirepoix.models.item import Item
-from mirepoix.models.options import option
 from mirepoix.serving.http.guard import ApiError
-from mirepoix.serving.pictures import PictureLimits, plain_picture
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What one request may cost."""
-
-    max_body: int = option(32 * 2**20, "most bytes of a request")
-    max_inputs: int = option(2048, "most inputs of an embeddings request")
-    max_pictures: int = option(32, "most pictures of a request")
-    max_text: int = option(32_768, "most characters of a text")
-    max_results: int = option(100, "most results of a search")
-    max_in_flight: int = option(128, "requests to /v1/ answered at once, and as many others; more are sent away with 503 and Retry-After")
-    timeout_s: float = option(60.0, "seconds until a request is given up")
-    picture: PictureLimits = field(default_factory=PictureLimits, metadata={"help": "what one picture may cost"})
+from mirepoix.serving.http.limits_config import Limits
+from mirepoix.serving.pictures import plain_picture
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Thing(_Body):
+class Input(_Body):
     """One input that may be text, a picture or both."""
 
     text: str | None = None
@@ -59,12 +44,12 @@ class Message(_Body):
 
 
 class EmbeddingsBody(_Body):
-    """OpenAI's request, with things and messages; `instruction` is put to every input as in training.
+    """OpenAI's request, with inputs of text and picture, and messages; `instruction` is prepended to every input, as in training.
 
-    `role` says what the inputs are to be: some retrievers read a query and a document in different ways.
+    `role` is how the inputs are encoded: some retrievers encode queries and documents differently.
     """
 
-    input: str | list[str | Thing] | None = None
+    input: str | list[str | Input] | None = None
     messages: list[Message] | None = None
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
@@ -75,7 +60,7 @@ class EmbeddingsBody(_Body):
 
 
 class SearchBody(_Body):
-    """A query, what kind of item it should find, and how many."""
+    """A query, the modality of the items to find, and how many."""
 
     text: str | None = None
     image: str | None = None
@@ -85,12 +70,12 @@ class SearchBody(_Body):
     model: str | None = None
 
 
-_NAMES = {name for cls in (EmbeddingsBody, SearchBody, Message, Part, ImageUrl, Thing) for name in cls.model_fields}
+_NAMES = {name for cls in (EmbeddingsBody, SearchBody, Message, Part, ImageUrl, Input) for name in cls.model_fields}
 _Any = TypeVar("_Any", bound=_Body)
 
 
 class Reader:
-    """Reads requests; whatever does not fit becomes an ApiError of one line."""
+    """Parses requests; raises an ApiError of one line for whatever is invalid."""
 
     def __init__(self, limits: Limits):
         self.limits = limits
@@ -107,26 +92,27 @@ class Reader:
         return _checked(SearchBody, fields), upload
 
     async def items(self, body: EmbeddingsBody) -> list[Item]:
-        """What an embeddings request wants encoded."""
+        """The items of an embeddings request."""
         if (body.input is None) == (body.messages is None):
             raise ApiError(400, "give either input or messages", "input")
         instruction = self._text(body.instruction, "instruction")
         if body.messages is not None:
             return [await self._conversation(body.messages, instruction)]
+        assert body.input is not None
         given = body.input if isinstance(body.input, list) else [body.input]
-        things = [Thing(text=one) if isinstance(one, str) else one for one in given]
-        if not 1 <= len(things) <= self.limits.max_inputs:
-            raise ApiError(400, f"input holds {len(things)} inputs; send 1 to {self.limits.max_inputs}", "input")
-        self._count(sum(thing.image is not None for thing in things), "input")
+        inputs = [Input(text=one) if isinstance(one, str) else one for one in given]
+        if not 1 <= len(inputs) <= self.limits.max_inputs:
+            raise ApiError(400, f"input holds {len(inputs)} inputs; send 1 to {self.limits.max_inputs}", "input")
+        self._count(sum(one.image is not None for one in inputs), "input")
         items = []
-        for n, thing in enumerate(things):
+        for n, one in enumerate(inputs):
             name = f"input[{n}]" if isinstance(body.input, list) else "input"
-            pictures = [] if thing.image is None else [_data_uri(thing.image, name)]
-            items.append(await self._item(name, thing.text or "", pictures, instruction))
+            pictures = [] if one.image is None else [_data_uri(one.image, name)]
+            items.append(await self._item(name, one.text or "", pictures, instruction))
         return items
 
     async def query(self, body: SearchBody, upload: bytes | None) -> Item:
-        """What a search looks for; its instruction is still to come."""
+        """The query of a search; an instruction that the request lacks is added by the API."""
         if not 1 <= body.k <= self.limits.max_results:
             raise ApiError(400, f"k is {body.k}; ask for 1 to {self.limits.max_results} results", "k")
         pictures = [upload] if upload is not None else [] if body.image is None else [_data_uri(body.image, "image")]
@@ -140,10 +126,10 @@ class Reader:
         ]
         urls = [part.image_url.url for _, part in parts if part.image_url is not None]
         self._count(len(urls), "messages")
-        told = [instruction, *(part.text for role, part in parts if role == "system" and part.text)]
+        instructions = [instruction, *(part.text for role, part in parts if role == "system" and part.text)]
         text = "\n".join(part.text for role, part in parts if role == "user" and part.text)
         pictures = [_data_uri(url, "messages") for url in urls]
-        return await self._item("messages", text, pictures, self._text("\n".join(filter(None, told)), "messages"))
+        return await self._item("messages", text, pictures, self._text("\n".join(filter(None, instructions)), "messages"))
 
     async def _item(self, name: str, text: str, pictures: list[bytes], instruction: str) -> Item:
         images = tuple([await asyncio.to_thread(plain_picture, data, self.limits.picture) for data in pictures])
@@ -163,8 +149,8 @@ class Reader:
 
     async def _body(self, request: Request) -> bytes:
         too_long = ApiError(413, f"the request has more than {self.limits.max_body} bytes; send less at once")
-        told = request.headers.get("content-length", "0")
-        if not told.isdecimal() or len(told) > 18 or int(told) > self.limits.max_body:
+        length = request.headers.get("content-length", "0")
+        if not length.isdecimal() or len(length) > 18 or int(length) > self.limits.max_body:
             raise too_long
         body = bytearray()
         async for part in request.stream():
@@ -174,7 +160,7 @@ class Reader:
         return bytes(body)
 
     async def _form(self, request: Request, body: bytes) -> tuple[dict[str, str], bytes | None]:
-        async def stream() -> AsyncIterator[bytes]:
+        async def stream() -> AsyncGenerator[bytes, None]:
             yield body
             yield b""
 
@@ -191,7 +177,7 @@ class Reader:
             raise ApiError(400, "a field of the form is given twice; give each once, and the picture as a file or a data URI")
         if any(isinstance(value, bytes) and name != "image" for name, value in given):
             raise ApiError(422, "there is no such file; send one file named image", "image")
-        # A form's empty field means that nothing was chosen.
+        # An empty form field counts as not given.
         fields = {name: value for name, value in given if isinstance(value, str) and value}
         return fields, next((value for _, value in given if isinstance(value, bytes) and value), None)
 
@@ -200,17 +186,17 @@ def _checked(body: type[_Any], plain: bytes | dict[str, str]) -> _Any:
     try:
         return body.model_validate_json(plain) if isinstance(plain, bytes) else body.model_validate(plain)
     except ValidationError as error:
-        raise _unfit(body, error.errors(include_url=False, include_input=False, include_context=False)) from None
+        raise _invalid(body, error.errors(include_url=False, include_input=False, include_context=False)) from None
 
 
-def _unfit(body: type[_Body], faults: list[Any]) -> ApiError:
-    """One line for the deepest of what pydantic found: the path into the body, and never a value from it."""
+def _invalid(body: type[_Body], faults: list[Any]) -> ApiError:
+    """The error that pydantic found deepest in the body, as one line with its path, and never a value of the body."""
     fault = max(faults, key=lambda fault: len(fault["loc"]))
     if fault["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON")
     if fault["type"] == "extra_forbidden":
         name = str(fault["loc"][-1])[:64]
-        return ApiError(422, f"{name!r} is no field; there are {', '.join(body.model_fields)}", name)
+        return ApiError(422, f"{name!r} is no field; give some of {', '.join(body.model_fields)}", name)
     where = [str(step) for step in fault["loc"] if isinstance(step, int) or step in _NAMES]
     if not where:
         return ApiError(422, f"the body must be a JSON object with some of {', '.join(body.model_fields)}")

@@ -1,7 +1,7 @@
-"""The word index: BM25 over texts, as another kind of the one search path; the same hits in the same order of ties.
+"""The index of words: BM25 over texts, with the interface of the index of vectors and the same order of ties.
 
-A folder holds bm25/ (what bm25s keeps: scores of words in items), items.parquet (whose texts they are) and index.json (what they are).
-Items stand in the order of their ids and words in that of the alphabet, so the order in which texts came leaves no trace in the bytes.
+A folder holds bm25/ (the scores of words in items, as bm25s writes them), items.parquet (id and modality of each item) and index.json
+(the description). Items are sorted by id and words by the alphabet, so the files do not depend on the order in which the texts came.
 """
 
 import json
@@ -22,45 +22,37 @@ import pyarrow.parquet as pq
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
-from mirepoix.models.options import option
-from mirepoix.models.vectors import Vectors
-from mirepoix.serving.search.dense import Hit, Index
+from mirepoix.models.ragged import RaggedRows
+from mirepoix.models.scripts import HANGUL, spaceless
+from mirepoix.serving.search.bm25_config import KIND, SparseConfig
+from mirepoix.serving.search.hits import Hit, position
 
-KIND = "bm25"
-# Han with its marks and numerals, kana, bopomofo, hangul, Thai, Lao, Burmese, Khmer: written without spaces, or with words that grow.
-_UNSPACED = re.compile(
-    "[\u3005-\u3007\u3021-\u3029\u3040-\u30ff\u3100-\u312f\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
-    "\u1100-\u11ff\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\U00020000-\U0003ffff]"
+_WITH_SPACES = (
+    "Tibetan",
+    "Tai Le, New Tai Lue",
+    "Burmese, extended",
+    "Han radicals",
+    "kana repeat marks",
+    "kana, half width",
+    "kana, historic",
 )
-
-
-@dataclass(frozen=True)
-class SparseConfig:
-    """How words are weighed."""
-
-    k1: float = option(1.2, "how soon a word that comes again counts for nothing more")
-    b: float = option(0.75, "how much a long text is held against it, from 0 to 1")
-
-    def __post_init__(self) -> None:
-        if self.k1 < 0 or not 0 <= self.b <= 1:
-            raise Refused(f"bm25 has k1={self.k1} and b={self.b}; give a k1 of 0 or more and a b from 0 to 1")
+"""Scripts without spaces whose runs are indexed as whole words; NFKC maps radicals and half-width kana to others."""
+_UNSPACED = re.compile(f"[{spaceless(*_WITH_SPACES)}{HANGUL}]")
 
 
 @dataclass(frozen=True)
 class SparseDescription:
-    """What index.json says: that words are searched here, and how they are weighed."""
+    """The content of index.json: the kind of index, and the parameters of BM25."""
 
     config: SparseConfig
     items: int
     kind: str = KIND
-    encoder: str = ""  # none: a release, which needs one, says so
+    encoder: str = ""  # none; a release needs one and refuses this index
     bm25s: str = bm25s.__version__
 
 
 class SparseIndex:
-    """Texts of items, searched by their words; an item that shares no word with the query is no hit."""
-
-    position = Index.position  # of an id among the sorted ones
+    """Texts of items, ranked by BM25; an item that shares no word with the query is never returned."""
 
     def __init__(self, scorer: bm25s.BM25, items: pa.Table, description: SparseDescription):
         self.description = description
@@ -70,6 +62,10 @@ class SparseIndex:
 
     def __len__(self) -> int:
         return self.description.items
+
+    def position(self, id: str) -> int | None:
+        """The place of an item in the order of ids; None if it is not in the index."""
+        return position(self.ids, id)
 
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
@@ -85,24 +81,24 @@ class SparseIndex:
         modalities: Collection[Modality] | None = None,
         exclude: Sequence[Collection[str]] | None = None,
     ) -> list[list[Hit]]:
-        """The k best items of each query, best first, equal scores by id; only items of exactly these modalities, none that is excluded."""
+        """The k best items of each query, best first, ties by id; only items of exactly these modalities, without the excluded ids."""
         if k < 1:
             raise Refused(f"k is {k}; ask for at least one result")
-        if isinstance(queries, str | Vectors):
-            raise Refused(f"a {KIND} index searches words, and was given {type(queries).__name__}; give a list of texts")
+        if isinstance(queries, str | RaggedRows):
+            raise Refused(f"queries are {type(queries).__name__}, and a {KIND} index searches words; give a list of texts")
         if exclude is not None and len(exclude) != len(queries):
             raise Refused(f"exclude has {len(exclude)} entries for {len(queries)} queries; give one collection of ids a query")
         allowed_N = None if modalities is None else np.isin(self.modalities_N, [int(code) for code in modalities])
         return [self._best(query, k, allowed_N, out) for query, out in zip(queries, exclude or [()] * len(queries), strict=True)]
 
-    def _best(self, query: str, k: int, allowed_N: np.ndarray | None, out: Collection[str]) -> list[Hit]:
+    def _best(self, query: str, k: int, allowed_N: np.ndarray | None, excluded: Collection[str]) -> list[Hit]:
         known = self._scorer.get_tokens_ids(bm25_terms(query))
         if not known:
             return []
         scores_N = self._scorer.get_scores_from_ids(known)
         if allowed_N is not None:
             scores_N[~allowed_N] = 0
-        scores_N[[place for id in out if (place := self.position(id)) is not None]] = 0
+        scores_N[[place for id in excluded if (place := self.position(id)) is not None]] = 0
         found_C = np.flatnonzero(scores_N > 0)
         if len(found_C) > k:
             floor = np.partition(scores_N[found_C], -k)[-k]
@@ -112,7 +108,7 @@ class SparseIndex:
 
 
 def bm25_terms(text: str) -> list[str]:
-    """The words of a text in any language, folded in case and width; where none are set apart, single characters and pairs of them."""
+    """The words of a text in any script, folded in case and width; in scripts without spaces, single characters and pairs of them."""
     folded = unicodedata.normalize("NFKC", text).casefold().replace("\u2019", "'")
     if folded.isascii():
         return _PLAIN.findall(folded)
@@ -127,7 +123,7 @@ _PLAIN = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 
 @cache
 def _runs() -> re.Pattern[str]:
-    """Runs of one of the two ways of writing. Marks, which \\w leaves out, belong to the letter before them, as in Hindi."""
+    """Matches runs of words or of characters without spaces. Combining marks, which \\w leaves out, belong to the letter before."""
     everything = map(chr, range(sys.maxunicode + 1))
     marks = "".join(sign for sign in everything if unicodedata.category(sign) in ("Mn", "Mc") and not _UNSPACED.match(sign))
     unspaced = _UNSPACED.pattern[1:-1]
@@ -136,7 +132,7 @@ def _runs() -> re.Pattern[str]:
 
 
 def build_sparse(texts: Iterable[str], ids: Sequence[str], modalities: Sequence[int], config: SparseConfig | None = None) -> SparseIndex:
-    """An index of items with the given texts, which may come one at a time."""
+    """An index over the given texts; an iterator of texts is read one at a time."""
     config = config or SparseConfig()
     seen: dict[str, int] = {}
     items_NT = [[seen.setdefault(word, len(seen)) for word in bm25_terms(text)] for text in texts]
@@ -147,12 +143,12 @@ def build_sparse(texts: Iterable[str], ids: Sequence[str], modalities: Sequence[
     order_N = sorted(range(len(ids)), key=ids.__getitem__)
     twice = next((ids[a] for a, b in pairwise(order_N) if ids[a] == ids[b]), None)
     if twice is not None:
-        raise Refused(f"the id {twice!r} stands for two items; give each item its own")
+        raise Refused(f"the id {twice!r} is given to two items; give each item an id of its own")
     vocabulary = {word: number for number, word in enumerate(sorted(seen))}
     renumbered = [vocabulary[word] for word in seen]
     ordered_NT = [[renumbered[word] for word in items_NT[n]] for n in order_N]
     scorer = _scorer(config)
-    with np.errstate(invalid="ignore"):  # texts without any word have a mean length of zero
+    with np.errstate(invalid="ignore"):  # where no text has a word, the mean length is zero
         scorer.index((ordered_NT, vocabulary), create_empty_token=False, show_progress=False)
     items = pa.table(
         {
@@ -164,12 +160,12 @@ def build_sparse(texts: Iterable[str], ids: Sequence[str], modalities: Sequence[
 
 
 def _scorer(config: SparseConfig) -> bm25s.BM25:
-    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets itself to tell every step
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # its default level logs every step
     return bm25s.BM25(k1=config.k1, b=config.b, method="lucene", backend="numpy")
 
 
 def open_sparse(folder: str | Path) -> SparseIndex:
-    """The index that `SparseIndex.save` wrote, its scores mapped and not read."""
+    """The index that `SparseIndex.save` wrote, its scores memory-mapped."""
     folder = Path(folder)
     plain = json.loads((folder / "index.json").read_text())
     description = SparseDescription(**{**plain, "config": SparseConfig(**plain["config"])})

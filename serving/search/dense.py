@@ -1,8 +1,8 @@
-"""The one search path: FAISS or a filter names candidates, MaxSim over the candidates' own rows gives the order.
+"""The index of vectors: FAISS or a filter selects candidates, exact MaxSim over the candidates' rows ranks them.
 
-Mining and evaluation search through the index that is served. A folder holds index.faiss (the rows), items.parquet (whose rows they
-are) and index.json (what they are). Items stand in the order of their ids, so equal scores come out in that order, and the order
-in which vectors were computed leaves no trace in the bytes.
+Mining and evaluation search through the same index that is served, so what was measured and what is served cannot differ. A folder holds
+index.faiss (the rows), items.parquet (id, modality and rows of each item) and index.json (the description). Items are sorted by id: ties
+are ranked by id, and the files do not depend on the order in which the vectors were computed.
 
 Shapes: N items, R rows of all items, Q queries, S rows of all queries, C candidates, D width.
 """
@@ -13,52 +13,26 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
-from mirepoix.models.options import option, refuse_unknown
-from mirepoix.models.vectors import Vectors
+from mirepoix.models.ragged import RaggedRows
+from mirepoix.serving.search.hits import Hit, position
+from mirepoix.serving.search.index_config import IndexConfig
 
-if TYPE_CHECKING:
-    from mirepoix.serving.search.bm25 import SparseIndex
-
-_BLOCK = 8192  # rows scored at once
-_SCORES = 1 << 24  # scores held at once
-_ROUNDING = 2e-5  # two float32 scores of unit rows err by less than this between them
-
-
-@dataclass(frozen=True)
-class IndexConfig:
-    """Which rows a search looks at; the order it returns is exact among them."""
-
-    kind: Literal["auto", "flat", "hnsw", "ivf"] = option(
-        "auto", "flat looks at all rows, hnsw walks a graph, ivf opens lists; auto goes by the number of rows"
-    )
-    exact_rows: int = option(50_000, "up to this many rows, of an index or of what a filter leaves, are all looked at")
-    graph_rows: int = option(1_000_000, "auto: from this many rows on, ivf instead of hnsw")
-    links: int = option(32, "hnsw: links of a row")
-    ef_construction: int = option(100, "hnsw: rows looked at for the links of a new one")
-    ef_search: int = option(64, "hnsw: rows looked at in a search, at least")
-    lists: int = option(0, "ivf: lists; 0 is four times the square root of the rows")
-    probes: int = option(64, "ivf: lists opened in a search")
-    oversample: int = option(4, "rows asked of FAISS for each wanted result, times the mean number of rows of an item")
-
-    def __post_init__(self) -> None:
-        refuse_unknown(self, "index.")
-        if min(self.links, self.ef_construction, self.ef_search, self.probes, self.oversample) < 1 or min(self.lists, self.exact_rows) < 0:
-            raise Refused(f"{self} has a number that is too small; lists and exact_rows may be 0, the others start at 1")
+_BLOCK = 8192  # rows per block of scoring
+_SCORES = 1 << 24  # scores in memory at a time
+_ROUNDING = 2e-5  # bound on the difference of two float32 scores of the same unit rows
 
 
 @dataclass(frozen=True)
 class Description:
-    """What index.json says: how to search the rows, and which encoder they came from."""
+    """The content of index.json: how to search the rows, and the digest of the encoder that made them."""
 
     config: IndexConfig
     kind: str
@@ -68,11 +42,6 @@ class Description:
     encoder: str
     metric: str = "inner_product"
     faiss: str = faiss.__version__
-
-
-class Hit(NamedTuple):
-    id: str
-    score: float
 
 
 class Index:
@@ -96,15 +65,8 @@ class Index:
         return self.description.items
 
     def position(self, id: str) -> int | None:
-        """Where the item stands in the order of ids; None if it is not here."""
-        low, high = 0, len(self)
-        while low < high:
-            middle = (low + high) // 2
-            if self.ids[middle].as_py() < id:
-                low = middle + 1
-            else:
-                high = middle
-        return low if low < len(self) and self.ids[low].as_py() == id else None
+        """The place of an item in the order of ids; None if it is not in the index."""
+        return position(self.ids, id)
 
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
@@ -114,32 +76,33 @@ class Index:
         (folder / "index.json").write_text(json.dumps(asdict(self.description), indent=2, sort_keys=True) + "\n")
 
     def search(
-        self, queries: Vectors, k: int, modalities: Collection[Modality] | None = None, exclude: Sequence[Collection[str]] | None = None
+        self, queries: RaggedRows, k: int, modalities: Collection[Modality] | None = None, exclude: Sequence[Collection[str]] | None = None
     ) -> list[list[Hit]]:
-        """The k best items of each query, best first, equal scores by id; only items of exactly these modalities, none that is excluded."""
+        """The k best items of each query, best first, ties by id; only items of exactly these modalities, without the excluded ids."""
         if k < 1:
             raise Refused(f"k is {k}; ask for at least one result")
-        rows_SD, bounds = _ragged(queries, "query")
+        rows_SD, bounds = _unit_rows(queries, "query"), queries.bounds
         if rows_SD.shape[1] != self.description.width:
             raise Refused(
                 f"the queries are {rows_SD.shape[1]} wide, the index {self.description.width}; search with the encoder it was built with"
             )
         if exclude is not None and len(exclude) != len(queries):
             raise Refused(f"exclude has {len(exclude)} entries for {len(queries)} queries; give one collection of ids a query")
-        barred = [{p for p in map(self.position, ids) if p is not None} for ids in exclude or [()] * len(queries)]
+        excluded = [{p for p in map(self.position, ids) if p is not None} for ids in exclude or [()] * len(queries)]
         allowed_C = self._allowed(modalities)
-        wanted = min(k + max(map(len, barred)), len(allowed_C))
+        wanted = min(k + max(map(len, excluded)), len(allowed_C))
         if not wanted:
-            return [[] for _ in barred]
+            return [[] for _ in excluded]
         hits = []
-        for candidates_C, start, end, out in zip(self._near(rows_SD, bounds, wanted, allowed_C), bounds, bounds[1:], barred, strict=False):
+        candidates = self._near(rows_SD, bounds, wanted, allowed_C)
+        for candidates_C, (start, end), out in zip(candidates, pairwise(bounds), excluded, strict=True):
             kept_C = candidates_C[~np.isin(candidates_C, list(out))] if out else candidates_C
             hits.append(self._ranked(rows_SD[start:end], kept_C, k))
         return hits
 
-    def score(self, queries: Vectors, ids: Sequence[Sequence[str]]) -> list[list[float]]:
-        """The scores that a search gives to items of each query's own; refused where one is not here."""
-        rows_SD, bounds = _ragged(queries, "query")
+    def score(self, queries: RaggedRows, ids: Sequence[Sequence[str]]) -> list[list[float]]:
+        """The scores of the given items for each query, as `search` computes them; refused where an item is not in the index."""
+        rows_SD, bounds = _unit_rows(queries, "query"), queries.bounds
         scores = []
         for own, (start, end) in zip(ids, pairwise(bounds), strict=True):
             positions_C = np.array([-1 if place is None else place for place in map(self.position, own)], np.int64)
@@ -155,11 +118,11 @@ class Index:
         return np.flatnonzero(np.isin(self.modalities_N, [int(code) for code in modalities]))
 
     def _near(self, rows_SD: np.ndarray, bounds: np.ndarray, wanted: int, allowed_C: np.ndarray) -> Iterator[np.ndarray]:
-        """Candidates of each query, in turn: at least `wanted` of the allowed items."""
+        """The candidates of each query, one query after another: at least `wanted` of the allowed items."""
         total = self.description.rows
         allowed_rows = total if len(allowed_C) == len(self) else int(self._count_N[allowed_C].sum())
         fetch = wanted * self.description.config.oversample * math.ceil(total / len(self))
-        # A graph under a selective filter comes back with too little, and what the filter leaves is few enough to look at.
+        # A graph search under a selective filter returns too few items; what such a filter leaves is small enough to score in full.
         if self.description.kind == "flat" or allowed_rows <= max(fetch, self.description.config.exact_rows):
             yield from self._best(rows_SD, bounds, wanted, allowed_C)
             return
@@ -184,7 +147,7 @@ class Index:
         return faiss.SearchParametersIVF(sel=selector, nprobe=min(self._faiss.nlist, math.ceil(config.probes / share)))
 
     def _best(self, rows_SD: np.ndarray, bounds: np.ndarray, wanted: int, allowed_C: np.ndarray) -> Iterator[np.ndarray]:
-        """The `wanted` best of the allowed items of each query, and all that rounding may have put behind them."""
+        """The `wanted` best allowed items of each query, and all whose score is within rounding of the last of them."""
         longest = int(np.diff(bounds).max())
         at_once = max(1, min(_BLOCK // 4 // longest, _SCORES // len(allowed_C)))
         for start in range(0, len(bounds) - 1, at_once):
@@ -202,11 +165,12 @@ class Index:
         return [Hit(id, float(scores_C[n])) for id, n in zip(self.ids.take(positions_C[order]).to_pylist(), order, strict=True)]
 
     def _exact(self, rows_SD: np.ndarray, positions_C: np.ndarray) -> np.ndarray:
-        """MaxSim of one query in float64, rounded: equal rows get equal scores wherever they stand in a block."""
-        return self._scores(rows_SD.astype(np.float64), np.array([0, len(rows_SD)]), positions_C)[0].astype(np.float32)
+        """MaxSim of one query in float64, rounded to float32: equal rows get equal scores whatever their place in a block."""
+        scores_C: np.ndarray = self._scores(rows_SD.astype(np.float64), np.array([0, len(rows_SD)]), positions_C)[0].astype(np.float32)
+        return scores_C
 
     def _scores(self, rows_SD: np.ndarray, bounds: np.ndarray, positions_C: np.ndarray) -> np.ndarray:
-        """MaxSim of each query and each of the items, in the precision of the query."""
+        """MaxSim of each query with each of the items, in the precision of the query."""
         scores_QC = np.empty((len(bounds) - 1, len(positions_C)), dtype=rows_SD.dtype)
         for part, rows_RD, first_C in self._blocks(positions_C):
             scores_SR = rows_SD @ rows_RD.astype(rows_SD.dtype, copy=False).T
@@ -215,7 +179,7 @@ class Index:
         return scores_QC
 
     def _blocks(self, positions_C: np.ndarray) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
-        """Some of the items at a time, with their rows and where each one's rows begin among them."""
+        """The items in blocks: their slice, their rows, and where the rows of each item begin among these."""
         ends_C = np.cumsum(self._count_N[positions_C])
         start = 0
         while start < len(positions_C):
@@ -229,34 +193,35 @@ class Index:
 
     def _rows(self, numbers_R: np.ndarray) -> np.ndarray:
         if self._view_RD is None:
-            return self._faiss.reconstruct_batch(numbers_R)
-        if numbers_R[-1] - numbers_R[0] == len(numbers_R) - 1:
-            return self._view_RD[numbers_R[0] : numbers_R[-1] + 1]
-        return self._view_RD[numbers_R]
+            rows_RD: np.ndarray = self._faiss.reconstruct_batch(numbers_R)
+        elif numbers_R[-1] - numbers_R[0] == len(numbers_R) - 1:
+            rows_RD = self._view_RD[numbers_R[0] : numbers_R[-1] + 1]
+        else:
+            rows_RD = self._view_RD[numbers_R]
+        return rows_RD
 
 
 def build(
-    vectors: Vectors | np.ndarray, ids: Sequence[str], modalities: Sequence[int], config: IndexConfig | None = None, encoder: str = ""
+    vectors: RaggedRows | np.ndarray, ids: Sequence[str], modalities: Sequence[int], config: IndexConfig | None = None, encoder: str = ""
 ) -> Index:
-    """An index of items with the given vectors, or one row each; `encoder` names (by digest) what the vectors came from."""
+    """An index over the given vectors; an array is one row per item. `encoder` is the digest of the encoder that made them."""
     config = config or IndexConfig()
-    vectors = Vectors.single(torch.from_numpy(vectors)) if isinstance(vectors, np.ndarray) else vectors
+    vectors = RaggedRows.single(vectors) if isinstance(vectors, np.ndarray) else vectors
     if not len(vectors) == len(ids) == len(modalities):
         raise Refused(f"there are {len(vectors)} vectors, {len(ids)} ids and {len(modalities)} modalities; give one of each an item")
-    rows_RD, bounds = _ragged(vectors, "item")
+    _unit_rows(vectors, "item")
     order_N = np.array(sorted(range(len(ids)), key=ids.__getitem__))
     twice = next((ids[a] for a, b in pairwise(order_N) if ids[a] == ids[b]), None)
     if twice is not None:
-        raise Refused(f"the id {twice!r} stands for two items; give each item its own")
-    count_N = np.diff(bounds)[order_N]
-    begin_N = np.cumsum(count_N) - count_N
-    rows_RD = np.ascontiguousarray(rows_RD[np.repeat(bounds[order_N] - begin_N, count_N) + np.arange(len(rows_RD))])
+        raise Refused(f"the id {twice!r} is given to two items; give each item an id of its own")
+    ordered = vectors[order_N]
+    rows_RD = np.ascontiguousarray(ordered.rows_RD, dtype=np.float32)
     items = pa.table(
         {
             "id": pa.array([ids[n] for n in order_N], pa.string()),
             "modality": pa.array([int(modalities[n]) for n in order_N], pa.int8()),
-            "first": pa.array(begin_N, pa.int64()),
-            "rows": pa.array(count_N, pa.int32()),
+            "first": pa.array(ordered.bounds[:-1], pa.int64()),
+            "rows": pa.array(ordered.counts_N, pa.int32()),
         }
     )
     kind = config.kind if config.kind != "auto" else _kind(len(rows_RD), config)
@@ -264,16 +229,10 @@ def build(
     return Index(_filled(rows_RD, kind, config), items, description)
 
 
-def open_index(folder: str | Path) -> "Index | SparseIndex":
-    """The index that `Index.save` wrote, its rows mapped and not read; or the word index of `sparse.py`."""
+def open_dense(folder: str | Path) -> Index:
+    """The index that `Index.save` wrote, its rows memory-mapped."""
     folder = Path(folder)
-    if not (folder / "index.json").is_file():
-        raise Refused(f"{folder} holds no index.json; give the folder of an index")
     plain = json.loads((folder / "index.json").read_text())
-    if plain["kind"] == "bm25":
-        from mirepoix.serving.search.bm25 import open_sparse
-
-        return open_sparse(folder)
     description = Description(**{**plain, "config": IndexConfig(**plain["config"])})
     items = pq.read_table(folder / "items.parquet")
     rows = faiss.read_index(str(folder / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
@@ -300,7 +259,7 @@ def _filled(rows_RD: np.ndarray, kind: str, config: IndexConfig) -> faiss.Index:
         index = faiss.IndexHNSWFlat(width, config.links, faiss.METRIC_INNER_PRODUCT)
         index.hnsw.efConstruction = config.ef_construction
     else:
-        lists = min(config.lists or round(4 * math.sqrt(rows)), max(1, rows // 39))  # FAISS wants 39 rows to place a list
+        lists = min(config.lists or round(4 * math.sqrt(rows)), max(1, rows // 39))  # FAISS warns below 39 rows per list
         index = faiss.index_factory(width, f"IVF{lists},Flat", faiss.METRIC_INNER_PRODUCT)
         index.train(rows_RD)
     index.add(rows_RD)
@@ -309,19 +268,18 @@ def _filled(rows_RD: np.ndarray, kind: str, config: IndexConfig) -> faiss.Index:
     return index
 
 
-def _ragged(vectors: Vectors, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """The real rows, and the bounds between those of one and the next; refused unless each has a row and each row is of unit norm."""
+def _unit_rows(vectors: RaggedRows, name: str) -> np.ndarray:
+    """The rows as contiguous float32; refused unless every vector has a row and every row is finite and of unit norm."""
     if not len(vectors):
         raise Refused(f"there is no {name} vector; give at least one")
-    mask_NT = vectors.mask_NT.cpu().numpy()
-    count_N = mask_NT.sum(1)
+    count_N = vectors.counts_N
     if not count_N.all():
         raise Refused(f"{name} {int(np.argmin(count_N))} has no row; every {name} needs one")
-    rows_RD = vectors.rows_NTD.detach().float().cpu().numpy()[mask_NT]
+    rows_RD = np.ascontiguousarray(vectors.rows_RD, dtype=np.float32)
     norm_R = np.linalg.norm(rows_RD, axis=1)
     bad = ~(np.abs(norm_R - 1) < 1e-3)
     if bad.any():
         row = int(np.argmax(bad))
-        place = int(np.searchsorted(np.cumsum(count_N), row, side="right"))
+        place = int(np.searchsorted(vectors.bounds[1:], row, side="right"))
         raise Refused(f"a row of {name} {place} has norm {norm_R[row]:.4g}; rows must be finite and of unit norm")
-    return np.ascontiguousarray(rows_RD), np.append(0, np.cumsum(count_N))
+    return rows_RD

@@ -3,18 +3,18 @@
 import pytest
 
 from mirepoix.components.curation import curate
-from mirepoix.components.curation.curate import CurateConfig
+from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.embedding import embed, index
-from mirepoix.components.embedding.embed import EmbedConfig
+from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.ingestion import sources
-from mirepoix.components.ingestion.sources import SourcesConfig
+from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.components.pairs import pairs
-from mirepoix.components.pairs.pairs import PairsConfig
+from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.components.publishing import release
-from mirepoix.components.publishing.release import ReleaseConfig
+from mirepoix.components.publishing.release_config import ReleaseConfig
 from mirepoix.components.training import backbone
-from mirepoix.components.training.backbone import BackboneConfig
-from mirepoix.serving.search.dense import IndexConfig
+from mirepoix.components.training.backbone_config import BackboneConfig
+from mirepoix.serving.search.index_config import IndexConfig
 from tests.components.fixtures import SIZES, WORLD, Made, made
 
 

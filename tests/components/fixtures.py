@@ -6,17 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 
 from mirepoix.components.corpus.parts import PARTS
 from mirepoix.components.embedding.vectors import rows_to_arrow
-from mirepoix.components.synthetic.world import WorldConfig
-from mirepoix.models.backbones.twins import Tiny
-from mirepoix.models.vectors import Vectors
+from mirepoix.components.stage import Context, Outcome
+from mirepoix.components.synthetic.world_config import WorldConfig
+from mirepoix.models.backbones.twin_config import Tiny
+from mirepoix.models.ragged import RaggedRows
 from mirepoix.serving.search.dense import build
-from mirepoix.serving.store import Context, Outcome, publish
+from mirepoix.serving.store import publish
 
 WORLD = WorldConfig(
     entities=24,
@@ -84,15 +85,21 @@ def plain_corpus(**parts: Sequence[dict[str, Any]]) -> dict[str, Sequence[dict[s
     return {**whole, **parts}
 
 
+def unit_rows(rows: Sequence[Sequence[float]]) -> np.ndarray:
+    """The rows scaled to unit norm."""
+    rows_ND = np.asarray(rows, np.float32)
+    return rows_ND / np.linalg.norm(rows_ND, axis=1, keepdims=True)
+
+
 def write_vectors(folder: Path, **parts: dict[str, tuple[int, list[float]]]) -> Path:
     """A folder of vectors as `embed` writes it, from {id: (modality, row)} of each part."""
     for part, items in parts.items():
         (folder / part).mkdir(parents=True)
-        rows = torch.nn.functional.normalize(torch.tensor([row for _, row in items.values()]), dim=-1)
+        rows = unit_rows([row for _, row in items.values()])
         columns = {
             "id": pa.array(items, pa.string()),
             "modality": pa.array([code for code, _ in items.values()], pa.int8()),
-            "rows": rows_to_arrow(Vectors.single(rows)),
+            "rows": rows_to_arrow(RaggedRows.single(rows)),
         }
         pq.write_table(pa.table(columns), folder / part / "part-00000.parquet")
     (folder / "vectors.json").write_text(json.dumps({"width": rows.shape[1], "encoder": "hand-made"}))
@@ -100,6 +107,6 @@ def write_vectors(folder: Path, **parts: dict[str, tuple[int, list[float]]]) -> 
 
 
 def write_index(folder: Path, items: dict[str, tuple[int, list[float]]]) -> Path:
-    rows = torch.nn.functional.normalize(torch.tensor([row for _, row in items.values()]), dim=-1)
-    build(Vectors.single(rows), list(items), [code for code, _ in items.values()], encoder="hand-made").save(folder)
+    rows = unit_rows([row for _, row in items.values()])
+    build(rows, list(items), [code for code, _ in items.values()], encoder="hand-made").save(folder)
     return folder

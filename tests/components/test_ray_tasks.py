@@ -1,4 +1,4 @@
-"""As many workers as there is work for, and no more than cores; they go when it is done."""
+"""No more workers than work and cores; they exit when it is done."""
 
 import os
 import time
@@ -18,7 +18,7 @@ def test_else_no_more_than_the_machine_has_cores_though_the_cluster_claims_more_
     assert worker_count(None) == min(6, os.cpu_count())
 
 
-def test_each_row_is_dealt_out_as_a_task_of_its_own_in_order(ray_cluster):
+def test_each_row_is_a_task_of_its_own_in_order(ray_cluster):
     rows = [{"piece": number, "files": [{"name": f"f{number}"}]} for number in range(7)]
     dataset = one_task_per_row(rows)
     assert dataset.num_blocks() == 7
@@ -26,7 +26,7 @@ def test_each_row_is_dealt_out_as_a_task_of_its_own_in_order(ray_cluster):
     assert sorted(seen.take_all(), key=lambda row: row["piece"]) == [{**row, "rows": 1} for row in rows]
 
 
-def test_workers_go_when_the_work_is_done(ray_cluster):
+def test_workers_exit_when_the_work_is_done(ray_cluster):
     def large(table):
         return pa.table({"pid": [os.getpid()], "data": [bytes(2_000_000)]})
 

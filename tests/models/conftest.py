@@ -6,7 +6,8 @@ from functools import cache
 import pytest
 from PIL import Image, ImageDraw
 
-from mirepoix.models.backbones.twins import Tiny, make_twin
+from mirepoix.models.backbones.twin_config import Tiny
+from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.item import Item
 
 WORDS = [

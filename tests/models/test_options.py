@@ -6,7 +6,7 @@ from typing import Literal, get_origin, get_type_hints
 
 import pytest
 
-from mirepoix.models.encoder import ARCHITECTURES, architecture
+from mirepoix.models.encoder_config import ARCHITECTURES, config_class
 from mirepoix.models.errors import Refused
 from mirepoix.models.losses.objective import Objective
 from mirepoix.models.options import option, refuse_unknown, revive
@@ -52,7 +52,7 @@ def test_what_is_none_of_the_values_of_a_field_is_refused_in_one_line_with_those
         refuse_unknown(Chosen(2), "told.")
 
 
-CONFIGS = [Objective, *(kind for name in ARCHITECTURES for kind in (architecture(name).Config, architecture(name).Tuning))]
+CONFIGS = [Objective, *(kind for name in ARCHITECTURES for kind in (config_class(name), config_class(name).TUNING))]
 
 
 @pytest.mark.parametrize(

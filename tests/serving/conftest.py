@@ -6,10 +6,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from mirepoix.models.backbones.twins import Tiny, make_twin
+from mirepoix.models.backbones.twin_config import Tiny
+from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import items_to_table
-from mirepoix.models.retrievers.unite import Unite, UniteConfig
+from mirepoix.models.retrievers.unite import Unite
+from mirepoix.models.retrievers.unite_config import UniteConfig
 from mirepoix.serving.release import encoder_digest
 from mirepoix.serving.search.dense import build
 from tests.serving.fixtures import corpus, published
@@ -29,7 +31,7 @@ def parts(encoder_folder, tmp_path_factory) -> dict[str, Path]:
     """The folders that a release is assembled from."""
     home = tmp_path_factory.mktemp("parts")
     items = corpus()
-    vectors = load_encoder(encoder_folder).encode(items)
+    vectors = load_encoder(encoder_folder).encode(items).ragged()
     build(vectors, [item.id for item in items], [item.modality for item in items], encoder=encoder_digest(encoder_folder)).save(
         home / "index"
     )
@@ -47,7 +49,8 @@ def release_folder(parts, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def served(ray_cluster, release_folder) -> Iterator[str]:
     """The address of a server of the release; it wants no key."""
-    from mirepoix.serving.app import ServeConfig, start
+    from mirepoix.serving.app import start
+    from mirepoix.serving.serve_config import ServeConfig
 
     server = start(str(release_folder), ServeConfig(port=0))
     yield server.url

@@ -14,9 +14,10 @@ import ray
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from mirepoix.serving.app import ServeConfig, check_port, start
+from mirepoix.serving.app import check_port, start
 from mirepoix.serving.http.client import search_endpoint
 from mirepoix.serving.release import open_release
+from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import publish
 from tests.serving.fixtures import corpus, drawing, free_port, published
 

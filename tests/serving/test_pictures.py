@@ -14,17 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.pictures import (
-    LOOK,
-    REASONS,
-    PictureLimits,
-    PictureRefused,
-    check_picture,
-    checked_picture,
-    encoded,
-    plain_picture,
-    read_picture,
-)
+from mirepoix.serving.pictures import LOOK, REASONS, PictureRefused, check_picture, checked_picture, encoded, plain_picture, read_picture
+from mirepoix.serving.pictures_config import PictureLimits
 
 LIMITS = PictureLimits()
 

@@ -15,7 +15,8 @@ from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, items_to_table
 from mirepoix.serving.release import THUMBNAIL, assemble, encoder_digest, open_release, read_release, thumbnail, verify_release
-from mirepoix.serving.search.dense import build, open_index
+from mirepoix.serving.search.dense import build
+from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import Damaged, read_manifest
 from tests.serving.fixtures import INSTRUCTIONS, corpus, drawing, published
 
@@ -67,7 +68,7 @@ def test_every_indexed_item_has_its_document_whatever_the_order_of_the_corpus(re
 
 def test_what_was_indexed_is_found_by_itself(release_folder):
     release = open_release(release_folder)
-    hits = release.open_index().search(release.open_encoder().encode(corpus()), 1)
+    hits = release.open_index().search(release.open_encoder().encode(corpus()).ragged(), 1)
     assert [found[0].id for found in hits] == [item.id for item in corpus()]
     assert all(found[0].score == pytest.approx(1, abs=1e-4) for found in hits)
 
@@ -125,6 +126,16 @@ def test_a_missing_file_keeps_a_release_from_opening(copy):
         open_release(copy)
 
 
+def test_a_release_is_copied_into_the_users_cache_where_no_other_is_given(release_folder, tmp_path, monkeypatch):
+    copies = []
+    monkeypatch.setattr("mirepoix.serving.release.fetch", lambda target, cache: copies.append(cache) or release_folder)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    open_release("s3://pantry/release")
+    open_release("s3://pantry/release", tmp_path / "given")
+    assert copies == [tmp_path / ".cache" / "mirepoix", tmp_path / "given"]
+
+
 def test_an_unpublished_folder_does_not_open(copy):
     (copy / "manifest.json").unlink()
     with pytest.raises(Refused, match="never published"):
@@ -138,7 +149,7 @@ def test_a_folder_that_is_no_release_is_refused(tmp_path):
 
 def test_an_index_of_another_encoder_is_refused(parts, tmp_path):
     items = corpus()
-    vectors = load_encoder(parts["encoder_folder"]).encode(items)
+    vectors = load_encoder(parts["encoder_folder"]).encode(items).ragged()
     for told in ("", "0" * 64):
         build(vectors, [item.id for item in items], [item.modality for item in items], encoder=told).save(tmp_path / "index")
         with pytest.raises(Refused, match="embed and index the corpus with this encoder"):

@@ -9,9 +9,10 @@ import pytest
 
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item, Modality, items_to_table
-from mirepoix.models.retrievers.unite import Unite, UniteConfig
+from mirepoix.models.retrievers.unite import Unite
+from mirepoix.models.retrievers.unite_config import UniteConfig
 from mirepoix.serving.release import encoder_digest, open_release
-from mirepoix.serving.replicas import EncoderReplica, IndexReplica, Reply
+from mirepoix.serving.replicas import EncodeRequest, EncoderReplica, IndexReplica
 from mirepoix.serving.search.dense import build
 from tests.serving.fixtures import corpus, drawing, published
 
@@ -24,7 +25,7 @@ def short_release(encoder_folder, tmp_path_factory) -> Path:
     home = tmp_path_factory.mktemp("short")
     Unite.open(encoder_folder, UniteConfig(max_length=120)).save(home / "encoder")
     items = corpus()[:5]
-    vectors = load_encoder(home / "encoder").encode(items)
+    vectors = load_encoder(home / "encoder").encode(items).ragged()
     identity = encoder_digest(home / "encoder")
     build(vectors, [item.id for item in items], [item.modality for item in items], encoder=identity).save(home / "index")
     (home / "corpus").mkdir()
@@ -37,7 +38,9 @@ def test_requests_are_encoded_together_and_each_gets_its_own(release_folder):
     replica = EncoderReplica(str(release_folder), batch_size=8, batch_wait_s=0)
     texts = [Item(f"{n}", f"number {n}") for n in range(6)]
     expected = open_release(release_folder).open_encoder().encode(texts).rows_NTD[:, 0].numpy()
-    found = replica.encode_together([Reply(texts[:1], "query"), Reply(texts[1:4], "query"), Reply(texts[4:], "query")])
+    found = replica.encode_together(
+        [EncodeRequest(texts[:1], "query"), EncodeRequest(texts[1:4], "query"), EncodeRequest(texts[4:], "query")]
+    )
     assert [len(one) for one in found] == [1, 3, 2]
     assert np.abs(np.concatenate([encoded.rows_TD for one in found for encoded in one]) - expected).max() < 1e-5
     assert {encoded.batch for one in found for encoded in one} == {6}
@@ -47,7 +50,7 @@ def test_requests_are_encoded_together_and_each_gets_its_own(release_folder):
 def test_a_refused_item_fails_its_own_request_and_no_other(short_release):
     replica = EncoderReplica(str(short_release), batch_size=8, batch_wait_s=0)
     items = Item("a", "a disc"), PICTURE, Item("b", "a bar")
-    first, refused, last = replica.encode_together([Reply([item], "document") for item in items])
+    first, refused, last = replica.encode_together([EncodeRequest([item], "document") for item in items])
     assert isinstance(refused, str) and "max_length" in refused
     assert first[0].rows_TD.shape == last[0].rows_TD.shape == (1, 32)
 

@@ -10,9 +10,10 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
+from mirepoix.components.stage import Rows
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
-from mirepoix.serving.store import Damaged, Missing, Rows, delete, fetch, join, list_names, publish, read, read_manifest, verify, write
+from mirepoix.serving.store import Damaged, Missing, delete, fetch, join, list_names, publish, read, read_manifest, verify, write
 
 CONTENT = {"shards/part-00000.bin": b"\x00\x01" * 5000, "shards/part-00001.bin": b"second", "note.txt": "carrot ✓".encode(), "empty": b""}
 
@@ -90,6 +91,7 @@ def test_a_storage_that_cannot_be_opened_is_refused_with_what_to_give(target):
         "s3://name:hid@den@bucket",
         "abfs://bucket:hidden@account.dfs.core.windows.net/x",
         "abfs://bucket@account.dfs.core.windows.net/x?tenant_id=t&client_secret=hidden",
+        "abfs://bucket@account.dfs.core.windows.net/x?sas_token=hidden",
     ],
 )
 def test_a_uri_with_a_key_in_it_is_refused_with_where_the_key_belongs_and_is_not_told(uri, tmp_path):
@@ -346,6 +348,20 @@ def test_a_cached_copy_is_used_again_and_one_that_was_damaged_is_fetched_anew(bu
     assert (copy / "note.txt").stat().st_mtime_ns == made
     (copy / "note.txt").write_bytes(b"gone bad")
     assert files_of(fetch(bucket("cached"), tmp_path / "cache")) == CONTENT
+
+
+@pytest.mark.parametrize("given", [None, "", "cache", "./cache", "~/cache"])
+def test_the_cache_lies_in_the_home_where_its_variable_is_unset_empty_or_relative(monkeypatch, tmp_path, given):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    if given is not None:
+        monkeypatch.setenv("XDG_CACHE_HOME", given)
+    assert store.cache_folder() == tmp_path / ".cache" / "mirepoix"
+
+
+def test_the_cache_lies_where_its_variable_says_by_an_absolute_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "mine"))
+    assert store.cache_folder() == tmp_path / "mine" / "mirepoix"
 
 
 def test_a_local_artefact_is_used_in_place(tmp_path):

@@ -251,7 +251,7 @@ def test_a_number_with_an_exponent_and_no_point_is_a_number():
         ("  steps: 10", "  steps: ten", ["line 4", "adapt.steps is 'ten'", "a whole number"]),
         ("  steps: 10", "  steps: 10.5", ["line 4", "10.5", "a whole number"]),
         ("  steps: 10", "  steps: true", ["line 4", "True", "a whole number"]),
-        ("  steps: 10", "  steps: 10\n  steps: 11", ["adapt.steps stands twice", "line 5"]),
+        ("  steps: 10", "  steps: 10\n  steps: 11", ["adapt.steps is given twice", "line 5"]),
         ("  steps: 10", "  x: 10", ["line 4", "'adapt.x'"]),
         ("  warmup: 0.1\n", "", ["line 2", "adapt.warmup is missing"]),
         ("  warmup: 0.1", "  warmup: 99", ["line 2", "adapt: warmup is 99.0"]),

@@ -1,8 +1,9 @@
-"""`validate` names every row that training would not use, by file and line; `convert` writes what it read, or nothing."""
+"""`validate` names every row that training would not use, by file and line; `convert` writes a whole folder, or nothing."""
 
 import gzip
 import io
 import json
+import logging
 import random
 import warnings
 from pathlib import Path
@@ -10,8 +11,11 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from mirepoix.components import ray_tasks
+from mirepoix.components.curation import row_checks
 from mirepoix.components.ingestion.formats.source_files import SourceFiles
-from mirepoix.components.ingestion.readers import FORMATS
+from mirepoix.components.ingestion.sources_config import FORMATS, SourcesConfig
+from mirepoix.components.ray_tasks import worker_count
 from mirepoix.models.errors import Refused
 from mirepoix.workflows import corpora
 from mirepoix.workflows.__main__ import main
@@ -32,7 +36,7 @@ def picture(seed, side=48):
 
 @pytest.fixture(scope="module")
 def faulty(tmp_path_factory):
-    """An M-BEIR folder with one fault of each kind, and where each stands."""
+    """An M-BEIR folder with one fault of each kind."""
     home = tmp_path_factory.mktemp("validate") / "M-BEIR"
     for name in ("a", "b", "c"):
         (home / "mbeir_images").mkdir(parents=True, exist_ok=True)
@@ -88,7 +92,7 @@ def _claims(side):
 
 @pytest.fixture(scope="module")
 def validated(faulty):
-    """What the command says of it, as a user would read it."""
+    """The ended command over it, run as a user would."""
     import subprocess
     import sys
 
@@ -96,7 +100,7 @@ def validated(faulty):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_every_fault_is_told_with_its_file_and_line_and_the_status_is_1(faulty, validated):
+def test_every_fault_is_printed_with_its_file_and_line_and_the_status_is_1(faulty, validated):
     pool = faulty / "cand_pool" / "local" / "mbeir_mscoco_task0_cand_pool.jsonl"
     asked = faulty / "query" / "train" / "mbeir_mscoco_task0_train.jsonl"
     told = {}
@@ -125,8 +129,9 @@ def test_the_summary_counts_by_modality_task_and_reason(validated):
         assert line in validated.stderr, validated.stderr
 
 
-def test_the_summary_tells_faults_from_what_hung_on_them_and_why_a_run_would_stop(validated):
-    assert "10 rows would be rejected: 9 at fault themselves, 1 that hung on them\n" in validated.stderr  # who asks for what is not there
+def test_the_summary_counts_faults_and_dependent_rows_apart_and_says_why_a_run_would_stop(validated):
+    # The dependent row is the query whose only answer is missing.
+    assert "10 rows would be rejected: 9 for faults of their own, 1 because they refer to these\n" in validated.stderr
     assert "a run would stop: 2 of the 4 candidates were rejected" in validated.stderr and "curate.max_rejected=0.2" in validated.stderr
 
 
@@ -158,7 +163,7 @@ TEXTS = {
 }
 
 
-def test_a_corpus_without_a_training_pair_has_status_1_and_says_why_a_run_would_stop(beir, capsys, ray_cluster):
+def test_a_corpus_without_a_training_pair_has_status_1_and_says_why_a_run_would_stop(beir, capsys):
     assert main(["validate", str(beir(TEXTS, test="ab"))]) == 1
     out, err = capsys.readouterr()
     assert out == "" and "nothing would be rejected" in err
@@ -169,7 +174,7 @@ def test_a_corpus_without_a_training_pair_has_status_1_and_says_why_a_run_would_
     assert "a run would stop" not in "".join(capsys.readouterr())
 
 
-def test_with_a_recipe_its_splits_and_its_tasks_are_those_that_count(beir, capsys, ray_cluster):
+def test_with_a_recipe_its_splits_and_its_tasks_are_those_that_count(beir, capsys):
     """nlvr calls validation train; mire adapts on questions about pictures, of which a corpus of texts has none, and mimic on nothing."""
     home = str(beir(TEXTS, validation="ab"))
     assert main(["validate", home]) == 1
@@ -185,23 +190,39 @@ def test_with_a_recipe_its_splits_and_its_tasks_are_those_that_count(beir, capsy
     assert main(["validate", home]) == 0
 
 
-def test_what_ray_warns_of_a_small_corpus_does_not_get_between_the_lines(tmp_path, recwarn):
+def test_a_large_corpus_is_validated_by_workers_of_ray_with_the_same_findings(beir, ray_cluster, monkeypatch):
+    import ray.data  # whose import sets the level of its logger
+
+    home = beir({**TEXTS, "x": "IMG_0001.jpg", "e": ""}, train=["a", "b", "x", "e"], test=["c"])
+    plan = corpora.ValidationPlan(SourcesConfig(path=(str(home),)))
+    small = corpora.validate(plan)
+    assert [(fault.part, fault.reason) for fault in small.faults], "there are faults to compare"
+    monkeypatch.setattr(ray_tasks, "SMALL_BYTES", 10)
+    level = logging.getLogger(ray.data.__name__).level
+    calls = []
+    monkeypatch.setattr(row_checks, "worker_count", lambda workers: calls.append(workers) or worker_count(workers))
+    assert corpora.validate(plan) == small
+    assert calls, "rows were checked by workers"
+    assert logging.getLogger(ray.data.__name__).level == level
+
+
+def test_a_warning_of_ray_about_few_rows_is_not_printed(tmp_path, recwarn):
     def work(context):
         warnings.warn("The maximum number of concurrent tasks for 'MapBatches(Check)' is set to 2, but", stacklevel=1)
         warnings.warn("a disk is nearly full", stacklevel=1)
 
-    corpora._staged("curating", tmp_path / "kept", work, 0)
+    corpora._run_stage("curating", tmp_path / "kept", work, 0)
     assert [str(warning.message) for warning in recwarn] == ["a disk is nearly full"]
 
 
-def test_judgements_that_only_refuse_make_no_pair(beir, capsys, ray_cluster):
+def test_judgements_of_0_alone_make_no_pair(beir, capsys):
     home = beir(TEXTS, test="ab", train="c")
     (home / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq-train-c\tc\t0\n")
     assert main(["validate", str(home)]) == 1
     assert "a run would stop: no pair is left to train on" in capsys.readouterr().err
 
 
-def test_of_triples_alone_it_is_said_what_a_run_without_passages_does(tmp_path, capsys, ray_cluster):
+def test_with_triples_alone_the_refusal_names_the_setting_that_makes_passages(tmp_path, capsys):
     from tests.components.passages.dialogues import TRIPLES, corpus, triple
 
     folder = corpus(tmp_path / "dialogues", [triple(*row) for row in TRIPLES])
@@ -211,7 +232,7 @@ def test_of_triples_alone_it_is_said_what_a_run_without_passages_does(tmp_path, 
     assert f"of the {len(TRIPLES)} triples of train passages can be made: set passages.kind to vid2r or written" in said
 
 
-def test_too_many_rejected_candidates_are_all_told_and_would_stop_a_run(beir, capsys, ray_cluster):
+def test_too_many_rejected_candidates_are_all_printed_and_would_stop_a_run(beir, capsys):
     named = {f"x{n}": f"IMG_{n:04}.jpg" for n in range(2)}
     home = beir({**TEXTS, **named}, train=["a", "b", "x0"])
     assert main(["validate", str(home)]) == 1
@@ -222,14 +243,14 @@ def test_too_many_rejected_candidates_are_all_told_and_would_stop_a_run(beir, ca
     ]
     stop = "a run would stop: 2 of the 6 candidates were rejected (file name: 2), more than the share curate.max_rejected=0.2; "
     assert stop in err
-    assert "4 rows would be rejected: 2 at fault themselves, 2 that hung on them" in err
+    assert "4 rows would be rejected: 2 for faults of their own, 2 because they refer to these" in err
     (home / "corpus.jsonl").write_text((home / "corpus.jsonl").read_text().replace("IMG_0001.jpg", "A tram stops."))
     assert main(["validate", str(home)]) == 1
     err = capsys.readouterr().err
-    assert "3 rows would be rejected: 1 at fault itself, 2 that hung on it" in err and "a run would stop" not in err
+    assert "3 rows would be rejected: 1 for faults of their own, 2 because they refer to these" in err and "a run would stop" not in err
 
 
-def test_a_corpus_of_nothing_usable_is_told_row_by_row(beir, capsys, ray_cluster):
+def test_a_corpus_without_a_usable_row_is_printed_row_by_row(beir, capsys):
     home = beir({"a": "IMG_0001.jpg", "b": "IMG_0002.jpg"}, train=["a", "b"])
     assert main(["validate", str(home)]) == 1
     out, err = capsys.readouterr()
@@ -238,18 +259,18 @@ def test_a_corpus_of_nothing_usable_is_told_row_by_row(beir, capsys, ray_cluster
     assert "nothing would be rejected" not in err
 
 
-def test_what_hangs_on_a_row_that_was_not_read_is_told_from_what_names_nothing(beir, capsys, ray_cluster):
+def test_judgements_of_rejected_rows_are_dependent_and_those_of_missing_rows_are_faults(beir, capsys):
     home = beir({**TEXTS, "e": ""}, train=["a", "e"], test=["b"])
     with (home / "qrels" / "test.tsv").open("a") as qrels:
         qrels.write("q-test-b\tnowhere\t1\n")
     assert main(["validate", "--json", str(home)]) == 1
-    told = json.loads(capsys.readouterr().out)
-    reasons = sorted((fault["part"], fault["reason"]) for fault in told["faults"])
+    found = json.loads(capsys.readouterr().out)
+    reasons = sorted((fault["part"], fault["reason"]) for fault in found["faults"])
     assert reasons == [("corpus", "empty side"), ("qrels", "unknown item"), ("qrels", "unknown item"), ("queries", "no answer")]
-    assert told["hung"] == 2 and told["refusal"] == ""
+    assert found["dependent"] == 2 and found["refusal"] == ""
 
 
-def test_faults_of_examples_are_told_with_their_line_too(tmp_path, capsys, ray_cluster):
+def test_faults_of_examples_are_printed_with_their_line_too(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(picture("a"))
 
     def example(query, positive, **more):
@@ -274,18 +295,18 @@ def test_faults_of_examples_are_told_with_their_line_too(tmp_path, capsys, ray_c
     }
 
 
-def test_a_corpus_without_a_fault_has_status_0_and_its_duplicates_are_told_when_asked(tmp_path, capsys, ray_cluster):
+def test_a_corpus_without_a_fault_has_status_0_and_copies_lists_its_duplicates(tmp_path, capsys):
     rows = [{"query": "who is it ?", "pos": ["It is he."], "neg": []}, {"query": "who was it ?", "pos": ["It is he !"], "neg": []}]
     path = lines(tmp_path / "train.jsonl", rows)
     assert main(["validate", str(path), "--copies"]) == 0
     out = capsys.readouterr().out
     assert "near-duplicate" in out and "nothing would be rejected" in out and "merged      1 of corpus: near-duplicate" in out
     assert main(["validate", str(path), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["faults"] == [] and [copy["line"] for copy in told["copies"]] == [2]
+    found = json.loads(capsys.readouterr().out)
+    assert found["faults"] == [] and [copy["line"] for copy in found["copies"]] == [2]
 
 
-def test_what_is_left_aside_of_a_file_is_told_and_rejects_nothing(tmp_path, capsys, ray_cluster):
+def test_a_column_that_is_left_aside_is_a_notice_and_rejects_nothing(tmp_path, capsys):
     home = tmp_path / "pictures"
     home.mkdir()
     (home / "a.png").write_bytes(picture("a"))
@@ -294,14 +315,14 @@ def test_what_is_left_aside_of_a_file_is_told_and_rejects_nothing(tmp_path, caps
     assert "left aside  pictures/captions.jsonl: width; the rows are read without" in capsys.readouterr().out
 
 
-def test_a_corpus_of_nothing_usable_tells_its_faults_and_why_a_run_would_stop(tmp_path, capsys, ray_cluster):
+def test_a_corpus_without_a_usable_row_prints_its_faults_and_why_a_run_would_stop(tmp_path, capsys):
     path = lines(tmp_path / "train.jsonl", ["{oops", {"query": "", "pos": ["x"], "neg": []}])
     assert main(["validate", "--format", "flagembedding", str(path)]) == 1
     out, err = capsys.readouterr()
     assert f"{path}:1: bad JSON" in out and f"{path}:2: empty side" in out and "a run would stop: the corpus at" in err
 
 
-def test_a_file_that_breaks_off_hides_no_fault_elsewhere(tmp_path, capsys, ray_cluster):
+def test_a_file_that_breaks_off_hides_no_fault_elsewhere(tmp_path, capsys):
     home = tmp_path / "mbeir"
     for name, content in (("good", picture("good")), ("broken", picture("broken")[:200]), ("huge", _claims(60_000))):
         (home / f"{name}.png").parent.mkdir(exist_ok=True)
@@ -341,7 +362,7 @@ def test_what_is_converted_is_read_again_as_it_was(tmp_path, capsys):
     assert "flagembedding; corpus 2, queries 2, qrels 3" in capsys.readouterr().out
 
 
-def test_what_is_left_aside_when_it_is_read_is_told_by_convert_too(beir, tmp_path, capsys):
+def test_convert_prints_the_notices_of_reading_too(beir, tmp_path, capsys):
     home = beir({"a": TEXTS["a"]}, train=["a"])
     with (home / "queries.jsonl").open("a") as queries:
         queries.write(json.dumps({"_id": "q9", "text": "which no qrels name"}) + "\n")
@@ -349,7 +370,7 @@ def test_what_is_left_aside_when_it_is_read_is_told_by_convert_too(beir, tmp_pat
     assert "left aside  beir/queries.jsonl: queries that no qrels name: 1, the first in line 2" in capsys.readouterr().err
 
 
-def test_what_is_not_the_same_when_it_is_read_again_is_told(tmp_path, capsys):
+def test_convert_counts_the_rows_that_another_format_changes(tmp_path, capsys):
     path = lines(tmp_path / "train.jsonl", [{"query": "who ?", "pos": ["he"], "neg": ["it", "they"]}])
     assert main(["convert", str(path), str(tmp_path / "unite"), "--to", "unite"]) == 1
     assert "not the same when unite is read again: 1 queries that are written as several rows" in capsys.readouterr().err
@@ -368,7 +389,7 @@ def test_a_format_that_cannot_hold_it_is_refused_and_leaves_nothing(tmp_path, ca
 def test_a_target_that_holds_something_is_not_written_over(tmp_path, capsys):
     path = lines(tmp_path / "train.jsonl", [{"query": "who ?", "pos": ["he"], "neg": []}])
     assert main(["convert", str(path), str(tmp_path), "--to", "beir"]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists and is not an empty folder" in capsys.readouterr().err
     assert main(["convert", str(path), str(tmp_path / "x"), "--to", "nlvr"]) == 2
     assert "cannot be written; give one of canonical, beir" in capsys.readouterr().err
 
@@ -377,7 +398,7 @@ def test_the_formats_are_listed_with_a_line_each(capsys):
     assert main(["list"]) == 0
     out = capsys.readouterr().out
     for name, form in FORMATS.items():
-        assert f"{name}{' *' if hasattr(form, 'write') else ''}" in out and form.WHAT in out
+        assert f"{name}{' *' if form.written else ''}" in out and form.what in out
 
 
 def test_a_place_that_is_not_there_is_refused_by_name():

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mirepoix.components.corpus.parts import PartWriter
-from mirepoix.models.encoder import ARCHITECTURES
+from mirepoix.models.encoder_config import ARCHITECTURES
 from mirepoix.models.item import Item, item_to_row
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.recipes.registry import RECIPES, RETRIEVERS, recipe
@@ -93,7 +93,7 @@ def test_a_plan_says_what_would_run_and_writes_nothing(said, tmp_path):
     status, out, _ = said("run", "quickstart", "--plan", "--storage", str(tmp_path / "storage"))
     assert status == 0
     assert out.splitlines()[0].split() == ["sources", "runs", "never", "ran"]
-    assert "adapt            may run  waits for pairs, backbone" in out
+    assert "adapt            may run    waits for pairs, backbone" in out
     assert not (tmp_path / "storage").exists()
 
 

@@ -50,7 +50,7 @@ def method(folder, recall: float, rows: int = 60) -> dict[str, StageReport]:
 
 @pytest.fixture
 def single(tmp_path):
-    return results.told(recipe("quickstart"), Report(method(tmp_path / "one", 0.8)))
+    return results.gather(recipe("quickstart"), Report(method(tmp_path / "one", 0.8)))
 
 
 @pytest.fixture
@@ -89,13 +89,13 @@ def test_its_table_sets_trained_against_untrained(single):
 
 
 def test_a_run_that_stopped_before_it_measured_has_no_table():
-    told = results.told(recipe("quickstart"), Report({"sources": done(), "backbone": done(metrics={"parameters": 1.0})}))
+    told = results.gather(recipe("quickstart"), Report({"sources": done(), "backbone": done(metrics={"parameters": 1.0})}))
     assert told == {"facts": {"parameters": 1}}
     assert results.results_table(told) == ""
 
 
 def test_a_comparison_tells_the_same_of_each_arm(config, report, single):
-    arms = results.told(config, report)["arms"]
+    arms = results.gather(config, report)["arms"]
     assert list(arms) == ["unite", "jfe", "mire"]
     assert arms["unite"] == single | {"failure": ""}
     assert arms["mire"]["facts"]["rows_per_item"] == 21
@@ -103,18 +103,18 @@ def test_a_comparison_tells_the_same_of_each_arm(config, report, single):
 
 
 def test_an_arm_that_failed_says_why_at_the_root(config, report):
-    failed = results.told(config, report)["arms"]["jfe"]
+    failed = results.gather(config, report)["arms"]["jfe"]
     assert failed == {"facts": {"parameters": 10}, "failure": "jfe:adapt failed: the loss is nan"}
 
 
 def test_what_failed_for_all_is_why_each_is_missing(config):
     lost = {"curate": StageReport("failed", error="no rows"), "pairs": StageReport("not run", "no result of curate")}
     lost |= {f"{arm}:evaluate": StageReport("not run", "no result of curate, pairs") for arm in config.arms}
-    assert {arm["failure"] for arm in results.told(config, Report(lost))["arms"].values()} == {"curate failed: no rows"}
+    assert {arm["failure"] for arm in results.gather(config, Report(lost))["arms"].values()} == {"curate failed: no rows"}
 
 
 def test_an_arm_that_was_not_asked_to_the_end_did_not_fail(config):
-    told = results.told(config, Report({"unite:backbone": done(metrics={"parameters": 3.0})}))["arms"]
+    told = results.gather(config, Report({"unite:backbone": done(metrics={"parameters": 3.0})}))["arms"]
     assert told["unite"] == {"facts": {"parameters": 3}, "failure": ""}
 
 
@@ -124,13 +124,13 @@ def test_an_arm_takes_what_another_made_for_it(tmp_path):
     made = method(tmp_path / "one", 0.8)
     stages = {f"one:{step}": stage for step, stage in made.items()}
     stages |= {"other:instruct": done(took=4.0), "other:index": made["index"], "other:evaluate": evaluated(tmp_path / "other", 0.6)}
-    arms = results.told(Comparison(arms={"one": one, "other": other}), Report(stages))["arms"]
+    arms = results.gather(Comparison(arms={"one": one, "other": other}), Report(stages))["arms"]
     assert arms["other"]["facts"]["parameters"] == 1234567
     assert arms["other"]["facts"]["training_seconds"] == 64.0, "the adaptation that it shares counts for it too"
 
 
 def test_the_table_of_a_comparison_has_a_column_for_each_arm(config, report):
-    lines = [line.split() for line in results.results_table(results.told(config, report)).splitlines()]
+    lines = [line.split() for line in results.results_table(results.gather(config, report)).splitlines()]
     assert lines[0] == ["recall@5", "on", "test,", "target", "pool"]
     assert lines[1] == ["task", "queries", "unite", "jfe", "mire"]
     assert lines[2:4] == [["i->t", "36", "0.800", "-", "0.400"], ["t->i", "36", "0.000", "-", "0.000"]]
@@ -150,12 +150,12 @@ def test_the_table_of_a_comparison_has_a_column_for_each_arm(config, report):
 
 
 def test_columns_stand_under_each_other_whatever_the_arms_are_called(config, report):
-    lines = results.results_table(results.told(config, report)).splitlines()[1:12]
+    lines = results.results_table(results.gather(config, report)).splitlines()[1:12]
     assert len({len(line) for line in lines}) == 1
 
 
 def test_a_comparison_in_which_every_arm_failed_still_says_why(config):
-    told = results.told(
+    told = results.gather(
         config,
         Report(
             {

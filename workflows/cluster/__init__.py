@@ -1,1 +1,1 @@
-"""Ray clusters: a private one, one that is given, jobs, and what a machine has."""
+"""Ray clusters: private ones, given ones and jobs on them; and the checks of a machine."""

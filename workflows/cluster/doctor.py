@@ -1,4 +1,4 @@
-"""What this machine has and lacks for a run: one check per line, each with what to do about it."""
+"""Checks whether this machine can run mirepoix: one finding per line, with advice where something is missing."""
 
 import importlib.metadata
 import json
@@ -21,12 +21,12 @@ from packaging.requirements import Requirement
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import refuse_credentials
-from mirepoix.workflows.cluster.ray_cluster import default_storage
+from mirepoix.workflows.storage import default_storage
 
 GIB = 2**30
 PORTS = {8000: "the search endpoint", 8265: "the dashboard of a Ray head", 5000: "an MLflow server"}
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "peft", "mlflow", "pyarrow", "pillow", "numpy", "fastapi")
-FAISS = ("faiss-cpu", "faiss-gpu")
+FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs")
 BROWSERS = ("chromium",)
 PROBE_SECONDS = 60.0
 FAISS_PROBE = """
@@ -46,7 +46,7 @@ print(json.dumps({"accelerator": accelerator_name, "operators": operators}))
 
 @dataclass(frozen=True)
 class MachineCheck:
-    """One finding: what was looked at, whether it will do, what was found, and what to do."""
+    """One finding: what was checked, whether it suffices, what was found, and what to do."""
 
     what: str
     state: Literal["ok", "warn", "fail"]
@@ -57,28 +57,28 @@ class MachineCheck:
 def checks(storage: str | None = None) -> list[MachineCheck]:
     """Every check of this machine."""
     root = storage or default_storage()
-    with probe(FAISS_PROBE) as of_faiss, probe(OPERATORS_PROBE) as of_operators:
+    with probe(FAISS_PROBE) as faiss_probe, probe(OPERATORS_PROBE) as operators_probe:
         machine = [python(), cpus(), memory(), shared_memory(), *versions()]
         devices, pictures = gpus(), torchvision()
         ports = [port(number, use) for number, use in PORTS.items()]
         services = [*ray_authentication(), *storage_root(root), tracking(), browser()]
-        return [*machine, faiss(answer(of_faiss)), devices, operators(answer(of_operators)), pictures, *ports, *services]
+        return [*machine, faiss(probe_result(faiss_probe)), devices, operators(probe_result(operators_probe)), pictures, *ports, *services]
 
 
 def probe(code: str) -> subprocess.Popen:
-    """A Python of its own that says as JSON, in its last line, what this one must not find out by itself: an import may kill it."""
+    """A Python process whose last line is a JSON report. It does the imports that this process must not: one of them may crash."""
     return subprocess.Popen([sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def answer(asked: subprocess.Popen, seconds: float = PROBE_SECONDS) -> dict[str, Any] | str:
-    """What a probe says, or in a line why it says nothing."""
+def probe_result(process: subprocess.Popen, seconds: float = PROBE_SECONDS) -> dict[str, Any] | str:
+    """The report of a probe, or a line that says why there is none."""
     try:
-        out, err = asked.communicate(timeout=seconds)
+        out, err = process.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        asked.kill()
+        process.kill()
         return f"no answer within {seconds:g} seconds"
-    if asked.returncode:
-        return (err.strip().splitlines() or [f"it ended with status {asked.returncode}"])[-1]
+    if process.returncode:
+        return (err.strip().splitlines() or [f"it ended with status {process.returncode}"])[-1]
     return json.loads(out.splitlines()[-1])
 
 
@@ -124,7 +124,7 @@ def cpus(count: int | None = None) -> MachineCheck:
 def memory(needed: float = 4 * GIB, available: float | None = None) -> MachineCheck:
     available = _available_memory() if available is None else available
     if available < needed:
-        advice = "close something, or run on a larger machine; the quickstart takes up to 4 GiB"
+        advice = "end other processes, or run on a larger machine; the quickstart takes up to 4 GiB"
         return MachineCheck("memory", "warn", f"{available / GIB:.1f} GiB available", advice)
     return MachineCheck("memory", "ok", f"{available / GIB:.1f} GiB available")
 
@@ -176,28 +176,26 @@ def versions(required: Mapping[str, Requirement] | None = None, version: Callabl
             yield MachineCheck(name, "ok", found)
 
 
-def faiss(told: dict[str, Any] | str, version: Callable[[str], str | None] = installed) -> MachineCheck:
-    """Both FAISS wheels own the same module, and pip does not object: exactly one may be there, and it must load."""
+def faiss(reported: dict[str, Any] | str, version: Callable[[str], str | None] = installed) -> MachineCheck:
+    """Exactly one FAISS wheel is installed, and loads; the wheels share one module, and pip installs several without an error."""
     found = {name: version(name) for name in FAISS if version(name)}
     text = ", ".join(f"{name} {number}" for name, number in found.items()) or "not installed"
     if len(found) > 1:
-        advice = "pip uninstall -y faiss-cpu faiss-gpu && pip install 'mirepoix[cpu]'  (or [gpu]; never both)"
+        advice = f"pip uninstall -y {' '.join(FAISS)} && pip install 'mirepoix[cpu]'  (or [gpu] or [gpu-cuda13]; only one of them)"
         return MachineCheck("FAISS", "fail", text, advice)
-    if isinstance(told, str) and not found:
-        return MachineCheck(
-            "FAISS", "fail", f"{text}: {told}", "pip install 'mirepoix[cpu]'  (or 'mirepoix[gpu]' on a machine with NVIDIA GPUs)"
-        )
-    if isinstance(told, str):
-        advice = {
-            "faiss-cpu": "pip install --force-reinstall --no-deps faiss-cpu",
-            "faiss-gpu": "give it the CUDA libraries that it wants, or: pip uninstall -y faiss-gpu && pip install 'mirepoix[cpu]'",
-        }
-        return MachineCheck("FAISS", "fail", f"{text} cannot be imported: {told}", advice[next(iter(found))])
-    text = text if found else f"{told['version']}, a build that pip does not know"
-    text += f"; {told['gpus']} GPUs; compiled with {' '.join(told['options'])}"
-    if "faiss-gpu" in found and not told["gpus"]:
-        advice = "it sees no GPU: look at nvidia-smi, or pip uninstall -y faiss-gpu && pip install 'mirepoix[cpu]'"
-        return MachineCheck("FAISS", "warn", text, advice)
+    if isinstance(reported, str) and not found:
+        advice = "pip install 'mirepoix[cpu]'  (or [gpu] or [gpu-cuda13] on a machine with NVIDIA GPUs; only one of them)"
+        return MachineCheck("FAISS", "fail", f"{text}: {reported}", advice)
+    name = next(iter(found), "")
+    instead = f"pip uninstall -y {name} && pip install 'mirepoix[cpu]'"
+    if isinstance(reported, str):
+        again = "pip install --force-reinstall --no-deps faiss-cpu"
+        advice = again if name == "faiss-cpu" else f"install the CUDA libraries that it needs, or: {instead}"
+        return MachineCheck("FAISS", "fail", f"{text} cannot be imported: {reported}", advice)
+    text = text if found else f"{reported['version']}, a build that pip has no record of"
+    text += f"; {reported['gpus']} GPUs; compiled with {' '.join(reported['options'])}"
+    if name.startswith("faiss-gpu") and not reported["gpus"]:
+        return MachineCheck("FAISS", "warn", text, f"it finds no GPU: check nvidia-smi, or {instead}")
     return MachineCheck("FAISS", "ok", text)
 
 
@@ -209,7 +207,7 @@ def gpus(nvidia_smi: str | None = None) -> MachineCheck:
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return MachineCheck("GPUs", "ok", f"{len(names)}: {', '.join(sorted(set(names)))}")
     if smi and (listed := _output([smi, "-L"])):
-        advice = f"torch {torch.__version__} does not see them; install the CUDA build of torch for this driver"
+        advice = f"torch {torch.__version__} does not find them; install the CUDA build of torch for this driver"
         return MachineCheck("GPUs", "warn", f"{len(listed.splitlines())} by nvidia-smi, none by torch", advice)
     return MachineCheck("GPUs", "ok", "none; everything runs on the CPU")
 
@@ -221,16 +219,16 @@ def _output(command: list[str]) -> str:
         return ""
 
 
-def operators(told: dict[str, Any] | str, compiler: str | None = None) -> MachineCheck:
-    """Our own settings use no compiled operator of DeepSpeed; a user's may (CPU offload, FusedAdam), and these are built at run time."""
-    if isinstance(told, str):
+def operators(reported: dict[str, Any] | str, compiler: str | None = None) -> MachineCheck:
+    """Which operators of DeepSpeed can be compiled. Our settings use none; those of a user may (CPU offload, FusedAdam)."""
+    if isinstance(reported, str):
         return MachineCheck(
-            "DeepSpeed ops", "fail", f"DeepSpeed cannot be imported: {told}", "pip install --force-reinstall --no-deps deepspeed"
+            "DeepSpeed ops", "fail", f"DeepSpeed cannot be imported: {reported}", "pip install --force-reinstall --no-deps deepspeed"
         )
     compiler = compiler or shutil.which("g++") or shutil.which("c++")
-    fit = [name for name, compatible in told["operators"].items() if compatible] if compiler else []
-    unfit = [name for name in told["operators"] if name not in fit]
-    text = f"none needed: ours use torch's own; on {told['accelerator']} a settings file may ask for {', '.join(fit) or 'none'}"
+    fit = [name for name, compatible in reported["operators"].items() if compatible] if compiler else []
+    unfit = [name for name in reported["operators"] if name not in fit]
+    text = f"none needed: ours use torch's own; on {reported['accelerator']} a settings file may ask for {', '.join(fit) or 'none'}"
     text += f", built by {compiler}" if compiler else " (no C++ compiler)"
     return MachineCheck("DeepSpeed ops", "ok", text + (f"; not for {', '.join(unfit)}" if unfit else ""))
 
@@ -253,13 +251,13 @@ def port(number: int, use: str) -> MachineCheck:
         except OSError:
             owner = _owner(number)
             return MachineCheck(
-                what, "warn", f"in use{f' by {owner}' if owner else ''}", f"give {use} another port, or end what holds this one"
+                what, "warn", f"in use{f' by {owner}' if owner else ''}", f"give {use} another port, or end the process that holds this one"
             )
     return MachineCheck(what, "ok", f"free for {use}")
 
 
 def _owner(number: int) -> str:
-    """The process that listens on a port, as far as this user may see it."""
+    """The process that listens on a port, if this user may see it; else empty."""
     inodes = set()
     for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
         rows = [line.split() for line in table.read_text().splitlines()[1:]] if table.exists() else []
@@ -278,7 +276,7 @@ def ray_authentication(environment: Mapping[str, str] = os.environ, home: Path |
     mode = environment.get("RAY_AUTH_MODE", "")
     path = Path(environment.get("RAY_AUTH_TOKEN_PATH") or (home or Path.home()) / ".ray" / "auth_token")
     if mode.lower() == "disabled":
-        advice = "anyone who reaches a head of yours runs code on it; export RAY_AUTH_MODE=token"
+        advice = "anyone who reaches a Ray head of yours can run code on it; export RAY_AUTH_MODE=token"
         yield MachineCheck("Ray tokens", "warn", "RAY_AUTH_MODE=disabled", advice)
     elif mode.lower() == "token" and not environment.get("RAY_AUTH_TOKEN") and not path.exists():
         yield MachineCheck(
@@ -311,7 +309,9 @@ def storage_root(root: str, needed: float = 2 * GIB) -> Iterator[MachineCheck]:
         yield MachineCheck("storage", "fail", f"{folder}: {error.strerror}", "give another folder or URI by --storage or MIREPOIX_STORAGE")
     free = shutil.disk_usage(there).free
     if free < needed:
-        yield MachineCheck("disk", "warn", f"{free / GIB:.1f} GiB free at {folder}", "free some, or give another place by MIREPOIX_STORAGE")
+        yield MachineCheck(
+            "disk", "warn", f"{free / GIB:.1f} GiB free at {folder}", "free some, or give another folder by MIREPOIX_STORAGE"
+        )
     else:
         yield MachineCheck("disk", "ok", f"{free / GIB:.0f} GiB free at {folder}")
 

@@ -1,7 +1,7 @@
-"""Ends what is left of a private Ray cluster and removes its folder, once its driver is gone, however it went.
+"""Ends the processes of a private Ray cluster and removes its folder once its driver has ended, even if it was killed.
 
-It runs as a process of its own that waits for the driver's end of a pipe to close. Ray alone is not enough: when a driver is killed,
-its agents try for a minute to tell the dead head about it, and nobody removes the folder with the token and the spilled objects.
+It is a process of its own, which waits until the driver's end of a pipe is closed. Ray does not do this: after a driver is killed, its
+agents try for a minute to reach the dead head, and the folder with the token and the spilled objects stays.
 Only the standard library is imported, so that waiting costs 10 MB.
 """
 
@@ -14,13 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 
 MARK = "MIREPOIX_CLUSTER"
-"""The variable by which every process of a private cluster names its folder; children of the driver itself do not have it."""
+"""The environment variable of every process of a private cluster that holds its folder; other children of the driver do not have it."""
 LOCK = "lock"
 PATIENCE = 10.0
 
 
 def processes(folder: Path) -> list[int]:
-    """The processes of the private cluster in a folder; none where the system has no /proc, and Ray's own end must do."""
+    """The processes of the private cluster in a folder; on a system without /proc none, so that only Ray ends them."""
     mark, found = f"{MARK}={folder}".encode(), []
     for entry in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # it ended meanwhile, or is another user's
@@ -31,7 +31,7 @@ def processes(folder: Path) -> list[int]:
 
 
 def _titled(entry: Path) -> bool:
-    """Whether Ray gave a process a title, which it writes over the environment that the process was started with."""
+    """Whether Ray has set the title of a process, which overwrites the environment that /proc shows."""
     return (entry / "cmdline").read_bytes().startswith(b"ray::")
 
 
@@ -43,17 +43,22 @@ def _writes_into(entry: Path, folder: Path) -> bool:
     return False
 
 
-def clear(folder: Path) -> None:
-    """End the cluster in a folder and remove the folder; its lock last, so that a removal cut short is taken up by the next sweep."""
+def end(folder: Path) -> None:
+    """End the processes of the cluster in a folder."""
     deadline = time.monotonic() + PATIENCE
     while (left := processes(folder)) and time.monotonic() < deadline:
         for pid in left:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
+
+
+def clear(folder: Path) -> None:
+    """End the cluster in a folder and remove the folder; its lock last, so that the next sweep finishes a removal that was interrupted."""
+    end(folder)
     for entry in [each for each in folder.iterdir() if each.name != LOCK] if folder.is_dir() else []:
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry, ignore_errors=True)  # two may clear at once
+            shutil.rmtree(entry, ignore_errors=True)  # two processes may clear at once
         else:
             entry.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

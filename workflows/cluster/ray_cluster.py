@@ -1,11 +1,12 @@
-"""The Ray cluster that a run works on: one of its own, or one that is already there.
+"""The Ray cluster of a run: a private one, or one that is already up.
 
-A private cluster leaves the host as it found it. Its token, logs and spilled objects live in one folder that only its user may enter; Ray
-itself opens its temporary folder to everybody, so that folder lies inside. A janitor clears the folder when the driver is gone; should both
-be killed, the next driver does, which can tell by the file lock that a driver holds as long as it lives.
+A private cluster leaves nothing on the host. Its token, logs and spilled objects are in one folder that only its user may enter; Ray makes
+its temporary folder readable for everybody, so it is inside that one. A janitor removes the folder when the driver has ended. If both are
+killed, the next driver removes it: a driver holds a file lock in its folder as long as it lives.
 """
 
 import fcntl
+import logging
 import os
 import secrets
 import shutil
@@ -19,31 +20,33 @@ from pathlib import Path
 import grpc
 import pyarrow as pa
 import ray
-from ray._raylet import AuthenticationTokenLoader, Config
-from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled
+from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest  # type: ignore[attr-defined]  # made when imported
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import AuthenticationError
 
 from mirepoix.models.errors import Refused
-from mirepoix.workflows.cluster.janitor import LOCK, MARK, clear
+from mirepoix.workflows.cluster.janitor import LOCK, MARK, clear, end
+from mirepoix.workflows.cluster.shipped_code import code_root, stage_code
+from mirepoix.workflows.storage import JOB_VARIABLE
 
 PREFIX = "mirepoix-ray-"
 LEAST_CPUS = 6
 """Logical CPUs even on two cores: Ray Data's actor pools and a stage's own task hold CPUs while they wait for each other."""
 LONGEST_FOLDER = 38
-"""Ray's socket names must fit in 107 bytes; what is left of them for the folder."""
+"""Longest path of the folder: the names of Ray's sockets in it must fit in 107 bytes."""
 STORE_SHARE, LEAST_STORE = 1 / 100, 200_000_000
-"""Share of the machine's memory for Ray's object store, and its floor in bytes: stages hand folders on, so little lies there."""
+"""Share of the machine's memory for Ray's object store, and its floor in bytes: stages hand folders on, so little is stored there."""
+START_TRIES = 3
+NOT_UP = (Exception, RuntimeError, ConnectionError, TimeoutError)
+"""The exact types of what `ray.init` raises when its processes are not up in time; Ray has no class of its own for that."""
 CONNECT_SECONDS = 5.0
-LAYERS = ("models", "serving", "components", "workflows")
 TOKEN_ADVICE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's own token"
-JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""What Ray sets in the driver of a submitted job, and in nothing else."""
 
 
 @contextmanager
 def environment(**variables: str | None) -> Iterator[None]:
-    """Environment variables for the length of a block; None unsets; what was there before comes back."""
+    """Sets environment variables for a block, or with None unsets them, and restores them afterwards."""
     before = {name: os.environ.get(name) for name in variables}
     _set(variables)
     try:
@@ -62,7 +65,7 @@ def _set(variables: Mapping[str, str | None]) -> None:
 
 @contextmanager
 def authentication(**variables: str | None) -> Iterator[None]:
-    """An environment whose RAY_AUTH_* this process's Ray acts on: Ray keeps what it read first, so it is told to read again."""
+    """Environment variables for a block, with Ray's authentication read from them: Ray caches what it read first, so the cache is reset."""
     try:
         with environment(**variables):
             Config.initialize("")
@@ -71,12 +74,6 @@ def authentication(**variables: str | None) -> Iterator[None]:
     finally:
         Config.initialize("")
         AuthenticationTokenLoader.instance().reset_cache()
-
-
-def code_root() -> Path:
-    """The folder to import `mirepoix` from: the checkout, or the site-packages of an installed wheel."""
-    home = Path(__file__).resolve().parents[2]
-    return home if (home / "mirepoix.py").is_file() else home.parent
 
 
 def _short_temporary_root() -> Path:
@@ -138,6 +135,8 @@ def private_cluster(num_cpus: int | None = None) -> Iterator[str]:
             RAY_USAGE_STATS_ENABLED="0",
             # Idle workers keep what they imported, half a gigabyte each; a new one is there in a second or two.
             RAY_num_workers_soft_limit="0",
+            # A worker starts when there is a task for it: Ray would start one for each CPU at once, most of which end idle after a second.
+            RAY_prestart_worker_first_driver="0",
             # What an object was made from is kept while anything may ask for it again, and a stage's process with it; here no node is lost.
             RAY_lineage_pinning_enabled="0",
             # Ray trains in a thread, and the C library gives threads heaps of 64 MB, in which the large tensors of a batch leave holes.
@@ -148,16 +147,7 @@ def private_cluster(num_cpus: int | None = None) -> Iterator[str]:
             PYTHONPATH=os.pathsep.join(path for path in paths if path),  # workers import us from wherever the driver did
         ):
             try:
-                with environment(**{MARK: str(folder)}):
-                    ray.init(
-                        address="local",
-                        num_cpus=num_cpus or max(LEAST_CPUS, os.cpu_count() or 1),
-                        object_store_memory=max(LEAST_STORE, int(_memory_of_the_machine() * STORE_SHARE)),
-                        include_dashboard=False,
-                        logging_level="warning",
-                        log_to_driver=False,
-                        _temp_dir=str(folder / "ray"),
-                    )
+                _start(folder, num_cpus or max(LEAST_CPUS, os.cpu_count() or 1))
                 address = ray.get_runtime_context().gcs_address
                 with environment(RAY_ADDRESS=address):
                     yield address
@@ -166,6 +156,36 @@ def private_cluster(num_cpus: int | None = None) -> Iterator[str]:
     finally:
         janitor.communicate()
         os.close(held)
+
+
+def _start(folder: Path, num_cpus: int) -> None:
+    """`ray.init` in a folder, tried again where Ray's processes are not up within 30 s; no setting of Ray changes these."""
+    for attempt in range(1, START_TRIES + 1):
+        try:
+            with environment(**{MARK: str(folder)}):
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    object_store_memory=max(LEAST_STORE, int(_memory_of_the_machine() * STORE_SHARE)),
+                    include_dashboard=False,
+                    logging_level=logging.WARNING,
+                    log_to_driver=False,
+                    _temp_dir=str(folder / "ray"),
+                )
+            return
+        except Exception as error:
+            if type(error) not in NOT_UP:
+                raise
+            ray.shutdown()
+            end(folder)  # Ray leaves the processes that did start, as long as this one lives
+            shutil.rmtree(folder / "ray", ignore_errors=True)
+            happened = f"({_one_line(error)}); the load average is {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
+            if attempt == START_TRIES:
+                raise Refused(
+                    f"Ray did not start in {START_TRIES} tries {happened}; run the same command again when the machine is less busy, "
+                    "or give --address or RAY_ADDRESS of a cluster that is up"
+                ) from error
+            print(f"Ray did not start {happened}; trying again, {attempt + 1} of {START_TRIES}", file=sys.stderr, flush=True)
 
 
 def _memory_of_the_machine() -> int:
@@ -192,7 +212,7 @@ def connect(address: str | None = None) -> Iterator[str]:
         shipped = {} if JOB_VARIABLE in os.environ else {"working_dir": str(stage_code(Path(staging)))}
         try:
             with environment(RAY_ADDRESS=None):
-                ray.init(address=address, runtime_env=shipped, logging_level="warning")
+                ray.init(address=address, runtime_env=shipped, logging_level=logging.WARNING)
         except (ConnectionError, AuthenticationError) as error:
             raise Refused(f"cannot connect to the Ray cluster at {address!r}: {_one_line(error)}; {TOKEN_ADVICE}") from error
     try:
@@ -234,20 +254,3 @@ def is_given(address: str | None = None) -> bool:
 def cluster(address: str | None = None) -> AbstractContextManager[str]:
     """The cluster at an address or at RAY_ADDRESS where one is given, else a private one."""
     return connect(address) if is_given(address) else private_cluster()
-
-
-def stage_code(folder: Path) -> Path:
-    """Copy our code, and nothing else, into an empty folder as an installed wheel lays it out; jobs and workers import it from there."""
-    source = Path(__file__).resolve().parents[2]
-    shutil.copy(code_root() / "mirepoix.py", folder)
-    for layer in LAYERS:
-        shutil.copytree(source / layer, folder / "mirepoix" / layer, ignore=shutil.ignore_patterns("__pycache__", ".*"))
-    return folder
-
-
-def default_storage() -> str:
-    """Where artefacts live unless told otherwise: MIREPOIX_STORAGE, else ./storage, else (in a job, whose cwd is thrown away) the home."""
-    if given := os.environ.get("MIREPOIX_STORAGE"):
-        return given
-    home = Path.home() / ".mirepoix" / "storage"
-    return str(home if JOB_VARIABLE in os.environ else Path("storage").absolute())

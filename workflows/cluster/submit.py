@@ -1,4 +1,4 @@
-"""A run as a job of a Ray cluster: our code travels with it, everything else is on the cluster already."""
+"""Submits a run as a job of a Ray cluster. The code of mirepoix is sent with the job; its dependencies must be on the cluster."""
 
 import asyncio
 import hashlib
@@ -22,11 +22,12 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import refuse_credentials
-from mirepoix.workflows.cluster.ray_cluster import TOKEN_ADVICE, environment, stage_code
+from mirepoix.workflows.cluster.ray_cluster import TOKEN_ADVICE, environment
+from mirepoix.workflows.cluster.shipped_code import stage_code
 
 ANSWER_SECONDS = 8.0
 LOST_TRIES, LOST_PAUSE = 10, 3.0
-"""How often, and after how many seconds, a lost log connection is taken up again."""
+"""How often, and after how many seconds, a lost log connection is opened again."""
 CARRIED = ("MIREPOIX_STORAGE", "MLFLOW_TRACKING_URI")
 """Variables of the submitter that the job gets; the cluster's secrets stay in the cluster's own environment."""
 DETACHED = 130
@@ -35,7 +36,7 @@ DETACHED = 130
 
 @dataclass(frozen=True)
 class SubmittedJob:
-    """What is sent to the cluster."""
+    """A job as it is sent to the cluster."""
 
     name: str
     entrypoint: str
@@ -72,7 +73,7 @@ def prepare(
     options: Sequence[str] = (),
     files: Mapping[str, Path] | None = None,
 ) -> SubmittedJob:
-    """A job whose working directory, laid out in an empty folder, is our code, the config file, and files by the field that names them."""
+    """A job whose working directory, written into an empty folder, holds our code, the config file, and the files that fields name."""
     if storage and "://" not in storage and not Path(storage).is_absolute():
         raise Refused(f"a job's storage cannot be the relative {storage!r}; give a URI, or an absolute path that all nodes share")
     variables = {name: os.environ[name] for name in CARRIED if os.environ.get(name)}
@@ -125,7 +126,7 @@ def job_client(address: str) -> JobSubmissionClient:
 
 
 def send(client: JobSubmissionClient, job: SubmittedJob) -> None:
-    """Hand a job over; the cluster has all of it when this returns."""
+    """Send a job; the cluster has all of it when this returns."""
     try:
         client.submit_job(
             submission_id=job.name,
@@ -155,7 +156,7 @@ def follow_job(client: JobSubmissionClient, name: str) -> int:
 
 
 async def _tail(client: JobSubmissionClient, name: str) -> JobDetails:
-    """Print a job's log as it grows, once, whatever becomes of the connection; returns what the job came to."""
+    """Print each part of a job's log once, over lost and new connections, until the job has ended; returns its details."""
     printed, lost = 0, 0
     while True:
         seen = 0

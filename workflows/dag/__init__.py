@@ -1,1 +1,1 @@
-"""The graphs of stages: one retriever's, and several retrievers' side by side."""
+"""The graphs of stages: of one retriever, and of several that are compared."""

@@ -1,11 +1,11 @@
-"""Several retrievers on one corpus: the DAG once for each arm, and what arms have alike is made once.
+"""Several retrievers on one corpus: the DAG once for each arm; a stage that is equal in two arms is run once.
 
 sources -> curate -> [passages] -> pairs -+-> unite:adapt -> unite:instruct -> ... -> unite:evaluate, unite:release
                                           +-> mire:adapt  -> mire:instruct  -> ... -> mire:evaluate,  mire:release
                                           +-> ...                                 one of the releases -> [deploy]
 
-A stage of an arm is called ARM:STEP. Two arms that agree in a step's config and inputs share it, under the name of the first. An arm that
-fails takes down itself alone.
+A stage of an arm is named ARM:STEP. Two arms whose step has the same config and inputs share it, under the name of the first. The stages of
+an arm depend on no other arm, but for those that it shares, so an arm that fails does not stop the others.
 """
 
 import json
@@ -13,12 +13,12 @@ import re
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
 
-from mirepoix.components.pairs.pairs import PairsConfig
+from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
-from mirepoix.workflows.dag.retrieval import Data, Method, Service, data_stages, deploy_stage, method_stages, pairs_stage, read_by
+from mirepoix.workflows.dag.outside import with_outside
+from mirepoix.workflows.dag.retrieval import Data, Method, Service, data_stages, deploy_stage, method_stages, pairs_for, pairs_stage
 from mirepoix.workflows.runner.fingerprint import plain
 from mirepoix.workflows.runner.graph import Stage, merge_shared
 
@@ -27,19 +27,19 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Arm(Method):
-    """A method in a comparison."""
+    """A method that is compared with others."""
 
-    pairs: PairsConfig | None = option(None, "which pairs it is trained on and how its queries are worded; null: those of all")
+    pairs: PairsConfig | None = option(None, "pairs that it is trained on, and the wording of its queries; null: those of the comparison")
 
 
 @dataclass(frozen=True)
 class Comparison(Service, Data):
-    """Several methods on the same data, measured with the same ruler."""
+    """Several methods on the same data, evaluated in the same way."""
 
     serve: str | None = option(None, "arm whose release is deployed at the end; null: none")
     only: tuple[str, ...] = option((), "arms that are run; empty: all")
-    at_once: int | None = option(None, "arms at work at the same time, the first ones first; null: as many as there are CPUs and GPUs for")
-    arms: dict[str, Arm] = option(dict, "what is compared, by the name that its stages begin with")
+    at_once: int | None = option(None, "arms that run at the same time, in their order; null: as many as the CPUs and GPUs allow")
+    arms: dict[str, Arm] = option(dict, "the methods that are compared, by the name with which their stages begin")
 
     def __post_init__(self) -> None:
         self.refuse_split(self.evaluate.split)
@@ -47,7 +47,7 @@ class Comparison(Service, Data):
             raise Refused("arms is empty; name one or more, each with its config")
         for name in self.arms:
             if not NAME.fullmatch(name):
-                raise Refused(f"arm {name!r} cannot be the beginning of a stage's name; give letters, digits, _ and -")
+                raise Refused(f"the name {name!r} of an arm cannot begin the name of a stage; give letters, digits, _ and -")
         for field, named in (("only", self.only), ("serve", (self.serve,) if self.serve else ())):
             known = self.arms if field == "only" else self.chosen
             if unknown := [name for name in named if name not in known]:
@@ -63,33 +63,28 @@ class Comparison(Service, Data):
     @property
     def served(self) -> str | None:
         """The stage whose release is deployed."""
-        return self.placed[f"{self.serve}:release"] if self.serve else None
+        return self.executed_as[f"{self.serve}:release"] if self.serve else None
 
     @property
-    def paired(self) -> PairsConfig:
-        """Which pairs are made for the arms without their own, whichever of them run: so those that run later find them."""
-        return read_by(self.pairs, [arm for arm in self.arms.values() if arm.pairs is None])
+    def made_pairs(self) -> PairsConfig:
+        """The config of the pairs for all arms without their own, whether they run now or not: an arm that runs later finds them made."""
+        return pairs_for(self.pairs, [arm for arm in self.arms.values() if arm.pairs is None])
 
     @property
-    def placed(self) -> dict[str, str]:
-        """By every stage that an arm has the stage that does it, which another arm's may be."""
-        return self._laid()[1]
-
-    def prepared(self) -> Self:
-        """The config with the fingerprints of what it reads from outside; refused where that is not there."""
-        arms = {name: arm.prepared() if name in self.chosen else arm for name, arm in self.arms.items()}
-        return replace(super().prepared(), arms=arms)
+    def executed_as(self) -> dict[str, str]:
+        """For each stage of each arm the stage that is run for it, which may be one of an earlier arm."""
+        return self._merged()[1]
 
     def named_files(self) -> dict[str, Path]:
-        """The settings files that the arms name, by the field that names them; refused where one cannot be read."""
+        """The settings files that the arms name, by field; refused where one cannot be read."""
         return {f"arms.{name}.{field}": file for name, arm in self.chosen.items() for field, file in arm.named_files().items()}
 
     def stages(self) -> list[Stage]:
         """The stages of the config, in an order in which they could run."""
-        return self.prepared()._laid()[0]
+        return with_outside(self._merged()[0])
 
-    def room(self, cpus: float, gpus: float) -> int:
-        """How many arms can be at work at the same time; one always can."""
+    def parallel_arms(self, cpus: float, gpus: float) -> int:
+        """How many arms can run at the same time; at least one."""
         if self.at_once is not None:
             return self.at_once
         trainings = [training for arm in self.chosen.values() for training in arm.trainings.values()]
@@ -98,27 +93,28 @@ class Comparison(Service, Data):
             fit.append(gpus // taken)
         return max(1, int(min(fit)))
 
-    def _laid(self) -> tuple[list[Stage], dict[str, str]]:
-        stages = data_stages(self, self.paired)
+    def _merged(self) -> tuple[list[Stage], dict[str, str]]:
+        """The stages of all arms without duplicates, and for each stage of an arm the one that is run for it."""
+        stages = data_stages(self, self.made_pairs)
         shared = {stage.name for stage in stages}
         for name, arm in self.chosen.items():
-            own = [] if arm.pairs is None else [pairs_stage(self, read_by(arm.pairs, [arm]))]
+            own = [] if arm.pairs is None else [pairs_stage(self, pairs_for(arm.pairs, [arm]))]
             own += method_stages(arm, self, arm.pairs or self.pairs, self.evaluate)
-            stages += [_called(stage, name, {stage.name: f"{name}:{stage.name}" for stage in own}) for stage in own]
+            stages += [_in_arm(stage, name, {stage.name: f"{name}:{stage.name}" for stage in own}) for stage in own]
         measured = tuple(stage.name for stage in stages if stage.step == "evaluate")
-        stages, names = merge_shared(stages, _done)
+        stages, names = merge_shared(stages, _identity)
         if self.serve:
             after = tuple(names[name] for name in measured)
             stages.append(deploy_stage(self.deploy, names[f"{self.serve}:release"], after, self.seed))
         return stages, {name: stage for name, stage in names.items() if name not in shared}
 
 
-def _called(stage: Stage, arm: str, names: Mapping[str, str]) -> Stage:
-    """A stage under the name that it has in an arm, as have those that it hangs on, if they are the arm's own."""
+def _in_arm(stage: Stage, arm: str, names: Mapping[str, str]) -> Stage:
+    """A stage under its name in an arm, with its inputs renamed in the same way if they are the arm's own."""
     inputs = {argument: names.get(source, source) for argument, source in stage.inputs.items()}
     return replace(stage, name=names[stage.name], inputs=inputs, after=tuple(names[name] for name in stage.after))
 
 
-def _done(stage: Stage) -> Hashable:
-    """What two stages with the same inputs must agree in to be one."""
+def _identity(stage: Stage) -> Hashable:
+    """What must be equal for two stages with the same inputs to be one."""
     return stage.step, stage.work, json.dumps(plain(stage.config), sort_keys=True)

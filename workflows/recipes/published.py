@@ -1,29 +1,29 @@
-"""Runs with the settings that were published, on published checkpoints. They want GPUs, and have not been run here for want of them.
+"""Recipes with the settings that were published, on published checkpoints. They need GPUs, and have not been run here for lack of them.
 
-What a paper or its code says is in the config; what neither says is chosen here and named as chosen. Three rules hold for all and are
-ours: negatives are gathered over all workers; what is known to answer a query, or to be kin of an answer, is no negative of it
-(`mask_relevant`, `mask_kin`); and gradients are clipped at a norm of 1 where nothing is known of clipping. Queries go without instructions
-where a paper has none (MiMIC, MIRe, MARVEL, UniVL-DR). Corpora may ship negatives: only a training that says so reads them.
+Settings come from the paper or its code; where neither gives one, the docstring of the recipe lists it as chosen here. Three rules of all
+recipes are ours: negatives are gathered over all workers; known answers of a query, and their kin, are not its negatives (`mask_relevant`,
+`mask_kin`); and gradients are clipped at a norm of 1 where nothing is known of clipping. Queries have no instructions where a paper has
+none (MiMIC, MIRe, MARVEL, UniVL-DR). Negatives that a corpus brings are read only by a training that sets `negatives`.
 """
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
-from mirepoix.components.embedding.embed import EmbedConfig
-from mirepoix.components.pairs.hard_negatives import MineConfig
-from mirepoix.components.pairs.pairs import PairsConfig
-from mirepoix.components.training.augment import AugmentConfig
-from mirepoix.components.training.backbone import BackboneConfig
-from mirepoix.components.training.job import TrainConfig
-from mirepoix.models.backbones.tuning import Lora, Tuning
+from mirepoix.components.embedding.embed_config import EmbedConfig
+from mirepoix.components.pairs.mine_config import MineConfig
+from mirepoix.components.pairs.pairs_config import PairsConfig
+from mirepoix.components.training.augment_config import AugmentConfig
+from mirepoix.components.training.backbone_config import BackboneConfig
+from mirepoix.components.training.train_config import TrainConfig
+from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.losses.objective import Objective
-from mirepoix.models.retrievers.jfe import JfeConfig
-from mirepoix.models.retrievers.marvel import MarvelConfig, MarvelTuning
-from mirepoix.models.retrievers.mimic import MimicConfig, MimicTuning
-from mirepoix.models.retrievers.mire import MireConfig, MireTuning
-from mirepoix.models.retrievers.unite import UniteConfig
-from mirepoix.models.retrievers.univldr import UniVLDRConfig
-from mirepoix.serving.app import ServeConfig
+from mirepoix.models.retrievers.jfe_config import JfeConfig
+from mirepoix.models.retrievers.marvel_config import MarvelConfig, MarvelTuning
+from mirepoix.models.retrievers.mimic_config import MimicConfig, MimicTuning
+from mirepoix.models.retrievers.mire_config import MireConfig, MireTuning
+from mirepoix.models.retrievers.unite_config import UniteConfig
+from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
+from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.workflows.dag.comparison import Arm, Comparison
 from mirepoix.workflows.dag.retrieval import Retrieval
 
@@ -58,15 +58,15 @@ DENSE = TrainConfig(
     cpus_per_worker=4,
     dataloader_num_workers=4,
 )
-"""The optimizer of MARVEL and UniVL-DR, in-batch negatives alone; 0.07 is where CLIP's scale starts."""
+"""The optimizer of MARVEL and UniVL-DR, with in-batch negatives alone; 0.07 is the initial temperature of CLIP."""
 ANCE = MineConfig(negatives=2, last=100, margin=None, strategy="random", balanced=True, own="replace", encode=ENCODED)
-"""A picture and a text of the top 100 that are no answers, in place of what the corpus judged to be none; drawn once for all epochs, which
-is chosen here."""
+"""One picture and one text of the top 100 that are no answers, in place of the negatives that the corpus judged. They are drawn once for
+all epochs, which is chosen here."""
 BARE = PairsConfig(without_instruction=1.0)
 
 
 def _on(gpus: int) -> dict[str, Any]:
-    """What encodes the corpus on as many GPUs as train, and what serves."""
+    """The fields that encode the corpus on as many GPUs as the training has, and that serve on a GPU."""
     return {"embed": replace(ENCODED, workers=gpus), "deploy": SERVED}
 
 
@@ -89,7 +89,7 @@ def unite() -> Retrieval:
     )
 
 
-def jfe(fusion: str = "joint") -> Retrieval:
+def jfe(fusion: Literal["joint", "late"] = "joint") -> Retrieval:
     """JFE on Qwen2-VL-2B: one tower, fusion from its first layer, adaptation then instruction tuning; a GPU for each of eight workers.
 
     mirepoix run jfe sources.path=/data/corpus
@@ -109,9 +109,9 @@ def jfe(fusion: str = "joint") -> Retrieval:
 
 
 def jfe_late() -> Retrieval:
-    """The control of JFE: the same towers, data and trainings, and pictures and words meet only in a sum of their vectors.
+    """The control of JFE: the same towers, data and trainings, with pictures and text combined only by a sum of their vectors.
 
-    mirepoix run jfe_late sources.path=/data/corpus      as long as jfe, whose figures by task it is to be set beside
+    mirepoix run jfe_late sources.path=/data/corpus      as long as jfe, to whose scores by task its own are compared
 
     Chosen here, for the claim that joint fusion gains most where a query or a candidate mixes modalities.
     """
@@ -119,11 +119,11 @@ def jfe_late() -> Retrieval:
 
 
 def jfe_claim() -> Comparison:
-    """JFE, its control and UniIR on one corpus under one ruler, in one table by task: does the gain grow with the need for fusion?
+    """JFE, its control and UniIR on one corpus, in one table by task: does the gain grow with the need for fusion?
 
     mirepoix run jfe_claim sources.path=/data/mbeir      as long as jfe, jfe_late and uniir together; eight GPUs
     """
-    arms = {name: Arm(**run.method) for name, run in (("jfe", jfe()), ("jfe_late", jfe_late()), ("uniir", uniir()))}
+    arms = {name: Arm(**run.method_fields) for name, run in (("jfe", jfe()), ("jfe_late", jfe_late()), ("uniir", uniir()))}
     return Comparison(pairs=jfe().pairs, deploy=SERVED, arms=arms)
 
 
@@ -235,7 +235,7 @@ def uniir() -> Retrieval:
     From its code: 105 pairs on each of 8 GPUs, 1e-5 with weight decay 0.2 and cosine to 0, half precision, a learned temperature, an
     instruction before every query. Chosen here: bfloat16 in place of float16, torch's own betas and epsilon. There a query draws one of its
     positives and of its instruction's wordings each time that it is read, and small sets stand in an epoch more often; here every positive
-    is a pair, a query has one wording, and `pairs.mixture` says how often a set stands.
+    is a pair, a query has one wording, and `pairs.mixture` sets the weight of a set.
     """
     return Retrieval(
         pairs=PairsConfig(without_instruction=0.0),

@@ -1,29 +1,28 @@
-"""Runs of tiny random twins over the generated world: the whole life of each retriever on two CPU cores.
+"""Recipes of tiny random twins over the generated world: every retriever from nothing to a search endpoint on two CPU cores.
 
-Nothing in a twin is pretrained, so what a paper takes from published towers has to be learnt here first: where its first stage freezes a
-tower, the twin's first stage trains it, but for MIRe's vision, which stays as it was drawn. Sizes, steps and rates are chosen for these
-twins and say nothing of the published models.
+No weight of a twin is pretrained, so a tower that a paper freezes in its first stage is trained in the first stage here; only MIRe's vision
+stays as it was drawn at random. Sizes, steps and rates are chosen for these twins; their results do not predict those of published models.
 """
 
 from dataclasses import fields, replace
 from typing import Any
 
-from mirepoix.components.evaluation.evaluate import EvaluateConfig
-from mirepoix.components.ingestion.sources import SourcesConfig
-from mirepoix.components.pairs.hard_negatives import MineConfig
-from mirepoix.components.pairs.pairs import PairsConfig
-from mirepoix.components.synthetic.world import WorldConfig
-from mirepoix.components.training.augment import AugmentConfig
-from mirepoix.components.training.backbone import BackboneConfig
-from mirepoix.components.training.job import TrainConfig
-from mirepoix.models.backbones.tuning import Tuning
+from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
+from mirepoix.components.ingestion.sources_config import SourcesConfig
+from mirepoix.components.pairs.mine_config import MineConfig
+from mirepoix.components.pairs.pairs_config import PairsConfig
+from mirepoix.components.synthetic.world_config import WorldConfig
+from mirepoix.components.training.augment_config import AugmentConfig
+from mirepoix.components.training.backbone_config import BackboneConfig
+from mirepoix.components.training.train_config import TrainConfig
+from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.losses.objective import Objective
-from mirepoix.models.retrievers.jfe import JfeConfig
-from mirepoix.models.retrievers.marvel import MarvelConfig, MarvelTuning
-from mirepoix.models.retrievers.mimic import MimicConfig, MimicTuning
-from mirepoix.models.retrievers.mire import MireConfig, MireTuning
-from mirepoix.models.retrievers.univldr import UniVLDRConfig
-from mirepoix.serving.app import ServeConfig
+from mirepoix.models.retrievers.jfe_config import JfeConfig
+from mirepoix.models.retrievers.marvel_config import MarvelConfig, MarvelTuning
+from mirepoix.models.retrievers.mimic_config import MimicConfig, MimicTuning
+from mirepoix.models.retrievers.mire_config import MireConfig, MireTuning
+from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
+from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.workflows.dag.comparison import Arm, Comparison
 from mirepoix.workflows.dag.retrieval import Retrieval
 
@@ -38,7 +37,7 @@ TRAINING = TrainConfig(
 )
 WORLD: dict[str, Any] = {
     "sources": SourcesConfig(world=WorldConfig(entities=800, train_queries=1500)),
-    # The first training teaches everything at once, across modalities; what comes after it sharpens.
+    # The first training is on all tasks, across modalities.
     "pairs": PairsConfig(adapt_tasks=(), adapt_instructions=True),
     "evaluate": EvaluateConfig(split="test_combination", pool="target"),
     "deploy": ServeConfig(port=0),
@@ -51,7 +50,7 @@ def quickstart() -> Retrieval:
 
     mirepoix run quickstart         two CPU cores, some minutes
     """
-    return Retrieval(**WORLD, **_unite().method)
+    return Retrieval(**WORLD, **_unite().method_fields)
 
 
 def quickstart_all() -> Comparison:
@@ -61,8 +60,8 @@ def quickstart_all() -> Comparison:
     mirepoix run quickstart_all only=unite,mire      these two
     mirepoix demo quickstart_all serve=mimic         and its release searched at the end
 
-    UNITE is trained as in `quickstart` (whose results it takes, if they stand), the others more shortly: the table says how long each was.
-    Every arm reads the same pairs with the same instructions; what differs is in its own function.
+    UNITE is trained as in `quickstart`, whose results are used if they are up to date; the others are trained for fewer steps, and the
+    table gives the time of each. Every arm reads the same pairs with the same instructions; what differs is in the function of the arm.
     """
     arms = {"unite": _unite(), "jfe": _jfe(), "mimic": _mimic(), "mire": _mire(), "marvel": _marvel(), "univldr": _univldr()}
     return Comparison(**WORLD, arms=arms)
@@ -78,13 +77,13 @@ def quickstart_fusion() -> Comparison:
 
 
 def _trained(steps: int, tuning: Tuning, **changed: Any) -> TrainConfig:
-    """A training of so many steps; of Objective's fields, those that are named change in it."""
+    """A training of so many steps; named fields of Objective are changed in its loss, all others in the training."""
     objective = {name: changed.pop(name) for name in list(changed) if name in {field.name for field in fields(Objective)}}
     return replace(TRAINING, max_steps=steps, tuning=tuning, loss=replace(TRAINING.loss, **objective), **changed)
 
 
 def _unite() -> Arm:
-    """Adaptation across modalities, then MAMCL, gently."""
+    """Adaptation across modalities, then MAMCL at a lower rate."""
     whole = Tuning(towers=("language", "vision"), lora=None)
     return Arm(
         adapt=_trained(520, whole, symmetric=True),
@@ -93,7 +92,7 @@ def _unite() -> Arm:
 
 
 def _jfe() -> Arm:
-    """Adaptation, then instruction tuning, both without a mask."""
+    """Adaptation, then instruction tuning, both without the modality mask."""
     whole = Tuning(towers=("language", "vision"), lora=None)
     return Arm(
         backbone=BackboneConfig(encoder=JfeConfig()),
@@ -115,7 +114,7 @@ def _mimic() -> Arm:
 
 
 def _mire() -> Arm:
-    """The text encoder learns what a published one knows, then pooling is aligned to it, text out of the score, then both are tuned."""
+    """The text encoder is trained first, as a published one would be; then the pooling alone, without text in the score; then both."""
     late = {"weight_decay": 0.0, "lr_scheduler_type": "constant"}
     return Arm(
         backbone=BackboneConfig(
@@ -128,7 +127,7 @@ def _mire() -> Arm:
 
 
 def _marvel() -> Arm:
-    """All learns in step 1; CLIP is frozen in steps 2 (in-batch) and 3 (one mined picture and one mined text)."""
+    """All weights are trained in step 1; CLIP is frozen in steps 2 (in-batch) and 3 (one mined picture and one mined text)."""
     learned = {"temperature": 0.07, "learned_temperature": True}
     return Arm(
         backbone=BackboneConfig(encoder=MarvelConfig()),
@@ -142,7 +141,7 @@ def _marvel() -> Arm:
 
 
 def _univldr() -> Arm:
-    """In-batch negatives, then the three-way softmax over mined ones."""
+    """In-batch negatives, then the softmax over the positive and two mined negatives."""
     whole, learned = Tuning(towers=("text", "vision"), lora=None), {"temperature": None, "learned_temperature": True}
     return Arm(
         backbone=BackboneConfig(encoder=UniVLDRConfig()),
@@ -154,4 +153,4 @@ def _univldr() -> Arm:
 
 
 STEPS = {"jfe": (380, 80), "mimic": (400, 80), "mire": (300, 180, 200), "marvel": (300, 50, 60), "univldr": (640, 120)}
-"""Steps of each arm's trainings in turn: so many that none takes longer than UNITE's."""
+"""Steps of each arm's trainings, chosen so that no arm takes longer than UNITE."""

@@ -1,18 +1,20 @@
-"""The runs that have a name: each a function that returns a config. Its docstring says the command, the cost and what to expect."""
+"""The recipes by name. A recipe is a function that returns a config; its docstring gives the command, the cost and what to expect."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from inspect import getdoc
+from pathlib import Path
 
-from mirepoix.components.curation.curate import CurateConfig
-from mirepoix.components.evaluation.evaluate import EvaluateConfig
-from mirepoix.components.ingestion.sources import SourcesConfig
-from mirepoix.components.pairs.pairs import PairsConfig
-from mirepoix.components.training.job import TrainConfig
-from mirepoix.models.backbones.tuning import Tuning
+from mirepoix.components.curation.curate_config import CurateConfig
+from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
+from mirepoix.components.ingestion.sources_config import SourcesConfig
+from mirepoix.components.pairs.pairs_config import PairsConfig
+from mirepoix.components.training.train_config import TrainConfig
+from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.errors import Refused
 from mirepoix.models.losses.objective import Objective
-from mirepoix.serving.app import ServeConfig
+from mirepoix.serving.serve_config import ServeConfig
+from mirepoix.workflows.config import override, read
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.dag.retrieval import Retrieval
 from mirepoix.workflows.recipes import published
@@ -26,8 +28,8 @@ def nlvr() -> Retrieval:
 
     mirepoix run nlvr sources.path=FOLDER        dev.parquet is trained on, test.parquet measured; two CPU cores, some minutes
 
-    A sentence that compares boxes is far beyond a model of a million weights: what this shows is the way of real data through the whole,
-    with the six permutations of each picture found, merged, and kept out of the wrong split.
+    A sentence that compares boxes is far beyond a model of a million weights. The run shows real data in every stage: the six permutations
+    of each picture are found, merged, and kept out of the wrong split.
     """
     training = TrainConfig(
         tuning=Tuning(towers=("language", "vision"), lora=None),
@@ -40,7 +42,7 @@ def nlvr() -> Retrieval:
     )
     return Retrieval(
         sources=SourcesConfig(format="nlvr", splits=("validation=train",)),
-        # Nine tenths of the candidates are permutations of others, which curation takes as one.
+        # Nine tenths of the candidates are permutations of others, and are merged.
         curate=CurateConfig(max_rejected=0.05),
         pairs=PairsConfig(adapt_tasks=()),
         adapt=replace(training, max_steps=60, loss=replace(training.loss, symmetric=True), negatives=0),
@@ -83,12 +85,18 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def recipe(name: str) -> Recipe:
-    """The config of a recipe by its name."""
+    """The config of a recipe, by its name."""
     if name not in RECIPES:
         raise Refused(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}: see `mirepoix list`")
     return RECIPES[name]()
 
 
+def resolve(name: str, overrides: Sequence[str] = (), config: Path | None = None) -> Recipe:
+    """The config of a recipe, or of a file that describes a config of the same class, with overrides."""
+    named = recipe(name)
+    return override(named if config is None else read(config, type(named)), overrides)
+
+
 def summary(name: str) -> str:
-    """The first line of what a recipe says of itself."""
+    """The first line of a recipe's docstring."""
     return (getdoc(RECIPES[name]) or "").splitlines()[0]

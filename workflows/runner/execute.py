@@ -1,30 +1,28 @@
-"""Stages, and the runner that executes them: make with content hashes over Ray tasks.
+"""Runs the stages of a graph whose results are not up to date: make with content hashes, over Ray tasks or in this process.
 
 A stage is a function from folders to a folder. Its key is the hash of its name, its source, its config, the library versions that decide
-its result, its seed, and the digests of its inputs. A result stands while artefacts/<stage>/<key> holds a manifest that is true. As
-downstream hangs on the digest of a result and not on its key, a stage that makes the same bytes again wakes nobody (early cutoff).
+its result, its seed, fingerprints of what it reads from outside, and the digests of its inputs. A result is up to date while
+artefacts/<stage>/<key> holds a manifest and the files that the manifest names; `fingerprint.look_up` decides it. The key of a stage holds
+the digests of its inputs and not their keys: a stage that runs again and makes the same bytes causes no other stage to run (early cutoff).
 """
 
-import pickle
 import time
-import traceback
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
-
-import ray
-from ray.exceptions import RayError
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import Manifest, delete, is_local, join, local_path, read_manifest, write
+from mirepoix.workflows.runner.executors import POLL_SECONDS, Executor, LocalExecutor, OnReports, RayExecutor
 from mirepoix.workflows.runner.fingerprint import Prospect, look_up
-from mirepoix.workflows.runner.graph import Stage, beneath, called, choose
+from mirepoix.workflows.runner.graph import Stage, choose, downstream, matching_names
 from mirepoix.workflows.runner.lease import Driver
-from mirepoix.workflows.runner.progress import Display, Mailbox, Note, clock
-from mirepoix.workflows.runner.task import Failure, perform, root_cause
+from mirepoix.workflows.runner.progress import Display, ProgressReport, clock
+from mirepoix.workflows.runner.source_code import sources
+from mirepoix.workflows.runner.task import Failure, Task
 from mirepoix.workflows.runner.tracking import Tracker
-
-POLL_SECONDS = 0.25
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class StageReport:
     metrics: dict[str, float] = field(default_factory=dict)
     rows: dict[str, int] = field(default_factory=dict)
     error: str = ""
-    took: float = 0.0  # seconds of the work that made the result, in whichever run that was
+    took: float = 0.0  # seconds that the work took in the run that made the result
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
 
@@ -65,22 +63,26 @@ def execute(
     tracker: Tracker | None = None,
     display: Display | None = None,
     ensure_ray: Callable[[], None] = lambda: None,
-    room: Callable[[], int] = lambda: 1,
+    parallel_arms: Callable[[], int] = lambda: 1,
+    local: bool = False,
 ) -> Report:
-    """Run what does not stand, or with `plan` only say what would run and why; a failed stage is in the report, not raised.
+    """Run the stages whose results are not up to date, or with `plan` only say which and why; a failed stage is in the report, not raised.
 
-    As many arms of a comparison are at work at the same time as there is `room` for, the first ones first.
+    Stages run as Ray tasks, or with `local` one after the other in this process. At most `parallel_arms()` arms of a comparison run at the
+    same time, in their order.
     """
     chosen, forced = choose(stages, until, start, set(force))
     root = str(local_path(storage)) if is_local(storage) else storage
-    run = _Run(chosen, root, forced, tracker or Tracker(), display or Display(), ensure_ray, room)
+    executor = partial(LocalExecutor if local else RayExecutor, ensure_ray=ensure_ray)
+    run = _Run(chosen, root, forced, tracker or Tracker(), display or Display(), parallel_arms, executor)
     prospects = run.survey()
+    sources().save()
     if start is not None:
-        again = beneath(chosen, called(chosen, start))
+        again = downstream(chosen, matching_names(chosen, start))
         for stage in chosen:
             if stage.name not in again and prospects[stage.name].status != "skipped":
                 why = prospects[stage.name].reason
-                raise Refused(f"--from {start} needs the result of {stage.name}, which does not stand ({why}); use --from {stage.name}")
+                raise Refused(f"--from {start} needs the result of {stage.name}, which is not up to date ({why}); use --from {stage.name}")
     return Report(prospects) if plan else run.execute()
 
 
@@ -94,18 +96,18 @@ class _Run:
         forced: set[str],
         tracker: Tracker,
         display: Display,
-        ensure_ray: Callable[[], None],
-        room: Callable[[], int],
+        parallel_arms: Callable[[], int],
+        executor: Callable[[OnReports], Executor],
     ):
         self.stages, self.storage, self.forced = stages, storage, set(forced)
         self.names = {stage.name for stage in stages}
-        self.tracker, self.display, self.ensure_ray, self.room = tracker, display, ensure_ray, room
+        self.tracker, self.display, self.parallel_arms = tracker, display, parallel_arms
         display.fit(self.names)
-        self.ray_is_there = False
-        self.driver, self.mailbox = Driver(storage), Mailbox()
+        self.driver = Driver(storage)
+        self.executor = executor(self.on_reports)
         self.reports: dict[str, StageReport] = {}
-        self.running: dict[ray.ObjectRef, tuple[Stage, Prospect, float]] = {}
-        self.patience: dict[str, float] = {}  # stage that another driver works on -> when to look again
+        self.running: dict[str, tuple[Task, float]] = {}  # by stage: its task, and when that was started
+        self.patience: dict[str, float] = {}  # stage that another driver runs -> when to look again
 
     def look_up(self, stage: Stage) -> Prospect:
         digests = {argument: self.reports[name].digest for argument, name in stage.inputs.items()}
@@ -124,22 +126,21 @@ class _Run:
 
     def execute(self) -> Report:
         ending = "KILLED"
-        with self.driver:
+        with self.driver, ExitStack() as last:
             self.tracker.begin(self.driver.id, self.storage, self.driver.clean())
-            try:
-                while len(self.reports) < len(self.stages):
-                    for stage in self.stages:
-                        if stage.name not in self.reports and stage.name not in {busy.name for busy, *_ in self.running.values()}:
-                            self.advance(stage)
-                    self.collect()
-                report = Report({stage.name: self.reports[stage.name] for stage in self.stages})
-                ending = "FINISHED" if report.ok else "FAILED"
-            finally:
-                for task in self.running:
-                    ray.cancel(task)
-                self.hear(self.mailbox.close())
-                self.display.close()
-                self.tracker.end(ending)
+            last.callback(lambda: self.tracker.end(ending))
+            last.callback(self.display.close)
+            last.callback(self.executor.close)
+            while len(self.reports) < len(self.stages):
+                before = len(self.reports)
+                for stage in self.stages:
+                    if stage.name not in self.reports and stage.name not in self.running:
+                        self.advance(stage)
+                self.collect()
+                if not self.running and len(self.reports) == before:  # all that is left waits for another driver
+                    time.sleep(POLL_SECONDS)
+            report = Report({stage.name: self.reports[stage.name] for stage in self.stages})
+            ending = "FINISHED" if report.ok else "FAILED"
         return report
 
     def advance(self, stage: Stage) -> None:
@@ -147,13 +148,13 @@ class _Run:
         lost = [name for name, report in sources.items() if report.status in ("failed", "not run")]
         if lost:
             self.reports[stage.name] = StageReport("not run", f"no result of {', '.join(lost)}")
-            self.display.say(stage.name, f"not run: no result of {', '.join(lost)}")
+            self.display.print_line(stage.name, f"not run: no result of {', '.join(lost)}")
         elif any(name not in self.reports for name in stage.after if name in self.names) or not self.has_room(stage):
             return
         elif len(sources) == len(set(stage.inputs.values())) and time.monotonic() >= self.patience.get(stage.name, 0):
             prospect = self.look_up(stage)
-            if prospect.key in {busy.key for _, busy, _ in self.running.values()}:
-                return  # another arm is at work on the same
+            if prospect.key in {task.prospect.key for task, _ in self.running.values()}:
+                return  # another arm runs the same stage with the same inputs
             if prospect.manifest is None:
                 holder = self.driver.acquire(prospect.key[:16], prospect.target)
                 if holder is not None:
@@ -166,81 +167,63 @@ class _Run:
                 self.driver.release(prospect.key[:16])
             self.reports[stage.name] = _report("skipped", prospect, prospect.manifest)
             self.tracker.cached(stage.name, prospect.manifest, prospect.target)
-            self.display.say(stage.name, f"stands   {prospect.manifest.digest[:12]}")
+            self.display.print_line(stage.name, f"up to date  {prospect.manifest.digest[:12]}")
 
     def has_room(self, stage: Stage) -> bool:
-        """Whether its arm may be at work: what arms share is with the first of them, so none waits for one behind it."""
+        """Whether its arm is one of the first unfinished ones; what two arms share runs in the first, so none waits for a later one."""
         unfinished = dict.fromkeys(other.arm for other in self.stages if other.arm and other.name not in self.reports)
-        return not stage.arm or list(unfinished).index(stage.arm) < self.room()
+        return not stage.arm or list(unfinished).index(stage.arm) < self.parallel_arms()
 
     def wait_for(self, holder: dict[str, Any], stage: Stage) -> None:
         if stage.name not in self.patience:
-            self.display.say(stage.name, f"waits for another driver at work on it: {holder['host']}, pid {holder['pid']}")
-        self.forced.discard(stage.name)  # its result will be new enough
+            self.display.print_line(stage.name, f"waits for another driver that runs it: {holder['host']}, pid {holder['pid']}")
+        self.forced.discard(stage.name)  # the result of the other driver is as new as one made here
         self.patience[stage.name] = time.monotonic() + POLL_SECONDS * 4
 
     def submit(self, stage: Stage, prospect: Prospect) -> None:
-        if not self.ray_is_there:
-            self.ensure_ray()
-            self.ray_is_there = True
-        sources = {argument: self.reports[name] for argument, name in stage.inputs.items()}
-        run_id = self.tracker.start(stage.name, prospect.parts, sources)
-        self.display.say(stage.name, f"runs: {prospect.reason}")
+        self.executor.prepare(stage)
+        inputs = {argument: self.reports[name] for argument, name in stage.inputs.items()}
+        run_id = self.tracker.start(stage.name, prospect.parts, inputs)
+        self.display.print_line(stage.name, f"runs: {prospect.reason}")
         self.display.begin(stage.name)
-        inputs = {argument: report.target for argument, report in sources.items()}
-        fields = {"name": stage.name, "key": prospect.key, "run_id": run_id, "driver": self.driver.id}
-        place = {"node:__internal_head__": 0.001} if stage.on_head else {}
-        # A worker that was a stage has imported half a gigabyte; it ends with it.
-        task = ray.remote(max_calls=1)(perform).options(
-            name=stage.name, num_cpus=stage.num_cpus, resources=place, max_retries=stage.retries
-        )
-        try:
-            order = task.remote(stage, prospect, inputs, self.storage, fields, self.mailbox.reporter(stage.name))
-        except (TypeError, AttributeError, pickle.PicklingError) as error:
-            self.finish(stage, prospect, 0.0, Failure(f"it cannot be sent to a worker: {root_cause(error)}", traceback.format_exc()))
-        else:
-            self.running[order] = (stage, prospect, time.monotonic())
+        targets = {argument: report.target for argument, report in inputs.items()}
+        task = Task(stage, prospect, targets, self.storage, self.driver.id, run_id)
+        self.running[stage.name] = task, time.monotonic()
+        self.executor.start(task)
 
     def collect(self) -> None:
-        if self.running:
-            finished, _ = ray.wait(list(self.running), timeout=POLL_SECONDS)
-            self.hear(self.mailbox.collect(patience_s=1.0 if finished else 0.0))
-            for task in finished:
-                stage, prospect, began = self.running.pop(task)
-                try:
-                    result = ray.get(task)
-                except RayError as error:
-                    result = Failure(root_cause(error), str(error))
-                self.finish(stage, prospect, time.monotonic() - began, result)
-        elif len(self.reports) < len(self.stages):
-            time.sleep(POLL_SECONDS)
+        for task, result in self.executor.finished():
+            task, began = self.running.pop(task.stage.name)
+            self.finish(task.stage, task.prospect, time.monotonic() - began, result)
 
-    def hear(self, notes: list[Note]) -> None:
-        for note in notes:
-            self.display.show(note)
-            self.tracker.curve(note)
+    def on_reports(self, reports: list[ProgressReport]) -> None:
+        for report in reports:
+            self.display.update(report)
+            self.tracker.curve(report)
         self.display.refresh()
 
     def finish(self, stage: Stage, prospect: Prospect, seconds: float, result: Manifest | Failure) -> None:
         self.display.end(stage.name)
         if isinstance(result, Manifest) and read_manifest(prospect.target) is None:
-            result = Failure(f"its result is not in {self.storage} as seen from here: give a folder that all nodes share, or a URI", "")
+            result = Failure(
+                f"its result is not in {self.storage} on this node; give --storage a folder that all nodes share, or a URI", ""
+            )
         if isinstance(result, Failure):
             log = join(self.storage, "logs", f"{stage.name}-{prospect.key[:16]}.log")
-            write(log, (result.story or result.line).encode())
+            write(log, (result.trace or result.line).encode())
             report = _report("failed", prospect, None, seconds, result.line)
-            self.display.say(stage.name, f"failed after {clock(seconds)}: {result.line} (log: {log})")
+            self.display.print_line(stage.name, f"failed after {clock(seconds)}: {result.line} (log: {log})")
         else:
             delete(join(self.storage, "work", prospect.key[:16]))
             report = _report("done", prospect, result, seconds)
-            self.display.say(stage.name, f"done in {clock(seconds)}  {result.digest[:12]}")
+            self.display.print_line(stage.name, f"done in {clock(seconds)}  {result.digest[:12]}")
         self.reports[stage.name] = report
         self.driver.release(prospect.key[:16])
         self.tracker.finish(stage.name, report, None if isinstance(result, Failure) else result)
 
 
 def _report(status: str, prospect: Prospect, manifest: Manifest | None, seconds: float = 0.0, error: str = "") -> StageReport:
-    digest, said = (manifest.digest, manifest.fields) if manifest else ("", {})
-    told = {name: said.get(name, {}) for name in ("metrics", "rows", "tables")}
-    took = said.get("seconds", 0.0)
-    return StageReport(status, prospect.reason, prospect.key, digest, prospect.target, seconds, error=error, took=took, **told)
+    digest, fields = (manifest.digest, manifest.fields) if manifest else ("", {})
+    results = {name: fields.get(name, {}) for name in ("metrics", "rows", "tables")}
+    took = fields.get("seconds", 0.0)
+    return StageReport(status, prospect.reason, prospect.key, digest, prospect.target, seconds, error=error, took=took, **results)

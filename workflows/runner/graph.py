@@ -1,48 +1,57 @@
-"""The stages of a run and the order in which they hang together."""
+"""The stages of a run, their order, and the choice of some of them."""
 
 import difflib
+import importlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.store import Outcome
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One step of a run: its work, and everything that the result depends on. In a comparison its name is ARM:STEP, else the step's."""
+    """One step of a run: its work, all that its result depends on, and how it is run. In a comparison its name is ARM:STEP, else STEP."""
 
     name: str
-    work: Callable[..., Outcome]  # (context, config, **inputs), importable
+    work: str  # MODULE:FUNCTION of (context, config, **inputs); imported only where the stage runs
     config: Any
     inputs: Mapping[str, str] = field(default_factory=dict)  # argument -> stage
-    modules: tuple[str, ...] = ()  # whose source is part of the key, besides the work function's own
+    modules: tuple[str, ...] = ()  # modules that the work imports by name at run time; those that its source imports are found by parsing
     libraries: tuple[str, ...] = ()  # distributions whose versions decide the result
+    outside: Mapping[str, str] = field(default_factory=dict)  # data that it reads besides its inputs -> its fingerprint
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # passed to the work by name; not part of the key
     num_cpus: float = 0
-    retries: int = 0  # when its worker dies; an exception is not retried
+    retries: int = 0  # after its worker process died; a stage that raised an exception is not run again
     seed: int = 0
-    cached: bool = True
-    after: tuple[str, ...] = ()  # stages that it lets go first, though it takes nothing from them
-    on_head: bool = False  # runs where an endpoint that it starts is reached
-    stands: Callable[[Path, Any], bool] | None = None  # asked whether a finished result still holds outside the storage
+    cached: bool = True  # False: it runs every time
+    after: tuple[str, ...] = ()  # stages that end before it starts, though their results are not its inputs
+    on_head: bool = False  # runs on the head node, where an endpoint that it starts is reached
+    light: bool = False  # imports little, so its process may go on to run other light stages
+    uses_ray: bool = True  # starts Ray tasks, actors, trainings or replicas of its own
+    valid: str | None = None  # MODULE:FUNCTION of (folder, config): whether a finished result still holds; an endpoint may have stopped
 
     @property
     def arm(self) -> str:
-        """The arm of a comparison that it belongs to; empty: none, or all."""
+        """The arm of a comparison that it belongs to; empty where there are no arms, or all arms share it."""
         return self.name.rpartition(":")[0]
 
     @property
     def step(self) -> str:
-        """What is done, whichever arm asks for it: what two arms, or two runs, ask for alike is made once."""
+        """The name without the arm. Results are stored under it, so equal steps of two arms or two runs are run once."""
         return self.name.rpartition(":")[2]
 
 
-def choose(stages: Sequence[Stage], until: str | None, start: str | None, force: set[str]) -> tuple[list[Stage], set[str]]:
-    """The stages to consider, each after its inputs, and the names of those that run even if they stand.
+def import_function(path: str) -> Callable[..., Any]:
+    """Import the module of a MODULE:FUNCTION path and return the function."""
+    module, _, name = path.partition(":")
+    return getattr(importlib.import_module(module), name)
 
-    A stage is named as it is called; the name of a step alone means that step of every arm.
+
+def choose(stages: Sequence[Stage], until: str | None, start: str | None, force: set[str]) -> tuple[list[Stage], set[str]]:
+    """The stages that `until` and `start` select, each after its inputs, and the names of those that run even if they are up to date.
+
+    Stages are given by their names; the name of a step alone means that step of every arm.
     """
     by_name = {stage.name: stage for stage in stages}
     assert len(by_name) == len(stages), "two stages have one name"
@@ -55,12 +64,12 @@ def choose(stages: Sequence[Stage], until: str | None, start: str | None, force:
             visit(source, (*path, name))
         ordered.setdefault(name, by_name[name])
 
-    forced = {name for given in force for name in called(stages, given)}
-    first = called(stages, start) if start else []
-    for name in called(stages, until) if until else by_name:
+    forced = {name for given in force for name in matching_names(stages, given)}
+    first = matching_names(stages, start) if start else []
+    for name in matching_names(stages, until) if until else by_name:
         visit(name, ())
     if start:
-        again = beneath(list(ordered.values()), first)
+        again = downstream(list(ordered.values()), first)
         if not set(first) & set(ordered):
             raise Refused(f"--from {start} --until {until} leaves nothing to run: {until} does not depend on {start}")
         forced, wanted = forced | again, dict(ordered)
@@ -71,8 +80,8 @@ def choose(stages: Sequence[Stage], until: str | None, start: str | None, force:
     return list(ordered.values()), forced
 
 
-def called(stages: Sequence[Stage], given: str) -> list[str]:
-    """The names of the stages that a user means."""
+def matching_names(stages: Sequence[Stage], given: str) -> list[str]:
+    """The names of the stages that a given name means; refused where there is none."""
     found = [stage.name for stage in stages if stage.name == given] or [stage.name for stage in stages if stage.step == given]
     if not found:
         names = [stage.name for stage in stages]
@@ -82,8 +91,8 @@ def called(stages: Sequence[Stage], given: str) -> list[str]:
     return found
 
 
-def beneath(ordered: Sequence[Stage], first: Sequence[str]) -> set[str]:
-    """The names of stages and of all that hang on them."""
+def downstream(ordered: Sequence[Stage], first: Sequence[str]) -> set[str]:
+    """The names of the given stages, and of all that depend on them."""
     names = set(first)
     for stage in ordered:
         if names & set(stage.inputs.values()):
@@ -92,7 +101,7 @@ def beneath(ordered: Sequence[Stage], first: Sequence[str]) -> set[str]:
 
 
 def merge_shared(stages: Sequence[Stage], same: Callable[[Stage], Hashable]) -> tuple[list[Stage], dict[str, str]]:
-    """The stages without those that do what an earlier one does, and by each name the stage that does it."""
+    """The stages without those that equal an earlier one in `same` and in their inputs, and for each name that of the stage kept."""
     first: dict[Hashable, str] = {}
     names: dict[str, str] = {}
     kept = []

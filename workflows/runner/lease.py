@@ -1,10 +1,10 @@
-"""Who works on what: the heartbeat of a driver, its lease on a key, and the cleaning up after drivers that died.
+"""Leases on keys, so that of several drivers one runs a stage; heartbeats of drivers; removal of what dead drivers left behind.
 
-leases/driver-<id>.json says who a driver is and when its heart last beat; leases/key-<key>.json names the driver that works on a key.
-On this machine a driver is dead as soon as its process is; elsewhere, when its heart has not beaten for a while.
+leases/driver-<id>.json holds the host, process and last heartbeat of a driver; leases/key-<key>.json names the driver that runs a key.
+A driver of this machine is dead when its process has ended; one of another machine, when its last heartbeat is older than a minute.
 On a local storage a file lock makes a lease exclusive (O_EXCL alone cannot take over a dead driver's lease without a race). An object
-store has no locks: the lease is written, and read back after a moment. Two drivers that write in the same instant may then both work
-on the key; they publish the same artefact, whole both times, so that the loss is time.
+store has no locks: the lease is written, and read back after a moment. Two drivers that write in the same instant may then both run the
+stage; they publish the same artefact, whole both times, so only time is lost.
 """
 
 import fcntl
@@ -22,23 +22,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mirepoix.serving.store import Damaged, delete, is_local, join, list_names, local_path, read, read_manifest, write
-
-
-def cache_folder() -> Path:
-    """Where this node keeps its copies of the artefacts of an object store."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mirepoix"
+from mirepoix.serving.store import Damaged, cache_folder, delete, is_local, join, list_names, local_path, read, read_manifest, write
 
 
 def drafts_folder(storage: str) -> Path:
-    """Where half-written folders live: on the storage's own file system, so that one rename publishes them."""
+    """The folder of results that are being written: on the file system of a local storage, so that one rename publishes them."""
     if is_local(storage):
         return local_path(storage) / "tmp"
     return cache_folder() / "drafts" / hashlib.sha256(storage.encode()).hexdigest()[:16]
 
 
 def draft(storage: str, driver: str, key: str) -> Path:
-    """An empty folder for one attempt at a key; what an earlier attempt of the same driver left is removed."""
+    """An empty folder for one attempt at a stage; the folder of an earlier attempt by the same driver is removed."""
     home = drafts_folder(storage)
     home.mkdir(parents=True, exist_ok=True)
     for leftover in home.glob(f"{driver}.{key}.*"):
@@ -47,7 +42,7 @@ def draft(storage: str, driver: str, key: str) -> Path:
 
 
 def process_start(pid: int) -> str | None:
-    """When a process of this machine started, in the kernel's own ticks; None when it runs no more."""
+    """When a process of this machine started, in clock ticks since boot; None when it has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -55,16 +50,17 @@ def process_start(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-LEFT_SECONDS = 600.0
+ABANDONED_SECONDS = 600.0
+"""Age from which a file that is being written has lost its writer: writing one takes moments."""
 
 
 def machine() -> str:
-    """The space in which a process id means something: one boot of one kernel, one container."""
+    """An id of the space in which process ids are unique: one boot of one kernel, and in it one container."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + " " + os.readlink("/proc/self/ns/pid")
 
 
 class Driver:
-    """One run of the runner, alive while it is entered."""
+    """One execution of the runner; it sends heartbeats while it is entered, and gives its leases back at the end."""
 
     def __init__(self, storage: str, beat_s: float = 5.0, patience_s: float = 60.0, settle_s: float = 0.5):
         self.storage, self.beat_s, self.patience_s, self.settle_s = storage, beat_s, patience_s, settle_s
@@ -100,7 +96,7 @@ class Driver:
 
     def _beat_on(self) -> None:
         while not self._over.wait(self.beat_s):
-            with suppress(OSError):  # a storage that is away for a moment costs one beat, not the run
+            with suppress(OSError):  # a storage that fails for a moment costs one heartbeat, not the run
                 self._beat()
 
     @contextmanager
@@ -133,11 +129,11 @@ class Driver:
         return [name[len(kind) + 1 : -len(".json")] for name in names if name.startswith(f"{kind}-") and name.endswith(".json")]
 
     def live(self) -> set[str]:
-        """The ids of the drivers that are alive, this one among them."""
+        """The ids of the drivers that are alive, this one included."""
         return {driver for driver in self._names("driver") if self._alive(driver)}
 
     def acquire(self, key: str, target: str) -> dict[str, Any] | None:
-        """Take the lease of a key: None when it is ours now, else the record of the living driver that holds it."""
+        """Take the lease of a key; returns None if this driver has it now, else the record of the living driver that holds it."""
         with self._turn():
             holder = self._holder(key)
             if holder is None:
@@ -154,7 +150,7 @@ class Driver:
         return None if lease is None or lease["driver"] == self.id else self._alive(lease["driver"])
 
     def release(self, key: str) -> None:
-        """Give the lease of a key back, unless somebody took it over meanwhile."""
+        """Give the lease of a key back, unless another driver has taken it over."""
         self._held.discard(key)
         with self._turn():
             lease = self._record("key", key)
@@ -162,7 +158,10 @@ class Driver:
                 delete(self._path("key", key))
 
     def clean(self) -> set[str]:
-        """Remove what dead drivers left half done, but not their scratch, from which the next attempt resumes; returns the living."""
+        """Remove drafts, leases and half-published results of dead drivers, and return the ids of the living.
+
+        Their scratch stays: the next attempt resumes from it.
+        """
         with self._turn():
             live = self.live()
             for key in self._names("key"):
@@ -186,9 +185,9 @@ class Driver:
 
 
 def _old(path: Path) -> bool:
-    """Whether nobody can be at work on it any more: such a folder lives for moments."""
+    """Whether the process that made the folder must have ended: such a folder exists for moments."""
     try:
-        return time.time() - path.stat().st_mtime > LEFT_SECONDS
+        return time.time() - path.stat().st_mtime > ABANDONED_SECONDS
     except FileNotFoundError:
         return False
 

@@ -1,72 +1,112 @@
-"""A stage at work: the Ray task, on the node that Ray chose."""
+"""One stage, run in whichever process an executor chose: its inputs are fetched, its work is called, its result is published."""
 
 import shutil
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Protocol
 
+from mirepoix.components.stage import Context, Outcome
 from mirepoix.models.errors import Refused
-from mirepoix.serving.store import Context, Manifest, Outcome, fetch, is_local, join, local_path, publish
+from mirepoix.serving.store import Manifest, cache_folder, fetch, is_local, join, local_path, publish
 from mirepoix.workflows.runner.fingerprint import Prospect
-from mirepoix.workflows.runner.graph import Stage
-from mirepoix.workflows.runner.lease import cache_folder, draft
-from mirepoix.workflows.runner.progress import Reporter
+from mirepoix.workflows.runner.graph import Stage, import_function
+from mirepoix.workflows.runner.lease import draft
 
 CHAINED = "The above exception was the direct cause of the following exception:"
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a stage failed: one line for the user, and the whole story for the log."""
+    """Why a stage failed: one line for the user, and the traceback for the log."""
 
     line: str
-    story: str
+    trace: str
 
 
-def perform(
-    stage: Stage, prospect: Prospect, inputs: dict[str, str], storage: str, fields: dict[str, Any], report: Reporter
-) -> Manifest | Failure:
-    """One stage on the node that Ray chose; an exception comes back as text, for not every one of them pickles."""
-    began = time.time()
-    folder = draft(storage, fields["driver"], prospect.key[:16])
-    scratch = join(storage, "work", prospect.key[:16])
+@dataclass(frozen=True)
+class Task:
+    """A stage whose inputs are there, with all that its process needs to know; it pickles."""
+
+    stage: Stage
+    prospect: Prospect
+    inputs: dict[str, str]  # argument -> the target of its artefact
+    storage: str
+    driver: str
+    run_id: str | None  # of the stage in MLflow
+
+
+class StageReporter(Protocol):
+    """Takes the progress reports of a running stage."""
+
+    def __call__(self, report: dict[str, float]) -> None: ...
+
+    def flush(self) -> None:
+        """Return when all reports so far have arrived."""
+
+
+def perform(task: Task, report: StageReporter) -> Manifest | Failure:
+    """Run a stage and publish its result; an exception is returned as text, because not every exception pickles."""
     try:
-        if is_local(scratch):
-            local_path(scratch).mkdir(parents=True, exist_ok=True)
-        folders = {argument: fetch(target, cache_folder()) for argument, target in inputs.items()}
-        outcome = stage.work(Context(folder, scratch, report, stage.seed), stage.config, **folders)
-        if not isinstance(outcome, Outcome):
-            raise TypeError(f"the work of stage {stage.name} returned {type(outcome).__name__} and not an Outcome")
-        metrics = {name: float(value) for name, value in outcome.metrics.items()}
-        said = {
-            "metrics": metrics,
-            "tables": outcome.tables,
-            "rows": asdict(outcome.rows),
-            "created": time.time(),
-            "seconds": time.time() - began,
-        }
-        return publish(folder, prospect.target, {**prospect.parts, **fields, **said}, replace=prospect.replace)
-    except Exception as error:  # noqa: BLE001 the text of the failure crosses the process, and the driver decides
+        with _draft(task) as folder:
+            return _published(task, report, folder)
+    except Exception as error:  # noqa: BLE001 the runner reports the failure of this stage and goes on with the others
         return Failure(root_cause(error), traceback.format_exc())
     finally:
         report.flush()
+
+
+@contextmanager
+def _draft(task: Task) -> Iterator[Path]:
+    """An empty folder for the result, removed however the stage ends."""
+    folder = draft(task.storage, task.driver, task.prospect.key[:16])
+    try:
+        yield folder
+    finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _published(task: Task, report: StageReporter, folder: Path) -> Manifest:
+    began = time.time()
+    stage, prospect = task.stage, task.prospect
+    scratch = join(task.storage, "work", prospect.key[:16])
+    if is_local(scratch):
+        local_path(scratch).mkdir(parents=True, exist_ok=True)
+    folders = {argument: fetch(target, cache_folder()) for argument, target in task.inputs.items()}
+    work = import_function(stage.work)
+    outcome = work(Context(folder, scratch, report, stage.seed), stage.config, **folders, **stage.arguments)
+    if not isinstance(outcome, Outcome):
+        raise TypeError(f"the work of stage {stage.name} returned {type(outcome).__name__} and not an Outcome")
+    fields = {
+        "name": stage.name,
+        "key": prospect.key,
+        "run_id": task.run_id,
+        "driver": task.driver,
+        "metrics": {name: float(value) for name, value in outcome.metrics.items()},
+        "tables": outcome.tables,
+        "rows": asdict(outcome.rows),
+        "created": time.time(),
+        "seconds": time.time() - began,
+    }
+    return publish(folder, prospect.target, {**prospect.parts, **fields}, replace=prospect.replace)
+
+
 def root_cause(error: BaseException) -> str:
-    """One line for the error at the bottom: Ray's wrappers are opened, and a refusal speaks for itself."""
-    told = ""
+    """One line for the innermost cause of an error, inside Ray's wrappers; a `Refused` is shown as it is, whatever caused it."""
+    wrapper = ""
     while True:
         inner = getattr(error, "cause", None) or next(iter(getattr(error, "worker_failures", {}).values()), None)
         if isinstance(inner, BaseException):
-            told = str(error)
+            wrapper = str(error)
         else:
             inner = None if isinstance(error, Refused) else error.__cause__
         if inner is None:
             break
         error = inner
-    if CHAINED in told and not isinstance(error, Refused):  # an exception that was pickled has lost its cause, but Ray told it as text
-        return told.split(CHAINED)[0].strip().splitlines()[-1].strip().removeprefix(f"{Refused.__module__}.{Refused.__qualname__}: ")
+    if CHAINED in wrapper and not isinstance(error, Refused):  # pickling dropped the cause, which Ray's wrapper still has as text
+        return wrapper.split(CHAINED)[0].strip().splitlines()[-1].strip().removeprefix(f"{Refused.__module__}.{Refused.__qualname__}: ")
     text = " ".join(str(error).split()) or "no message"
     return text if isinstance(error, Refused) else f"{type(error).__name__}: {text}"

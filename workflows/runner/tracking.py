@@ -1,7 +1,8 @@
-"""The diary of a run in MLflow: a parent run for the whole, a child run for each stage. No other file imports mlflow.
+"""Tracking in MLflow: a parent run for the execution, a child run for each stage. No other file imports mlflow.
 
-MLflow may be away, slow or full, and the run goes on: calls wait in a queue, are made in order, and carry their own time stamps. A call
-that fails, or that takes long, closes the queue for a while; what still waits at the end is tried once more, and then lost with a warning.
+MLflow may be unreachable, slow or full, and the execution goes on: calls wait in a queue, are made in order, and carry their own time
+stamps. After a call that fails or takes long, no call is made for a while; those that are left at the end are tried once more, and then
+dropped with a warning.
 """
 
 import logging
@@ -19,26 +20,25 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import mirepoix
 from mirepoix.serving.store import Manifest, digest_of, is_local, local_path
-from mirepoix.workflows.cluster.ray_cluster import LAYERS
-from mirepoix.workflows.runner.fingerprint import flatten, library_version, plain, source_hash
+from mirepoix.workflows.cluster.shipped_code import HOME, LAYERS
+from mirepoix.workflows.runner.fingerprint import flatten, library_version, plain
 from mirepoix.workflows.runner.plots import bars, count_tables
-from mirepoix.workflows.runner.progress import Note
+from mirepoix.workflows.runner.progress import ProgressReport
+from mirepoix.workflows.runner.source_code import sources
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Metric
 
 Call = Callable[["MlflowClient"], None]
 
-QUIET = {  # where the user has set nothing: fail fast (the queue is our retry), print nothing, send nothing home
+QUIET = {  # where the user has set nothing: fail fast (the queue retries), print nothing, send no telemetry
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
-SLOW_SECONDS = 2.0  # a call that takes longer closes the queue, like one that fails
+SLOW_SECONDS = 2.0  # after a call that takes longer the queue pauses, as after one that fails
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 300.0
 QUEUE_SIZE = 20_000  # calls
 CURVE_SECONDS, CURVE_SIZE = 5.0, 1000  # a curve is sent in batches; 1000 is the most that MLflow takes
@@ -48,18 +48,18 @@ WHOLE = ""  # the name of the parent run
 
 
 def open_tracker(storage: str, recipe: str, config: Any, uri: str | None = None, experiment: str = "mirepoix") -> "Tracker":
-    """The tracker of a run: on the URI given, else on MLFLOW_TRACKING_URI, else on a SQLite file in a local storage or in the home."""
+    """The tracker of a run: at the given URI, else at MLFLOW_TRACKING_URI, else in a SQLite file in a local storage or in the home."""
     home = _home(storage)
     uri = uri or tracking_uri(storage)
     if uri.startswith("sqlite:///"):
-        with suppress(OSError):  # a store that cannot be made is a store that is away; the first call says so
+        with suppress(OSError):  # the first call reports a store that cannot be made
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     artifacts = None if uri.startswith("http") else str(home / "mlflow")
     return Tracker(uri, experiment, recipe, flatten(plain(config)), artifacts)
 
 
 def tracking_uri(storage: str) -> str:
-    """Where runs over that storage are tracked unless told otherwise."""
+    """The default tracking URI of runs over a storage."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home(storage) / 'mlflow.db'}"
 
 
@@ -68,7 +68,7 @@ def _home(storage: str) -> Path:
 
 
 class Tracker:
-    """One run's diary; without a URI it notes nothing."""
+    """Records one execution in MLflow; without a URI it records nothing."""
 
     def __init__(
         self,
@@ -85,43 +85,49 @@ class Tracker:
         self._experiment_id = ""
         self._runs: dict[str, str] = {}
         self._open: set[str] = set()
-        self._curves: dict[str, list[Metric]] = {}
-        self._drawn: dict[str, set[str]] = {}  # what has a curve, by stage
+        self._curves: dict[str, list[tuple[str, float, float, int]]] = {}
+        self._drawn: dict[str, set[str]] = {}  # names of the metrics with a curve, by stage
+        self._steps: dict[str, int] = {}  # the last step of each curve
         self._sent: dict[str, float] = {}
         self._queue: deque[Call] = deque()
-        self._closed_until, self._pause = 0.0, PAUSE_SECONDS
+        self._paused_until, self._pause = 0.0, PAUSE_SECONDS
 
-    # What the runner says
+    # Events of the runner
 
     def begin(self, driver: str, storage: str, alive: Iterable[str]) -> None:
-        """Open the parent run, and mark as killed what drivers of this storage that are no more left running."""
+        """Open the parent run, and mark the open runs of dead drivers of this storage as killed."""
         # Another machine may have a local folder of the same name.
         self.tags = {"driver": driver, "storage": storage, "machine": platform.node() if is_local(storage) else "any"}
         if self.uri:
             self.tags |= code_version()
-        self._later(partial(self._bury, own={name: self.tags[name] for name in ("storage", "machine")}, alive=frozenset(alive)))
+        self._later(
+            partial(self._end_runs_of_dead_drivers, own={name: self.tags[name] for name in ("storage", "machine")}, alive=frozenset(alive))
+        )
         self._create(WHOLE, self.recipe or "run", {"recipe": self.recipe, **library_versions()} if self.uri else {})
         self._params(WHOLE, self.params)
 
     def start(self, stage: str, parts: Mapping[str, Any], sources: Mapping[str, Any]) -> str | None:
-        """Open a stage's run; returns its id if MLflow gave one in time. Sources are the reports of the stages it reads, by argument."""
-        self._create(stage, stage, {**_placed(stage), "cached": "false"})
+        """Open a stage's run; returns its id if MLflow gave one in time. Sources are the reports of its inputs, by argument."""
+        self._create(stage, stage, {**_stage_tags(stage), "cached": "false"})
         self._params(stage, {**flatten(parts["config"]), "seed": parts["seed"]})
         named = [(name, source.digest, source.target) for name, source in sources.items()]
         if named:
             self._on(stage, lambda client, run: client.log_inputs(run, [_dataset(*source) for source in named]))
         return self._runs.get(stage)
 
-    def curve(self, note: Note) -> None:
-        """A point on each curve of a running stage."""
+    def curve(self, report: ProgressReport) -> None:
+        """Add a progress report to the curves of a running stage; a step that is repeated after a worker's restart is left out."""
         if self.uri is None:
             return
-        step = int(note.numbers.get("step", 0))
-        known = self._curves.setdefault(note.stage, [])
-        self._drawn.setdefault(note.stage, set()).update(note.numbers)
-        known += [(name, value, note.moment, step) for name, value in note.numbers.items() if name not in ("step", "total")]
-        if len(known) >= CURVE_SIZE or time.monotonic() - self._sent.get(note.stage, -CURVE_SECONDS) >= CURVE_SECONDS:
-            self._send_curve(note.stage)
+        step = int(report.numbers.get("step", 0))
+        if "step" in report.numbers and step <= self._steps.get(report.stage, -1):
+            return
+        self._steps[report.stage] = step
+        known = self._curves.setdefault(report.stage, [])
+        self._drawn.setdefault(report.stage, set()).update(report.numbers)
+        known += [(name, value, report.moment, step) for name, value in report.numbers.items() if name not in ("step", "total")]
+        if len(known) >= CURVE_SIZE or time.monotonic() - self._sent.get(report.stage, -CURVE_SECONDS) >= CURVE_SECONDS:
+            self._send_curve(report.stage)
 
     def finish(self, stage: str, report: Any, manifest: Manifest | None) -> None:
         """Close a stage's run with its results, or with its error."""
@@ -133,15 +139,15 @@ class Tracker:
         self._terminate(stage, "FAILED" if manifest is None else "FINISHED")
 
     def cached(self, stage: str, manifest: Manifest, target: str) -> None:
-        """A run for a stage whose result stands, which points at the run that made it."""
-        made = {**_placed(stage), "cached": "true", "source_run": manifest.fields.get("run_id") or "unknown"}
+        """Record a stage whose result is up to date as a run that names the run which made it."""
+        made = {**_stage_tags(stage), "cached": "true", "source_run": manifest.fields.get("run_id") or "unknown"}
         self._create(stage, stage, made | _address(manifest, target))
         self._metrics(stage, manifest)
         self._tables(stage, manifest)
         self._terminate(stage, "FINISHED")
 
     def end(self, status: str) -> None:
-        """Close what is open, and give MLflow its last chance."""
+        """Close all open runs, and make the calls that are left."""
         for stage in [*self._curves]:
             self._send_curve(stage)
         for stage in sorted(self._open - {WHOLE}):
@@ -149,18 +155,19 @@ class Tracker:
         self._terminate(WHOLE, status)
         self._flush(last=True)
         if self._queue:
-            _warn(f"MLflow at {self.uri} stayed away: {len(self._queue)} calls are lost; the manifests in the storage hold the results")
+            lost = f"{len(self._queue)} calls are lost; the manifests in the storage hold the results"
+            _warn(f"MLflow at {self.uri} did not answer until the end: {lost}")
             self._queue.clear()
 
     def attach(self, pages: Mapping[str, str], figures: Mapping[str, float] | None = None) -> None:
-        """Files of text for the whole run, which may have ended, and its figures."""
+        """Attach text files and figures to the parent run, which may have ended."""
         moment = time.time()
         self._points(WHOLE, [(name, value, moment, 0) for name, value in (figures or {}).items()])
         for name, text in pages.items():
             self._on(WHOLE, partial(_log_text, name=name, text=text))
         self._flush(last=True)
 
-    # What is said to MLflow
+    # Calls to MLflow
 
     def _result(self, stage: str, manifest: Manifest, target: str) -> None:
         self._metrics(stage, manifest)
@@ -199,11 +206,11 @@ class Tracker:
         rows = {f"rows.{kind}": count for kind, count in manifest.fields["rows"].items()}
         moment = time.time()
         figures = {**manifest.fields["metrics"], **rows}
-        # A figure that has a curve stands at the end of it already.
+        # A metric that has a curve ends it with this value already.
         self._points(name, [(metric, value, moment, 0) for metric, value in figures.items() if metric not in self._drawn.get(name, ())])
 
     def _tables(self, name: str, manifest: Manifest) -> None:
-        """A stage's tables, as MLflow shows them, and as bars where they count something."""
+        """A stage's tables, and bar charts of those with counts."""
 
         def call(client: "MlflowClient", run: str, title: str, rows: list[dict[str, Any]]) -> None:
             columns = {column: [row.get(column) for row in rows] for column in rows[0]}
@@ -236,7 +243,7 @@ class Tracker:
 
         self._on(name, call)
 
-    def _bury(self, client: "MlflowClient", own: Mapping[str, str], alive: frozenset[str]) -> None:
+    def _end_runs_of_dead_drivers(self, client: "MlflowClient", own: Mapping[str, str], alive: frozenset[str]) -> None:
         for run in client.search_runs([self._experiment_id], "attributes.status = 'RUNNING'", max_results=1000):
             if own.items() <= run.data.tags.items() and run.data.tags.get("driver") not in alive:
                 client.set_terminated(run.info.run_id, "KILLED")
@@ -258,26 +265,26 @@ class Tracker:
         self._flush()
 
     def _flush(self, last: bool = False) -> None:
-        while self._queue and (last or time.monotonic() >= self._closed_until):
+        while self._queue and (last or time.monotonic() >= self._paused_until):
             try:
                 client = self._client()
                 began = time.monotonic()
                 self._queue[0](client)
-            except Exception as error:  # noqa: BLE001 the diary must never stop the run, and MLflow raises whatever its store raises
-                if self._mlflow is None or _is_away(error):
-                    self._close(f"does not answer ({_line(error)})")
+            except Exception as error:  # noqa: BLE001 tracking must never stop the run, and MLflow raises whatever its store raises
+                if self._mlflow is None or _is_unreachable(error):
+                    self._pause_calls(f"does not answer ({_line(error)})")
                     return
                 _warn(f"MLflow refused a call, which is skipped: {_line(error)}")
             self._queue.popleft()
             if time.monotonic() - began > SLOW_SECONDS:
-                self._close(f"is slow ({time.monotonic() - began:.0f} s for a call)")
+                self._pause_calls(f"is slow ({time.monotonic() - began:.0f} s for a call)")
                 return
             self._pause = PAUSE_SECONDS
 
-    def _close(self, why: str) -> None:
+    def _pause_calls(self, why: str) -> None:
         if self._pause == PAUSE_SECONDS:
-            _warn(f"MLflow at {self.uri} {why}; the run goes on, and tracking is tried again from time to time")
-        self._closed_until = time.monotonic() + self._pause
+            _warn(f"MLflow at {self.uri} {why}; the run goes on, and tracking is tried again later")
+        self._paused_until = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
 
     def _client(self) -> "MlflowClient":
@@ -301,23 +308,23 @@ def _log_text(client: "MlflowClient", run: str, name: str, text: str) -> None:
 
 def code_version() -> dict[str, str]:
     """The commit that this package was checked out from, or the hash of its source where there is none (an image, a shipped folder)."""
-    home = Path(mirepoix.__path__[0])
+    home = HOME
     if (home / ".git").exists() and shutil.which("git"):
         command = ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=40"]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         if answer.returncode == 0:  # a repository without a commit has nothing to describe
             return {"mlflow.source.git.commit": answer.stdout.strip()}
     files = [path for layer in LAYERS for path in (home / layer).rglob("*.py")]
-    return {"source": digest_of((str(path.relative_to(home)), source_hash(path.read_text())) for path in files)}
+    return {"source": digest_of((str(path.relative_to(home)), sources().read(path).hash) for path in files)}
 
 
 def library_versions() -> dict[str, str]:
-    """The versions that a reader of the diary asks for first."""
+    """The versions of Python and of the libraries that most results depend on."""
     return {"version.python": platform.python_version()} | {f"version.{name}": library_version(name) for name in LIBRARIES}
 
 
-def _placed(stage: str) -> dict[str, str]:
-    """What is done, and in a comparison which arm asks for it."""
+def _stage_tags(stage: str) -> dict[str, str]:
+    """Tags of a stage: its step, and in a comparison its arm."""
     arm, _, step = stage.rpartition(":")
     return {"stage": step} | ({"arm": arm} if arm else {})
 
@@ -333,7 +340,7 @@ def _dataset(name: str, digest: str, source: str) -> Any:
     return DatasetInput(Dataset(name, digest[:36], kind, source), [InputTag("mlflow.data.context", name), InputTag("digest", digest)])
 
 
-def _is_away(error: Exception) -> bool:
+def _is_unreachable(error: Exception) -> bool:
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):

@@ -1,1 +1,1 @@
-"""The formats of the field, a file each; what a format is, stands at the top of rows.py."""
+"""Corpus formats, a module each; rows.py documents the functions that such a module has."""

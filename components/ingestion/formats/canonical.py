@@ -1,4 +1,4 @@
-"""Our own: a folder of Parquet, as every stage writes it and as anyone may bring it.
+"""The canonical corpus: a folder of Parquet files, as our stages write it and as users may give it.
 
     corpus/*.parquet     id; text, images (list of bytes), video (list of frames), instruction, source, line
     queries/*.parquet    the same, and split, task ("t->it")
@@ -6,8 +6,8 @@
     triples/*.parquet    optional: as queries without task, and answer, evidence (list of candidates' ids)
     prompts/*.parquet    optional: task, wording, source
 
-Columns after the semicolon may be missing; other columns are left aside, and so are the parts kin/ and rejects/ of an artefact. A row
-that tells its source and line keeps them.
+Columns after the semicolon may be missing; other columns are ignored, and so are the parts kin/ and rejects/ of an artefact. A row with
+a source and a line keeps them.
 """
 
 import shutil
@@ -25,7 +25,6 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 
 NAME = "canonical"
-WHAT = "our own Parquet: corpus/, queries/ and qrels/, and triples/ and prompts/ where there are any"
 NEEDED = {
     "corpus": ("id",),
     "queries": ("id", "split", "task"),
@@ -36,32 +35,32 @@ NEEDED = {
 OPTIONAL = ("triples", "prompts")
 
 
-def detect(place: SourceFiles) -> bool:
-    """Two of the three parts that are needed, and no qrels of another layout with the same folders (`query-id`, `corpus-id`)."""
-    there = {part: _files(place, part) for part in NEEDED if part not in OPTIONAL}
-    foreign = there["qrels"] and "query-id" in place.schema(there["qrels"][0]).names
-    return sum(map(bool, there.values())) >= 2 and not foreign
+def detect(tree: SourceFiles) -> bool:
+    """At least two of the three required parts, and no qrels of another layout in the same folders (`query-id`, `corpus-id`)."""
+    found = {part: _files(tree, part) for part in NEEDED if part not in OPTIONAL}
+    foreign = found["qrels"] and "query-id" in tree.schema(found["qrels"][0]).names
+    return sum(map(bool, found.values())) >= 2 and not foreign
 
 
-def shards(place: SourceFiles) -> list[Shard]:
+def shards(tree: SourceFiles) -> list[Shard]:
     pieces = []
     for part in NEEDED:
-        files = _files(place, part)
+        files = _files(tree, part)
         if not files and part not in OPTIONAL:
             raise Refused(
-                f"{place.path} has no {part}/*.parquet; a canonical corpus is a folder with corpus/, queries/ and qrels/ of Parquet files"
+                f"{tree.path} has no {part}/*.parquet; a canonical corpus is a folder with corpus/, queries/ and qrels/ of Parquet files"
             )
-        pieces += [shard for file in files for shard in place.parquet_shards(file, part)]
+        pieces += [shard for file in files for shard in tree.parquet_shards(file, part)]
     return pieces
 
 
-def read(place: SourceFiles, shard: Shard) -> Iterator[Row]:
-    source, parse = place.source(shard.file), READERS[shard.part]
-    return rowwise(shard.part, source, _records(place, shard), lambda line, row: [parse(source, line, row)])
+def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
+    source, parse = tree.source(shard.file), READERS[shard.part]
+    return rowwise(shard.part, source, _records(tree, shard), lambda line, row: [parse(source, line, row)])
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:
-    """The parts as they are; kin/ and rejects/ stay behind."""
+    """Copies the parts except kin/, held/ and rejects/."""
     for part in NEEDED:
         for file in part_files(corpus, part):
             (target / part).mkdir(parents=True, exist_ok=True)
@@ -69,24 +68,24 @@ def write(target: Path, corpus: Path) -> Counter[str]:
     return Counter()
 
 
-def _files(place: SourceFiles, part: str) -> list[str]:
-    return place.files(rf"{part}/.*\.parquet")
+def _files(tree: SourceFiles, part: str) -> list[str]:
+    return tree.files(rf"{part}/.*\.parquet")
 
 
-def _records(place: SourceFiles, shard: Shard) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The rows as dictionaries of the columns that are there, in the types of their schema."""
-    schema, there = PARTS[shard.part], place.schema(shard.file).names
+def _records(tree: SourceFiles, shard: Shard) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The rows as dicts of the schema's columns that the file has, cast to the schema's types."""
+    schema, there = PARTS[shard.part], tree.schema(shard.file).names
     lacking = [column for column in NEEDED[shard.part] if column not in there]
     if lacking:
-        raise Refused(f"{place.source(shard.file)} has no column {', '.join(lacking)}; it has {', '.join(there)}; see docs/architecture.md")
+        raise Refused(f"{tree.source(shard.file)} has no column {', '.join(lacking)}; it has {', '.join(there)}; see docs/architecture.md")
     fields = pa.schema([field.with_nullable(True) for field in schema if field.name in there])
-    for first, table in place.tables(shard, fields.names):
+    for first, table in tree.tables(shard, fields.names):
         try:
             rows = table.select(fields.names).cast(fields).to_pylist()
         except pa.ArrowException as error:
             columns = ", ".join(f"{field.name} {field.type}" for field in schema)
             raise Refused(
-                f"{place.source(shard.file)} cannot be read ({str(error).splitlines()[0]}); its columns are to be {columns}"
+                f"{tree.source(shard.file)} cannot be read ({str(error).splitlines()[0]}); its columns are to be {columns}"
             ) from error
         yield from enumerate(rows, first)
 
@@ -121,8 +120,8 @@ def _judgement(source: str, line: int, row: dict[str, Any]) -> Judgement | Rejec
     if not row["query_id"] or not row["item_id"] or relevance is None:
         name = f"{row['query_id']} {row['item_id']}"
         return RejectedRow("qrels", name, "bad row", "query_id, item_id or relevance is empty", source, line)
-    told = row.get("source") or source, row.get("line") or line
-    return Judgement(row["query_id"], row["item_id"], relevance, row.get("score"), *told)
+    origin = row.get("source") or source, row.get("line") or line
+    return Judgement(row["query_id"], row["item_id"], relevance, row.get("score"), *origin)
 
 
 def _triple(source: str, line: int, row: dict[str, Any]) -> Triple:

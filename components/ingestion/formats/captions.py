@@ -1,12 +1,12 @@
-"""What a picture with captions means, for every format that has no more than that (webdataset, hf-images, folder).
+"""The rows made of captioned pictures, for the formats that have nothing else (webdataset, hf-images, folder).
 
-Each picture is a candidate, `<key>.image`. With captions, pairs of both directions come of it, in the split that the file's name says:
+Each picture is a candidate, `<key>.image`. Its captions give queries in both directions, in the split of the file's name:
 
-    <key>.i2t           the picture as a query; each caption, as a candidate named by its content, is an answer
+    <key>.i2t           the picture as a query; each caption is an answer, as a candidate whose id is a hash of its content
     <key>.t2i-<hash>    a caption as a query; the picture is the answer
 
-A label is a caption that many pictures share: it answers the picture, and is no query, since most of its answers would be unknown.
-A picture without a caption is a candidate alone; so is one whose caption is there and empty, which is a fault beside it.
+A label is a caption that many pictures share: it answers the picture, but is no query, since most of its answers would be unjudged.
+A picture without a caption is only a candidate; so is one whose caption is blank, and that caption is rejected.
 """
 
 import hashlib
@@ -21,12 +21,12 @@ from typing import Any
 
 from mirepoix.components.ingestion.formats.corpus_reader import CorpusReader
 from mirepoix.components.ingestion.formats.fields import text_of
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query, RejectedRow, Row, RowError, nameless, split_of
-from mirepoix.components.ingestion.formats.writing import ELSE, ending, unheld
+from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query, RejectedRow, Row, RowError, split_of, unnamed_candidate
+from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS
+from mirepoix.components.ingestion.formats.writing import ELSE, count_unsupported, picture_suffix
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, content_hash
 
-ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 AUDIO = ("wav", "mp3", "flac", "ogg", "m4a", "opus", "aac")
 CAPTIONS = ("text", "caption", "captions", "texts")
 LABELS = ("label", "labels")
@@ -35,7 +35,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Captioned:
-    """A picture with what is said of it."""
+    """A picture with its captions and labels."""
 
     key: str
     picture: bytes
@@ -43,20 +43,20 @@ class Captioned:
     labels: tuple[str, ...] = ()
 
     def candidate(self, source: str, line: int) -> Candidate:
-        """The picture as what can be found."""
+        """The picture as a candidate."""
         if not self.picture:
             raise RowError("missing picture", "the picture is empty")
         return Candidate(Item(f"{self.key}.image", images=(self.picture,), source=source, line=line))
 
     def pairs(self, split: str, source: str, line: int, lines: Mapping[str, int] = MappingProxyType({})) -> Iterator[Row]:
-        """The texts as what can be found, and the queries of both directions; `lines` has those of texts that stand in other ones."""
+        """The texts as candidates, and the queries of both directions; `lines` has the lines of texts that are not in `line`."""
         texts = tuple(dict.fromkeys((*self.captions, *self.labels)))
         if not texts:
             return
         query = Item(f"{self.key}.i2t", images=(self.picture,), source=source, line=line)
         yield Query(query, split, "i->t", named=False)
         for text in texts:
-            candidate = nameless(text, source=source, line=lines.get(text, line))
+            candidate = unnamed_candidate(text, source=source, line=lines.get(text, line))
             yield candidate
             yield Judgement(query.id, candidate.item.id, source=source, line=candidate.item.line)
         for text in dict.fromkeys(self.captions):
@@ -67,111 +67,111 @@ class Captioned:
 
 
 def texts_of(value: Any) -> tuple[str, ...]:
-    """The captions that a cell holds: one text, a list of them, or none."""
+    """The captions of a cell: one text, a list of them, or none."""
     return tuple(filter(None, map(text_of, value if isinstance(value, list) else [value])))
 
 
-def blank(row: Mapping[str, Any]) -> list[str]:
-    """The columns of captions and labels that have texts, all of white space; an absent cell or an empty list has none."""
+def blank_columns(row: Mapping[str, Any]) -> list[str]:
+    """The columns of captions and labels whose texts are all white space; an absent cell or an empty list is not blank."""
     given = {name: row[name] if isinstance(row.get(name), list) else [row.get(name)] for name in (*CAPTIONS, *LABELS) if name in row}
     texts = {name: [text for text in cells if isinstance(text, str)] for name, cells in given.items()}
     return [name for name, found in texts.items() if found and not any(map(text_of, found))]
 
 
-def unsaid(key: str, columns: list[str], source: str, line: int) -> RejectedRow:
-    """What a caption is that says nothing; its picture stays a candidate."""
-    return RejectedRow("queries", f"{key}.i2t", "empty side", f"nothing stands under {', '.join(columns)}", source, line)
+def blank_caption(key: str, columns: list[str], source: str, line: int) -> RejectedRow:
+    """The rejection of a blank caption, whose picture remains a candidate."""
+    return RejectedRow("queries", f"{key}.i2t", "empty side", f"no text in {', '.join(columns)}", source, line)
 
 
-def captioned(corpus: Path, format: str, left: Counter[str]) -> Iterator[tuple[str, Captioned]]:
-    """The pictures of a corpus with their split ("" without captions) and what is said of them; refuses what is no such thing.
+def captioned(corpus: Path, format: str, dropped: Counter[str]) -> Iterator[tuple[str, Captioned]]:
+    """The captioned pictures of a corpus with their split ("" without captions); refuses other content.
 
-    What these formats have no place for beside that is counted in `left`. What is held are the captions.
+    Counts in `dropped` what these formats cannot represent besides. Only the captions are kept in memory.
     """
-    left.update(unheld(corpus))
-    shelf, told = CorpusReader(corpus), _Told(format, left)
-    for query, split, _, judgements in shelf.queries():
-        told.take(query, split, judgements, lambda id: id in shelf)
-    texts = {id: text for id, text in shelf.texts() if id in told.texts}
-    for item in shelf.candidates():
+    dropped.update(count_unsupported(corpus))
+    reader, index = CorpusReader(corpus), _CaptionIndex(format, dropped)
+    for query, split, _, judgements in reader.queries():
+        index.add_query(query, split, judgements, lambda id: id in reader)
+    texts = {id: text for id, text in reader.texts() if id in index.texts}
+    for item in reader.candidates():
         if item.instruction:
-            raise told.refused(f"an instruction, as candidate {item.id!r} has")
+            raise index.refusal(f"an instruction, as candidate {item.id!r} has")
         if item.text and not item.images and not item.video:
-            if item.id not in told.texts:
-                raise told.refused(f"text without a picture, as candidate {item.id!r} is")
+            if item.id not in index.texts:
+                raise index.refusal(f"text without a picture, as candidate {item.id!r} is")
         elif item.text or item.video or len(item.images) != 1:
-            raise told.refused(f"what is not one picture, as candidate {item.id!r}")
+            raise index.refusal(f"what is not one picture, as candidate {item.id!r}")
         else:
-            yield told.of(item, texts)
-    if lost := [*told.said.values(), *told.shown.values()]:
-        raise told.refused(f"query {lost[0][0]!r}, whose picture is no candidate")
+            yield index.captioned_item(item, texts)
+    if lost := [*index.by_text.values(), *index.by_picture.values()]:
+        raise index.refusal(f"query {lost[0][0]!r}, whose picture is no candidate")
 
 
-class _Told:
-    """What the queries of a corpus say of its pictures."""
+class _CaptionIndex:
+    """The captions and labels of a corpus's pictures, collected from its queries."""
 
-    def __init__(self, format: str, left: Counter[str]):
-        self.format, self.left = format, left
-        self.said: dict[str, tuple[str, str, list[str]]] = {}  # picture's id: a query, split, captions
-        self.shown: dict[str | bytes, tuple[str, str, list[str]]] = {}  # picture's id or hash: a query, split, ids of texts
+    def __init__(self, format: str, dropped: Counter[str]):
+        self.format, self.dropped = format, dropped
+        self.by_text: dict[str, tuple[str, str, list[str]]] = {}  # picture's id -> a query, split, captions
+        self.by_picture: dict[str | bytes, tuple[str, str, list[str]]] = {}  # picture's id or hash -> a query, split, ids of texts
         self.texts: set[str] = set()
 
-    def refused(self, what: str) -> Refused:
+    def refusal(self, what: str) -> Refused:
         return Refused(f"{self.format} cannot hold {what}; it holds pictures with captions; {ELSE}")
 
-    def take(self, query: Item, split: str, judgements: list[dict[str, Any]], there: Callable[[str], bool]) -> None:
+    def add_query(self, query: Item, split: str, judgements: list[dict[str, Any]], is_candidate: Callable[[str], bool]) -> None:
         named = f"as query {query.id!r} has"
         if split_of(f"{split}.x") != split or split not in SPLITS:
-            raise self.refused(f"split {split!r}, {named}")
+            raise self.refusal(f"split {split!r}, {named}")
         if query.instruction:
-            raise self.refused(f"an instruction, {named}")
-        self.left["negatives"] += sum(row["relevance"] <= 0 for row in judgements)
-        self.left["grades of relevance"] += sum(row["relevance"] not in (0, 1) for row in judgements)
-        self.left["scores of a teacher"] += sum(row["score"] is not None for row in judgements)
+            raise self.refusal(f"an instruction, {named}")
+        self.dropped["negatives"] += sum(row["relevance"] <= 0 for row in judgements)
+        self.dropped["grades of relevance"] += sum(row["relevance"] not in (0, 1) for row in judgements)
+        self.dropped["scores of a teacher"] += sum(row["score"] is not None for row in judgements)
         answers = [row["item_id"] for row in judgements if row["relevance"] > 0]
         if not answers:
-            self.left["queries without an answer"] += 1
+            self.dropped["queries without an answer"] += 1
             return
         if query.video or len(query.images) != (not query.text) or (query.text and len(answers) > 1):
-            raise self.refused(f"query {query.id!r}, which is neither one picture nor the caption of one")
+            raise self.refusal(f"query {query.id!r}, which is neither one picture nor the caption of one")
         if query.text:
-            self._note(self.said, answers[0], query, split, [query.text])
+            self._collect(self.by_text, answers[0], query, split, [query.text])
         else:
             picture = query.id.removesuffix(".i2t") + ".image"
-            place = picture if picture != f"{query.id}.image" and there(picture) else content_hash(query)
-            self._note(self.shown, place, query, split, answers)
+            key = picture if picture != f"{query.id}.image" and is_candidate(picture) else content_hash(query)
+            self._collect(self.by_picture, key, query, split, answers)
             self.texts.update(answers)
 
-    def _note(self, told: dict[Any, tuple[str, str, list[str]]], place: str | bytes, query: Item, split: str, texts: list[str]) -> None:
-        _, other, noted = told.setdefault(place, (query.id, split, []))
+    def _collect(self, table: dict[Any, tuple[str, str, list[str]]], key: str | bytes, query: Item, split: str, texts: list[str]) -> None:
+        _, other, noted = table.setdefault(key, (query.id, split, []))
         if other != split:
-            raise self.refused(f"one picture in the splits {other} and {split}, as query {query.id!r} has it")
+            raise self.refusal(f"one picture in the splits {other} and {split}, as query {query.id!r} has it")
         noted.extend(texts)
 
-    def of(self, item: Item, texts: dict[str, str]) -> tuple[str, Captioned]:
-        said = self.said.pop(item.id, None)
-        shown = self.shown.pop(item.id, None) or self.shown.pop(content_hash(item), None)
-        captions = said[2] if said else []
-        answers = [texts.get(id, "") for id in shown[2]] if shown else []
+    def captioned_item(self, item: Item, texts: dict[str, str]) -> tuple[str, Captioned]:
+        by_text = self.by_text.pop(item.id, None)
+        by_picture = self.by_picture.pop(item.id, None) or self.by_picture.pop(content_hash(item), None)
+        captions = by_text[2] if by_text else []
+        answers = [texts.get(id, "") for id in by_picture[2]] if by_picture else []
         if not all(answers):
-            raise self.refused(f"query {shown[0]!r}, which a picture answers")  # type: ignore[index]
+            raise self.refusal(f"query {by_picture[0]!r}, which a picture answers")  # type: ignore[index]
         labels = [text for text in answers if text not in captions]
-        splits = {told[1] for told in (said, shown) if told}
+        splits = {query[1] for query in (by_text, by_picture) if query}
         if len(splits) > 1 or (captions and labels):
-            raise self.refused(f"different splits or answers in the two directions, as candidate {item.id!r} has")
+            raise self.refusal(f"different splits or answers in the two directions, as candidate {item.id!r} has")
         return "".join(splits), Captioned(item.id.removesuffix(".image"), item.images[0], tuple(captions), tuple(labels))
 
 
 def safe_name(key: str) -> bool:
-    """Whether a key can be the name of a picture's file as it stands."""
+    """Whether a key can be used unchanged as the name of a picture's file."""
     plain = re.fullmatch(r"[\w./-]+", key, re.A) and posixpath.normpath(key) == key and not re.search(r"(^|/)\.", key)
-    return bool(plain) and not key.startswith("/") and key.lower().rpartition(".")[2] in ENDINGS
+    return bool(plain) and not key.startswith("/") and key.lower().rpartition(".")[2] in PICTURE_ENDINGS
 
 
-def named_ending(picture: bytes, id: str) -> str:
-    """The ending of a picture's file, by which it is known as a picture."""
-    found = ending(picture)
-    if found not in ENDINGS:
+def known_suffix(picture: bytes, id: str) -> str:
+    """The extension of a picture's file, by its content; refused if the format is unknown."""
+    found = picture_suffix(picture)
+    if found not in PICTURE_ENDINGS:
         raise Refused(
             f"candidate {id!r} is no JPEG, PNG, WEBP, GIF, BMP or TIFF picture, so no file can be named for it; curate the corpus first"
         )

@@ -1,6 +1,6 @@
-"""A canonical corpus folder read for writers: candidates and queries as they stand, a candidate by its id, and never the whole.
+"""Reads a canonical corpus folder for the writers of formats: rows in order, a candidate by its id, and never the whole corpus.
 
-What is held: the judgements, 16 bytes for each candidate, and row groups of candidates up to `HELD_BYTES`.
+In memory are the judgements, 16 bytes for each candidate, and a cache of row groups of candidates of up to `HELD_BYTES`.
 """
 
 import hashlib
@@ -18,12 +18,12 @@ from mirepoix.components.corpus.parts import PARTS, part_files, part_tables
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA, Item, row_to_item, table_to_items
 
-HELD_BYTES = 256 << 20  # of row groups; the last one is held whatever its size
+HELD_BYTES = 256 << 20  # of cached row groups; the last one is cached whatever its size
 ROWS = 64  # read at a time: pictures are large
 
 
 class CorpusReader:
-    """The parts of a canonical corpus, one thing at a time."""
+    """Iterates over the parts of a canonical corpus, and looks candidates up by id."""
 
     def __init__(self, corpus: Path, held_bytes: int = HELD_BYTES):
         self.corpus, self.held_bytes = corpus, held_bytes
@@ -37,23 +37,23 @@ class CorpusReader:
 
     def item(self, id: str) -> Item:
         """The candidate with this id."""
-        for place in self._candidates.places(id):
-            file, group, row = self._at(place)
+        for position in self._candidates.positions(id):
+            file, group, row = self._at(position)
             table = self._group(file, group)
             if table["id"][row].as_py() == id:
                 return row_to_item(table.slice(row, 1).to_pylist()[0])
         raise Refused(f"{self.corpus} has no candidate {id!r}, which its qrels/ or triples/ name; give a corpus that is whole")
 
     def __contains__(self, id: str) -> bool:
-        """Whether a candidate has this id, as far as 64 bits of its hash say."""
-        return bool(len(self._candidates.places(id)))
+        """Whether a candidate has this id, by its 64-bit hash alone."""
+        return bool(len(self._candidates.positions(id)))
 
     def queries(self) -> Iterator[tuple[Item, str, str, list[dict[str, Any]]]]:
         """All queries in their order, with split, task and judgements as rows of `QRELS_SCHEMA`."""
         for table in part_tables(self.corpus, "queries", rows=ROWS):
-            told = self._judgements_of(table["id"].to_pylist())
+            judgements_of_queries = self._judgements_of(table["id"].to_pylist())
             tails = table.select(["split", "task"]).to_pylist()
-            for item, tail, judgements in zip(table_to_items(table), tails, told, strict=True):
+            for item, tail, judgements in zip(table_to_items(table), tails, judgements_of_queries, strict=True):
                 yield item, tail["split"], tail["task"], judgements
 
     def triples(self) -> Iterator[tuple[Item, str, str, tuple[str, ...]]]:
@@ -73,7 +73,7 @@ class CorpusReader:
         for table in part_tables(self.corpus, "corpus", ["id", "text"]):
             yield from zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)
 
-    # Where candidates stand
+    # Lookup of candidates
 
     @cached_property
     def _candidates(self) -> "_Index":
@@ -89,23 +89,23 @@ class CorpusReader:
             sizes += [about.row_group(group).num_rows for group in range(about.num_row_groups)]
         return groups, np.cumsum([0, *sizes])
 
-    def _at(self, place: int) -> tuple[str, int, int]:
+    def _at(self, position: int) -> tuple[str, int, int]:
         groups, starts = self._starts
-        number = int(np.searchsorted(starts, place, side="right")) - 1
-        return *groups[number], int(place - starts[number])
+        number = int(np.searchsorted(starts, position, side="right")) - 1
+        return *groups[number], int(position - starts[number])
 
     def _group(self, file: str, group: int) -> pa.Table:
-        held = self._groups.pop((file, group), None)
-        if held is None:
+        cached = self._groups.pop((file, group), None)
+        if cached is None:
             with pq.ParquetFile(file) as opened:
-                held = opened.read_row_group(group, columns=ITEM_SCHEMA.names)
-            self._bytes += held.nbytes
-        self._groups[file, group] = held
+                cached = opened.read_row_group(group, columns=ITEM_SCHEMA.names)
+            self._bytes += cached.nbytes
+        self._groups[file, group] = cached
         while len(self._groups) > 1 and self._bytes > self.held_bytes:
             self._bytes -= self._groups.popitem(last=False)[1].nbytes
-        return held
+        return cached
 
-    # Which judgements a query has
+    # Judgements by query
 
     @cached_property
     def _qrels(self) -> tuple[pa.Table, "_Index"]:
@@ -115,24 +115,24 @@ class CorpusReader:
 
     def _judgements_of(self, queries: list[str]) -> list[list[dict[str, Any]]]:
         whole, index = self._qrels
-        places = [index.places(query) for query in queries]
-        rows = iter(whole.take(np.concatenate([np.empty(0, np.int64), *places])).to_pylist())
-        told = []
-        for query, its in zip(queries, places, strict=True):
-            found = [next(rows) for _ in its]
-            told.append([row for row in found if row["query_id"] == query])
-        return told
+        positions = [index.positions(query) for query in queries]
+        rows = iter(whole.take(np.concatenate([np.empty(0, np.int64), *positions])).to_pylist())
+        judgements = []
+        for query, own in zip(queries, positions, strict=True):
+            found = [next(rows) for _ in own]
+            judgements.append([row for row in found if row["query_id"] == query])
+        return judgements
 
 
 class _Index:
-    """The places of ids in a list of ids, by 64 bits of their hashes: who asks compares the ids."""
+    """The positions of ids in a list, by their 64-bit hashes; the caller compares the ids."""
 
     def __init__(self, ids: Iterable[str]):
         hashes = np.fromiter(map(_hash, ids), np.uint64)
         self._order = np.argsort(hashes, kind="stable")
         self._hashes = hashes[self._order]
 
-    def places(self, id: str) -> np.ndarray:
+    def positions(self, id: str) -> np.ndarray:
         key = np.uint64(_hash(id))
         return self._order[np.searchsorted(self._hashes, key) : np.searchsorted(self._hashes, key, side="right")]
 

@@ -1,4 +1,4 @@
-"""What the formats of training examples share in reading: the two sides of an example, their placeholders and pictures, and its rows."""
+"""Helpers for reading training examples: the cells of a record, its sides with placeholders and pictures, and the rows made of it."""
 
 import math
 import re
@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Query, Row, RowError, nameless
+from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Query, Row, RowError, unnamed_candidate
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles, is_ending
 from mirepoix.models.item import Item
 
-ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # what `datasets` writes beside its rows
+ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # metadata files of the library `datasets`
 
-# What may hold rows, and what stands beside them and holds none.
+# Files that may contain rows, and files beside them that do not.
 ROWS = r"(?i:.*?\.((?:json|jsonl|ndjson|csv|tsv|txt|parquet|arrow|feather|tar|tgz|zip|lance|h5|npz?|pkl)(?:\.(?:gz|zst|bz2|xz|lz4|zip))?))"
 BESIDE = re.compile(r"(readme|licen[cs]e|notice|changelog|requirements)\b.*|manifest\.json|" + "|".join(map(re.escape, ABOUT)), re.I)
 FIRST = 100  # records in which the first object is looked for
@@ -23,74 +23,76 @@ LARGEST_SCORE = 3e38  # that 32 bits hold
 # Files
 
 
-def data_files(place: SourceFiles, *endings: str) -> list[str]:
-    """The files of rows with the given endings, packed or not."""
-    return [file for file in place.files(rf".*\.({'|'.join(endings)})(\.gz)?") if file.rpartition("/")[2] not in ABOUT]
+def data_files(tree: SourceFiles, *endings: str) -> list[str]:
+    """The files of rows with the given extensions, compressed or not."""
+    return [file for file in tree.files(rf".*\.({'|'.join(endings)})(\.gz)?") if file.rpartition("/")[2] not in ABOUT]
 
 
-def pieces(place: SourceFiles, files: Iterable[str], part: str = "") -> list[Shard]:
-    """The pieces of text and Parquet files alike."""
+def pieces(tree: SourceFiles, files: Iterable[str], part: str = "") -> list[Shard]:
+    """The pieces of text or Parquet files."""
     return [
-        shard for file in files for shard in (place.parquet_shards(file, part) if is_ending(file, ".parquet") else place.shards(file, part))
+        shard for file in files for shard in (tree.parquet_shards(file, part) if is_ending(file, ".parquet") else tree.shards(file, part))
     ]
 
 
-def records(place: SourceFiles, shard: Shard, rows: int = 256) -> Iterator[tuple[int, Any]]:
-    """The rows of a piece of a text or Parquet file as dicts, with their numbers."""
+def records(tree: SourceFiles, shard: Shard, rows: int = 256) -> Iterator[tuple[int, Any]]:
+    """The records of a piece of a text or Parquet file as dicts, with their numbers."""
     if not is_ending(shard.file, ".parquet"):
-        yield from place.records(shard)
+        yield from tree.records(shard)
         return
-    for number, table in place.tables(shard, rows=rows):
+    for number, table in tree.tables(shard, rows=rows):
         yield from enumerate(table.to_pylist(), number)
 
 
-def unused(place: SourceFiles, shards: Iterable[Shard]) -> list[Notice]:
-    """What of a source looks like rows and is in none of its pieces, told once for each ending."""
+def unused_files(tree: SourceFiles, shards: Iterable[Shard]) -> list[Notice]:
+    """A notice for each extension of files that may contain rows but are in none of the pieces."""
     taken = {shard.file for shard in shards}
     left: dict[str, list[str]] = {}
-    for file in place.files(ROWS):
+    for file in tree.files(ROWS):
         if file not in taken and not BESIDE.fullmatch(file.rpartition("/")[2]):
-            left.setdefault(re.fullmatch(ROWS, file)[1].lower(), []).append(file)
+            ending = re.fullmatch(ROWS, file)
+            assert ending is not None, file
+            left.setdefault(ending[1].lower(), []).append(file)
     more = {ending: f" and {len(files) - 1} more of .{ending}" if len(files) > 1 else "" for ending, files in left.items()}
-    return [Notice(place.source(files[0]), f"not read{more[ending]}: the format has no such file here") for ending, files in left.items()]
+    return [Notice(tree.source(files[0]), f"not read{more[ending]}: the format has no such file here") for ending, files in left.items()]
 
 
-def columns(place: SourceFiles, file: str) -> list[str]:
+def columns(tree: SourceFiles, file: str) -> list[str]:
     """The columns of a Parquet file, or the keys of the first object among the first records of a JSON file; none if there is none."""
-    return _begun(place, file)[0]
+    return _first_columns(tree, file)[0]
 
 
-def obstacle(place: SourceFiles, file: str) -> str:
-    """Why a file shows no columns; nothing where it shows some."""
-    return _begun(place, file)[1]
+def why_no_columns(tree: SourceFiles, file: str) -> str:
+    """The reason for which `columns` finds none in a file; empty if it finds some."""
+    return _first_columns(tree, file)[1]
 
 
-def _begun(place: SourceFiles, file: str) -> tuple[list[str], str]:
-    wrong = ""
+def _first_columns(tree: SourceFiles, file: str) -> tuple[list[str], str]:
+    problem = ""
     try:
         if is_ending(file, ".parquet"):
-            return place.schema(file).names, ""
-        for line, record in islice(place.records(Shard(file)), FIRST):
+            return tree.schema(file).names, ""
+        for line, record in islice(tree.records(Shard(file)), FIRST):
             if isinstance(record, dict):
                 return list(record), ""
-            wrong = wrong or f"line {line} is no JSON object ({record.detail})"
+            problem = problem or f"line {line} is no JSON object ({record.detail})"
     except (ValueError, OSError, EOFError, zlib.error) as error:
-        return [], wrong or str(error).removeprefix(f"{place.source(file)} ").partition(";")[0]
-    return [], wrong or "it is empty"
+        return [], problem or str(error).removeprefix(f"{tree.source(file)} ").partition(";")[0]
+    return [], problem or "it is empty"
 
 
-def shows(place: SourceFiles, files: list[str], *needed: str) -> bool:
-    """Whether one of the first files has all of the columns."""
-    return any(set(needed) <= set(columns(place, file)) for file in files[:4])
+def has_columns(tree: SourceFiles, files: list[str], *needed: str) -> bool:
+    """Whether one of the first four files has all of the needed columns."""
+    return any(set(needed) <= set(columns(tree, file)) for file in files[:4])
 
 
 # Cells
 
 
 def text_of(value: Any) -> str:
-    """A text as it is given; what is absent, or nothing but white space, is no text."""
+    """The text of a cell, unchanged; empty if it is absent or only white space."""
     if value is not None and not isinstance(value, str):
-        raise RowError("bad row", f"a {type(value).__name__} stands where a text belongs")
+        raise RowError("bad row", f"a {type(value).__name__} where a text belongs")
     return value if value and not value.isspace() else ""
 
 
@@ -102,7 +104,7 @@ def list_of(value: Any, what: str) -> list[Any]:
 
 
 def id_of(value: Any) -> str:
-    """An id that runs and qrels can hold: a text without white space, or a whole number."""
+    """An id that run files and qrels can contain: a text without white space, or an integer."""
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         raise RowError("bad id", f"a {type(value).__name__}")
     name = str(value)
@@ -112,7 +114,7 @@ def id_of(value: Any) -> str:
 
 
 def grade_of(text: str) -> int:
-    """A grade of relevance, which is a whole number, also as "1.0"."""
+    """A grade of relevance: an integer, also written as "1.0"."""
     try:
         grade = float(text)
     except ValueError:
@@ -127,67 +129,67 @@ def titled(title: str, text: str) -> str:
     return f"{title} {text}" if title and text else title or text
 
 
-def picture(place: SourceFiles, cell: Any) -> bytes:
-    """The bytes of a picture that is given by a path, by its bytes, or by an object with either."""
+def picture(tree: SourceFiles, cell: Any) -> bytes:
+    """The bytes of a picture that is given as a path, as bytes, or as an object with either."""
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path") or cell.get("image")
     if isinstance(cell, bytes) and cell:
         return cell
-    return place.picture(cell)
+    return tree.picture(cell)
 
 
-def pictures(place: SourceFiles, value: Any) -> tuple[bytes, ...]:
-    """The pictures of a cell that holds none, one or a list."""
+def pictures(tree: SourceFiles, value: Any) -> tuple[bytes, ...]:
+    """The pictures of a cell with none, one or a list of them."""
     if value is None or value in ("", []):
         return ()
     found: list[bytes] = []
     missing: list[str] = []
     for cell in value if isinstance(value, list) else [value]:
         try:
-            found.append(picture(place, cell))
-        except RowError as trouble:
-            if trouble.reason != "missing picture":
+            found.append(picture(tree, cell))
+        except RowError as error:
+            if error.reason != "missing picture":
                 raise
-            missing.append(trouble.detail)
-    if missing:  # all of them are to be found, so all are told
+            missing.append(error.detail)
+    if missing:  # names every missing one, not only the first
         raise RowError("missing picture", ", ".join(missing))
     return tuple(found)
 
 
-def frames(place: SourceFiles, value: Any) -> tuple[bytes, ...]:
-    """The frames of a cell that holds one clip as a list of pictures; Trouble if it is a video file."""
+def frames(tree: SourceFiles, value: Any) -> tuple[bytes, ...]:
+    """The frames of a cell with one clip as a list of pictures; RowError if it is a video file."""
     if isinstance(value, dict):
         value = value.get("video")
     if isinstance(value, list) and any(isinstance(cell, list) for cell in value):
         if len(value) > 1:
             raise RowError("bad row", f"{len(value)} clips where one is taken")
         value = value[0]
-    return pictures(place, value)
+    return pictures(tree, value)
 
 
-def without(text: str, token: str, count: int) -> str:
-    """The text without its placeholders and the line break that belongs to each; Trouble if there are not as many as pictures or clips."""
+def without_placeholders(text: str, token: str, count: int) -> str:
+    """The text without its placeholders and the line break after each; RowError if their count is not that of the pictures or clips."""
     if (found := text.count(token)) != count:
         raise RowError("placeholders", f"{found} of {token} for {count} of what it stands for")
     mark = re.escape(token)
     return text_of(re.sub(rf"\n(?:{mark})+\Z|{mark}\n?", "", text))
 
 
-def unread(record: dict[str, Any], known: Collection[str]) -> None:
-    """Trouble if the record has a filled column that nobody reads."""
+def refuse_unread(record: dict[str, Any], known: Collection[str]) -> None:
+    """Raises RowError if the record has a non-empty column that the format does not read."""
     if left := [name for name, value in record.items() if name not in known and value is not None and value not in ("", [], {})]:
         raise RowError("unread column", ", ".join(left))
 
 
 def without_audio(record: dict[str, Any]) -> dict[str, Any]:
-    """The record without the empty columns of audio; Trouble if one is filled."""
+    """The record without its empty audio columns; RowError if one is not empty."""
     if any(value for name, value in record.items() if "audio" in name):
         raise RowError("audio")
     return {name: value for name, value in record.items() if "audio" not in name}
 
 
 def side(text: str = "", images: tuple[bytes, ...] = (), video: tuple[bytes, ...] = (), instruction: str = "", what: str = "") -> Item:
-    """One side of an example, without a name yet; Trouble if there is nothing in it."""
+    """One side of an example as an item without an id; RowError if it is empty."""
     if not (text or images or video):
         raise RowError("empty side", what)
     return Item("", text, images, video, instruction)
@@ -197,7 +199,7 @@ def side(text: str = "", images: tuple[bytes, ...] = (), video: tuple[bytes, ...
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class Document:
     """A document beside a query, with a teacher's score if it has one."""
 
     item: Item
@@ -208,54 +210,54 @@ Scored = tuple[str, float | None]  # the id of a document, and its score
 
 
 class Examples:
-    """Makes the rows of the examples in a piece of a format without ids.
+    """Makes the rows of the examples of a piece, in a format without ids.
 
-    A query is named after its place, and after what it is about where a format says so. Equal documents are one candidate, with the
-    instruction of the first; each is judged as often as it stands, and curation settles what is judged twice.
+    The id of a query is its file and line, with "@" and a group where a format has one. Equal documents are one candidate, with the
+    instruction of the first; repeated judgements are yielded as often as they occur, and curation merges them.
     """
 
-    def __init__(self, place: SourceFiles, shard: Shard, split: str = ""):
-        self.source = place.source(shard.file)
-        self.split = split or place.split(shard.file)
+    def __init__(self, tree: SourceFiles, shard: Shard, split: str = ""):
+        self.source = tree.source(shard.file)
+        self.split = split or tree.split(shard.file)
         self._line = self._nth = 0
 
     def query_id(self, line: int, about: str = "") -> str:
-        """The name of the next query in this line."""
+        """The id of the next query in this line."""
         self._nth = self._nth + 1 if line == self._line else 1
         self._line = line
-        place = f"{self.source}:{line}" + (f".{self._nth}" if self._nth > 1 else "")
-        return re.sub(r"\s", "_", f"{place}@{about}" if about else place)
+        location = f"{self.source}:{line}" + (f".{self._nth}" if self._nth > 1 else "")
+        return re.sub(r"\s", "_", f"{location}@{about}" if about else location)
 
-    def rows(self, line: int, query: Item, positives: Iterable[Shown], negatives: Iterable[Shown] = (), about: str = "") -> list[Row]:
-        """Candidates, the query, and what is told of them."""
-        made = [[(self.candidate(line, shown.item), shown.score) for shown in documents] for documents in (positives, negatives)]
+    def rows(self, line: int, query: Item, positives: Iterable[Document], negatives: Iterable[Document] = (), about: str = "") -> list[Row]:
+        """Candidates, the query, and its judgements."""
+        made = [[(self.candidate(line, document.item), document.score) for document in documents] for documents in (positives, negatives)]
         candidates: dict[str, Candidate] = {}
         for documents in made:
             for candidate, _ in documents:
                 candidates.setdefault(candidate.item.id, candidate)
-        told = [[(candidate.item.id, score) for candidate, score in documents] for documents in made]
-        return [*candidates.values(), *self.asked(line, query, *told, about)]
+        answers, others = ([(candidate.item.id, score) for candidate, score in documents] for documents in made)
+        return [*candidates.values(), *self.judged_query(line, query, answers, others, about)]
 
-    def asked(self, line: int, query: Item, positives: list[Scored], negatives: list[Scored], about: str = "") -> list[Row]:
-        """The query, and what is told of candidates by their ids."""
+    def judged_query(self, line: int, query: Item, positives: list[Scored], negatives: list[Scored], about: str = "") -> list[Row]:
+        """The query, and its judgements of candidates given by their ids."""
         if not positives:
             raise RowError("no answer")
         name = self.query_id(line, about)
-        told = [
+        judgements = [
             Judgement(name, key, relevance, score, self.source, line)
             for relevance, documents in ((1, positives), (0, negatives))
             for key, score in documents
         ]
-        return [Query(replace(query, id=name, source=self.source, line=line), self.split), *told]
+        return [Query(replace(query, id=name, source=self.source, line=line), self.split), *judgements]
 
     def candidate(self, line: int, item: Item) -> Candidate:
-        """A document under the name of its content."""
-        made = nameless(item.text, item.images, item.video, self.source, line)
+        """A document as a candidate; its id is a hash of its content."""
+        made = unnamed_candidate(item.text, item.images, item.video, self.source, line)
         return replace(made, item=replace(made.item, instruction=item.instruction)) if item.instruction else made
 
 
 def scores_of(value: Any, count: int, what: str) -> list[float | None]:
-    """A teacher's scores, one for each document, or none."""
+    """A teacher's scores, one for each document; None for each if the cell is empty."""
     given = list_of(value, what)
     if not given:
         return [None] * count

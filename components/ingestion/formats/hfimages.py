@@ -5,7 +5,7 @@
 
 A picture without bytes is read from its path, relative to the source or to the folder given as `images`. The names of a ClassLabel come
 from the metadata that `datasets` writes into the file under `huggingface`. A row is named by its `id` or `key`, or else after its file
-and number. What comes of a picture with captions is told in captions.py. Other columns are told of once for each file, as a notice.
+and number. captions.py describes the rows made of captions. Other columns are reported in one notice per file.
 """
 
 import json
@@ -19,14 +19,22 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mirepoix.components.ingestion.formats.captions import CAPTIONS, LABELS, SPLITS, Captioned, blank, captioned, texts_of, unsaid
+from mirepoix.components.ingestion.formats.captions import (
+    CAPTIONS,
+    LABELS,
+    SPLITS,
+    Captioned,
+    blank_caption,
+    blank_columns,
+    captioned,
+    texts_of,
+)
 from mirepoix.components.ingestion.formats.fields import id_of, picture
 from mirepoix.components.ingestion.formats.rows import Notice, Row, RowError, rowwise
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.models.errors import Refused
 
 NAME = "hf-images"
-WHAT = "Hugging Face image data sets as Parquet: pictures with captions or labels"
 FILES = r".*\.parquet"
 KEYS = ("id", "key")
 GROUP_ROWS, GROUP_BYTES = 1000, 16 << 20
@@ -36,29 +44,31 @@ _TEXTS = {"feature": {"dtype": "string", "_type": "Value"}, "_type": "Sequence"}
 _FEATURES = {"id": {"dtype": "string", "_type": "Value"}, "image": {"_type": "Image"}, "captions": _TEXTS, "labels": _TEXTS}
 
 
-def detect(place: SourceFiles) -> bool:
-    """One column of pictures, and nothing but it, captions, labels and numbers."""
-    files = place.files(FILES)
+def detect(tree: SourceFiles) -> bool:
+    """A Parquet file with one column of pictures, and besides it captions or labels, or only columns of primitive types."""
+    files = tree.files(FILES)
     if not files:
         return False
-    schema = place.schema(files[0])
+    schema = tree.schema(files[0])
     others = [field for field in schema if field.name not in (*CAPTIONS, *LABELS, *KEYS)]
-    told = [name for name in (*CAPTIONS, *LABELS) if name in schema.names]
-    shown = _pictures(schema)
-    return len(shown) == 1 and (bool(told) or all(field.name in shown or pa.types.is_primitive(field.type) for field in others))
+    text_columns = [name for name in (*CAPTIONS, *LABELS) if name in schema.names]
+    picture_columns = _pictures(schema)
+    return len(picture_columns) == 1 and (
+        bool(text_columns) or all(field.name in picture_columns or pa.types.is_primitive(field.type) for field in others)
+    )
 
 
-def shards(place: SourceFiles) -> list[Shard]:
-    return [shard for file in place.files(FILES) for shard in place.parquet_shards(file)]
+def shards(tree: SourceFiles) -> list[Shard]:
+    return [shard for file in tree.files(FILES) for shard in tree.parquet_shards(file)]
 
 
-def read(place: SourceFiles, shard: Shard) -> Iterator[Row]:
-    source, split, schema = place.source(shard.file), place.split(shard.file), place.schema(shard.file)
-    shown = _pictures(schema)
-    if len(shown) != 1:
-        named = ", ".join(shown) or f"none among {', '.join(schema.names)}"
+def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
+    source, split, schema = tree.source(shard.file), tree.split(shard.file), tree.schema(shard.file)
+    picture_columns = _pictures(schema)
+    if len(picture_columns) != 1:
+        named = ", ".join(picture_columns) or f"none among {', '.join(schema.names)}"
         raise Refused(f"{source} is to have one column of pictures, a struct of bytes and path, and has {named}; see the format hf-images")
-    (image,) = shown
+    (image,) = picture_columns
     classes = _classes(schema)
     known = [image, *(name for name in (*CAPTIONS, *LABELS, *KEYS) if name in schema.names)]
 
@@ -69,19 +79,19 @@ def read(place: SourceFiles, shard: Shard) -> Iterator[Row]:
             raise RowError("missing picture", f"{image} is empty")
         captions = tuple(text for name in CAPTIONS for text in texts_of(row.get(name)))
         labels = () if captions else tuple(text for name in LABELS for text in _label(row.get(name), name, classes))
-        said = Captioned(key, picture(place, row[image]), captions, labels)
-        yield said.candidate(source, line)
-        yield from said.pairs(split, source, line)
-        if (empty := blank(row)) and not captions and not labels:
-            yield unsaid(key, empty, source, line)
+        entry = Captioned(key, picture(tree, row[image]), captions, labels)
+        yield entry.candidate(source, line)
+        yield from entry.pairs(split, source, line)
+        if (empty := blank_columns(row)) and not captions and not labels:
+            yield blank_caption(key, empty, source, line)
 
     def records() -> Iterator[tuple[int, Any]]:
-        for first, table in place.tables(shard, known, rows=64):
+        for first, table in tree.tables(shard, known, rows=64):
             yield from enumerate(table.to_pylist(), first)
 
-    left = [name for name in schema.names if name not in known]
-    if left and not shard.start:
-        yield Notice(source, f"{', '.join(left)}; the rows are read without"[:200])
+    unread = [name for name in schema.names if name not in known]
+    if unread and not shard.start:
+        yield Notice(source, f"{', '.join(unread)}; the rows are read without"[:200])
     yield from rowwise("corpus", source, records(), parse)
 
 
@@ -91,7 +101,7 @@ def _pictures(schema: pa.Schema) -> list[str]:
 
 
 def _classes(schema: pa.Schema) -> dict[str, list[str]]:
-    """The names of classes by column, as `datasets` notes them."""
+    """The class names by column, from the metadata that `datasets` writes."""
     try:
         features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
         return {
@@ -104,8 +114,8 @@ def _classes(schema: pa.Schema) -> dict[str, list[str]]:
 
 
 def _label(value: Any, column: str, classes: dict[str, list[str]]) -> tuple[str, ...]:
-    """The names of what a picture shows; -1 is none, and a number without names says nothing."""
-    texts = []
+    """The label texts of a cell; -1 is no label, and a class number without class names is ignored."""
+    texts: list[str] = []
     for one in value if isinstance(value, list) else [value]:
         if not isinstance(one, int):
             texts += texts_of(one)
@@ -117,34 +127,34 @@ def _label(value: Any, column: str, classes: dict[str, list[str]]) -> tuple[str,
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:
-    """One Parquet file for each split, and `pictures` for what has no caption; the ids are kept."""
-    left: Counter[str] = Counter()
+    """Writes one Parquet file for each split, and `pictures` for those without captions; the ids are kept."""
+    dropped: Counter[str] = Counter()
     target.mkdir(parents=True, exist_ok=True)
-    noted = SCHEMA.with_metadata({"huggingface": json.dumps({"info": {"features": _FEATURES}})})
+    schema = SCHEMA.with_metadata({"huggingface": json.dumps({"info": {"features": _FEATURES}})})
     with ExitStack() as stack:
         files: dict[str, _Groups] = {}
-        for split, said in captioned(corpus, NAME, left):
+        for split, entry in captioned(corpus, NAME, dropped):
             name = split or "pictures"
             assert name in (*SPLITS, "pictures")
             if name not in files:
-                file = stack.enter_context(pq.ParquetWriter(target / f"{name}-00000-of-00001.parquet", noted))
+                file = stack.enter_context(pq.ParquetWriter(target / f"{name}-00000-of-00001.parquet", schema))
                 files[name] = stack.enter_context(_Groups(file))
-            files[name].add(said)
-    return +left
+            files[name].add(entry)
+    return +dropped
 
 
 class _Groups:
-    """Rows on their way into a file, a row group at a time."""
+    """Buffers rows and writes them to a file, a row group at a time."""
 
     def __init__(self, file: pq.ParquetWriter):
         self.file = file
         self.rows: list[dict[str, Any]] = []
         self.bytes = 0
 
-    def add(self, said: Captioned) -> None:
-        shown = {"bytes": said.picture, "path": None}
-        self.rows.append({"id": said.key, "image": shown, "captions": list(said.captions), "labels": list(said.labels)})
-        self.bytes += len(said.picture)
+    def add(self, entry: Captioned) -> None:
+        image = {"bytes": entry.picture, "path": None}
+        self.rows.append({"id": entry.key, "image": image, "captions": list(entry.captions), "labels": list(entry.labels)})
+        self.bytes += len(entry.picture)
         if len(self.rows) >= GROUP_ROWS or self.bytes >= GROUP_BYTES:
             self.flush()
 

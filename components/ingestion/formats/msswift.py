@@ -14,64 +14,63 @@ from pathlib import Path
 from typing import Any
 
 from mirepoix.components.ingestion.formats.fields import (
+    Document,
     Examples,
-    Shown,
     data_files,
     frames,
+    has_columns,
     list_of,
     pictures,
     pieces,
-    shows,
+    refuse_unread,
     side,
-    unread,
-    without,
+    without_placeholders,
 )
 from mirepoix.components.ingestion.formats.rows import Row, RowError, rowwise
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
-from mirepoix.components.ingestion.formats.writing import SEVERAL, Files, examples, fits, marked, split_file
+from mirepoix.components.ingestion.formats.writing import SEVERAL, Files, examples, fits, split_file, with_placeholders
 from mirepoix.models.item import Item
 
 NAME = "ms-swift"
-WHAT = "ms-swift's JSON lines: messages, positive_messages and negative_messages with <image> and <video>"
 IMAGE, VIDEO = "<image>", "<video>"
 PREFIXES = ("", "positive_", "negative_")
 READ = [f"{prefix}{kind}" for prefix in PREFIXES for kind in ("messages", "images", "videos")]
 
 
-def detect(place: SourceFiles) -> bool:
-    return shows(place, data_files(place, "json", "jsonl"), "messages", "positive_messages")
+def detect(tree: SourceFiles) -> bool:
+    return has_columns(tree, data_files(tree, "json", "jsonl"), "messages", "positive_messages")
 
 
-def shards(place: SourceFiles) -> list[Shard]:
-    return pieces(place, data_files(place, "json", "jsonl"))
+def shards(tree: SourceFiles) -> list[Shard]:
+    return pieces(tree, data_files(tree, "json", "jsonl"))
 
 
-def read(place: SourceFiles, shard: Shard) -> Iterator[Row]:
-    made = Examples(place, shard)
+def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
+    made = Examples(tree, shard)
 
     def parse(line: int, row: dict[str, Any]) -> list[Row]:
         if any(row.get(f"{prefix}audios") for prefix in PREFIXES):
             raise RowError("audio")
-        unread(row, (*READ, "label"))
+        refuse_unread(row, (*READ, "label"))
         _positive(row.get("label"))
-        query = _side(place, row["messages"], row.get("images"), row.get("videos"), "messages")
-        positives = _sides(place, row, "positive_")
+        query = _side(tree, row["messages"], row.get("images"), row.get("videos"), "messages")
+        positives = _sides(tree, row, "positive_")
         if len(positives) != 1:
             raise RowError("bad row", f"positive_messages has {len(positives)} lists of messages; there is exactly one")
-        return made.rows(line, query, positives, _sides(place, row, "negative_"))
+        return made.rows(line, query, positives, _sides(tree, row, "negative_"))
 
-    return rowwise("queries", made.source, place.records(shard), parse)
+    return rowwise("queries", made.source, tree.records(shard), parse)
 
 
 def _positive(label: Any) -> None:
     if label is None or label == 1:
         return
     if label == 0:
-        raise RowError("no answer", "label is 0: the pair says only what does not answer")
-    raise RowError("bad row", f"label is {label!r}: neither 1 nor 0 says whether it answers")
+        raise RowError("no answer", "label is 0: the pair has no positive")
+    raise RowError("bad row", f"label is {label!r}; it must be 1 or 0")
 
 
-def _sides(place: SourceFiles, row: dict[str, Any], prefix: str) -> list[Shown]:
+def _sides(tree: SourceFiles, row: dict[str, Any], prefix: str) -> list[Document]:
     name = f"{prefix}messages"
     messages = list_of(row.get(name), name)
     outer = []
@@ -80,46 +79,46 @@ def _sides(place: SourceFiles, row: dict[str, Any], prefix: str) -> list[Shown]:
         if given and len(given) != len(messages):
             raise RowError("placeholders", f"{kind} is {len(given)} long, and {name} {len(messages)}")
         outer.append(given or [None] * len(messages))
-    return [Shown(_side(place, *parts, name)) for parts in zip(messages, *outer, strict=True)]
+    return [Document(_side(tree, turns, images, videos, name)) for turns, images, videos in zip(messages, *outer, strict=True)]
 
 
-def _side(place: SourceFiles, messages: Any, images: Any, videos: Any, what: str) -> Item:
+def _side(tree: SourceFiles, messages: Any, images: Any, videos: Any, what: str) -> Item:
     texts: dict[str, list[str]] = {"system": [], "user": []}
     for message in list_of(messages, what):
         role, content = message["role"], message["content"]
         if role not in texts or not isinstance(content, str):
             raise RowError("bad row", f"{what} has a message of {role!r}; a side is made of system and user messages, each one text")
         texts[role].append(content)
-    shown = pictures(place, list_of(images, "images"))
+    pictures_read = pictures(tree, list_of(images, "images"))
     clips = list_of(videos, "videos")
-    moving = frames(place, clips)
-    text = without(without("\n".join(texts["user"]), IMAGE, len(shown)), VIDEO, bool(moving))
-    return side(text, shown, moving, "\n".join(texts["system"]), what)
+    frames_read = frames(tree, clips)
+    text = without_placeholders(without_placeholders("\n".join(texts["user"]), IMAGE, len(pictures_read)), VIDEO, bool(frames_read))
+    return side(text, pictures_read, frames_read, "\n".join(texts["system"]), what)
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:
-    left: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
     with Files(target) as files:
-        for example in examples(corpus, left, worded=True):
+        for example in examples(corpus, dropped, keep_instructions=True):
             file = split_file(example.split, NAME, "jsonl")
-            left[SEVERAL] += len(example.positives) > 1
+            dropped[SEVERAL] += len(example.positives) > 1
             for positive in example.positives:
                 row: dict[str, Any] = {}
                 for prefix, items in (
                     ("", [example.query]),
                     ("positive_", [positive.item]),
-                    ("negative_", [shown.item for shown in example.negatives]),
+                    ("negative_", [document.item for document in example.negatives]),
                 ):
-                    cells = {"messages": [_messages(item) for item in items]}
+                    cells: dict[str, list[Any]] = {"messages": [_messages(item) for item in items]}
                     cells["images"] = [files.pictures(item.images) for item in items]
                     cells["videos"] = [[files.pictures(item.video)] if item.video else [] for item in items]
                     filled = {kind: cell for kind, cell in cells.items() if any(cell)}
                     row |= {f"{prefix}{kind}": cell if prefix else cell[0] for kind, cell in filled.items()}
                 files.row(file, row)
-    return +left
+    return +dropped
 
 
 def _messages(item: Item) -> list[dict[str, str]]:
     fits(item, NAME, video=True, instruction=True)
-    user = {"role": "user", "content": marked(item, NAME, IMAGE, VIDEO)}
+    user = {"role": "user", "content": with_placeholders(item, NAME, IMAGE, VIDEO)}
     return [{"role": "system", "content": item.instruction}, user] if item.instruction else [user]

@@ -13,21 +13,20 @@ from mirepoix.components.ingestion.formats.source_files import Shard, SourceFile
 from mirepoix.models.item import Item
 
 NAME = "nlvr"
-WHAT = "Cornell NLVR as Parquet: sentences, and pictures of which they are true or false"
 COLUMNS = ["image_name", "image", "identifier", "sentence", "label"]
 
 
-def detect(place: SourceFiles) -> bool:
-    files = place.files(r"[^/]+\.parquet")
-    return bool(files) and set(COLUMNS) <= set(place.schema(files[0]).names)
+def detect(tree: SourceFiles) -> bool:
+    files = tree.files(r"[^/]+\.parquet")
+    return bool(files) and set(COLUMNS) <= set(tree.schema(files[0]).names)
 
 
-def shards(place: SourceFiles) -> list[Shard]:
-    return [shard for file in place.files(r"[^/]+\.parquet") for shard in place.parquet_shards(file)]
+def shards(tree: SourceFiles) -> list[Shard]:
+    return [shard for file in tree.files(r"[^/]+\.parquet") for shard in tree.parquet_shards(file)]
 
 
-def read(place: SourceFiles, shard: Shard) -> Iterator[Row]:
-    source, split = place.source(shard.file), place.split(shard.file)
+def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
+    source, split = tree.source(shard.file), tree.split(shard.file)
     stem = shard.file.rpartition("/")[2].rpartition(".")[0]
 
     def parse(line: int, row: dict[str, Any]) -> Iterable[Row]:
@@ -42,7 +41,7 @@ def read(place: SourceFiles, shard: Shard) -> Iterator[Row]:
         yield Judgement(presentation, picture, int(row["label"]), source=source, line=line)
 
     def records() -> Iterator[tuple[int, Any]]:
-        for first, table in place.tables(shard, COLUMNS):
+        for first, table in tree.tables(shard, COLUMNS):
             yield from enumerate(table.to_pylist(), first)
 
     return rowwise("corpus", source, records(), parse)

@@ -1,17 +1,17 @@
-"""What the reader of a format gives, a row at a time, and what is wrong with the rows that it cannot give.
+"""The rows that the reader of a format yields, and the errors of rows that it cannot use.
 
 A format is a module with
 
-    NAME, WHAT                     the name that users give, and a line on what it is
-    detect(place)                  whether the folder or file looks like it; cheap, by names and a first row
-    shards(place)                  the pieces of it that can be read each by itself
-    read(place, shard)             the rows of a piece: Candidate, Query, Judgement, Triple, Prompt, and Fault for what is wrong;
-                                   Notice for what is left aside of a file whose rows are read
-    write(target, corpus)          optional: a canonical corpus folder as this format, and how much of what it has no place for; Refused
-                                   where an item could not be written whole
+    NAME                           the name that users give; its description is in sources_config.py
+    detect(tree)                   whether a source looks like this format; cheap, by file names and a first row
+    shards(tree)                   pieces of the source that are read independently
+    read(tree, shard)              the rows of a piece: Candidate, Query, Judgement, Triple, Prompt; RejectedRow for a bad row; Notice for
+                                   columns or files that are ignored
+    write(target, corpus)          optional: writes a canonical corpus folder in this format, and returns counts of what the format cannot
+                                   represent; Refused if an item cannot be written whole
 
-A row is given whole or not at all. A bad row is a Fault and reading goes on. Where a file itself breaks it is Unreadable: what stood before
-is given, other pieces are read, and then the source is refused. What no piece of a source can do without is Refused at once.
+A row is read whole or rejected, and reading continues after a rejected one. A file that breaks raises Unreadable: the rows before are used,
+other pieces are read, and then the source is refused. A source that lacks a file it needs is Refused at once.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,25 +24,25 @@ from mirepoix.models.item import Item, content_hash
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What can be found."""
+    """A document of the corpus, which can be retrieved."""
 
     item: Item
-    named: bool = True  # False: the format has no ids, so the id is made of the content and may come again
+    named: bool = True  # False: the format has no ids; the id is a hash of the content and may be yielded again
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What searches."""
+    """A query with its split."""
 
     item: Item
     split: str
-    task: str = ""  # "t->it"; empty: settled by the modality of its first answer
-    named: bool = True  # False: the same query may come again, with more judgements
+    task: str = ""  # "t->it"; empty: derived from the modality of its first answer
+    named: bool = True  # False: the same query may be yielded again, with more judgements
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """That a candidate answers a query (relevance above 0), or that it does not though it may look so."""
+    """A relevance judgement: a candidate answers a query (above 0), or is a hard negative (0 or below)."""
 
     query_id: str
     item_id: str
@@ -54,7 +54,7 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Triple:
-    """A picture with a question, its concise answer, and the candidates that are known to hold the answer."""
+    """A picture with a question, its concise answer, and the candidates that contain the answer (the evidence)."""
 
     item: Item  # the question as text, with the picture
     split: str
@@ -64,7 +64,7 @@ class Triple:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One wording of an instruction that the source brings for a task."""
+    """One wording of a task's instruction, from the source."""
 
     task: str
     wording: str
@@ -73,9 +73,9 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A row that cannot be used, and where it stands."""
+    """A row that cannot be used, with its file and line."""
 
-    part: str  # corpus, queries, qrels, triples or prompts; file: all that is left of one
+    part: str  # corpus, queries, qrels, triples or prompts; file: the rest of a file
     id: str
     reason: str  # one of REASONS
     detail: str
@@ -85,7 +85,7 @@ class RejectedRow:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What of a whole file is left aside; costs no row."""
+    """Columns or files that are ignored, while no row is rejected."""
 
     source: str
     detail: str
@@ -97,20 +97,20 @@ REASONS = {
     "bad JSON": "the line is no JSON object",
     "bad row": "a field is missing or of the wrong type",
     "bad id": "the id is empty or has white space",
-    "bad task": "the task is not of the form it->t, or no answer is what it asks for",
+    "bad task": "the task is not of the form it->t, or no answer has its target modality",
     "bad split": "the split is empty",
-    "missing picture": "the file of a picture is not there or cannot be read",
+    "missing picture": "the file of a picture is missing or cannot be read",
     "URL": "a picture is given by a URL; nothing is fetched, so download it first",
     "video file": "a clip is given as a video file; give its frames as pictures",
     "audio": "the row has audio, which no encoder here takes",
     "placeholders": "the count of placeholders in the text is not the count of pictures",
     "empty side": "a query, a positive or a negative has neither text nor picture nor video",
-    "unknown modality": "the modality is not one of text, image, video, or does not agree with what is there",
-    "unread column": "the row has a column that nothing here would read",
-    "duplicate id": "the id stands twice",
+    "unknown modality": "the modality is not one of text, image, video, or disagrees with the content",
+    "unread column": "the row has a column that the format does not read",
+    "duplicate id": "the id is used twice",
     "no answer": "the query has no positive",
-    "unknown item": "the candidate that is named is not in the corpus",
-    "unknown query": "the query that is named is not there",
+    "unknown item": "the judged candidate is not in the corpus",
+    "unknown query": "the judged query does not exist",
     "unreadable": "the file cannot be read from there on",
 }
 
@@ -127,7 +127,7 @@ class Unreadable(Refused):
 
 
 class RowError(Exception):
-    """What is wrong with the row that is being read; becomes a Fault."""
+    """The reason for which the row that is being read is rejected; `rowwise` makes it a RejectedRow."""
 
     def __init__(self, reason: str, detail: str = ""):
         assert reason in REASONS, reason
@@ -140,27 +140,28 @@ Parse = Callable[[int, Any], Iterable[Row]]
 
 
 def rowwise(part: str, source: str, records: Iterable[tuple[int, Any]], parse: Parse) -> Iterator[Row]:
-    """The rows that `parse` makes of each numbered record; one that it finds troubled, or that is a Trouble itself, becomes a Fault."""
+    """The rows that `parse` makes of each numbered record; a RejectedRow where it raises, or where the record is a RowError."""
     for line, record in records:
         try:
             if isinstance(record, RowError):
                 raise record
-            made = list(map(_sound, parse(line, record)))
-        except RowError as trouble:
-            made = [_sound(RejectedRow(part, _named(record), trouble.reason, trouble.detail, source, line))]
+            made = list(map(_encodable, parse(line, record)))
+        except RowError as error:
+            made = [_encodable(RejectedRow(part, _id_of_record(record), error.reason, error.detail, source, line))]
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
             detail = f"{error} is missing" if isinstance(error, KeyError) else str(error)
-            made = [_sound(RejectedRow(part, _named(record), "bad row", detail[:200], source, line))]
+            made = [_encodable(RejectedRow(part, _id_of_record(record), "bad row", detail[:200], source, line))]
         yield from made
 
 
-def _sound(row: Row) -> Row:
-    """The row, if every text and number in it has a place in a table; what a fault tells is written so that it has."""
+def _encodable(row: Row) -> Row:
+    """The row if its texts can be encoded and its numbers stored in a table, else RowError; texts of a RejectedRow are escaped."""
+    texts: tuple[str, ...]
     match row:
         case RejectedRow():
-            return replace(row, id=_plain(row.id), detail=_plain(row.detail))
+            return replace(row, id=_escaped(row.id), detail=_escaped(row.detail))
         case Notice():
-            return replace(row, detail=_plain(row.detail))
+            return replace(row, detail=_escaped(row.detail))
         case Judgement(query, item, relevance):
             texts = (query, item)
             if not isinstance(relevance, int) or not -LARGEST - 1 <= relevance <= LARGEST:
@@ -177,16 +178,16 @@ def _sound(row: Row) -> Row:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise RowError("bad row", f"{_plain(text[error.start])} is half a character, which no file can hold") from error
+            raise RowError("bad row", f"{_escaped(text[error.start])} is half a character, which no file can hold") from error
     return row
 
 
-def _plain(text: str) -> str:
+def _escaped(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def _named(record: Any) -> str:
-    """The id of a troubled record, if it has one."""
+def _id_of_record(record: Any) -> str:
+    """The id of a rejected record, if it has one."""
     if isinstance(record, dict):
         for name in ("id", "_id", "qid", "did", "query_id", "docid", "key", "snippet_id", "image_id", "Guid"):
             if isinstance(record.get(name), (str, int)):
@@ -194,8 +195,10 @@ def _named(record: Any) -> str:
     return ""
 
 
-def nameless(text: str, images: tuple[bytes, ...] = (), video: tuple[bytes, ...] = (), source: str = "", line: int = 0) -> Candidate:
-    """A candidate of a format without ids: equal content has an equal id."""
+def unnamed_candidate(
+    text: str, images: tuple[bytes, ...] = (), video: tuple[bytes, ...] = (), source: str = "", line: int = 0
+) -> Candidate:
+    """A candidate of a format without ids; its id is a hash of its content."""
     if not (text or images or video):
         raise RowError("empty side")
     item = Item("", text, images, video, source=source, line=line)
@@ -203,7 +206,7 @@ def nameless(text: str, images: tuple[bytes, ...] = (), video: tuple[bytes, ...]
 
 
 def split_of(file: str) -> str:
-    """The split that a file's name speaks of: train, validation or test; train where it speaks of none."""
+    """The split in the name of a file: train, validation or test; train where it has none."""
     words = file.lower().replace("\\", "/").replace("-", "/").replace("_", "/").replace(".", "/").split("/")
     for word in reversed(words):
         if word in ("test", "testing"):

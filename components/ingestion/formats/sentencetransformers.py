@@ -1,15 +1,16 @@
 """Columns as sentence-transformers trains on them, Parquet or JSON lines. Their order matters, not their names: the first is the query, the
-second what answers it, the others do not answer.
+second its positive, the others are negatives.
 
     anchor, positive, negative_1, ...               with `score(s)`: a list of a teacher's scores, one for each document
-    anchor, text, label                             1: it answers, 0: it does not; rows with equal anchors are one query
+    anchor, text, label                             1: positive, 0: negative; rows with equal anchors are one query
     anchor, texts, labels                           lists of documents and of 1 and 0
 
-A list in the second column without labels are all answers; where that is the only column of documents and has scores, nothing says which
-of them answer, and the row is a fault, as one with an empty text is. A cell is a text, the path of a picture (without white space, with a
-picture's ending), a picture ({"bytes", "path"}), an object with any of text, image and video, or chat messages, whose system message is the
-instruction. Columns called label, labels, score and scores are no input. A similarity between 0 and 1 says of no pair that it answers, so
-such rows are faults. What has a column for a picture and one for a passage or an answer is taken for ViD2R, unless the format is named.
+Without labels, all documents of a list in the second column are positives; if it is the only column of documents and has scores, it is
+unclear which of them are positive, and the row is rejected, as is one with an empty text. A cell is a text, the path of a picture (without
+white space, with a picture's extension), a picture ({"bytes", "path"}), an object with any of text, image and video, or chat messages,
+whose system message is the instruction. The columns label, labels, score and scores are not input. A similarity between 0 and 1 does not
+decide whether a pair is positive, so such rows are rejected. A file with a column for a picture and one for a passage or an answer is
+detected as ViD2R, unless the format is named.
 """
 
 import json
@@ -26,8 +27,8 @@ import pyarrow.parquet as pq
 
 from mirepoix.components.ingestion.formats import vid2r
 from mirepoix.components.ingestion.formats.fields import (
+    Document,
     Examples,
-    Shown,
     columns,
     data_files,
     frames,
@@ -35,31 +36,30 @@ from mirepoix.components.ingestion.formats.fields import (
     pictures,
     pieces,
     records,
+    refuse_unread,
     scores_of,
     side,
     text_of,
-    unread,
     without_audio,
 )
 from mirepoix.components.ingestion.formats.rows import Judgement, Query, Row, RowError, rowwise
-from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
-from mirepoix.components.ingestion.formats.writing import ELSE, SEVERAL, ending, examples, fits, scored, split_file
+from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, Shard, SourceFiles
+from mirepoix.components.ingestion.formats.writing import ELSE, SEVERAL, examples, fits, has_scores, picture_suffix, split_file
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, content_hash
 
 NAME = "sentence-transformers"
-WHAT = "columns in the order anchor, positive, negatives, and a label or scores, as sentence-transformers trains on them"
 LABELS, SCORES = ("label", "labels"), ("score", "scores")
 FIRST = re.compile("anchor|query|sentence_?[1aA]|premise")
 OTHERS = re.compile(
     r"(positive|answer|response|passage|document|image|sentence_?[2bB]|hypothesis|(hard_)?negative)s?(_?\d+)?|text|labels?|scores?"
 )
-PICTURE = re.compile(r"\S+\.(jpe?g|png|webp|gif|bmp|tiff?)", re.I)
-HELD_BYTES = 64 << 20  # of rows that wait to be written
+PICTURE = re.compile(rf"\S+\.({'|'.join(PICTURE_ENDINGS)})", re.I)
+HELD_BYTES = 64 << 20  # of rows that are buffered
 
 
-def detect(place: SourceFiles) -> bool:
-    return any(_looks(columns(place, file)) for file in data_files(place, "parquet", "json", "jsonl")[:4])
+def detect(tree: SourceFiles) -> bool:
+    return any(_looks(columns(tree, file)) for file in data_files(tree, "parquet", "json", "jsonl")[:4])
 
 
 def _looks(names: list[str]) -> bool:
@@ -68,19 +68,19 @@ def _looks(names: list[str]) -> bool:
     return bool(FIRST.fullmatch(names[0])) and all(OTHERS.fullmatch(name) for name in names[1:])
 
 
-def shards(place: SourceFiles) -> list[Shard]:
-    return pieces(place, data_files(place, "parquet", "json", "jsonl"))
+def shards(tree: SourceFiles) -> list[Shard]:
+    return pieces(tree, data_files(tree, "parquet", "json", "jsonl"))
 
 
-def read(place: SourceFiles, shard: Shard) -> Iterator[Row]:
-    made, names = Examples(place, shard), columns(place, shard.file)
+def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
+    made, names = Examples(tree, shard), columns(tree, shard.file)
     inputs = [name for name in names if name not in LABELS + SCORES]
 
     def parse(line: int, row: dict[str, Any]) -> list[Row]:
-        unread(row, names)
+        refuse_unread(row, names)
         if len(inputs) < 2:
             raise RowError("bad row", f"{len(inputs)} columns of input where a query and what answers it belong")
-        query, *others = (_cell(place, row.get(name), name) for name in inputs)
+        query, *others = (_cell(tree, row.get(name), name) for name in inputs)
         if len(query) != 1:
             raise RowError("empty side" if not query else "bad row", f"{inputs[0]} has {len(query)} queries")
         documents = [document for cell in others for document in cell]
@@ -99,11 +99,13 @@ def read(place: SourceFiles, shard: Shard) -> Iterator[Row]:
         answers = label or [1] * len(others[0]) + [0] * (len(documents) - len(others[0]))
         if len(answers) != len(documents):
             raise RowError("bad row", f"{len(answers)} labels for {len(documents)} documents")
-        shown = [Shown(document, value) for document, value in zip(documents, scores, strict=True)]
-        kinds = ([one for one, is_answer in zip(shown, answers, strict=True) if is_answer == wanted] for wanted in (1, 0))
-        return made.rows(line, query[0], *kinds)
+        documents_scored = [Document(document, value) for document, value in zip(documents, scores, strict=True)]
+        positives, negatives = (
+            [one for one, is_answer in zip(documents_scored, answers, strict=True) if is_answer == wanted] for wanted in (1, 0)
+        )
+        return made.rows(line, query[0], positives, negatives)
 
-    return rowwise("queries", made.source, records(place, shard, rows=32), parse)
+    return rowwise("queries", made.source, records(tree, shard, rows=32), parse)
 
 
 def _pair(made: Examples, line: int, query: Item, documents: list[Item], label: Any, score: Any) -> list[Row]:
@@ -117,30 +119,30 @@ def _pair(made: Examples, line: int, query: Item, documents: list[Item], label: 
     return [candidate, asked, Judgement(name, candidate.item.id, int(label), teacher, made.source, line)]
 
 
-def _cell(place: SourceFiles, value: Any, name: str) -> list[Item]:
-    """What a cell holds: one thing, or a list of them; an empty one none."""
+def _cell(tree: SourceFiles, value: Any, name: str) -> list[Item]:
+    """The items of a cell: one, a list of them, or none in an empty cell."""
     if isinstance(value, list) and not (value and isinstance(value[0], dict) and "role" in value[0]):
-        return [item for cell in value for item in _cell(place, cell, name)]
+        return [item for cell in value for item in _cell(tree, cell, name)]
     if isinstance(value, list):
-        return [_messages(place, value, name)]
+        return [_messages(tree, value, name)]
     if isinstance(value, bytes):
         return [side(images=(value,), what=name)]
     if isinstance(value, dict):
         if "bytes" in value or "path" in value:
-            return [side(images=(picture(place, value),))] if any(value.values()) else []
-        unread(without_audio(value), ("text", "image", "video"))
-        parts = text_of(value.get("text")), pictures(place, value.get("image")), frames(place, value.get("video"))
+            return [side(images=(picture(tree, value),))] if any(value.values()) else []
+        refuse_unread(without_audio(value), ("text", "image", "video"))
+        parts = text_of(value.get("text")), pictures(tree, value.get("image")), frames(tree, value.get("video"))
         return [side(*parts, what=name)] if any(cell is not None for cell in value.values()) else []
     if value is None:
         return []
     text = text_of(value)
-    return [side(images=(place.picture(text),)) if PICTURE.fullmatch(text) else side(text, what=name)]
+    return [side(images=(tree.picture(text),)) if PICTURE.fullmatch(text) else side(text, what=name)]
 
 
-def _messages(place: SourceFiles, messages: list[Any], name: str) -> Item:
+def _messages(tree: SourceFiles, messages: list[Any], name: str) -> Item:
     texts: dict[str, list[str]] = {"system": [], "user": []}
-    shown: tuple[bytes, ...] = ()
-    moving: tuple[bytes, ...] = ()
+    images: tuple[bytes, ...] = ()
+    clip: tuple[bytes, ...] = ()
     for message in messages:
         if message["role"] not in texts:
             raise RowError("bad row", f"{name} has a message of {message['role']!r}; there are those of system and user")
@@ -153,11 +155,11 @@ def _messages(place: SourceFiles, messages: list[Any], name: str) -> Item:
             if kind == "text":
                 texts[message["role"]].append(text_of(given))
             elif kind == "image":
-                shown += pictures(place, given)
+                images += pictures(tree, given)
             else:
-                moving += frames(place, given)
+                clip += frames(tree, given)
     wording, text = ("\n".join(filter(None, texts[role])) for role in ("system", "user"))
-    return side(text, shown, moving, wording, name)
+    return side(text, images, clip, wording, name)
 
 
 # Writing
@@ -174,7 +176,7 @@ SCORED = (NUMBERS, {"feature": {"dtype": "float64", "_type": "Value"}, "_type": 
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:
-    left: Counter[str] = Counter()
+    dropped: Counter[str] = Counter()
     waiting: dict[str, list[dict[str, Any]]] = {}
     schemas: dict[str, pa.Schema] = {}
     parts: Counter[str] = Counter()
@@ -187,12 +189,12 @@ def write(target: Path, corpus: Path) -> Counter[str]:
         waiting.clear()
 
     target.mkdir(parents=True, exist_ok=True)
-    for example in examples(corpus, left, scored=True):
+    for example in examples(corpus, dropped, keep_scores=True):
         split_file(example.split, NAME, "parquet")
-        left[SEVERAL] += len(example.positives) > 1
+        dropped[SEVERAL] += len(example.positives) > 1
         for positive in example.positives:
-            items = [example.query, positive.item, *(shown.item for shown in example.negatives)]
-            scores = [positive.score, *(shown.score for shown in example.negatives)] if scored(example, NAME) else None
+            items = [example.query, positive.item, *(document.item for document in example.negatives)]
+            scores = [positive.score, *(document.score for document in example.negatives)] if has_scores(example, NAME) else None
             kinds = [fits(item, NAME, images=1).modality.letters for item in items]
             runs = [f"{len(list(run))}{kind}".removeprefix("1") for kind, run in groupby(kinds[2:])]
             stem = "-".join([example.split, *kinds[:2], *runs, *(["scored"] if scores else [])])
@@ -204,11 +206,11 @@ def write(target: Path, corpus: Path) -> Counter[str]:
                 flush()
                 held = 0
     flush()
-    return +left
+    return +dropped
 
 
 def _schema(kinds: list[str], with_scores: bool) -> pa.Schema:
-    """Columns with what `datasets` wants to know of them: files with the same columns load as one data set."""
+    """The schema with the metadata that `datasets` needs; files with the same columns load as one data set."""
     names = ["anchor", "positive", *(f"negative_{number}" for number in range(1, len(kinds) - 1))]
     found = {name: CELLS[kind] for name, kind in zip(names, kinds, strict=True)} | ({"scores": SCORED} if with_scores else {})
     features = {"info": {"features": {name: feature for name, (_, feature) in found.items()}}}
@@ -218,5 +220,5 @@ def _schema(kinds: list[str], with_scores: bool) -> pa.Schema:
 def _written(item: Item) -> Any:
     if PICTURE.fullmatch(item.text):
         raise Refused(f"{NAME} would read the text of {item.id} as the path of a picture; leave that item out, or {ELSE}")
-    image = {"bytes": item.images[0], "path": f"{item.id[:40]}.{ending(item.images[0])}"} if item.images else None
+    image = {"bytes": item.images[0], "path": f"{item.id[:40]}.{picture_suffix(item.images[0])}"} if item.images else None
     return {"t": item.text, "i": image, "it": {"text": item.text, "image": image}}[item.modality.letters]

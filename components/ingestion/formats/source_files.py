@@ -1,20 +1,19 @@
-"""A source where the user has it: a folder or a file, local or at a URI (reach.py), read in pieces and never as a whole.
+"""The files of a source, a folder or a file, local or at a URI (filesystems.py), read in pieces and never as a whole.
 
-Pieces (`Shard`) are what Ray reads side by side. Whatever is read has a line: of a text file the line, of Parquet the row, of a tar
-the member, each from 1.
+Pieces (`Shard`) can be read in parallel. Every row has a number from 1: the line of a text file, the row of a Parquet file, the member of a
+tar.
 """
 
+import builtins
 import codecs
-import gzip
 import json
 import posixpath
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from io import BufferedReader, RawIOBase
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,6 +23,7 @@ import pyarrow.parquet as pq
 
 from mirepoix.components.ingestion.formats import filesystems
 from mirepoix.components.ingestion.formats.rows import RowError, Unreadable, split_of
+from mirepoix.components.ingestion.formats.streams import Blocks, Decompressed
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import refuse_credentials
 
@@ -31,23 +31,32 @@ SHARD_BYTES = 64 << 20
 _SPACE, _GAP, _ENDING = re.compile(r"\s*"), re.compile(r"[\s,]*"), re.compile(r"\.\w+(\.gz)?$", re.I)
 LONGEST_LINE = 256 << 20  # a base64 picture is one line
 TABLE_BYTES = 16 << 20  # of Parquet rows that are held at a time, about
-LARGEST_FILE = 1 << 30  # of one picture; what is too large for training is curation's to say
+LARGEST_FILE = 1 << 30  # of one picture; curation rejects those that are too large for training
+PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv")
 
 
 @dataclass(frozen=True)
 class Shard:
-    """A piece of a file that is read by itself."""
+    """A piece of a file that is read independently of the others."""
 
-    file: str  # relative to the place
-    part: str = ""  # what is in it, as the format names it
+    file: str  # relative to the source
+    part: str = ""  # the kind of rows in it, as the format names it
     start: int = 0  # bytes, or rows of Parquet
     end: int | None = None
-    line: int = 1  # of what stands at the start
+    line: int = 1  # the number of the first line or row
+
+
+@dataclass(frozen=True, slots=True)
+class ListedFile:
+    """A file as the listing of its folder has it."""
+
+    size: int
+    modified: int | None  # in nanoseconds; None where the file system does not know
 
 
 class SourceFiles:
-    """A source's files; picklable, and opened where it is used."""
+    """The files of a source, listed once; it pickles with its listing, so that a worker need not list them again."""
 
     def __init__(self, path: str, name: str = "", images: str | None = None):
         refuse_credentials(path)
@@ -55,13 +64,14 @@ class SourceFiles:
         self.name = name or re.sub(r"\s+", "_", path.partition("?")[0].rstrip("/").rpartition("/")[2])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "name": self.name, "images": self.images}
+        state = {"path": self.path, "name": self.name, "images": self.images}
+        return state | ({"listing": self.listing} if "listing" in self.__dict__ else {})
 
     @cached_property
     def _opened(self) -> tuple[pafs.FileSystem, str, str]:
         """The file system, the folder in it, and the one file if the path is a file."""
         filesystem, root = self._filesystem(self.path)
-        with self._reached():
+        with self._as_refusal():
             info = filesystem.get_file_info(root)
         if info.type == pafs.FileType.NotFound:
             raise Refused(f"there is no corpus at {self.path!r}; give a folder, a file, or a URI such as s3://bucket/corpus")
@@ -71,113 +81,117 @@ class SourceFiles:
         return filesystem, root, ""
 
     def _filesystem(self, path: str) -> tuple[pafs.FileSystem, str]:
-        with self._reached():
+        with self._as_refusal():
             if "://" in path:
                 return filesystems.filesystem_of(path)
             return pafs.LocalFileSystem(), str(Path(path).expanduser().resolve())
 
     @contextmanager
-    def _reached(self) -> Iterator[None]:
+    def _as_refusal(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # a missing package, an unknown scheme, and each file system's own way to say that nobody answers
+        except Exception as error:  # a missing package, an unknown scheme, or any connection error of a file system
             reason = (str(error) or type(error).__name__).splitlines()[0]
             raise Refused(
                 f"corpus {self.path!r} cannot be reached ({reason}); give a folder or a URI such as s3://bucket/corpus"
             ) from error
 
     @property
-    def home(self) -> str:
-        """What the names of files are relative to, as the user gave it."""
+    def given_root(self) -> str:
+        """The path that file names are relative to, as the user gave it."""
         only = self._opened[2]
         return self.path.removesuffix(only).rstrip("/") or "." if only else self.path.rstrip("/")
 
-    # What is there
+    # Listing
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """The size of every file by its name, in the order of names; what is hidden is left out."""
-        return {name: info.size or 0 for name, info in self._infos.items()}
+        """The size of every file by its name, sorted by name, without hidden files."""
+        return {name: file.size for name, file in self.listing.items()}
 
     @cached_property
-    def _infos(self) -> dict[str, pafs.FileInfo]:
+    def listing(self) -> dict[str, ListedFile]:
+        """Every file by its name, sorted by name, without hidden files."""
         filesystem, root, only = self._opened
-        with self._reached():
+        with self._as_refusal():
             found = [filesystem.get_file_info(f"{root}/{only}")] if only else filesystems.infos(filesystem, root)
         named = {info.path[len(root) :].lstrip("/"): info for info in found if info.is_file}
-        return {name: named[name] for name in sorted(named) if not any(step.startswith(".") for step in name.split("/"))}
+        seen = (name for name in sorted(named) if not any(step.startswith(".") for step in name.split("/")))
+        return {name: ListedFile(named[name].size or 0, named[name].mtime_ns) for name in seen}
 
     def fingerprint(self, files: Iterable[str]) -> str:
-        """Names, sizes and times of files in one line."""
-        return "; ".join(f"{name} {self.sizes[name]} {filesystems.version(self._opened[0], self._infos[name])}" for name in files)
+        """The names, sizes and modification times of files, in one line."""
+        filesystem, root, _ = self._opened
+        versions = ((name, filesystems.version(filesystem, f"{root}/{name}", self.listing[name].modified)) for name in files)
+        return "; ".join(f"{name} {self.sizes[name]} {version}" for name, version in versions)
 
     def files(self, *patterns: str) -> list[str]:
-        """The files whose names, with their endings in small letters, match any of the regular expressions as a whole; all without one."""
+        """The files whose names, with the extension in lower case, fully match any of the regular expressions; all files without one."""
         compiled = [re.compile(pattern) for pattern in patterns]
         if not compiled:
             return [*self.sizes]
         named = ((name, _ENDING.sub(_lowered, name)) for name in self.sizes)
-        return [name for name, told in named if any(pattern.fullmatch(told) for pattern in compiled)]
+        return [name for name, lowered in named if any(pattern.fullmatch(lowered) for pattern in compiled)]
 
     def split(self, file: str) -> str:
-        """The split that a file's name speaks of, or else the last word of the folder that it is in; train where neither speaks of one."""
+        """The split in a file's name, or else in the last word of its folder's name; train where neither has one."""
         return split_of(f"{re.split(r'[-_.]', self._opened[1].rpartition('/')[2])[-1]}/{file}")
 
     def source(self, file: str) -> str:
-        """A file as rows name it: behind the source's name."""
+        """A file as rows name it: SOURCE/FILE."""
         return f"{self.name}/{file}"
 
     # Reading
 
     def open(self, file: str) -> pa.NativeFile:
-        """A file for reading at any place of it."""
+        """Opens a file for random access."""
         filesystem, root, _ = self._opened
         return filesystem.open_input_file(f"{root}/{file}")
 
     def stream(self, file: str, start: int = 0) -> BinaryIO:
-        """The bytes of a file in order from a place on, unpacked if its name says that it is packed."""
+        """The bytes of a file from a position on, decompressed if its name ends in .gz or .tgz."""
         raw = self.open(file)
         if is_packed(file):
-            assert not start, "a packed file is read from its beginning"
-            return BufferedReader(_Unpacked(raw, self.source(file)), 1 << 20)
+            assert not start, "a compressed file is read from its beginning"
+            return BufferedReader(Decompressed(raw, self.source(file)), 1 << 20)
         if start:
             try:
                 raw.seek(start)
-                raw.read(1)  # only now is a server asked for it
+                raw.read(1)  # a server's error comes with the first read
             except ValueError as error:
                 raise Unreadable(f"{self.source(file)} cannot be read from byte {start} on ({error}); download it first") from error
         raw.seek(start)
         return BufferedReader(raw, 1 << 20)
 
     def shards(self, file: str, part: str = "") -> list[Shard]:
-        """A text file in pieces of whole lines; a packed one, or one that is a single JSON value, is one piece."""
+        """Pieces of whole lines of a text file; a compressed file, or one that is a single JSON value, is one piece."""
         if is_packed(file) or self.sizes[file] <= SHARD_BYTES or self.is_array(file):
             return [Shard(file, part)]
         pieces, start, line = [], 0, 1
         with self.open(file) as stream:
-            place, seen = 0, 0
+            position, seen = 0, 0
             while block := stream.read(min(4 << 20, SHARD_BYTES)):
-                place += len(block)
-                if place - start >= SHARD_BYTES and (cut := block.rfind(b"\n")) >= 0:
-                    end = place - len(block) + cut + 1
+                position += len(block)
+                if position - start >= SHARD_BYTES and (cut := block.rfind(b"\n")) >= 0:
+                    end = position - len(block) + cut + 1
                     pieces.append(Shard(file, part, start, end, line))
                     line += seen + block.count(b"\n", 0, cut + 1)
                     start, seen = end, block.count(b"\n", cut + 1)
                 else:
                     seen += block.count(b"\n")
-            if start < place:
+            if start < position:
                 pieces.append(Shard(file, part, start, None, line))
         return pieces
 
     def lines(self, shard: Shard) -> Iterator[tuple[int, str | RowError]]:
-        """The lines of a piece of a text file with their numbers, without their ends; empty ones are left out."""
+        """The non-empty lines of a piece of a text file with their numbers, without line ends."""
         with self.stream(shard.file, shard.start) as stream:
-            place, number = shard.start, shard.line
-            while shard.end is None or place < shard.end:
+            position, number = shard.start, shard.line
+            while shard.end is None or position < shard.end:
                 raw = stream.readline(LONGEST_LINE)
                 if not raw:
                     return
-                place += len(raw)
+                position += len(raw)
                 if not raw.endswith(b"\n") and len(raw) == LONGEST_LINE:
                     words = f"is longer than {LONGEST_LINE >> 20} MiB; no format has such lines"
                     raise Unreadable(f"{self.source(shard.file)} line {number} {words}", number)
@@ -191,7 +205,7 @@ class SourceFiles:
                 number += 1
 
     def records(self, shard: Shard) -> Iterator[tuple[int, Any]]:
-        """The JSON objects of a piece, one a line or as the elements of one array, with their lines; what is no object is a Trouble."""
+        """The JSON objects of a piece with their lines, one a line or the elements of one array; RowError for a value that is no object."""
         if not shard.start and self.is_array(shard.file):
             yield from self._elements(shard.file)
             return
@@ -204,37 +218,42 @@ class SourceFiles:
             return stream.read(4096).removeprefix(codecs.BOM_UTF8).lstrip()[:1] == b"["
 
     def _elements(self, file: str) -> Iterator[tuple[int, Any]]:
-        """The elements of a JSON array of any length, read as far as the next one reaches."""
-        decode, text, place = json.JSONDecoder().raw_decode, "", 0
+        """The elements of a JSON array of any length, parsed one at a time from blocks of the file."""
+        decode, text, position = json.JSONDecoder().raw_decode, "", 0
         line, opened = 1, False
         with self.stream(file) as stream:
             blocks = Blocks(self.source(file), stream)
             while True:
-                start = (_GAP if opened else _SPACE).match(text, place).end()
-                line, place = line + text.count("\n", place, start), start
-                if not opened and place < len(text):
-                    opened, place = True, place + 1
+                gap = (_GAP if opened else _SPACE).match(text, position)
+                assert gap is not None  # both patterns match the empty string too
+                start = gap.end()
+                line, position = line + text.count("\n", position, start), start
+                if not opened and position < len(text):
+                    opened, position = True, position + 1
                     continue
-                if text.startswith("]", place):
-                    return blocks.finish(text[place + 1 :])
+                if text.startswith("]", position):
+                    return blocks.finish(text[position + 1 :])
                 try:
-                    element, end = decode(text, place) if place < len(text) else (None, place)
+                    element, end = decode(text, position) if position < len(text) else (None, position)
                 except (ValueError, RecursionError) as error:
-                    end = place
-                    if blocks.ended or len(text) - place > LONGEST_LINE or not isinstance(error, json.JSONDecodeError):
+                    end = position
+                    if blocks.ended or len(text) - position > LONGEST_LINE or not isinstance(error, json.JSONDecodeError):
                         words = f"line {line} is no JSON ({_why(error)}); mend or shorten the file"
                         raise Unreadable(f"{self.source(file)} {words}", line) from error
-                # A number may go on in what comes next; an object, a list and a string end where they end.
-                if end > place and (end < len(text) or blocks.ended):
+                # A number at the end of the text may continue in the next block.
+                if end > position and (end < len(text) or blocks.ended):
                     yield line, element if isinstance(element, dict) else RowError("bad JSON", f"a {type(element).__name__} and no object")
-                    line, place = line + text.count("\n", place, end), end
+                    line, position = line + text.count("\n", position, end), end
                     continue
                 if blocks.ended:
                     raise Unreadable(f"{self.source(file)} ends inside its JSON array, at line {line}; it was cut off", line)
-                text, place = text[place:] + blocks.more(len(text) - place), 0  # a long element is not tried again for every block of it
+                text, position = (
+                    text[position:] + blocks.more(len(text) - position),
+                    0,
+                )  # blocks grow with the element, so a long one is not parsed again for every block
 
     def tables(self, shard: Shard, columns: list[str] | None = None, rows: int = 256) -> Iterator[tuple[int, pa.Table]]:
-        """The rows of a piece of a Parquet file, some at a time, fewer if they are large, each time with the number of the first."""
+        """The rows of a piece of a Parquet file in tables of bounded size, each with the number of its first row."""
         with self._parquet(shard.file) as file:
             groups, number, size = [], 1, 0
             for group in range(file.metadata.num_row_groups):
@@ -250,7 +269,7 @@ class SourceFiles:
                 number += batch.num_rows
 
     def parquet_shards(self, file: str, part: str = "") -> list[Shard]:
-        """A Parquet file in pieces of whole row groups; one without a footer is a piece: others are read before it is refused."""
+        """Pieces of whole row groups of a Parquet file; an unreadable file is one piece, so that others are read before it is refused."""
         pieces, start, held, first = [], 0, 0, 0
         with suppress(Unreadable), self._parquet(file) as parquet:
             for group in range(parquet.metadata.num_row_groups):
@@ -264,7 +283,7 @@ class SourceFiles:
         return pieces
 
     def schema(self, file: str) -> pa.Schema:
-        """The columns of a Parquet file, with what its metadata says."""
+        """The schema of a Parquet file, with its metadata."""
         with self._parquet(file) as parquet:
             return parquet.schema_arrow
 
@@ -273,7 +292,7 @@ class SourceFiles:
         with self.open(file) as stream:
             try:
                 yield pq.ParquetFile(stream)
-            except (pa.ArrowException, OSError, ValueError) as error:  # the last of a server that gives no part of a file
+            except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a server without range requests
                 words = f"cannot be read as Parquet ({str(error).splitlines()[0]}); mend it or leave it out"
                 raise Unreadable(f"{self.source(file)} {words}") from error
 
@@ -283,12 +302,12 @@ class SourceFiles:
             stream.seek(start)
             return stream.read(size)
 
-    def picture(self, path: str) -> bytes:
-        """The bytes of a picture's file, found from `images`, or else from the folder of the source; Trouble if it is not there."""
+    def picture(self, path: str) -> builtins.bytes:
+        """The bytes of a picture's file, relative to `images` or else to the source's folder; RowError if there is none."""
         if not isinstance(path, str) or not path:
             raise RowError("bad row", "the path of a picture is empty or no text")
         if "\0" in path:
-            raise RowError("bad row", f"no path holds what this one does: {path[:100]!r}")
+            raise RowError("bad row", f"the path of a picture has a null character: {path[:100]!r}")
         if "://" in path:
             raise RowError("URL", path[:200])
         if path.lower().endswith(CLIPS):
@@ -313,12 +332,12 @@ class SourceFiles:
 
 
 def is_ending(file: str, *endings: str) -> bool:
-    """Whether the name of a file ends in one of these, in letters of any size."""
+    """Whether the name of a file has one of the endings, in upper or lower case."""
     return file.lower().endswith(endings)
 
 
 def is_packed(file: str) -> bool:
-    """Whether a file is packed with gzip, as its name says."""
+    """Whether a file is compressed with gzip, by its name."""
     return is_ending(file, ".gz", ".tgz")
 
 
@@ -326,58 +345,8 @@ def _lowered(ending: re.Match[str]) -> str:
     return ending[0].lower()
 
 
-class Blocks:
-    """The text of a file block by block; unreadable where it is not UTF-8."""
-
-    def __init__(self, source: str, stream: BinaryIO):
-        self.source, self.stream, self.ended, self.line = source, stream, False, 1
-        self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
-
-    def more(self, size: int = 0) -> str:
-        """The next block, of at least so many bytes."""
-        block = self.stream.read(max(1 << 20, size))
-        self.ended = not block
-        try:
-            text = self._utf8.decode(block, final=self.ended)
-        except UnicodeDecodeError as error:
-            line = self.line + error.object.count(b"\n", 0, error.start)
-            raise Unreadable(f"{self.source} line {line} is not UTF-8; write the file anew", line) from error
-        self.line += text.count("\n")
-        return text
-
-    def finish(self, rest: str) -> None:
-        """Refuses what comes after the end of the one JSON value of a file: `rest`, which was read already, and all that was not."""
-        while not rest or rest.isspace():
-            if self.ended:
-                return
-            rest = self.more()
-        line = self.line - rest.lstrip().count("\n")
-        words = f"goes on at line {line} after the end of its JSON; make it one value, or one object a line"
-        raise Unreadable(f"{self.source} {words}", line)
-
-
-class _Unpacked(RawIOBase):
-    """What a .gz file holds; unreadable where it cannot be unpacked."""
-
-    def __init__(self, packed: BinaryIO, source: str):
-        self.file, self.source, self.lines = gzip.GzipFile(fileobj=packed), source, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        try:
-            block = self.file.read1(len(buffer))
-        except (EOFError, OSError, zlib.error) as error:
-            words = f"cannot be unpacked after line {self.lines} ({error}); mend it or leave it out"
-            raise Unreadable(f"{self.source} {words}", self.lines + 1) from error
-        self.lines += block.count(b"\n")
-        buffer[: len(block)] = block
-        return len(block)
-
-
 def _why(error: Exception) -> str:
-    """What is wrong with JSON, shortly."""
+    """A short reason for which JSON cannot be parsed."""
     return "it is nested too deep" if isinstance(error, RecursionError) else str(getattr(error, "msg", error)).partition(";")[0]
 
 

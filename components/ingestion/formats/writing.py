@@ -1,6 +1,6 @@
-"""What writers share: files of JSON lines, pictures as files beside them, examples of a corpus, and what a format cannot hold.
+"""Helpers for writing formats: files of JSON lines, picture files, the examples of a corpus, and checks of what a format can represent.
 
-What an item consists of is written whole or refused. What a format has no place for beside that is counted, and returned by `write`.
+The content of an item is written whole or refused. Other fields that a format cannot represent are counted, and `write` returns the counts.
 """
 
 import json
@@ -14,21 +14,20 @@ from typing import IO, Any, Self
 
 from mirepoix.components.corpus.parts import part_rows
 from mirepoix.components.ingestion.formats.corpus_reader import CorpusReader
-from mirepoix.components.ingestion.formats.fields import Shown
+from mirepoix.components.ingestion.formats.fields import Document
 from mirepoix.components.ingestion.formats.rows import split_of
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
+from mirepoix.models.picture_formats import picture_format
 
-MAGIC = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG", "png"), (b"GIF8", "gif"), (b"BM", "bmp"), (b"II*\0", "tif"), (b"MM\0*", "tif"))
+SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 ELSE = "write another format, such as canonical"
-SEVERAL = "queries that are written as several rows"  # each of which is read as a query
+SEVERAL = "queries that are written as several rows"  # each is read as a query of its own
 
 
-def ending(data: bytes) -> str:
+def picture_suffix(data: bytes) -> str:
     """The ending of a picture's file, from its first bytes; "img" if they are of no known kind."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    return next((name for magic, name in MAGIC if data.startswith(magic)), "img")
+    return SUFFIXES.get(picture_format(data), "img")
 
 
 class Files:
@@ -37,20 +36,23 @@ class Files:
     def __init__(self, target: Path):
         self.target = target
         self._opened: dict[str, IO[str]] = {}
+        self._arrays: set[str] = set()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        for file in self._arrays:
+            self.text(file, "\n]\n")
         self._stack.close()
 
     def __contains__(self, file: str) -> bool:
-        """Whether the file was begun."""
+        """Whether the file was started."""
         return file in self._opened
 
     def text(self, file: str, text: str) -> None:
-        """Appends to a file, which is begun anew the first time."""
+        """Appends to a file; the first call replaces it."""
         if file not in self._opened:
             path = self.target / file
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,9 +62,14 @@ class Files:
     def row(self, file: str, row: dict[str, Any]) -> None:
         self.text(file, json.dumps(row, ensure_ascii=False) + "\n")
 
+    def element(self, file: str, element: dict[str, Any]) -> None:
+        """Appends to a file that is one JSON array, which ends with the others."""
+        self.text(file, (",\n" if file in self._arrays else "[\n") + json.dumps(element, ensure_ascii=False))
+        self._arrays.add(file)
+
     def picture(self, data: bytes) -> str:
-        """Where the picture lies, from the target on."""
-        name = f"images/{sha256(data).hexdigest()[:32]}.{ending(data)}"
+        """Writes the picture once, named by its hash, and returns its path relative to the target."""
+        name = f"images/{sha256(data).hexdigest()[:32]}.{picture_suffix(data)}"
         path = self.target / name
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,72 +82,76 @@ class Files:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A query with what is told of it."""
+    """A query with its positive and negative documents."""
 
     query: Item
     split: str
     task: str
-    positives: list[Shown]
-    negatives: list[Shown]
+    positives: list[Document]
+    negatives: list[Document]
 
-    def singles(self) -> Iterator[tuple[Shown, Shown | None]]:
-        """The example as pairs of one positive and at most one negative each, with each of both in it."""
+    def singles(self) -> Iterator[tuple[Document, Document | None]]:
+        """The example as pairs of a positive and at most one negative, so that every document is in some pair."""
         for number in range(max(len(self.positives), len(self.negatives))):
             negative = self.negatives[number] if number < len(self.negatives) else None
             yield self.positives[number % len(self.positives)], negative
 
 
-def unheld(corpus: Path) -> Counter[str]:
-    """How many triples and prompts a corpus has, for which most formats have no place."""
+def count_unsupported(corpus: Path) -> Counter[str]:
+    """The counts of triples and prompts of a corpus, which most formats cannot represent."""
     return Counter({part: rows for part in ("triples", "prompts") if (rows := part_rows(corpus, part))})
 
 
-def unworded(item: Item, left: Counter[str]) -> Item:
-    """A candidate without the instruction that it may have, which is counted."""
-    left["instructions of candidates"] += bool(item.instruction)
+def without_instruction(item: Item, dropped: Counter[str]) -> Item:
+    """The candidate without its instruction, which is counted in `dropped`."""
+    dropped["instructions of candidates"] += bool(item.instruction)
     return replace(item, instruction="") if item.instruction else item
 
 
-def examples(corpus: Path, left: Counter[str], scored: bool = False, worded: bool = False) -> Iterator[Example]:
-    """The examples of a corpus, and in `left` the count of what the format has no place for.
+def examples(corpus: Path, dropped: Counter[str], keep_scores: bool = False, keep_instructions: bool = False) -> Iterator[Example]:
+    """The examples of a corpus; counts in `dropped` what the format cannot represent.
 
-    Scores are among it unless `scored`, instructions of candidates unless `worded`.
+    Scores are counted as dropped unless `keep_scores`, instructions of candidates unless `keep_instructions`.
     """
-    shelf, named = CorpusReader(corpus), set()
-    for query, split, task, judgements in shelf.queries():
-        shown: tuple[list[Shown], list[Shown]] = ([], [])
-        for told in judgements:
-            named.add(told["item_id"])
-            item = shelf.item(told["item_id"])
-            shown[told["relevance"] <= 0].append(Shown(item if worded else unworded(item, left), told["score"]))
-            left["grades of relevance"] += told["relevance"] not in (0, 1)
-            left["scores of a teacher"] += told["score"] is not None and not scored
-        if shown[0]:
-            yield Example(query, split, task, *shown)
+    reader, named = CorpusReader(corpus), set()
+    for query, split, task, judgements in reader.queries():
+        documents: tuple[list[Document], list[Document]] = ([], [])
+        for judgement in judgements:
+            named.add(judgement["item_id"])
+            item = reader.item(judgement["item_id"])
+            documents[judgement["relevance"] <= 0].append(
+                Document(item if keep_instructions else without_instruction(item, dropped), judgement["score"])
+            )
+            dropped["grades of relevance"] += judgement["relevance"] not in (0, 1)
+            dropped["scores of a teacher"] += judgement["score"] is not None and not keep_scores
+        if documents[0]:
+            yield Example(query, split, task, *documents)
         else:
-            left["queries without an answer"] += 1
-    left["candidates that no query names"] += part_rows(corpus, "corpus") - len(named)
-    left.update(unheld(corpus))
+            dropped["queries without an answer"] += 1
+    dropped["candidates that no query names"] += part_rows(corpus, "corpus") - len(named)
+    dropped.update(count_unsupported(corpus))
 
 
-def scored(example: Example, format: str) -> bool:
-    """Whether the documents of the example have scores; refused where some have and some have not."""
-    scores = [shown.score is not None for shown in example.positives + example.negatives]
+def has_scores(example: Example, format: str) -> bool:
+    """Whether the documents of the example have scores; refused if only some of them have."""
+    scores = [document.score is not None for document in example.positives + example.negatives]
     if any(scores) and not all(scores):
         raise Refused(f"{format} takes scores of all documents of a query or of none, and {example.query.id} has them of some; {ELSE}")
     return all(scores)
 
 
-def split_file(split: str, format: str, ending: str) -> str:
-    """The name of a split's file, from which the split is read again."""
-    file = f"{split}.{ending}"
+def split_file(split: str, format: str, extension: str) -> str:
+    """The file name of a split, refused if the reader would take another split from it."""
+    file = f"{split}.{extension}"
     if split != split_of(file):
-        raise Refused(f"split {split!r} cannot be told by the name of a {format} file; call it train, validation or test (sources.splits)")
+        raise Refused(
+            f"split {split!r} cannot be expressed in the name of a {format} file; rename it to train, validation or test (sources.splits)"
+        )
     return file
 
 
 def fits(item: Item, format: str, images: int | None = None, video: bool = False, instruction: bool = False) -> Item:
-    """The item, if the format can hold what it consists of; `images` is how many pictures it takes, None any number."""
+    """The item if the format can represent its content, else Refused; `images` is the most pictures an item may have, None any number."""
     if images is not None and len(item.images) > images:
         has = f"{len(item.images)} pictures" if len(item.images) > 1 else "a picture"
         raise Refused(f"{format} holds {'no pictures' if not images else 'one picture an item'}, and {item.id} has {has}; {ELSE}")
@@ -151,8 +162,8 @@ def fits(item: Item, format: str, images: int | None = None, video: bool = False
     return item
 
 
-def marked(item: Item, format: str, image: str, video: str | None = None) -> str:
-    """The text of an item behind a placeholder for each of its pictures, and for its clip."""
+def with_placeholders(item: Item, format: str, image: str, video: str | None = None) -> str:
+    """The text of an item after a placeholder for each of its pictures, and for its clip."""
     for token in filter(None, (image, video)):
         if token in item.text:
             raise Refused(f"{format} would read {token} in the text of {item.id} as a placeholder; leave that item out, or {ELSE}")

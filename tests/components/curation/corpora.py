@@ -6,9 +6,9 @@ from PIL import Image
 
 from mirepoix.components.corpus.parts import PartWriter, read_part
 from mirepoix.components.curation import curate
-from mirepoix.components.curation.curate import CurateConfig
+from mirepoix.components.curation.curate_config import CurateConfig
+from mirepoix.components.stage import Context
 from mirepoix.models.item import Item, item_to_row
-from mirepoix.serving.store import Context
 
 
 def png(colour, side=8, mode="RGB"):

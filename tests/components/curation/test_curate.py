@@ -9,14 +9,14 @@ from PIL import Image
 
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.curation import curate
-from mirepoix.components.curation.curate import CurateConfig
+from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.curation.corpora import CORPUS, QRELS, QUERIES, context, curated_of, png, rejects, write_corpus
 
 
 @pytest.fixture(scope="module")
-def curated(ray_cluster, tmp_path_factory):
+def curated(tmp_path_factory):
     home = tmp_path_factory.mktemp("curate")
     outcome = curate.work(context(home / "out"), CurateConfig(max_rejected=0.5), write_corpus(home / "in"))
     return home / "out", outcome
@@ -81,25 +81,25 @@ def test_pictures_come_out_upright_and_plain(curated):
     assert rows["good"]["images"][0] == CORPUS[0].images[0]
 
 
-def test_too_many_rejects_stop_the_run_and_say_why(ray_cluster, tmp_path):
+def test_too_many_rejects_stop_the_run_and_say_why(tmp_path):
     with pytest.raises(Refused, match=r"2 of the 6 candidates were rejected \(damaged: 1, unknown format: 1\).*max_rejected=0.1"):
         curate.work(context(tmp_path / "out"), CurateConfig(max_rejected=0.1), write_corpus(tmp_path / "in"))
 
 
-def test_a_corpus_of_nothing_usable_is_refused(ray_cluster, tmp_path):
+def test_a_corpus_without_a_usable_candidate_is_refused(tmp_path):
     bad = [replace(item, images=(b"x",)) for item in CORPUS]
     with pytest.raises(Refused, match="empty after curation: all 6 candidates"):
         curate.work(context(tmp_path / "out"), CurateConfig(max_rejected=1.0), write_corpus(tmp_path / "in", bad))
 
 
-def test_the_result_does_not_depend_on_how_the_rows_are_cut(curated, ray_cluster, tmp_path):
+def test_the_result_does_not_depend_on_how_the_rows_are_cut(by_ray, curated, tmp_path):
     folder, _ = curated
     curate.work(context(tmp_path / "out"), CurateConfig(max_rejected=0.5, batch_size=1), write_corpus(tmp_path / "in", rows_per_file=4))
     for part in ("corpus", "queries", "qrels", "rejects"):
         assert read_part(tmp_path / "out", part).to_pylist() == read_part(folder, part).to_pylist()
 
 
-def test_the_result_does_not_depend_on_how_many_work(curated, ray_cluster, tmp_path):
+def test_the_result_does_not_depend_on_how_many_work(by_ray, curated, tmp_path):
     folder, _ = curated
     other, _ = curated_of(tmp_path, CurateConfig(max_rejected=0.5, workers=1))
     for part in ("corpus", "queries", "qrels", "rejects", "kin"):
@@ -109,7 +109,7 @@ def test_the_result_does_not_depend_on_how_many_work(curated, ray_cluster, tmp_p
 # Who is kept
 
 
-def test_of_equal_candidates_the_one_is_kept_that_answers_a_held_out_query_then_the_first_by_source_line_and_id(ray_cluster, tmp_path):
+def test_of_equal_candidates_the_one_is_kept_that_answers_a_held_out_query_then_the_first_by_source_line_and_id(tmp_path):
     corpus = [
         Item("c", text="one text", source="b", line=1),
         Item("b", text="one text", source="a", line=7),
@@ -124,7 +124,7 @@ def test_of_equal_candidates_the_one_is_kept_that_answers_a_held_out_query_then_
     assert (outcome.metrics["exact_duplicates"], outcome.metrics["near_duplicates"]) == (2, 1)
 
 
-def test_of_two_judgements_that_become_one_the_higher_relevance_wins_with_its_score_and_place(ray_cluster, tmp_path):
+def test_of_two_judgements_that_become_one_the_higher_relevance_wins_with_its_score_and_place(tmp_path):
     corpus = [Item(name, text=text) for name, text in (("a", "one text"), ("b", "one text"), ("c", "other text"))]
     folder, outcome = curated_of(
         tmp_path, corpus=corpus, queries=[Item("q", text="find")], qrels=[("q", "a", 0, 0.1), ("q", "b", 2, 0.9), ("q", "c", 1, 0.2)]
@@ -136,9 +136,7 @@ def test_of_two_judgements_that_become_one_the_higher_relevance_wins_with_its_sc
 
 
 @pytest.mark.parametrize("ahead", [False, True])
-def test_of_two_judgements_of_one_relevance_that_of_the_first_source_and_line_wins_in_whatever_order_they_come(
-    ahead, ray_cluster, tmp_path
-):
+def test_of_two_judgements_of_one_relevance_that_of_the_first_source_and_line_wins_in_whatever_order_they_come(ahead, tmp_path):
     judged = [{"query_id": "q", "item_id": name, "relevance": 1, "score": score} for name, score in (("a", 0.9), ("b", 0.1))]
     rows = [{**judged[0], "source": "s", "line": 7}, {**judged[1], "source": "s", "line": 3}]
     corpus = [Item(name, text="one text") for name in "ab"]
@@ -148,7 +146,7 @@ def test_of_two_judgements_of_one_relevance_that_of_the_first_source_and_line_wi
     assert told == [("a", 0.1, 3)]
 
 
-def test_near_duplicates_may_be_kept_and_are_kin_then(ray_cluster, tmp_path):
+def test_near_duplicates_may_be_kept_and_are_kin_then(tmp_path):
     corpus = [Item("a", text="one text"), Item("b", text="One text!"), Item("c", text="one text", images=(png("red"),))]
     everything = {"corpus": corpus, "queries": [Item("q", text="find")], "qrels": [("q", "a")]}
     folder, outcome = curated_of(tmp_path, CurateConfig(near_duplicates="keep"), **everything)

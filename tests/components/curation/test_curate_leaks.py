@@ -6,7 +6,7 @@ import pytest
 
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.curation import near_duplicates
-from mirepoix.components.curation.curate import CurateConfig
+from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, item_to_row
 from tests.components.curation.corpora import curated_of, png, rejects
@@ -35,7 +35,7 @@ LEAKY = {
 }  # fmt: skip
 
 
-def test_nothing_like_a_held_out_query_or_its_answer_stays_in_training(ray_cluster, tmp_path):
+def test_nothing_like_a_held_out_query_or_its_answer_stays_in_training(tmp_path):
     corpus = [*LEAKY["corpus"], Item("checked", text="what was checked")]
     qrels = [*LEAKY["qrels"][:-1], ("validation-q", "checked")]
     folder, outcome = curated_of(tmp_path, corpus=corpus, queries=LEAKY["queries"], qrels=qrels)
@@ -52,7 +52,7 @@ def test_nothing_like_a_held_out_query_or_its_answer_stays_in_training(ray_clust
     assert outcome.metrics["rejected leaks into test"] == 6
 
 
-def test_leakage_may_be_stopped_at_the_queries_or_not_at_all(ray_cluster, tmp_path):
+def test_leakage_may_be_stopped_at_the_queries_or_not_at_all(tmp_path):
     folder, _ = curated_of(tmp_path, CurateConfig(leakage="queries"), **LEAKY)
     assert set(rejects(folder, "queries")) == {"equal", "near"}
     folder, _ = curated_of(tmp_path, CurateConfig(leakage="off"), **LEAKY)
@@ -60,7 +60,7 @@ def test_leakage_may_be_stopped_at_the_queries_or_not_at_all(ray_cluster, tmp_pa
     assert set(rejects(folder, "qrels")) == set()
 
 
-def test_an_answer_that_is_like_a_held_out_query_is_not_trained_on(ray_cluster, tmp_path):
+def test_an_answer_that_is_like_a_held_out_query_is_not_trained_on(tmp_path):
     """As in a captioned corpus read in both directions: the test's picture asks, and a training caption would be answered by it."""
     shown = png("red", 40)
     corpus = [Item("seen", images=(shown,)), Item("caption", text="what the test wants"), Item("blue", images=(png("blue", 40),))]
@@ -72,7 +72,7 @@ def test_an_answer_that_is_like_a_held_out_query_is_not_trained_on(ray_cluster, 
     assert read_part(folder, "queries")["id"].to_pylist() == ["test-q", "train-p"]
 
 
-def test_a_class_or_an_entry_that_many_queries_share_may_be_trained_on(ray_cluster, tmp_path):
+def test_a_class_or_an_entry_that_many_queries_share_may_be_trained_on(tmp_path):
     copies = [Item(f"copy-{n}", text="an answer of one test and one training query" + "!" * n) for n in range(6)]
     corpus = [Item("dog", text="dog"), Item("one", text="an answer of one test and one training query"), *copies]
     asking = [Item(f"{'test-' if n < 2 else ''}q{n}", text=f"which class has thing {n * 37} ?") for n in range(11)]
@@ -87,13 +87,13 @@ def test_a_class_or_an_entry_that_many_queries_share_may_be_trained_on(ray_clust
     assert set(rejects(folder, "qrels")) == shared | {f"q{n} dog" for n in range(2, 12)}
 
 
-def test_a_kept_near_duplicate_of_a_held_out_answer_leaks_too(ray_cluster, tmp_path):
+def test_a_kept_near_duplicate_of_a_held_out_answer_leaks_too(tmp_path):
     folder, _ = curated_of(tmp_path, CurateConfig(near_duplicates="keep"), **LEAKY)
     assert rejects(folder, "qrels")["wants copy"] == ("leaks into test", "test-q")
     assert "copy" in read_part(folder, "corpus")["id"].to_pylist()
 
 
-def test_what_is_like_a_held_out_query_or_an_answer_of_one_is_named_for_later_stages(ray_cluster, tmp_path):
+def test_candidates_near_a_held_out_query_or_its_answer_are_listed_for_later_stages(tmp_path):
     """Also what is like an answer that was merged, and not like the one that stands for it."""
     words = [f"word{'abcdefghijklmnopqrstuvwxyz'[n]}" for n in range(26)]
     chain = [words, ["other", *words[1:]], ["other", *words[1:-1], "third"]]
@@ -112,10 +112,10 @@ def test_what_is_like_a_held_out_query_or_an_answer_of_one_is_named_for_later_st
     assert read_part(folder, "held").num_rows == 0
 
 
-def test_leaks_are_found_in_a_crowd(ray_cluster, tmp_path, monkeypatch):
+def test_leaks_are_found_in_a_crowd(tmp_path, monkeypatch):
     """Questions of one template: each of training is near one of the test, and all look alike to the search."""
-    monkeypatch.setattr(near_duplicates, "WITHIN", 0)
-    monkeypatch.setattr(near_duplicates, "REACH", 1)
+    monkeypatch.setattr(near_duplicates, "PAIRS_WITHIN_ROLE", 0)
+    monkeypatch.setattr(near_duplicates, "NEIGHBOURS", 1)
     words = [f"{a}{b}" for a in ("ka", "lo", "mi", "ne", "pu", "ra") for b in ("bel", "dor", "fin", "gat", "hus", "jam", "kip")]
 
     def asked(one, other):
@@ -133,7 +133,7 @@ def test_leaks_are_found_in_a_crowd(ray_cluster, tmp_path, monkeypatch):
     assert outcome.metrics["crowded_unmet"] == 0
 
 
-def test_triples_leak_by_what_they_ask_and_by_their_evidence_which_passes_on(ray_cluster, tmp_path):
+def test_triples_leak_by_what_they_ask_and_by_their_evidence_which_passes_on(tmp_path):
     def triple(name, text, evidence, split="train"):
         row = {**item_to_row(Item(name, text, source="t", line=1)), "split": split, "answer": "an\x00 answer", "evidence": evidence}
         return row
@@ -171,7 +171,7 @@ def test_triples_leak_by_what_they_ask_and_by_their_evidence_which_passes_on(ray
 # Holding out
 
 
-def test_a_share_of_the_training_queries_is_held_out_where_a_source_has_no_other_split(ray_cluster, tmp_path):
+def test_a_share_of_the_training_queries_is_held_out_where_a_source_has_no_other_split(tmp_path):
     corpus = [Item(f"d{n}", text=f"document of {chr(97 + n)}", source="one/file") for n in range(20)]
     queries = [Item(f"q{n}", text=f"question about {chr(97 + n)}", source="one/file") for n in range(20)]
     settled = [Item(f"{split}{n}", text=f"settled {split}{n}", source="two/file") for split in ("", "test-") for n in range(4)]
@@ -185,6 +185,6 @@ def test_a_share_of_the_training_queries_is_held_out_where_a_source_has_no_other
     assert {row["source"]: (row["before"], row["after"]) for row in outcome.tables["mixture"]} == {"one": (20, 14), "two": (4, 4)}
 
 
-def test_holding_out_of_sources_that_have_tests_is_refused(ray_cluster, tmp_path):
+def test_holding_out_of_sources_that_have_tests_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"held_out is 0.5, but every source has queries of another split than train"):
         curated_of(tmp_path, CurateConfig(held_out=0.5), **LEAKY)

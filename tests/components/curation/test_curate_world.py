@@ -2,19 +2,22 @@
 
 import os
 import signal
+import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from mirepoix.components import ray_tasks
 from mirepoix.components.corpus.parts import PARTS, read_part
 from mirepoix.components.curation import curate
-from mirepoix.components.curation.curate import CurateConfig
-from mirepoix.components.curation.row_checks import RowCheck
+from mirepoix.components.curation.curate_config import CurateConfig
+from mirepoix.components.curation.row_checks import RowCheck, is_small
 from mirepoix.components.synthetic import world
 from mirepoix.components.synthetic.drawing import DAMAGES
-from mirepoix.components.synthetic.world import WorldConfig
+from mirepoix.components.synthetic.world_config import WorldConfig
 from tests.components.fixtures import context
 
 SPOILT = WorldConfig(
@@ -33,9 +36,10 @@ REASON = dict(zip(DAMAGES, ("damaged", "unknown format", "empty"), strict=True))
 
 
 def written(home: Path, config: WorldConfig, seed: int) -> tuple[Path, world.World]:
-    lent = context(home, seed)
-    world.work(lent, config)
-    return lent.folder, world.generate(config, seed)
+    lent, made = context(home, seed), world.generate(config, seed)
+    with patch.object(world, "generate", lambda *_: made):
+        world.work(lent, config)
+    return lent.folder, made
 
 
 def curated(home: Path, source: Path, config: CurateConfig) -> Path:
@@ -73,12 +77,12 @@ def assert_recovered(folder: Path, made: world.World) -> None:
 
 
 @pytest.mark.parametrize(("seed", "side"), [(0, 28), (1, 56), (2, 28)])
-def test_corrupt_files_duplicates_and_leaks_are_recovered_to_the_item(ray_cluster, tmp_path, seed, side):
+def test_corrupt_files_duplicates_and_leaks_are_recovered_to_the_item(tmp_path, seed, side):
     source, made = written(tmp_path / "world", replace(SPOILT, image_size=side), seed)
     assert_recovered(curated(tmp_path / "curate", source, CurateConfig()), made)
 
 
-def test_as_many_things_as_the_quickstart_has_are_told_apart(ray_cluster, tmp_path):
+def test_entities_in_the_number_of_the_quickstart_are_distinguished(ray_cluster, tmp_path):
     config = WorldConfig(entities=800, train_queries=300, leaks=0.02)
     source, made = written(tmp_path / "world", config, seed=0)
     assert_recovered(curated(tmp_path / "curate", source, CurateConfig()), made)
@@ -90,21 +94,34 @@ def spoilt(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def usual(ray_cluster, spoilt, tmp_path_factory):
+def usual(spoilt, tmp_path_factory):
     return curated(tmp_path_factory.mktemp("usual"), spoilt, CurateConfig())
 
 
 def assert_same(one: Path, other: Path) -> None:
     for part in PARTS:
         assert read_part(one, part).equals(read_part(other, part)), part
+    files = [{file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()} for folder in (one, other)]
+    assert files[0] == files[1]
+
+
+def test_a_small_corpus_is_curated_in_this_process_and_a_large_one_by_ray(spoilt, usual, tmp_path, monkeypatch):
+    for name in ("ray", "ray.data"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert is_small(spoilt)
+    assert_same(curated(tmp_path / "small", spoilt, CurateConfig()), usual)
+    monkeypatch.setattr(ray_tasks, "SMALL_BYTES", 1000)
+    assert not is_small(spoilt)
+    with pytest.raises(ImportError, match="ray"):
+        curated(tmp_path / "large", spoilt, CurateConfig())
 
 
 @pytest.mark.parametrize("fields", [{"workers": 1, "batch_size": 100}, {"workers": 2, "batch_size": 37}, {}])
-def test_the_result_is_the_same_for_any_workers_and_any_size_of_pieces_and_again(spoilt, usual, tmp_path, fields):
+def test_the_result_is_the_same_for_any_workers_and_any_size_of_pieces_and_again(by_ray, spoilt, usual, tmp_path, fields):
     assert_same(curated(tmp_path / "again", spoilt, CurateConfig(**fields)), usual)
 
 
-def test_the_result_is_the_same_when_a_worker_is_killed(spoilt, usual, tmp_path, monkeypatch):
+def test_the_result_is_the_same_when_a_worker_is_killed(by_ray, spoilt, usual, tmp_path, monkeypatch):
     mark = tmp_path / "killed"
 
     class Mortal(RowCheck):
@@ -114,15 +131,15 @@ def test_the_result_is_the_same_when_a_worker_is_killed(spoilt, usual, tmp_path,
                 os.kill(os.getpid(), signal.SIGKILL)
             return super().checked(table, place)
 
-    monkeypatch.setattr(curate, "Check", Mortal)
+    monkeypatch.setattr(curate, "RowCheck", Mortal)
     assert_same(curated(tmp_path / "again", spoilt, CurateConfig(batch_size=100)), usual)
     assert mark.exists()
 
 
-def test_the_result_is_the_same_when_a_search_for_duplicates_is_killed(spoilt, usual, tmp_path, monkeypatch):
+def test_the_result_is_the_same_when_a_search_for_duplicates_is_killed(by_ray, spoilt, usual, tmp_path, monkeypatch):
     from mirepoix.components.curation import near_duplicates
 
-    mark, driver, bucketed = tmp_path / "killed", os.getpid(), near_duplicates._bucketed
+    mark, driver, bucketed = tmp_path / "killed", os.getpid(), near_duplicates._pairs_in_buckets
 
     def mortal(*given):
         assert os.getpid() != driver, "several tables are searched in tasks"
@@ -131,7 +148,7 @@ def test_the_result_is_the_same_when_a_search_for_duplicates_is_killed(spoilt, u
             os.kill(os.getpid(), signal.SIGKILL)
         return bucketed(*given)
 
-    monkeypatch.setattr(near_duplicates, "_bucketed", mortal)
+    monkeypatch.setattr(near_duplicates, "_pairs_in_buckets", mortal)
     monkeypatch.setattr(near_duplicates, "KEYS_AT_ONCE", 1000)
     assert_same(curated(tmp_path / "again", spoilt, CurateConfig()), usual)
     assert mark.exists()

@@ -30,7 +30,7 @@ def test_nothing_is_not_the_same():
     assert told([], hashes(), hashes()) == ([], 0)
 
 
-def test_a_pair_is_told_once_and_near_duplicates_are_kin_too():
+def test_a_pair_is_listed_once_and_near_duplicates_are_kin_too():
     pairs, _ = told([2, 5, 7], hashes(11, 0, 11), hashes(0, 0, 0), np.array([[7, 2], [5, 2]]))
     assert pairs == [(2, 5, "near-duplicate"), (2, 7, "same text")]
 

@@ -21,7 +21,7 @@ def test_training_that_equals_or_nearly_equals_what_is_held_out_leaks():
     assert found == {3: 0, 4: 2}
 
 
-def test_the_first_of_several_origins_is_told():
+def test_the_first_of_several_origins_is_named():
     preference = rows(2, 1, 0, 3)
     assert leaking(np.array([[0, 3], [3, 1]]), rows(1, 2, 3, 4), rows(3), rows(0, 1, 2), preference) == {3: 1}
     assert leaking(np.array([[0, 3]]), rows(1, 2, 4, 4), rows(3), rows(0, 1, 2), preference) == {3: 2}

@@ -6,18 +6,18 @@ from itertools import combinations, pairwise
 import imagehash
 import numpy as np
 import pyarrow as pa
-import pytest
 from datasketch import MinHash, MinHashLSH
 
 from mirepoix.components.corpus.parts import PARTS
-from mirepoix.components.corpus.text import TextRules, split_words
+from mirepoix.components.corpus.text import split_words
 from mirepoix.components.curation import near_duplicates
-from mirepoix.components.curation.near_duplicates import REACH, NearRules, keepers, near_pairs
+from mirepoix.components.curation.curate_config import NearRules
+from mirepoix.components.curation.near_duplicates import NEIGHBOURS, keepers, near_pairs
 from mirepoix.components.curation.row_checks import RowCheck
 from mirepoix.components.curation.row_features import RowFeatures
-from mirepoix.models.errors import Refused
+from mirepoix.components.curation.text_rules import TextRules
 from mirepoix.models.item import Item, item_to_row
-from mirepoix.serving.pictures import PictureLimits
+from mirepoix.serving.pictures_config import PictureLimits
 from tests.components.curation.test_row_checks import saved
 from tests.components.curation.test_signatures import again, panels, photograph
 
@@ -27,18 +27,18 @@ ALL = np.ones((1, 1), bool)
 
 def noted(folder, items):
     folder.mkdir()
-    facts = RowFeatures(folder)
+    features = RowFeatures(folder)
     table = pa.Table.from_pylist([item_to_row(item) for item in items], schema=PARTS["corpus"])
     for first in range(0, len(items), 100):
-        facts.add(CHECK.checked(table.slice(first, 100)))
-    facts.seal()
-    return facts
+        features.add(CHECK.checked(table.slice(first, 100)))
+    features.finish()
+    return features
 
 
 def found(folder, items, rules=NearRules(), roles=None, wanted=ALL):  # noqa: B008
-    facts = noted(folder / f"facts{len(list(folder.iterdir()))}", items)
+    features = noted(folder / f"facts{len(list(folder.iterdir()))}", items)
     roles = np.zeros(len(items), np.int64) if roles is None else np.array(roles)
-    pairs, crowded, _ = near_pairs(facts, np.arange(len(items)), roles, wanted, rules)
+    pairs, crowded, _ = near_pairs(features, np.arange(len(items)), roles, wanted, rules)
     return {(items[one].id, items[other].id) for one, other in pairs.tolist()}, crowded
 
 
@@ -55,7 +55,7 @@ PASSAGE = (
 # Texts
 
 
-def test_case_spaces_and_punctuation_make_a_near_duplicate_and_another_word_or_number_does_not(ray_cluster, tmp_path):
+def test_case_spaces_and_punctuation_make_a_near_duplicate_and_another_word_or_number_does_not(tmp_path):
     items = texts(
         "A parcel weighs 5 kg.", "a parcel  weighs 5 KG", "A parcel weighs 7 kg.", "a red car", "a red bus",
         PASSAGE, PASSAGE.upper().replace(",", ";"), PASSAGE.replace("northern", "southern"), PASSAGE + " Built in 1871.",
@@ -68,7 +68,7 @@ def test_case_spaces_and_punctuation_make_a_near_duplicate_and_another_word_or_n
     assert pairs == {("t0", "t1"), ("t5", "t6"), ("t10", "t11")}
 
 
-def test_pairs_of_texts_are_those_of_all_pairs_and_of_datasketch(ray_cluster, tmp_path):
+def test_pairs_of_texts_are_those_of_all_pairs_and_of_datasketch(tmp_path):
     rng = random.Random(4)
     items = []
     for _ in range(60):
@@ -98,7 +98,7 @@ def test_pairs_of_texts_are_those_of_all_pairs_and_of_datasketch(ray_cluster, tm
 # Pictures
 
 
-def test_pairs_of_pictures_are_those_of_imagehash(ray_cluster, tmp_path):
+def test_pairs_of_pictures_are_those_of_imagehash(tmp_path):
     originals = [photograph(seed, (160, 120)) for seed in range(40)]
     pictures = [
         *originals,
@@ -113,7 +113,7 @@ def test_pairs_of_pictures_are_those_of_imagehash(ray_cluster, tmp_path):
     assert len(ours) == 40 + 2 * 20
 
 
-def test_text_and_pictures_must_both_be_near_and_of_the_same_number(ray_cluster, tmp_path):
+def test_text_and_pictures_must_both_be_near_and_of_the_same_number(tmp_path):
     one, other = saved(photograph(1)), saved(photograph(2))
     again_one = saved(again(photograph(1), quality=60))
     items = [
@@ -132,19 +132,19 @@ def test_text_and_pictures_must_both_be_near_and_of_the_same_number(ray_cluster,
     assert found(tmp_path, items, NearRules(pictures=None))[0] == set()
 
 
-def test_equal_pictures_count_without_a_limit_to_signs(ray_cluster, tmp_path):
+def test_equal_pictures_count_without_a_limit_of_bits(tmp_path):
     picture = saved(photograph(1))
     assert found(tmp_path, [Item("a", "a dog", (picture,)), Item("b", "A dog!", (picture,))], NearRules(pictures=None))[0] == {("a", "b")}
 
 
-def test_rearranged_pictures_are_found_if_they_are_wanted(ray_cluster, tmp_path):
+def test_rearranged_pictures_are_found_if_they_are_wanted(tmp_path):
     orders = [(0, 1, 2), (0, 2, 1), (2, 1, 0), (0, 0, 1)]
     items = [Item(f"p{n}", images=(saved(panels(order)),)) for n, order in enumerate(orders)]
     assert found(tmp_path, items)[0] == {("p0", "p1"), ("p0", "p2"), ("p1", "p2")}
     assert found(tmp_path, items, NearRules(rearranged=False))[0] == set()
 
 
-def test_only_roles_that_want_each_other_are_compared(ray_cluster, tmp_path):
+def test_only_roles_that_want_each_other_are_compared(tmp_path):
     items = texts(*["the same text here"] * 4)
     wanted = np.array([[False, True], [True, False]])
     assert found(tmp_path, items, roles=[0, 0, 1, 1], wanted=wanted)[0] == {("t0", "t2"), ("t0", "t3"), ("t1", "t2"), ("t1", "t3")}
@@ -153,50 +153,50 @@ def test_only_roles_that_want_each_other_are_compared(ray_cluster, tmp_path):
 # Crowds
 
 
-def test_a_crowd_of_one_kind_is_still_merged_into_its_first(ray_cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "WITHIN", 1000)
-    items = [Item(f"t{n:04d}", "the very same words" + "." * (n % 9)) for n in range(5 * REACH)]
-    facts = noted(tmp_path / "facts", items)
-    pairs, crowded, _ = near_pairs(facts, np.arange(len(items)), np.zeros(len(items), np.int64), ALL, NearRules())
+def test_a_crowd_of_one_kind_is_still_merged_into_its_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(near_duplicates, "PAIRS_WITHIN_ROLE", 1000)
+    items = [Item(f"t{n:04d}", "the very same words" + "." * (n % 9)) for n in range(5 * NEIGHBOURS)]
+    features = noted(tmp_path / "facts", items)
+    pairs, crowded, _ = near_pairs(features, np.arange(len(items)), np.zeros(len(items), np.int64), ALL, NearRules())
     assert crowded == len(items)
-    assert len(pairs) < len(items) * (REACH + 2)
+    assert len(pairs) < len(items) * (NEIGHBOURS + 2)
     assert set(keepers(pairs, len(items)).tolist()) == {0}
 
 
-def test_in_a_crowd_of_one_template_all_meet_while_there_is_room(ray_cluster, tmp_path, monkeypatch):
+def test_in_a_crowd_of_one_template_all_meet_while_there_is_room(tmp_path, monkeypatch):
     names = [f"{chr(97 + n % 26)}{chr(97 + n // 26)}ix" for n in range(300)]
     items = texts(*[f"{PASSAGE} {name} and {names[-1 - place]}" for place, name in enumerate(names)])
-    facts, roles = noted(tmp_path / "facts", items), np.zeros(len(items), np.int64)
+    features, roles = noted(tmp_path / "facts", items), np.zeros(len(items), np.int64)
 
     def searched():
-        pairs, crowded, _ = near_pairs(facts, np.arange(len(items)), roles, ALL, NearRules(texts=0.7))
+        pairs, crowded, _ = near_pairs(features, np.arange(len(items)), roles, ALL, NearRules(texts=0.7))
         return len(pairs), crowded
 
     assert searched() == (len(items) * (len(items) - 1) // 2, 0)
-    monkeypatch.setattr(near_duplicates, "WITHIN", 1000)
+    monkeypatch.setattr(near_duplicates, "PAIRS_WITHIN_ROLE", 1000)
     pairs, crowded = searched()
     assert pairs < len(items) * (len(items) - 1) // 2 and crowded > 200
 
 
-def test_texts_that_differ_in_numbers_are_no_crowd(ray_cluster, tmp_path, monkeypatch):
-    monkeypatch.setattr(near_duplicates, "WITHIN", 0)
+def test_texts_that_differ_in_numbers_are_no_crowd(tmp_path, monkeypatch):
+    monkeypatch.setattr(near_duplicates, "PAIRS_WITHIN_ROLE", 0)
     items = texts(*[f"{PASSAGE} number {n // 2}{'!' * (n % 2)}" for n in range(600)])
     pairs, crowded, _ = near_pairs(noted(tmp_path / "facts", items), np.arange(600), np.zeros(600, np.int64), ALL, NearRules())
     assert pairs.tolist() == [[n, n + 1] for n in range(0, 600, 2)] and crowded == 0
 
 
-def test_in_a_crowd_rows_of_two_roles_all_meet_while_there_is_room(ray_cluster, tmp_path, monkeypatch):
+def test_in_a_crowd_rows_of_two_roles_all_meet_while_there_is_room(tmp_path, monkeypatch):
     items = texts(*[f"{PASSAGE} {chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676)}ix" for n in range(1500)])
-    facts, roles, wanted = noted(tmp_path / "facts", items), np.arange(len(items)) % 100 == 5, np.array([[False, True], [True, False]])
+    features, roles, wanted = noted(tmp_path / "facts", items), np.arange(len(items)) % 100 == 5, np.array([[False, True], [True, False]])
     everybody = roles.sum() * (~roles).sum()
 
     def searched():
-        pairs, crowded, unmet = near_pairs(facts, np.arange(len(items)), roles, wanted, NearRules(texts=0.85))
+        pairs, crowded, unmet = near_pairs(features, np.arange(len(items)), roles, wanted, NearRules(texts=0.85))
         assert crowded == 0  # of one role, none wants to meet
         return len(pairs), unmet
 
     assert searched() == (everybody, 0)
-    monkeypatch.setattr(near_duplicates, "ACROSS", 1000)
+    monkeypatch.setattr(near_duplicates, "PAIRS_ACROSS_ROLES", 1000)
     pairs, unmet = searched()
     assert 0 < pairs < everybody and unmet > 1000
 
@@ -214,9 +214,3 @@ def test_each_is_merged_into_the_first_kept_one_that_it_is_near_to_whatever_the_
     for seed in range(5):
         shuffled = np.random.default_rng(seed).permutation(pairs)
         assert keepers(shuffled, 5).tolist() == [0, 1, 1, 0, 0]
-
-
-@pytest.mark.parametrize("rules", [{"texts": 0.3}, {"texts": 1.1}, {"pictures": 17}, {"pictures": -1}])
-def test_a_rule_out_of_range_is_refused(rules):
-    with pytest.raises(Refused, match=f"near.{next(iter(rules))} is"):
-        NearRules(**rules)

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 
 from mirepoix.components.corpus.parts import PARTS, PartWriter
-from mirepoix.components.corpus.text import TextRules
 from mirepoix.components.curation.row_checks import TASK_BYTES, RowCheck, row_blocks, tasks
 from mirepoix.components.curation.row_features import ROW
-from mirepoix.components.curation.signatures import LOOK, LOOKS
+from mirepoix.components.curation.signatures import MAX_SIGNATURES, PICTURE_SIGNATURE
+from mirepoix.components.curation.text_rules import TextRules
 from mirepoix.models.item import Item, content_hash, item_to_row
-from mirepoix.serving.pictures import PictureLimits
+from mirepoix.serving.pictures_config import PictureLimits
 
 CHECK = RowCheck(PictureLimits(max_bytes=200_000, max_pixels=400_000), TextRules(), max_pictures=12, most_pixels=None)
 RAMP = Image.fromarray(np.tile(np.linspace(0, 255, 48, dtype=np.uint8)[None, :, None], (36, 1, 3)))
@@ -93,7 +93,7 @@ def test_a_picture_that_cannot_be_kept_is_rejected_by_name(reason, place):
     assert outcome(Item("a", **{place: (BROKEN[reason],)})) == (reason, "")
 
 
-def test_which_of_several_pictures_is_told():
+def test_the_rejected_one_of_several_pictures_is_named():
     assert outcome(Item("a", images=(FINE["PNG"], BROKEN["damaged"], b""))) == ("damaged", "picture 2 of 3")
     assert outcome(Item("a", video=(FINE["PNG"],) * 3 + (b"",))) == ("empty", "frame 4 of 4")
 
@@ -152,18 +152,18 @@ def test_the_answer_of_a_triple_is_cleaned_and_must_not_be_empty():
     assert [(row["reason"], row["answer"]) for row in told] == [(None, "< pad >x"), ("empty answer", None), ("empty answer", None)]
 
 
-def test_facts_are_of_what_is_kept():
+def test_features_are_those_of_the_kept_content():
     mended, same = checked(Item("a", text="A  dog!", images=(MENDED["palette"],)), Item("b", text="A dog", images=(FINE["PNG"],)))
     one, other = (np.frombuffer(row["row"], ROW)[0] for row in (mended, same))
     assert one["content"].tobytes() == content_hash(Item("", "A  dog!", tuple(mended["images"])))[:16]
     assert one["text"] == other["text"] != 0
     assert one["pictures"] != other["pictures"]
-    assert len(np.frombuffer(mended["looks"], LOOK)) == 1
+    assert len(np.frombuffer(mended["signatures"], PICTURE_SIGNATURE)) == 1
 
 
-def test_of_a_clip_some_frames_are_looked_at():
+def test_of_a_clip_some_frames_get_a_signature():
     (row,) = checked(Item("a", video=(FINE["PNG"],) * 12))
-    assert len(np.frombuffer(row["looks"], LOOK)) == LOOKS == np.frombuffer(row["row"], ROW)[0]["looks"]
+    assert len(np.frombuffer(row["signatures"], PICTURE_SIGNATURE)) == MAX_SIGNATURES == np.frombuffer(row["row"], ROW)[0]["signatures"]
     assert np.frombuffer(row["row"], ROW)[0]["frames"] == 12
 
 

@@ -1,45 +1,45 @@
-"""Facts come back as they were added, for any rows in any order."""
+"""Features are read as they were added, for any rows in any order."""
 
 import numpy as np
 import pyarrow as pa
 
-from mirepoix.components.curation.row_features import FACTS_SCHEMA, LOOK, ROW, RowFeatures
-from mirepoix.components.curation.signatures import PERMUTATIONS
+from mirepoix.components.curation.row_features import FEATURES_SCHEMA, ROW, RowFeatures
+from mirepoix.components.curation.signatures import PERMUTATIONS, PICTURE_SIGNATURE
 
 
-def row(number, shingles=0, looks=0, minhash=False):
-    fact = np.zeros((), ROW)
-    fact["tokens"], fact["sketch"], fact["looks"], fact["minhash"] = number, shingles, looks, minhash
-    seen = np.zeros(looks, LOOK)
-    seen["hash"] = 100 * number + np.arange(looks)
+def row(number, shingles=0, signatures=0, minhash=False):
+    fields = np.zeros((), ROW)
+    fields["tokens"], fields["sketch"], fields["signatures"], fields["minhash"] = number, shingles, signatures, minhash
+    seen = np.zeros(signatures, PICTURE_SIGNATURE)
+    seen["hash"] = 100 * number + np.arange(signatures)
     return {
-        "row": fact.tobytes(),
+        "row": fields.tobytes(),
         "sketch": (10 * number + np.arange(shingles, dtype=np.uint64)).tobytes(),
-        "looks": seen.tobytes(),
+        "signatures": seen.tobytes(),
         "minhash": np.full(PERMUTATIONS, number, np.uint32).tobytes() if minhash else b"",
     }
 
 
 def noted(folder, rows, cut=2):
-    facts = RowFeatures(folder)
+    features = RowFeatures(folder)
     for first in range(0, len(rows), cut):
-        facts.add(pa.Table.from_pylist(rows[first : first + cut], schema=FACTS_SCHEMA))
-    facts.seal()
-    return facts
+        features.add(pa.Table.from_pylist(rows[first : first + cut], schema=FEATURES_SCHEMA))
+    features.finish()
+    return features
 
 
-def test_each_row_has_its_own_facts(tmp_path):
-    facts = noted(tmp_path, [row(1, 3, 0, True), row(2), row(3, 2, 2), row(4, 1, 0, True), row(5, 0, 3)])
-    assert facts.rows["tokens"].tolist() == [1, 2, 3, 4, 5]
-    values, counts = facts.sketches(np.array([2, 1, 0, 2]))
+def test_each_row_has_its_own_features(tmp_path):
+    features = noted(tmp_path, [row(1, 3, 0, True), row(2), row(3, 2, 2), row(4, 1, 0, True), row(5, 0, 3)])
+    assert features.rows["tokens"].tolist() == [1, 2, 3, 4, 5]
+    values, counts = features.sketches(np.array([2, 1, 0, 2]))
     assert (values.tolist(), counts.tolist()) == ([30, 31, 10, 11, 12, 30, 31], [2, 0, 3, 2])
-    values, counts = facts.looks(np.array([4, 2]))
+    values, counts = features.signatures(np.array([4, 2]))
     assert (values["hash"].tolist(), counts.tolist()) == ([500, 501, 502, 300, 301], [3, 2])
-    assert facts.first_looks("hash", np.array([4, 2])).tolist() == [500, 300]
-    assert facts.minhashes(np.array([3, 0]), 5, 7).tolist() == [[4, 4], [1, 1]]
+    assert features.first_signatures("hash", np.array([4, 2])).tolist() == [500, 300]
+    assert features.minhashes(np.array([3, 0]), 5, 7).tolist() == [[4, 4], [1, 1]]
 
 
-def test_there_may_be_nothing_to_know(tmp_path):
-    facts = noted(tmp_path, [row(1), row(2)])
-    assert len(facts.rows) == 2
-    assert [len(found[0]) for found in (facts.sketches(np.array([0, 1])), facts.looks(np.array([1])))] == [0, 0]
+def test_rows_may_have_no_sketches_and_no_signatures(tmp_path):
+    features = noted(tmp_path, [row(1), row(2)])
+    assert len(features.rows) == 2
+    assert [len(found[0]) for found in (features.sketches(np.array([0, 1])), features.signatures(np.array([1])))] == [0, 0]

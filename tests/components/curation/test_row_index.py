@@ -1,4 +1,4 @@
-"""Who stands in which row of a corpus."""
+"""The numbering of a corpus's rows."""
 
 import numpy as np
 import pyarrow as pa
@@ -21,25 +21,25 @@ def folder(tmp_path):
     )
 
 
-def test_candidates_and_queries_stand_in_one_numbering_and_are_found_each_among_their_own(folder):
-    roster = RowIndex(folder)
-    assert len(roster) == 8 and len(roster.triples) == 0
-    assert roster.ids(roster.queries) == ["q1", "a", "q3"] and roster.id(2) == "c"
-    assert roster.rows(pa.array(["a", "nobody", "b", "q1"]), roster.candidates).tolist() == [1, -1, 0, -1]
-    assert roster.rows(pa.array(["a", "b", "q1"]), roster.queries).tolist() == [6, -1, 5]
-    assert roster.rows(pa.array(["a"]), roster.triples).tolist() == [-1]
-    assert roster.source_names(np.array([0, 2, 3, 5])) == ["web", "all", "", "web"]
+def test_candidates_and_queries_share_one_numbering_and_ids_are_looked_up_in_their_own_part(folder):
+    index = RowIndex(folder)
+    assert len(index) == 8 and len(index.triples) == 0
+    assert index.ids(index.queries) == ["q1", "a", "q3"] and index.id(2) == "c"
+    assert index.rows(pa.array(["a", "nobody", "b", "q1"]), index.candidates).tolist() == [1, -1, 0, -1]
+    assert index.rows(pa.array(["a", "b", "q1"]), index.queries).tolist() == [6, -1, 5]
+    assert index.rows(pa.array(["a"]), index.triples).tolist() == [-1]
+    assert index.source_names(np.array([0, 2, 3, 5])) == ["web", "all", "", "web"]
 
 
-def test_rows_are_preferred_by_source_line_and_id_and_what_is_late_comes_after(folder):
-    roster = RowIndex(folder)
-    late = np.zeros(len(roster), bool)
-    assert roster.ids(roster.order(late)) == ["d", "c", "a", "q1", "q3", "e", "a", "b"]
+def test_rows_are_preferred_by_source_line_and_id_and_late_rows_come_after(folder):
+    index = RowIndex(folder)
+    late = np.zeros(len(index), bool)
+    assert index.ids(index.order(late)) == ["d", "c", "a", "q1", "q3", "e", "a", "b"]
     late[[2, 4]] = True
-    assert roster.ids(roster.order(late)) == ["d", "a", "q1", "q3", "a", "b", "c", "e"]
+    assert index.ids(index.order(late)) == ["d", "a", "q1", "q3", "a", "b", "c", "e"]
 
 
-def test_a_column_of_few_values_is_kept_as_numbers(folder):
+def test_a_column_of_few_values_is_dictionary_encoded(folder):
     split = ContentGroups(part_tables(folder, "queries", ["split"], rows=1), "split", before=5)
     assert split[6] == "test" and split.of(np.array([5, 6, 7])) == ["train", "test", "train"]
     assert np.flatnonzero(split.among("train")).tolist() == [5, 7] and not split.among("nothing").any()
@@ -47,6 +47,6 @@ def test_a_column_of_few_values_is_kept_as_numbers(folder):
     assert split[7] == "held_out" and np.flatnonzero(split.among("train")).tolist() == [5]
 
 
-def test_a_corpus_without_rows_has_a_roster(tmp_path):
-    roster = RowIndex(write_corpus(tmp_path / "bare", corpus=[], queries=[], qrels=[]))
-    assert len(roster) == 0 and roster.order(np.zeros(0, bool)).tolist() == []
+def test_a_corpus_without_rows_has_an_index(tmp_path):
+    index = RowIndex(write_corpus(tmp_path / "bare", corpus=[], queries=[], qrels=[]))
+    assert len(index) == 0 and index.order(np.zeros(0, bool)).tolist() == []

@@ -1,4 +1,4 @@
-"""Signatures are alike where texts and pictures are, as other libraries of the field find too."""
+"""Signatures are similar where texts and pictures are, in agreement with other libraries of the field."""
 
 import io
 import random
@@ -12,18 +12,18 @@ from PIL import Image
 
 from mirepoix.components.corpus.text import split_words
 from mirepoix.components.curation.signatures import (
-    LOOKS,
+    MAX_SIGNATURES,
     PERMUTATIONS,
     SKETCH,
-    alike,
-    apart,
     banding,
-    looked_at,
+    hamming_distance,
+    jaccard_similarity,
     minhashes,
+    near_equal,
     picture_signature,
     rearranged,
+    sampled_pictures,
     shingles,
-    similarity,
     sketch,
     strip_keys,
 )
@@ -55,7 +55,7 @@ def seen(*pictures):
 
 
 def near(one, other, signs=8):
-    return bool(alike(seen(one), seen(other), signs)[0])
+    return bool(near_equal(seen(one), seen(other), signs)[0])
 
 
 def photograph(seed, size=(320, 240)):
@@ -77,12 +77,12 @@ def again(picture, form="JPEG", **options):
 
 def test_similarity_is_the_jaccard_index_of_pairs_of_tokens():
     for one, other in combinations(TEXTS, 2):
-        assert similarity(shingles(split_words(one)), shingles(split_words(other))) == jaccard(pairs_of(one), pairs_of(other))
+        assert jaccard_similarity(shingles(split_words(one)), shingles(split_words(other))) == jaccard(pairs_of(one), pairs_of(other))
 
 
 def test_a_single_token_is_its_own_shingle():
-    assert similarity(shingles(["car"]), shingles(["car"])) == 1
-    assert similarity(shingles(["car"]), shingles(["bus"])) == 0
+    assert jaccard_similarity(shingles(["car"]), shingles(["car"])) == 1
+    assert jaccard_similarity(shingles(["car"]), shingles(["bus"])) == 0
     assert len(shingles([])) == 0
 
 
@@ -92,7 +92,7 @@ def test_one_word_more_or_less_in_a_short_text_is_no_near_duplicate():
         ("a red car", "red car"),
         ("a dog and a cat sit there", "a dog and a cow sit there"),
     ):
-        assert similarity(shingles(split_words(one)), shingles(split_words(other))) < 0.9
+        assert jaccard_similarity(shingles(split_words(one)), shingles(split_words(other))) < 0.9
 
 
 def test_long_texts_are_compared_by_a_fair_sample():
@@ -100,10 +100,10 @@ def test_long_texts_are_compared_by_a_fair_sample():
     for changed in (0, 40, 120, 400):
         tokens = [f"w{rng.randrange(10**6)}" for _ in range(2000)]
         other = [f"x{place}" if place < changed else token for place, token in enumerate(tokens)]
-        whole = similarity(shingles(tokens)[: 10**6], shingles(other)[: 10**6]) if changed == 0 else None
+        whole = jaccard_similarity(shingles(tokens)[: 10**6], shingles(other)[: 10**6]) if changed == 0 else None
         truth = jaccard({*pairwise(tokens)}, {*pairwise(other)})
         assert len(sketch(shingles(tokens))) == SKETCH
-        assert abs(similarity(sketch(shingles(tokens)), sketch(shingles(other))) - truth) < 0.1
+        assert abs(jaccard_similarity(sketch(shingles(tokens)), sketch(shingles(other))) - truth) < 0.1
         assert whole in (None, 1)
 
 
@@ -114,7 +114,7 @@ def test_minhashes_agree_as_often_as_those_of_datasketch():
     for sketched, values in zip(theirs, cut, strict=True):
         sketched.update_batch([value.tobytes() for value in values])
     for one, other in combinations(range(len(TEXTS)), 2):
-        truth = similarity(cut[one], cut[other])
+        truth = jaccard_similarity(cut[one], cut[other])
         assert abs((ours[one] == ours[other]).mean() - truth) < 0.15
         assert abs(theirs[one].jaccard(theirs[other]) - truth) < 0.15
 
@@ -139,7 +139,7 @@ def test_the_hash_is_that_of_imagehash():
     for seed in range(12):
         picture = photograph(seed, (100 + 9 * seed, 90))
         expected = np.packbits(imagehash.phash(picture).hash.ravel()).view(">u8")[0]
-        assert apart(seen(picture)["hash"], np.array([expected], np.uint64))[0] <= 2
+        assert hamming_distance(seen(picture)["hash"], np.array([expected], np.uint64))[0] <= 2
 
 
 def test_pairs_that_imagehash_finds_are_found_and_no_others():
@@ -148,7 +148,7 @@ def test_pairs_that_imagehash_finds_are_found_and_no_others():
     theirs = [imagehash.phash(picture) for picture in pictures]
     ours = seen(*pictures)
     for one, other in combinations(range(len(pictures)), 2):
-        found = bool(alike(ours[[one]], ours[[other]], 8)[0])
+        found = bool(near_equal(ours[[one]], ours[[other]], 8)[0])
         assert [found, theirs[one] - theirs[other] <= 10] == [one % 20 == other % 20] * 2
 
 
@@ -182,10 +182,10 @@ def test_another_format_of_the_frame_is_none():
     assert not near(picture, picture.resize((320, 320)))
 
 
-def test_the_most_signs_apart_are_a_limit():
+def test_the_bits_that_differ_are_limited():
     one, other = seen(photograph(1)), seen(photograph(1))
     other["hash"] ^= np.uint64(0b111)
-    assert alike(one, other, 3)[0] and not alike(one, other, 2)[0]
+    assert near_equal(one, other, 3)[0] and not near_equal(one, other, 2)[0]
 
 
 # Rearranged pictures
@@ -225,7 +225,7 @@ def test_a_picture_of_usual_shape_is_never_rearranged():
     assert not rearranged(seen(Image.fromarray(picture)), seen(swapped))[0]
 
 
-def test_of_many_frames_some_are_looked_at_the_first_and_last_among_them():
-    assert looked_at(3) == [0, 1, 2]
-    places = looked_at(100)
-    assert len(places) == LOOKS and places[0] == 0 and places[-1] == 99
+def test_of_many_frames_some_get_a_signature_the_first_and_last_among_them():
+    assert sampled_pictures(3) == [0, 1, 2]
+    places = sampled_pictures(100)
+    assert len(places) == MAX_SIGNATURES and places[0] == 0 and places[-1] == 99

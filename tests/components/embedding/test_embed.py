@@ -4,22 +4,23 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirepoix.components.corpus.parts import PartWriter, part_files, read_part
 from mirepoix.components.embedding import embed
-from mirepoix.components.embedding.embed import EmbedConfig
-from mirepoix.components.embedding.vectors import arrow_to_vectors, read_vectors, recorded_encoder_digest, rows_to_arrow
+from mirepoix.components.embedding.embed_config import EmbedConfig
+from mirepoix.components.embedding.vectors import arrow_to_rows, read_vectors, recorded_encoder_digest, rows_to_arrow
+from mirepoix.components.stage import Context
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import table_to_items
-from mirepoix.models.vectors import Vectors
-from mirepoix.serving.store import Context, read_manifest
+from mirepoix.models.ragged import RaggedRows
+from mirepoix.serving.store import read_manifest
 from tests.components.fixtures import context
 
 SMALL = EmbedConfig(batch_size=2, workers=2, threads=1, shard_rows=30)
@@ -34,7 +35,7 @@ def expected(untrained, curated, paired):
     """Items of each part and their vectors, straight from the encoder."""
     encoder = load_encoder(untrained.folder)
     parts = {"corpus": read_part(curated.folder, "corpus"), "queries": read_part(paired.folder, "queries")}
-    return {part: (items, encoder.encode(items)) for part, table in parts.items() if (items := table_to_items(table))}
+    return {part: (items, encoder.encode(items).ragged()) for part, table in parts.items() if (items := table_to_items(table))}
 
 
 def cut(folder: Path, part: str, target: Path) -> Path:
@@ -64,8 +65,8 @@ def resumed(untrained, curated, paired, tmp_path_factory):
     kept = sorted(path.name for path in Path(killed.scratch).iterdir())
     second = Path(killed.scratch) / "corpus-00001.parquet"
     table = pq.read_table(second)
-    vectors = arrow_to_vectors(table["rows"])
-    turned = rows_to_arrow(Vectors(-vectors.rows_NTD, vectors.mask_NT))
+    vectors = arrow_to_rows(table["rows"])
+    turned = rows_to_arrow(RaggedRows(-vectors.rows_RD, vectors.bounds))
     pq.write_table(table.set_column(2, "rows", turned), second)
     steps: list[dict[str, float]] = []
     again = Context(home / "again", killed.scratch, steps.append, killed.seed)
@@ -79,8 +80,8 @@ def test_vectors_are_those_of_the_encoder_in_the_order_of_the_items(embedded, ex
         ids, modalities, found = read_vectors(embedded.folder, part)
         assert ids == [item.id for item in items]
         assert modalities == [int(item.modality) for item in items]
-        assert torch.equal(found.mask_NT, vectors.mask_NT)
-        assert torch.allclose(found.rows_NTD, vectors.rows_NTD, atol=1e-5)
+        assert np.array_equal(found.bounds, vectors.bounds)
+        assert np.allclose(found.rows_RD, vectors.rows_RD, atol=1e-5)
 
 
 def test_finished_shards_outlive_a_kill_and_are_not_encoded_again(resumed, expected):
@@ -88,18 +89,16 @@ def test_finished_shards_outlive_a_kill_and_are_not_encoded_again(resumed, expec
     assert kept == ["corpus-00000.parquet", "corpus-00001.parquet"]
     _, vectors = expected["corpus"]
     _, _, found = read_vectors(folder, "corpus")
-    assert torch.allclose(found.rows_NTD[30:60], -vectors.rows_NTD[30:60], atol=1e-5)
+    assert np.allclose(found[30:60].rows_RD, -vectors[30:60].rows_RD, atol=1e-5)
 
 
 def test_files_batches_shards_workers_and_kills_change_nothing_else(resumed, expected):
     folder, _, _, _ = resumed
     for part, (items, vectors) in expected.items():
         ids, modalities, found = read_vectors(folder, part)
-        encoded_now = torch.ones(len(ids), dtype=torch.bool)
-        if part == "corpus":
-            encoded_now[30:60] = False
+        encoded_now = [n for n in range(len(ids)) if part != "corpus" or not 30 <= n < 60]
         assert ids == [item.id for item in items] and modalities == [int(item.modality) for item in items]
-        assert torch.allclose(found.rows_NTD[encoded_now], vectors.rows_NTD[encoded_now], atol=1e-5)
+        assert np.allclose(found[encoded_now].rows_RD, vectors[encoded_now].rows_RD, atol=1e-5)
 
 
 def test_shards_have_the_size_asked_for_and_belong_to_one_part(resumed, expected):
@@ -137,20 +136,23 @@ def test_files_are_read_by_plain_parquet_and_numpy(embedded):
 
 @pytest.mark.parametrize("field", ["batch_size", "workers", "threads", "shard_rows"])
 def test_less_than_one_is_refused(field):
-    with pytest.raises(Refused, match="must each be at least 1"):
+    with pytest.raises(Refused, match=f"embed.{field} is 0; give 1 or more"):
         EmbedConfig(**{field: 0})
 
 
-def vectors_of(counts: list[int], width: int) -> Vectors:
-    mask_NT = torch.arange(max(counts))[None] < torch.tensor(counts)[:, None]
-    return Vectors(torch.randn(*mask_NT.shape, width) * mask_NT[..., None], mask_NT)
+def vectors_of(counts: list[int], width: int) -> RaggedRows:
+    rows_RD = np.random.default_rng(0).standard_normal((sum(counts), width), np.float32)
+    return RaggedRows(rows_RD, np.append(0, np.cumsum(counts)))
+
+
+def equal(found: RaggedRows, expected: RaggedRows) -> bool:
+    return np.array_equal(found.bounds, expected.bounds) and np.array_equal(found.rows_RD, expected.rows_RD)
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=8), st.integers(1, 7))
 def test_any_number_of_rows_an_item_round_trips(counts, width):
     vectors = vectors_of(counts, width)
-    found = arrow_to_vectors(pa.chunked_array([rows_to_arrow(vectors)]))
-    assert torch.equal(found.mask_NT, vectors.mask_NT) and torch.equal(found.rows_NTD, vectors.rows_NTD)
+    assert equal(arrow_to_rows(pa.chunked_array([rows_to_arrow(vectors)])), vectors)
 
 
 @given(st.lists(st.integers(1, 5), min_size=2, max_size=8), st.data())
@@ -161,7 +163,4 @@ def test_a_slice_of_rows_in_chunks_round_trips(counts, data):
     whole = rows_to_arrow(vectors)
     middle = data.draw(st.integers(start, stop))
     chunks = pa.chunked_array([whole.slice(start, middle - start), whole.slice(middle, stop - middle)])
-    found = arrow_to_vectors(chunks)
-    longest = max(counts[start:stop])
-    assert torch.equal(found.rows_NTD, vectors.rows_NTD[start:stop, :longest])
-    assert torch.equal(found.mask_NT, vectors.mask_NT[start:stop, :longest])
+    assert equal(arrow_to_rows(chunks), vectors[start:stop])

@@ -8,7 +8,8 @@ from mirepoix.components.embedding import index
 from mirepoix.components.embedding.vectors import read_vectors
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
-from mirepoix.serving.search.dense import IndexConfig, open_index
+from mirepoix.serving.search.index_config import IndexConfig
+from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import read_manifest
 from tests.components.fixtures import made, write_vectors
 
@@ -27,7 +28,7 @@ def test_rows_are_accounted_for_and_its_size_is_told(indexed, embedded):
     ids, _, vectors = read_vectors(embedded.folder, "corpus")
     rows = indexed.outcome.rows
     assert rows.read == rows.written == len(ids)
-    assert indexed.outcome.metrics == {"items": len(ids), "rows": int(vectors.mask_NT.sum()), "width": vectors.width}
+    assert indexed.outcome.metrics == {"items": len(ids), "rows": len(vectors.rows_RD), "width": vectors.width}
 
 
 def test_it_carries_the_digest_of_the_encoder_that_filled_it(indexed, untrained):
@@ -48,7 +49,7 @@ def test_its_kind_is_the_configs(tmp_path):
 def test_an_id_that_stands_twice_is_refused(tmp_path):
     vectors = write_vectors(tmp_path / "in", corpus={"d1": (1, [1.0, 0.0])})
     (vectors / "corpus" / "part-00001.parquet").write_bytes((vectors / "corpus" / "part-00000.parquet").read_bytes())
-    with pytest.raises(Refused, match="'d1' stands for two items"):
+    with pytest.raises(Refused, match="'d1' is given to two items"):
         made(tmp_path / "out", index.work, IndexConfig(), embed=vectors)
 
 

@@ -8,7 +8,8 @@ import pytest
 import pytrec_eval
 
 from mirepoix.components.evaluation import evaluate
-from mirepoix.components.evaluation.evaluate import EvaluateConfig, headline_split
+from mirepoix.components.evaluation.evaluate import headline_split
+from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
 from mirepoix.components.evaluation.metrics import MEASURES
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality

@@ -1,17 +1,17 @@
-"""Models of one's own write the same again, leave what they wrote with the desk, and say what they lack in one line."""
+"""Models of one's own write the same again, leave what they wrote with the store, and say what they lack in one line."""
 
-import importlib.util
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
-import ray.data.llm
 
 from mirepoix.components.generation import local
-from mirepoix.components.generation.local import Engine, EngineConfig, Local, LocalConfig
+from mirepoix.components.generation.local import Local
 from mirepoix.components.generation.prompts import Request
-from mirepoix.components.generation.replies import Reply, ReplyStore, SpendingConfig
+from mirepoix.components.generation.replies import Reply, ReplyStore
+from mirepoix.components.generation.writer import open_writer
+from mirepoix.components.generation.writer_config import EngineConfig, LocalConfig, SpendingConfig
 from mirepoix.models.errors import Refused
 from tests.components.generation.causal import make_causal
 
@@ -26,17 +26,17 @@ def causal(tmp_path_factory) -> Path:
 def written(
     config: LocalConfig | EngineConfig, home: Path, requests: Sequence[Request] = ASKS, seed: int = 0, **spending
 ) -> tuple[list[Reply], ReplyStore]:
-    writer = config.build(seed)
-    desk = ReplyStore(SpendingConfig(cache=str(home / "cache"), **spending), str(home / "scratch"), writer.identity)
-    return list(writer.write(lambda: iter(requests), desk)), desk
+    writer = open_writer(config, seed)
+    store = ReplyStore(SpendingConfig(cache=str(home / "cache"), **spending), str(home / "scratch"), writer.identity)
+    return list(writer.write(lambda: iter(requests), store)), store
 
 
 def test_a_local_model_answers_by_itself_and_counts_its_tokens(causal, tmp_path):
-    found, desk = written(LocalConfig(str(causal), max_new_tokens=12), tmp_path)
+    found, store = written(LocalConfig(str(causal), max_new_tokens=12), tmp_path)
     assert all(reply.text and not reply.failure and not reply.cached for reply in found)
     assert all(reply.prompt_tokens > 10 and 1 <= reply.tokens <= 12 for reply in found)
     assert {reply.finish for reply in found} <= {"stop", "length"}
-    assert desk.requests == 3 and desk.tokens == sum(reply.cost for reply in found)
+    assert store.requests == 3 and store.tokens == sum(reply.cost for reply in found)
 
 
 def test_what_it_wrote_is_not_written_again_and_the_model_not_even_opened(causal, tmp_path, monkeypatch):
@@ -112,75 +112,15 @@ def test_a_prompt_that_the_model_cannot_hold_is_declined_alone(causal, tmp_path)
 
 def test_another_model_under_the_same_name_is_another_model(causal, tmp_path):
     other = make_causal(tmp_path / "tiny", template=None)
-    assert LocalConfig(str(other)).build(0).name == LocalConfig(str(causal)).build(0).name == "tiny"
-    assert LocalConfig(str(other)).build(0).identity != LocalConfig(str(causal)).build(0).identity
+    assert open_writer(LocalConfig(str(other)), 0).name == open_writer(LocalConfig(str(causal)), 0).name == "tiny"
+    assert open_writer(LocalConfig(str(other)), 0).identity != open_writer(LocalConfig(str(causal)), 0).identity
 
 
 def test_a_folder_that_holds_no_model_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"holds no config\.json; give a checkpoint folder"):
-        LocalConfig(str(tmp_path)).build(0)
+        open_writer(LocalConfig(str(tmp_path)), 0)
     with pytest.raises(Refused, match="folder is ''"):
-        LocalConfig().build(0)
+        open_writer(LocalConfig(), 0)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(Refused, match="cannot be opened"):
         written(LocalConfig(str(tmp_path)), tmp_path)
-
-
-def test_the_engine_is_refused_where_vllm_is_not_installed(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(Refused, match=r"vLLM is not installed; install mirepoix\[gpu\] on the nodes with GPUs, or set"):
-        EngineConfig(model="some/model").build(0)
-    with pytest.raises(Refused, match="model is not named"):
-        EngineConfig().build(0)
-
-
-def processor_of(settings, preprocess, postprocess):
-    """Ray Data's stages with a stand-in for the engine; rows come out as its own do."""
-    assert settings.model_source == "some/model" and settings.should_continue_on_error
-    assert settings.engine_kwargs["tensor_parallel_size"] == 2 and settings.engine_kwargs["max_model_len"] == 512
-
-    def run(row: dict) -> dict:
-        given = {**row, **preprocess(row)}
-        assert [message["role"] for message in given["messages"]] == ["system", "user"]
-        assert given["sampling_params"] == {"temperature": 0.0, "max_tokens": 30}
-        told = given["messages"][1]["content"]
-        if "lamp" in told:
-            return {**row, "generated_text": "", "num_input_tokens": 0, "num_generated_tokens": 0, "__inference_error__": "too long"}
-        made = postprocess(
-            {**given, "generated_text": f"Of it: {told}", "num_input_tokens": 9, "num_generated_tokens": 30 if "sea" in told else 4}
-        )
-        return {**row, **made, "__inference_error__": ""}
-
-    return lambda dataset: dataset.map(run)
-
-
-@pytest.fixture
-def engine(monkeypatch, ray_cluster) -> EngineConfig:
-    real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: True if name == "vllm" else real(name, *more))
-    monkeypatch.setattr(ray.data.llm, "build_processor", processor_of)
-    return EngineConfig("some/model", max_new_tokens=30, max_model_len=512, gpus_per_worker=2, batch_size=2)
-
-
-def test_the_engine_answers_what_is_not_known_through_ray_data(engine, tmp_path, monkeypatch):
-    found, desk = written(engine, tmp_path, [*ASKS, ASKS[0]])
-    assert [reply.text for reply in found] == ["Of it: Tell of the sea.", "", "Of it: Tell of the old tower.", "Of it: Tell of the sea."]
-    assert [reply.failure for reply in found] == ["", "failed", "", ""] and found[1].detail == "too long"
-    assert [reply.finish for reply in found[::2]] == ["length", "stop"] and [reply.cached for reply in found] == [False, False, False, True]
-    assert desk.requests == 3 and desk.tokens == 39 + 13
-    monkeypatch.setattr(Engine, "_run", lambda self, blocks, asked, desk: {key: Reply(failure="failed") for key in asked})
-    again, _ = written(engine, tmp_path)
-    assert [reply.failure for reply in again] == ["", "failed", ""] and again[0].cached and again[2].cached
-
-
-def test_the_engine_is_given_no_more_than_the_budget_allows(engine, tmp_path):
-    found, desk = written(engine, tmp_path, max_requests=1)
-    assert [reply.failure for reply in found] == ["", "budget", "budget"] and desk.requests == 1
-
-
-@pytest.mark.parametrize(
-    "call", [lambda: LocalConfig(max_new_tokens=0), lambda: EngineConfig(workers=0), lambda: EngineConfig(temperature=-1.0)]
-)
-def test_what_cannot_be_right_is_refused(call):
-    with pytest.raises(Refused):
-        call()

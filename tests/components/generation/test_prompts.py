@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from mirepoix.components.generation.prompts import REASONS, SYSTEM, JudgeConfig, Rejected, judged, request, stripped
+from mirepoix.components.generation.prompts import REASONS, SYSTEM, Rejected, judged, request, stripped
 from mirepoix.components.generation.replies import Reply
-from mirepoix.models.errors import Refused
+from mirepoix.components.generation.writer_config import JudgeConfig
 
 CONFIG = JudgeConfig()
 ASKED = request("triples", {"question": "What is this?", "answer": "a lighthouse", "evidence": ["It stands on the coast."]}, CONFIG)
@@ -171,9 +171,3 @@ def test_a_reply_that_is_none_is_rejected_for_what_it_lacks():
 
 def test_what_the_prompt_may_cost_is_never_told_too_low():
     assert ASKED.most_tokens >= len((ASKED.system + ASKED.user).encode())
-
-
-@pytest.mark.parametrize("change", [{"repeats": 0.0}, {"field_characters": 0}, {"max_characters": 0}])
-def test_what_cannot_be_right_is_refused(change):
-    with pytest.raises(Refused, match=r"judge\."):
-        replace(CONFIG, **change)

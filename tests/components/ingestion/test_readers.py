@@ -1,4 +1,4 @@
-"""Rows of every format are counted: what is read is kept, merged or rejected with its line, and no row speaks for another."""
+"""Every row that is read, in any format, is written, merged, or rejected with its line."""
 
 import gzip
 import json
@@ -7,9 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mirepoix.components import ray_tasks
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.ingestion import readers, sources
-from mirepoix.components.ingestion.sources import Remembered, SourcesConfig, fingerprint
+from mirepoix.components.ingestion.sources import fingerprint, opened
+from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.models.errors import Refused
 from tests.components.fixtures import made
 from tests.components.ingestion.formats.format_cases import lay, picture
@@ -51,11 +53,11 @@ def test_a_row_with_a_column_that_nothing_reads_is_rejected_with_its_line(tmp_pa
     assert (rows.read, rows.written, rows.rejected) == (3 + len(lost), 3, len(lost))
 
 
-def test_what_is_left_aside_of_a_file_is_told_once_and_is_no_row(tmp_path, monkeypatch):
+def test_ignored_columns_are_reported_once_and_are_no_row(tmp_path, monkeypatch):
     lines = [{"file": "a.png", "text": "one", "width": 4}] * 40
     folder = lay(tmp_path / "in", {"a.png": picture(1), "captions.jsonl": lines})
     monkeypatch.setattr("mirepoix.components.ingestion.formats.source_files.SHARD_BYTES", 400)
-    assert len(readers.opened((str(folder),))[0].shards) > 3
+    assert len(readers.open_sources((str(folder),))[0].shards) > 3
     found = bring(tmp_path, folder)
     assert found.outcome.tables["notices"] == [{"source": "in/captions.jsonl", "detail": "width; the rows are read without"}]
     rows = found.outcome.rows
@@ -92,7 +94,7 @@ def test_ids_that_begin_anew_in_each_split_are_rejected_with_all_that_is_judged_
     assert rows.read == rows.written + rows.rejected + rows.merged
 
 
-def test_a_row_that_stands_twice_as_it_is_keeps_what_is_judged_of_it(tmp_path):
+def test_a_repeated_equal_row_keeps_its_judgements(tmp_path):
     fact = [FACT, FACT]
     found = bring(tmp_path, lay(tmp_path / "in", {"all_docs.json": fact, "train.json": [ASKED]}))
     assert rejects(found) == [("corpus", "d1", "duplicate id", "all_docs.json", 2)] and len(part(found, "qrels")) == 1
@@ -106,7 +108,7 @@ def test_a_split_is_renamed_in_one_source_or_in_all(tmp_path):
     splits = {(row["id"].partition("/")[0], row["split"]) for row in part(found, "queries")}
     assert splits == {("a", "train"), ("a", "test"), ("b", "mine"), ("b", "train"), ("c", "train"), ("c", "test")}
     with pytest.raises(Refused, match="no source is called 'd'; the sources are a"):
-        fingerprint(SourcesConfig(path=(str(paths[0]),), splits=("d:dev=train",)))
+        fingerprint(opened(SourcesConfig(path=(str(paths[0]),), splits=("d:dev=train",))))
     with pytest.raises(Refused, match="or NAME:old=new"):
         SourcesConfig(splits=("a:b:c=d",))
 
@@ -120,7 +122,7 @@ def test_the_two_sources_that_collide_are_named(tmp_path):
     for name in ("x", "one/y", "two/y"):
         lay(tmp_path / name, {"train.jsonl": [PAIR]})
     with pytest.raises(Refused) as refused:
-        readers.opened((f"{tmp_path}/x", f"{tmp_path}/one/y", f"y=flagembedding+{tmp_path}/two/y"))
+        readers.open_sources((f"{tmp_path}/x", f"{tmp_path}/one/y", f"y=flagembedding+{tmp_path}/two/y"))
     assert f"one={tmp_path}/one/y another=flagembedding+{tmp_path}/two/y" in str(refused.value)
 
 
@@ -128,19 +130,6 @@ def test_a_row_that_no_table_can_hold_costs_itself_alone(tmp_path):
     text = "".join(json.dumps(row) + "\n" for row in (PAIR, {**PAIR, "query": "\ud83d"}, {**PAIR, "query": "what ?"}))
     found = bring(tmp_path, lay(tmp_path / "in", {"train.jsonl": text}))
     assert rejects(found) == [("queries", "", "bad row", "train.jsonl", 2)] and len(part(found, "queries")) == 2
-
-
-def test_what_is_remembered_is_found_however_much_there_is(monkeypatch):
-    monkeypatch.setattr(sources, "RECENT", 7)
-    held, told = Remembered("i8", "u1"), {}
-    for start in range(0, 1000, 5):
-        names = [f"d{number % 600}" for number in range(start, start + 5)] + [f"d{start % 600}"]
-        for name, (key, numbers) in zip(names, held.find(names), strict=True):
-            assert numbers == told.get(name)
-            if numbers is None:
-                held.recent[key] = told[name] = (-len(told), len(told) % 7)
-    assert len(told) == 600 and len(held.chunks) < 6
-    assert [numbers for _, numbers in held.find(told)] == list(told.values())
 
 
 UNSOUND = {
@@ -151,10 +140,10 @@ UNSOUND = {
 
 
 @pytest.mark.parametrize("workers", [False, True])
-def test_where_a_file_breaks_off_all_other_faults_are_told_before_it_is_refused(tmp_path, monkeypatch, request, workers):
+def test_where_a_file_breaks_off_all_other_rows_are_checked_before_it_is_refused(tmp_path, monkeypatch, request, workers):
     if workers:
         request.getfixturevalue("ray_cluster")
-        monkeypatch.setattr(readers, "SMALL", 0)
+        monkeypatch.setattr(ray_tasks, "SMALL_BYTES", 0)
     with pytest.raises(Refused, match=r"^2 files cannot be read; the first: in/array.json line 3 is no JSON \(.*\); mend or shorten"):
         bring(tmp_path, f"unite+{lay(tmp_path / 'in', UNSOUND)}")
     told = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
@@ -170,7 +159,7 @@ def test_where_a_file_breaks_off_all_other_faults_are_told_before_it_is_refused(
     assert told[1]["detail"].startswith("line 3 is no JSON (Expecting value)")
 
 
-def test_parquet_without_its_footer_costs_the_faults_of_other_files_nothing(tmp_path):
+def test_parquet_without_a_footer_does_not_hide_the_rejects_of_other_files(tmp_path):
     rows = [{"anchor": "a", "positive": "b"}, {"anchor": "", "positive": "b"}]
     good = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows), good)
@@ -184,7 +173,7 @@ def test_parquet_without_its_footer_costs_the_faults_of_other_files_nothing(tmp_
     ]
 
 
-def test_what_a_file_that_breaks_off_may_still_hold_is_not_told_as_missing(tmp_path):
+def test_ids_that_the_rest_of_a_broken_file_may_define_are_not_reported_as_unknown(tmp_path):
     corpus = gzip.compress(b"".join(json.dumps({"_id": n, "text": f"{n}"}).encode() + b"\n" for n in range(500)))[:-40]
     files = {"corpus.jsonl.gz": corpus, "queries.jsonl": [{"_id": "q", "text": "q"}], "qrels/test.tsv": "q\t499\t1\n"}
     with pytest.raises(Refused, match=r"^in/corpus.jsonl.gz cannot be unpacked after line \d+"):
@@ -203,17 +192,17 @@ def test_captions_whose_quotes_never_end_cost_the_other_captions_nothing(tmp_pat
     ]
 
 
-def test_a_source_whose_first_line_is_broken_is_known_by_the_next(tmp_path):
+def test_a_source_whose_first_line_is_broken_is_detected_by_the_next(tmp_path):
     found = bring(tmp_path, lay(tmp_path / "in", {"train.jsonl": "{broken\n" + json.dumps(PAIR) + "\n"}))
     assert rejects(found) == [("queries", "", "bad JSON", "train.jsonl", 1)] and len(part(found, "queries")) == 1
 
 
-def test_a_source_that_is_known_by_nothing_is_told_why(tmp_path):
+def test_a_source_of_no_known_format_is_refused_with_the_reason(tmp_path):
     folder = lay(tmp_path / "in", {"train.jsonl": "{broken\n"})
     with pytest.raises(
         Refused, match=r"none of the known formats \(in/train.jsonl: line 1 is no JSON object \(Expecting .*\)\); name one as"
     ):
-        readers.opened((str(folder),))
+        readers.open_sources((str(folder),))
 
 
 def test_what_is_judged_twice_reaches_curation(tmp_path):
@@ -229,11 +218,11 @@ def test_a_path_that_is_there_is_a_path_whatever_it_looks_like(tmp_path, monkeyp
     lay(tmp_path / name, {"train.jsonl": [PAIR]})
     monkeypatch.chdir(tmp_path)
     for entry in (name, f"mine=flagembedding+{name}"):
-        (source,) = readers.opened((entry,))
-        assert (source.place.name, source.place.path, source.format) == ("mine" if entry != name else name, name, "flagembedding")
+        (source,) = readers.open_sources((entry,))
+        assert (source.tree.name, source.tree.path, source.format) == ("mine" if entry != name else name, name, "flagembedding")
 
 
-def test_files_that_look_like_rows_and_are_not_read_are_told(tmp_path):
+def test_files_that_may_hold_rows_and_are_not_read_are_reported(tmp_path):
     folder = lay(tmp_path / "in", {"train.jsonl": [PAIR], "x.jsonl.zst": b"x", "y.jsonl.zst": b"y"})
     notice = {"source": "in/x.jsonl.zst", "detail": "not read and 1 more of .jsonl.zst: the format has no such file here"}
     assert bring(tmp_path, folder).outcome.tables["notices"] == [notice]

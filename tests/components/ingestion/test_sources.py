@@ -1,4 +1,4 @@
-"""A corpus is brought in whole: what is missing is filled, what is wrong is rejected with its place, what cannot be read is refused."""
+"""Sources become the canonical corpus: missing columns are filled, bad rows rejected with their lines, unreadable files refused."""
 
 import gzip
 import json
@@ -8,10 +8,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from mirepoix.components import ray_tasks
 from mirepoix.components.corpus.parts import PARTS, PartWriter, part_files, read_part
 from mirepoix.components.ingestion import readers, sources
 from mirepoix.components.ingestion.formats import source_files
-from mirepoix.components.ingestion.sources import SourcesConfig, fingerprint
+from mirepoix.components.ingestion.sources import fingerprint, opened
+from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA
 from tests.components.fixtures import context, made, plain_corpus, write_corpus, write_plain
@@ -38,12 +40,6 @@ def test_a_canonical_corpus_comes_through_as_it_is(tmp_path):
     assert rejects(found) == []
 
 
-def test_a_path_with_a_key_in_it_is_refused_when_the_config_is_made():
-    with pytest.raises(Refused, match="AWS_ACCESS_KEY_ID") as refusal:
-        SourcesConfig(path=("s3://name:hidden@bucket/corpus",))
-    assert "hidden" not in str(refusal.value)
-
-
 def test_columns_that_are_missing_are_filled(tmp_path):
     found = bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus()))
     (row, _) = read_part(found.folder, "corpus").to_pylist()
@@ -67,7 +63,7 @@ def test_every_part_has_the_canonical_types(tmp_path):
     assert read_part(found.folder, "corpus")["id"].to_pylist() == ["1"]
 
 
-def test_provenance_is_kept_where_it_is_told_and_made_where_it_is_not(tmp_path):
+def test_given_provenance_is_kept_and_missing_provenance_is_filled(tmp_path):
     told = [{"id": "a", "text": "x", "source": "book", "line": 12}, {"id": "b", "text": "x", "source": None, "line": None}]
     found = bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus(corpus=told)))
     places = [(row["source"], row["line"]) for row in read_part(found.folder, "corpus").to_pylist()]
@@ -124,7 +120,7 @@ def test_a_part_that_is_missing_is_refused_before_and_in_the_run(tmp_path, part)
     del parts[part]
     write_plain(tmp_path / "in", **parts)
     with pytest.raises(Refused, match=f"has no {part}/"):
-        fingerprint(SourcesConfig(path=(str(tmp_path / "in"),)))
+        fingerprint(opened(SourcesConfig(path=(str(tmp_path / "in"),))))
     with pytest.raises(Refused, match=f"has no {part}/"):
         bring(tmp_path, tmp_path / "in")
 
@@ -161,25 +157,25 @@ def test_a_corpus_without_a_usable_row_is_refused(tmp_path):
 def test_a_path_that_cannot_be_reached_is_refused_in_one_line(tmp_path, path):
     path = path.format(tmp_path)
     with pytest.raises(Refused) as refused:
-        fingerprint(SourcesConfig(path=(path,)))
+        fingerprint(opened(SourcesConfig(path=(path,))))
     assert path in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_a_uri_is_read_like_a_folder(tmp_path):
     corpus = write_plain(tmp_path / "in", **plain_corpus())
-    assert fingerprint(SourcesConfig(path=(f"file://{corpus}",))) == fingerprint(SourcesConfig(path=(str(corpus),)))
+    assert fingerprint(opened(SourcesConfig(path=(f"file://{corpus}",)))) == fingerprint(opened(SourcesConfig(path=(str(corpus),))))
     assert read_part(bring(tmp_path, f"file://{corpus}").folder, "corpus").num_rows == 2
 
 
 def test_the_fingerprint_changes_with_any_file_and_with_nothing_else(tmp_path):
     corpus = write_plain(tmp_path / "in", **plain_corpus())
-    before = fingerprint(SourcesConfig(path=(str(corpus),)))
+    before = fingerprint(opened(SourcesConfig(path=(str(corpus),))))
     (corpus / "README").write_text("not part of it")
-    assert fingerprint(SourcesConfig(path=(str(corpus),))) == before and str(tmp_path) not in before
+    assert fingerprint(opened(SourcesConfig(path=(str(corpus),)))) == before and str(tmp_path) not in before
     os.utime(corpus / "qrels" / "mine.parquet", ns=(1, 1))
-    touched = fingerprint(SourcesConfig(path=(str(corpus),)))
+    touched = fingerprint(opened(SourcesConfig(path=(str(corpus),))))
     pq.write_table(pa.table({"id": ["d3"], "text": ["more"]}), corpus / "corpus" / "more.parquet")
-    assert len({before, touched, fingerprint(SourcesConfig(path=(str(corpus),)))}) == 3
+    assert len({before, touched, fingerprint(opened(SourcesConfig(path=(str(corpus),))))}) == 3
 
 
 def test_a_large_part_is_read_in_batches_and_counted_on(tmp_path):
@@ -206,7 +202,7 @@ def lines(path, rows):
 PAIRS = [{"query": "who ?", "pos": ["he"], "neg": ["it", "she"]}, {"query": "what ?", "pos": ["it"], "neg": []}]
 
 
-def test_what_stands_in_several_rows_of_a_format_without_ids_is_one_candidate(tmp_path):
+def test_equal_documents_of_a_format_without_ids_are_one_candidate(tmp_path):
     found = bring(tmp_path, lines(tmp_path / "in" / "train.jsonl", PAIRS))
     corpus = {row["text"]: row for row in read_part(found.folder, "corpus").to_pylist()}
     assert sorted(corpus) == ["he", "it", "she"] and corpus["it"]["line"] == 1
@@ -239,16 +235,16 @@ def test_two_sources_of_one_name_are_asked_for_names(tmp_path):
     for folder in ("x/coco", "y/coco"):
         write_plain(tmp_path / folder, **plain_corpus())
     with pytest.raises(Refused, match="two sources are called 'coco'; leave one out, or give them names"):
-        fingerprint(SourcesConfig(path=(f"{tmp_path}/x/coco", f"{tmp_path}/y/coco")))
+        fingerprint(opened(SourcesConfig(path=(f"{tmp_path}/x/coco", f"{tmp_path}/y/coco"))))
 
 
 def test_one_source_that_is_named_twice_is_refused(tmp_path):
     path = str(write_plain(tmp_path / "coco", **plain_corpus()))
     with pytest.raises(Refused, match="two sources are called 'coco'; leave one out"):
-        fingerprint(SourcesConfig(path=(path, path)))
+        fingerprint(opened(SourcesConfig(path=(path, path))))
 
 
-def test_splits_are_renamed_as_told(tmp_path):
+def test_splits_are_renamed_as_configured(tmp_path):
     path = lines(tmp_path / "dev.jsonl", PAIRS)
     found = made(tmp_path / "out", sources.work, SourcesConfig(path=(str(path),), splits=("validation=train",)))
     assert set(read_part(found.folder, "queries")["split"].to_pylist()) == {"train"}
@@ -256,7 +252,7 @@ def test_splits_are_renamed_as_told(tmp_path):
         SourcesConfig(splits=("dev",))
 
 
-def test_a_judgement_of_what_is_not_there_is_rejected_with_its_place(tmp_path):
+def test_a_judgement_of_an_unknown_id_is_rejected_with_its_line(tmp_path):
     qrels = [{"query_id": "q1", "item_id": "d1"}, {"query_id": "q1", "item_id": "d9"}, {"query_id": "q9", "item_id": "d1"}]
     found = bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus(qrels=qrels)))
     assert rejects(found) == [
@@ -265,12 +261,12 @@ def test_a_judgement_of_what_is_not_there_is_rejected_with_its_place(tmp_path):
     ]
 
 
-def test_what_looks_like_nothing_known_is_answered_with_what_is_known(tmp_path):
+def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path):
     (tmp_path / "notes.txt").write_text("dear diary")
     with pytest.raises(Refused, match=r"looks like none of the known formats; name one as FORMAT[+]PATH, of canonical, beir"):
-        fingerprint(SourcesConfig(path=(str(tmp_path),)))
+        fingerprint(opened(SourcesConfig(path=(str(tmp_path),))))
     with pytest.raises(Refused, match=r"format 'bier' of .* is unknown; give one of canonical, beir"):
-        fingerprint(SourcesConfig(path=(f"bier+{tmp_path}",)))
+        fingerprint(opened(SourcesConfig(path=(f"bier+{tmp_path}",))))
     with pytest.raises(Refused, match=r"sources\.format is 'bier'"):
         SourcesConfig(format="bier")
 
@@ -280,9 +276,9 @@ def test_pieces_are_read_by_ray_to_the_same_rows_in_the_same_order(tmp_path, ray
     rows = [{"query": f"who is {number} ?", "pos": [f"number {number}"], "neg": [f"number {number + 1}"]} for number in range(3000)]
     path = lines(tmp_path / "in" / "train.jsonl", rows)
     here = bring(tmp_path / "here", path)
-    monkeypatch.setattr(readers, "SMALL", 0)
+    monkeypatch.setattr(ray_tasks, "SMALL_BYTES", 0)
     monkeypatch.setattr(source_files, "SHARD_BYTES", 40_000)
-    (source,) = readers.opened((str(path),))
+    (source,) = readers.open_sources((str(path),))
     assert len(source.shards) > 4
     for workers in (1, 3):
         config = SourcesConfig(path=(str(path),), workers=workers)
@@ -296,7 +292,7 @@ def legacy(query, name, text):
     return {"query_id": query, "query": f"what of {query} ?", "positive_passages": [{"docid": name, "text": text}], "negative_passages": []}
 
 
-def test_one_id_with_two_texts_is_a_fault_wherever_they_stand_and_so_is_what_is_judged_of_the_other(tmp_path):
+def test_a_second_text_under_one_id_is_rejected_with_its_judgements(tmp_path):
     lines(tmp_path / "in" / "train-0.jsonl", [legacy("q1", "d1", "boil water first"), legacy("q2", "d2", "the same")])
     others = [legacy("q3", "d2", "the same"), legacy("q4", "d1", "a painter of Delft"), legacy("q5", "d1", "a painter of Delft")]
     lines(tmp_path / "in" / "train-1.jsonl", others)
@@ -308,7 +304,7 @@ def test_one_id_with_two_texts_is_a_fault_wherever_they_stand_and_so_is_what_is_
     assert rejects(found) == [(part, name, reasons[part], "in/train-1.jsonl", line) for part, name, line in lost]
 
 
-def test_an_id_of_a_second_pool_with_another_text_is_a_fault(tmp_path):
+def test_an_id_of_a_second_pool_with_another_text_is_rejected(tmp_path):
     for name, text in (("a", "one"), ("b", "two")):
         lines(tmp_path / "in" / "cand_pool" / "global" / f"{name}.jsonl", [{"did": "9:1", "txt": text, "modality": "text"}])
     lines(tmp_path / "in" / "query" / "train" / "t.jsonl", [mbeir_query(1, ["9:1"], None)])
@@ -321,7 +317,7 @@ def mbeir_query(number, answers, task):
     return {"qid": f"9:{number}", "query_txt": f"asked {number}", "query_modality": "text", "pos_cand_list": answers, "task_id": task}
 
 
-def test_a_task_that_no_answer_bears_out_is_a_fault_and_one_among_others_is_not(tmp_path):
+def test_answers_are_rejected_where_none_has_the_target_modality_of_the_task(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"png")
     pool = [{"did": "9:1", "txt": "a text", "modality": "text"}, {"did": "9:2", "img_path": "a.png", "modality": "image"}]
@@ -338,7 +334,7 @@ def test_a_task_that_no_answer_bears_out_is_a_fault_and_one_among_others_is_not(
     assert told["detail"] == "the query's task asks for i, which none of its answers is; this one is t"
 
 
-def test_what_can_be_read_is_joined_though_a_file_of_another_source_cannot(tmp_path):
+def test_readable_files_are_joined_though_a_file_of_another_source_is_unreadable(tmp_path):
     whole = write_plain(tmp_path / "a", **plain_corpus(qrels=[{"query_id": "q1", "item_id": name} for name in ("d1", "d9")]))
     torn = lines(tmp_path / "b" / "corpus.jsonl", [{"_id": "d1", "text": "a star"}]).parent
     (torn / "queries.jsonl.gz").write_bytes(gzip.compress(b'{"_id": "q2", "text": "a late one"}\n' * 99)[:-9])
@@ -346,7 +342,7 @@ def test_what_can_be_read_is_joined_though_a_file_of_another_source_cannot(tmp_p
     (torn / "qrels").mkdir()
     (torn / "qrels" / "train.tsv").write_text("q1\td1\t1\nq9\td1\t1\n")
     lent = context(tmp_path / "out")
-    outcome, refusal = sources.brought(lent, SourcesConfig(path=(str(whole), str(torn))))
+    outcome, refusal = sources.read_sources(lent, SourcesConfig(path=(str(whole), str(torn))))
     assert refusal.startswith("b/queries.jsonl.gz cannot be unpacked") and part_files(lent.folder, "queries")
     judged = [(row["query_id"], row["item_id"]) for row in read_part(lent.folder, "qrels").to_pylist()]
     assert judged == [("a/q1", "a/d1"), ("b/q1", "b/d1")]
@@ -382,7 +378,7 @@ def test_a_part_without_rows_is_an_empty_file(tmp_path):
     assert read_part(tmp_path, "corpus").schema == ITEM_SCHEMA and len(part_files(tmp_path, "corpus")) == 1
 
 
-def test_a_writer_that_fails_leaves_what_it_held_unwritten(tmp_path):
+def test_a_writer_that_fails_deletes_its_unfinished_file(tmp_path):
     with pytest.raises(KeyError), PartWriter(tmp_path, "corpus") as writer:
         writer.write([row(1)])
         raise KeyError

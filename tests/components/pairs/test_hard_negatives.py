@@ -1,17 +1,16 @@
-"""Which hits are hard negatives of a pair: each rule drops what it names and nothing else, and what is left is taken as asked for."""
+"""Selection of hard negatives: each rule drops the hits it names and no others; the rest are picked by the strategy."""
 
 from collections import Counter
 from dataclasses import replace
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirepoix.components.pairs.hard_negatives import Answers, Found, Mark, MineConfig, chosen, mark, sifted
-from mirepoix.models.errors import Refused
+from mirepoix.components.pairs.hard_negatives import Answers, Found, Mark, filter_hits, mark, pick_negatives
+from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.models.item import Item
-from mirepoix.serving.search.dense import Hit
+from mirepoix.serving.search.hits import Hit
 
 ANY = MineConfig(margin=None)
 HITS = [Hit(f"d{n}", 1 - n / 10) for n in range(10)]
@@ -19,11 +18,11 @@ MARKS = {f"d{n}": Mark(100 + n, 0) for n in range(10)}
 
 
 def sift(config=ANY, answers=None, own=(), held_out=(), positive=0.9, marks=MARKS, hits=HITS):
-    kept, dropped = sifted(hits, config, answers or Answers(set()), marks.get, own, held_out, positive)
+    kept, dropped = filter_hits(hits, config, answers or Answers(set()), marks.get, own, held_out, positive)
     return [(found.id, found.rank) for found in kept], dropped
 
 
-def test_without_a_rule_that_fits_everything_is_kept_with_its_rank():
+def test_hits_that_no_rule_drops_are_kept_with_their_rank():
     assert sift() == ([(f"d{n}", n + 1) for n in range(10)], Counter())
 
 
@@ -32,7 +31,7 @@ def test_known_answers_are_dropped_and_have_no_rank():
     assert kept[:3] == [("d1", 1), ("d3", 2), ("d4", 3)] and dropped == {"known answer": 2}
 
 
-def test_the_window_is_of_ranks_and_what_lies_behind_it_is_not_looked_at():
+def test_the_window_is_of_ranks_and_later_hits_are_not_examined():
     kept, dropped = sift(replace(ANY, first=3, last=5), Answers({"d0"}))
     assert kept == [("d3", 3), ("d4", 4), ("d5", 5)] and dropped == {"known answer": 1, "before the first rank": 2}
 
@@ -48,12 +47,12 @@ def test_the_margin_lies_below_a_score_below_zero_too():
     assert [id for id, _ in sift(replace(ANY, margin=0.9), positive=-0.2, hits=hits)[0]] == ["d2"]
 
 
-def test_no_negative_scores_higher_than_asked_for():
+def test_no_negative_scores_above_max_score():
     kept, dropped = sift(replace(ANY, max_score=0.65))
     assert kept[0] == ("d4", 5) and dropped == {"score above max_score": 4}
 
 
-def test_copies_kin_texts_and_pictures_of_an_answer_are_dropped_for_what_they_are():
+def test_copies_kin_texts_and_pictures_of_an_answer_are_dropped_each_with_its_reason():
     marks = {
         "copy": Mark(1, 2),
         "kin": Mark(7, 8),
@@ -72,12 +71,12 @@ def test_copies_kin_texts_and_pictures_of_an_answer_are_dropped_for_what_they_ar
     assert len(kept) == 6 and dropped == {"copy of an answer": 1}, "a copy is the answer itself"
 
 
-def test_own_negatives_are_not_mined_again_and_what_is_not_in_the_corpus_cannot_be():
+def test_own_negatives_and_items_outside_the_corpus_are_not_mined():
     kept, dropped = sift(own=("d1",), marks={id: found for id, found in MARKS.items() if id != "d0"})
     assert kept[0] == ("d2", 3) and dropped == {"not in the corpus": 1, "own negative of the pair": 1}
 
 
-def test_what_answers_a_held_out_query_is_no_negative():
+def test_answers_of_held_out_queries_are_not_negatives():
     kept, dropped = sift(held_out={"d0", "d3"}, own=("d3",), answers=Answers({"d1"}))
     assert [id for id, _ in kept] == ["d2", *(f"d{n}" for n in range(4, 10))]
     assert dropped == {"known answer": 1, "answers a held-out query": 2}
@@ -98,7 +97,7 @@ FOUND = [Found(f"{'it'[n < 7]}{n}", n + 1, 1 - n / 10) for n in range(10)]  # se
 
 
 def choose(seed=0, own=(), found=FOUND, **config):
-    picks = chosen(found, replace(ANY, **config), lambda id: id[0] == "i", own, np.random.default_rng(seed))
+    picks = pick_negatives(found, replace(ANY, **config), lambda id: id[0] == "i", own, np.random.default_rng(seed))
     return [pick.id for pick in picks]
 
 
@@ -108,13 +107,13 @@ def test_the_best_are_taken_after_the_pairs_own():
     assert choose(negatives=20) == [found.id for found in FOUND]
 
 
-def test_what_is_drawn_hangs_on_the_seed():
+def test_draws_depend_on_the_seed():
     drawn = [choose(seed, negatives=4, strategy="random") for seed in range(30)]
     assert drawn == [choose(seed, negatives=4, strategy="random") for seed in range(30)]
     assert {id for ids in drawn for id in ids} == {found.id for found in FOUND} and all(len(set(ids)) == 4 for ids in drawn)
 
 
-def test_balanced_takes_a_text_and_a_picture_and_of_one_what_the_other_lacks():
+def test_balanced_takes_texts_and_pictures_in_turn_and_fills_up_with_the_other():
     assert choose(negatives=2, balanced=True) == ["t0", "i7"]
     assert choose(negatives=3, balanced=True) == ["t0", "i7", "t1"]
     assert choose(negatives=2, balanced=True, own=("t9",)) == ["i7"], "the pair's own count"
@@ -131,21 +130,3 @@ def test_balanced_is_as_even_as_what_was_found_allows(negatives, texts, strategy
     assert len(picks) == min(negatives, len(found)) == len(set(picks))
     for side, other in (("t", "i"), ("i", "t")):
         assert taken[side] <= taken[other] + 1 or taken[other] == here[other]
-
-
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"negatives": 0}, r"mine.negatives is 0; give 1 or more"),
-        ({"first": 0}, r"mine.first is 0"),
-        ({"batch_size": 0}, r"mine.batch_size is 0"),
-        ({"first": 9, "last": 8}, r"mine.last is 8 and mine.first 9"),
-        ({"margin": 0.0}, r"mine.margin is 0.0; it is a share"),
-        ({"margin": 1.1}, r"mine.margin is 1.1"),
-        ({"strategy": "worst"}, r"mine.strategy is 'worst'; give one of top, random"),
-        ({"own": "drop"}, r"mine.own is 'drop'; give one of keep, replace"),
-    ],
-)
-def test_a_config_that_makes_no_sense_is_refused(change, why):
-    with pytest.raises(Refused, match=why):
-        MineConfig(**change)

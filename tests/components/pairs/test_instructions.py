@@ -1,4 +1,4 @@
-"""What a query asks for: wordings for every task, the source's own before ours, drawn by seed and id alone."""
+"""Instructions: wordings for every task, those of the source before the defaults, drawn by seed and id alone."""
 
 import random
 
@@ -19,7 +19,7 @@ def test_every_task_of_the_field_has_several_wordings_of_its_own():
     assert len(set(first)) == len(first), "what is served says which task it is"
 
 
-def test_a_querys_wording_hangs_on_its_id_and_on_nothing_around_it():
+def test_a_querys_wording_depends_on_its_id_alone():
     queries = [Item(f"q{n}", text="star ?") for n in range(60)]
     wordings = [Wordings().instructed(query, "t->i", seed=3).instruction for query in queries]
     assert set(wordings) == set(INSTRUCTIONS["t->i"])
@@ -29,12 +29,12 @@ def test_a_querys_wording_hangs_on_its_id_and_on_nothing_around_it():
     }
 
 
-def test_an_instruction_that_a_query_brings_is_kept():
+def test_a_query_with_an_instruction_keeps_it():
     query = Item("q", text="star ?", instruction="My own words.")
     assert Wordings().instructed(query, "t->i", seed=0) is query
 
 
-def test_a_task_without_wordings_goes_without_instruction():
+def test_a_query_of_a_task_without_wordings_gets_no_instruction():
     assert Wordings().instructed(Item("q", text="star ?"), "iv->t", seed=0).instruction == ""
 
 
@@ -58,11 +58,11 @@ PROMPTS = [
         (Item("q", source="coco/a"), "i->t", INSTRUCTIONS["i->t"]),
     ],
 )
-def test_what_a_source_brings_stands_before_ours_by_the_longest_beginning_that_fits(query, task, wordings):
+def test_wordings_of_the_longest_matching_source_prefix_take_precedence_over_the_defaults(query, task, wordings):
     assert Wordings(PROMPTS).of(query, task) == wordings
 
 
-def test_all_wordings_that_a_source_brings_are_drawn():
+def test_all_wordings_of_a_source_are_drawn():
     queries = [Item(f"q{n}", text="x", source="coco/a") for n in range(60)]
     found = {Wordings(PROMPTS).instructed(query, "t->i", seed=0).instruction for query in queries}
     assert found == {"Coco's first.", "Coco's second."}

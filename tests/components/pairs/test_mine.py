@@ -1,4 +1,4 @@
-"""Mined negatives are those that the definition names, in the store that the next training reads, and every one can be traced."""
+"""Mined negatives follow their definition, are in the store that the next training reads, and can all be traced."""
 
 import json
 import shutil
@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from mirepoix.components.corpus.held_out import held_out
 from mirepoix.components.corpus.parts import read_part
-from mirepoix.components.embedding.embed import EmbedConfig
-from mirepoix.components.pairs import mine, pairs
-from mirepoix.components.pairs.hard_negatives import MineConfig
-from mirepoix.components.pairs.pairs import PairsConfig
+from mirepoix.components.embedding.embed_config import EmbedConfig
+from mirepoix.components.pairs import mine, mine_config, pairs
+from mirepoix.components.pairs.mine_config import MineConfig
+from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.components.pairs.store import PairStore
-from mirepoix.components.passages.triples import held_out
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, row_to_item, table_to_items
@@ -68,12 +68,12 @@ def read(folder):
     return store.pairs(range(len(store)))
 
 
-def told(folder):
+def trace(folder):
     return pq.read_table(folder / "mined.parquet").to_pylist()
 
 
 def test_negatives_are_the_best_that_are_no_answer_and_score_below_the_margin(mined, paired, curated, untrained):
-    """Written down from the definition, with the encoder itself and every score."""
+    """Compared with a direct computation from the definition, with the encoder and all scores."""
     encoder = load_encoder(untrained.folder)
     corpus = {item.id: item for item in table_to_items(read_part(curated.folder, "corpus"))}
     ids = sorted(corpus)
@@ -107,7 +107,7 @@ def test_negatives_are_the_best_that_are_no_answer_and_score_below_the_margin(mi
     assert exact >= 0.95 * len(before), "but for scores that are equal in one precision and not in the other"
 
 
-def test_nothing_but_the_negatives_changes(mined, paired):
+def test_only_the_negatives_change(mined, paired):
     before, after = read(paired.folder), read(mined.folder)
     assert [(pair.id, pair.query, pair.positive) for pair in after] == [(pair.id, pair.query, pair.positive) for pair in before]
     old, new = (PairStore(folder / "instruct") for folder in (paired.folder, mined.folder))
@@ -119,32 +119,32 @@ def test_nothing_but_the_negatives_changes(mined, paired):
 
 
 def test_every_mined_negative_can_be_traced(mined):
-    rows = {(row["query"], row["positive"], row["negative"]): row for row in told(mined.folder)}
+    rows = {(row["query"], row["positive"], row["negative"]): row for row in trace(mined.folder)}
     named = {(pair.query.id, pair.positive.id, item.id) for pair in read(mined.folder) for item in pair.negatives}
     assert set(rows) == named and all(1 <= row["rank"] <= 20 and row["score"] < row["positive_score"] for row in rows.values())
 
 
-def test_what_was_dropped_is_told_by_reason(mined):
+def test_dropped_hits_are_counted_by_reason(mined):
     metrics, (rows,) = mined.outcome.metrics, mined.outcome.tables.values()
     counts = {row["reason"]: row["count"] for row in rows}
     assert {"known answer", "score above the margin"} <= set(counts) and list(counts.values()) == sorted(counts.values(), reverse=True)
     assert all(metrics[f"dropped {why}"] == count for why, count in counts.items())
-    assert metrics["mined"] == len(told(mined.folder)) == metrics["mined text"] + metrics["mined picture"]
+    assert metrics["mined"] == len(trace(mined.folder)) == metrics["mined text"] + metrics["mined picture"]
     totals = Counter(len(pair.negatives) for pair in read(mined.folder))
     assert metrics["pairs with too few"] == sum(count for total, count in totals.items() if total < 3)
     assert metrics["negative_score"] < metrics["positive_score"]
     assert mined.outcome.rows.read == mined.outcome.rows.written == metrics["pairs"] == sum(totals.values())
 
 
-def test_what_answers_a_held_out_query_is_no_negative_and_counted(mined, curated):
+def test_answers_of_held_out_queries_are_not_mined_but_counted(mined, curated):
     splits = {row["id"]: row["split"] for row in read_part(curated.folder, "queries", ["id", "split"]).to_pylist()}
     judged = read_part(curated.folder, "qrels").to_pylist()
     measured = {row["item_id"] for row in judged if row["relevance"] > 0 and splits[row["query_id"]] != "train"}
-    assert measured and not measured & {row["negative"] for row in told(mined.folder)}
+    assert measured and not measured & {row["negative"] for row in trace(mined.folder)}
     assert mined.outcome.metrics["dropped answers a held-out query"] > 0
 
 
-def test_a_pairs_own_negatives_stand_first_and_kin_are_not_mined(balanced, enriched):
+def test_a_pairs_own_negatives_come_first_and_kin_are_not_mined(balanced, enriched):
     corpus, folder = enriched
     kin = read_part(corpus, "kin").to_pylist()
     relatives = Counter()
@@ -158,10 +158,10 @@ def test_a_pairs_own_negatives_stand_first_and_kin_are_not_mined(balanced, enric
     assert balanced.outcome.metrics["dropped kin of an answer"] > 0 and balanced.outcome.metrics["own"] > 0
 
 
-def test_where_a_pairs_own_negatives_are_replaced_it_has_so_many_mined_ones_whatever_it_brought(enriched, released, tmp_path, monkeypatch):
+def test_own_replace_gives_each_pair_the_configured_number_of_mined_negatives(enriched, released, tmp_path, monkeypatch):
     def encoded(mining, stack):
-        asked = [row_to_item(mining.store.items.row(row)) for row in mining.asked]
-        yield list(mining.asked), load_encoder(mining.encoder).encode(asked, role="query"), None
+        asked = [row_to_item(mining.store.items.row(row)) for row in mining.distinct_queries]
+        yield list(mining.distinct_queries), load_encoder(mining.encoder).encode(asked, role="query").ragged(), None
 
     monkeypatch.setattr(mine._Mining, "_encoded", encoded)
     corpus, _ = enriched
@@ -169,7 +169,7 @@ def test_where_a_pairs_own_negatives_are_replaced_it_has_so_many_mined_ones_what
     config = MineConfig(negatives=2, last=60, margin=None, own="replace", release=str(released.folder))
     found = made(tmp_path / "out", mine.work, config, pairs=folder, curate=corpus)
     assert any(pair.negatives for pair in read(folder))
-    rows = {(row["query"], row["positive"], row["negative"]) for row in told(found.folder)}
+    rows = {(row["query"], row["positive"], row["negative"]) for row in trace(found.folder)}
     named = [(pair.query.id, pair.positive.id, item.id) for pair in read(found.folder) for item in pair.negatives]
     assert {len(pair.negatives) for pair in read(found.folder)} == {2} and set(named) == rows
     store = PairStore(found.folder / "instruct")
@@ -177,7 +177,7 @@ def test_where_a_pairs_own_negatives_are_replaced_it_has_so_many_mined_ones_what
     assert found.outcome.metrics["own"] == 0 and len(set(store.items.table["id"].to_pylist())) == len(store.items.table)
 
 
-def test_a_teachers_scores_stay_and_what_was_mined_has_none(balanced, enriched):
+def test_a_teachers_scores_are_kept_and_mined_negatives_have_none(balanced, enriched):
     stores = [PairStore(folder / "instruct") for folder in (enriched[1], balanced.folder)]
     scored = 0
     for before, after in zip(*(store.drawn(range(len(store))) for store in stores), strict=True):
@@ -201,14 +201,14 @@ def test_copies_of_a_pair_in_an_epoch_have_the_same_negatives(balanced):
     assert len(found) == len(read(balanced.folder)) / 2 and all(len(negatives) == 1 for negatives in found.values())
 
 
-def test_a_positive_that_is_not_in_the_index_is_scored_all_the_same(balanced, untrained):
-    rows = [row for row in told(balanced.folder) if row["positive"] == "w1"]
+def test_a_positive_that_is_not_in_the_index_is_scored_too(balanced, untrained):
+    rows = [row for row in trace(balanced.folder) if row["positive"] == "w1"]
     pair = next(pair for pair in read(balanced.folder) if pair.positive.id == "w1")
     query, passage = load_encoder(untrained.folder).encode([pair.query, pair.positive]).rows_NTD[:, 0]
     assert rows and {round(row["positive_score"], 4) for row in rows} == {round(float(query @ passage), 4)}
 
 
-def test_the_kin_of_what_was_mined_are_masked_in_the_store_too(balanced, enriched):
+def test_the_kin_of_mined_negatives_are_in_the_store_too(balanced, enriched):
     before, after = (PairStore(home / "instruct") for home in (enriched[1], balanced.folder))
     assert len(after.kin.table) > len(before.kin.table)
     assert len(np.unique(after.relevant(range(len(after)), kin=True))) > len(np.unique(before.relevant(range(len(before)), kin=True)))
@@ -216,14 +216,14 @@ def test_the_kin_of_what_was_mined_are_masked_in_the_store_too(balanced, enriche
 
 def test_an_index_of_another_encoder_is_refused(paired, curated, untrained, tmp_path):
     index = write_index(tmp_path / "index", {"d1": (1, [1.0, 0.0])})
-    with pytest.raises(Refused, match="was not filled by the encoder"):
+    with pytest.raises(Refused, match="was not made by the encoder"):
         mine.work(
             context(tmp_path / "out"), MineConfig(), pairs=paired.folder, curate=curated.folder, encoder=untrained.folder, index=index
         )
 
 
-def test_without_encoder_and_release_there_is_nothing_to_mine_with(paired, curated, tmp_path):
-    with pytest.raises(Refused, match=r"neither an encoder with its index nor mine\.release was given"):
+def test_mining_without_encoder_and_release_is_refused(paired, curated, tmp_path):
+    with pytest.raises(Refused, match=r"neither an encoder with its index nor mine\.release; give one of the two"):
         mine.work(context(tmp_path / "out"), MineConfig(), pairs=paired.folder, curate=curated.folder)
 
 
@@ -240,7 +240,7 @@ def test_an_index_of_another_corpus_is_refused(paired, curated, untrained, index
 
 
 def test_a_release_is_named_by_its_digest(released, tmp_path):
-    assert mine.fingerprint(str(released.folder)) == read_manifest(released.folder).digest
+    assert mine_config.fingerprint(str(released.folder)) == read_manifest(released.folder).digest
     assert json.loads((released.folder / "release.json").read_text())["name"] == "mirepoix"
-    with pytest.raises(Missing, match="no release was published there"):
-        mine.fingerprint(str(tmp_path))
+    with pytest.raises(Missing, match="there is no published release"):
+        mine_config.fingerprint(str(tmp_path))

@@ -1,4 +1,4 @@
-"""Curated rows become pairs to train on and queries to measure with, and never one from the other."""
+"""Curated rows become training pairs and evaluation queries, without overlap."""
 
 import json
 import math
@@ -7,12 +7,12 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
+from mirepoix.components.corpus.held_out import held_out
 from mirepoix.components.corpus.parts import PartWriter, read_part
 from mirepoix.components.pairs import pairs
 from mirepoix.components.pairs.instructions import INSTRUCTIONS, WORDINGS
-from mirepoix.components.pairs.pairs import PairsConfig
+from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.components.pairs.store import PairStore
-from mirepoix.components.passages import triples
 from mirepoix.components.synthetic.queries import TASKS
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import table_to_items
@@ -59,7 +59,7 @@ def test_the_store_for_adaptation_has_its_tasks_alone_and_no_instruction(paired,
     assert {pair.query.instruction for pair in found} == {""}
 
 
-def test_queries_to_measure_with_have_instructions_and_are_none_that_was_trained_on(paired, truth):
+def test_evaluation_queries_have_instructions_and_are_not_training_queries(paired, truth):
     _, queries, labels, _ = truth
     found = evaluation(paired.folder)
     assert set(found) == {query for query, (split, _) in labels.items() if split != "train"}
@@ -92,10 +92,10 @@ def test_adaptation_may_have_every_task_with_instructions_too(curated, tmp_path)
     assert read(found.folder, "adapt") == read(found.folder, "instruct")
 
 
-def test_adaptation_may_have_captions_that_ask_for_what_they_stand_beside(curated, truth, tmp_path):
+def test_adapt_captions_makes_pairs_of_a_caption_and_its_picture(curated, truth, tmp_path):
     corpus, queries, _, _ = truth
     found = made(tmp_path / "captions", pairs.work, PairsConfig(adapt_captions=True, adapt_tasks=("v->v",)), curate=curated.folder)
-    held = triples.held_out(curated.folder)
+    held = held_out(curated.folder)
     every = [item for item in corpus.values() if item.text and (item.images or item.video)]
     captioned = [item for item in every if item.id not in held]
     adapted = read(found.folder, "adapt")
@@ -125,7 +125,7 @@ def test_captions_are_weighed_as_other_pairs_are(curated, tmp_path):
         made(tmp_path / "none", pairs.work, none, curate=curated.folder)
 
 
-def test_where_no_query_is_to_have_an_instruction_none_has_in_training_or_evaluation_and_none_is_served(tmp_path):
+def test_without_instruction_1_gives_no_query_an_instruction_in_training_evaluation_or_serving(tmp_path):
     """Not even one that it brings: MARVEL, UniVL-DR, MIRe and MiMIC read none."""
     corpus = small(
         tmp_path / "in", [query(1, instruction="Mine."), query(2), query(3, "validation", instruction="Mine."), query(4, "test")]
@@ -135,12 +135,6 @@ def test_where_no_query_is_to_have_an_instruction_none_has_in_training_or_evalua
     asked = [pair.query for name in ("adapt", "instruct") for pair in read(found.folder, name)] + [*evaluation(found.folder).values()]
     assert len(asked) == 6 and {item.instruction for item in asked} == {""}
     assert json.loads((found.folder / WORDINGS).read_text()) == {}
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_what_is_no_share_is_refused(share):
-    with pytest.raises(Refused, match="without_instruction"):
-        PairsConfig(without_instruction=share)
 
 
 def test_wordings_are_drawn_by_seed(paired, curated, tmp_path):
@@ -172,13 +166,13 @@ def test_adaptation_drops_an_instruction_that_a_query_brings(tmp_path):
     assert evaluation(found.folder)["q2"].instruction == "Mine."
 
 
-def test_what_was_judged_irrelevant_is_a_hard_negative_of_its_querys_pairs(tmp_path):
+def test_candidates_judged_irrelevant_are_hard_negatives_of_their_querys_pairs(tmp_path):
     judged = [("q1", "d1", 0), ("q1", "d2", 2), ("q1", "d3", 1), ("q2", "d3", 1), ("q2", "d1", 0)]
     corpus = small(tmp_path / "in", [query(1), query(2, "validation")], judged)
     found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus)
     for name in ("adapt", "instruct"):
-        told = [(pair.positive.id, [item.id for item in pair.negatives]) for pair in read(found.folder, name)]
-        assert told == [("d2", ["d1"]), ("d3", ["d1"])]
+        found_pairs = [(pair.positive.id, [item.id for item in pair.negatives]) for pair in read(found.folder, name)]
+        assert found_pairs == [("d2", ["d1"]), ("d3", ["d1"])]
     assert (found.outcome.rows.read, found.outcome.rows.written, found.outcome.rows.rejected) == (5, 5, 0)
     assert found.outcome.metrics["hard_negatives"] == 1
 
@@ -197,10 +191,10 @@ def test_a_teachers_scores_stay_with_the_documents_that_it_scored(tmp_path):
     asked = [{"id": f"q{n}", "text": f"{n} ?", "split": "train", "task": "t->t"} for n in (1, 2)]
     corpus = write_corpus(tmp_path / "corpus", corpus=copied, queries=asked, qrels=[*judged, *refuted])
     store = PairStore(made(tmp_path, pairs.work, PairsConfig(adapt_tasks=(), mixture=("*=2",)), curate=corpus).folder / "instruct")
-    told = {drawn.pair.id: drawn for drawn in store.drawn(range(len(store)))}
-    assert [item.id for item in told["q1>d1"].pair.negatives] == ["d2", "d3"], "d4 is a copy of the answer"
-    assert told["q1>d1"].scores == pytest.approx([0.9, 0.25, math.nan], nan_ok=True) and len(store) == 4
-    assert told["q2>d2"].scores == pytest.approx([math.nan], nan_ok=True)
+    found_pairs = {drawn.pair.id: drawn for drawn in store.drawn(range(len(store)))}
+    assert [item.id for item in found_pairs["q1>d1"].pair.negatives] == ["d2", "d3"], "d4 is a copy of the answer"
+    assert found_pairs["q1>d1"].scores == pytest.approx([0.9, 0.25, math.nan], nan_ok=True) and len(store) == 4
+    assert found_pairs["q2>d2"].scores == pytest.approx([math.nan], nan_ok=True)
 
 
 def test_a_negative_that_answers_the_same_query_is_left_out_with_its_reason(tmp_path):
@@ -210,8 +204,8 @@ def test_a_negative_that_answers_the_same_query_is_left_out_with_its_reason(tmp_
     judged = [("q1", "d1", 1), ("q1", "d1", 0), ("q1", "copy", 0), ("q1", "d3", 0), ("q1", "d4", 0), ("q2", "d2", 1), ("q2", "d3", 1)]
     corpus = write_corpus(tmp_path / "in", corpus=candidates, queries=asked, qrels=rows_of([*judged, ("q3", "d1", -1)]))
     found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus)
-    told = {pair.positive.id: [item.id for item in pair.negatives] for pair in read(found.folder, "instruct")}
-    assert told == {"d1": ["d4"], "d2": [], "d3": []}
+    found_pairs = {pair.positive.id: [item.id for item in pair.negatives] for pair in read(found.folder, "instruct")}
+    assert found_pairs == {"d1": ["d4"], "d2": [], "d3": []}
     rejects = {(row["id"], row["reason"], row["source"], row["line"]) for row in read_part(found.folder, "rejects").to_pylist()}
     assert rejects == {(f"q1 {item}", pairs.ANSWERS, "made", 1) for item in ("d1", "copy", "d3")} | {("q3 d1", pairs.ALONE, "made", 1)}
     rows = found.outcome.rows
@@ -219,7 +213,7 @@ def test_a_negative_that_answers_the_same_query_is_left_out_with_its_reason(tmp_
     assert found.outcome.metrics[f"rejected {pairs.ANSWERS}"] == 3
 
 
-def test_a_judgement_that_stands_twice_is_merged(tmp_path):
+def test_a_repeated_judgement_is_merged(tmp_path):
     corpus = small(tmp_path / "in", [query(1)], [("q1", "d1"), ("q1", "d1"), ("q1", "d2", 0), ("q1", "d2", 0)])
     found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus)
     rows = found.outcome.rows
@@ -255,8 +249,8 @@ def test_kin_are_masked_among_captions_too(tmp_path):
     assert store.relevant([0, 1, 2]).shape == (3, 1) and store.relevant([0, 1, 2], kin=True).shape == (3, 2)
 
 
-def test_passages_are_pairs_to_train_on_beside_the_curated(tmp_path):
-    """Theirs may answer a curated query, and curated candidates theirs."""
+def test_passages_are_training_pairs_in_addition_to_the_curated_ones(tmp_path):
+    """A passage may answer a curated query, and a curated candidate a query of the passages."""
     corpus = small(tmp_path / "in", [query(1), query(2, "validation")])
     written = write_corpus(
         tmp_path / "more",
@@ -265,8 +259,8 @@ def test_passages_are_pairs_to_train_on_beside_the_curated(tmp_path):
         qrels=rows_of([("q7", "w1"), ("q7", "d3"), ("q1", "w1"), ("q7", "d1", 0)]),
     )
     found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus, passages=written)
-    told = {(pair.query.id, pair.positive.id): [item.id for item in pair.negatives] for pair in read(found.folder, "instruct")}
-    assert told == {("q1", "d1"): [], ("q1", "w1"): [], ("q7", "w1"): ["d1"], ("q7", "d3"): ["d1"]}
+    found_pairs = {(pair.query.id, pair.positive.id): [item.id for item in pair.negatives] for pair in read(found.folder, "instruct")}
+    assert found_pairs == {("q1", "d1"): [], ("q1", "w1"): [], ("q7", "w1"): ["d1"], ("q7", "d3"): ["d1"]}
     assert set(evaluation(found.folder)) == {"q2"} and found.outcome.rows.read == 6
     other = made(tmp_path / "none", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus)
     assert {(pair.query.id, pair.positive.id) for pair in read(other.folder, "instruct")} == {("q1", "d1")}
@@ -275,8 +269,8 @@ def test_passages_are_pairs_to_train_on_beside_the_curated(tmp_path):
 @pytest.mark.parametrize(
     ("part", "rows", "why"),
     [
-        ("queries", [query(7, "test")], "'q7' in .* is of the split 'test', and passages are trained on alone"),
-        ("queries", [query(1)], "'q1' in .* stands twice"),
+        ("queries", [query(7, "test")], "'q7' in .* is of the split 'test', and passages are for training only"),
+        ("queries", [query(1)], "'q1' in .* is there twice"),
         ("qrels", [{"query_id": "q9", "item_id": "d1"}], "name the query 'q9', which is not in queries/"),
         ("qrels", [{"query_id": "q1", "item_id": "d9"}], "name the candidate 'd9', which is not in corpus/"),
     ],
@@ -287,7 +281,7 @@ def test_passages_that_do_not_join_are_refused(tmp_path, part, rows, why):
         made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=()), curate=corpus, passages=written)
 
 
-def test_prompts_of_the_source_stand_before_our_wordings(tmp_path):
+def test_prompts_of_the_source_take_precedence_over_the_default_wordings(tmp_path):
     corpus = small(tmp_path / "in", [query(1, source="coco/a"), query(2, "validation", source="web/b")])
     prompts = [{"task": "t->t", "wording": "Coco's words.", "source": "coco"}]
     write_corpus(tmp_path / "more", prompts=prompts)
@@ -307,7 +301,7 @@ def mixed(tmp_path, *entries, **config):
     return made(tmp_path / "out", pairs.work, PairsConfig(mixture=entries, adapt_tasks=("t->t",), **config), curate=corpus)
 
 
-def test_weights_say_how_often_pairs_stand_in_an_epoch_and_items_stand_once(tmp_path):
+def test_weights_repeat_pairs_in_an_epoch_and_items_are_written_once(tmp_path):
     found = mixed(tmp_path, "*=2", "web:*=0.5")
     store = PairStore(found.folder / "instruct")
     times = {n: [pair.query.id for pair in store.pairs(range(len(store)))].count(f"q{n}") for n in range(16)}
@@ -316,7 +310,7 @@ def test_weights_say_how_often_pairs_stand_in_an_epoch_and_items_stand_once(tmp_
     assert len(PairStore(found.folder / "adapt")) == 20
 
 
-def test_the_mixture_is_told_before_and_after(tmp_path):
+def test_the_mixture_table_has_the_counts_before_and_after(tmp_path):
     found = mixed(tmp_path, "coco:t->t=0.3", "web=3")
     assert found.outcome.tables["mixture"] == [
         {"stage": "adapt", "source": "coco", "task": "t->t", "before": 10, "after": 3},
@@ -328,7 +322,7 @@ def test_the_mixture_is_told_before_and_after(tmp_path):
     assert found.outcome.rows.read == found.outcome.rows.written == 16
 
 
-def test_an_answer_that_its_weight_leaves_out_is_still_known(tmp_path):
+def test_an_answer_with_weight_0_is_still_a_known_answer(tmp_path):
     asked = [query(1, source="coco"), query(2, source="web")]
     judged = rows_of([("q1", "d1"), ("q1", "d2"), ("q1", "d3"), ("q2", "d1"), ("q2", "d2"), ("q2", "d3")])
     candidates = [{"id": f"d{n}", "text": f"document {n}"} for n in (1, 2, 3)]
@@ -338,7 +332,7 @@ def test_an_answer_that_its_weight_leaves_out_is_still_known(tmp_path):
     assert len(store) == 4 and {len(set(row)) for row in store.relevant(range(4)).tolist()} == {3}
 
 
-def test_a_mixture_that_leaves_a_stage_nothing_is_refused(tmp_path):
+def test_a_mixture_that_leaves_a_stage_no_pair_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"for the stage adapt: pairs\.mixture leaves none of 10; raise a weight"):
         mixed(tmp_path, "coco=0")
 
@@ -366,13 +360,13 @@ def test_an_item_of_many_pairs_is_written_once(tmp_path):
     assert len(store) == 3 and len(set(store.keys("query"))) == len(set(store.keys("positive"))) == 2
 
 
-def test_tasks_that_no_pair_has_are_left_aside_and_named(tmp_path):
+def test_tasks_that_no_pair_has_are_named_in_a_notice(tmp_path):
     corpus = small(tmp_path / "in", [query(1), query(2, "validation", "t->i")])
     config = PairsConfig(adapt_tasks=("t->t", "t->i", "i->t"), instruct_tasks=("t->t",))
     found = made(tmp_path / "out", pairs.work, config, curate=corpus)
     assert [pair.query.id for pair in read(found.folder, "adapt")] == ["q1"]
-    told = "left aside of pairs.adapt_tasks, as no pair has them: t->i, i->t"
-    assert found.outcome.tables["notices"] == [{"stage": "adapt", "detail": told}]
+    detail = "tasks of pairs.adapt_tasks that no pair has: t->i, i->t"
+    assert found.outcome.tables["notices"] == [{"stage": "adapt", "detail": detail}]
 
 
 @pytest.mark.parametrize("stage", ["adapt", "instruct"])
@@ -385,7 +379,7 @@ def test_tasks_of_which_no_pair_has_any_are_refused_with_those_there_are(tmp_pat
         made(tmp_path / "out", pairs.work, config, curate=corpus)
 
 
-def test_where_nothing_is_adapted_there_is_no_store_for_it(tmp_path):
+def test_without_adaptation_there_is_no_store_for_it(tmp_path):
     corpus = small(tmp_path / "in", [query(1), query(2, "validation")])
     found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=None), curate=corpus)
     assert not (found.folder / "adapt").exists() and len(read(found.folder, "instruct")) == 1

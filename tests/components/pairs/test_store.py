@@ -1,10 +1,8 @@
-"""Pairs on disk, what is known of their documents, and batches made ahead."""
+"""Pairs on disk: items, known answers, kin, and negatives drawn by seed."""
 
 import math
 import pickle
 import tempfile
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirepoix.components.pairs.store import Copies, PairRow, PairStore, StoreWriter, ahead, content_key, write_pairs
+from mirepoix.components.pairs.store import PairRow, PairStore, StoreWriter, content_key, write_pairs
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from tests.components.pairs.pair_folders import write
@@ -45,7 +43,7 @@ def test_a_pair_of_an_item_that_is_not_there_is_a_bug(tmp_path):
         write_pairs(tmp_path, [Item("q", text="q")], [PairRow("p", 0, 1)])
 
 
-def test_no_pairs_are_a_store_of_none(tmp_path):
+def test_a_store_may_be_empty(tmp_path):
     write_pairs(tmp_path, [], [])
     assert len(PairStore(tmp_path)) == 0
 
@@ -81,11 +79,11 @@ def test_keys_go_with_the_documents_and_negatives_are_drawn_by_seed(tmp_path):
     for pair, keys, _ in store.drawn(range(6), most=2, seed=(3, 1)):
         assert len(pair.negatives) == 2 and pair.positive not in pair.negatives
         assert keys == [content_key(pair.positive), *map(content_key, pair.negatives)]
-    drawn = [[told.pair.negatives for told in store.drawn(range(6), 2, seed=(3, number))] for number in range(5)]
-    assert drawn[1] == [told.pair.negatives for told in store.drawn(range(6), 2, seed=(3, 1))]
+    drawn = [[entry.pair.negatives for entry in store.drawn(range(6), 2, seed=(3, number))] for number in range(5)]
+    assert drawn[1] == [entry.pair.negatives for entry in store.drawn(range(6), 2, seed=(3, 1))]
     assert any(other != drawn[0] for other in drawn)
-    assert all(told.pair.negatives == () for told in store.drawn(range(6), 0, seed=(3, 1)))
-    assert [len(told.pair.negatives) for most in (None, 4, 9) for told in store.drawn(range(6), most)] == [4] * 18
+    assert all(entry.pair.negatives == () for entry in store.drawn(range(6), 0, seed=(3, 1)))
+    assert [len(entry.pair.negatives) for most in (None, 4, 9) for entry in store.drawn(range(6), most)] == [4] * 18
 
 
 def test_a_teachers_scores_go_with_the_documents_that_are_drawn(tmp_path):
@@ -97,9 +95,9 @@ def test_a_teachers_scores_go_with_the_documents_that_are_drawn(tmp_path):
     assert third.scores == pytest.approx([0.7]) and np.isnan(fourth.scores).tolist() == [True] * 3
     seen = set()
     for number in range(20):
-        (told,) = store.drawn([0], 2, seed=(number,))
-        assert told.scores == pytest.approx([0.9, *(int(item.id[1]) / 10 for item in told.pair.negatives)])
-        seen.add(tuple(told.scores))
+        (entry,) = store.drawn([0], 2, seed=(number,))
+        assert entry.scores == pytest.approx([0.9, *(int(item.id[1]) / 10 for item in entry.pair.negatives)])
+        seen.add(tuple(entry.scores))
     assert len(seen) > 2
     (filled,) = store.drawn([2], least=1, seed=(0,))
     assert filled.scores == pytest.approx([0.7, math.nan], nan_ok=True), "no teacher has scored what is filled up with"
@@ -120,16 +118,16 @@ def test_scores_that_do_not_fit_their_documents_are_a_bug(tmp_path):
         ([(), [0.3, math.nan, 0.2], ()], True),
     ],
 )
-def test_a_teacher_teaches_if_it_has_scored_the_positive_and_a_negative_of_one_pair(tmp_path, scores, taught):
-    assert write(tmp_path, [0, 1, 2], negatives=[[1], [2, 0], []], scores=scores).taught is taught
+def test_a_store_has_a_teacher_if_the_positive_and_a_negative_of_a_pair_are_scored(tmp_path, scores, taught):
+    assert write(tmp_path, [0, 1, 2], negatives=[[1], [2, 0], []], scores=scores).has_teacher is taught
 
 
-def test_the_most_negatives_of_any_pair_are_told(tmp_path):
+def test_most_negatives_is_the_largest_number_of_any_pair(tmp_path):
     assert write(tmp_path / "some", [0, 1, 2], negatives=[[], [2, 0], [1]]).most_negatives == 2
     assert write(tmp_path / "none", [0, 1]).most_negatives == 0
 
 
-def test_what_answers_a_query_is_told_by_all_pairs_of_its_task_together(tmp_path):
+def test_known_answers_are_those_of_all_pairs_of_the_query_group(tmp_path):
     store = write(tmp_path, [0, 1, 2, 3, 1], queries=[5, 5, 6, 5, 5], tasks=["t->t", "t->t", "t->t", "t->i", "t->t"])
     key = [content_key(Item("", text=f"document {n}")) for n in range(4)]
     asked_thrice = {key[0], key[1]}
@@ -153,7 +151,7 @@ def document(number: int) -> int:
     return content_key(Item("", text=f"document {number}"))
 
 
-def test_an_answer_that_is_in_no_pair_is_known_all_the_same(tmp_path):
+def test_an_answer_that_is_in_no_pair_is_known_too(tmp_path):
     """Left out of the epoch by its weight, it may come with another query, and is no negative of this one."""
     store = write(tmp_path, [0, 1, 2], queries=[5, 6, 7], known=[(5, 2), (7, 1)])
     assert [set(row) for row in store.relevant(range(3)).tolist()] == [
@@ -163,7 +161,7 @@ def test_an_answer_that_is_in_no_pair_is_known_all_the_same(tmp_path):
     ]
 
 
-def test_kin_of_the_answers_are_told_on_request_in_both_directions(tmp_path):
+def test_kin_of_the_answers_are_given_on_request_in_both_directions(tmp_path):
     store = write(tmp_path, [0, 1, 2, 3], queries=[5, 5, 6, 7], kin=[(0, 3), (2, 0)], documents=6)
     plain, with_kin = ([set(row) for row in store.relevant(range(4), kin).tolist()] for kin in (False, True))
     assert plain == [{document(0), document(1)}] * 2 + [{document(2)}, {document(3)}]
@@ -171,12 +169,12 @@ def test_kin_of_the_answers_are_told_on_request_in_both_directions(tmp_path):
     assert with_kin == [asked, asked, {document(2), document(0)}, {document(3), document(0)}]
 
 
-def test_what_a_source_judged_to_be_no_answer_is_nobodys_kin(tmp_path):
+def test_kin_that_a_source_judged_irrelevant_are_left_out(tmp_path):
     store = write(tmp_path, [0, 1], queries=[5, 6], negatives=[[2], []], kin=[(0, 2), (1, 2)], documents=3)
     assert [set(row) for row in store.relevant([0, 1], kin=True).tolist()] == [{document(0)}, {document(1), document(2)}]
 
 
-def test_a_pair_with_fewer_negatives_gets_documents_that_may_not_answer_it(tmp_path):
+def test_a_pair_with_fewer_negatives_is_filled_up_with_documents_that_are_no_known_answers(tmp_path):
     hard = [[3], [], [], [], [], []]
     store = write(tmp_path, [0, 1, 2, 3, 4, 5], queries=[0, 0, 1, 2, 3, 4], negatives=hard, kin=[(0, 2)], known=[(0, 4)])
     for number in range(20):
@@ -186,17 +184,17 @@ def test_a_pair_with_fewer_negatives_gets_documents_that_may_not_answer_it(tmp_p
         for other, keys, _ in others:
             assert len({content_key(other.positive), *map(content_key, other.negatives)}) == 3
             assert keys == [content_key(other.positive), *map(content_key, other.negatives)]
-    drawn = [[told.pair.negatives for told in store.drawn(range(6), 2, 2, (7, number))] for number in (0, 0, 1)]
+    drawn = [[entry.pair.negatives for entry in store.drawn(range(6), 2, 2, (7, number))] for number in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_a_store_with_too_few_documents_to_fill_up_with_says_so(tmp_path):
+def test_too_few_documents_to_fill_up_with_are_refused(tmp_path):
     store = write(tmp_path, [0, 1])
     with pytest.raises(Refused, match="2 pairs have too few documents"):
         store.drawn([0], least=2, seed=(0,))
 
 
-def test_families_are_tasks_sources_or_what_is_found(tmp_path):
+def test_families_are_tasks_sources_or_target_modalities(tmp_path):
     items = [
         Item("q", text="q"),
         Item("t", text="t"),
@@ -212,7 +210,7 @@ def test_families_are_tasks_sources_or_what_is_found(tmp_path):
     assert store.families("target").tolist() == [Modality.TEXT, Modality.IMAGE, both, Modality.VIDEO | Modality.TEXT]
 
 
-def test_items_are_copied_from_one_folder_to_another_as_they_stand(tmp_path):
+def test_items_are_copied_unchanged_from_one_folder_to_another(tmp_path):
     first = write(tmp_path / "first", list(range(100)))
     with StoreWriter(tmp_path / "second") as writer:
         for chunk in first.items.chunks:
@@ -222,65 +220,6 @@ def test_items_are_copied_from_one_folder_to_another_as_they_stand(tmp_path):
     second = PairStore(tmp_path / "second")
     assert added == len(first.items.table) and second.items.table.slice(0, added).equals(first.items.table)
     assert [item.text for item in second.pairs([0])[0].negatives] == ["new"]
-
-
-def test_batches_are_made_ahead_and_come_in_order():
-    made, gate = [], threading.Event()
-
-    def make(number: int) -> int:
-        time.sleep(0.01 * (number % 3))
-        made.append(number)
-        if number == 1:
-            gate.set()
-        return number * 10
-
-    coming = ahead(make, range(8), threads=2)
-    assert next(coming) == 0
-    assert gate.wait(5), "the second is made though nobody asked for it"
-    assert list(coming) == [10, 20, 30, 40, 50, 60, 70]
-    assert sorted(made) == list(range(8))
-
-
-def test_without_threads_nothing_is_made_before_it_is_asked_for():
-    made = []
-    coming = ahead(made.append, range(5), threads=0)
-    next(coming)
-    assert made == [0]
-
-
-def test_only_a_few_batches_wait():
-    made = []
-    coming = ahead(made.append, range(1000), threads=1)
-    next(coming)
-    time.sleep(0.1)
-    coming.close()
-    assert len(made) <= 3
-
-
-def test_what_goes_wrong_in_the_background_is_raised_where_the_batch_is_used():
-    def make(number: int) -> int:
-        if number == 2:
-            raise Refused("picture 2 cannot be decoded")
-        return number
-
-    coming = ahead(make, range(5), threads=1)
-    assert [next(coming), next(coming)] == [0, 1]
-    with pytest.raises(Refused, match="picture 2"):
-        next(coming)
-
-
-def test_threads_never_share_a_copy():
-    class Fragile:
-        busy = False
-
-        def __call__(self, number: int) -> int:
-            assert not self.busy
-            self.busy = True
-            time.sleep(0.002)
-            self.busy = False
-            return number
-
-    assert list(ahead(Copies(Fragile(), 3), range(30), threads=3)) == list(range(30))
 
 
 def test_rows_of_pairs_pickle():

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mirepoix.components.passages.triples import corpus_texts, held_out
+from mirepoix.components.corpus.held_out import held_out
+from mirepoix.components.passages.triples import corpus_texts
 from tests.components.fixtures import write_corpus
 
 
@@ -28,17 +29,9 @@ def folder(tmp_path):
     )
 
 
-def test_held_out_are_the_answers_of_every_split_but_train_their_kin_and_what_curation_found(folder):
-    assert held_out(folder) == {"validated", "tested", "other", "kin-behind", "kin-before", "like-tested"}
-
-
 def test_texts_come_without_what_is_held_out_and_alone_without_pictures(folder):
     texts = dict(corpus_texts(folder, alone=False, without=held_out(folder)))
     assert texts == {name: f"text of {name}" for name in ("trained", "refuted", "kin-of-trained", "free")}
     assert list(dict(corpus_texts(folder, alone=True, without=()))) == [
         *("trained", "validated", "tested", "refuted", "other", "kin-behind", "kin-before", "kin-of-trained", "like-tested")
     ]
-
-
-def test_a_corpus_without_queries_holds_nothing_out(tmp_path):
-    assert held_out(write_corpus(tmp_path / "bare")) == set()

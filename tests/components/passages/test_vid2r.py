@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from mirepoix.components.passages.vid2r import REASONS, Answer, Dropped, Vid2rConfig, content_words, noun_finder, passage, ruled
+from mirepoix.components.passages.vid2r import REASONS, Answer, Dropped, apply_rules, content_words, noun_finder, passage
+from mirepoix.components.passages.vid2r_config import Vid2rConfig
 from mirepoix.models.errors import Refused
 
 CONFIG = Vid2rConfig()
@@ -14,7 +15,7 @@ LONG = "a brown dog sleeps in the green grass beside a wooden fence"
 
 
 def rule(answer: str, question: str = "What is the dog doing?", pictured: bool = True, origin: str = "made/file", **changes):
-    return ruled(question, answer, pictured, origin, replace(CONFIG, **changes), content_words)
+    return apply_rules(question, answer, pictured, origin, replace(CONFIG, **changes), content_words)
 
 
 @pytest.mark.parametrize(
@@ -171,11 +172,3 @@ def test_spacy_or_a_model_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setitem(sys.modules, "spacy", SimpleNamespace(load=load))
     with pytest.raises(Refused, match="spaCy has no such model here"):
         noun_finder("xx")
-
-
-@pytest.mark.parametrize(
-    "change", [{"form": "third"}, {"neighbours": 0}, {"found_within": -1}, {"retriever": "s3://key:secret@bucket/release"}]
-)
-def test_what_cannot_be_right_is_refused(change):
-    with pytest.raises(Refused):
-        replace(CONFIG, **change)

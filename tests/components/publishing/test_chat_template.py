@@ -1,4 +1,4 @@
-"""A chat template renders, from a conversation, the very tokens that our collator reads an item as."""
+"""A chat template renders a conversation to the same tokens as the collator makes of an item."""
 
 import re
 
@@ -7,8 +7,10 @@ import pytest
 from mirepoix.components.publishing.chat_template import chat_template
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.item import Item
-from mirepoix.models.retrievers.jfe import Jfe, JfeConfig
-from mirepoix.models.retrievers.unite import Unite, UniteConfig
+from mirepoix.models.retrievers.jfe import Jfe
+from mirepoix.models.retrievers.jfe_config import JfeConfig
+from mirepoix.models.retrievers.unite import Unite
+from mirepoix.models.retrievers.unite_config import UniteConfig
 from tests.models.conftest import ITEMS, SIZES, WORDS, picture
 
 READ = {
@@ -47,7 +49,7 @@ def test_its_tokens_are_the_collators(item, encoder):
     assert encoder.tokenizer(prompt)["input_ids"] == encoder.collator([item])["input_ids"][0].tolist()
 
 
-def test_parts_of_a_text_are_read_one_after_the_other_and_pictures_by_any_name(encoder):
+def test_text_parts_are_concatenated_and_pictures_may_be_image_or_image_url(encoder):
     render = encoder.tokenizer.apply_chat_template
     split = [{"type": "text", "text": "a small "}, {"type": "image_url", "image_url": {"url": "x"}}, {"type": "text", "text": "circle"}]
     whole = [{"type": "image"}, {"type": "text", "text": "a small circle"}]

@@ -1,4 +1,4 @@
-"""What is exported opens in other libraries and gives our vectors there; what cannot be is refused in a line, and leaves nothing behind."""
+"""Exports open in other libraries and give the same vectors there; impossible ones are refused in a line and leave no files."""
 
 import io
 import json
@@ -16,18 +16,23 @@ from safetensors.torch import load_file, save_file
 
 from mirepoix.components.pairs.instructions import Wordings
 from mirepoix.components.publishing.export import LAYOUTS, export
-from mirepoix.models.backbones.tuning import Lora, Tuning
+from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from mirepoix.models.retrievers.jfe import Jfe, JfeConfig
-from mirepoix.models.retrievers.marvel import Marvel, MarvelConfig
-from mirepoix.models.retrievers.mire import Mire, MireConfig
-from mirepoix.models.retrievers.unite import Unite, UniteConfig
-from mirepoix.models.retrievers.univldr import UniVLDR, UniVLDRConfig
+from mirepoix.models.retrievers.jfe import Jfe
+from mirepoix.models.retrievers.jfe_config import JfeConfig
+from mirepoix.models.retrievers.marvel import Marvel
+from mirepoix.models.retrievers.marvel_config import MarvelConfig
+from mirepoix.models.retrievers.mire import Mire
+from mirepoix.models.retrievers.mire_config import MireConfig
+from mirepoix.models.retrievers.unite import Unite
+from mirepoix.models.retrievers.unite_config import UniteConfig
+from mirepoix.models.retrievers.univldr import UniVLDR
+from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
 from mirepoix.serving.http.api import About, Encoded, build_app
-from mirepoix.serving.http.schemas import Limits
+from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.store import publish
 from mirepoix.workflows.__main__ import main
@@ -149,7 +154,7 @@ def refused(*parts, at):
 @pytest.mark.parametrize(
     "name", ["unite", "unite, 1d", "quickstart", "unite, raw", "unite, qwen2.5", "unite, qwen3", "jfe", "jfe, mean", "jfe, late", "univldr"]
 )
-def test_transformers_alone_gives_our_vectors_as_the_card_shows(name, releases, tmp_path, monkeypatch):
+def test_the_cards_example_gives_the_same_vectors_with_transformers_alone(name, releases, tmp_path, monkeypatch):
     folder = exported(releases[name], tmp_path / "out", "hf")
     monkeypatch.chdir(folder)
     told = {}
@@ -162,7 +167,7 @@ def test_transformers_alone_gives_our_vectors_as_the_card_shows(name, releases, 
     assert (told["encode"](more.text, seen, more.instruction) - rows(releases[name], [more])[0]).abs().max() < CLOSE
 
 
-def test_positions_that_count_tokens_are_the_examples_to_give(releases, tmp_path, monkeypatch):
+def test_the_example_passes_positions_that_count_tokens(releases, tmp_path, monkeypatch):
     """Without them, pictures alone come out otherwise, as the card says; one that gives pictures their grid says nothing."""
     folder = exported(releases["unite, 1d"], tmp_path / "out", "hf")
     assert "pictures the positions of their grid" in (folder / "README.md").read_text()
@@ -175,31 +180,29 @@ def test_positions_that_count_tokens_are_the_examples_to_give(releases, tmp_path
     assert "position_ids" not in (exported(releases["unite"], tmp_path / "grid", "hf") / "README.md").read_text()
 
 
-def test_an_example_that_cuts_no_text_and_reads_no_clip_says_so(releases, tmp_path, monkeypatch):
+def test_the_card_says_that_its_example_truncates_no_text_and_reads_no_clip(releases, tmp_path, monkeypatch):
     """A text over max_length is read to its end by it and by the encoder cut; UniVL-DR's cuts alike, and knows no clips."""
     folder = exported(releases["unite, short"], tmp_path / "out", "hf")
     said = (folder / "README.md").read_text()
-    assert "Texts are not cut here; in training they were cut to 60 tokens of the whole prompt. The example reads no clips." in said
+    assert "Texts are not truncated here; in training they were, to 60 tokens of the whole prompt. The example reads no clips." in said
     monkeypatch.chdir(folder)
     told = {}
     exec(code_of(folder), told)
     assert (told["encode"](LONG) - rows(releases["unite, short"], [Item("long", text=LONG)])[0]).abs().max() > CLOSE
     folder = exported(releases["univldr"], tmp_path / "cut", "hf")
-    assert "Texts are not cut here" not in (folder / "README.md").read_text()
+    assert "Texts are not truncated here" not in (folder / "README.md").read_text()
     monkeypatch.chdir(folder)
     exec(code_of(folder), told)
     assert (told["encode"](LONG) - rows(releases["univldr"], [Item("long", text=LONG)])[0]).abs().max() < CLOSE
 
 
 @pytest.mark.parametrize("name", ["marvel", "mire"])
-def test_towers_that_work_together_in_their_own_way_are_plain_checkpoints_and_the_folder_is_an_encoder(
-    name, releases, tmp_path, monkeypatch
-):
+def test_retrievers_of_several_towers_are_exported_as_checkpoints_and_as_an_encoder(name, releases, tmp_path, monkeypatch):
     from transformers import AutoModel
 
     folder = exported(releases[name], tmp_path / "out", "hf")
     encoder = load_encoder(folder)
-    for part in encoder.CHECKPOINTS:
+    for part in encoder.config.CHECKPOINTS:
         AutoModel.from_pretrained(folder / part)
     monkeypatch.chdir(folder)
     told = {}
@@ -210,12 +213,12 @@ def test_towers_that_work_together_in_their_own_way_are_plain_checkpoints_and_th
     assert "pip install -e CHECKOUT\n" in said and "on no registry" in said and "pip install mirepoix" not in said
 
 
-def test_an_exported_encoder_is_one_again(releases, tmp_path):
+def test_an_exported_encoder_can_be_loaded_again(releases, tmp_path):
     folder = exported(releases["unite"], tmp_path / "out", "hf")
     assert torch.equal(load_encoder(folder).encode([Item("a", text=TEXT)]).rows_NTD[:, 0], rows(releases["unite"], [Item("a", text=TEXT)]))
 
 
-def test_servers_are_told_the_widths_that_were_trained(releases, twins, tmp_path):
+def test_the_trained_widths_are_in_the_file_that_servers_read(releases, twins, tmp_path):
     folder = exported(releases["unite"], tmp_path / "out", "hf")
     assert json.loads((folder / "config.json").read_text())["matryoshka_dimensions"] == [32, 64]
     one = released(tmp_path / "one", releases["unite"].open_encoder(), widths=[64])
@@ -334,7 +337,7 @@ def sentences(releases, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ASKED)
-def test_sentence_transformers_gives_our_vectors_without_our_code(name, sentences, releases):
+def test_sentence_transformers_gives_the_same_vectors_without_our_code(name, sentences, releases):
     encoder, far = releases[name].open_encoder(), {}
     for asked, (_, given) in ASKED[name].items():
         found = sentences[f"{name}: {asked}"]
@@ -344,13 +347,13 @@ def test_sentence_transformers_gives_our_vectors_without_our_code(name, sentence
     assert max(far.values()) < CLOSE, far
 
 
-def test_clips_whose_frames_would_be_scaled_otherwise_are_refused(releases, tmp_path):
+def test_clips_whose_frames_would_be_scaled_differently_are_refused(releases, tmp_path):
     folder = exported(releases["unite, qwen3"], tmp_path / "out", "sentence-transformers")
     ways = json.loads((folder / "sentence_bert_config.json").read_text())["modality_config"]
     assert "image+text" in ways and not any("video" in way for way in ways)
     tokenizer = releases["unite, qwen3"].open_encoder().tokenizer
     clip = [{"role": "user", "content": [{"type": "video"}]}]
-    with pytest.raises(jinja2.TemplateError, match="clips are not read here"):
+    with pytest.raises(jinja2.TemplateError, match="clips would not be read as in training"):
         tokenizer.apply_chat_template(clip, chat_template=(folder / "chat_template.jinja").read_text())
 
 
@@ -368,7 +371,7 @@ def test_the_files_are_those_that_servers_parse(releases, tmp_path):
     assert f"in training at most {UniteConfig().max_frames} were, evenly spaced" in (folder / "README.md").read_text()
 
 
-def test_late_interaction_is_laid_out_as_pylate_does(releases, tmp_path):
+def test_late_interaction_has_the_layout_of_pylate(releases, tmp_path):
     folder = exported(releases["mire"], tmp_path / "out", "sentence-transformers")
     told = json.loads((folder / "config_sentence_transformers.json").read_text())
     config = BUILT["mire"][1]
@@ -398,7 +401,7 @@ torch.save({{
 """
 
 
-def test_pylate_gives_our_vectors_of_texts(releases, tmp_path):
+def test_pylate_gives_the_same_vectors_of_texts(releases, tmp_path):
     release = releases["mire"]
     ran = with_pylate(PYLATE, exported(release, tmp_path / "out", "sentence-transformers"), tmp_path / "vectors.pt")
     assert ran.returncode == 0, ran.stderr
@@ -423,7 +426,7 @@ ADAPTED = ("unite", "unite, 1d", "jfe, mean", "jfe, late", "univldr")
 def taught(encoder, lora, scale):
     """The encoder after a stage of training with adapters: these have learnt something, and so has the temperature."""
     encoder.temperature = 0.03
-    encoder.tune(Tuning(towers=encoder.TOWERS[:1], lora=lora))
+    encoder.tune(Tuning(towers=encoder.config.TOWERS[:1], lora=lora))
     with torch.no_grad():
         for name, weight in encoder.named_parameters():
             if "lora_B" in name:
@@ -445,7 +448,7 @@ def adapted(twins, tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ADAPTED)
-def test_peft_puts_what_two_stages_added_over_the_base(name, adapted, twins, tmp_path, monkeypatch):
+def test_the_adapter_over_the_base_gives_the_weights_after_two_stages(name, adapted, twins, tmp_path, monkeypatch):
     base = twins[BUILT[name][2]]["model"].name
     folder = exported(adapted[name], tmp_path / "out", "peft", base=str(base))
     assert json.loads((folder / "adapter_config.json").read_text())["r"] == 5
@@ -467,7 +470,7 @@ def test_peft_puts_what_two_stages_added_over_the_base(name, adapted, twins, tmp
     assert all(torch.allclose(merged[key], whole[key], atol=1e-6) for key in whole if key != "logit_scale")
 
 
-def test_the_base_is_what_the_run_started_from(adapted, twins, tmp_path):
+def test_the_base_is_the_checkpoint_that_the_run_started_from(adapted, twins, tmp_path):
     base = twins["qwen2_vl"]["model"].name
     run = {"settings": {"backbone": {"name": "tiny"}}, "stages": [{"name": "backbone", "digest": "d", "target": str(base)}]}
     run |= {"recipe": "mine", "run": "now", "data": {"digest": "", "rows": {}}}
@@ -476,32 +479,32 @@ def test_the_base_is_what_the_run_started_from(adapted, twins, tmp_path):
     refused("--base", at=lambda: exported(adapted["unite"], tmp_path / "other", "peft"))
 
 
-def test_what_was_trained_in_full_is_no_adapter(releases, twins, tmp_path):
+def test_a_fully_trained_release_is_not_exported_as_an_adapter(releases, twins, tmp_path):
     encoder, base = releases["unite"].open_encoder(), str(twins["qwen2_vl"]["model"].name)
     refused("added nothing", "--to hf", at=lambda: exported(releases["unite"], tmp_path / "out", "peft", base=base))
     with torch.no_grad():
         encoder.model.language_model.layers[0].mlp.up_proj.weight.add_(0.01 * torch.randn(128, 64))
     full = released(tmp_path / "full", encoder)
-    refused("in full", "up_proj", "--to hf", at=lambda: exported(full, tmp_path / "out", "peft", base=base))
-    refused("differ in", at=lambda: exported(full, tmp_path / "out", "peft", base=str(twins["clip"]["model"].name)))
+    refused("not of low rank", "up_proj", "--to hf", at=lambda: exported(full, tmp_path / "out", "peft", base=base))
+    refused("only in its base", at=lambda: exported(full, tmp_path / "out", "peft", base=str(twins["clip"]["model"].name)))
     encoder = releases["unite"].open_encoder()
     with torch.no_grad():
         encoder.model.language_model.norm.weight.add_(0.1)
     norm = released(tmp_path / "norm", encoder)
-    refused("in full", "norm.weight", at=lambda: exported(norm, tmp_path / "out", "peft", base=base))
+    refused("not of low rank", "norm.weight", at=lambda: exported(norm, tmp_path / "out", "peft", base=base))
     assert not (tmp_path / "out").exists()
 
 
 # Refusals
 
 
-def test_what_a_library_cannot_express_is_refused_with_what_is_possible(releases, tmp_path):
+def test_a_layout_that_a_library_cannot_express_is_refused_with_a_possible_one(releases, tmp_path):
     refused("marvel", "--to hf", at=lambda: exported(releases["marvel"], tmp_path / "out", "sentence-transformers"))
     refused("mire", "--to hf", at=lambda: exported(releases["mire"], tmp_path / "out", "peft", base="x"))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_holds_something_is_left_as_it_is(releases, tmp_path):
+def test_a_folder_that_is_not_empty_is_not_changed(releases, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine").write_text("kept")
     refused("is not empty", at=lambda: exported(releases["unite"], tmp_path / "out", "hf"))
@@ -537,18 +540,18 @@ def test_a_release_that_lacks_a_weight_is_refused(releases, tmp_path):
 # The command
 
 
-def test_the_command_says_what_it_writes_and_how_it_is_used(releases, tmp_path, capsys):
+def test_the_command_prints_its_files_and_how_to_open_them(releases, tmp_path, capsys):
     folder = tmp_path / "out"
     assert main(["export", str(releases["univldr"].folder), str(folder), "--to", "sentence-transformers"]) == 0
     lines = capsys.readouterr().out.splitlines()
     files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     assert {line.split("  ")[0] for line in lines[:-2]} == files
-    assert lines[-2].endswith(f"{folder}; README.md has the whole of what this begins:")
+    assert lines[-2].endswith(f"{folder}; README.md has the full example of this:")
     assert lines[-1].strip() == f'SentenceTransformer("{folder}")'
 
 
 def test_the_command_refuses_in_one_line(releases, tmp_path, capsys):
     assert main(["export", str(releases["jfe, late"].folder), str(tmp_path / "out"), "--to", "sentence-transformers"]) == 2
-    assert capsys.readouterr().err.startswith("mirepoix: sentence-transformers reads an item at once")
+    assert capsys.readouterr().err.startswith("mirepoix: the release was trained with fusion=late")
     assert main(["export", str(tmp_path), str(tmp_path / "out"), "--to", "hf"]) == 2
     assert "is neither a release nor the folder of a run" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""An adapter is taken out of two sets of weights exactly, or not at all."""
+"""An adapter is factored from two sets of weights exactly, or refused."""
 
 import pytest
 import torch
@@ -39,7 +39,7 @@ def test_a_small_part_of_a_change_is_kept_as_long_as_it_is_above_rounding(base):
     assert low_rank(change, 0.5)[1].shape[0] == 2
 
 
-def test_a_change_in_full_has_no_adapter_however_small_it_is():
+def test_a_change_of_full_rank_has_no_adapter_however_small_it_is():
     assert low_rank(1e-3 * torch.randn(64, 96), 0.5) is None
     assert low_rank(product(39), 1.0) is None  # that many ranks are more numbers than the matrix has
 
@@ -59,14 +59,14 @@ def test_only_layers_that_changed_are_in_it(base):
     ("change", "said"),
     [
         ({}, "added nothing"),
-        ({"a.bias": torch.ones(64)}, "in full (a.bias"),
-        ({"norm.weight": torch.zeros(96)}, "in full (norm.weight"),
-        ({"a.weight": torch.randn(64, 96)}, "in full (a.weight"),
-        ({"a.weight": torch.randn(64, 95)}, "in full (a.weight"),
-        ({"new.weight": torch.ones(1)}, "differ in 1 weights (new.weight"),
+        ({"a.bias": torch.ones(64)}, "the change of a.bias is not of low rank"),
+        ({"norm.weight": torch.zeros(96)}, "the change of norm.weight is not of low rank"),
+        ({"a.weight": torch.randn(64, 96)}, "the change of a.weight is not of low rank"),
+        ({"a.weight": torch.randn(64, 95)}, "the change of a.weight is not of low rank"),
+        ({"new.weight": torch.ones(1)}, "1 weights are only in the release or only in its base (new.weight"),
     ],
 )
-def test_what_no_adapter_holds_is_refused_by_name(change, said, base):
+def test_changes_that_no_adapter_can_contain_are_refused_with_the_weights_name(change, said, base):
     with pytest.raises(Refused) as caught:
         adapters({**base, **change}, base, {"a"})
     assert said in str(caught.value)

@@ -1,4 +1,4 @@
-"""A card says what the release and the run's report say, all of it where hubs and people look for it, and nothing else."""
+"""A card has the facts of the release and of the run's report, where hubs and readers expect them, and no others."""
 
 import copy
 import json
@@ -9,15 +9,14 @@ import pytest
 import yaml
 
 from mirepoix.components.evaluation.metrics import MEASURES
-from mirepoix.components.generation.endpoint import EndpointConfig
-from mirepoix.components.ingestion.sources import SourcesConfig
-from mirepoix.components.passages.verbalise import VerbaliseConfig
+from mirepoix.components.generation.writer_config import EndpointConfig
+from mirepoix.components.ingestion.sources_config import SourcesConfig
+from mirepoix.components.passages.verbalise_config import VerbaliseConfig
 from mirepoix.components.publishing.model_card import Layout, card, published
 from mirepoix.models.item import Modality
-from mirepoix.models.retrievers.unite import UniteConfig
+from mirepoix.models.retrievers.unite_config import UniteConfig
 from mirepoix.serving.release import Release
 from mirepoix.workflows.config import jsonable
-from mirepoix.workflows.dag.retrieval import Retrieval
 from mirepoix.workflows.recipes.published import marvel
 from tests.components.evaluation.test_report import REPORT
 
@@ -46,7 +45,7 @@ def release(tmp_path):
 @pytest.fixture
 def run():
     told = copy.deepcopy(REPORT)
-    told["settings"] |= {"adapt": TRAINING, "instruct": TRAINING, "backbone": {"name": "tiny", "fingerprint": "model 12 34"}}
+    told["settings"] |= {"adapt": TRAINING, "instruct": TRAINING, "backbone": {"name": "tiny"}}
     told["stages"] += [
         {"name": "pairs", "status": "done", "digest": "c" * 64, "rows": {"read": 10, "written": 9}, "tables": {"mixture": MIXTURE}},
         {"name": "adapt", "status": "done", "digest": "d" * 64, "rows": {"read": 9, "written": 9}, "metrics": {"loss": 0.25, "steps": 520}},
@@ -63,7 +62,7 @@ def marvel_run(run, monkeypatch):
         sources=SourcesConfig(path=("/home/cook/webqa", "s3://private/more"), format="webqa"),
         verbalise=VerbaliseConfig(kind="written", wording="Ask for it.", writer=writer),
     )
-    monkeypatch.setattr(Retrieval, "prepared", lambda config: config)  # there is no such corpus
+    monkeypatch.setattr("mirepoix.workflows.dag.retrieval.with_outside", list)  # there is no such corpus
     run["settings"] = jsonable(config)
     run["stages"] = [
         {"name": stage.name, "status": "done", "digest": "e" * 64, "rows": {}, "metrics": {}, "tables": {}} for stage in config.stages()
@@ -106,7 +105,7 @@ def test_its_head_is_what_hubs_read(release, run):
     assert values["recall@5, average over tasks"] == 0.5 and values["recall@5, it->t"] == 0.75
 
 
-def test_scores_stand_by_split_pool_and_task_beside_those_before_training(release, run):
+def test_scores_are_by_split_pool_and_task_next_to_those_before_training(release, run):
     text = card(release, Stub(), LAYOUT, run)
     assert (
         text.index("### test_combination, universal pool") < text.index("### test_combination, target pool") < text.index("### validation")
@@ -115,28 +114,28 @@ def test_scores_stand_by_split_pool_and_task_beside_those_before_training(releas
     assert ("average (95 % interval)", "24", "0.100", "0.500 (0.400 to 0.600)") in lines(text)
 
 
-def test_training_is_told_by_its_data_stages_and_settings(release, run):
+def test_the_training_section_has_data_stages_and_settings(release, run):
     text = card(release, Stub(), LAYOUT, run)
     assert "Recipe `quickstart`, run 2025-01-02 03:04:05." in text and "b" * 64 in text and "1,200 written" in text
     assert ("curate", "1,234", "1,200") in lines(text) and ("pairs", "10", "9") in lines(text)
-    assert "Ended with loss 0.25, steps 520." in text
+    assert "Metrics: loss 0.25, steps 520." in text
     assert "### Stage `instruct`" not in text  # it is in the settings, and did not run
     assert settings_of(text)["adapt"] == {"max_steps": 520, "learning_rate": 0.0011, "tuning": {"towers": ["language"]}}
 
 
-def test_only_tasks_that_a_training_read_are_told_of(release, run):
+def test_only_tasks_that_a_training_read_are_listed(release, run):
     text = card(release, Stub(), LAYOUT, run)
     assert ("adapt", "world", "t->i", "4,321") in lines(text) and ("t->i", "Find \\| a &lt;picture>.") in lines(text)
-    assert not {"instruct", "i->i", "it->t"} & {cell for line in lines(text[text.index("What was trained on") :]) for cell in line}
+    assert not {"instruct", "i->i", "it->t"} & {cell for line in lines(text[text.index("Training pairs:") :]) for cell in line}
     del run["stages"][-1]
-    assert "What was trained on" not in card(release, Stub(), LAYOUT, run) and "t->i" not in {
+    assert "Training pairs:" not in card(release, Stub(), LAYOUT, run) and "t->i" not in {
         line[0] for line in lines(card(release, Stub(), LAYOUT, run))
     }
     run["stages"].append({"name": "adapt", "status": "not run", "digest": "", "rows": {}})
     assert "### Stage `adapt`" not in card(release, Stub(), LAYOUT, run)
 
 
-def test_mining_verbalising_and_the_third_training_are_told_of_where_they_were(release, marvel_run):
+def test_mining_verbalising_and_the_third_training_are_listed_if_they_ran(release, marvel_run):
     text = card(release, Stub(), LAYOUT, marvel_run)
     told = settings_of(text)
     assert list(told) == ["sources", "curate", "verbalise", "pairs", "mine-refine", "adapt", "instruct", "refine", "backbone"]
@@ -153,7 +152,7 @@ def test_mining_verbalising_and_the_third_training_are_told_of_where_they_were(r
         assert place not in text
 
 
-def test_what_no_stage_did_is_not_told_of(release, marvel_run):
+def test_settings_of_stages_that_did_not_run_are_left_out(release, marvel_run):
     del marvel_run["settings"]["refine"], marvel_run["settings"]["mine_refine"]
     marvel_run["stages"] = [
         stage for stage in marvel_run["stages"] if stage["name"] not in ("verbalise", "pairs-verbalised", "mine-refine", "refine")
@@ -163,12 +162,12 @@ def test_what_no_stage_did_is_not_told_of(release, marvel_run):
     assert "Ask for it." not in text
 
 
-def test_without_a_report_it_says_so_and_knows_what_the_release_knows(release):
+def test_without_a_report_the_card_says_so_and_has_the_facts_of_the_release(release):
     text = card(release, Stub(), LAYOUT, None)
     assert "model-index" not in head_of(text) and "## Scores" not in text
     assert "The report of the run was not given" in text
-    for told in ("cook", "0123abcd", "feed", "16, 64", "Find it.", "max_length 77", "It is cut.", "text and image"):
-        assert told in text
+    for fact in ("cook", "0123abcd", "feed", "16, 64", "Find it.", "max_length 77", "It is cut.", "text and image"):
+        assert fact in text
 
 
 def test_its_code_and_what_it_needs_are_the_layouts(release):
@@ -176,14 +175,14 @@ def test_its_code_and_what_it_needs_are_the_layouts(release):
     assert "```python\nimport torch\n```" in text and "pip install torch transformers\n" in text
 
 
-def test_cells_hold_what_would_break_a_table(release):
+def test_characters_that_would_break_a_table_are_escaped(release):
     assert ("t->i", "Find \\| a &lt;picture>.") in lines(card(release, Stub(), LAYOUT, None))
 
 
-def test_a_run_that_measured_nothing_has_no_scores(release, run):
+def test_a_run_without_evaluation_has_no_scores(release, run):
     del run["results"], run["headline"]
     text = card(release, Stub(), LAYOUT, run)
-    assert "The run measured none." in text and "model-index" not in head_of(text)
+    assert "The run has no evaluation results." in text and "model-index" not in head_of(text)
 
 
 @pytest.mark.parametrize(
@@ -196,7 +195,7 @@ def test_a_run_that_measured_nothing_has_no_scores(release, run):
         ({"name": "~/qwen"}, []),
     ],
 )
-def test_what_is_on_a_hub_is_named_as_the_base_and_folders_are_not(backbone, ids, release, run):
+def test_hub_ids_are_named_as_base_models_and_folders_are_not(backbone, ids, release, run):
     run["settings"]["backbone"] = backbone
     assert published(run) == ids
     text = card(release, Stub(), LAYOUT, run)
@@ -204,8 +203,8 @@ def test_what_is_on_a_hub_is_named_as_the_base_and_folders_are_not(backbone, ids
     assert ("/home/cook" not in text and "name: qwen" in text) or "qwen" not in json.dumps(backbone)
 
 
-def test_no_place_of_the_machine_is_told(release, run):
+def test_paths_of_the_machine_are_left_out(release, run):
     run["settings"]["sources"] = {"path": ["/home/cook/corpus"]}
     run["stages"][0]["target"] = "/home/cook/storage"
     text = card(release, Stub(), LAYOUT, run)
-    assert "/home/cook" not in text and str(release.folder) not in text and "fingerprint" not in text
+    assert "/home/cook" not in text and str(release.folder) not in text

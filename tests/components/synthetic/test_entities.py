@@ -8,17 +8,16 @@ import pytest
 
 from mirepoix.components.synthetic.drawing import ATTRIBUTES
 from mirepoix.components.synthetic.entities import (
-    FACTS,
-    SPLITS,
     captions,
     counterfactuals,
     descriptions,
+    fact_passages,
     invent,
     neighbours,
     questions,
     retyped,
-    tellings,
 )
+from mirepoix.components.synthetic.world_config import FACTS, SPLITS
 from mirepoix.models.errors import Refused
 
 SIZES = {"train": 60, "validation": 10, "test_entity": 14, "test_combination": 14}
@@ -154,7 +153,7 @@ def test_no_word_of_the_language_means_two_things():
 @pytest.mark.parametrize("illustrated", [False, True])
 def test_a_passage_names_the_entity_describes_it_and_tells_one_fact(entities, illustrated):
     for entity in entities:
-        for kind, text in tellings(entity, 5, illustrated, random.Random(0)):
+        for kind, text in fact_passages(entity, 5, illustrated, random.Random(0)):
             words = text.replace(",", "").replace(".", "").split()
             assert entity.name in words
             assert all(getattr(entity.identity, name) in words for name in ATTRIBUTES)
@@ -163,16 +162,16 @@ def test_a_passage_names_the_entity_describes_it_and_tells_one_fact(entities, il
             assert len(words) <= 25
 
 
-def test_the_first_passages_tell_different_facts_and_no_two_are_worded_alike(entities):
-    told = tellings(entities[0], 20, False, random.Random(0))
+def test_the_first_passages_state_different_facts_and_no_two_have_one_wording(entities):
+    told = fact_passages(entities[0], 20, False, random.Random(0))
 
     assert sorted(kind for kind, _ in told[:5]) == sorted(FACTS)
     assert len({text for _, text in told}) == 20
 
 
 def test_passages_with_and_without_a_picture_are_worded_differently(entities):
-    bare = {text for _, text in tellings(entities[0], 20, False, random.Random(0))}
-    illustrated = {text for _, text in tellings(entities[0], 20, True, random.Random(0))}
+    bare = {text for _, text in fact_passages(entities[0], 20, False, random.Random(0))}
+    illustrated = {text for _, text in fact_passages(entities[0], 20, True, random.Random(0))}
 
     assert not bare & illustrated
 
@@ -210,7 +209,7 @@ def test_texts_of_different_families_are_never_the_same(entities):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_a_retyped_text_differs_only_in_case_spaces_and_punctuation(entities, seed):
-    _, text = tellings(entities[0], 1, False, random.Random(0))[0]
+    _, text = fact_passages(entities[0], 1, False, random.Random(0))[0]
     other = retyped(text, random.Random(seed))
 
     def letters(text):

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from mirepoix.components.corpus.parts import PARTS
+from mirepoix.components.stage import Context
 from mirepoix.components.synthetic.drawing import ATTRIBUTES
-from mirepoix.components.synthetic.entities import FACTS, SPLITS
 from mirepoix.components.synthetic.queries import TASKS
-from mirepoix.components.synthetic.world import WorldConfig, count_by, generate, work
+from mirepoix.components.synthetic.world import count_by, generate, work
+from mirepoix.components.synthetic.world_config import FACTS, SPLITS, WorldConfig
 from mirepoix.models.item import Modality, table_to_items
-from mirepoix.serving.store import Context
 
 SMALL = WorldConfig(
     entities=48,
@@ -64,7 +64,7 @@ def positives_of(world):
 
 
 def entity_of(world, query):
-    return next(entity for entity in world.entities if entity.identity == query.wish.identity)
+    return next(entity for entity in world.entities if entity.identity == query.intent.identity)
 
 
 # What is there
@@ -84,14 +84,14 @@ def test_ids_are_unique_and_have_no_spaces(world):
     assert not any(character.isspace() for name in ids for character in name)
 
 
-def test_the_pool_is_in_no_telling_order(world):
+def test_the_order_of_candidates_carries_no_information(world):
     kinds = [item.modality.letters for item in world.corpus]
     runs = sum(one != other for one, other in pairwise(kinds))
 
     assert runs > len(kinds) / 3
 
 
-def test_modality_balance_is_what_the_dials_say():
+def test_modality_balance_follows_the_config():
     world = generate(
         dialled(
             passages_per_entity=1,
@@ -144,11 +144,13 @@ def test_every_query_has_a_positive_and_seldom_more_than_four(default_world):
     assert sum(count <= 4 for count in counts) >= 0.97 * len(counts)
 
 
-def test_qrels_are_every_candidate_that_grants_the_wish_and_no_other(world):
+def test_qrels_are_exactly_the_candidates_that_satisfy_the_intent(world):
     positives = positives_of(world)
     for query in world.queries:
-        granting = [item.id for item in world.corpus if item.id in world.truth and query.wish.satisfied_by(item, world.truth[item.id])]
-        assert sorted(positives[query.item.id]) == granting
+        relevant_ids = [
+            item.id for item in world.corpus if item.id in world.truth and query.intent.satisfied_by(item, world.truth[item.id])
+        ]
+        assert sorted(positives[query.item.id]) == relevant_ids
 
 
 def test_a_question_by_name_finds_the_passages_that_tell_that_fact_of_that_name(world):
@@ -167,7 +169,7 @@ def test_a_description_finds_pictures_of_the_entity_with_every_attribute_it_name
     for query in world.queries:
         if query.task == "t->i":
             named = {name: word for word in query.item.text.split() for name, words in ATTRIBUTES.items() if word in words}
-            assert all(getattr(query.wish.identity, name) == word for name, word in named.items())
+            assert all(getattr(query.intent.identity, name) == word for name, word in named.items())
             assert set(named) == set(ATTRIBUTES)
 
 
@@ -175,7 +177,7 @@ def test_a_question_about_a_picture_cannot_be_answered_from_its_text_alone(defau
     wishes = defaultdict(set)
     for query in default_world.queries:
         if query.task in ("it->t", "it->it"):
-            wishes[query.task, query.item.text].add(query.wish.identity)
+            wishes[query.task, query.item.text].add(query.intent.identity)
 
     assert min(len(identities) for identities in wishes.values()) > 10
 
@@ -188,7 +190,7 @@ def test_a_question_about_a_picture_cannot_be_answered_from_the_picture_alone(wo
             same_look = [
                 item_id
                 for item_id, truth in world.truth.items()
-                if truth.entity.identity == query.wish.identity and not items[item_id].images
+                if truth.entity.identity == query.intent.identity and not items[item_id].images
             ]
             assert set(positives[query.item.id]) < set(same_look)
 
@@ -199,13 +201,13 @@ def test_a_modification_leads_from_an_entity_of_the_split_to_the_one_that_differ
         if query.task == "it->i":
             (attribute,) = [name for name in ATTRIBUTES if name in query.item.text.split()]
             value = query.item.text.split()[-1]
-            sources = [replace(query.wish.identity, **{attribute: word}) for word in ATTRIBUTES[attribute] if word != value]
-            assert getattr(query.wish.identity, attribute) == value
+            sources = [replace(query.intent.identity, **{attribute: word}) for word in ATTRIBUTES[attribute] if word != value]
+            assert getattr(query.intent.identity, attribute) == value
             assert query.split in [split_of.get(source) for source in sources]
 
 
 def test_questions_and_descriptions_share_the_family_from_text_to_captioned_pictures(world):
-    kinds = Counter(query.wish.fact is None for query in world.queries if query.task == "t->it" and query.split == "train")
+    kinds = Counter(query.intent.fact is None for query in world.queries if query.task == "t->it" and query.split == "train")
 
     assert kinds == {True: 20, False: 20}
 
@@ -219,7 +221,7 @@ def test_queries_of_text_alone_are_never_repeated(default_world):
 def test_training_queries_are_about_all_training_entities(default_world):
     trained = {entity.identity for entity in default_world.entities if entity.split == "train"}
     for task in TASKS:
-        asked = {query.wish.identity for query in default_world.queries if query.task == task and query.split == "train"}
+        asked = {query.intent.identity for query in default_world.queries if query.task == task and query.split == "train"}
         assert len(asked) > 0.9 * len(trained)
 
 
@@ -295,7 +297,7 @@ def test_a_triple_asks_about_a_picture_what_its_passages_answer(world):
             assert triple.answer.lower() in items[passage_id].text.lower()
 
 
-def test_each_picture_is_asked_about_once_for_each_fact_told(world):
+def test_each_picture_has_one_question_for_each_stated_fact(world):
     healthy = [item for item in world.corpus if item.modality == Modality.IMAGE and item.id in world.truth]
 
     assert len({(triple.image_id, triple.item.text) for triple in world.triples}) == len(world.triples) == 3 * len(healthy)
@@ -338,7 +340,7 @@ def test_tables_have_the_columns_of_a_corpus_folder(tmp_path):
         assert pq.read_schema(tmp_path / part / "part-00000.parquet").equals(PARTS[part])
 
 
-def test_the_description_says_what_was_asked_for_made_and_planted(tmp_path, world):
+def test_world_json_has_the_config_the_counts_and_the_planted_flaws(tmp_path, world):
     written(tmp_path)
     text = (tmp_path / "world.json").read_text()
     description = json.loads(text)
@@ -366,7 +368,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from mirepoix.components.synthetic.world import WorldConfig, work
-from mirepoix.serving.store import Context
+from mirepoix.components.stage import Context
 config = WorldConfig(entities=48, image_size=28, train_queries=20, evaluation_queries=5, exact_duplicates=0.05, false_negatives=0.1)
 folder = Path(sys.argv[1])
 folder.mkdir()

@@ -1,4 +1,4 @@
-"""Training as one reads it on paper, in one process of plain torch: what every engine is compared with."""
+"""Reference training in one process of plain torch, which the training loop is compared with."""
 
 from typing import Any
 
@@ -19,9 +19,9 @@ from tests.keys import filled
 
 
 def plain(job: TrainingJob) -> list[dict[str, Any]]:
-    """The same training in one process of plain torch, without dropout; its first row has the gradients too, before they are clipped."""
+    """The rows of the same training without dropout; the first row also has the gradients before clipping."""
     config = job.config
-    torch.manual_seed(int(np.random.SeedSequence(job.seed).generate_state(1)[0]))  # adapters are drawn
+    torch.manual_seed(int(np.random.SeedSequence(job.seed).generate_state(1)[0]))  # adapters are initialised at random
     encoder = load_encoder(job.encoder).tune(config.tuning)
     module = Tempered(encoder, config.loss) if config.loss.learned_temperature else encoder
     learning = [p for p in module.parameters() if p.requires_grad]
@@ -32,7 +32,7 @@ def plain(job: TrainingJob) -> list[dict[str, Any]]:
     everything = store.pairs(range(len(store)))
     rows = []
     for step in range(job.total):
-        # ZeRO's gradients are zeros, and not None, where nothing was learnt: AdamW's momentum moves on.
+        # ZeRO's gradients of unused parameters are zeros, not None, so AdamW's momentum still decays.
         optimizer.zero_grad(set_to_none=step == 0)
         losses, temperatures = [], []
         for micro in range(config.gradient_accumulation_steps):
@@ -40,7 +40,7 @@ def plain(job: TrainingJob) -> list[dict[str, Any]]:
             batch = plan.batch(number)
             seeds = [(*job.seed, number // plan.per_epoch, row) for row in batch]
             drawn = store.drawn(batch)
-            whole = [told.pair for told in drawn]
+            whole = [entry.pair for entry in drawn]
             pairs = [augmented(pair, config.augment, seed) for pair, seed in zip(whole, seeds, strict=True)]
             documents = [pair.positive for pair in pairs] + [item for pair in pairs for item in pair.negatives]
             rows_NTD, mask_NT, *scale = module(**encoder.training_collator([pair.query for pair in pairs], documents))
@@ -52,7 +52,7 @@ def plain(job: TrainingJob) -> list[dict[str, Any]]:
                 counts_B=torch.tensor([len(pair.negatives) for pair in pairs]),
                 codes_M=torch.tensor([int(item.modality) for item in documents]),
                 keys_MH=torch.tensor([[_content(item) for item in each] for each in zip(originals, documents, strict=True)]),
-                scores_M=torch.tensor([told.scores[0] for told in drawn] + [score for told in drawn for score in told.scores[1:]]),
+                scores_M=torch.tensor([entry.scores[0] for entry in drawn] + [score for entry in drawn for score in entry.scores[1:]]),
                 relevant_BR=filled(known) if config.mask_relevant else None,
             )
             scale = scale[0] if scale else 1 / config.loss.temperature

@@ -1,4 +1,4 @@
-"""The plan of batches."""
+"""The order of training batches: reproducible, without duplicates where that is possible, and homogeneous in the given share."""
 
 import time
 from collections import Counter
@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirepoix.components.pairs.store import PairRow, PairStore, ahead, write_pairs
+from mirepoix.components.pairs.store import PairRow, PairStore, write_pairs
 from mirepoix.components.training.batch_plan import BatchPlan
+from mirepoix.components.training.prefetch import prefetched
 from mirepoix.models.item import Item
 from tests.components.pairs.pair_folders import write
 
@@ -39,22 +40,22 @@ def test_a_batch_is_a_function_of_seed_and_number(tmp_path):
     assert sorted(in_order[0]) != in_order[0] and epoch_of(plan, 0) != epoch_of(plan, 1)
 
 
-def test_threads_may_ask_for_batches_of_two_epochs_at_a_time(tmp_path):
+def test_threads_may_use_batches_of_two_epochs_at_the_same_time(tmp_path):
     store = write(tmp_path, list(range(40)))
     numbers = [number for pair in zip(range(60), range(30, 90), strict=True) for number in pair]
     plan = BatchPlan(store, 4, (0,))
-    made = list(ahead(lambda number: plan.batch(number).tolist(), numbers, threads=4))
+    made = list(prefetched(lambda number: plan.batch(number).tolist(), numbers, threads=4))
     alone = BatchPlan(store, 4, (0,))
     assert made == [alone.batch(number).tolist() for number in numbers]
 
 
-def test_every_pair_has_its_turn_though_each_epoch_leaves_some_out(tmp_path):
+def test_every_pair_is_in_some_epoch_though_each_epoch_leaves_some_out(tmp_path):
     plan = BatchPlan(write(tmp_path, list(range(11))), 4, (0,))
     assert {row for epoch in range(12) for batch in epoch_of(plan, epoch) for row in batch} == set(range(11))
 
 
 @pytest.mark.parametrize("shared", ["positives", "queries"])
-def test_pairs_that_share_a_document_or_a_query_do_not_meet(tmp_path, shared):
+def test_pairs_that_share_a_document_or_a_query_are_in_different_batches(tmp_path, shared):
     numbers = [n // 3 for n in range(600)]
     store = write(tmp_path, **{"positives": list(range(600)), **{shared: numbers}})
     for epoch in range(3):
@@ -63,14 +64,14 @@ def test_pairs_that_share_a_document_or_a_query_do_not_meet(tmp_path, shared):
 
 
 def excess(plan: BatchPlan, keys: list[int], epoch: int = 0) -> Counter:
-    """How often each key stands once more in a batch than it should."""
+    """How often each key is in a batch that already has it."""
     found: Counter[int] = Counter()
     for batch in epoch_of(plan, epoch):
         found += Counter({key: count - 1 for key, count in Counter(keys[row] for row in batch).items()})
     return found
 
 
-def test_a_document_of_more_pairs_than_batches_is_spread_evenly_and_has_all_its_pairs_in_the_epoch(tmp_path):
+def test_a_document_of_more_pairs_than_batches_is_spread_evenly_with_all_its_pairs_in_the_epoch(tmp_path):
     numbers = [0] * 60 + list(range(1, 41))
     plan = BatchPlan(write(tmp_path, numbers), 10, (0,))
     batches = epoch_of(plan, 0)
@@ -78,8 +79,8 @@ def test_a_document_of_more_pairs_than_batches_is_spread_evenly_and_has_all_its_
     assert sorted(row for batch in batches for row in batch) == list(range(100))
 
 
-def test_batches_share_documents_as_chance_has_it(tmp_path):
-    """Though eight pairs ask for each: what is contrasted with what is drawn anew for every batch."""
+def test_two_batches_have_no_more_documents_in_common_than_by_chance(tmp_path):
+    """Each document is the positive of eight pairs, and each of these meets other documents."""
     numbers = [n // 8 for n in range(1600)]
     batches = [{numbers[row] for row in batch} for batch in epoch_of(BatchPlan(write(tmp_path, numbers), 40, (0,)), 0)]
     assert all(len(one) == 40 for one in batches)
@@ -90,7 +91,7 @@ SKEWED = st.lists(st.sampled_from([0, 0, 0, 1, 1, 2, *range(3, 30)]), min_size=1
 
 
 @given(positives=SKEWED, size=st.integers(1, 20), seed=st.integers(0, 5), data=st.data())
-def test_no_document_stands_twice_in_a_batch_that_could_be_spread_over_the_batches(tmp_path_factory, positives, size, seed, data):
+def test_no_document_is_twice_in_a_batch_if_it_has_no_more_pairs_than_there_are_batches(tmp_path_factory, positives, size, seed, data):
     size = min(size, len(positives))
     queries = data.draw(st.lists(st.integers(0, 20), min_size=len(positives), max_size=len(positives)))
     plan = BatchPlan(write(tmp_path_factory.mktemp("pairs"), positives, queries), size, (seed,))
@@ -98,12 +99,12 @@ def test_no_document_stands_twice_in_a_batch_that_could_be_spread_over_the_batch
     for epoch in range(2):
         found = excess(plan, positives, epoch)
         assert all(counts[key] > plan.per_epoch for key in found), (found, counts, plan.per_epoch)
-        assert all(found[key] <= counts[key] - plan.per_epoch for key in found), "no more of them meet than must"
+        assert all(found[key] <= counts[key] - plan.per_epoch for key in found), "no more duplicates than necessary"
 
 
 @given(families=st.lists(SKEWED, min_size=1, max_size=3), size=st.integers(1, 8), share=st.floats(0, 1), seed=st.integers(0, 5))
-def test_beside_homogeneous_batches_too_only_documents_meet_that_fit_nowhere(tmp_path_factory, families, size, share, seed):
-    """Here no document is found by two families; a family's pool is as large as asked for, however few documents it has."""
+def test_with_homogeneous_batches_too_only_documents_that_fit_nowhere_are_duplicated(tmp_path_factory, families, size, share, seed):
+    """Here no document belongs to two families; a family has its homogeneous batches even if it has few documents."""
     positives = [30 * family + key for family, keys in enumerate(families) for key in keys]
     tasks = [str(family) for family, keys in enumerate(families) for _ in keys]
     size = min(size, len(positives))
@@ -117,7 +118,7 @@ def test_beside_homogeneous_batches_too_only_documents_meet_that_fit_nowhere(tmp
 
 
 @given(count=st.integers(4, 60), size=st.integers(2, 6), seed=st.integers(0, 5))
-def test_queries_that_ask_twice_never_bring_a_document_twice_in_parting(tmp_path_factory, count, size, seed):
+def test_separating_queries_never_duplicates_a_document(tmp_path_factory, count, size, seed):
     queries = [n // 2 for n in range(count)]
     positives = [n % 7 for n in range(count)]
     plan = BatchPlan(write(tmp_path_factory.mktemp("pairs"), positives, queries), min(size, count), (seed,))
@@ -127,7 +128,7 @@ def test_queries_that_ask_twice_never_bring_a_document_twice_in_parting(tmp_path
     assert all(counts[key] > plan.per_epoch for key in excess(plan, positives))
 
 
-def test_homogeneous_batches_are_of_one_task_in_the_share_that_was_asked_for(tmp_path):
+def test_homogeneous_batches_are_of_one_task_in_the_given_share(tmp_path):
     tasks = ["t->i" if n % 4 else "t->t" for n in range(400)]
     store = write(tmp_path, list(range(400)), tasks=tasks)
 
@@ -137,11 +138,11 @@ def test_homogeneous_batches_are_of_one_task_in_the_share_that_was_asked_for(tmp
 
     assert Counter(pure(1.0)) == {"t->i": 30, "t->t": 10}
     assert 20 <= len(pure(0.5)) <= 24 and len(pure(0.0)) < 8
-    assert len(set(pure(1.0)[:20])) == 2, "the tasks follow each other at random, not one after the other"
+    assert len(set(pure(1.0)[:20])) == 2, "batches of the tasks alternate at random"
 
 
 @pytest.mark.parametrize(("by", "kinds"), [("task", "ab"), ("source", "xy"), ("target", "it")])
-def test_homogeneous_batches_are_of_one_task_or_source_or_of_what_is_wanted(tmp_path, by, kinds):
+def test_homogeneous_batches_are_of_one_task_source_or_target_modality(tmp_path, by, kinds):
     tasks, sources, targets = ([names[n // step % 2] for n in range(80)] for names, step in (("ab", 1), ("xy", 2), ("it", 4)))
     items = [Item(f"d{n}", text=f"d{n}") if kind == "t" else Item(f"d{n}", images=(bytes([n]),)) for n, kind in enumerate(targets)]
     items += [Item(f"q{n}", text=f"q{n}") for n in range(80)]
@@ -175,7 +176,7 @@ def test_the_plan_of_a_large_store_is_quick(share):
 
 
 def test_in_a_large_store_queries_and_documents_are_kept_apart():
-    """But for pairs of the label, which meets itself wherever it goes."""
+    """Except for the pairs of the label, which has more pairs than there are batches."""
     plan, store = BatchPlan(Large(), 256, (0,)), Large()
     batches = np.stack([plan.batch(number) for number in range(plan.per_epoch)])
     documents = store.keys("positive")[batches]

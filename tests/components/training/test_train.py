@@ -1,4 +1,4 @@
-"""The training loop: equal to plain torch at every stage and world size, unchanged by kills, and refusing what cannot be trained."""
+"""The training loop: equal to plain torch at every ZeRO stage and world size, and unchanged by killed processes."""
 
 import functools
 import json
@@ -18,15 +18,15 @@ import pytest
 import torch
 
 from mirepoix.components.pairs.store import PairRow, PairStore, write_pairs
-from mirepoix.components.training.augment import AugmentConfig
+from mirepoix.components.stage import Context, Rows
+from mirepoix.components.training.augment_config import AugmentConfig
 from mirepoix.components.training.batch_plan import BatchPlan
-from mirepoix.components.training.job import TrainingJob, make_job
-from mirepoix.components.training.train import Unanimous, work
-from mirepoix.models.backbones.tuning import Lora, Tuning
+from mirepoix.components.training.job import TrainingJob, Unanimous, make_job
+from mirepoix.components.training.train import work
+from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import DESCRIPTION, load_encoder
 from mirepoix.models.item import Item
 from mirepoix.models.losses.objective import Objective
-from mirepoix.serving.store import Context, Rows
 from tests.components.training.plain_training import assert_same_trace, plain
 from tests.components.training.toy_training import (
     FULL,
@@ -34,11 +34,11 @@ from tests.components.training.toy_training import (
     as_task,
     job_of,
     picture,
+    read_rows,
     run,
-    tell,
-    told,
     worker_pids,
     write_encoder,
+    write_row,
     write_toys,
 )
 
@@ -61,13 +61,13 @@ def encoder(folder) -> Path:
 
 @pytest.fixture(scope="module")
 def mixed(folder) -> Path:
-    """Pairs of which some are all text, some find a picture."""
+    """Text pairs, and pairs whose positive is a picture."""
     return write_toys(folder / "mixed", MIXED)
 
 
 @pytest.fixture(scope="module")
 def hard(folder) -> Path:
-    """The same with hard negatives, some with many and some with none, most of them scored by a teacher."""
+    """The same with 0 to 3 hard negatives each, most of them scored by a teacher."""
     return write_toys(folder / "hard", MIXED, negatives=(2, 0, 1, 3, 0), scored=True)
 
 
@@ -115,15 +115,15 @@ def test_the_matrix_has_documents_that_also_answer_another_query_of_their_batch(
         found = []
         for step in range(STEPS):
             drawn, relevant = store.drawn(plan.batch(step)), store.relevant(plan.batch(step)).tolist()
-            documents = {key for told in drawn for key in told.keys}
-            found += [set(known) & (documents - {told.keys[0]}) for told, known in zip(drawn, relevant, strict=True)]
+            documents = {key for pair in drawn for key in pair.keys}
+            found += [set(known) & (documents - {pair.keys[0]}) for pair, known in zip(drawn, relevant, strict=True)]
         assert any(found), name
 
 
 def test_the_matrix_has_ranks_without_hard_negatives_or_a_teacher_beside_others(mixed, hard, encoder):
     plan, store = BatchPlan(PairStore(hard), 4, matrix(mixed, hard, encoder, 2)["taught"].seed), PairStore(hard)
     pairs = [[store.drawn(plan.batch(step)[part]) for part in (slice(2), slice(2, 4))] for step in range(STEPS)]
-    counts = [[sum(len(told.pair.negatives) for told in share) for share in step] for step in pairs]
+    counts = [[sum(len(drawn.pair.negatives) for drawn in share) for share in step] for step in pairs]
     assert any(min(step) == 0 < max(step) for step in counts)
     taught = [[sum(len(t.scores) > 1 and not np.isnan(t.scores).any() for t in share) for share in step] for step in pairs]
     assert any(step[0] != step[1] for step in taught)
@@ -141,7 +141,7 @@ SMALL = {"max_steps": STEPS, "learning_rate": 1e-3}
 
 @pytest.fixture(scope="module")
 def alone(folder, mixed, hard, encoder) -> tuple[dict[str, TrainingJob], dict[str, list[dict]]]:
-    """What one process trains, and what it logs."""
+    """The trainings of one process, and the rows that it logs."""
     jobs = matrix(mixed, hard, encoder, 1)
     jobs["recomputed"] = replace(jobs["options"], config=replace(jobs["options"].config, gradient_checkpointing=True))
     jobs["bf16"] = job_of(mixed, encoder, bf16=True, zero_stage=2, **SMALL)
@@ -163,8 +163,9 @@ def alone(folder, mixed, hard, encoder) -> tuple[dict[str, TrainingJob], dict[st
     (folder / "zero.json").write_text(json.dumps(SETTINGS))
     jobs["file"] = job_of(mixed, encoder, deepspeed=str(folder / "zero.json"), zero_stage=2, lr_scheduler_type="linear", **SMALL)
     text = write_toys(folder / "text", ["t"] * 12)
+    # From 2e-3 on, final losses vary widely with the rounding of weights, in plain torch too; from 1e-4 to 1e-3 all are low.
     jobs["learning"] = job_of(
-        text, encoder, per_device_train_batch_size=6, max_steps=60, learning_rate=1e-2, loss=Objective(temperature=0.1)
+        text, encoder, per_device_train_batch_size=6, max_steps=60, learning_rate=3e-4, loss=Objective(temperature=0.1)
     )
     own = shutil.copytree(encoder, folder / "of a temperature")
     (own / DESCRIPTION).write_text(json.dumps({**json.loads((own / DESCRIPTION).read_text()), "temperature": 0.2}))
@@ -183,26 +184,26 @@ def test_two_workers_train_as_one_with_their_batch_does(folder, mixed, hard, enc
     check_matrix(run(jobs, 2, folder / "two"), jobs)
 
 
-def test_pairs_that_lose_a_part_in_training_train_as_plain_torch_does(alone):
+def test_augmented_pairs_train_as_in_plain_torch(alone):
     jobs, rows = alone
     assert_same_trace(rows["lessened"], plain(jobs["lessened"]))
     whole = replace(jobs["lessened"], config=replace(jobs["lessened"].config, augment=AugmentConfig()))
     assert [row["loss"] for row in rows["lessened"]] != pytest.approx([row["loss"] for row in plain(whole)], abs=1e-3)
 
 
-def test_documents_that_may_be_the_same_answer_are_masked_unless_that_is_turned_off(alone):
+def test_kin_of_an_answer_are_masked_unless_mask_kin_is_off(alone):
     _, rows = alone
     assert {(row["effective_negatives"], row["loss"]) for row in rows["kin True"]} == {(0.0, 0.0)}
     assert all(row["effective_negatives"] >= 2 and row["loss"] > 0 for row in rows["kin False"])
 
 
-def test_documents_that_a_step_sees_alike_are_no_negatives_of_each_others_queries(alone):
+def test_documents_that_augmentation_makes_equal_are_not_negatives_of_each_others_queries(alone):
     jobs, rows = alone
     assert_same_trace(rows["bared"], plain(jobs["bared"]))
     assert min(row["effective_negatives"] for row in rows["bared"]) < 3
 
 
-def test_activations_computed_again_change_nothing(alone):
+def test_activation_checkpointing_changes_nothing(alone):
     _, rows = alone
     assert_same_trace(rows["recomputed"], rows["options"], loss=1e-5, norm=1e-4)
 
@@ -214,11 +215,11 @@ def test_bf16_trains_like_float32_at_its_precision(alone):
     assert [row["loss"] for row in rows["bf16"]] != [row["loss"] for row in reference]
 
 
-def test_the_loss_falls_on_what_can_be_learnt(alone):
+def test_the_loss_falls_on_pairs_that_can_be_learnt(alone):
     _, rows = alone
-    losses = [row["loss"] for row in rows["learning"]]
-    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
-    assert rows["learning"][-1]["accuracy"] > 0.8
+    losses, accuracies = ([row[name] for row in rows["learning"]] for name in ("loss", "accuracy"))
+    assert np.mean(losses[-5:]) < 0.3 * np.mean(losses[:5]), losses
+    assert np.mean(accuracies[-5:]) > 0.75, accuracies
     assert rows["learning"][-1]["positive_similarity"] > rows["learning"][-1]["negative_similarity"]
 
 
@@ -226,7 +227,7 @@ def weights_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_encoder(folder).state_dict()
 
 
-def test_adapters_train_nothing_but_the_layers_that_they_sit_on(alone, encoder, folder):
+def test_adapters_train_only_the_layers_that_they_adapt(alone, encoder, folder):
     before, after = weights_of(encoder), weights_of(folder / "alone/lora/final/encoder")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert set(before) == set(after) and changed
@@ -243,13 +244,13 @@ def test_the_written_encoder_is_the_trained_one(alone, encoder, folder):
     assert len(vectors) == 1
 
 
-def test_rows_say_where_training_is_and_whether_it_learns(alone):
+def test_rows_have_the_step_and_the_measures_of_learning(alone):
     _, rows = alone
     row = rows["stage 1"][2]
     assert (row["step"], row["total"], row["rows_without_negatives"]) == (3, STEPS, 0.0) and 2 < row["effective_negatives"] <= 3
     assert row["learning_rate"] == 1e-3 and row["grad_norm"] > 0 and row["pairs_per_second"] > 0
     assert 0 <= row["accuracy"] <= 1 and -1 <= row["negative_similarity"] <= 1
-    assert rows["drawn"][0]["effective_negatives"] > 3, "hard negatives count beside those of the batch"
+    assert rows["drawn"][0]["effective_negatives"] > 3, "hard negatives count in addition to those of the batch"
 
 
 def test_a_users_settings_file_trains_with_its_own_scheduler(alone):
@@ -265,17 +266,17 @@ def test_reports_are_means_since_the_last_one(alone):
     assert [row["loss"] for row in rows["rare"]] == pytest.approx([np.mean(losses[:4]), np.mean(losses[4:])], abs=2e-4)
 
 
-def test_a_learned_temperature_stays_with_the_encoder_and_its_weights_keep_their_names(alone, encoder, folder):
+def test_a_learned_temperature_is_saved_with_the_encoder_and_its_weights_keep_their_names(alone, encoder, folder):
     _, rows = alone
     trained = load_encoder(folder / "alone/tempered 3/final/encoder")
-    told = [row["temperature"] for row in rows["tempered 3"]]
-    assert told[0] == pytest.approx(TEMPERED.temperature) and len(set(told)) == STEPS
-    assert 0 < abs(trained.temperature - told[-1]) < 0.02 * told[-1], "that of the last step, and a step further"
+    logged = [row["temperature"] for row in rows["tempered 3"]]
+    assert logged[0] == pytest.approx(TEMPERED.temperature) and len(set(logged)) == STEPS
+    assert 0 < abs(trained.temperature - logged[-1]) < 0.02 * logged[-1], "that after the last step, which logged the one before it"
     assert trained.widths == TEMPERED.widths and set(trained.state_dict()) == set(weights_of(encoder))
     assert load_encoder(folder / "alone/stage 3/final/encoder").temperature is None
 
 
-def test_a_training_goes_on_at_the_temperature_that_the_encoder_learnt(alone, folder):
+def test_a_training_starts_at_the_temperature_that_the_encoder_learnt(alone, folder):
     _, rows = alone
     assert [row["temperature"] for row in rows["own"]] == pytest.approx([0.2] * STEPS)
     assert load_encoder(folder / "alone/own/final/encoder").temperature == 0.2
@@ -299,18 +300,18 @@ def test_another_seed_is_another_training(alone):
     assert [row["loss"] for row in rows["unlike seed"]] != [row["loss"] for row in rows["lora"]]
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_step_and_checkpoint(alone, folder):
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(alone, folder):
     _, rows = alone
     *_, last = rows["diverging"]
     assert "the loss is nan at step" in last["refused"] and "lower learning_rate" in last["refused"]
-    kept = sorted(path.name for path in (folder / "alone/diverging").glob("step_*"))
-    assert kept and f"checkpoint is of step {int(kept[-1][5:13])}" in last["refused"]
+    saved = sorted(path.name for path in (folder / "alone/diverging").glob("step_*"))
+    assert saved and f"checkpoint is of step {int(saved[-1][5:13])}" in last["refused"]
     assert not (folder / "alone/diverging/final").exists()
 
 
 @pytest.fixture(scope="module")
 def resumed(folder, hard, encoder) -> dict[str, dict[str, list[dict]]]:
-    """What two workers log undisturbed, what they log when started again at the checkpoint of step 4, and what one worker logs then."""
+    """The rows of two workers without interruption, of two resumed at the checkpoint of step 4, and of one resumed there."""
     losses = {"full 3": TEMPERED, "still 1": TEMPERED}
     tunings = {"full 2": FULL, "full 3": FULL, "lora 3": LORA, "still 0": STILL, "still 1": STILL}
     common = {
@@ -340,7 +341,7 @@ def on_one(job: TrainingJob) -> TrainingJob:
 
 
 def halved(folder: Path, name: str) -> Path:
-    """The trainings as they stood when their checkpoint of step 4 was committed."""
+    """The trainings as they were when their checkpoint of step 4 was committed."""
     for whole in (folder / "whole").iterdir():
         shutil.copytree(whole / "step_00000004-2", folder / name / whole.name / "step_00000004-2")
         (folder / name / whole.name / "latest.json").write_text(json.dumps("step_00000004-2"))
@@ -351,7 +352,7 @@ def figures(rows: list[dict]) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "pairs_per_second"} for row in rows]
 
 
-def test_a_resumed_training_goes_on_as_if_nothing_had_happened(resumed, folder):
+def test_a_resumed_training_equals_an_uninterrupted_one(resumed, folder):
     for name, rows in resumed["whole"].items():
         assert [row["step"] for row in rows] == [3, 6, 8]
         assert figures(resumed["again"][name]) == figures(rows[1:]), name
@@ -360,7 +361,7 @@ def test_a_resumed_training_goes_on_as_if_nothing_had_happened(resumed, folder):
 
 
 @pytest.mark.parametrize("name", ["full 2", "full 3", "still 0", "still 1"])
-def test_a_training_goes_on_with_fewer_workers_and_the_same_batches(resumed, name):
+def test_a_training_resumes_with_fewer_workers_and_the_same_batches(resumed, name):
     assert [row["step"] for row in resumed["fewer"][name]] == [6, 8]
     for row, other in zip(resumed["fewer"][name], resumed["whole"][name][1:], strict=True):
         assert row["loss"] == pytest.approx(other["loss"], abs=3e-5)
@@ -382,7 +383,7 @@ def test_a_finished_training_is_not_trained_again(resumed, folder):
 
 def context_of(tmp_path: Path, name: str) -> Context:
     (tmp_path / name).mkdir()
-    return Context(tmp_path / name, str(tmp_path / "scratch"), functools.partial(tell, tmp_path / f"{name}.jsonl"), seed=7)
+    return Context(tmp_path / name, str(tmp_path / "scratch"), functools.partial(write_row, tmp_path / f"{name}.jsonl"), seed=7)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
@@ -393,7 +394,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
 
 
 def last_step(path: Path) -> int:
-    return max((row["step"] for row in told(path)), default=0)
+    return max((row["step"] for row in read_rows(path)), default=0)
 
 
 def test_a_killed_driver_and_a_killed_worker_change_nothing(ray_cluster, tmp_path, mixed, encoder):
@@ -418,11 +419,13 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(ray_cluster, tmp_pat
     os.kill(worker_pids()[0], signal.SIGKILL)
     outcome = ray.get(outcome, timeout=300)
 
-    before, after = told(tmp_path / "first.jsonl"), told(tmp_path / "second.jsonl")
-    steps = [row["step"] for row in after]
-    assert steps == list(range(steps[0], 13)), "each step is told once, in order"
-    assert 3 <= steps[0] <= before[-1]["step"] + 1 and steps[0] % 2 == 1, "from the last committed checkpoint on"
-    assert_same_trace(before[: steps[0] - 1] + after, plain(make_job(config, 7, mixed, encoder)))
+    before, after = read_rows(tmp_path / "first.jsonl"), read_rows(tmp_path / "second.jsonl")
+    last = {row["step"]: row for row in after}
+    first = min(last)
+    assert list(last) == list(range(first, 13)), "every step, in order"
+    assert 3 <= first <= before[-1]["step"] + 1 and first % 2 == 1, "from the last committed checkpoint on"
+    assert all(row["loss"] == pytest.approx(last[row["step"]]["loss"], abs=1e-6) for row in after), "repeated steps are the same"
+    assert_same_trace([*before[: first - 1], *last.values()], plain(make_job(config, 7, mixed, encoder)))
     assert outcome.rows == Rows(read=len(MIXED), written=len(MIXED))
     assert outcome.metrics["step"] == 12 and outcome.metrics["loss"] == after[-1]["loss"]
     assert outcome.metrics["gpus"] == 0

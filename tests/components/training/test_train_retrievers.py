@@ -1,4 +1,4 @@
-"""Every retriever trains on 1, 2 and 3 ranks that hold unlike things as plain torch does in one process, under ZeRO-0 and ZeRO-3."""
+"""Every retriever trains on 1, 2 and 3 ranks with different modalities as plain torch does in one process, under ZeRO-0 and ZeRO-3."""
 
 from pathlib import Path
 from typing import Any
@@ -10,34 +10,35 @@ from mirepoix.components.pairs.store import PairStore
 from mirepoix.components.training import deepspeed_engine
 from mirepoix.components.training.batch_plan import BatchPlan
 from mirepoix.components.training.job import TrainingJob
-from mirepoix.models.backbones.tuning import Lora, Tuning
+from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.backbones.twins import make_twin, seeded
-from mirepoix.models.encoder import ARCHITECTURES, Encoder, architecture, load_encoder
+from mirepoix.models.encoder import encoder_class, load_encoder
+from mirepoix.models.encoder_config import ARCHITECTURES, EncoderConfig, config_class
 from mirepoix.models.item import Modality
 from mirepoix.models.losses.objective import Objective
-from mirepoix.models.retrievers.marvel import MarvelTuning
-from mirepoix.models.retrievers.mire import MireTuning
+from mirepoix.models.retrievers.marvel_config import MarvelTuning
+from mirepoix.models.retrievers.mire_config import MireTuning
 from tests.components.training.plain_training import assert_same_trace, plain
-from tests.components.training.toy_training import NAMES, TINY, FolderSite, job_of, run, write_toys
+from tests.components.training.toy_training import NAMES, TINY, FolderHost, job_of, run, write_toys
 
 BATCH, STEPS = 6, 3
 KINDS = "tttittctttittittcictttttttcttctttttt"
-"""In the first step pictures with text have others of their modality, and pictures alone have: what is not masked."""
+"""In the first step, pictures with text and pictures alone each have negatives of their own modality, which are not masked."""
 LOSS = Objective(symmetric=True, modality_mask=True, temperature=0.1)
 MORE: dict[str, dict] = {"mimic": {"mix_in": 0.0}, "mire": {"cached_pictures": 8}}
-"""What is drawn on each rank for itself is another draw on other ranks: without it, all of them train the same."""
+"""Settings that turn off random draws, which differ between ranks, so that every world size trains the same."""
 PUBLISHED: dict[str, Tuning] = {
     "marvel step 1": MarvelTuning(towers=("vision", "projector")),
     "marvel steps 2 and 3": MarvelTuning(),
     "mire alignment": MireTuning(towers=("pooling",), text_rows=False),
     "unite adapters": Tuning(lora=Lora(8, 16, 0.0)),
 }
-"""Stages in which a part is frozen, tried on two ranks."""
+"""Stages with frozen towers, tested on two ranks."""
 LEARN_OF_PICTURES = {"vision", "projector", "pooling"}
 
 
-def tuned(cls: type[Encoder], **more) -> Tuning:
-    return cls.Tuning(towers=cls.TOWERS, lora=None, **more)
+def tuned(cls: type[EncoderConfig], **more) -> Tuning:
+    return cls.TUNING(towers=cls.TOWERS, lora=None, **more)
 
 
 @pytest.fixture(scope="module")
@@ -51,34 +52,34 @@ def encoders(tmp_path_factory) -> dict[str, Path]:
     home, texts = tmp_path_factory.mktemp("encoders"), [f"a flag that is {name}" for name in NAMES] * 4
     twins = {}
     for name in ARCHITECTURES:
-        cls = architecture(name)
+        cls = config_class(name)
         family = cls.FAMILIES[0]
         twins[family] = twins.get(family) or make_twin(home / family, family, texts, TINY, seed=1)
         with seeded(2):
-            cls.build(twins[family], cls.Config()).save(home / name)
+            encoder_class(cls).build(twins[family], cls()).save(home / name)
     return {name: home / name for name in ARCHITECTURES}
 
 
 def tunings(world: int) -> dict[str, Tuning]:
-    """What learns, by the name of the retriever and its stage."""
-    whole = {name: tuned(architecture(name), **MORE.get(name, {})) for name in ARCHITECTURES}
+    """The trained weights, by the name of the retriever and its stage."""
+    whole = {name: tuned(config_class(name), **MORE.get(name, {})) for name in ARCHITECTURES}
     return whole | (PUBLISHED if world == 2 else {})
 
 
 def jobs_of(pairs: Path, encoders: dict[str, Path], world: int) -> dict[str, TrainingJob]:
-    """Trainings whose global batches are the same at every world size, and one with draws of the ranks' own; on two ranks more stages."""
+    """Trainings whose global batches are the same at every world size, and one with draws that differ by rank; on two ranks more stages."""
     shared = {"max_steps": STEPS, "num_workers": world, "per_device_train_batch_size": BATCH // world, "loss": LOSS, "learning_rate": 1e-3}
     jobs = {}
     for stage in (0, 3):
         for name, tuning in tunings(world).items():
             jobs[f"{name} {stage}"] = job_of(pairs, encoders[name.split()[0]], tuning=tuning, zero_stage=stage, **shared)
-        drawing = tuned(architecture("mimic"), mix_in=1.0)
+        drawing = tuned(config_class("mimic"), mix_in=1.0)
         jobs[f"drawing {stage}"] = job_of(pairs, encoders["mimic"], tuning=drawing, zero_stage=stage, **shared)
     return jobs
 
 
-class Watched(FolderSite):
-    """What it trains tells in its first row also the gradients of that step, each parameter's whole, before they are clipped."""
+class Watched(FolderHost):
+    """Its first row also has the gradients of that step, whole by parameter, before clipping."""
 
     def __init__(self, folder: Path):
         super().__init__(folder)
@@ -89,8 +90,8 @@ class Watched(FolderSite):
         from deepspeed.utils import safe_get_full_grad
 
         deepspeed_engine.step = self.step
-        told = {name: safe_get_full_grad(weight) for name, weight in engine.module.named_parameters() if weight.requires_grad}
-        self.gradients = {name: gradient.clone() for name, gradient in told.items() if gradient is not None}
+        gradients = {name: safe_get_full_grad(weight) for name, weight in engine.module.named_parameters() if weight.requires_grad}
+        self.gradients = {name: gradient.clone() for name, gradient in gradients.items() if gradient is not None}
         return deepspeed_engine.step(engine)
 
     def log(self, row: dict[str, Any]) -> None:
@@ -98,13 +99,13 @@ class Watched(FolderSite):
 
 
 def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Parameter by parameter, to a ten thousandth of its largest; what is zero but for rounding is that of all parameters."""
+    """Compares gradients by parameter, to 1e-4 of its largest entry, or to 1e-7 of the largest of all for those that are only rounding."""
     assert found.keys() == expected.keys()
     whole = max(float(gradient.abs().max()) for gradient in expected.values())
     for name, gradient in expected.items():
         bound = 1e-4 * float(gradient.abs().max()) + 1e-7 * whole
         torch.testing.assert_close(
-            found[name].reshape(gradient.shape), gradient, atol=bound, rtol=0, msg=lambda told, name=name: f"{name}: {told}"
+            found[name].reshape(gradient.shape), gradient, atol=bound, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
         )
 
 
@@ -115,7 +116,7 @@ def references(pairs, encoders) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("world", [2, 3])
-def test_in_the_first_step_a_rank_has_no_picture_and_another_has_and_in_a_later_one_nobody_has(pairs, encoders, world):
+def test_in_the_first_step_only_some_ranks_have_a_picture_and_in_a_later_step_none_has(pairs, encoders, world):
     store = PairStore(pairs)
     plan = BatchPlan(store, BATCH, jobs_of(pairs, encoders, world)["unite 0"].seed)
     steps = []
@@ -127,7 +128,7 @@ def test_in_the_first_step_a_rank_has_no_picture_and_another_has_and_in_a_later_
     assert any(not any(ranks) for ranks in steps), steps
 
 
-def test_in_the_first_step_all_that_learns_of_pictures_does(encoders, references):
+def test_in_the_first_step_every_tower_that_reads_pictures_has_a_gradient(encoders, references):
     for name, tuning in tunings(2).items():
         encoder, gradients = load_encoder(encoders[name.split()[0]]), references[name][0]["gradients"]
         names = {id(weight): path for path, weight in encoder.named_parameters()}

@@ -1,4 +1,4 @@
-"""What the tests of training share: a tiny Qwen2-VL, toy pairs of words and colours, and ranks as plain processes without Ray."""
+"""Helpers of the training tests: a tiny Qwen2-VL, toy pairs of words and colours, and ranks as plain processes without Ray."""
 
 import json
 import os
@@ -14,18 +14,22 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from PIL import Image
 
 from mirepoix.components.pairs.store import PairRow, write_pairs
-from mirepoix.components.training.job import TrainConfig, TrainingJob, make_job
-from mirepoix.components.training.train import train, work
-from mirepoix.models.backbones.tuning import Tuning
-from mirepoix.models.backbones.twins import Tiny, make_twin
+from mirepoix.components.stage import Context, Outcome
+from mirepoix.components.training.job import TrainingJob, make_job
+from mirepoix.components.training.loop import train
+from mirepoix.components.training.train import work
+from mirepoix.components.training.train_config import TrainConfig
+from mirepoix.models.backbones.tuning_config import Tuning
+from mirepoix.models.backbones.twin_config import Tiny
+from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from mirepoix.models.retrievers.unite import Unite, UniteConfig
-from mirepoix.serving.store import Context, Outcome
+from mirepoix.models.retrievers.unite import Unite
+from mirepoix.models.retrievers.unite_config import UniteConfig
+from tests.ranks import run_ranks
 
 COLOURS = {
     "red": (220, 30, 30),
@@ -72,10 +76,10 @@ def write_encoder(folder: Path) -> Path:
 
 
 def write_toys(folder: Path, kinds: Sequence[str], negatives: int | Sequence[int] = 0, kin: bool = False, scored: bool = False) -> Path:
-    """As many pairs as kinds: "i" finds a picture by its colours' names, "t" a sentence by another, "c" both; a sixth ask again.
+    """A pair for each kind: "i" has a picture of named colours as positive, "t" a sentence, "c" both; every sixth repeats a query.
 
-    `negatives` is how many hard ones each pair has, by turns if there are several numbers. With `kin` all documents may be the same answer.
-    If they are `scored`, a teacher has scored the documents of all pairs but every fifth.
+    `negatives` is the number of hard negatives of a pair; several are used in turn. With `kin`, all documents are kin of each other.
+    With `scored`, a teacher has scored the documents of all pairs but every fifth.
     """
     counts = [negatives] if isinstance(negatives, int) else negatives
     items, pairs = [], []
@@ -92,18 +96,18 @@ def write_toys(folder: Path, kinds: Sequence[str], negatives: int | Sequence[int
     return folder
 
 
-class FolderSite:
+class FolderHost:
     """A worker of a plain process group; its checkpoints are folders."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.rows: list[dict[str, float]] = []
 
-    def resume(self):
+    def last_checkpoint(self):
         latest = self.folder / "latest.json"
         return nullcontext(self.folder / json.loads(latest.read_text()) if latest.exists() else None)
 
-    def keep(self, folder: Path, name: str) -> None:
+    def save_checkpoint(self, folder: Path, name: str) -> None:
         shutil.copytree(folder, self.folder / name, dirs_exist_ok=True)
         dist.barrier()
         if dist.get_rank() == 0:
@@ -114,60 +118,60 @@ class FolderSite:
         self.rows.append(row)
 
 
-def run(jobs: dict[str, TrainingJob], world: int, folder: Path, site: type[FolderSite] = FolderSite) -> dict[str, list[dict[str, Any]]]:
-    """Each job trained by so many processes, its checkpoints under its name; the rows that it logged."""
+def run(jobs: dict[str, TrainingJob], world: int, folder: Path, host: type[FolderHost] = FolderHost) -> dict[str, list[dict[str, Any]]]:
+    """Trains each job with so many processes, its checkpoints under its name; returns the rows that it logged."""
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as meeting:
-        mp.spawn(_rank, (world, meeting, jobs, folder, site), nprocs=world)
+        run_ranks(_rank, world, meeting, jobs, folder, host)
         return pickle.loads((Path(meeting) / "rows.pickle").read_bytes())
 
 
-def _rank(rank: int, world: int, meeting: str, jobs: dict[str, TrainingJob], folder: Path, kind: type[FolderSite]) -> None:
+def _rank(rank: int, world: int, meeting: str, jobs: dict[str, TrainingJob], folder: Path, kind: type[FolderHost]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}/rendezvous", rank=rank, world_size=world)
     rows = {}
     for name, job in jobs.items():
-        site = kind(folder / name)
+        host = kind(folder / name)
         try:
-            train(job, site)
+            train(job, host)
         except Refused as error:
-            site.rows.append({"refused": str(error), "kind": type(error)})
-        rows[name] = site.rows
+            host.rows.append({"refused": str(error), "kind": type(error)})
+        rows[name] = host.rows
     if rank == 0:
         (Path(meeting) / "rows.pickle").write_bytes(pickle.dumps(rows))
     dist.destroy_process_group()
-    os._exit(0)  # at a usual exit gloo's threads may outlive what they stand on, and abort a process whose work is done
+    os._exit(0)  # at a normal exit, gloo's threads may outlive what they use and abort a process that has finished its work
 
 
 def job_of(pairs: Path, encoder: Path, **changes) -> TrainingJob:
     return make_job(replace(TOY, **changes), 7, pairs, encoder)
 
 
-def tell(path: Path, row: dict[str, float]) -> None:
-    """A report that outlives its process: a line of a file."""
+def write_row(path: Path, row: dict[str, float]) -> None:
+    """Appends a report to a file, which outlives the process."""
     with open(path, "a") as file:
         file.write(json.dumps(row) + "\n")
 
 
-def told(path: Path) -> list[dict[str, float]]:
+def read_rows(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def stage(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> Outcome:
-    """The work as a runner calls it: inside a Ray task."""
+    """The stage's work, to be called inside a Ray task as the runner does."""
     return work(context, config, pairs, encoder)
 
 
 def as_task(*arguments: Any) -> Any:
-    """That task, started."""
+    """Starts that task."""
     import ray
 
     return ray.remote(num_cpus=0)(stage).remote(*arguments)
 
 
 def drive(address: str, path: str) -> None:
-    """The main of a driver process: connects, and waits for the task of the pickled arguments."""
+    """The main function of a driver process: connects, and waits for a task with the pickled arguments."""
     import ray
 
     ray.init(address=address, log_to_driver=False)

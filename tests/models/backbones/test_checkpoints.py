@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from mirepoix.models.backbones.checkpoints import Checkpoint, open_part
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.backbones.checkpoints import open_part
 from mirepoix.models.errors import Refused
 from tests.models.conftest import WORDS
 
@@ -77,7 +78,7 @@ def test_a_checkpoint_without_words_is_refused_and_not_given_an_empty_tokenizer(
     name, checkpoint = next(iter(twin(family).items()))
     shutil.copytree(checkpoint.name, tmp_path / "checkpoint")
     (tmp_path / "checkpoint" / "tokenizer.json").unlink()
-    with pytest.raises(Refused, match=r"cannot be opened: it has none of .*tokenizer\.json, so no words .*; it needs config\.json"):
+    with pytest.raises(Refused, match=r"cannot be opened: it has none of .*tokenizer\.json, .* no vocabulary; it needs config\.json"):
         open_part(Checkpoint(tmp_path / "checkpoint"), "text" if name == "text" else "multimodal")
 
 

@@ -1,19 +1,17 @@
 """Tiny twins have the classes and files of a hub checkpoint, from a seed, and tokenizers that read any text."""
 
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from mirepoix.models.backbones.checkpoints import open_part
-from mirepoix.models.backbones.twins import FAMILIES, QWEN_TOKENS, Tiny, make_twin
+from mirepoix.models.backbones.twin_config import FAMILIES, QWEN_TOKENS, Tiny
+from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.errors import Refused
 from tests.models.conftest import SIZES, WORDS
+from tests.ranks import run_ranks
 
 
 def parts(checkpoints):
@@ -54,17 +52,15 @@ def test_weights_are_spread_as_told_but_where_published_models_spread_them_by_wi
         assert found == pytest.approx(ratios), family
 
 
+def _make(rank, world, folder, families):
+    for family in families:
+        make_twin(folder / family, family, WORDS * 20, SIZES, seed=0)
+
+
 def test_another_process_makes_the_same_tokenizers(twin, tmp_path):
-    code = """
-        import sys
-        from pathlib import Path
-        from mirepoix.models.backbones.twins import make_twin
-        from tests.models.conftest import SIZES, WORDS
-        for family in sys.argv[2:]:
-            make_twin(Path(sys.argv[1]) / family, family, WORDS * 20, SIZES, seed=0)
-    """
+    """One with hashes of strings of its own: it is not forked from this one."""
     families = ["qwen2_vl", "t5_clip", "bert_clip", "clip"]
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code), str(tmp_path), *families], check=True, cwd=Path(__file__).parents[3])
+    run_ranks(_make, 1, tmp_path, families)
     for family in families:
         for name, checkpoint in twin(family).items():
             place = tmp_path / family / (name if name != "model" else "")
@@ -102,22 +98,6 @@ def test_a_clip_twin_takes_pictures_of_the_largest_square_of_patches(twin):
     for pixels, side in ((56 * 56, 56), (60 * 60, 56), (30 * 30, 28)):
         assert Tiny(max_pixels=pixels).side == side
     assert parts(twin("t5_clip"))["vision"].model.config.image_size == SIZES.side
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"hidden_size": 100, "heads": 3},
-        {"vision_width": 30, "vision_heads": 4},
-        {"vocabulary": 100},
-        {"max_pixels": 100},
-        {"family": "gpt"},
-    ],
-    ids=str,
-)
-def test_sizes_that_cannot_be_are_refused(sizes):
-    with pytest.raises(Refused, match=next(iter(sizes))):
-        Tiny(**sizes)
 
 
 def test_an_unknown_family_is_refused_with_those_there_are(tmp_path):

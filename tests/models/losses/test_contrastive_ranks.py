@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from mirepoix.models.losses.contrastive import COUNTS, FIGURES, Contrast, Labels, contrastive
@@ -20,6 +19,7 @@ from mirepoix.models.losses.objective import Objective
 from mirepoix.models.losses.temperature import Tempered
 from mirepoix.models.vectors import Vectors
 from tests.models.losses.reference_losses import D, labels
+from tests.ranks import run_ranks
 
 EVERYONE = 6
 RAGGED = (0, 0, 2, 1, 0, 3)  # of three ranks one has no hard negative at all
@@ -141,7 +141,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
 
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_the_mean_over_ranks_is_the_loss_and_the_gradient_of_the_whole_batch(world, tmp_path):
-    mp.spawn(_rank, (world, str(tmp_path)), nprocs=world)
+    run_ranks(_rank, world, str(tmp_path))
     results = pickle.loads((tmp_path / "results.pickle").read_bytes())
     for case, (numbers, gradients) in zip(CASES, results, strict=True):
         contrast, expected = results_of(case, 0, 1)

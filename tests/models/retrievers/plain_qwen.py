@@ -9,10 +9,10 @@ import torch
 from PIL import Image, ImageDraw
 
 from mirepoix.models.item import Item
-from mirepoix.models.retrievers.qwen_vl import OneTower
+from mirepoix.models.retrievers.qwen_vl_config import OneTowerConfig
 from tests.models.conftest import ITEMS, picture
 
-FAMILIES = OneTower.FAMILIES
+FAMILIES = OneTowerConfig.FAMILIES
 SEEN, SHOWN = "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"
 
 

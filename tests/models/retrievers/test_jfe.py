@@ -9,11 +9,12 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from mirepoix.models.backbones.checkpoints import Checkpoint
-from mirepoix.models.backbones.tuning import Lora, Tuning
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item
-from mirepoix.models.retrievers.jfe import Jfe, JfeConfig
+from mirepoix.models.retrievers.jfe import Jfe
+from mirepoix.models.retrievers.jfe_config import JfeConfig
 from tests.models.conftest import ITEMS, picture
 from tests.models.retrievers.plain_qwen import EVERY, FAMILIES, SEEN, SHOWN, Plain
 

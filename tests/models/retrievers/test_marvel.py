@@ -9,12 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mirepoix.models.backbones.checkpoints import Checkpoint, open_part
-from mirepoix.models.backbones.tuning import Lora
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.backbones.checkpoints import open_part
+from mirepoix.models.backbones.tuning_config import Lora
 from mirepoix.models.backbones.twins import seeded
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item
-from mirepoix.models.retrievers.marvel import TOKENS, Marvel, MarvelConfig, MarvelTuning
+from mirepoix.models.retrievers.marvel import TOKENS, Marvel
+from mirepoix.models.retrievers.marvel_config import MarvelConfig, MarvelTuning
 from tests.models.conftest import ITEMS, picture
 from tests.models.retrievers.plain_towers import Plain, learnt, of, order, still
 
@@ -178,7 +180,7 @@ def test_the_same_modules_run_in_the_same_order_whatever_items_consist_of(own, s
 
 
 def test_adapters_on_any_tower_are_merged_when_saved(own, tmp_path):
-    tuning = MarvelTuning(towers=own.TOWERS, lora=Lora(2, 4, 0.0))
+    tuning = MarvelTuning(towers=own.config.TOWERS, lora=Lora(2, 4, 0.0))
     own.tune(tuning).eval()
     assert not own.text.shared.weight.requires_grad
     for name, parameter in own.named_parameters():

@@ -9,12 +9,12 @@ import math
 import pytest
 import torch
 
-from mirepoix.models.backbones.tuning import Lora
+from mirepoix.models.backbones.tuning_config import Lora
 from mirepoix.models.backbones.twins import seeded
 from mirepoix.models.encoder import load_encoder
-from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from mirepoix.models.retrievers.mimic import Mimic, MimicConfig, MimicTuning
+from mirepoix.models.retrievers.mimic import Mimic
+from mirepoix.models.retrievers.mimic_config import MimicConfig, MimicTuning
 from tests.models.conftest import ITEMS, picture
 from tests.models.retrievers.plain_towers import Plain, learnt, of, order, still
 
@@ -203,11 +203,11 @@ def test_the_same_modules_run_in_the_same_order_whatever_items_consist_of(own, m
 )
 def test_a_stage_in_either_round_trains_what_it_names(encoder, towers):
     assert learnt(encoder, MimicTuning(towers=towers), READABLE) == of(encoder, *towers) - still(encoder)
-    assert MimicTuning().towers == encoder.TOWERS
+    assert MimicTuning().towers == encoder.config.TOWERS
 
 
 def test_adapters_on_any_tower_are_merged_when_saved(own, tmp_path):
-    own.tune(MimicTuning(towers=own.TOWERS, lora=Lora(2, 4, 0.0))).eval()
+    own.tune(MimicTuning(towers=own.config.TOWERS, lora=Lora(2, 4, 0.0))).eval()
     for name, parameter in own.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -215,17 +215,3 @@ def test_adapters_on_any_tower_are_merged_when_saved(own, tmp_path):
     again = load_encoder(tmp_path)
     assert again.config.fusion == own.config.fusion
     assert torch.allclose(again.encode(READABLE).rows_NTD, own.encode(READABLE).rows_NTD, atol=1e-4)
-
-
-@pytest.mark.parametrize("name", ["mix_in", "mix_ratio"])
-def test_a_share_is_between_0_and_1(name):
-    for value in (-0.1, 1.1):
-        with pytest.raises(Refused, match=f"tuning.{name} is {value}; it is a share"):
-            MimicTuning(**{name: value})
-
-
-def test_unknown_ways_are_refused_with_those_there_are():
-    with pytest.raises(Refused, match="mix is 'swap'; give one of interpolate, replace"):
-        MimicTuning(mix="swap")
-    with pytest.raises(Refused, match="fusion is 'early'; give one of joint, sum"):
-        MimicConfig(fusion="early")

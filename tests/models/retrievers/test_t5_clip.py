@@ -6,8 +6,10 @@ from transformers import T5Tokenizer
 
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_part
 from mirepoix.models.errors import Refused
-from mirepoix.models.retrievers.marvel import Marvel, MarvelConfig, MarvelTuning
-from mirepoix.models.retrievers.mimic import Mimic, MimicConfig
+from mirepoix.models.retrievers.marvel import Marvel
+from mirepoix.models.retrievers.marvel_config import MarvelConfig
+from mirepoix.models.retrievers.mimic import Mimic
+from mirepoix.models.retrievers.mimic_config import MimicConfig
 from mirepoix.models.retrievers.t5_clip import TokenSequences
 
 
@@ -47,26 +49,19 @@ def test_a_batch_is_padded_at_the_end_and_has_a_column_without_any_text(tokenize
     assert words.batch([[]])["attention_mask"].tolist() == [[0]]
 
 
-@pytest.mark.parametrize("made", [MarvelConfig, MimicConfig, MarvelTuning], ids=lambda made: made.__name__)
-def test_a_budget_that_holds_no_text_is_refused(made):
-    assert made(text_length=2).text_length == 2
-    with pytest.raises(Refused, match="text_length is 1; give at least 2"):
-        made(text_length=1)
-
-
-@pytest.mark.parametrize("retriever", [Marvel, Mimic])
-def test_towers_of_another_kind_are_refused(retriever, twin):
+@pytest.mark.parametrize(("retriever", "config"), [(Marvel, MarvelConfig()), (Mimic, MimicConfig())])
+def test_towers_of_another_kind_are_refused(retriever, config, twin):
     t5, clip = (open_part(twin("t5_clip")[name], name) for name in ("text", "vision"))
     bert = open_part(twin("bert_clip")["text"], "text")
-    with pytest.raises(Refused, match=f"{retriever.architecture}'s text tower is a t5, and the checkpoint holds a bert"):
-        retriever(retriever.Config(), bert, clip)
+    with pytest.raises(Refused, match=f"{config.ARCHITECTURE}'s text tower is a t5, and the checkpoint holds a bert"):
+        retriever(config, bert, clip)
     with pytest.raises(Refused, match="vision tower is a clip_vision_model, and the checkpoint holds a bert"):
-        retriever(retriever.Config(), t5, LoadedCheckpoint(bert.model))
+        retriever(config, t5, LoadedCheckpoint(bert.model))
 
 
-@pytest.mark.parametrize("retriever", [Marvel, Mimic])
-def test_the_vision_half_of_a_whole_clip_serves_as_well(retriever, twin):
-    encoder = retriever.build({"text": twin("t5_clip")["text"], "vision": twin("clip")["model"]}, retriever.Config())
+@pytest.mark.parametrize(("retriever", "config"), [(Marvel, MarvelConfig()), (Mimic, MimicConfig())])
+def test_the_vision_half_of_a_whole_clip_serves_as_well(retriever, config, twin):
+    encoder = retriever.build({"text": twin("t5_clip")["text"], "vision": twin("clip")["model"]}, config)
     patches_VPD = encoder.patches(encoder.blank(encoder.device))
     assert patches_VPD.shape == (1, 16, encoder.dimension)
     assert not torch.equal(patches_VPD[0, 0], patches_VPD[0, 1])

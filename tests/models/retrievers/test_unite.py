@@ -3,11 +3,12 @@
 import pytest
 import torch
 
-from mirepoix.models.backbones.checkpoints import Checkpoint
-from mirepoix.models.backbones.tuning import Lora, Tuning
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item
-from mirepoix.models.retrievers.unite import Unite, UniteConfig
+from mirepoix.models.retrievers.unite import Unite
+from mirepoix.models.retrievers.unite_config import UniteConfig
 from tests.models.conftest import ITEMS, picture
 from tests.models.retrievers.plain_qwen import EVERY, FAMILIES, SEEN, SHOWN, Plain
 

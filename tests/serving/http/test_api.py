@@ -9,18 +9,17 @@ from dataclasses import replace
 import httpx
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirepoix.models.encoder import Role
+from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
-from mirepoix.models.vectors import Vectors
+from mirepoix.models.ragged import RaggedRows
 from mirepoix.serving.http import api
-from mirepoix.serving.http.api import About, Busy, Encoded, HealthProbe, SearchResults, build_app
-from mirepoix.serving.http.schemas import Limits
-from mirepoix.serving.pictures import PictureLimits
+from mirepoix.serving.http.api import About, Busy, Encoded, HealthProbe, SearchResult, build_app
+from mirepoix.serving.http.limits_config import Limits
+from mirepoix.serving.pictures_config import PictureLimits
 from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.replicas import Counted
 from tests.serving.fixtures import INSTRUCTIONS, corpus, drawing
@@ -38,19 +37,14 @@ class InProcess:
 
     async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]:
         self.asked, self.role = list(items), role
-        vectors = self.encoder.encode(items, role=role)
-        return [
-            Encoded(rows[mask].numpy(), self.counted.tokens[item.id], len(items))
-            for item, rows, mask in zip(items, vectors.rows_NTD, vectors.mask_NT, strict=True)
-        ]
+        vectors = self.encoder.encode(items, role=role).ragged()
+        return [Encoded(rows_TD, self.counted.tokens[item.id], len(items)) for item, rows_TD in zip(items, vectors, strict=True)]
 
-    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResults]:
-        query = Vectors(torch.tensor(rows_TD)[None], torch.ones(1, len(rows_TD), dtype=torch.bool))
+    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]:
+        query = RaggedRows(rows_TD, np.array([0, len(rows_TD)]))
         (hits,) = self.index.search(query, k, None if target is None else {target})
         shown = [self.documents[self.index.position(hit.id)] for hit in hits]
-        return [
-            SearchResults(hit.id, hit.score, doc.modality.letters, doc.text, doc.pictured) for hit, doc in zip(hits, shown, strict=True)
-        ]
+        return [SearchResult(hit.id, hit.score, doc.modality.letters, doc.text, doc.pictured) for hit, doc in zip(hits, shown, strict=True)]
 
     async def thumbnail(self, id: str) -> bytes | None:
         position = self.index.position(id)
@@ -436,7 +430,7 @@ def test_many_who_ask_for_health_share_one_answer_and_it_holds_for_a_moment(abou
         assert await at_once(app, *["/health"] * 20) == [status] * 20
         assert await at_once(app, "/health") == [status]
         assert backend.asked_whether_ready == 1
-        monkeypatch.setattr(api, "PULSE_SECONDS", 0.0)
+        monkeypatch.setattr(api, "PROBE_SECONDS", 0.0)
         backend.fails = not fails
         assert await at_once(app, "/health") == [503 if status == 200 else 200]
         assert backend.asked_whether_ready == 2

@@ -6,16 +6,18 @@ import random
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
-from mirepoix.models.vectors import Vectors
-from mirepoix.serving.search.bm25 import SparseConfig, SparseIndex, bm25_terms, build_sparse
-from mirepoix.serving.search.dense import Hit, open_index
+from mirepoix.models.ragged import RaggedRows
+from mirepoix.serving.search.bm25 import SparseIndex, bm25_terms, build_sparse
+from mirepoix.serving.search.bm25_config import SparseConfig
+from mirepoix.serving.search.hits import Hit
+from mirepoix.serving.search.open import open_index
 
 TEXT, IMAGE = Modality.TEXT, Modality.IMAGE
 
@@ -152,7 +154,7 @@ def test_texts_without_any_word_can_be_indexed():
 
 
 def test_vectors_are_refused_with_what_to_give():
-    vectors = Vectors.single(torch.ones(1, 1))
+    vectors = RaggedRows.single(np.ones((1, 1), np.float32))
     for given_instead in (vectors, "a bare text"):
         with pytest.raises(Refused, match=r"searches words.*give a list of texts"):
             index_of(TEXTS).search(given_instead, 3)
@@ -164,7 +166,7 @@ def test_vectors_are_refused_with_what_to_give():
         (lambda: index_of(TEXTS).search(["fox"], 0), "ask for at least one result"),
         (lambda: index_of(TEXTS).search(["fox"], 1, exclude=[[], []]), "2 entries for 1 queries"),
         (lambda: build_sparse(["a"], ["x", "y"], [TEXT]), "1 texts, 2 ids and 1 modalities"),
-        (lambda: build_sparse(["a", "b"], ["x", "x"], [TEXT] * 2), "'x' stands for two items"),
+        (lambda: build_sparse(["a", "b"], ["x", "x"], [TEXT] * 2), "'x' is given to two items"),
         (lambda: build_sparse([], [], []), "no text to index"),
         (lambda: SparseConfig(b=1.5), "b from 0 to 1"),
     ],

@@ -13,8 +13,12 @@ from hypothesis import strategies as st
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
+from mirepoix.models.ragged import RaggedRows
 from mirepoix.models.vectors import Vectors, maxsim
-from mirepoix.serving.search.dense import Hit, Index, IndexConfig, build, open_index
+from mirepoix.serving.search.dense import Index, build
+from mirepoix.serving.search.hits import Hit
+from mirepoix.serving.search.index_config import IndexConfig
+from mirepoix.serving.search.open import open_index
 
 TEXT, IMAGE, BOTH = Modality.TEXT, Modality.IMAGE, Modality.TEXT | Modality.IMAGE
 KINDS = ("flat", "hnsw", "ivf")
@@ -31,27 +35,31 @@ def clustered(items: int, width: int = 32, seed: int = 0) -> np.ndarray:
     return unit(centres[random.integers(0, len(centres), items)] + 0.4 * random.standard_normal((items, width)))
 
 
-def several(items: int, most: int, width: int = 16, seed: int = 0) -> Vectors:
+def several(items: int, most: int, width: int = 16, seed: int = 0) -> RaggedRows:
     random = np.random.default_rng(seed)
     mask_NT = np.arange(most)[None] < random.integers(1, most + 1, items)[:, None]
-    rows_NTD = unit(random.standard_normal((items, most, width))) * mask_NT[..., None]
-    return Vectors(torch.from_numpy(rows_NTD.astype(np.float32)), torch.from_numpy(mask_NT))
+    rows_NTD = unit(random.standard_normal((items, most, width)))
+    return RaggedRows(rows_NTD[mask_NT], np.append(0, np.cumsum(mask_NT.sum(1))))
 
 
 def names(count: int) -> list[str]:
     return [f"item-{n:05d}" for n in range(count)]
 
 
-def single(rows: np.ndarray) -> Vectors:
-    return Vectors.single(torch.from_numpy(rows))
+def single(rows: np.ndarray) -> RaggedRows:
+    return RaggedRows.single(rows)
 
 
-def brute(queries: Vectors, items: Vectors, ids: list[str], k: int, allowed: list[bool] | None = None) -> list[list[Hit]]:
-    scores_QN = (
-        maxsim(Vectors(queries.rows_NTD.double(), queries.mask_NT), Vectors(items.rows_NTD.double(), items.mask_NT))
-        .numpy()
-        .astype(np.float32)
-    )
+def padded(rows: RaggedRows) -> Vectors:
+    """The rows as the encoder gives them, in float64."""
+    mask_NT = np.arange(rows.counts_N.max())[None] < rows.counts_N[:, None]
+    rows_NTD = np.zeros((*mask_NT.shape, rows.width))
+    rows_NTD[mask_NT] = rows.rows_RD
+    return Vectors(torch.from_numpy(rows_NTD), torch.from_numpy(mask_NT))
+
+
+def brute(queries: RaggedRows, items: RaggedRows, ids: list[str], k: int, allowed: list[bool] | None = None) -> list[list[Hit]]:
+    scores_QN = maxsim(padded(queries), padded(items)).numpy().astype(np.float32)
     kept = [n for n in range(len(ids)) if allowed is None or allowed[n]]
     return [[Hit(ids[n], float(row[n])) for n in sorted(kept, key=lambda n: (-row[n], ids[n]))[:k]] for row in scores_QN]
 
@@ -261,8 +269,7 @@ def test_rows_that_are_not_of_unit_norm_are_refused(spoil, words):
 
 
 def test_an_item_without_rows_is_refused():
-    vectors = several(5, 3)
-    vectors.mask_NT[2] = False
+    vectors = RaggedRows(clustered(6), np.array([0, 1, 3, 3, 5, 6]))
     with pytest.raises(Refused, match="item 2 has no row"):
         build(vectors, names(5), [TEXT] * 5)
 
@@ -317,7 +324,7 @@ def test_a_config_that_cannot_be_is_refused(wrong):
 def test_whatever_the_shape_the_search_is_brute_force(items, most, asked, k, kind, codes, copies, seed):
     vectors, queries = several(items, most, width=8, seed=seed), several(3, asked, width=8, seed=seed + 1)
     if copies:
-        vectors = Vectors.cat([vectors[: max(1, items // 2)]] * 2)[:items]
+        vectors = RaggedRows.cat([vectors[: max(1, items // 2)]] * 2)[:items]
     modalities = [(TEXT, IMAGE, BOTH)[n % 3] for n in range(len(vectors))]
     ids = [f"{(n * 7919) % 9973}" for n in range(len(vectors))]
     index = build(vectors, ids, modalities, replace(IndexConfig(), kind=kind))

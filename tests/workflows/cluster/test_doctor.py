@@ -100,14 +100,17 @@ MISSING = "ModuleNotFoundError: No module named 'faiss'"
     [
         ({"faiss_cpu": "1.15.1"}, LOADED, "ok", ""),
         ({"faiss_gpu": "1.15.1"}, LOADED | {"gpus": 2}, "ok", ""),
-        ({"faiss_gpu": "1.15.1"}, LOADED, "warn", "it sees no GPU"),
-        ({"faiss_gpu": "1.15.1"}, "ImportError: libcudart.so.12: cannot open", "fail", "give it the CUDA libraries"),
+        ({"faiss_gpu": "1.15.1"}, LOADED, "warn", "it finds no GPU"),
+        ({"faiss_gpu": "1.15.1"}, "ImportError: libcudart.so.12: cannot open", "fail", "install the CUDA libraries"),
         (
             {"faiss_cpu": "1.15.1", "faiss_gpu": "1.15.1"},
             LOADED,
             "fail",
-            "pip uninstall -y faiss-cpu faiss-gpu && pip install 'mirepoix[cpu]'",
+            "pip uninstall -y faiss-cpu faiss-gpu faiss-gpu-cuvs && pip install 'mirepoix[cpu]'",
         ),
+        ({"faiss_gpu_cuvs": "1.15.1"}, LOADED | {"gpus": 1}, "ok", ""),
+        ({"faiss_gpu_cuvs": "1.15.1"}, LOADED, "warn", "it finds no GPU: check nvidia-smi, or pip uninstall -y faiss-gpu-cuvs &&"),
+        ({"faiss_gpu": "1.15.1", "faiss_gpu_cuvs": "1.15.1"}, LOADED, "fail", "pip uninstall -y faiss-cpu faiss-gpu faiss-gpu-cuvs &&"),
         ({}, MISSING, "fail", "pip install 'mirepoix[cpu]'"),
         ({"faiss_cpu": "1.15.1"}, MISSING, "fail", "pip install --force-reinstall --no-deps faiss-cpu"),
         ({}, LOADED, "ok", ""),
@@ -122,7 +125,7 @@ def test_the_faiss_that_is_here_tells_its_gpus_and_how_it_was_compiled():
     import faiss
 
     with doctor.probe(doctor.FAISS_PROBE) as asked:
-        check = doctor.faiss(doctor.answer(asked))
+        check = doctor.faiss(doctor.probe_result(asked))
     assert check.state == "ok" and faiss.__version__ in check.found
     assert f"{faiss.get_num_gpus()} GPUs; compiled with {faiss.get_compile_options().strip()}" in check.found
 
@@ -139,18 +142,18 @@ def test_a_faiss_that_cannot_be_imported_fails_with_why(tmp_path: Path, monkeypa
     (tmp_path / "faiss.py").write_text(module)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with doctor.probe(doctor.FAISS_PROBE) as asked:
-        check = doctor.faiss(doctor.answer(asked), versions_of(faiss_gpu="1.15.1"))
+        check = doctor.faiss(doctor.probe_result(asked), versions_of(faiss_gpu="1.15.1"))
     assert check.state == "fail" and words in check.found and "mirepoix[cpu]" in check.advice
 
 
 def test_a_probe_that_never_answers_is_given_up():
     with doctor.probe("import time; time.sleep(60)") as asked:
-        assert doctor.answer(asked, seconds=0.2) == "no answer within 0.2 seconds"
+        assert doctor.probe_result(asked, seconds=0.2) == "no answer within 0.2 seconds"
 
 
 def test_what_a_probe_prints_before_its_answer_does_not_count():
     with doctor.probe("print('a notice'); print('{}')") as asked:
-        assert doctor.answer(asked) == {}
+        assert doctor.probe_result(asked) == {}
 
 
 def test_gpus_that_torch_does_not_see_are_a_warning(tmp_path: Path, monkeypatch):
@@ -178,7 +181,7 @@ def test_no_compiler_and_no_torchvision_are_no_failure(nowhere):
 
 def test_the_deepspeed_that_is_here_tells_which_operators_it_could_build():
     with doctor.probe(doctor.OPERATORS_PROBE) as asked:
-        told = doctor.answer(asked)
+        told = doctor.probe_result(asked)
     assert told["operators"]["cpu_adam"] is True and "deepspeed_not_implemented" not in told["operators"]
     assert doctor.operators(told, "/usr/bin/g++").state == "ok"
 
@@ -187,7 +190,7 @@ def test_a_deepspeed_that_cannot_be_imported_fails(tmp_path: Path, monkeypatch):
     (tmp_path / "deepspeed.py").write_text("raise RuntimeError('broken')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with doctor.probe(doctor.OPERATORS_PROBE) as asked:
-        check = doctor.operators(doctor.answer(asked))
+        check = doctor.operators(doctor.probe_result(asked))
     assert check.state == "fail" and "RuntimeError: broken" in check.found and "deepspeed" in check.advice
 
 

@@ -16,39 +16,36 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from mirepoix.components.training.deepspeed_engine import settings_digest
+from mirepoix.components.training.deepspeed_settings import settings_digest
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.__main__ import _parsed, main
 from mirepoix.workflows.cluster import submit as submission
-from mirepoix.workflows.cluster.ray_cluster import LAYERS
+from mirepoix.workflows.cluster.shipped_code import LAYERS
 from mirepoix.workflows.cluster.submit import DETACHED, follow_job, job_client, prepare, send, submit
 from mirepoix.workflows.config import describe
-from mirepoix.workflows.run import resolve
-from tests.workflows.cluster.ray_heads import head, plain_environment
+from mirepoix.workflows.dag.outside import outside
+from mirepoix.workflows.recipes.registry import resolve
+from tests.workflows.cluster.ray_heads import plain_environment
 
 STAND_IN = """
 import os, sys, time
 import ray
-from mirepoix.workflows.cluster.ray_cluster import connect, default_storage
+from mirepoix.workflows.cluster.ray_cluster import connect
+from mirepoix.workflows.storage import default_storage
 print("arguments", sys.argv[1:])
 print("storage", default_storage(), "tracking", os.environ.get("MLFLOW_TRACKING_URI"))
 print("config", open(sys.argv[sys.argv.index("--config") + 1]).read() if "--config" in sys.argv else None)
 if "seconds=60" in sys.argv:
     print("waiting", flush=True); time.sleep(60)
+for word in sys.argv:
+    if word.startswith("code="):
+        sys.exit(int(word.removeprefix("code=")))
 with connect():
     here = ray.remote(lambda: __import__("mirepoix.models.item").models.item.__file__)
     print("worker imports", ray.get(here.remote()))
     for path in [word.partition("=")[2] for word in sys.argv if word.startswith("adapt.deepspeed=")]:
         print("worker reads", ray.get(ray.remote(lambda: open(path).read()).remote()))
-sys.exit(next((int(a.removeprefix("code=")) for a in sys.argv if a.startswith("code=")), 0))
 """
-
-
-@pytest.fixture(scope="module")
-def cluster_head(ray_cluster):
-    """A head with a job server, under the token that this process has for its own cluster."""
-    with head(token=Path(os.environ["RAY_AUTH_TOKEN_PATH"]), num_cpus=2) as up:
-        yield up
 
 
 def staged(folder: Path, recipe: str = "quickstart", *overrides: str, **options):
@@ -61,8 +58,8 @@ def staged(folder: Path, recipe: str = "quickstart", *overrides: str, **options)
 
 def test_a_job_carries_our_code_and_nothing_else(tmp_path: Path):
     job = prepare("quickstart", [], tmp_path)
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["mirepoix", "mirepoix.py"]
-    assert sorted(each.name for each in (tmp_path / "mirepoix").iterdir()) == sorted(LAYERS)
+    assert [each.name for each in tmp_path.iterdir()] == ["mirepoix"]
+    assert sorted(each.name for each in (tmp_path / "mirepoix").iterdir()) == sorted(["__init__.py", *LAYERS])
     kinds = {each.suffix for each in tmp_path.rglob("*") if each.is_file()}
     assert ".py" in kinds and not kinds & {".pyc", ".parquet", ".db", ".md", ".yaml"}
     assert job.folder == tmp_path
@@ -128,11 +125,11 @@ def test_a_settings_file_travels_and_means_the_same_where_it_arrives(tmp_path: P
     monkeypatch.chdir(tmp_path / "job")
     told = _parsed(shlex.split(job.entrypoint)[3:])
     file.unlink()
-    arrived = resolve(told.recipe, told.overrides, told.config).prepared()
+    arrived = resolve(told.recipe, told.overrides, told.config)
     assert told.until == "adapt" and arrived.seed == 3
     for training in (arrived.adapt, arrived.instruct):
         assert not Path(training.deepspeed).is_absolute()
-        assert training.deepspeed_digest == settings_digest(job.folder / training.deepspeed)
+        assert outside(training) == {"deepspeed settings": settings_digest(job.folder / training.deepspeed)}
     assert json.loads(Path(arrived.adapt.deepspeed).read_text()) == {"zero_optimization": {"stage": 2}}
 
 
@@ -151,13 +148,13 @@ def test_a_missing_config_file_is_refused(tmp_path: Path):
         prepare("quickstart", [], tmp_path, config=tmp_path / "missing.yaml")
 
 
-def test_a_job_runs_with_its_arguments_its_config_and_our_code_on_the_workers(cluster_head, tmp_path: Path, monkeypatch, capfd):
+def test_a_job_runs_with_its_arguments_its_config_and_our_code_on_the_workers(job_head, tmp_path: Path, monkeypatch, capfd):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
     config = tmp_path / "my run.yaml"
     config.write_text("name: mine")
     zero = tmp_path / "my zero.json"
     zero.write_text('{"zero_optimization": {"stage": 2}}')
-    client = job_client(cluster_head.address)
+    client = job_client(job_head.address)
     files = {"adapt.deepspeed": zero}
     job = staged(tmp_path / "stage", "quickstart", "name=a b", storage="/shared/store", config=config, files=files)
     zero.unlink()
@@ -173,28 +170,28 @@ def test_a_job_runs_with_its_arguments_its_config_and_our_code_on_the_workers(cl
     assert f"submitted {job.name}" in err and f"{job.name} succeeded" in err
 
 
-def test_the_exit_code_of_the_job_is_ours(cluster_head, tmp_path: Path, capfd):
-    client = job_client(cluster_head.address)
+def test_the_exit_code_of_the_job_is_ours(job_head, tmp_path: Path, capfd):
+    client = job_client(job_head.address)
     job = staged(tmp_path / "stage", "quickstart", "code=3")
     send(client, job)
     assert follow_job(client, job.name) == 3
     assert "exit code 3" in capfd.readouterr().err
 
 
-def test_the_same_job_is_not_taken_twice(cluster_head, tmp_path: Path):
-    client = job_client(cluster_head.address)
-    job = staged(tmp_path / "stage", "quickstart", "again=1")
+def test_the_same_job_is_not_taken_twice(job_head, tmp_path: Path):
+    client = job_client(job_head.address)
+    job = staged(tmp_path / "stage", "quickstart", "code=0")
     send(client, job)
     with pytest.raises(Refused, match="already exists") as refusal:
         send(client, job)
     assert "\n" not in str(refusal.value)
 
 
-def test_an_interrupted_watcher_leaves_the_job_running_and_says_how_to_reach_it(cluster_head, tmp_path: Path):
-    client = job_client(cluster_head.address)
+def test_an_interrupted_watcher_leaves_the_job_running_and_says_how_to_reach_it(job_head, tmp_path: Path):
+    client = job_client(job_head.address)
     job = staged(tmp_path / "stage", "quickstart", "seconds=60")
     send(client, job)
-    follow = f"follow_job(job_client({cluster_head.address!r}), {job.name!r})"
+    follow = f"follow_job(job_client({job_head.address!r}), {job.name!r})"
     code = f"import sys; from mirepoix.workflows.cluster.submit import *; sys.exit({follow})"
     watcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -212,7 +209,7 @@ def test_an_interrupted_watcher_leaves_the_job_running_and_says_how_to_reach_it(
     assert follow_job(client, job.name) != 0
 
 
-def test_without_the_right_token_the_variables_to_set_are_named(cluster_head):
+def test_without_the_right_token_the_variables_to_set_are_named(job_head):
     cases = [
         ({"RAY_AUTH_MODE": "disabled"}, "asks for a token"),
         ({}, "asks for a token"),
@@ -230,7 +227,7 @@ def test_without_the_right_token_the_variables_to_set_are_named(cluster_head):
             except ValueError as error:
                 print(error)
     """
-    command = [sys.executable, "-c", code, cluster_head.address, json.dumps([variables for variables, _ in cases])]
+    command = [sys.executable, "-c", code, job_head.address, json.dumps([variables for variables, _ in cases])]
     found = subprocess.run(command, env=plain_environment(), capture_output=True, text=True, timeout=60)
     refusals = found.stdout.splitlines()
     assert len(refusals) == len(cases), found.stderr
@@ -247,10 +244,10 @@ def test_a_cluster_that_does_not_answer_is_refused_in_seconds(address):
     assert time.monotonic() - start < 10 and "\n" not in str(refusal.value)
 
 
-def test_the_given_address_wins_over_the_variables(cluster_head, monkeypatch):
+def test_the_given_address_wins_over_the_variables(job_head, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:9")
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://127.0.0.1:9")
-    assert job_client(cluster_head.address).get_address() == cluster_head.address
+    assert job_client(job_head.address).get_address() == job_head.address
     assert os.environ["RAY_ADDRESS"] == "http://127.0.0.1:9"
 
 
@@ -316,19 +313,19 @@ def test_a_cluster_that_is_lost_for_good_is_said_with_the_way_back(monkeypatch, 
         follow_job(client, "job")
 
 
-def test_a_submission_that_is_not_followed_returns_at_once(cluster_head, tmp_path: Path):
+def test_a_submission_that_is_not_followed_returns_at_once(job_head, tmp_path: Path):
     config = tmp_path / "run.yaml"
     config.write_text("name: mine")
-    assert submit("no-such-recipe", ["a=1"], address=cluster_head.address, config=config, follow=False) == 0
-    client = job_client(cluster_head.address)
+    assert submit("no-such-recipe", ["a=1"], address=job_head.address, config=config, follow=False) == 0
+    client = job_client(job_head.address)
     (job,) = [each for each in client.list_jobs() if each.submission_id and each.submission_id.startswith("no-such-recipe-")]
     assert shlex.split(job.entrypoint)[-2:] == ["--config", "config/run.yaml"]
 
 
-def test_the_command_line_ships_the_settings_file_that_an_override_names(cluster_head, tmp_path: Path, monkeypatch, capfd):
+def test_the_command_line_ships_the_settings_file_that_an_override_names(job_head, tmp_path: Path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     Path("zero.json").write_text('{"zero_optimization": {"stage": 1}}')
-    words = ["submit", "quickstart", "adapt.deepspeed=zero.json", "--until", "nowhere", "--address", cluster_head.address]
+    words = ["submit", "quickstart", "adapt.deepspeed=zero.json", "--until", "nowhere", "--address", job_head.address]
     assert main(words) == 2
     assert "there is no stage nowhere" in capfd.readouterr().out, "the job comes as far as its stages only with the settings file"
 

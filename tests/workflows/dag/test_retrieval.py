@@ -7,13 +7,12 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from mirepoix.components.synthetic.entities import SPLITS
-from mirepoix.models.encoder import ARCHITECTURES
+from mirepoix.components.synthetic.world_config import SPLITS
+from mirepoix.models.encoder_config import ARCHITECTURES, config_class
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import publish
 from mirepoix.workflows.dag.retrieval import Retrieval
-from mirepoix.workflows.recipes.registry import recipe
-from mirepoix.workflows.run import resolve
+from mirepoix.workflows.recipes.registry import recipe, resolve
 from mirepoix.workflows.runner.fingerprint import ingredients, key_of
 
 STAGES = {stage.name: stage for stage in recipe("quickstart").stages()}
@@ -24,37 +23,51 @@ STAGES = {stage.name: stage for stage in recipe("quickstart").stages()}
     [
         (
             "sources",
-            "components.drawing components.entities components.corpus components.formats.beir components.formats.place models.item",
-            "components.curate models.encoder",
+            "components.synthetic.drawing components.synthetic.entities components.corpus.parts "
+            "components.ingestion.formats.beir components.ingestion.formats.source_files models.item",
+            "components.curation.curate models.encoder",
         ),
-        ("curate", "serving.pictures components.corpus components.duplicates components.texts", "components.world models.encoder"),
-        ("pairs", "components.instructions components.batches", "components.world components.train"),
+        (
+            "curate",
+            "serving.pictures components.corpus.parts components.curation.near_duplicates components.corpus.text",
+            "components.synthetic.world models.encoder",
+        ),
+        ("pairs", "components.pairs.instructions components.pairs.store", "components.synthetic.world components.training.train"),
         (
             "adapt",
-            "models.loss models.unite models.backbone components.zero components.batches components.job",
-            "components.world serving.index",
+            "models.losses.contrastive models.retrievers.unite models.backbones.checkpoints "
+            "components.training.deepspeed_engine components.pairs.store components.training.job",
+            "components.synthetic.world serving.search.dense",
         ),
-        ("embed", "models.unite models.encoder models.vectors components.embeddings", "models.loss components.train serving.index"),
-        ("index", "serving.index components.embeddings", "models.unite components.embed"),
-        ("evaluate", "serving.index components.metrics", "models.unite components.train"),
-        ("release", "serving.release serving.index models.unite components.instructions", "components.train serving.app"),
-        ("deploy", "serving.app serving.api serving.schemas serving.replicas", "components.train"),
+        (
+            "embed",
+            "models.retrievers.unite models.encoder models.vectors components.embedding.vectors",
+            "models.losses.contrastive components.training.train serving.search.dense",
+        ),
+        ("index", "serving.search.dense components.embedding.vectors", "models.retrievers.unite components.embedding.embed"),
+        ("evaluate", "serving.search.dense components.evaluation.metrics", "models.retrievers.unite components.training.train"),
+        (
+            "release",
+            "serving.release serving.search.dense models.retrievers.unite components.pairs.instructions",
+            "components.training.train serving.app",
+        ),
+        ("deploy", "serving.app serving.http.api serving.http.schemas serving.replicas", "components.training.train"),
     ],
 )
 def test_a_stage_is_made_anew_when_a_module_changes_that_decides_its_result_and_by_no_other(name, consists_of, does_not):
-    parts = set(STAGES[name].modules)
+    parts = set(ingredients(STAGES[name], {})["source"])
     assert {f"mirepoix.{part}" for part in consists_of.split()} <= parts
     assert not {f"mirepoix.{part}" for part in does_not.split()} & parts
 
 
 @pytest.mark.parametrize("retriever", sorted(ARCHITECTURES))
 def test_a_retriever_is_in_the_key_of_what_its_own_encoder_is_opened_by_and_in_no_others(retriever):
-    modules = {module for module, _ in ARCHITECTURES.values()}
+    modules = {config_class(name).ENCODER.partition(":")[0] for name in ARCHITECTURES}
     arm = f"arms.{retriever}"
     own = [stage for stage in resolve("quickstart_all", [f"only={retriever}", f"{arm}.mine=MineConfig"]).stages() if stage.arm]
-    opened = {stage.step: modules & set(stage.modules) for stage in own}
+    opened = {stage.step: modules & set(ingredients(stage, {})["source"]) for stage in own}
     for step in ("instruct", "embed", "release", "mine"):
-        assert opened[step] == {ARCHITECTURES[retriever][0]}, step
+        assert opened[step] == {config_class(retriever).ENCODER.partition(":")[0]}, step
     assert not opened["evaluate"] | opened["index"]
 
 
@@ -62,7 +75,7 @@ def test_what_opens_any_release_has_all_retrievers_in_its_key(tmp_path):
     publish(written(tmp_path / "draft", "x"), tmp_path / "release", {})
     mined = {stage.name: stage for stage in resolve("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}/release"]).stages()}
     for name in ("mine", "deploy"):
-        assert {module for module, _ in ARCHITECTURES.values()} <= set(mined[name].modules)
+        assert {config_class(each).ENCODER.partition(":")[0] for each in ARCHITECTURES} <= set(ingredients(mined[name], {})["source"])
 
 
 @pytest.mark.parametrize("name", ["quickstart", "nlvr", "unite"])
@@ -79,7 +92,8 @@ def test_what_the_config_asks_for_beside_stands_in_its_place():
     assert more["pairs"].inputs == {"curate": "curate", "passages": "passages"}
     assert more["mine"].inputs == {"pairs": "pairs", "curate": "curate", "encoder": "adapt", "index": "index-adapted"}
     assert more["instruct"].inputs == {"pairs": "mine", "encoder": "adapt"}
-    assert {f"mirepoix.{name}" for name in ("components.negatives", "serving.index", "models.unite")} <= set(more["mine"].modules)
+    decided = ("components.pairs.hard_negatives", "serving.search.dense", "models.retrievers.unite")
+    assert {f"mirepoix.{name}" for name in decided} <= set(ingredients(more["mine"], {})["source"])
 
 
 def test_a_training_that_is_left_out_leaves_its_place_to_the_one_before_it():
@@ -95,7 +109,7 @@ def test_a_training_that_is_left_out_leaves_its_place_to_the_one_before_it():
 
 
 def test_a_training_without_the_pairs_that_it_would_read_is_refused_before_anything_runs():
-    with pytest.raises(Refused, match=r"pairs\.adapt_tasks is null and adapt is not.*adapt=null"):
+    with pytest.raises(Refused, match=r"pairs\.adapt_tasks is null, and adapt trains on these pairs.*adapt=null"):
         resolve("quickstart", ["pairs.adapt_tasks=null"]).stages()
     assert resolve("quickstart", ["pairs.adapt_tasks=null", "adapt=null"]).stages()
     assert resolve("quickstart", ["pairs.adapt_tasks=[]"]).pairs.adapt_tasks == ()
@@ -153,9 +167,14 @@ def test_a_release_that_negatives_are_mined_with_is_in_the_key_and_must_be_there
     for content in ("one", "two"):
         publish(written(tmp_path / f"draft-{content}", content), tmp_path / "release", {}, replace=True)
         config = resolve("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}/release"])
-        digests.append(config.prepared().mine.fingerprint)
+        digests.append(called("mine", config).outside["release"])
     assert digests[0] != digests[1]
     assert [stage.name for stage in config.stages() if "adapted" in stage.name] == []
+
+
+def called(name, config):
+    """The stage of that name."""
+    return next(stage for stage in config.stages() if stage.name == name)
 
 
 def written(folder, content):
@@ -182,9 +201,9 @@ def test_the_content_of_a_deepspeed_file_is_in_the_key(tmp_path):
     digests = []
     for stage in (1, 2):
         file.write_text(json.dumps({"zero_optimization": {"stage": stage}}))
-        digests.append(config.prepared().adapt.deepspeed_digest)
+        digests.append(called("adapt", config).outside["deepspeed settings"])
     assert digests[0] != digests[1]
-    assert config.prepared().instruct.deepspeed_digest is None
+    assert called("instruct", config).outside == {}
 
 
 @pytest.mark.parametrize(
@@ -195,8 +214,8 @@ def test_the_content_of_a_deepspeed_file_is_in_the_key(tmp_path):
         ("adapt.tuning.towers=langage", ("adapt.tuning: towers langage", "language, vision")),
         ("instruct.tuning.towers=language,sound", ("instruct.tuning: towers sound", "language, vision")),
         ("instruct.tuning.towers=[]", ("instruct.tuning: towers ()", "language, vision")),
-        ("mine_refine=MineConfig", ("mine_refine is given and refine is not", "refine=TrainConfig")),
-        ("verbalise.kind=written", ("verbalise.kind is written and refine null", "refine=TrainConfig")),
+        ("mine_refine=MineConfig", ("mine_refine is given, and there is no refine", "refine=TrainConfig")),
+        ("verbalise.kind=written", ("verbalise.kind is written, and there is no refine", "refine=TrainConfig")),
         ("evaluate.split=test", ("evaluate.split is 'test'", "validation, test_entity, test_combination")),
         ("evaluate.split=train", ("evaluate.split is 'train'", "validation, test_entity, test_combination")),
         ("sources.world.held_out_combinations=0", ("evaluate.split is 'test_combination'", "validation, test_entity")),
@@ -217,14 +236,14 @@ def test_a_training_that_has_neither_the_batch_nor_hard_negatives_to_contrast_is
     given = ["refine=TrainConfig", *mining]
     alone = [*given, *(f"{stage}.loss.{field}=false" for field in ("in_batch", "symmetric", "modality_mask"))]
     assert resolve("quickstart", alone) and ((mining and stage != "adapt") or resolve("quickstart", [*given, f"{stage}.negatives=0"]))
-    with pytest.raises(Refused, match=rf"{stage}\.negatives is 0 and {stage}\.loss\.in_batch off.*{stage}\.loss\.in_batch=true"):
+    with pytest.raises(Refused, match=rf"{stage}\.negatives is 0 and {stage}\.loss\.in_batch is off.*{stage}\.loss\.in_batch=true"):
         resolve("quickstart", [*alone, f"{stage}.negatives=0"])
 
 
 @pytest.mark.parametrize(("stage", "mining"), [("instruct", "mine"), ("refine", "mine_refine")])
 def test_mining_for_a_training_that_reads_no_hard_negatives_is_refused(stage, mining):
     """Every published training of the first round says negatives=0."""
-    with pytest.raises(Refused, match=rf"{stage}\.negatives is 0, so what is mined for it would not be read; give {stage}\.negatives=3"):
+    with pytest.raises(Refused, match=rf"{stage}\.negatives is 0, so the negatives that are mined.*; give {stage}\.negatives=3"):
         given = ["refine=TrainConfig", "mine_refine=MineConfig", f"{mining}=MineConfig", f"{mining}.negatives=3"]
         resolve("quickstart", [*given, f"{stage}.negatives=0"])
     with pytest.raises(Refused, match=r"instruct\.negatives is 0"):
@@ -272,3 +291,14 @@ def choices(hint: Any) -> Iterator[tuple[type, str]]:
 def test_a_config_made_in_python_refuses_what_is_none_of_a_fields_values_as_the_command_line_does(config, name):
     with pytest.raises(Refused, match=f"{name} is 'odd'; give one of "):
         config(**{name: "odd"})
+
+
+def test_only_a_small_generated_corpus_is_read_and_curated_without_ray(tmp_path):
+    (tmp_path / "corpus.jsonl").write_text('{"_id": "d1", "text": "a text"}\n')
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "a query"}\n')
+
+    def use_ray(*settings):
+        return {stage.name for stage in resolve("quickstart", settings).stages() if stage.uses_ray} & {"sources", "curate"}
+
+    assert use_ray() == set()
+    assert use_ray("sources.world.entities=2000") == use_ray(f"sources.path={tmp_path}") == {"sources", "curate"}

@@ -10,7 +10,6 @@ import time
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from mirepoix.workflows.cluster.janitor import MARK
 from mirepoix.workflows.cluster.ray_cluster import PREFIX
 from mirepoix.workflows.dag.comparison import Comparison
 from tests.workflows.cluster.ray_heads import plain_environment
@@ -92,19 +91,19 @@ def mirepoix(*words: str, cwd: Path = ROOT, timeout: float = 400, **variables: s
 
 
 def processes_of_ours() -> set[int]:
-    """Processes on this host that belong to a private cluster of ours: by the variable that they carry, or the folder that they name."""
-    found = set()
+    """Processes that belong to a private cluster of this test session: they name its folder in their command line or their environment."""
+    ours, found = str(Path(tempfile.gettempdir()) / PREFIX).encode(), set()
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
                 told = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
             except OSError:
                 continue
-            if MARK.encode() in told or PREFIX.encode() in told:
+            if ours in told:
                 found.add(int(entry.name))
     return found
 
 
 def folders_of_ours() -> set[Path]:
-    """Folders of private clusters, of whatever driver."""
+    """Folders of private clusters of this test session."""
     return set(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))

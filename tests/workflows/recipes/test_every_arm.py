@@ -2,13 +2,12 @@
 
 import pytest
 
-from mirepoix.models.encoder import ARCHITECTURES
+from mirepoix.models.encoder_config import ARCHITECTURES
 from mirepoix.models.item import Item
 from mirepoix.serving.release import open_release
 from mirepoix.serving.store import local_path
 from mirepoix.workflows import results
-from mirepoix.workflows.recipes.registry import recipe
-from mirepoix.workflows.run import resolve
+from mirepoix.workflows.recipes.registry import recipe, resolve
 from mirepoix.workflows.runner.execute import execute
 from tests.models.conftest import picture
 from tests.workflows.recipes.small_quickstart import MODEL, of_arm
@@ -45,7 +44,7 @@ def test_every_training_of_every_arm_came_to_an_end(ran):
 
 def test_six_headlines_stand_in_one_table_of_six_columns(ran):
     config, report = ran
-    told = results.told(config, report)
+    told = results.gather(config, report)
     assert set(results.figures(told)) == {f"{name} recall@5" for name in ARCHITECTURES}
     title, header, *rows = results.results_table(told).splitlines()
     assert title == "recall@5 on test_combination, target pool" and header.split() == ["task", "queries", *config.arms]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mirepoix.components.training.augment import AugmentConfig
+from mirepoix.components.training.augment_config import AugmentConfig
 from mirepoix.workflows.dag.retrieval import Method
 from mirepoix.workflows.recipes.registry import recipe
 

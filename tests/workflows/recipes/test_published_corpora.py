@@ -11,10 +11,10 @@ from PIL import Image
 
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.curation import curate
-from mirepoix.components.curation.curate import CurateConfig
+from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.evaluation.evaluate import headline_split
 from mirepoix.components.ingestion import sources
-from mirepoix.components.ingestion.sources import SourcesConfig
+from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.components.pairs import pairs
 from mirepoix.components.pairs.instructions import WORDINGS
 from mirepoix.components.pairs.store import PairStore
@@ -133,7 +133,7 @@ def test_every_published_recipe_has_its_papers_corpus():
 @pytest.mark.parametrize("name", PAPERS)
 def test_a_recipe_has_pairs_for_each_of_its_trainings_and_a_split_to_be_measured_on(curated, tmp_path, name):
     config, corpus = recipe(name), curated[PAPERS[name]].folder
-    found = made(tmp_path, pairs.work, config.paired, curate=corpus)
+    found = made(tmp_path, pairs.work, config.made_pairs, curate=corpus)
     stores = {folder.parent.name for folder in found.folder.glob("*/pairs.arrow")}
     assert stores == ({"adapt", "instruct"} if config.adapt else {"instruct"})
     assert all(len(PairStore(found.folder / store)) >= 8 for store in stores)

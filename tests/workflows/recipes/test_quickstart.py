@@ -19,9 +19,9 @@ from selenium.webdriver.common.by import By
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.serving import store
 from mirepoix.workflows.__main__ import main
-from mirepoix.workflows.cluster.ray_cluster import LAYERS
+from mirepoix.workflows.cluster.shipped_code import LAYERS
 from mirepoix.workflows.recipes.registry import recipe
-from tests.workflows.cluster.ray_heads import free_ports, head
+from tests.workflows.cluster.ray_heads import free_ports
 from tests.workflows.recipes.small_quickstart import (
     BESIDE,
     ROOT,
@@ -79,7 +79,7 @@ def test_the_end_says_where_to_look_next(first, home):
     report = next(line.split()[-1] for line in first.out.splitlines() if line.strip().startswith("the report"))
     assert Path(report).is_file()
     assert "\nendpoint  " not in first.out
-    assert "the endpoint went with the demo's cluster" in first.out
+    assert "the endpoint has ended with the cluster of the demo" in first.out
 
 
 def test_the_report_holds_settings_data_and_figures_by_task(first, home):
@@ -103,14 +103,15 @@ def planned(first, home, capsys):
 
 
 def test_the_folder_of_the_run_can_be_run_again(home, planned):
-    verbs = {name: words[0] for name, words in planned("quickstart", "--config", str(told(home)[1] / "config.yaml")).items()}
-    assert verbs == {name: "runs" if name == "deploy" else "stands" for name in STAGES}
+    plan = planned("quickstart", "--config", str(told(home)[1] / "config.yaml"))
+    verbs = {name: "runs" if words[0] == "runs" else " ".join(words) for name, words in plan.items()}
+    assert verbs == {name: "runs" if name == "deploy" else "up to date" for name in STAGES}
 
 
 def test_one_changed_training_field_would_run_again_only_what_depends_on_it(planned):
     plan = planned("quickstart", *SMALL, "instruct.learning_rate=3e-4")
-    standing = {name for name, words in plan.items() if words[0] == "stands"}
-    assert standing == {"sources", "curate", "pairs", "backbone", "adapt", "embed-untrained", "index-untrained"}
+    current = {name for name, words in plan.items() if words == ["up", "to", "date"]}
+    assert current == {"sources", "curate", "pairs", "backbone", "adapt", "embed-untrained", "index-untrained"}
     assert "learning_rate" in " ".join(plan["instruct"])
     assert plan["embed"] == ["may", "run", "waits", "for", "instruct"]
 
@@ -216,14 +217,14 @@ def test_a_second_run_skips_what_stands_and_needs_no_cluster(first, home):
     words = ["run", "quickstart", *SMALL, "--until", "release", "--storage", str(home / "storage")]
     again = mirepoix(*words, TMPDIR="/nowhere", RAY_ADDRESS="127.0.0.1:9")
     assert again.status == 0, again.err
-    assert again.stages("stands") == set(STAGES) - {"deploy", "evaluate", "embed-untrained", "index-untrained"}
+    assert again.stages("up to date") == set(STAGES) - {"deploy", "evaluate", "embed-untrained", "index-untrained"}
 
 
 def test_a_second_demo_only_serves_again_and_on_its_own_cluster_whatever_other_is_set(first, home):
     again = mirepoix("demo", "quickstart", *SMALL, "--storage", str(home / "storage"), cwd=home, RAY_ADDRESS="127.0.0.1:9")
     assert again.status == 0, again.err
     assert again.stages("done") == {"deploy"}
-    assert again.stages("stands") == set(STAGES) - {"deploy"}
+    assert again.stages("up to date") == set(STAGES) - {"deploy"}
     assert again.out.count("results in") == 3
     assert again.seconds < first.seconds / 2
 
@@ -299,10 +300,9 @@ def checkout(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def cluster():
-    """A cluster with a token of its own, and the variables by which a command is let in."""
-    with head(token=True, num_cpus=6) as up:
-        yield up, {name: value for name, value in up.env.items() if name.startswith("RAY_AUTH")}
+def cluster(job_head):
+    """A cluster that takes jobs, and the variables by which a command is let in."""
+    return job_head, {name: value for name, value in job_head.env.items() if name.startswith("RAY_AUTH")}
 
 
 @pytest.fixture(scope="module")
@@ -319,7 +319,7 @@ def test_a_comparison_as_a_job_of_a_cluster_takes_what_stands_and_makes_the_rest
     ended, _ = beside
     assert ended.status == 0, ended.out + ended.err
     stood = {name if name in ("sources", "curate", "pairs") else f"unite:{name}" for name in STAGES if name != "deploy"}
-    assert ended.stages("stands") == stood, "the quickstart alone made all of UNITE's"
+    assert ended.stages("up to date") == stood, "the quickstart alone made all of UNITE's"
     steps = ("backbone", "instruct", "embed", "embed-untrained", "index", "index-untrained", "evaluate", "release")
     assert ended.stages("done") == {"deploy", *(f"univldr:{step}" for step in steps)}
 
@@ -366,9 +366,9 @@ def test_what_a_job_serves_outlives_it_and_a_demo_that_searches_it(beside):
     assert answers(f"{endpoint}/health"), "the endpoint ended with its job"
     demo = mirepoix("demo", *BESIDE, "--storage", str(storage), cwd=storage.parent)
     assert demo.status == 0, demo.out + demo.err
-    assert demo.stages("stands") == ended.stages("stands") | ended.stages("done")
+    assert demo.stages("up to date") == ended.stages("up to date") | ended.stages("done")
     assert f"\nendpoint  {endpoint}\n" in demo.out
-    assert f"the endpoint goes on at {endpoint}" in demo.out
+    assert f"the endpoint is up at {endpoint}" in demo.out
     assert answers(f"{endpoint}/health"), "a demo stopped an endpoint that was not its own"
 
 

@@ -5,10 +5,10 @@ import pytest
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.pairs.store import PairStore
 from mirepoix.models.item import Modality, table_to_items
-from mirepoix.serving.search.dense import open_index
+from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import local_path
+from mirepoix.workflows.recipes.registry import resolve
 from mirepoix.workflows.results import read
-from mirepoix.workflows.run import resolve
 from mirepoix.workflows.runner.execute import execute
 from tests.components.generation.endpoints import Answer, endpoint
 from tests.workflows.recipes.small_quickstart import MODEL, of_arm

@@ -1,7 +1,4 @@
-"""Small stages for the tests of the runner: each notes that it logged in the file `log` of its config.
-
-Ray's workers of the test session do not find this module; it travels by value.
-"""
+"""Small stages for the tests of the runner: each notes its work in the file `log` of its config."""
 
 import io
 import os
@@ -11,14 +8,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from ray import cloudpickle
-
+from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
-from mirepoix.serving.store import Context, Outcome, Rows
-from mirepoix.workflows.runner.execute import Report, Stage, execute
+from mirepoix.workflows.runner.execute import Report, execute
+from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.progress import Display
-
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 @dataclass(frozen=True)
@@ -53,7 +47,7 @@ def wait_for_another(context: Context, config: StubConfig, **inputs: Path) -> Ou
     _note(config, f"begin {config.text}")
     deadline = time.monotonic() + config.seconds
     while len(logged(config.log)) < 2:
-        assert time.monotonic() < deadline, "nobody came"
+        assert time.monotonic() < deadline, "no other stage began"
         time.sleep(0.05)
     return Outcome(Rows(0, 0), {})
 
@@ -111,21 +105,75 @@ def repeat(context: Context, config: StubConfig, **inputs: Path) -> Outcome:
     return copy(context, config, **inputs)
 
 
+def interrupt(context: Context, config: StubConfig, **inputs: Path) -> Outcome:
+    """Press Ctrl-C in the middle."""
+    (context.folder / "half.txt").write_text("half")
+    (Path(context.scratch) / "checkpoint").write_text("1")
+    raise KeyboardInterrupt
+
+
+def note_process(context: Context, config: StubConfig, **inputs: Path) -> Outcome:
+    """Note the process in which it runs."""
+    _note(config, f"pid {os.getpid()}")
+    return Outcome(Rows(0, 0), {})
+
+
+def write_argument(context: Context, config: StubConfig, word: str) -> Outcome:
+    """Write an argument that is not a config."""
+    (context.folder / "text.txt").write_text(word)
+    return Outcome(Rows(0, 0), {})
+
+
 def still_there(folder: Path, config: StubConfig) -> bool:
     """Whether the result still holds."""
     return Path(config.log).with_name("held").exists()
 
 
 def logged(log: Path | str) -> list[str]:
-    """What the stages noted, without the times."""
+    """The lines that the stages wrote, without the times."""
     path = Path(log)
     return [line.rpartition(" ")[0] for line in path.read_text().splitlines()] if path.exists() else []
 
 
+(
+    COPY,
+    WAIT_FOR_ANOTHER,
+    FAIL,
+    REFUSE,
+    FAIL_UNPICKLABLY,
+    MISCOUNT,
+    RETURN_NOTHING,
+    DIE_ONCE,
+    REPEAT,
+    STILL_THERE,
+    INTERRUPT,
+    NOTE_PROCESS,
+    WRITE_ARGUMENT,
+) = (
+    f"{__name__}:{work.__name__}"
+    for work in (
+        copy,
+        wait_for_another,
+        fail,
+        refuse,
+        fail_unpicklably,
+        miscount,
+        return_nothing,
+        die_once,
+        repeat,
+        still_there,
+        interrupt,
+        note_process,
+        write_argument,
+    )
+)
+"""How stages name them; Ray's workers import this module from the root of the checkout."""
+
+
 def run(stages: list[Stage], storage: Path | str, **options) -> tuple[Report, str]:
-    """Execute, and return the report and what was shown."""
+    """Execute in this process unless `local=False`, and return the report and what was shown."""
     shown = io.StringIO()
-    report = execute(stages, str(storage), display=Display(shown), **options)
+    report = execute(stages, str(storage), display=Display(shown), **{"local": True, **options})
     return report, shown.getvalue()
 
 
@@ -134,5 +182,5 @@ def drive(storage: str, log: str, seconds: float) -> None:
     import ray
 
     ray.init(log_to_driver=False)
-    stages = [Stage("copy", copy, StubConfig(log, "copy")), Stage("repeat", repeat, StubConfig(log, "repeat", seconds), {"before": "copy"})]
+    stages = [Stage("copy", COPY, StubConfig(log, "copy")), Stage("repeat", REPEAT, StubConfig(log, "repeat", seconds), {"before": "copy"})]
     sys.exit(0 if execute(stages, storage).ok else 1)

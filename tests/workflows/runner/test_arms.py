@@ -1,18 +1,14 @@
-"""The runner with arms: as many at work as there is room for, each failing by itself, and what two of them do alike done once."""
+"""The runner with arms: as many run at once as there is room for, each fails by itself, and equal stages of two arms run once."""
 
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import list_names
 from mirepoix.workflows.runner.execute import execute
-from mirepoix.workflows.runner.graph import Stage, merge_shared
-
-sys.path.insert(0, str(Path(__file__).parent))
-from stub_stages import StubConfig, copy, fail, logged, run, wait_for_another
+from mirepoix.workflows.runner.graph import Stage
+from tests.workflows.runner.stub_stages import COPY, FAIL, WAIT_FOR_ANOTHER, StubConfig, logged, run
 
 
 @pytest.fixture
@@ -27,10 +23,10 @@ def storage(tmp_path):
 
 def arms_of(log: str, *arms: str) -> list[Stage]:
     """load -> ARM:copy -> ARM:join"""
-    stages = [Stage("load", copy, StubConfig(log, "load"))]
+    stages = [Stage("load", COPY, StubConfig(log, "load"))]
     for arm in arms:
-        stages.append(Stage(f"{arm}:copy", copy, StubConfig(log, f"{arm} copy"), {"loaded": "load"}))
-        stages.append(Stage(f"{arm}:join", copy, StubConfig(log, f"{arm} join"), {"left": f"{arm}:copy"}))
+        stages.append(Stage(f"{arm}:copy", COPY, StubConfig(log, f"{arm} copy"), {"loaded": "load"}))
+        stages.append(Stage(f"{arm}:join", COPY, StubConfig(log, f"{arm} join"), {"left": f"{arm}:copy"}))
     return stages
 
 
@@ -42,14 +38,8 @@ def changed(stages: list[Stage], name: str, **fields) -> list[Stage]:
     return [replace(stage, **fields) if stage.name == name else stage for stage in stages]
 
 
-def test_a_stage_is_of_an_arm_or_of_all():
-    of_one, of_all = Stage("mire:embed-untrained", copy, None), Stage("curate", copy, None)
-    assert (of_one.arm, of_one.step) == ("mire", "embed-untrained")
-    assert (of_all.arm, of_all.step) == ("", "curate")
-
-
 @pytest.fixture(scope="module")
-def ran(ray_cluster, tmp_path_factory):
+def ran(tmp_path_factory):
     """A storage in which pair and text were made, the log of it, and the report."""
     home = tmp_path_factory.mktemp("arms")
     report, _ = run(arms_of(str(home / "log"), "pair", "text"), home / "storage")
@@ -64,15 +54,15 @@ def test_where_there_is_room_for_one_an_arm_begins_when_the_one_before_it_is_don
 
 def test_where_there_is_room_for_two_they_are_at_work_together(ray_cluster, storage, log):
     both = [
-        Stage("pair:copy", wait_for_another, StubConfig(log, "pair", seconds=30)),
-        Stage("text:copy", wait_for_another, StubConfig(log, "text", seconds=30)),
+        Stage("pair:copy", WAIT_FOR_ANOTHER, StubConfig(log, "pair", seconds=30)),
+        Stage("text:copy", WAIT_FOR_ANOTHER, StubConfig(log, "text", seconds=30)),
     ]
-    assert run(both, storage, room=lambda: 2)[0].ok, "each was still at work when the other came"
+    assert run(both, storage, parallel_arms=lambda: 2, local=False)[0].ok, "each was still at work when the other came"
 
 
-def test_an_arm_that_fails_takes_down_itself_alone(ran):
+def test_an_arm_that_fails_stops_itself_alone(ran):
     storage, log, _ = ran
-    failing = changed(arms_of(log, "pair", "text"), "pair:copy", work=fail)
+    failing = changed(arms_of(log, "pair", "text"), "pair:copy", work=FAIL)
     report, shown = run(failing, storage)
     assert statuses(report) == {"load": "skipped", "pair:copy": "failed", "pair:join": "not run"} | dict.fromkeys(
         ("text:copy", "text:join"), "skipped"
@@ -90,7 +80,7 @@ def test_a_result_lies_under_its_step_and_serves_whoever_asks_for_the_same(ran):
     assert statuses(run(plain, storage, plan=True)[0]) == dict.fromkeys(("load", "copy", "join"), "skipped")
 
 
-def test_an_arm_is_told_what_changed_since_its_own_last_result(ran):
+def test_the_reason_of_an_arm_compares_with_its_own_last_result(ran):
     storage, log, _ = ran
     again = changed(arms_of(log, "pair", "text", "new"), "pair:copy", config=StubConfig(log, "pair copy", salt=1))
     report, _ = run(again, storage, plan=True)
@@ -98,7 +88,7 @@ def test_an_arm_is_told_what_changed_since_its_own_last_result(ran):
     assert report.stages["new:copy"].reason == "never ran"
 
 
-def test_how_long_a_result_took_is_known_when_it_stands(ran):
+def test_how_long_a_result_took_is_known_when_its_stage_is_skipped(ran):
     storage, log, first = ran
     again, _ = run(arms_of(log, "pair", "text"), storage, plan=True)
     for name, stage in again.stages.items():
@@ -120,9 +110,9 @@ def test_forcing_a_step_forces_it_in_every_arm(ran):
 
 def test_two_arms_that_come_to_the_same_by_other_ways_do_it_once(ray_cluster, storage, log):
     """Their inputs are other stages with the same bytes, which only shows when these are done."""
-    stages = [Stage(f"{arm}:load", copy, StubConfig(log, "load", salt=salt)) for salt, arm in enumerate(("pair", "text"))]
-    stages += [Stage(f"{arm}:copy", copy, StubConfig(log, "copy", seconds=1.0), {"loaded": f"{arm}:load"}) for arm in ("pair", "text")]
-    report, _ = run(stages, storage, room=lambda: 2)
+    stages = [Stage(f"{arm}:load", COPY, StubConfig(log, "load", salt=salt)) for salt, arm in enumerate(("pair", "text"))]
+    stages += [Stage(f"{arm}:copy", COPY, StubConfig(log, "copy", seconds=1.0), {"loaded": f"{arm}:load"}) for arm in ("pair", "text")]
+    report, _ = run(stages, storage, parallel_arms=lambda: 2, local=False)
     assert sorted((report.stages["pair:copy"].status, report.stages["text:copy"].status)) == ["done", "skipped"]
     assert logged(log).count("begin copy") == 1
 
@@ -139,18 +129,3 @@ def test_a_step_alone_means_that_step_of_every_arm(storage, log):
         planned(start="join")
     with pytest.raises(Refused, match=r"there is no stage text:copyp; did you mean text:copy"):
         planned(force=("text:copyp",))
-
-
-def test_stages_that_do_the_same_with_the_same_are_joined_and_others_hang_on_the_first():
-    same = {"loaded": "load"}
-    stages = [
-        Stage("load", copy, "water"),
-        Stage("a:copy", copy, "letter", same),
-        Stage("a:join", copy, "pair", {"left": "a:copy"}),
-        Stage("b:copy", copy, "letter", same),
-        Stage("b:join", copy, "text", {"left": "b:copy"}, after=("b:copy",)),
-    ]
-    kept, names = merge_shared(stages, lambda stage: (stage.step, stage.config))
-    assert [stage.name for stage in kept] == ["load", "a:copy", "a:join", "b:join"]
-    assert kept[-1].inputs == {"left": "a:copy"} and kept[-1].after == ("a:copy",)
-    assert names == {"load": "load", "a:copy": "a:copy", "a:join": "a:join", "b:copy": "a:copy", "b:join": "b:join"}

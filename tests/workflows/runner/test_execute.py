@@ -1,4 +1,4 @@
-"""The runner runs what does not stand, and only that."""
+"""The runner runs the stages whose results are not up to date, and no others; in this process, or on Ray where a test is about Ray."""
 
 import json
 import os
@@ -16,24 +16,24 @@ from pyarrow import fs
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import join, list_names, read_manifest, verify
-from mirepoix.workflows.runner.execute import Stage, execute
-
-sys.path.insert(0, str(Path(__file__).parent))
-import stub_stages
-from stub_stages import (
+from mirepoix.workflows.cluster.shipped_code import code_root
+from mirepoix.workflows.runner.execute import execute
+from mirepoix.workflows.runner.graph import Stage
+from tests.workflows.runner import stub_stages
+from tests.workflows.runner.stub_stages import (
+    COPY,
+    DIE_ONCE,
+    FAIL,
+    FAIL_UNPICKLABLY,
+    MISCOUNT,
+    REFUSE,
+    REPEAT,
+    RETURN_NOTHING,
+    STILL_THERE,
+    WAIT_FOR_ANOTHER,
     StubConfig,
-    copy,
-    die_once,
-    fail,
-    fail_unpicklably,
     logged,
-    miscount,
-    refuse,
-    repeat,
-    return_nothing,
     run,
-    still_there,
-    wait_for_another,
 )
 
 
@@ -51,10 +51,10 @@ def pair(log: str, **text: StubConfig) -> list[Stage]:
     """load -> (copy, trim) -> join"""
     text = {name: text.get(name, StubConfig(log, name)) for name in ("load", "copy", "trim", "join")}
     return [
-        Stage("join", copy, text["join"], {"left": "copy", "right": "trim"}),
-        Stage("load", copy, text["load"]),
-        Stage("copy", copy, text["copy"], {"loaded": "load"}),
-        Stage("trim", copy, text["trim"], {"loaded": "load"}),
+        Stage("join", COPY, text["join"], {"left": "copy", "right": "trim"}),
+        Stage("load", COPY, text["load"]),
+        Stage("copy", COPY, text["copy"], {"loaded": "load"}),
+        Stage("trim", COPY, text["trim"], {"loaded": "load"}),
     ]
 
 
@@ -74,10 +74,10 @@ def begun(log: str) -> list[str]:
     return sorted(line.removeprefix("begin ") for line in logged(log) if line.startswith("begin "))
 
 
-# What runs and what stands
+# What runs and what is up to date
 
 
-def test_a_run_makes_everything_once_and_a_second_run_nothing_and_without_ray(ray_cluster, storage, log):
+def test_a_run_makes_everything_once_and_a_second_run_nothing_and_without_ray(storage, log):
     first, shown = run(pair(log), storage)
     assert statuses(first) == dict.fromkeys(("load", "copy", "trim", "join"), "done")
     assert (Path(first.stages["join"].target) / "text.txt").read_text() == "loadcopyloadtrimjoin"
@@ -86,19 +86,19 @@ def test_a_run_makes_everything_once_and_a_second_run_nothing_and_without_ray(ra
     assert "join         done in" in shown
 
     def no_ray():
-        raise AssertionError("nothing has to run, so nobody needs Ray")
+        raise AssertionError("nothing has to run, so no cluster is needed")
 
     again, shown = run(pair(log), storage, ensure_ray=no_ray)
     assert statuses(again) == dict.fromkeys(("load", "copy", "trim", "join"), "skipped")
     assert [stage.digest for stage in again.stages.values()] == [stage.digest for stage in first.stages.values()]
-    assert again.ok and "join         stands" in shown
+    assert again.ok and "join         up to date" in shown
     assert begun(log) == ["copy", "join", "load", "trim"]
     assert list_names(storage) == ["artefacts", "leases", "tmp", "work"]
     assert list_names(storage / "tmp") == list_names(storage / "work") == leases(storage) == []
 
 
-def test_ten_stages_that_stand_are_skipped_within_a_second(ray_cluster, storage, log):
-    chain = [Stage(f"s{n}", copy, StubConfig(log, f"{n}"), {"before": f"s{n - 1}"} if n else {}) for n in range(10)]
+def test_ten_stages_that_are_up_to_date_are_skipped_within_a_second(storage, log):
+    chain = [Stage(f"s{n}", COPY, StubConfig(log, f"{n}"), {"before": f"s{n - 1}"} if n else {}) for n in range(10)]
     run(chain, storage)
     began = time.monotonic()
     report, _ = run(chain, storage)
@@ -106,24 +106,24 @@ def test_ten_stages_that_stand_are_skipped_within_a_second(ray_cluster, storage,
     assert set(statuses(report).values()) == {"skipped"}
 
 
-def test_a_changed_config_runs_its_stage_and_what_hangs_on_it(ray_cluster, storage, log):
+def test_a_changed_config_runs_its_stage_and_what_depends_on_it(storage, log):
     run(pair(log), storage)
     report, _ = run(pair(log, copy=StubConfig(log, "dice")), storage)
     assert statuses(report) == {"load": "skipped", "copy": "done", "trim": "skipped", "join": "done"}
     back, _ = run(pair(log), storage)
-    assert set(statuses(back).values()) == {"skipped"}, "the old results still stand under their own keys"
+    assert set(statuses(back).values()) == {"skipped"}, "the old results are still there under their own keys"
 
 
-def test_a_stage_that_makes_the_same_bytes_again_wakes_nobody(ray_cluster, storage, log):
+def test_a_stage_that_makes_the_same_bytes_again_causes_no_other_to_run(storage, log):
     run(pair(log), storage)
     report, _ = run(pair(log, load=StubConfig(log, "load", salt=1)), storage)
     assert statuses(report) == {"load": "done", "copy": "skipped", "trim": "skipped", "join": "skipped"}
 
 
-def test_a_comment_wakes_nobody_and_a_changed_line_does(ray_cluster, storage, log, tmp_path, monkeypatch):
+def test_a_comment_runs_nothing_and_a_changed_line_runs_the_stage(storage, log, tmp_path, monkeypatch):
     module = tmp_path / "module_of_a_test.py"
     monkeypatch.syspath_prepend(str(tmp_path))
-    stages = [Stage("load", copy, StubConfig(log), modules=("module_of_a_test",))]
+    stages = [Stage("load", COPY, StubConfig(log), modules=("module_of_a_test",))]
     module.write_text("def twice(water):\n    return water + 1\n")
     run(stages, storage)
     module.write_text('"""How to twice."""\n\ndef twice( water ):  # slowly\n    """Twice."""\n    return (water\n        + 1)\n')
@@ -136,18 +136,18 @@ def test_a_comment_wakes_nobody_and_a_changed_line_does(ray_cluster, storage, lo
 
 def test_branches_run_at_the_same_time(ray_cluster, storage, log):
     stages = [
-        Stage("left", wait_for_another, StubConfig(log, "left", seconds=30)),
-        Stage("right", wait_for_another, StubConfig(log, "right", seconds=30)),
+        Stage("left", WAIT_FOR_ANOTHER, StubConfig(log, "left", seconds=30)),
+        Stage("right", WAIT_FOR_ANOTHER, StubConfig(log, "right", seconds=30)),
     ]
-    assert run(stages, storage)[0].ok, "each was still at work when the other came"
+    assert run(stages, storage, local=False)[0].ok, "each was still at work when the other came"
 
 
 # Failures
 
 
-def test_a_failed_branch_stops_its_dependants_and_no_others(ray_cluster, storage, log):
-    stages = [stage if stage.name != "copy" else replace(stage, work=fail) for stage in pair(log)]
-    stages.append(Stage("store", copy, StubConfig(log, "store"), {"trimed": "trim"}))
+def test_a_failed_branch_stops_its_dependants_and_no_others(storage, log):
+    stages = [stage if stage.name != "copy" else replace(stage, work=FAIL) for stage in pair(log)]
+    stages.append(Stage("store", COPY, StubConfig(log, "store"), {"trimed": "trim"}))
     report, shown = run(stages, storage)
     assert statuses(report) == {"load": "done", "copy": "failed", "trim": "done", "join": "not run", "store": "done"}
     assert not report.ok
@@ -163,14 +163,14 @@ def test_a_failed_branch_stops_its_dependants_and_no_others(ray_cluster, storage
 @pytest.mark.parametrize(
     ("work", "error"),
     [
-        (refuse, "no text was given; give some"),
-        (fail_unpicklably, "Unpicklable: bones and scales"),
-        (return_nothing, "TypeError: the work of stage load returned NoneType and not an Outcome"),
-        (miscount, "10 rows were read but 9 are accounted for (7 written + 2 rejected + 0 merged)"),
+        (REFUSE, "no text was given; give some"),
+        (FAIL_UNPICKLABLY, "Unpicklable: bones and scales"),
+        (RETURN_NOTHING, "TypeError: the work of stage load returned NoneType and not an Outcome"),
+        (MISCOUNT, "10 rows were read but 9 are accounted for (7 written + 2 rejected + 0 merged)"),
     ],
 )
 def test_every_kind_of_failure_is_one_clear_line(ray_cluster, storage, log, work, error):
-    report, shown = run([Stage("load", work, StubConfig(log))], storage)
+    report, shown = run([Stage("load", work, StubConfig(log))], storage, local=work != FAIL_UNPICKLABLY)
     assert statuses(report) == {"load": "failed"}
     assert report.stages["load"].error.removeprefix("AssertionError: ") == error
     assert f"{error} (log: " in shown
@@ -178,20 +178,22 @@ def test_every_kind_of_failure_is_one_clear_line(ray_cluster, storage, log, work
 
 
 def test_what_cannot_be_sent_to_a_worker_fails_its_stage_only(ray_cluster, storage, log):
-    holder = Stage("load", copy, StubConfig(log), stands=threading.Lock().__eq__)
-    report, _ = run([holder, Stage("trim", copy, StubConfig(log))], storage)
+    holder = Stage("load", COPY, StubConfig(log), arguments={"lock": threading.Lock()})
+    report, _ = run([holder, Stage("trim", COPY, StubConfig(log))], storage, local=False)
     assert statuses(report) == {"load": "failed", "trim": "done"}
-    assert report.stages["load"].error.startswith("it cannot be sent to a worker")
+    assert report.stages["load"].error.startswith("its config or its arguments cannot be sent to a Ray worker: TypeError: cannot pickle")
 
 
 def test_a_killed_worker_is_retried_where_the_stage_says_so(ray_cluster, storage, log):
-    report, _ = run([Stage("load", die_once, StubConfig(log), retries=1), Stage("trim", die_once, StubConfig(log), retries=0)], storage)
+    report, _ = run(
+        [Stage("load", DIE_ONCE, StubConfig(log), retries=1), Stage("trim", DIE_ONCE, StubConfig(log), retries=0)], storage, local=False
+    )
     assert statuses(report) == {"load": "done", "trim": "failed"}
     assert report.stages["trim"].error.startswith("WorkerCrashedError")
     assert list_names(report.stages["load"].target) == ["manifest.json", "text.txt"], "the first attempt left nothing in the result"
 
 
-def test_a_damaged_result_is_made_again(ray_cluster, storage, log):
+def test_a_damaged_result_is_made_again(storage, log):
     first, _ = run(pair(log), storage)
     path = Path(first.stages["trim"].target) / "text.txt"
     path.write_text("pee")
@@ -204,7 +206,7 @@ def test_a_damaged_result_is_made_again(ray_cluster, storage, log):
     verify(path.parent)
 
 
-def test_a_flipped_bit_in_an_input_fails_the_stage_that_reads_it(ray_cluster, storage, log):
+def test_a_flipped_bit_in_an_input_fails_the_stage_that_reads_it(storage, log):
     first, _ = run(pair(log), storage)
     path = Path(first.stages["trim"].target) / "text.txt"
     path.write_bytes(b"W" + path.read_bytes()[1:])
@@ -218,24 +220,24 @@ def test_a_flipped_bit_in_an_input_fails_the_stage_that_reads_it(ray_cluster, st
 # Choosing
 
 
-def test_until_runs_a_stage_and_what_it_needs(ray_cluster, storage, log):
+def test_until_runs_a_stage_and_what_it_needs(storage, log):
     assert statuses(run(pair(log), storage, until="trim")[0]) == {"load": "done", "trim": "done"}
 
 
-def test_from_runs_a_stage_and_all_beneath_it_again(ray_cluster, storage, log):
+def test_from_runs_a_stage_and_all_beneath_it_again(storage, log):
     run(pair(log), storage)
     report, _ = run(pair(log), storage, start="copy")
     assert statuses(report) == {"load": "skipped", "copy": "done", "trim": "skipped", "join": "done"}
     assert reasons(report)["copy"] == "forced"
 
 
-def test_from_refuses_when_what_is_above_does_not_stand(storage, log):
-    with pytest.raises(Refused, match=r"--from copy needs the result of load, which does not stand \(never ran\); use --from load"):
+def test_from_refuses_when_a_stage_before_it_is_not_up_to_date(storage, log):
+    with pytest.raises(Refused, match=r"--from copy needs the result of load, which is not up to date \(never ran\); use --from load"):
         run(pair(log), storage, start="copy")
     assert not (storage / "artefacts").exists()
 
 
-def test_force_runs_one_stage_again_and_those_beneath_only_if_its_bytes_change(ray_cluster, storage, log):
+def test_force_runs_one_stage_again_and_those_beneath_only_if_its_bytes_change(storage, log):
     run(pair(log), storage)
     report, _ = run(pair(log), storage, force=("copy",))
     assert statuses(report) == {"load": "skipped", "copy": "done", "trim": "skipped", "join": "skipped"}
@@ -254,19 +256,10 @@ def test_a_choice_that_leaves_nothing_is_refused(storage, log):
         run(pair(log), storage, start="trim", until="copy")
 
 
-def test_circles_and_unknown_inputs_are_our_own_mistakes(storage, log):
-    with pytest.raises(AssertionError, match="in a circle: a -> b -> a"):
-        run([Stage("a", copy, StubConfig(log), {"x": "b"}), Stage("b", copy, StubConfig(log), {"x": "a"})], storage)
-    with pytest.raises(AssertionError, match="stage a takes the result of b, which is no stage"):
-        run([Stage("a", copy, StubConfig(log), {"x": "b"})], storage)
-    with pytest.raises(AssertionError, match="two stages have one name"):
-        run([Stage("a", copy, StubConfig(log)), Stage("a", copy, StubConfig(log))], storage)
-
-
-def test_a_stage_may_run_every_time_or_ask_whether_its_result_still_holds(ray_cluster, storage, log, tmp_path):
+def test_a_stage_may_run_every_time_or_ask_whether_its_result_still_holds(storage, log, tmp_path):
     stages = [
-        Stage("watch", copy, StubConfig(log, "watch"), cached=False),
-        Stage("store", copy, StubConfig(log, "store"), stands=still_there),
+        Stage("watch", COPY, StubConfig(log, "watch"), cached=False),
+        Stage("store", COPY, StubConfig(log, "store"), valid=STILL_THERE),
     ]
     run(stages, storage)
     assert reasons(run(stages, storage, plan=True)[0]) == {"watch": "runs every time", "store": "its result no longer holds"}
@@ -277,7 +270,7 @@ def test_a_stage_may_run_every_time_or_ask_whether_its_result_still_holds(ray_cl
 # Plans
 
 
-def test_a_plan_says_what_would_run_and_why_and_does_nothing(ray_cluster, storage, log):
+def test_a_plan_says_what_would_run_and_why_and_does_nothing(storage, log):
     fresh, _ = run(pair(log), storage, plan=True)
     assert reasons(fresh) == {
         "load": "never ran",
@@ -290,9 +283,9 @@ def test_a_plan_says_what_would_run_and_why_and_does_nothing(ray_cluster, storag
     changed, _ = run(pair(log, copy=StubConfig(log, "dice", seconds=0.5)), storage, plan=True)
     assert statuses(changed) == {"load": "skipped", "copy": "not run", "trim": "skipped", "join": "not run"}
     assert reasons(changed) == {
-        "load": "stands",
+        "load": "up to date",
         "copy": "config changed: seconds 0.0 -> 0.5; config changed: text copy -> dice",
-        "trim": "stands",
+        "trim": "up to date",
         "join": "may run: waits for copy",
     }
     run(pair(log, copy=StubConfig(log, "dice", seconds=0.5)), storage, until="copy")
@@ -303,9 +296,9 @@ def test_a_plan_says_what_would_run_and_why_and_does_nothing(ray_cluster, storag
 
 
 def driver(storage, log, seconds) -> subprocess.Popen:
-    code = f"import stub_stages; stub_stages.drive({str(storage)!r}, {log!r}, {seconds})"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=subprocess.PIPE, text=True)
+    code = f"from tests.workflows.runner.stub_stages import drive; drive({str(storage)!r}, {log!r}, {seconds})"
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-c", code], env=environment, cwd=code_root(), stderr=subprocess.PIPE, text=True)
 
 
 def wait_for(condition, seconds=60.0):
@@ -315,8 +308,8 @@ def wait_for(condition, seconds=60.0):
         time.sleep(0.05)
 
 
-def long_stew(log: str, seconds: float) -> list[Stage]:
-    return [Stage("copy", copy, StubConfig(log, "copy")), Stage("repeat", repeat, StubConfig(log, "repeat", seconds), {"before": "copy"})]
+def long_run(log: str, seconds: float) -> list[Stage]:
+    return [Stage("copy", COPY, StubConfig(log, "copy")), Stage("repeat", REPEAT, StubConfig(log, "repeat", seconds), {"before": "copy"})]
 
 
 def test_a_killed_driver_leaves_no_half_artefact_and_the_next_one_resumes(ray_cluster, storage, log):
@@ -326,7 +319,7 @@ def test_a_killed_driver_leaves_no_half_artefact_and_the_next_one_resumes(ray_cl
     first.communicate()
     assert len(list_names(storage / "tmp")) == 1, "half a folder is there, but not where results are"
     assert not (storage / "artefacts" / "repeat").exists()
-    report, _ = run(long_stew(log, 2.0), storage)
+    report, _ = run(long_run(log, 2.0), storage, local=False)
     assert statuses(report) == {"copy": "skipped", "repeat": "done"}
     counts = [int(line.split()[1]) for line in logged(log) if line.startswith("repeat")]
     assert set(counts) == set(range(10)) and len(counts) <= 12 and counts.count(0) == 1, "the second driver went on where the first stopped"
@@ -336,10 +329,10 @@ def test_a_killed_driver_leaves_no_half_artefact_and_the_next_one_resumes(ray_cl
 def test_two_drivers_at_once_do_the_work_once(ray_cluster, storage, log):
     other = driver(storage, log, 2.0)
     wait_for(lambda: "repeat 1" in logged(log))
-    report, shown = run(long_stew(log, 2.0), storage)
+    report, shown = run(long_run(log, 2.0), storage, local=False)
     assert other.wait(30) == 0
     assert statuses(report) == {"copy": "skipped", "repeat": "skipped"}
-    assert f"repeat       waits for another driver at work on it: {os.uname().nodename}, pid {other.pid}" in shown
+    assert f"repeat       waits for another driver that runs it: {os.uname().nodename}, pid {other.pid}" in shown
     assert logged(log).count("begin repeat") == 1
     other.communicate()
 
@@ -349,7 +342,7 @@ def test_a_lease_of_a_driver_that_dies_while_another_waits_is_taken_over(ray_clu
     wait_for(lambda: "repeat 1" in logged(log))
     killer = threading.Timer(0.7, other.kill)
     killer.start()
-    report, shown = run(long_stew(log, 2.0), storage)
+    report, shown = run(long_run(log, 2.0), storage, local=False)
     other.communicate()
     assert "waits for another driver" in shown
     assert statuses(report) == {"copy": "skipped", "repeat": "done"}
@@ -358,11 +351,11 @@ def test_a_lease_of_a_driver_that_dies_while_another_waits_is_taken_over(ray_clu
 
 def test_an_interrupted_run_gives_its_leases_back(ray_cluster, storage, log):
     class Interrupting(stub_stages.Display):
-        def show(self, note):
+        def update(self, note):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        execute([Stage("load", copy, StubConfig(log, seconds=0.5))], str(storage), display=Interrupting())
+        execute([Stage("load", COPY, StubConfig(log, seconds=0.5))], str(storage), display=Interrupting())
     assert leases(storage) == []
 
 
@@ -378,18 +371,18 @@ def test_the_same_run_on_an_object_store(ray_cluster, log, tmp_path, monkeypatch
     filesystem.create_dir("bucket")
     root = f"s3://bucket/{tmp_path.name}?{query}"
     try:
-        report, _ = run(pair(log), root)
+        report, _ = run(pair(log), root, local=False)
         assert report.ok, report
         assert read_manifest(report.stages["join"].target).digest == report.stages["join"].digest
-        assert statuses(run(pair(log), root)[0]) == dict.fromkeys(("load", "copy", "trim", "join"), "skipped")
+        assert statuses(run(pair(log), root, local=False)[0]) == dict.fromkeys(("load", "copy", "trim", "join"), "skipped")
         assert sorted(begun(log)) == ["copy", "join", "load", "trim"]
         assert list_names(join(root, "leases")) == []
     finally:
         server.stop()
 
 
-def test_the_manifest_holds_what_decided_the_result_and_what_came_of_it(ray_cluster, storage, log):
-    report, _ = run([Stage("load", copy, StubConfig(log, "load"), libraries=("pyarrow",), seed=7)], storage)
+def test_the_manifest_holds_what_decided_the_result_and_what_came_of_it(storage, log):
+    report, _ = run([Stage("load", COPY, StubConfig(log, "load"), libraries=("pyarrow",), seed=7)], storage)
     fields = json.loads((Path(report.stages["load"].target) / "manifest.json").read_text())["fields"]
     assert fields["stage"] == "load" and fields["key"] == report.stages["load"].key and fields["seed"] == 7
     assert fields["config"] == {"class": "StubConfig", "log": log, "text": "load", "seconds": 0.0, "salt": 0}
@@ -398,19 +391,19 @@ def test_the_manifest_holds_what_decided_the_result_and_what_came_of_it(ray_clus
     assert abs(fields["created"] - time.time()) < 60
 
 
-def test_a_stage_lets_those_before_it_go_first_and_runs_even_if_they_fail(ray_cluster, storage, log):
+def test_a_stage_runs_after_those_that_after_names_even_if_they_fail(storage, log):
     stages = [
-        Stage("roast", copy, StubConfig(log, "roast", seconds=0.5)),
-        Stage("salad", copy, StubConfig(log, "salad"), after=("roast",)),
-        Stage("lost", fail, StubConfig(log, "lost")),
-        Stage("bread", copy, StubConfig(log, "bread"), after=("lost",)),
+        Stage("second", COPY, StubConfig(log, "second"), after=("first",)),
+        Stage("first", COPY, StubConfig(log, "first")),
+        Stage("last", COPY, StubConfig(log, "last"), after=("lost",)),
+        Stage("lost", FAIL, StubConfig(log, "lost")),
     ]
     report, _ = run(stages, storage)
     assert {name: stage.status for name, stage in report.stages.items()} == {
-        "roast": "done",
-        "salad": "done",
+        "second": "done",
+        "first": "done",
+        "last": "done",
         "lost": "failed",
-        "bread": "done",
     }
     lines = [" ".join(line.split()[:2]) for line in Path(log).read_text().splitlines()]
-    assert lines.index("end roast") < lines.index("begin salad")
+    assert lines.index("end first") < lines.index("begin second")

@@ -2,15 +2,13 @@
 
 import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import pytest
 
-from mirepoix.workflows.runner.fingerprint import flatten, ingredients, key_of, library_version, module_hash, plain, source_hash, why_rerun
+from mirepoix.workflows.runner.fingerprint import flatten, ingredients, key_of, library_version, plain, why_rerun
 from mirepoix.workflows.runner.graph import Stage
-
-sys.path.insert(0, str(Path(__file__).parent))
-from stub_stages import StubConfig, copy, fail
+from mirepoix.workflows.runner.source_code import module_hashes, parsed
+from tests.workflows.runner.stub_stages import COPY, FAIL, StubConfig
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class Recipe:
     name: str | None = None
 
 
-STAGE = Stage("join", copy, StubConfig("log"), {"left": "load"}, ("mirepoix.models.errors",), ("pyarrow",))
+STAGE = Stage("join", COPY, StubConfig("log"), {"left": "load"}, ("mirepoix.workflows.cluster.janitor",), ("pyarrow",))
 DIGESTS = {"left": "d1"}
 
 
@@ -44,23 +42,25 @@ DIGESTS = {"left": "d1"}
     ],
 )
 def test_comments_layout_and_docstrings_do_not_count(same):
-    assert source_hash(same) == source_hash("def f(x):\n    return x + 1\n")
+    assert parsed(same).hash == parsed("def f(x):\n    return x + 1\n").hash
 
 
 @pytest.mark.parametrize(
     "other", ["def f(x):\n    return x + 2\n", "def f(y):\n    return y + 1\n", "def f(x):\n    'a'\n    'b'\n    return x + 1\n"]
 )
 def test_code_counts(other):
-    assert source_hash(other) != source_hash("def f(x):\n    return x + 1\n")
+    assert parsed(other).hash != parsed("def f(x):\n    return x + 1\n").hash
 
 
 def test_a_module_is_hashed_without_being_imported(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "never_imported_here.py").write_text("raise RuntimeError\n")
-    assert module_hash("never_imported_here") == source_hash("raise RuntimeError")
+    assert module_hashes("never_imported_here") == {"never_imported_here": parsed("raise RuntimeError").hash}
     assert "never_imported_here" not in sys.modules
-    with pytest.raises(AssertionError, match="module no_such_module, on which a stage says it depends"):
-        module_hash("no_such_module")
+    with pytest.raises(
+        AssertionError, match="module no_such_module is named by a stage or imported by its work, but there is no file of it"
+    ):
+        module_hashes("no_such_module")
 
 
 def test_a_config_is_plain_json_and_keeps_the_names_of_its_classes():
@@ -77,9 +77,10 @@ def test_a_config_is_plain_json_and_keeps_the_names_of_its_classes():
         (STAGE, {"left": "d2"}, "input load changed"),
         (replace(STAGE, config=StubConfig("log", salt=1)), DIGESTS, "config changed: salt 0 -> 1"),
         (replace(STAGE, seed=3), DIGESTS, "seed 0 -> 3"),
-        (replace(STAGE, modules=()), DIGESTS, "source changed: mirepoix.models.errors"),
+        (replace(STAGE, modules=()), DIGESTS, "source changed: mirepoix.workflows.cluster.janitor"),
         (replace(STAGE, libraries=("pyarrow", "none-such")), DIGESTS, "library none-such absent -> absent"),
-        (replace(STAGE, work=fail), DIGESTS, "source changed: stub_stages.copy; source changed: stub_stages.fail"),
+        (replace(STAGE, work=FAIL), DIGESTS, f"work {COPY} -> {FAIL}"),
+        (replace(STAGE, outside={"corpus": "f1"}), DIGESTS, "corpus changed"),
     ],
 )
 def test_whatever_decides_the_result_changes_the_key_and_is_named(stage, digests, reason):
@@ -89,7 +90,9 @@ def test_whatever_decides_the_result_changes_the_key_and_is_named(stage, digests
 
 
 def test_what_does_not_decide_the_result_leaves_the_key_alone():
-    assert key_of(ingredients(STAGE, DIGESTS)) == key_of(ingredients(replace(STAGE, num_cpus=4, retries=2, cached=False), DIGESTS))
+    assert key_of(ingredients(STAGE, DIGESTS)) == key_of(
+        ingredients(replace(STAGE, num_cpus=4, retries=2, cached=False, light=True, arguments={"x": 1}), DIGESTS)
+    )
 
 
 def test_a_library_that_changes_is_named_with_both_versions():

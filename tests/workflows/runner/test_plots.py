@@ -16,7 +16,7 @@ def test_bars_are_as_long_as_their_counts_and_the_longest_is_first():
     assert widths[1] == round(widths[0] / 4, 1)
 
 
-def test_what_was_before_stands_behind_and_is_told():
+def test_the_count_before_is_a_bar_behind_and_in_the_label():
     mixture = [{"task": "t->i", "before": 40, "after": 10}, {"task": "t->t", "before": 10, "after": 20}]
     assert (
         count_tables(mixture[0]) == ("after", "before") and count_tables(ROWS[0]) == ("count", None) and count_tables({"before": 1}) is None

@@ -1,14 +1,12 @@
-"""A running stage is seen: where it is, and how long it still takes."""
+"""The lines of running stages: how far each is, and how long it still takes."""
 
 import io
 import pickle
-import time
 
 import pytest
-import ray
 
 from mirepoix.workflows.runner import progress
-from mirepoix.workflows.runner.progress import Board, Display, Mailbox, Note, bar, clock, line
+from mirepoix.workflows.runner.progress import Display, ProgressReport, bar, clock, line
 
 
 class Terminal(io.StringIO):
@@ -16,15 +14,15 @@ class Terminal(io.StringIO):
         return True
 
 
-def note(step: float, moment: float, **numbers: float) -> Note:
-    return Note("adapt", moment, {"step": step, "total": 300.0, **numbers})
+def note(step: float, moment: float, **numbers: float) -> ProgressReport:
+    return ProgressReport("adapt", moment, {"step": step, "total": 300.0, **numbers})
 
 
 def test_a_line_says_where_the_stage_is_and_how_long_it_still_takes():
     assert line(note(120, 41.0, loss=2.3099), note(0, 0.0)) == "120/300  loss 2.31  1:02 left"
     assert line(note(120, 41.0), note(120, 41.0)) == "120/300", "one report gives no speed"
-    assert line(Note("adapt", 0.0, {"step": 5.0}), Note("adapt", 0.0, {})) == "step 5"
-    assert line(Note("adapt", 0.0, {}), Note("adapt", 0.0, {})) == "running"
+    assert line(ProgressReport("adapt", 0.0, {"step": 5.0}), ProgressReport("adapt", 0.0, {})) == "step 5"
+    assert line(ProgressReport("adapt", 0.0, {}), ProgressReport("adapt", 0.0, {})) == "running"
 
 
 def test_a_resumed_stage_is_timed_from_where_it_resumed():
@@ -34,7 +32,7 @@ def test_a_resumed_stage_is_timed_from_where_it_resumed():
 def test_a_bar_is_as_long_as_the_work_done():
     assert bar(note(150, 0.0)) == "━" * 12 + "─" * 12 + " "
     assert bar(note(900, 0.0)) == "━" * 24 + " "
-    assert bar(Note("adapt", 0.0, {"step": 5.0})) == ""
+    assert bar(ProgressReport("adapt", 0.0, {"step": 5.0})) == ""
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.6, "1:02"), (3661, "1:01:01"), (-3, "0:00")])
@@ -47,11 +45,11 @@ def test_elsewhere_than_on_a_terminal_a_stage_says_a_line_now_and_then(monkeypat
     display = Display(stream)
     display.begin("adapt")
     for step in range(100):
-        display.show(note(step, float(step)))
+        display.update(note(step, float(step)))
         display.refresh()
     assert stream.getvalue() == "adapt        0/300\n"
     monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
-    display.show(note(150, 150.0))
+    display.update(note(150, 150.0))
     display.refresh()
     assert stream.getvalue().splitlines()[1] == "adapt        150/300  2:30 left"
     display.end("adapt")
@@ -65,11 +63,11 @@ def test_on_a_terminal_the_lines_of_running_stages_are_drawn_over(monkeypatch):
     display = Display(stream)
     display.begin("adapt")
     display.begin("index")
-    display.show(note(150, 1.0, loss=2.0))
+    display.update(note(150, 1.0, loss=2.0))
     display.refresh()
     shown = stream.getvalue()
     assert "\x1b[2F\x1b[0J" in shown and "━━━" in shown and "loss 2" in shown
-    display.say("curate", "done")
+    display.print_line("curate", "done")
     assert stream.getvalue().rindex("curate       done") < stream.getvalue().rindex("adapt")
     display.end("adapt")
     display.close()
@@ -79,47 +77,9 @@ def test_on_a_terminal_the_lines_of_running_stages_are_drawn_over(monkeypatch):
 def test_a_report_of_a_stage_that_is_over_is_not_shown():
     stream = io.StringIO()
     display = Display(stream)
-    display.show(note(1, 1.0))
+    display.update(note(1, 1.0))
     display.refresh()
     assert stream.getvalue() == ""
-
-
-def test_a_board_gives_each_report_once_and_forgets_the_oldest(monkeypatch):
-    monkeypatch.setattr(progress, "BOARD_SIZE", 3)
-    board = Board()
-    for step in range(5):
-        board.put(note(step, 0.0))
-    assert [entry.numbers["step"] for entry in board.drain()] == [2, 3, 4]
-    assert board.drain() == []
-
-
-@ray.remote(num_cpus=0)
-def talk(reporter) -> None:
-    for step in range(50):
-        reporter({"step": step, "loss": 1})
-    reporter.flush()
-
-
-def test_reports_travel_from_a_worker_to_the_driver_in_order(ray_cluster):
-    mailbox = Mailbox()
-    assert mailbox.collect() == [], "nothing is asked of a board that does not exist"
-    reporter = mailbox.reporter("adapt")
-    ray.get(talk.remote(reporter))
-    notes = mailbox.close()
-    assert [entry.numbers for entry in notes] == [{"step": float(step), "loss": 1.0} for step in range(50)]
-    assert abs(notes[0].moment - time.time()) < 60
-    assert mailbox.close() == []
-
-
-def test_a_board_that_died_costs_the_lines_and_not_the_run(ray_cluster):
-    mailbox = Mailbox()
-    reporter = mailbox.reporter("adapt")
-    ray.kill(reporter.board)
-    reporter({"step": 1})
-    deadline = time.monotonic() + 20
-    while mailbox._board is not None and time.monotonic() < deadline:
-        assert mailbox.collect(patience_s=0.5) == []
-    assert mailbox.close() == []
 
 
 def test_notes_pickle():

@@ -1,4 +1,4 @@
-"""The diary is complete when MLflow is there, and costs nothing when it is not."""
+"""Tracking is complete when MLflow is there, and costs nothing when it is not."""
 
 import json
 import math
@@ -14,12 +14,11 @@ import pytest
 
 from mirepoix.serving.store import Manifest
 from mirepoix.workflows.runner import tracking
-from mirepoix.workflows.runner.execute import Stage, StageReport
-from mirepoix.workflows.runner.progress import Note
+from mirepoix.workflows.runner.execute import StageReport
+from mirepoix.workflows.runner.graph import Stage
+from mirepoix.workflows.runner.progress import ProgressReport
 from mirepoix.workflows.runner.tracking import Tracker, code_version, open_tracker
-
-sys.path.insert(0, str(Path(__file__).parent))
-from stub_stages import StubConfig, copy, fail, run
+from tests.workflows.runner.stub_stages import COPY, FAIL, StubConfig, run
 
 MANIFEST = Manifest("d" * 64, {}, {"key": "k" * 64, "metrics": {"recall@10": 0.5}, "rows": {"read": 10, "written": 10}, "run_id": None})
 DONE = StageReport("done", target="/bucket/artefacts/load/k", digest="d" * 64)
@@ -83,22 +82,22 @@ def dead_server():
 def a_whole_run(tracker: Tracker) -> str | None:
     tracker.begin("driver-1", "/bucket", {"driver-1"})
     run_id = tracker.start("load", PARTS, {})
-    tracker.curve(Note("load", time.time(), {"step": 1.0, "loss": 2.0}))
+    tracker.curve(ProgressReport("load", time.time(), {"step": 1.0, "loss": 2.0}))
     tracker.finish("load", DONE, MANIFEST)
     tracker.end("FINISHED")
     return run_id
 
 
-# What is in the diary
+# What is recorded
 
 
-def test_a_run_and_its_stages_are_in_the_diary_with_all_that_belongs_to_them(ray_cluster, home, tmp_path):
+def test_a_run_and_its_stages_are_recorded_with_all_that_belongs_to_them(home, tmp_path):
     storage, log = tmp_path / "storage", str(tmp_path / "log")
     clean = {"clean": "load"}
-    stages = [Stage("load", copy, StubConfig(log)), Stage("join", copy, StubConfig(log), clean), Stage("bad", fail, StubConfig(log), clean)]
+    stages = [Stage("load", COPY, StubConfig(log)), Stage("join", COPY, StubConfig(log), clean), Stage("bad", FAIL, StubConfig(log), clean)]
 
     def tracked() -> Tracker:
-        return open_tracker(str(storage), "pair", Recipe(), uri=f"sqlite:///{home}/mlflow.db", experiment="whole diary")
+        return open_tracker(str(storage), "pair", Recipe(), uri=f"sqlite:///{home}/mlflow.db", experiment="whole run")
 
     report, _ = run(stages, storage, tracker=tracked())
     again, _ = run(stages[:2], storage, tracker=tracked())
@@ -149,7 +148,7 @@ def test_runs_of_dead_drivers_are_marked_as_killed_and_those_of_others_are_not(t
     assert sorted(entry.info.status for entry in runs["load"]) == ["KILLED", "RUNNING", "RUNNING"]
 
 
-def test_a_stage_of_a_comparison_is_tagged_with_its_arm_whether_it_was_made_or_stands(tracker):
+def test_a_stage_of_a_comparison_is_tagged_with_its_arm_whether_it_ran_or_was_cached(tracker):
     tracker.begin("driver-1", "/bucket", {"driver-1"})
     tracker.start("mire:load", PARTS, {})
     tracker.finish("mire:load", DONE, MANIFEST)
@@ -170,29 +169,29 @@ def test_what_is_still_open_at_the_end_was_killed(tracker):
     assert [entry[0].info.status for entry in runs_of(tracker).values()] == ["KILLED", "KILLED"]
 
 
-def test_what_a_stage_counted_is_a_table_and_a_plot_also_when_it_stands(tracker):
+def test_what_a_stage_counted_is_a_table_and_a_plot_also_when_it_was_cached(tracker):
     rows = [{"reason": "damaged", "count": 3}, {"reason": "too thin", "count": 1}]
-    told = replace(MANIFEST, fields={**MANIFEST.fields, "tables": {"rejects": rows, "notes": [{"note": "x"}], "empty": []}})
+    counted = replace(MANIFEST, fields={**MANIFEST.fields, "tables": {"rejects": rows, "notes": [{"note": "x"}], "empty": []}})
     tracker.begin("ours", "/bucket", {"ours"})
     run_id = tracker.start("load", PARTS, {})
-    tracker.finish("load", DONE, told)
-    tracker.cached("reset", told, "/bucket/artefacts/reset/k")
+    tracker.finish("load", DONE, counted)
+    tracker.cached("reset", counted, "/bucket/artefacts/reset/k")
     tracker.end("FINISHED")
-    (stood,) = runs_of(tracker)["reset"]
+    (cached,) = runs_of(tracker)["reset"]
     client = tracker._client()
-    for noted in (run_id, stood.info.run_id):
-        names = {entry.path for entry in client.list_artifacts(noted)}
+    for recorded in (run_id, cached.info.run_id):
+        names = {entry.path for entry in client.list_artifacts(recorded)}
         assert {"rejects.json", "rejects.svg", "notes.json"} <= names and not names & {"notes.svg", "empty.json"}
-        kept = json.loads(Path(client.download_artifacts(noted, "rejects.json")).read_text())
+        kept = json.loads(Path(client.download_artifacts(recorded, "rejects.json")).read_text())
         assert kept == {"columns": ["reason", "count"], "data": [["damaged", 3], ["too thin", 1]]}
-        assert "damaged" in Path(client.download_artifacts(noted, "rejects.svg")).read_text()
+        assert "damaged" in Path(client.download_artifacts(recorded, "rejects.svg")).read_text()
 
 
 def test_values_that_mlflow_would_refuse_are_made_to_fit(tracker):
     tracker.params = {"long": "x" * 7000, "at@10": None} | {f"p{number}": number for number in range(150)}
     tracker.begin("ours", "/bucket", {"ours"})
     tracker.start("load", PARTS, {})
-    tracker.curve(Note("load", time.time(), {"step": 1.0, "recall@10 (%)": 1.0, "grad": math.nan, "loss": math.inf}))
+    tracker.curve(ProgressReport("load", time.time(), {"step": 1.0, "recall@10 (%)": 1.0, "grad": math.nan, "loss": math.inf}))
     tracker.finish("load", StageReport("failed", error="e" * 9000), None)
     tracker.end("FAILED")
     runs = runs_of(tracker)
@@ -207,9 +206,20 @@ def test_a_long_curve_is_sent_in_batches_and_none_of_it_is_lost(tracker, monkeyp
     tracker.begin("ours", "/bucket", {"ours"})
     run_id = tracker.start("load", PARTS, {})
     for step in range(2500):
-        tracker.curve(Note("load", time.time(), {"step": float(step), "loss": 1.0}))
+        tracker.curve(ProgressReport("load", time.time(), {"step": float(step), "loss": 1.0}))
     tracker.end("FINISHED")
     assert [point.step for point in tracker._client().get_metric_history(run_id, "loss")] == list(range(2500))
+
+
+def test_steps_that_are_repeated_after_a_workers_restart_are_in_the_curve_once(tracker):
+    tracker.begin("ours", "/bucket", {"ours"})
+    run_id = tracker.start("load", PARTS, {})
+    for step in (10, 20, 10, 20, 30):
+        tracker.curve(ProgressReport("load", time.time(), {"step": float(step), "total": 40.0, "loss": 1 / step}))
+    tracker.end("FINISHED")
+    assert [(point.step, point.value) for point in tracker._client().get_metric_history(run_id, "loss")] == [
+        (step, 1 / step) for step in (10, 20, 30)
+    ]
 
 
 # Where it is kept
@@ -236,7 +246,7 @@ def test_a_new_store_says_nothing_on_the_way(tmp_path):
     assert finished.stdout == "" and finished.stderr == ""
 
 
-def test_only_the_diary_imports_mlflow_and_not_before_it_writes():
+def test_only_the_tracker_imports_mlflow_and_not_before_it_writes():
     code = (
         "import sys, mirepoix.workflows.runner.execute\n"
         "from mirepoix.workflows.runner.tracking import Tracker\n"
@@ -255,7 +265,7 @@ def test_the_version_of_the_code_is_a_commit_or_a_hash():
 # MLflow is away
 
 
-def test_without_a_uri_nothing_is_noted():
+def test_without_a_uri_nothing_is_recorded():
     assert a_whole_run(Tracker()) is None
 
 
@@ -270,8 +280,8 @@ def test_a_server_that_is_away_costs_seconds_and_one_warning(server, request, mo
     assert a_whole_run(tracker) is None
     assert time.monotonic() - began < 5.0
     first, last = capfd.readouterr().err.strip().splitlines()
-    assert first.startswith(f"MLflow at {tracker.uri} does not answer") and first.endswith("tracking is tried again from time to time")
-    assert last.startswith(f"MLflow at {tracker.uri} stayed away:")
+    assert first.startswith(f"MLflow at {tracker.uri} does not answer") and first.endswith("tracking is tried again later")
+    assert last.startswith(f"MLflow at {tracker.uri} did not answer until the end:")
 
 
 def test_while_it_is_away_nobody_waits_for_it(silent_server, monkeypatch):
@@ -287,14 +297,14 @@ def test_while_it_is_away_nobody_waits_for_it(silent_server, monkeypatch):
 
 
 def test_when_it_comes_back_all_that_was_said_is_written_with_its_own_times(tracker, monkeypatch, capfd):
-    runs_of_nobody = tracker.uri
+    reachable = tracker.uri
     tracker.uri = "http://127.0.0.1:9"
     tracker.begin("driver", "/bucket", {"driver"})
     said_at = time.time()
     assert tracker.start("load", PARTS, {}) is None
-    tracker.curve(Note("load", said_at, {"step": 7.0, "loss": 2.0}))
+    tracker.curve(ProgressReport("load", said_at, {"step": 7.0, "loss": 2.0}))
     time.sleep(0.2)
-    tracker.uri = runs_of_nobody
+    tracker.uri = reachable
     tracker.finish("load", DONE, MANIFEST)
     tracker.end("FINISHED")
     runs = runs_of(tracker)
@@ -315,10 +325,10 @@ def test_a_call_that_is_refused_is_skipped_with_a_warning_and_the_rest_goes_on(t
     assert runs_of(tracker)["load"][0].info.status == "FINISHED"
 
 
-def test_a_run_is_not_stopped_by_a_diary_that_is_away(ray_cluster, dead_server, tmp_path):
+def test_a_run_is_not_stopped_by_a_tracking_server_that_is_away(dead_server, tmp_path):
     stages = [
-        Stage("load", copy, StubConfig(str(tmp_path / "log"))),
-        Stage("join", copy, StubConfig(str(tmp_path / "log")), {"clean": "load"}),
+        Stage("load", COPY, StubConfig(str(tmp_path / "log"))),
+        Stage("join", COPY, StubConfig(str(tmp_path / "log")), {"clean": "load"}),
     ]
     report, _ = run(stages, tmp_path / "storage", tracker=Tracker(dead_server))
     assert report.ok

@@ -40,8 +40,8 @@ def lay(folder: Path, files: dict[str, bytes | str | list[Any]]) -> Path:
 
 def rows_of(module: ModuleType, path: Path | str, **settings: Any) -> list[Row]:
     """All rows of a source, shard after shard."""
-    place = SourceFiles(str(path), **settings)
-    return [row for shard in module.shards(place) for row in module.read(place, shard)]
+    tree = SourceFiles(str(path), **settings)
+    return [row for shard in module.shards(tree) for row in module.read(tree, shard)]
 
 
 def counted(monkeypatch: MonkeyPatch, method: str) -> Counter[str]:
@@ -49,9 +49,9 @@ def counted(monkeypatch: MonkeyPatch, method: str) -> Counter[str]:
     calls: Counter[str] = Counter()
     plain = getattr(SourceFiles, method)
 
-    def counting(place: SourceFiles, shard: Shard) -> Any:
+    def counting(tree: SourceFiles, shard: Shard) -> Any:
         calls[shard.file] += 1
-        return plain(place, shard)
+        return plain(tree, shard)
 
     monkeypatch.setattr(SourceFiles, method, counting)
     return calls

@@ -1,4 +1,4 @@
-"""BEIR: documents with titles, splits by qrels, prefixes, and each fault at its line."""
+"""BEIR: documents with titles, splits by qrels, prefixes, and bad rows rejected with their numbers."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_rows_are_read_as_beir_joins_them(tmp_path):
         Candidate(Item("d3", "Only a title", source="soups/corpus.jsonl", line=3)),
         Query(Item("q1", "cook soup", source="soups/queries.jsonl", line=1), "test"),
         Query(Item("q2", "a title", source="soups/queries.jsonl", line=2), "validation"),
-        Notice("soups/queries.jsonl", "queries that no qrels name: 1, the first in line 3; they are left out"),
+        Notice("soups/queries.jsonl", "queries that no qrels name: 1, the first in line 3; they are dropped"),
         Judgement("q2", "d3", 1, None, "soups/qrels/dev.tsv", 2),
         Judgement("q1", "d1", 2, None, "soups/qrels/test.tsv", 2),
         Judgement("q1", "d2", 0, None, "soups/qrels/test.tsv", 3),
@@ -75,7 +75,7 @@ def test_a_whole_score_may_have_a_point(tmp_path):
 
 
 @pytest.mark.parametrize("score", ["1.5", "nan", "inf", "1e12"])
-def test_a_first_line_with_a_number_that_is_no_score_is_a_fault_and_no_header(tmp_path, score):
+def test_a_first_line_with_a_number_that_is_no_score_is_rejected_and_no_header(tmp_path, score):
     files = {"corpus.jsonl": [{"_id": 1, "text": "d"}], "queries.jsonl": [{"_id": 2, "text": "q"}]}
     rows = rows_of(beir, lay(tmp_path / "s", files | {"qrels/test.tsv": f"2\t1\t{score}\n2\t1\t1\n"}))
     assert faults(rows) == [("s/qrels/test.tsv", 1, "bad row")] and isinstance(rows[-1], Judgement)
@@ -93,7 +93,7 @@ def test_qrels_are_read_once_for_all_pieces_and_again_when_they_change(tmp_path,
     assert sum(isinstance(row, Query) for shard in pieces for row in beir.read(SourceFiles(str(folder)), shard)) == 1
 
 
-def test_each_fault_stands_at_its_line(tmp_path):
+def test_each_bad_row_is_rejected_with_its_line(tmp_path):
     corpus = '{"_id": "d1", "text": "t"}\n{"_id": "d 2", "text": "t"}\n\n{"_id": "d3", "text": " ", "title": ""}\n[1]\n{"text": "t"}\n'
     corpus += '{"_id": "d4", "text": 4}\n{"_id": "d5", "text": "t", "url": "http://x"}\n{"_id": "d6"\n'
     queries = '{"_id": "q1", "text": ""}\n{"_id": "q2", "text": "t"}\n'
@@ -145,6 +145,6 @@ def test_queries_that_no_qrels_name_are_counted_in_each_piece(tmp_path, monkeypa
     monkeypatch.setattr("mirepoix.components.ingestion.formats.source_files.SHARD_BYTES", 104)
     told = [row.detail for row in rows_of(beir, lay(tmp_path, files)) if isinstance(row, Notice)]
     assert told == [
-        "queries that no qrels name: 3, the first in line 2; they are left out",
-        "queries that no qrels name: 3, the first in line 5; they are left out",
+        "queries that no qrels name: 3, the first in line 2; they are dropped",
+        "queries that no qrels name: 3, the first in line 5; they are dropped",
     ]

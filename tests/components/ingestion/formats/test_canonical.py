@@ -1,4 +1,4 @@
-"""Our own Parquet comes through as it is; what is missing is filled, what is wrong is a fault at its row."""
+"""The canonical corpus is read unchanged; missing columns are filled, bad rows rejected with their numbers."""
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -29,7 +29,7 @@ def test_the_least_that_a_corpus_may_be_is_filled(tmp_path):
     ]
 
 
-def test_every_column_is_read_and_provenance_that_is_told_is_kept(tmp_path):
+def test_every_column_is_read_and_given_provenance_is_kept(tmp_path):
     told = {"source": "book/page", "line": 7}
     rows = read(
         write_plain(
@@ -50,7 +50,7 @@ def test_every_column_is_read_and_provenance_that_is_told_is_kept(tmp_path):
     ]
 
 
-def test_rows_that_cannot_be_used_are_faults_at_their_place(tmp_path):
+def test_rows_that_cannot_be_used_are_rejected_with_their_number(tmp_path):
     corpus = [
         {"id": "d1", "text": "a star", "images": []},
         {"id": "d 2", "text": "a space", "images": []},
@@ -126,7 +126,7 @@ def test_a_file_that_is_no_parquet_is_refused_by_its_name(tmp_path):
         read(tmp_path)
 
 
-def test_it_is_known_by_its_parts_and_not_by_those_of_others(tmp_path):
+def test_it_is_detected_by_its_parts_and_not_by_those_of_others(tmp_path):
     assert canonical.detect(SourceFiles(str(write_plain(tmp_path / "ours", **plain_corpus()))))
     foreign = plain_corpus(qrels=[{"query-id": "q1", "corpus-id": "d1", "score": 1}])
     assert not canonical.detect(SourceFiles(str(write_plain(tmp_path / "theirs", **foreign))))

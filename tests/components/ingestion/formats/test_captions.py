@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from mirepoix.components.ingestion.formats.captions import Captioned, blank, captioned, named_ending, safe_name, texts_of
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query, RowError, nameless
+from mirepoix.components.ingestion.formats.captions import Captioned, blank_columns, captioned, known_suffix, safe_name, texts_of
+from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query, RowError, unnamed_candidate
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.fixtures import write_corpus
@@ -19,7 +19,7 @@ def rows(said, split="train"):
 
 
 def test_a_caption_makes_pairs_of_both_directions():
-    text = nameless("a star", source="s/f", line=3)
+    text = unnamed_candidate("a star", source="s/f", line=3)
     assert rows(Captioned("k", RED, ("a star",))) == [
         Candidate(Item("k.image", images=(RED,), source="s/f", line=3)),
         Query(Item("k.i2t", images=(RED,), source="s/f", line=3), "train", "i->t", named=False),
@@ -128,9 +128,9 @@ def test_one_picture_in_two_splits_is_refused(tmp_path):
 
 def test_files_are_named_by_what_is_in_them():
     kinds = {"PNG": "png", "JPEG": "jpg", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
-    assert {kind: named_ending(picture(1, kind), "p") for kind in kinds} == kinds
+    assert {kind: known_suffix(picture(1, kind), "p") for kind in kinds} == kinds
     with pytest.raises(Refused, match="candidate 'p' is no JPEG"):
-        named_ending(b"%PDF", "p")
+        known_suffix(b"%PDF", "p")
 
 
 def test_a_key_is_a_name_only_if_it_is_safe():
@@ -163,5 +163,5 @@ def test_what_has_no_place_beside_pictures_and_captions_is_counted(tmp_path):
         ({"file": ""}, []),
     ],
 )
-def test_a_caption_that_is_there_and_says_nothing_is_blank(row, columns):
-    assert blank(row) == columns
+def test_a_caption_of_white_space_is_blank(row, columns):
+    assert blank_columns(row) == columns

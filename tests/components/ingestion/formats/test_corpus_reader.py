@@ -43,9 +43,9 @@ def test_candidates_come_in_their_order(corpus):
 
 
 def test_any_candidate_is_found_by_its_id(corpus):
-    shelf = CorpusReader(corpus)
-    assert [shelf.item(item.id) for item in reversed(ITEMS)] == ITEMS[::-1]
-    assert "d3" in shelf and "d33" not in shelf
+    reader = CorpusReader(corpus)
+    assert [reader.item(item.id) for item in reversed(ITEMS)] == ITEMS[::-1]
+    assert "d3" in reader and "d33" not in reader
 
 
 def test_an_id_that_is_not_there_is_refused_by_its_name(corpus):
@@ -69,16 +69,16 @@ def test_triples_and_prompts_come_as_they_are(corpus):
 def test_parts_that_are_missing_have_no_rows(tmp_path):
     with PartWriter(tmp_path, "queries") as writer:
         writer.write([{**item_to_row(QUERIES[0]), "split": "train", "task": "t->t"}])
-    shelf = CorpusReader(tmp_path)
-    assert list(shelf.candidates()) == list(shelf.triples()) == list(shelf.prompts()) == [] and "d1" not in shelf
-    assert list(shelf.queries()) == [(QUERIES[0], "train", "t->t", [])]
+    reader = CorpusReader(tmp_path)
+    assert list(reader.candidates()) == list(reader.triples()) == list(reader.prompts()) == [] and "d1" not in reader
+    assert list(reader.queries()) == [(QUERIES[0], "train", "t->t", [])]
 
 
-def test_ids_of_equal_hash_are_told_apart(corpus, monkeypatch):
+def test_ids_with_equal_hashes_are_distinguished(corpus, monkeypatch):
     monkeypatch.setattr(shelves, "_hash", lambda id: 7)
-    shelf = CorpusReader(corpus)
-    assert [shelf.item(item.id) for item in ITEMS] == ITEMS
-    assert [len(told) for _, _, _, told in shelf.queries()] == [2, 2, 0]
+    reader = CorpusReader(corpus)
+    assert [reader.item(item.id) for item in ITEMS] == ITEMS
+    assert [len(told) for _, _, _, told in reader.queries()] == [2, 2, 0]
 
 
 @pytest.mark.parametrize(("held_bytes", "reads"), [(1, 10), (1 << 20, 3)])
@@ -89,8 +89,8 @@ def test_row_groups_are_held_as_far_as_the_bytes_allow(corpus, monkeypatch, held
         counted.append(group)
         return read(self, group, **columns)
 
-    shelf = CorpusReader(corpus, held_bytes)
+    reader = CorpusReader(corpus, held_bytes)
     monkeypatch.setattr(pq.ParquetFile, "read_row_group", counting)
     for id in ("d0", "d4", "d8", "d1", "d5", "d9", "d2", "d6", "d3", "d7"):
-        shelf.item(id)
+        reader.item(id)
     assert len(counted) == reads

@@ -10,10 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mirepoix.components.ingestion.formats import fields
-from mirepoix.components.ingestion.formats.fields import Examples, Shown, frames, id_of, pictures, side, text_of, titled, unread, without
+from mirepoix.components.ingestion.formats.fields import (
+    Document,
+    Examples,
+    frames,
+    id_of,
+    pictures,
+    refuse_unread,
+    side,
+    text_of,
+    titled,
+    without_placeholders,
+)
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query, RowError
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
-from mirepoix.components.ingestion.formats.writing import marked
+from mirepoix.components.ingestion.formats.writing import with_placeholders
 from mirepoix.models.item import Item
 from tests.components.ingestion.formats.format_cases import lay, picture
 
@@ -34,13 +45,13 @@ RED, BLUE = picture(250), picture(1)
     ],
 )
 def test_a_placeholder_takes_its_line_break_along_and_nothing_else(given_, bare):
-    assert without(given_, "<image>", 1) == bare
+    assert without_placeholders(given_, "<image>", 1) == bare
 
 
 @pytest.mark.parametrize(("text", "count"), [("none", 1), ("<image>", 0), ("<image><image>", 1)])
 def test_placeholders_that_are_not_as_many_as_the_pictures_are_trouble(text, count):
     with pytest.raises(RowError) as raised:
-        without(text, "<image>", count)
+        without_placeholders(text, "<image>", count)
     assert raised.value.reason == "placeholders"
 
 
@@ -48,9 +59,9 @@ def test_placeholders_that_are_not_as_many_as_the_pictures_are_trouble(text, cou
     st.text(st.sampled_from("ab \n<>image"), max_size=20).filter(lambda text: "<image>" not in text and (not text or text.strip())),
     st.integers(0, 3),
 )
-def test_what_is_marked_for_writing_is_read_as_it_was(text, count):
+def test_placeholders_that_are_written_are_removed_when_read(text, count):
     item = Item("x", text, (RED,) * count)
-    assert without(text_of(marked(item, "any", "<image>")), "<image>", count) == text
+    assert without_placeholders(text_of(with_placeholders(item, "any", "<image>")), "<image>", count) == text
 
 
 def test_a_text_of_white_space_is_none_and_every_other_stays_as_it_is():
@@ -77,16 +88,16 @@ def test_a_grade_is_a_whole_number_also_with_a_point():
 
 
 @pytest.mark.parametrize("text", ["", "x", "1.5", "nan", "inf", "9" * 400])
-def test_what_is_no_grade_is_trouble(text):
+def test_what_is_no_grade_is_refused(text):
     with pytest.raises(RowError, match="no whole number"):
         fields.grade_of(text)
 
 
 def test_pictures_come_by_path_bytes_or_either_in_an_object(tmp_path):
-    place = SourceFiles(str(lay(tmp_path, {"a.png": RED})))
+    tree = SourceFiles(str(lay(tmp_path, {"a.png": RED})))
     for value in ("a.png", ["a.png"], {"path": "a.png", "bytes": None}, {"bytes": RED, "path": "gone.png"}, RED, [{"image": "a.png"}]):
-        assert pictures(place, value) == (RED,)
-    assert pictures(place, None) == pictures(place, "") == pictures(place, []) == ()
+        assert pictures(tree, value) == (RED,)
+    assert pictures(tree, None) == pictures(tree, "") == pictures(tree, []) == ()
 
 
 @pytest.mark.parametrize(
@@ -100,19 +111,19 @@ def test_a_picture_that_cannot_be_had_is_trouble(tmp_path, value, reason):
 
 
 def test_a_clip_is_a_list_of_frames_and_no_file(tmp_path):
-    place = SourceFiles(str(lay(tmp_path, {"1.png": RED, "2.png": BLUE, "v.mp4": b"mp4"})))
+    tree = SourceFiles(str(lay(tmp_path, {"1.png": RED, "2.png": BLUE, "v.mp4": b"mp4"})))
     for value in (["1.png", "2.png"], [["1.png", "2.png"]], {"type": "video", "video": ["1.png", "2.png"]}):
-        assert frames(place, value) == (RED, BLUE)
+        assert frames(tree, value) == (RED, BLUE)
     for value, reason in (("v.mp4", "video file"), (["v.mp4"], "video file"), ([["1.png"], ["2.png"]], "bad row")):
         with pytest.raises(RowError) as raised:
-            frames(place, value)
+            frames(tree, value)
         assert raised.value.reason == reason
 
 
-def test_a_column_that_nobody_reads_is_trouble_only_where_it_is_filled():
-    unread({"a": 1, "b": None, "c": "", "d": []}, ["a"])
+def test_an_unread_column_is_refused_only_where_it_is_filled():
+    refuse_unread({"a": 1, "b": None, "c": "", "d": []}, ["a"])
     with pytest.raises(RowError, match="'b, d'"):
-        unread({"a": 1, "b": 0, "d": "x"}, ["a"])
+        refuse_unread({"a": 1, "b": 0, "d": "x"}, ["a"])
 
 
 def test_queries_on_one_line_have_names_of_their_own(tmp_path):
@@ -125,7 +136,9 @@ def test_queries_on_one_line_have_names_of_their_own(tmp_path):
 def test_an_example_gives_each_document_once_and_all_that_is_judged_of_it(tmp_path):
     made = Examples(SourceFiles(str(tmp_path), "s"), Shard("dev.jsonl"))
     right, wrong = side("right"), side("wrong")
-    rows = made.rows(3, side("q", instruction="Find."), [Shown(right, 0.5), Shown(right)], [Shown(wrong), Shown(right), Shown(wrong)])
+    rows = made.rows(
+        3, side("q", instruction="Find."), [Document(right, 0.5), Document(right)], [Document(wrong), Document(right), Document(wrong)]
+    )
     first, second = (row.item.id for row in rows if isinstance(row, Candidate))
     assert [row.item.text for row in rows[:2]] == ["right", "wrong"]
     assert rows[2] == Query(Item("s/dev.jsonl:3", "q", instruction="Find.", source="s/dev.jsonl", line=3), "validation")
@@ -145,7 +158,7 @@ def test_the_folder_of_a_source_tells_the_split_where_the_file_does_not(tmp_path
 
 def test_an_example_without_an_answer_is_trouble(tmp_path):
     with pytest.raises(RowError, match="no answer"):
-        Examples(SourceFiles(str(tmp_path)), Shard("a")).rows(1, side("q"), [], [Shown(side("wrong"))])
+        Examples(SourceFiles(str(tmp_path)), Shard("a")).rows(1, side("q"), [], [Document(side("wrong"))])
 
 
 @pytest.mark.parametrize(
@@ -186,19 +199,19 @@ def test_what_datasets_writes_about_its_files_is_no_data(tmp_path):
         ("7\n" * 100 + '{"a": 1}\n', [], "line 1 is no JSON object (a int and no object)"),
     ],
 )
-def test_a_file_is_known_by_the_first_object_among_its_first_records(tmp_path, content, found, wrong):
-    place = SourceFiles(str(lay(tmp_path, {"a.json": content})))
-    assert (fields.columns(place, "a.json"), fields.obstacle(place, "a.json")) == (found, wrong)
+def test_the_columns_of_a_file_are_those_of_the_first_object_among_its_first_records(tmp_path, content, found, wrong):
+    tree = SourceFiles(str(lay(tmp_path, {"a.json": content})))
+    assert (fields.columns(tree, "a.json"), fields.why_no_columns(tree, "a.json")) == (found, wrong)
 
 
-def test_all_pictures_of_a_cell_that_are_missing_are_told(tmp_path):
-    place = SourceFiles(str(lay(tmp_path, {"a.png": RED})))
+def test_all_missing_pictures_of_a_cell_are_named(tmp_path):
+    tree = SourceFiles(str(lay(tmp_path, {"a.png": RED})))
     with pytest.raises(RowError) as raised:
-        pictures(place, ["gone.png", "a.png", "lost.png"])
+        pictures(tree, ["gone.png", "a.png", "lost.png"])
     assert (raised.value.reason, raised.value.detail) == ("missing picture", "gone.png, lost.png")
 
 
-def test_files_that_may_hold_rows_and_are_in_no_piece_are_told_by_their_endings(tmp_path):
+def test_files_that_may_hold_rows_and_are_in_no_piece_are_reported_by_their_extension(tmp_path):
     names = (
         "train.jsonl",
         "more.jsonl.zst",
@@ -210,24 +223,24 @@ def test_files_that_may_hold_rows_and_are_in_no_piece_are_told_by_their_endings(
         "dataset_info.json",
         ".x.json",
     )
-    place = SourceFiles(str(lay(tmp_path, dict.fromkeys(names, b"x"))), "mine")
-    assert [(notice.source, notice.detail) for notice in fields.unused(place, [Shard("train.jsonl")])] == [
+    tree = SourceFiles(str(lay(tmp_path, dict.fromkeys(names, b"x"))), "mine")
+    assert [(notice.source, notice.detail) for notice in fields.unused_files(tree, [Shard("train.jsonl")])] == [
         ("mine/b.NDJSON", "not read: the format has no such file here"),
         ("mine/b.tgz", "not read: the format has no such file here"),
         ("mine/more.jsonl.zst", "not read and 1 more of .jsonl.zst: the format has no such file here"),
     ]
-    assert not fields.unused(place, [Shard(name) for name in names])
+    assert not fields.unused_files(tree, [Shard(name) for name in names])
 
 
 @pytest.mark.parametrize("name", ["MORE.JSONL", "more.Jsonl.GZ", "more.jsonl.gz"])
 def test_endings_may_be_in_capitals(tmp_path, name):
     content = b'{"a": 1}\n'
-    place = SourceFiles(str(lay(tmp_path, {name: gzip.compress(content) if name.lower().endswith(".gz") else content})))
-    assert [list(place.records(shard)) for shard in fields.pieces(place, fields.data_files(place, "jsonl"))] == [[(1, {"a": 1})]]
+    tree = SourceFiles(str(lay(tmp_path, {name: gzip.compress(content) if name.lower().endswith(".gz") else content})))
+    assert [list(tree.records(shard)) for shard in fields.pieces(tree, fields.data_files(tree, "jsonl"))] == [[(1, {"a": 1})]]
 
 
 def test_parquet_with_its_ending_in_capitals_is_read(tmp_path):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "ROWS.PARQUET")
-    place = SourceFiles(str(tmp_path))
-    (shard,) = fields.pieces(place, fields.data_files(place, "parquet"))
-    assert fields.columns(place, shard.file) == ["a"] and list(fields.records(place, shard)) == [(1, {"a": 1})]
+    tree = SourceFiles(str(tmp_path))
+    (shard,) = fields.pieces(tree, fields.data_files(tree, "parquet"))
+    assert fields.columns(tree, shard.file) == ["a"] and list(fields.records(tree, shard)) == [(1, {"a": 1})]

@@ -14,7 +14,7 @@ import pytest
 from mirepoix.components.ingestion.formats import flagembedding, folder
 from mirepoix.components.ingestion.formats.rows import Candidate, Unreadable
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
-from mirepoix.components.ingestion.readers import opened
+from mirepoix.components.ingestion.readers import open_sources
 from mirepoix.models.errors import Refused
 from tests.components.ingestion.formats.format_cases import lay, picture, rows_of
 
@@ -45,7 +45,7 @@ def server(tmp_path):
 
 def found(uri):
     """The files of a source, and the sources of its rows."""
-    (source,) = opened((uri,))
+    (source,) = open_sources((uri,))
     assert source.format == "flagembedding" and source.fingerprint()
     return source.files, {row.item.source for row in rows_of(flagembedding, uri) if isinstance(row, Candidate)}
 
@@ -60,7 +60,7 @@ def test_a_folder_in_memory_is_read_and_known_again_after_a_change(tmp_path, mem
     assert SourceFiles("memory://corpus").fingerprint(["train.jsonl"]) != before
 
 
-def test_what_lies_in_a_zip_is_read(tmp_path):
+def test_files_in_a_zip_are_read(tmp_path):
     lay(tmp_path, FILES)
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as packed:
         for name in FILES:
@@ -75,8 +75,8 @@ def test_a_web_server_gives_a_file_or_what_it_lists(tmp_path, server):
     lay(tmp_path / "web", FILES)
     assert found(f"{server}/corpus/") == (["more/test.jsonl", "train.jsonl"], {"corpus/more/test.jsonl", "corpus/train.jsonl"})
     assert found(f"{server}/corpus/train.jsonl")[0] == ["train.jsonl"]
-    place = SourceFiles(f"{server}/corpus/")
-    assert place.sizes == {name: os.path.getsize(tmp_path / "web/corpus" / name) for name in ("more/test.jsonl", "train.jsonl")}
+    tree = SourceFiles(f"{server}/corpus/")
+    assert tree.sizes == {name: os.path.getsize(tmp_path / "web/corpus" / name) for name in ("more/test.jsonl", "train.jsonl")}
 
 
 def test_pictures_come_from_a_server_too(tmp_path, server):
@@ -90,9 +90,9 @@ def test_what_a_server_gives_only_as_a_whole_is_refused_where_parts_are_needed(t
     pq.write_table(pa.table({"sentence": [os.urandom(9000) for _ in range(600)]}), tmp_path / "web/a.parquet")
     with pytest.raises(Unreadable, match=r"^mine/a\.parquet cannot be read as Parquet \(The HTTP server"):
         SourceFiles(f"{server}/a.parquet", "mine").schema("a.parquet")
-    place = SourceFiles(f"{server}/a.jsonl", "mine")
+    tree = SourceFiles(f"{server}/a.jsonl", "mine")
     with pytest.raises(Unreadable, match=r"^mine/a\.jsonl cannot be read from byte 6000030 on \(The HTTP server.*\); download it first"):
-        list(place.lines(Shard("a.jsonl", start=6_000_030)))
+        list(tree.lines(Shard("a.jsonl", start=6_000_030)))
 
 
 @pytest.mark.parametrize(
@@ -104,9 +104,9 @@ def test_what_a_server_gives_only_as_a_whole_is_refused_where_parts_are_needed(t
         ("ftp://127.0.0.1:1/x", "Connection refused"),
     ],
 )
-def test_what_cannot_be_reached_is_told_in_one_line(uri, words):
+def test_a_path_that_cannot_be_reached_is_refused_in_one_line(uri, words):
     with pytest.raises(Refused) as refused:
-        opened((f"beir+{uri}",))[0].fingerprint()
+        open_sources((f"beir+{uri}",))[0].fingerprint()
     told = str(refused.value)
     assert told.startswith(f"corpus {uri!r} cannot be reached (") and words in told and "\n" not in told
 

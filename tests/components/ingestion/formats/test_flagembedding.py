@@ -1,4 +1,4 @@
-"""FlagEmbedding: texts, scores, prompts, the pool, and each fault at its line."""
+"""FlagEmbedding: texts, scores, prompts, the pool, and bad rows rejected with their numbers."""
 
 import json
 
@@ -54,13 +54,13 @@ GOOD = {"query": "q", "pos": ["p"], "neg": ["n"]}
         ({"teacher": "x"}, "unread column"),
     ],
 )
-def test_each_fault_stands_at_its_line(tmp_path, change, reason):
+def test_each_bad_row_is_rejected_with_its_line(tmp_path, change, reason):
     rows = rows_of(flagembedding, lay(tmp_path / "s", {"a.jsonl": [GOOD, GOOD | change, GOOD]}))
     assert faults(rows) == [("s/a.jsonl", 2, reason)]
     assert [row.item.line for row in rows if isinstance(row, Query)] == [1, 3]
 
 
-def test_a_bad_line_of_the_pool_is_a_fault(tmp_path):
+def test_a_bad_line_of_the_pool_is_rejected(tmp_path):
     rows = rows_of(flagembedding, lay(tmp_path / "s", {"pool.jsonl": [{"text": ""}, {"text": "t", "id": 3}, {"text": "t"}]}))
     assert faults(rows) == [("s/pool.jsonl", 1, "empty side"), ("s/pool.jsonl", 2, "unread column")]
 

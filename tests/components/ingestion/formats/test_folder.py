@@ -5,9 +5,9 @@ import json
 import pytest
 
 from mirepoix.components.ingestion.formats import folder
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Query, Unreadable, nameless
+from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Query, Unreadable, unnamed_candidate
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
-from mirepoix.components.ingestion.readers import FORMATS
+from mirepoix.components.ingestion.readers import FORMAT_MODULES
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.ingestion.formats.format_cases import corpus_of, faults, lay, meaning, picture, rows_of
@@ -32,7 +32,7 @@ def asked(rows):
 
 def test_a_captioned_picture_is_read_exactly(tmp_path):
     at = {"source": "mine/captions.csv", "line": 2}
-    text = nameless("a star", **at)
+    text = unnamed_candidate("a star", **at)
     assert read(tmp_path, {"a.png": RED, "captions.csv": "file,caption\na.png,a star\n"}) == [
         Candidate(Item("a.png.image", images=(RED,), source="mine/a.png", line=1)),
         Query(Item("a.png.i2t", images=(RED,), **at), "train", "i->t", named=False),
@@ -50,7 +50,7 @@ def test_pictures_alone_are_candidates(tmp_path):
 
 @pytest.mark.parametrize("path", folder.PATHS)
 @pytest.mark.parametrize("text", ["text", "caption", "captions", "texts"])
-def test_columns_go_by_any_of_their_names(tmp_path, path, text):
+def test_columns_may_have_any_of_their_names(tmp_path, path, text):
     rows = read(tmp_path, {**SHOWN, "captions.tsv": f"{text}\t{path}\none\ta.png\n"})
     assert asked(rows) == [("a.png", "one")] and not faults(rows)
 
@@ -82,7 +82,7 @@ def test_lines_in_a_row_on_one_picture_are_one_query_and_others_join_it_by_its_i
     assert candidates(rows) == ["a.png.image", "x/b.jpg.image"]
 
 
-def test_each_caption_has_the_line_that_it_stands_in(tmp_path):
+def test_each_caption_has_its_own_line(tmp_path):
     rows = read(tmp_path, {**SHOWN, "captions.csv": "file,caption\na.png,one\na.png,two\na.png,one\n"})
     texts = [row.item for row in rows if isinstance(row, (Candidate, Query)) and row.item.text]
     assert [(item.text, item.line) for item in texts] == [("one", 2), ("two", 3)] * 2
@@ -106,7 +106,7 @@ def test_pictures_may_lie_elsewhere_and_are_then_those_with_captions(tmp_path):
     ]
 
 
-def test_each_kind_of_fault_stands_at_its_line(tmp_path):
+def test_each_kind_of_bad_row_is_rejected_with_its_line(tmp_path):
     lines = [
         {"file": "nowhere.png", "text": "x"},
         {"file": "nowhere.png", "text": "y"},
@@ -132,12 +132,12 @@ def test_each_kind_of_fault_stands_at_its_line(tmp_path):
     assert asked(rows) == [("a.png", "good")]
 
 
-def test_a_line_of_csv_with_another_count_of_cells_is_a_fault(tmp_path):
+def test_a_line_of_csv_with_another_count_of_cells_is_rejected(tmp_path):
     rows = read(tmp_path, {**SHOWN, "captions.csv": "file,caption\na.png\na.png,one\na.png,two,three\n"})
     assert faults(rows) == [("mine/captions.csv", 2, "bad row"), ("mine/captions.csv", 4, "bad row")] and asked(rows) == [("a.png", "one")]
 
 
-def test_a_line_of_csv_that_is_not_utf8_is_a_fault(tmp_path):
+def test_a_line_of_csv_that_is_not_utf8_is_rejected(tmp_path):
     rows = read(tmp_path, {**SHOWN, "captions.csv": b"file,caption\na.png,one\na.png,t\xfcr\na.png,two\n"})
     assert faults(rows) == [("mine/captions.csv", 3, "bad row")] and [text for _, text in asked(rows)] == ["one", "two"]
 
@@ -181,7 +181,7 @@ def test_the_list_of_pictures_is_cut_by_count_and_by_bytes(tmp_path, monkeypatch
             assert read(tmp_path, {}) == whole
 
 
-def test_it_is_known_by_its_captions_or_by_pictures_alone(tmp_path):
+def test_it_is_detected_by_its_captions_or_by_pictures_alone(tmp_path):
     def known(name, files, **settings):
         return folder.detect(SourceFiles(str(lay(tmp_path / name, files)), **settings))
 
@@ -221,22 +221,22 @@ def test_keys_that_are_no_safe_names_are_numbered(tmp_path):
 
 
 @pytest.mark.parametrize("cell", ["", " "])
-def test_a_caption_that_is_empty_is_a_fault_and_its_picture_a_candidate(tmp_path, cell):
+def test_a_caption_that_is_empty_is_rejected_and_its_picture_is_a_candidate(tmp_path, cell):
     rows = read(tmp_path, {**SHOWN, "captions.csv": f"file,text\na.png,{cell}\nx/b.jpg,one\nx/b.jpg,{cell}\n"})
     assert faults(rows) == [("mine/captions.csv", 2, "empty side"), ("mine/captions.csv", 4, "empty side")]
     assert candidates(rows) == ["a.png.image", "x/b.jpg.image"] and asked(rows) == [("x/b.jpg", "one")]
 
 
-def test_a_label_may_stand_where_the_caption_is_empty(tmp_path):
+def test_a_label_is_read_where_the_caption_is_empty(tmp_path):
     rows = read(tmp_path, {**SHOWN, "captions.csv": "file,text,label\na.png,,star\n"})
     assert not faults(rows) and [row.task for row in rows if isinstance(row, Query)] == ["i->t"]
 
 
 @pytest.mark.parametrize(("text", "line"), [('file,caption\na.png,one\na.png,"x', 3), ("a.png,a star\n", 1)])
 def test_captions_that_cannot_be_read_say_from_which_line_on(tmp_path, text, line):
-    place = SourceFiles(str(lay(tmp_path, {**SHOWN, "captions.csv": text})))
+    tree = SourceFiles(str(lay(tmp_path, {**SHOWN, "captions.csv": text})))
     with pytest.raises(Unreadable) as broken:
-        list(folder.read(place, Shard("captions.csv")))
+        list(folder.read(tree, Shard("captions.csv")))
     assert broken.value.line == line
 
 
@@ -249,9 +249,9 @@ def test_captions_that_cannot_be_read_say_from_which_line_on(tmp_path, text, lin
         ("CAPTIONS.CSV", "file,text\na.png,one\n"),
     ],
 )
-def test_captions_under_another_name_are_known_by_their_columns(tmp_path, name, content):
+def test_captions_under_another_name_are_detected_by_their_columns(tmp_path, name, content):
     assert [text for _, text in asked(read(tmp_path, {**SHOWN, name: content}))] == ["one"]
-    assert [form for form, module in FORMATS.items() if module.detect(SourceFiles(str(tmp_path)))] == ["folder"]
+    assert [form for form, module in FORMAT_MODULES.items() if module.detect(SourceFiles(str(tmp_path)))] == ["folder"]
 
 
 @pytest.mark.parametrize(
@@ -264,9 +264,9 @@ def test_captions_under_another_name_are_known_by_their_columns(tmp_path, name, 
         ("train.jsonl", [{"anchor": "one", "image": "a.png", "text": "two"}]),
     ],
 )
-def test_a_table_that_says_nothing_of_pictures_or_is_of_another_format_is_no_file_of_captions(tmp_path, name, content):
-    place = SourceFiles(str(lay(tmp_path, {**SHOWN, name: content})))
-    assert not folder.detect(place) and name not in {shard.file for shard in folder.shards(place)}
+def test_a_table_without_captions_or_of_another_format_is_no_caption_file(tmp_path, name, content):
+    tree = SourceFiles(str(lay(tmp_path, {**SHOWN, name: content})))
+    assert not folder.detect(tree) and name not in {shard.file for shard in folder.shards(tree)}
     captions = lay(tmp_path, {"captions.csv": "file,text\na.png,one\n"})
     assert len(asked(rows_of(folder, captions))) == 1 and folder.detect(SourceFiles(str(captions)))
 

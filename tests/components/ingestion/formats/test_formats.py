@@ -6,8 +6,9 @@ import pkgutil
 
 import pytest
 
-from mirepoix.components import formats
+from mirepoix.components.ingestion import formats, sources_config
 from mirepoix.components.ingestion.formats.source_files import SourceFiles
+from mirepoix.components.ingestion.readers import FORMAT_MODULES
 from tests.components.ingestion.formats.format_cases import corpus_of, meaning, rows_of
 from tests.components.ingestion.formats.samples import SAMPLES
 
@@ -22,12 +23,12 @@ def ids_stay(name):
 
 @pytest.mark.parametrize(("name", "lay"), LAID)
 def test_a_source_is_claimed_by_its_own_format_alone(tmp_path, name, lay):
-    place = SourceFiles(str(lay(tmp_path / "source")))
-    assert [other for other, module in FORMATS.items() if module.detect(place)] == [name]
+    tree = SourceFiles(str(lay(tmp_path / "source")))
+    assert [other for other, module in FORMATS.items() if module.detect(tree)] == [name]
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_an_empty_folder_and_one_of_other_things_is_nobodys(tmp_path, name):
+def test_an_empty_folder_and_one_of_other_files_have_no_format(tmp_path, name):
     (tmp_path / "notes.json").write_text('{"learning_rate": 0.1}')
     (tmp_path / "broken.jsonl").write_text("{")
     (tmp_path / "array.json").write_bytes(b"[\xff\xfe")
@@ -81,4 +82,12 @@ def test_packed_lines_are_read_as_plain_ones(tmp_path, name, lay):
 
 def test_each_format_has_a_name_of_its_own_and_says_what_it_is():
     assert len(FORMATS) == len([module for module in FOUND if hasattr(module, "NAME")])
-    assert all(module.WHAT and module.__doc__ for module in FORMATS.values())
+    assert all(module.__doc__ for module in FORMATS.values())
+
+
+def test_the_list_of_formats_names_those_that_there_are_and_says_which_are_written():
+    assert list(sources_config.FORMATS) == list(FORMAT_MODULES) and set(FORMAT_MODULES) == set(FORMATS)
+    assert {name: form.written for name, form in sources_config.FORMATS.items()} == {
+        name: hasattr(module, "write") for name, module in FORMATS.items()
+    }
+    assert all(form.what for form in sources_config.FORMATS.values())

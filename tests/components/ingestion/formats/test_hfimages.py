@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mirepoix.components.ingestion.formats import hfimages
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Query, RejectedRow, nameless
+from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Query, RejectedRow, unnamed_candidate
 from mirepoix.components.ingestion.formats.source_files import SourceFiles
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
@@ -49,7 +49,7 @@ def answers(rows):
 
 def test_a_picture_with_a_caption_is_read_exactly(tmp_path):
     at = {"source": "mine/data/train-00000-of-00001.parquet", "line": 1}
-    key, text = "data/train-00000-of-00001.parquet:1", nameless("a star", **at)
+    key, text = "data/train-00000-of-00001.parquet:1", unnamed_candidate("a star", **at)
     assert read(lay(tmp_path, image=[RED], text=["a star"])) == [
         Candidate(Item(f"{key}.image", images=(RED,), **at)),
         Query(Item(f"{key}.i2t", images=(RED,), **at), "train", "i->t", named=False),
@@ -73,7 +73,7 @@ def test_classes_are_named_and_ask_nothing(tmp_path):
     assert answers(rows) == ["disc", "star"] and asked(rows) == [] and len(candidates(rows)) == 3
 
 
-def test_a_class_without_a_name_is_a_fault_and_numbers_without_names_say_nothing(tmp_path):
+def test_a_class_number_beyond_the_names_is_rejected_and_one_without_names_is_ignored(tmp_path):
     assert faults(read(lay(tmp_path / "a", features=LABELLED, image=[RED, RED], label=[0, 2]))) == [
         ("mine/data/train-00000-of-00001.parquet", 2, "bad row")
     ]
@@ -102,7 +102,7 @@ def test_rows_are_named_by_their_ids_where_they_have_any(tmp_path):
     assert candidates(rows) == ["a_b.parquet:2.image"] and [line for _, line, _ in faults(rows)] == [1, 3]
 
 
-def test_a_cell_of_another_type_is_a_fault(tmp_path):
+def test_a_cell_of_another_type_is_rejected(tmp_path):
     assert [reason for _, _, reason in faults(read(lay(tmp_path, image=[RED], text=[3])))] == ["bad row"]
 
 
@@ -131,7 +131,7 @@ def test_features_that_cannot_be_read_are_refused(tmp_path, features):
         read(lay(tmp_path, features=features, image=[RED], label=[1]))
 
 
-def test_it_is_known_by_its_column_of_pictures(tmp_path):
+def test_it_is_detected_by_its_column_of_pictures(tmp_path):
     def known(name, **columns):
         return hfimages.detect(SourceFiles(str(lay(tmp_path / name, **columns))))
 
@@ -156,7 +156,7 @@ def test_what_is_written_is_read_again(tmp_path, monkeypatch):
     assert features["image"] == {"_type": "Image"} and set(features) == set(hfimages.SCHEMA.names)
 
 
-def test_a_caption_that_is_empty_is_a_fault_and_its_picture_a_candidate(tmp_path):
+def test_a_caption_that_is_empty_is_rejected_and_its_picture_is_a_candidate(tmp_path):
     rows = read(lay(tmp_path, "test.parquet", image=[RED, BLUE, RED, BLUE], text=["", "one", None, " "]))
     assert faults(rows) == [("mine/test.parquet", 1, "empty side"), ("mine/test.parquet", 4, "empty side")]
     assert len(candidates(rows)) == 4 and asked(rows) == [("one", "test")]

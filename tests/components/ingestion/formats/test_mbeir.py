@@ -1,4 +1,4 @@
-"""M-BEIR: pools, unions, qrels before lists, hashed ids, prompts, and each fault at its line."""
+"""M-BEIR: pools, unions, qrels before lists, hashed ids, prompts, and bad rows rejected with their numbers."""
 
 import gzip
 import json
@@ -90,7 +90,7 @@ def test_the_union_is_read_where_there_is_no_folder_of_the_split_and_its_repeats
     rows = rows_of(mbeir, lay(tmp_path / "one", union))
     assert told(rows) == [("9:1", "9:1", 1), ("9:2", "9:1", 1)]
     assert sum(isinstance(row, Query) for row in rows) == 2
-    notice = "queries that stand there more than once: 1, the first in line 3; they are read once"
+    notice = "queries that are in the file more than once: 1, the first in line 3; they are read once"
     assert [row.detail for row in rows if isinstance(row, Notice)] == [notice]
     both = rows_of(mbeir, lay(tmp_path / "two", union | {TRAIN: [query("9:3", ["9:1"])]}))
     assert told(both) == [("9:3", "9:1", 1)]
@@ -142,7 +142,7 @@ def test_hashes_are_uniirs_and_go_both_ways():
             hashed(name, QUERIES_EACH)
 
 
-def test_hashed_ids_are_read_as_the_ids_that_they_stand_for(tmp_path):
+def test_hashed_ids_are_mapped_back(tmp_path):
     files = {
         LOCAL: [text(90000001)],
         TRAIN: [query(4500001, [90000001])],
@@ -178,14 +178,14 @@ def test_a_query_without_task_gets_it_from_its_answers(tmp_path):
         (TRAIN, query("", ["9:1"]), "bad id"),
     ],
 )
-def test_each_fault_stands_at_its_line(tmp_path, file, row, reason):
+def test_each_bad_row_is_rejected_with_its_line(tmp_path, file, row, reason):
     good = text("9:5") if file == LOCAL else query("9:5", ["9:5"])
     rows = rows_of(mbeir, lay(tmp_path / "s", {file: [good, row, good | {"did": "9:6"} if file == LOCAL else good | {"qid": "9:6"}]}))
     assert faults(rows) == [(f"s/{file}", 2, reason)]
     assert sum(isinstance(row, Candidate | Query) for row in rows) == 2
 
 
-def test_faults_of_qrels_and_instructions_stand_at_their_line(tmp_path):
+def test_bad_rows_of_qrels_and_instructions_are_rejected_with_their_line(tmp_path):
     files = {
         "query/test/a.jsonl": [query("9:1", ["9:1"])],
         "qrels/test/a_qrels.txt": "9:1 0 9:1 1 1\n9:1 0 9:1 1\n9:1 0 9:1 x 1\n9:1 0 9:1 1 12\n9:1 0 9:1 1e12 1\n",
@@ -256,20 +256,20 @@ def test_all_that_is_judged_is_given(tmp_path):
 
 def test_a_local_pool_that_is_cut_off_costs_the_global_one_nothing(tmp_path):
     pool = gzip.compress(b"".join(json.dumps(text(f"9:{n}")).encode() + b"\n" for n in range(500)))[:-30]
-    place = SourceFiles(str(lay(tmp_path, {f"{LOCAL}.gz": pool, GLOBAL: [text("8:1")]})))
-    (shard,) = [shard for shard in mbeir.shards(place) if shard.part == "global"]
-    assert [row.item.id for row in mbeir.read(place, shard)] == ["8:1"]
+    tree = SourceFiles(str(lay(tmp_path, {f"{LOCAL}.gz": pool, GLOBAL: [text("8:1")]})))
+    (shard,) = [shard for shard in mbeir.shards(tree) if shard.part == "global"]
+    assert [row.item.id for row in mbeir.read(tree, shard)] == ["8:1"]
 
 
 @pytest.mark.parametrize("change", [{"txt": "another"}, {"img_path": "red.png", "modality": "image,text"}])
-def test_a_candidate_of_a_global_pool_that_differs_from_that_of_a_local_one_is_a_fault(tmp_path, change):
+def test_a_candidate_of_a_global_pool_that_differs_from_that_of_a_local_one_is_rejected(tmp_path, change):
     rows = rows_of(mbeir, lay(tmp_path / "s", {LOCAL: [text("9:1")], GLOBAL: [text(90000001) | change, text("9:2")], "red.png": RED}))
     assert faults(rows) == [(f"s/{GLOBAL}", 1, "duplicate id")]
     assert [row.item.id for row in rows if isinstance(row, Candidate)] == ["9:1", "9:2"]
 
 
 @pytest.mark.parametrize("change", [{"query_txt": "another"}, {"pos_cand_list": ["9:2"]}, {"neg_cand_list": ["9:3"]}, {"task_id": 0}])
-def test_a_query_that_a_union_repeats_otherwise_is_a_fault(tmp_path, change):
+def test_a_query_that_a_union_repeats_otherwise_is_rejected(tmp_path, change):
     file = "query/union_train/mbeir_union_up_train.jsonl"
     rows = rows_of(mbeir, lay(tmp_path / "s", {file: [query("9:1", ["9:1"]), query("9:1", ["9:1"]) | change]}))
     assert [(row.line, row.reason, row.detail) for row in rows if isinstance(row, RejectedRow)] == [
@@ -278,7 +278,7 @@ def test_a_query_that_a_union_repeats_otherwise_is_a_fault(tmp_path, change):
     assert told(rows) == [("9:1", "9:1", 1)]
 
 
-def test_lines_of_qrels_that_name_nothing_are_faults_and_cost_the_queries_nothing(tmp_path):
+def test_bad_lines_of_qrels_are_rejected_and_their_queries_kept(tmp_path):
     qrels = f"\u00a0\n9:1 0 9:1 1 1\n{'9' * 5000} 0 9:1 1 1\n"
     rows = rows_of(mbeir, lay(tmp_path / "s", {"query/test/a.jsonl": [query("9:1", ["9:2"])], "qrels/test/a_qrels.txt": qrels}))
     assert faults(rows) == [("s/qrels/test/a_qrels.txt", line, "bad row") for line in (1, 3)]

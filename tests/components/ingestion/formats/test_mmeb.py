@@ -1,4 +1,4 @@
-"""MMEB: training and evaluation rows by their columns, and each fault at its row."""
+"""MMEB: training and evaluation rows by their columns, and bad rows rejected with their numbers."""
 
 import pyarrow.parquet as pq
 import pytest
@@ -74,7 +74,7 @@ EVAL = {"qry_inst": "Find.", "qry_text": "q", "qry_img_path": "", "tgt_inst": ""
         (EVAL | {"split": "test"}, "unread column"),
     ],
 )
-def test_each_fault_stands_at_its_row(tmp_path, row, reason):
+def test_each_bad_row_is_rejected_with_its_number(tmp_path, row, reason):
     good = EVAL if "qry_inst" in row else TRAIN
     rows = rows_of(mmeb, lay(tmp_path / "s", {"rows.jsonl": [good, row, good], "a.png": RED}))
     assert faults(rows) == [("s/rows.jsonl", 2, reason)]

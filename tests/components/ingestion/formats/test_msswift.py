@@ -1,4 +1,4 @@
-"""ms-swift: messages with their pictures and clips, and each fault at its line."""
+"""ms-swift: messages with their pictures and clips, and bad rows rejected with their numbers."""
 
 import json
 
@@ -59,7 +59,7 @@ PICTURED = GOOD | {"messages": said("<image>q"), "images": ["a.png"]}
         ({"rejected_response": "n"}, "unread column"),
     ],
 )
-def test_each_fault_stands_at_its_line(tmp_path, change, reason):
+def test_each_bad_row_is_rejected_with_its_line(tmp_path, change, reason):
     rows = rows_of(msswift, lay(tmp_path / "s", {"a.jsonl": [GOOD, GOOD | change, PICTURED], "a.png": RED, "clip.mp4": b"mp4"}))
     assert faults(rows) == [("s/a.jsonl", 2, reason)]
     assert [row.item.line for row in rows if isinstance(row, Query)] == [1, 3]

@@ -1,4 +1,4 @@
-"""A row is given whole or is a fault at its line; nothing that a row holds ends the reading of others."""
+"""A row is read whole or rejected with its line; no content of a row ends the reading of others."""
 
 import pickle
 
@@ -28,28 +28,28 @@ def parsed(row, record=None):
         *(Judgement("q", "d", relevance) for relevance in (2**31, -(2**31) - 1, 10**30, 0.5)),
     ],
 )
-def test_what_no_table_can_hold_is_a_fault_and_takes_its_row_with_it(row):
+def test_a_row_with_a_value_that_no_table_can_hold_is_rejected(row):
     (fault,) = parsed(row, {"id": 3})
     assert (fault.reason, fault.id, fault.source, fault.line) == ("bad row", "3", "s/f", 7)
 
 
-def test_what_is_told_of_a_fault_can_be_written_down():
+def test_the_detail_of_a_rejected_row_can_be_encoded():
     told = parsed(RejectedRow("corpus", HALF, "unread column", f"column {HALF}", "s/f", 7))[1]
     assert (told.id, told.detail) == (r"\ud83d", r"column \ud83d")
     assert parsed(Notice("s/f", HALF))[1].detail == r"\ud83d"
 
 
-def test_a_number_that_is_too_large_for_arithmetic_is_a_fault():
+def test_a_number_that_is_too_large_for_arithmetic_is_rejected():
     (fault,) = rowwise("qrels", "s/f", [(1, 10**400)], lambda line, record: [Judgement("q", "d", 1, float(record))])
     assert fault.reason == "bad row"
 
 
 @pytest.mark.parametrize("name", ["id", "_id", "qid", "did", "query_id", "docid", "key", "snippet_id", "image_id", "Guid"])
-def test_a_fault_names_the_row_by_what_ids_are_called(name):
+def test_a_rejected_row_has_the_id_under_any_of_its_names(name):
     (fault,) = rowwise("corpus", "s/f", [(1, {name: "x7"})], lambda line, record: record["text"])
     assert fault.id == "x7" and fault.detail == "'text' is missing"
 
 
-def test_what_cannot_be_read_says_where_in_every_process():
+def test_an_unreadable_error_keeps_its_line_when_pickled():
     broken = pickle.loads(pickle.dumps(Unreadable("s/f line 7 is no JSON", 7)))
     assert (str(broken), broken.line) == ("s/f line 7 is no JSON", 7) and isinstance(broken, Refused)

@@ -1,4 +1,4 @@
-"""sentence-transformers: the order of columns, labels, scores, cells of every kind, and each fault at its row."""
+"""sentence-transformers: the order of columns, labels, scores, cells of every kind, and bad rows rejected with their numbers."""
 
 import json
 
@@ -127,7 +127,7 @@ GOOD = {"anchor": "q", "positive": "p", "negative": "n"}
         ({"id": 7}, "unread column"),
     ],
 )
-def test_each_fault_stands_at_its_row(tmp_path, change, reason):
+def test_each_bad_row_is_rejected_with_its_number(tmp_path, change, reason):
     rows = read(tmp_path / "s", [GOOD, GOOD | change, GOOD])
     assert faults(rows) == [("s/train.jsonl", 2, reason)]
     assert [row.item.line for row in rows if isinstance(row, Query)] == [1, 3]
@@ -145,7 +145,7 @@ def test_each_fault_stands_at_its_row(tmp_path, change, reason):
         {"anchor": "q", "score": 1},
     ],
 )
-def test_what_says_of_no_document_that_it_answers_is_a_fault(tmp_path, row):
+def test_a_row_without_a_clear_positive_is_rejected(tmp_path, row):
     assert faults(read(tmp_path / "s", [row])) == [("s/train.jsonl", 1, "bad row")]
 
 

@@ -1,4 +1,4 @@
-"""Files as users have them: what cannot be read is told by file and line, and a picture is found where it may be."""
+"""Files as users have them: unreadable ones are reported by file and line, and pictures are found relative to their folder."""
 
 import gzip
 import json
@@ -17,8 +17,8 @@ DEEP, LONG = "[" * 100_000, "9" * 5000
 
 
 def records(folder, name, content):
-    place = SourceFiles(str(lay(folder, {name: content})), "mine")
-    return [(line, row.reason if isinstance(row, RowError) else row) for line, row in place.records(Shard(name))]
+    tree = SourceFiles(str(lay(folder, {name: content})), "mine")
+    return [(line, row.reason if isinstance(row, RowError) else row) for line, row in tree.records(Shard(name))]
 
 
 def test_a_line_that_python_does_not_take_costs_itself_alone(tmp_path):
@@ -66,9 +66,9 @@ def test_parquet_whose_texts_are_no_utf8_or_whose_pages_are_damaged_is_refused(t
     pq.write_table(pa.table({"text": ["a bright star"] * 9}), tmp_path / "a.parquet", compression="none", use_dictionary=False)
     whole = (tmp_path / "a.parquet").read_bytes()
     for name, content in {"text": whole.replace(b"star", b"\xff\xff\xff\xff"), "page": whole[:4] + b"\xff" * 20 + whole[24:]}.items():
-        place = SourceFiles(str(lay(tmp_path / name, {"b.parquet": content})), "mine")
+        tree = SourceFiles(str(lay(tmp_path / name, {"b.parquet": content})), "mine")
         with pytest.raises(Refused, match=r"mine/b\.parquet cannot be read as Parquet") as refused:
-            list(place.tables(Shard("b.parquet")))
+            list(tree.tables(Shard("b.parquet")))
         assert "\n" not in str(refused.value)
 
 
@@ -101,12 +101,12 @@ def test_the_folder_tells_the_split_where_the_file_does_not(tmp_path, folder, fi
     ],
 )
 def test_a_picture_is_read_from_its_folder_alone(tmp_path, path, reason, detail):
-    place = SourceFiles(str(lay(tmp_path / "in", {"a.png": b"png"})))
+    tree = SourceFiles(str(lay(tmp_path / "in", {"a.png": b"png"})))
     lay(tmp_path, {"secret.png": b"secret"})
     with pytest.raises(RowError) as trouble:
-        place.picture(path)
+        tree.picture(path)
     assert trouble.value.reason == reason and detail in trouble.value.detail
-    assert place.picture("./a.png") == b"png"
+    assert tree.picture("./a.png") == b"png"
 
 
 def test_an_absolute_path_is_read_where_it_is(tmp_path):

@@ -8,7 +8,7 @@ import tarfile
 import pytest
 
 from mirepoix.components.ingestion.formats import tars
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Query, RejectedRow, Unreadable, nameless
+from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Query, RejectedRow, Unreadable, unnamed_candidate
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
@@ -46,7 +46,7 @@ def candidates(rows):
 def test_a_sample_is_what_shares_its_name_up_to_the_first_dot(tmp_path, name, key):
     rows = read(tmp_path, ("a/01.png", RED), ("a/01.txt", "a star\n"), ("a/02.jpg", BLUE), name=name)
     at = {"source": f"mine/{name}", "line": 1}
-    text = nameless("a star", **at)
+    text = unnamed_candidate("a star", **at)
     assert rows == [
         Candidate(Item(f"{key}/a/01.image", images=(RED,), **at)),
         Query(Item(f"{key}/a/01.i2t", images=(RED,), **at), "train", "i->t", named=False),
@@ -92,7 +92,7 @@ def test_the_split_is_what_the_tar_is_called(tmp_path):
     assert {row.split for row in rows if isinstance(row, Query)} == {"validation"}
 
 
-def test_faults_stand_at_their_member_and_take_their_sample_with_them(tmp_path):
+def test_a_bad_member_rejects_its_whole_sample_with_the_number_of_the_member(tmp_path):
     link = tarfile.TarInfo("2.png")
     link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
     folder = tarfile.TarInfo("a")
@@ -131,7 +131,7 @@ def test_faults_stand_at_their_member_and_take_their_sample_with_them(tmp_path):
     assert candidates(rows) == ["cc-000/13.image"]
 
 
-def test_endings_that_nothing_reads_are_told_of_once_a_tar_and_their_samples_are_kept(tmp_path):
+def test_extensions_that_are_not_read_are_reported_once_a_tar_and_their_samples_kept(tmp_path):
     members = [(f"{n}.{name}", RED) for n in range(3) for name in ("png", "cls", "seg.png")]
     rows = read(tmp_path, *members)
     told = [(row.source, row.detail.partition(",")[0]) for row in rows if isinstance(row, Notice)]
@@ -147,7 +147,7 @@ def test_what_is_hidden_is_left_out(tmp_path):
     assert candidates(read(tmp_path, ("._0.png", b"x"), (".cache/0.png", RED), ("./0.png", RED))) == ["cc-000/0.image"]
 
 
-def test_a_picture_that_is_too_large_is_a_fault_and_is_not_read(tmp_path, monkeypatch):
+def test_a_picture_that_is_too_large_is_rejected_and_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(tars, "LARGEST_FILE", 200)
     assert faults(read(tmp_path, ("0.png", bytes(201)), ("1.png", RED))) == [("mine/cc-000.tar", 1, "bad row")]
 
@@ -168,7 +168,7 @@ def test_garbage_in_the_midst_of_a_tar_is_refused(tmp_path):
         rows_of(tars, lay(tmp_path, {"cc.tar": bytes(whole)}))
 
 
-def test_it_is_known_by_its_tars(tmp_path):
+def test_it_is_detected_by_its_tars(tmp_path):
     assert tars.detect(SourceFiles(str(lay(tmp_path / "yes", {"a-000.tar": tar(("0.png", RED)), "a-000.parquet": b"of img2dataset"}))))
     assert not tars.detect(SourceFiles(str(lay(tmp_path / "no", {"0.png": RED, "captions.csv": "file,caption\n"}))))
     assert not tars.detect(SourceFiles(str(lay(tmp_path / "packed", {"query.jsonl": [], "pictures.tar": b""}))))
@@ -203,7 +203,7 @@ def test_tars_that_are_written_have_a_caption_that_others_find_and_are_cut(tmp_p
     assert meaning(rows_of(tars, tmp_path / "out")) == meaning(rows)
 
 
-def test_a_caption_that_is_empty_is_a_fault_and_its_picture_a_candidate(tmp_path):
+def test_a_caption_that_is_empty_is_rejected_and_its_picture_is_a_candidate(tmp_path):
     members = [("1.png", RED), ("1.txt", ""), ("2.png", RED), ("2.json", {"caption": " "}), ("3.png", RED), ("3.json", {"caption": None})]
     rows = read(tmp_path, *members, ("4.png", RED), ("4.txt", "\n"), ("4.json", {"caption": "one"}))
     assert faults(rows) == [("mine/cc-000.tar", 1, "empty side"), ("mine/cc-000.tar", 3, "empty side")]
@@ -212,12 +212,12 @@ def test_a_caption_that_is_empty_is_a_fault_and_its_picture_a_candidate(tmp_path
 
 
 @pytest.mark.parametrize("name", ["cc.tar", "cc.tar.gz"])
-def test_a_file_of_several_tars_is_refused_behind_the_first(tmp_path, name):
+def test_a_file_of_several_tars_is_unreadable_after_the_first(tmp_path, name):
     whole = [tar((f"{n}.png", RED), (f"{n + 1}.png", RED)) for n in range(2)]
     content = b"".join(map(gzip.compress, whole)) if name.endswith(".gz") else b"".join(whole)
     rows = tars.read(SourceFiles(str(lay(tmp_path, {name: content})), "mine"), Shard(name))
     assert candidates([next(rows)]) == ["cc" + name[2:-3] * name.endswith(".gz") + "/0.image"]
-    with pytest.raises(Unreadable, match=rf"^mine/{name} goes on behind the end of its tar, after member 2; give each") as refused:
+    with pytest.raises(Unreadable, match=rf"^mine/{name} continues after the end of its tar, after member 2; give each") as refused:
         list(rows)
     assert refused.value.line == 3
 

@@ -1,4 +1,4 @@
-"""Tevatron: both layouts by their columns, and each fault at its line."""
+"""Tevatron: both layouts by their columns, and bad rows rejected with their numbers."""
 
 import json
 
@@ -86,7 +86,7 @@ def test_parquet_with_pictures_in_it_is_read_like_lines(tmp_path):
         (EXAMPLE, {"query": " "}, "empty side"),
     ],
 )
-def test_each_fault_stands_at_its_line(tmp_path, good, change, reason):
+def test_each_bad_row_is_rejected_with_its_line(tmp_path, good, change, reason):
     rows = rows_of(tevatron, lay(tmp_path / "s", {"a.jsonl": [good, good | change, good], "clip.mp4": b"mp4"}))
     assert faults(rows) == [("s/a.jsonl", 2, reason)]
     assert sum(isinstance(row, Query if "query_id" in good else Candidate) for row in rows) == 2
@@ -125,7 +125,7 @@ def test_what_tevatron_cannot_hold_is_refused(tmp_path, item, says):
         tevatron.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
 
 
-def test_a_file_whose_first_line_is_broken_is_known_by_the_next(tmp_path):
+def test_a_file_whose_first_line_is_broken_is_detected_by_the_next(tmp_path):
     corpus = "{broken\n" + json.dumps(DOCUMENT) + "\n"
     rows = rows_of(tevatron, lay(tmp_path / "s", {"corpus.jsonl": corpus, "train.jsonl": [QUERY]}))
     assert faults(rows) == [("s/corpus.jsonl", 1, "bad JSON")]

@@ -1,4 +1,4 @@
-"""UNITE: sides of any modality, placeholders, target_modal, and each fault at its line."""
+"""UNITE: sides of any modality, placeholders, target_modal, and bad rows rejected with their numbers."""
 
 import json
 
@@ -73,7 +73,7 @@ TEXT = {"query": {"text": "q"}, "candidate": {"text": "c"}}
         ({"candidate": {"text": "c", "audio": "a.wav"}}, "unread column"),
     ],
 )
-def test_each_fault_stands_at_its_line(tmp_path, change, reason):
+def test_each_bad_row_is_rejected_with_its_line(tmp_path, change, reason):
     text = ",\n".join(map(json.dumps, [TEXT, TEXT | change, TEXT]))
     rows = rows_of(unite, lay(tmp_path / "s", {"train.json": f"[\n{text}\n]", "a.png": RED, "clip.mp4": b"mp4"}))
     assert faults(rows) == [("s/train.json", 3, reason)]
@@ -81,13 +81,13 @@ def test_each_fault_stands_at_its_line(tmp_path, change, reason):
 
 
 @pytest.mark.parametrize("told", [["text"], 3, {"text": True}])
-def test_a_target_modal_that_is_no_text_is_told_in_words(tmp_path, told):
+def test_a_target_modal_that_is_no_text_is_rejected_in_words(tmp_path, told):
     (fault,) = rows_of(unite, lay(tmp_path, {"train.jsonl": [TEXT | {"target_modal": told}]}))
     assert (fault.reason, fault.detail) == ("bad row", f"target_modal is a {type(told).__name__} and no text such as 'text,image'")
 
 
 @pytest.mark.parametrize("told", ["text", "text,image", "image, text", None])
-def test_target_modal_may_be_missing_and_stand_in_any_order(tmp_path, told):
+def test_target_modal_may_be_missing_and_in_any_order(tmp_path, told):
     candidate = {"text": "c"} if told == "text" else {"text": "<|IMAGE|>c", "image": "a.png"}
     files = {"train.jsonl": [{"query": {"text": "q"}, "candidate": candidate, "target_modal": told}], "a.png": RED}
     assert not faults(rows_of(unite, lay(tmp_path, files)))

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mirepoix.components.ingestion.formats import sentencetransformers, vid2r
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query, RejectedRow, Triple, nameless
+from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query, RejectedRow, Triple, unnamed_candidate
 from mirepoix.components.ingestion.formats.source_files import SourceFiles
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
@@ -24,7 +24,7 @@ def read(folder, records, **settings):
 def test_a_record_is_a_query_with_its_passage_and_a_question_with_its_answer(tmp_path):
     at = {"source": "mine/ViD2R.json", "line": 1}
     item = Item("mine/ViD2R.json:1@coco", "Who designed it?", (RED,), **at)
-    doc = nameless("The tower is by Eiffel.", **at)
+    doc = unnamed_candidate("The tower is by Eiffel.", **at)
     assert read(tmp_path, [WHOLE]) == [
         doc,
         Query(item, "train"),
@@ -52,7 +52,7 @@ def test_the_names_that_others_use_are_understood(tmp_path, question, image, doc
     assert read(tmp_path, [record]) == read(tmp_path, [WHOLE])
 
 
-def test_records_may_stand_a_line_each_and_the_file_names_the_split(tmp_path):
+def test_records_may_be_json_lines_and_the_file_names_the_split(tmp_path):
     text = json.dumps(WHOLE) + "\n\n" + json.dumps({**WHOLE, "image": "2.jpg"}) + "\n"
     lay(tmp_path, {"data/val.jsonl": text, "coco/coco/1.png": RED, "coco/2.jpg": BLUE})
     rows = rows_of(vid2r, tmp_path / "data", name="mine", images=str(tmp_path / "coco"))
@@ -83,7 +83,7 @@ def test_the_placeholder_is_taken_out_of_the_question(tmp_path):
     assert [row.item.text for row in rows if isinstance(row, Query)] == ["What ?"] * 3
 
 
-def test_each_kind_of_fault_stands_at_its_line(tmp_path):
+def test_each_kind_of_bad_row_is_rejected_with_its_line(tmp_path):
     wrong = [
         {"image": "nowhere.png"},
         {"image": None},
@@ -113,11 +113,11 @@ def test_each_kind_of_fault_stands_at_its_line(tmp_path):
     assert len([row for row in rows if not isinstance(row, RejectedRow)]) == 4
 
 
-def test_it_is_known_by_its_first_record(tmp_path):
+def test_it_is_detected_by_its_first_record(tmp_path):
     others = {"query": "?", "image": "1.png", "passage": "x", "answer": "y"}
     for number, record in enumerate([WHOLE, {"question": "?", "img_path": "1.png", "response": "x"}, others]):
-        place = SourceFiles(str(lay(tmp_path / str(number), {"x.json": json.dumps([record])})))
-        assert vid2r.detect(place) and not sentencetransformers.detect(place)
+        tree = SourceFiles(str(lay(tmp_path / str(number), {"x.json": json.dumps([record])})))
+        assert vid2r.detect(tree) and not sentencetransformers.detect(tree)
     for number, record in enumerate(
         [{"query": "?", "pos": ["x"], "neg": []}, {"question": "?", "answer": "x"}, {"query": {}, "candidate": {}}]
     ):

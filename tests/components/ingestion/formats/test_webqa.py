@@ -126,11 +126,11 @@ def test_no_piece_of_the_captions_looks_for_its_pictures_again(tmp_path, monkeyp
     monkeypatch.setattr(webqa, "LINES", 2)
     captions = "".join("\n" * (n == 3) + json.dumps({"image_id": f"p{n}", "caption": f"shade {n}"}) + "\n" for n in range(5))
     text, _ = tsv(*((f"p{n}", picture(n)) for n in range(5)))
-    place = SourceFiles(str(lay(tmp_path, whole(**{"all_imgs.json": captions, "imgs.tsv": text, "imgs.lineidx.new": None}))), "mine")
-    pieces = [shard for shard in webqa.shards(place) if shard.file == "all_imgs.json"]
-    monkeypatch.setattr(webqa, "_passed", None)
+    tree = SourceFiles(str(lay(tmp_path, whole(**{"all_imgs.json": captions, "imgs.tsv": text, "imgs.lineidx.new": None}))), "mine")
+    pieces = [shard for shard in webqa.shards(tree) if shard.file == "all_imgs.json"]
+    monkeypatch.setattr(webqa, "_scan_ids", None)
     monkeypatch.setattr(places.SourceFiles, "stream", _only("all_imgs.json", places.SourceFiles.stream))
-    rows = [row for shard in pieces for row in webqa.read(place, shard)]
+    rows = [row for shard in pieces for row in webqa.read(tree, shard)]
     assert [(shard.start > 0, shard.line) for shard in pieces] == [(False, 1), (True, 3), (True, 6)]
     assert images(rows) == {f"p{n}": picture(n) for n in range(5)}
     assert [row.item.line for row in rows] == [1, 2, 3, 5, 6]
@@ -148,7 +148,7 @@ def test_captions_may_be_one_array(tmp_path):
     assert set(images(read(tmp_path, all_imgs__json=json.dumps(IMGS)))) == {"30000000", "30000001"}
 
 
-def test_each_kind_of_fault_stands_at_its_line(tmp_path):
+def test_each_kind_of_bad_row_is_rejected_with_its_line(tmp_path):
     captions = [
         {"image_id": 30000009, "caption": "x"},
         {"image_id": "a b", "caption": "x"},
@@ -212,7 +212,7 @@ def test_an_object_of_questions_that_cannot_be_read_is_refused_with_its_line(tmp
     assert f"mine/train.json {words}" in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_an_index_that_points_at_another_picture_is_a_fault_and_not_that_picture(tmp_path):
+def test_an_index_that_points_at_another_picture_rejects_the_caption(tmp_path):
     text, index = tsv((30000000, RED), (30000005, BLUE), (30000002, RED))
     rows = read(tmp_path, imgs__tsv=text, imgs__lineidx__new=index, all_imgs__json=[{"image_id": 30000001, "caption": "x"}])
     assert faults(rows) == [("mine/all_imgs.json", 1, "missing picture")]
@@ -229,7 +229,7 @@ def test_captions_without_the_file_of_pictures_are_refused(tmp_path):
         read(tmp_path, imgs__tsv=None)
 
 
-def test_it_is_known_by_its_snippets_or_captions(tmp_path):
+def test_it_is_detected_by_its_snippets_or_captions(tmp_path):
     assert webqa.detect(SourceFiles(str(lay(tmp_path / "both", whole()))))
     assert webqa.detect(SourceFiles(str(lay(tmp_path / "docs", {"all_docs.json": DOCS, "train.json": [ASKED]}))))
     assert not webqa.detect(SourceFiles(str(lay(tmp_path / "else", {"train.json": [ASKED], "imgs.tsv": PICTURES}))))
@@ -285,10 +285,10 @@ def test_all_that_is_judged_is_given(tmp_path):
     assert judged(rows) == [("q", "d1_0", 1), ("q", "d1_0", 1), ("q", "d1_0", 0)]
 
 
-def test_captions_that_break_off_are_told_where_they_are_read(tmp_path):
+def test_captions_that_break_off_are_reported_where_they_are_read(tmp_path):
     captions = json.dumps(IMGS)[:-1] + ",\n{,}]"
-    place = SourceFiles(str(lay(tmp_path, whole(**{"all_imgs.json": captions}))), "mine")
-    (shard,) = [shard for shard in webqa.shards(place) if shard.file == "all_imgs.json"]
+    tree = SourceFiles(str(lay(tmp_path, whole(**{"all_imgs.json": captions}))), "mine")
+    (shard,) = [shard for shard in webqa.shards(tree) if shard.file == "all_imgs.json"]
     with pytest.raises(Unreadable, match=r"mine/all_imgs\.json line 2 is no JSON") as broken:
-        list(webqa.read(place, shard))
+        list(webqa.read(tree, shard))
     assert broken.value.line == 2

@@ -4,9 +4,18 @@ from collections import Counter
 
 import pytest
 
-from mirepoix.components.ingestion.formats.fields import Shown
+from mirepoix.components.ingestion.formats.fields import Document
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Prompt, Query
-from mirepoix.components.ingestion.formats.writing import Example, Files, ending, examples, fits, marked, scored, split_file
+from mirepoix.components.ingestion.formats.writing import (
+    Example,
+    Files,
+    examples,
+    fits,
+    has_scores,
+    picture_suffix,
+    split_file,
+    with_placeholders,
+)
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.ingestion.formats.format_cases import corpus_of, picture
@@ -17,9 +26,9 @@ RED, BLUE = picture(250), picture(1)
 @pytest.mark.parametrize(
     ("kind", "name"), [("PNG", "png"), ("JPEG", "jpg"), ("WEBP", "webp"), ("GIF", "gif"), ("BMP", "bmp"), ("TIFF", "tif")]
 )
-def test_the_ending_of_a_picture_is_told_by_its_bytes(kind, name):
-    assert ending(picture(9, kind)) == name
-    assert ending(b"none of them") == "img"
+def test_the_extension_of_a_picture_is_that_of_its_format(kind, name):
+    assert picture_suffix(picture(9, kind)) == name
+    assert picture_suffix(b"none of them") == "img"
 
 
 def test_a_picture_is_written_once_under_its_hash(tmp_path):
@@ -64,12 +73,12 @@ def test_examples_count_what_formats_of_examples_have_no_place_for(tmp_path):
         "scores of a teacher": 1,
     }
     kept: Counter[str] = Counter()
-    assert next(examples(corpus, kept, scored=True, worded=True)).positives[0].item.instruction == "Said:"
+    assert next(examples(corpus, kept, keep_scores=True, keep_instructions=True)).positives[0].item.instruction == "Said:"
     assert not kept["scores of a teacher"] and not kept["instructions of candidates"]
 
 
 def shown(*scores):
-    return [Shown(Item(str(number), "x"), score) for number, score in enumerate(scores)]
+    return [Document(Item(str(number), "x"), score) for number, score in enumerate(scores)]
 
 
 def test_an_example_as_single_pairs_has_each_document_in_it():
@@ -81,15 +90,15 @@ def test_an_example_as_single_pairs_has_each_document_in_it():
 
 
 def test_scores_are_of_all_documents_or_of_none():
-    assert scored(Example(Item("q"), "train", "", shown(1.0), shown(0.0)), "any")
-    assert not scored(Example(Item("q"), "train", "", shown(None), shown(None)), "any")
+    assert has_scores(Example(Item("q"), "train", "", shown(1.0), shown(0.0)), "any")
+    assert not has_scores(Example(Item("q"), "train", "", shown(None), shown(None)), "any")
     with pytest.raises(Refused, match="any takes scores of all documents of a query or of none, and q has them of some"):
-        scored(Example(Item("q"), "train", "", shown(1.0), shown(None)), "any")
+        has_scores(Example(Item("q"), "train", "", shown(1.0), shown(None)), "any")
 
 
-def test_a_split_is_told_by_the_name_of_its_file():
+def test_the_split_is_in_the_name_of_its_file():
     assert split_file("validation", "any", "json") == "validation.json"
-    with pytest.raises(Refused, match="split 'test_seen' cannot be told by the name of a any file"):
+    with pytest.raises(Refused, match="split 'test_seen' cannot be expressed in the name of a any file"):
         split_file("test_seen", "any", "json")
 
 
@@ -111,4 +120,4 @@ def test_what_a_format_cannot_hold_is_refused(item, says):
 
 def test_a_text_with_a_placeholder_of_its_own_is_refused():
     with pytest.raises(Refused, match="would read <image> in the text of x as a placeholder"):
-        marked(Item("x", "say <image>"), "any", "<image>")
+        with_placeholders(Item("x", "say <image>"), "any", "<image>")

@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirepoix.components.corpus.picking import ROWS, picked
+from mirepoix.components.corpus.parts import ROWS, picked
 from mirepoix.models.item import Item, items_to_table
 
 

@@ -13,14 +13,12 @@ from typing import Any
 
 import pytest
 
-from mirepoix.components.generation.endpoint import EndpointConfig
-from mirepoix.components.generation.local import LocalConfig
 from mirepoix.components.generation.prompts import SYSTEM
-from mirepoix.components.generation.replies import SpendingConfig
+from mirepoix.components.generation.writer_config import EndpointConfig, LocalConfig, SpendingConfig
 from mirepoix.components.passages import passages
-from mirepoix.components.passages.passages import PassagesConfig, WrittenConfig, prepared
+from mirepoix.components.passages.passages_config import PassagesConfig, WrittenConfig, outside
+from mirepoix.components.stage import Context
 from mirepoix.models.errors import Refused
-from mirepoix.serving.store import Context
 from tests.components.fixtures import Made, made
 from tests.components.generation.causal import make_causal
 from tests.components.generation.endpoints import Answer, Endpoint, endpoint, fenced, telling
@@ -158,7 +156,7 @@ def test_an_endpoint_that_fails_too_often_stops_the_stage_and_what_it_answered_i
         return Answer(status=503) if fenced(body, "answer") in broken else telling(body)
 
     with endpoint(answer) as server:
-        with pytest.raises(Refused, match=r"2 of 5 rows failed \(the last: 503: .*\), more than the share .*max_failed=0.2; mend the endp"):
+        with pytest.raises(Refused, match=r"2 of 5 rows failed \(the last: 503: .*\), more than the share .*max_failed=0.2; correct"):
             written(server, tmp_path, curate)
         before = len(server.asked)
         broken.clear()
@@ -172,11 +170,11 @@ def test_a_kill_in_the_middle_costs_what_was_in_flight_and_no_more(tmp_path):
     with endpoint(lambda body, times: Answer(telling(body).text, after=0.05)) as server:
         code = f"""
             from pathlib import Path
-            from mirepoix.components import passages
+            from mirepoix.components.passages import passages
             from mirepoix.components.generation.replies import SpendingConfig
             from mirepoix.components.generation.endpoint import EndpointConfig
-            from mirepoix.components.passages.passages import PassagesConfig, WrittenConfig
-            from mirepoix.serving.store import Context
+            from mirepoix.components.passages.passages_config import PassagesConfig, WrittenConfig
+            from mirepoix.components.stage import Context
             Path({str(tmp_path / "killed")!r}).mkdir()
             writer = EndpointConfig(url={server.url!r}, model="writer-1", concurrency=2)
             config = WrittenConfig(writer=writer, spending=SpendingConfig(cache={str(tmp_path / "cache")!r}))
@@ -204,8 +202,8 @@ def test_a_kill_in_the_middle_costs_what_was_in_flight_and_no_more(tmp_path):
 def test_a_local_model_can_write_too(curate, tmp_path):
     folder = make_causal(tmp_path / "tiny")
     config = WrittenConfig(writer=LocalConfig(str(folder), max_new_tokens=4), spending=SpendingConfig(cache=str(tmp_path / "cache")))
-    asked = prepared(PassagesConfig(kind="written", written=replace(config, spending=replace(config.spending, max_failed=1.0))))
-    assert asked.written.writer.fingerprint
+    asked = PassagesConfig(kind="written", written=replace(config, spending=replace(config.spending, max_failed=1.0)))
+    assert outside(asked)["model folder"]
     found = made(tmp_path / "out", passages.work, asked, curate=curate)
     adds_up(found)
     assert found.outcome.rows.read == 5

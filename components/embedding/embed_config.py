@@ -1,0 +1,22 @@
+"""The settings of embedding."""
+
+from dataclasses import dataclass
+
+from mirepoix.models.errors import Refused
+from mirepoix.models.options import option
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """How items are encoded."""
+
+    batch_size: int = option(64, "items per batch")
+    workers: int = option(1, "actors, each with the encoder loaded")
+    threads: int = option(2, "CPU threads per actor")
+    shard_rows: int = option(2048, "items per file of vectors, which is what a kill can lose at most")
+    use_gpu: bool = option(False, "give each actor a GPU")
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "workers", "threads", "shard_rows"):
+            if getattr(self, name) < 1:
+                raise Refused(f"embed.{name} is {getattr(self, name)}; give 1 or more")

@@ -1,0 +1,57 @@
+"""Configs of retrievers: how each reads an item, and what it is built over; none of them imports torch.
+
+A config names the class of its encoder, and only `encoder_class` in encoder.py imports it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar, Literal
+
+from mirepoix.models.backbones.checkpoint_config import Kind
+from mirepoix.models.backbones.tuning_config import Tuning
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Modality
+
+ARCHITECTURES = {
+    "jfe": "mirepoix.models.retrievers.jfe_config:JfeConfig",
+    "marvel": "mirepoix.models.retrievers.marvel_config:MarvelConfig",
+    "mimic": "mirepoix.models.retrievers.mimic_config:MimicConfig",
+    "mire": "mirepoix.models.retrievers.mire_config:MireConfig",
+    "unite": "mirepoix.models.retrievers.unite_config:UniteConfig",
+    "univldr": "mirepoix.models.retrievers.univldr_config:UniVLDRConfig",
+}
+"""The retrievers: the module and class of each one's config, by its name."""
+Role = Literal["query", "document"]
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """How a retriever reads and pools an item. Each retriever has a subclass, whose constants say what it is built over."""
+
+    ARCHITECTURE: ClassVar[str]  # its name in ARCHITECTURES
+    ENCODER: ClassVar[str]  # module and class of its encoder
+    CHECKPOINTS: ClassVar[Mapping[str, Kind]]  # what it is built over, by the attributes of the encoder that hold the models
+    FAMILIES: ClassVar[tuple[str, ...]]  # tiny twins that it can be built over, the default first
+    TOWERS: ClassVar[tuple[str, ...]]  # the parts that can be trained apart, as `Tuning.towers` names them
+    READS: ClassVar[Modality]  # modalities that its items may have
+    TUNING: ClassVar[type[Tuning]] = Tuning  # the settings of a stage of its training
+
+    def __post_init__(self) -> None:
+        if not hasattr(self, "ENCODER"):
+            classes = ", ".join(path.partition(":")[2] for path in ARCHITECTURES.values())
+            raise Refused(f"{type(self).__name__} configures no retriever of its own; give one of {classes}")
+
+
+def config_class(name: str) -> type[EncoderConfig]:
+    """The config class of a retriever."""
+    if name not in ARCHITECTURES:
+        raise Refused(f"retriever {name!r} is not known; there are {', '.join(sorted(ARCHITECTURES))}")
+    config: type[EncoderConfig] = named(ARCHITECTURES[name])
+    return config
+
+
+def named(path: str) -> Any:
+    """The class at a dotted path, MODULE:CLASS, with its module imported."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

@@ -1,0 +1,1 @@
+"""Mirepoix: the whole life of a universal multimodal retriever, on Ray."""

@@ -1,0 +1,20 @@
+"""How large a request may be, and how many are answered at once."""
+
+from dataclasses import dataclass, field
+
+from mirepoix.models.options import option
+from mirepoix.serving.pictures_config import PictureLimits
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of one request, and of how many are answered at once."""
+
+    max_body: int = option(32 * 2**20, "most bytes of a request")
+    max_inputs: int = option(2048, "most inputs of an embeddings request")
+    max_pictures: int = option(32, "most pictures of a request")
+    max_text: int = option(32_768, "most characters of a text")
+    max_results: int = option(100, "most results of a search")
+    max_in_flight: int = option(128, "requests to /v1/ answered at once, and as many to other paths; more get 503 with Retry-After")
+    timeout_s: float = option(60.0, "seconds until a request is aborted with 503")
+    picture: PictureLimits = field(default_factory=PictureLimits, metadata={"help": "limits of one picture"})

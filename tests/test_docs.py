@@ -1,0 +1,85 @@
+"""The documents name only files and folders that exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+    "bench/RESULTS.md",
+    *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")),
+)
+HOMES = ("models", "serving", "components", "workflows", "tests", "bench", "docs", "locks", ".ci")
+PATH = re.compile(r"(?<![\w/.{*<-])((?:" + "|".join(map(re.escape, HOMES)) + r")/[\w./-]*\w(?:/(?![\w*<{]))?)(?![\w*<{])")
+LINK = re.compile(r"\]\((?!https?://|#)([^)#\s]+)")
+NAME = re.compile(r"[\w.-]+\.(?:py|md|yaml|lock)|[\w-]+/")
+PLACEHOLDER = re.compile(r"(?:^|[/_])(?!README|RESULTS)[A-Z]{3,}(?:[._/]|$)")
+
+
+def named_paths(text: str) -> set[str]:
+    """Paths below the folders of the project; those with a placeholder, as NAME, are left out."""
+    return {path for path in PATH.findall(text) if not PLACEHOLDER.search(path)}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_path_and_link_of_a_document_exists(document):
+    text = (ROOT / document).read_text()
+    missing = {path for path in named_paths(text) if not (ROOT / path).exists()}
+    missing |= {link for link in LINK.findall(text) if not (ROOT / document).parent.joinpath(link).exists()}
+    assert not missing
+
+
+def tree(text: str) -> dict[str, set[str]]:
+    """The folders of the tree under "The files", each with the files and folders that are named in it."""
+    block = text.partition("## The files")[2].split("```")[1]
+    found: dict[str, set[str]] = {"": set()}
+    top = inner = ""
+    for line in block.strip("\n").splitlines():
+        indent = len(line) - len(line.lstrip())
+        words = NAME.findall(line)
+        if indent == 0:
+            top = inner = words[0] if words[0].endswith("/") else ""
+            found[""].add(words.pop(0))
+        elif indent == 2:
+            inner = f"{top}{words[0]}" if words[0].endswith("/") else top
+            if words[0].endswith("/"):
+                found[top].add(words.pop(0))
+        found.setdefault(inner, set()).update(words)
+    return found
+
+
+def test_every_file_of_the_tree_in_the_readme_exists():
+    missing = [
+        f"{folder}{name}"
+        for folder, names in tree((ROOT / "README.md").read_text()).items()
+        for name in names
+        if not (ROOT / folder / name).exists() and not list((ROOT / folder).glob(f"*/{name}")) and not (ROOT / name).exists()
+    ]
+    assert not missing
+
+
+def test_the_tree_in_the_readme_names_every_package_and_every_module():
+    """But for config modules, which are beside the work, and formats."""
+    found = tree((ROOT / "README.md").read_text())
+    sources = [path for home in HOMES[:4] for path in (ROOT / home).rglob("*.py")]
+    missing = []
+    for path in sources:
+        folder, name = path.parent.relative_to(ROOT), path.name
+        if folder.name == "formats":
+            continue
+        if name == "__init__.py":
+            parent = "" if folder.parent == Path() else f"{folder.parent}/"
+            missing += [f"{folder}/"] * (f"{folder.name}/" not in found[parent])
+        elif not name.endswith(("_config.py", "_settings.py")):
+            missing += [str(path.relative_to(ROOT))] * (name not in found.get(f"{folder}/", ()))
+    assert not missing
+
+
+def test_a_path_that_does_not_exist_is_found():
+    text = "see `models/gone.py`, components/PACKAGE/NAME.py, docs/data.md and https://host/docs/gone.md"
+    assert {path for path in named_paths(text) if not (ROOT / path).exists()} == {"models/gone.py"}
+    assert "gone.py" in tree("## The files\n```\nmodels/    torch\n  gone.py  nothing\n```\n")["models/"]
