@@ -131,8 +131,8 @@ def test_a_release_is_copied_into_the_users_cache_where_no_other_is_given(releas
     monkeypatch.setattr("mirepoix.serving.release.fetch", lambda target, cache: copies.append(cache) or release_folder)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "")
-    open_release("s3://pantry/release")
-    open_release("s3://pantry/release", tmp_path / "given")
+    open_release("s3://bucket/release")
+    open_release("s3://bucket/release", tmp_path / "given")
     assert copies == [tmp_path / ".cache" / "mirepoix", tmp_path / "given"]
 
 

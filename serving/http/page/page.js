@@ -86,19 +86,19 @@ async function search(event) {
   try {
     const start = performance.now();
     const reply = await fetch("/v1/search", { method: "POST", body: form, headers: headers() });
-    const told = await reply.json();
+    const answer = await reply.json();
     if (mine !== latest) return;
     if (reply.status === 401) {
       at("key-row").hidden = false;
       at("key").focus();
     }
-    if (!reply.ok) throw new Error(told.error.message);
+    if (!reply.ok) throw new Error(answer.error.message);
     clear();
-    const found = told.results.length;
+    const found = answer.results.length;
     const waited = Math.round(performance.now() - start);
-    at("status").textContent = `${found} ${found === 1 ? "result" : "results"} in ${told.took_ms} ms (${waited} ms round trip)`;
-    name(told.model, told.release);
-    told.results.forEach(show);
+    at("status").textContent = `${found} ${found === 1 ? "result" : "results"} in ${answer.took_ms} ms (${waited} ms round trip)`;
+    name(answer.model, answer.release);
+    answer.results.forEach(show);
   } catch (error) {
     clear();
     at("status").textContent = "";
@@ -121,9 +121,9 @@ async function greet() {
     fail("The server is not ready; try again in a moment.");
     return;
   }
-  const told = await reply.json();
-  name(told.model, told.release);
-  at("key-row").hidden = !told.key;
+  const answer = await reply.json();
+  name(answer.model, answer.release);
+  at("key-row").hidden = !answer.key;
 }
 
 let depth = 0;

@@ -161,7 +161,7 @@ def test_every_input_is_a_stage_that_comes_before(settings):
 
 
 def test_a_release_that_negatives_are_mined_with_is_in_the_key_and_must_be_there(tmp_path):
-    with pytest.raises(Refused, match=r"mine.release is .*no release was published there"):
+    with pytest.raises(Refused, match=r"mine.release is .*there is no published release"):
         resolve("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}"]).stages()
     digests = []
     for content in ("one", "two"):
