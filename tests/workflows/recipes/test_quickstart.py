@@ -165,7 +165,7 @@ def mlflow_page(first, home):
         server = subprocess.Popen(command, cwd=home, env=environment(), stdout=log, stderr=log, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while not answers(f"{url}/health"):
             assert server.poll() is None and time.monotonic() < deadline, (home / "mlflow.log").read_text()
             time.sleep(0.2)
