@@ -110,3 +110,25 @@ def write_index(folder: Path, items: dict[str, tuple[int, list[float]]]) -> Path
     rows = unit_rows([row for _, row in items.values()])
     build(rows, list(items), [code for code, _ in items.values()], encoder="hand-made").save(folder)
     return folder
+
+
+def write_held_out_corpus(folder: Path) -> Path:
+    """A curated corpus with answers in every split, their kin, and candidates that curation holds out beside them."""
+    queries = [{"id": f"q-{split}", "text": "x", "split": split, "task": "t->t"} for split in ("train", "validation", "test", "mine")]
+    judged = [
+        {"query_id": "q-train", "item_id": "trained"},
+        {"query_id": "q-validation", "item_id": "validated"},
+        {"query_id": "q-test", "item_id": "tested"},
+        {"query_id": "q-test", "item_id": "refuted", "relevance": 0},
+        {"query_id": "q-mine", "item_id": "other"},
+    ]
+    kin = [("tested", "kin-behind"), ("kin-before", "tested"), ("trained", "kin-of-trained")]
+    names = ["trained", "validated", "tested", "refuted", "other", "kin-behind", "kin-before", "kin-of-trained", "like-tested", "free"]
+    return write_corpus(
+        folder,
+        corpus=[{"id": name, "text": f"text of {name}", "images": [b"i"] if name == "free" else []} for name in names],
+        queries=queries,
+        qrels=judged,
+        kin=[{"item_id": one, "kin_id": other, "why": "test"} for one, other in kin],
+        held=[{"item_id": "like-tested"}, {"item_id": "tested"}],
+    )

@@ -11,24 +11,9 @@ import torch
 import torch.distributed as dist
 
 from mirepoix.components.training import deepspeed_engine, deepspeed_settings
-from mirepoix.components.training.deepspeed_settings import Numbers, resolved
+from mirepoix.components.training.deepspeed_settings import resolved
+from tests.components.training.run_numbers import NUMBERS
 from tests.ranks import run_ranks
-
-NUMBERS = Numbers(
-    stage=2,
-    world=4,
-    micro_batch=8,
-    accumulation=3,
-    max_grad_norm=1.0,
-    learning_rate=1e-4,
-    weight_decay=0.1,
-    betas=(0.9, 0.98),
-    epsilon=1e-6,
-    bf16=True,
-    warmup=7,
-    total=90,
-    scheduler="linear",
-)
 
 
 @pytest.mark.parametrize("scheduler", ["constant", "linear", "cosine"])

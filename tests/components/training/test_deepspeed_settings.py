@@ -4,25 +4,9 @@ import json
 
 import pytest
 
-from mirepoix.components.training.deepspeed_settings import Numbers, read_settings, resolved
+from mirepoix.components.training.deepspeed_settings import read_settings, resolved
 from mirepoix.models.errors import Refused
-
-NUMBERS = Numbers(
-    stage=2,
-    world=4,
-    micro_batch=8,
-    accumulation=3,
-    max_grad_norm=1.0,
-    learning_rate=1e-4,
-    weight_decay=0.1,
-    betas=(0.9, 0.98),
-    epsilon=1e-6,
-    bf16=True,
-    warmup=7,
-    total=90,
-    scheduler="linear",
-)
-
+from tests.components.training.run_numbers import NUMBERS
 
 EVERY_AUTO = {
     "train_batch_size": "auto",
