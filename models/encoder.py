@@ -18,7 +18,8 @@ from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_part
 from mirepoix.models.backbones.tuning import merged, tune
 from mirepoix.models.backbones.tuning_config import Tuning
-from mirepoix.models.encoder_config import EncoderConfig, Role, config_class, named
+from mirepoix.models.dotted_path import import_named
+from mirepoix.models.encoder_config import EncoderConfig, Role, config_class
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.models.options import revive
@@ -182,7 +183,7 @@ def refuse_unread(items: Sequence[Item], config: type[EncoderConfig]) -> None:
 
 def encoder_class(config: EncoderConfig | type[EncoderConfig]) -> type[Encoder]:
     """The Encoder class that a config is for."""
-    found: type[Encoder] = named(config.ENCODER)
+    found: type[Encoder] = import_named(config.ENCODER)
     return found
 
 

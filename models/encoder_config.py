@@ -5,11 +5,11 @@ A config names the class of its encoder, and only `encoder_class` in encoder.py 
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from mirepoix.models.backbones.checkpoint_config import Kind
 from mirepoix.models.backbones.tuning_config import Tuning
+from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 
@@ -47,11 +47,5 @@ def config_class(name: str) -> type[EncoderConfig]:
     """The config class of a retriever."""
     if name not in ARCHITECTURES:
         raise Refused(f"retriever {name!r} is not known; there are {', '.join(sorted(ARCHITECTURES))}")
-    config: type[EncoderConfig] = named(ARCHITECTURES[name])
+    config: type[EncoderConfig] = import_named(ARCHITECTURES[name])
     return config
-
-
-def named(path: str) -> Any:
-    """The class at a dotted path, MODULE:CLASS, with its module imported."""
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)

@@ -21,7 +21,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.http.api import About
 from mirepoix.serving.http.client import KEY
 from mirepoix.serving.release import open_release
-from mirepoix.serving.replicas import EncoderReplica, IndexReplica, IngressReplica, verified_encoder
+from mirepoix.serving.replicas import EncoderReplica, IndexReplica, IngressReplica
 from mirepoix.serving.serve_config import ServeConfig
 
 APPLICATION = "mirepoix"
@@ -172,7 +172,7 @@ def _open_port(config: ServeConfig) -> None:
 @ray.remote(num_cpus=0)
 def _verify(target: str) -> None:
     """Verifies the golden vectors in a task, on a CPU, before a running release is replaced by one that would not start."""
-    verified_encoder(open_release(target))
+    open_release(target).open_encoder()
 
 
 def _refusal(error: Exception, name: str) -> Refused:

@@ -90,10 +90,13 @@ class Release:
     widths: tuple[int, ...]  # to which rows may be truncated; the last is the full width
     instructions: dict[str, str]  # of queries in training, by task ("t->i"); "" for a search without a target
 
-    def open_encoder(self) -> "Encoder":
+    def open_encoder(self, device: str = "cpu") -> "Encoder":
+        """The encoder on a device; refused unless it reproduces the golden vectors there."""
         from mirepoix.models.encoder import load_encoder
 
-        return load_encoder(self.folder / "encoder")
+        encoder = load_encoder(self.folder / "encoder").to(device)
+        self.verify(encoder)
+        return encoder
 
     def open_index(self) -> "Index":
         from mirepoix.serving.search.dense import Index
@@ -190,12 +193,6 @@ def read_release(folder: str | Path) -> Release:
 def open_release(target: str | Path, cache: Path | None = None) -> Release:
     """The published release at a path or URI; every file is verified against the manifest first."""
     return read_release(fetch(target, cache or cache_folder()))
-
-
-def verify_release(folder: str | Path) -> float:
-    """The least cosine of the golden vectors of the release in a folder; refused below `COSINE`, as a server would refuse to start."""
-    release = read_release(folder)
-    return release.verify(release.open_encoder())
 
 
 def thumbnail(data: bytes) -> bytes:

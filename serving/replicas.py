@@ -23,21 +23,12 @@ from mirepoix.models.item import Item, Modality
 from mirepoix.models.ragged import RaggedRows
 from mirepoix.serving.http.api import About, Busy, Encoded, SearchResult, build_app
 from mirepoix.serving.http.limits_config import Limits
-from mirepoix.serving.release import Release, open_release
+from mirepoix.serving.release import open_release
 
 if TYPE_CHECKING:
     import torch
 
-    from mirepoix.models.encoder import Collator, Encoder
-
-
-def verified_encoder(release: Release) -> "Encoder":
-    """The release's encoder, on a GPU if there is one; refused unless it reproduces the golden vectors there."""
-    import torch  # not at the top of the module: the ingress and the process that starts the replicas encode nothing
-
-    encoder = release.open_encoder().to("cuda" if torch.cuda.is_available() else "cpu")
-    release.verify(encoder)
-    return encoder
+    from mirepoix.models.encoder import Collator
 
 
 class Counted:
@@ -65,7 +56,9 @@ class EncoderReplica:
     """Encodes the items of several requests in one batch."""
 
     def __init__(self, target: str, batch_size: int, batch_wait_s: float):
-        self.encoder = verified_encoder(open_release(target))
+        import torch  # not at the top of the module: the ingress and the process that starts the replicas encode nothing
+
+        self.encoder = open_release(target).open_encoder("cuda" if torch.cuda.is_available() else "cpu")
         self.encoder.collator = self.counted = Counted(self.encoder.collator)
         batched: Any = self._batched  # the annotation of `serve.batch` leaves out what it adds to the method
         batched.set_max_batch_size(batch_size)

@@ -6,7 +6,7 @@ qrels/part-*.parquet     relevance judgements; 0 is judged irrelevant           
 triples/part-*.parquet   pictures with a question and its concise answer; may be missing     TRIPLE_SCHEMA
 prompts/part-*.parquet   wordings of instructions, from a source; may be missing             PROMPT_SCHEMA
 kin/part-*.parquet       pairs of candidates likely to be equally correct, from curation     KIN_SCHEMA
-held/part-*.parquet      candidates near-equal to held-out rows, from curation               HELD_SCHEMA
+held/part-*.parquet      held-out candidates, from curation; `held_out` says which are       HELD_SCHEMA
 rejects/part-*.parquet   rejected rows with the reason, the source and the line              REJECT_SCHEMA
 
 The first step of an item's `source` path is the name of its source.
@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA, Modality
 
 QUERY_SCHEMA = ITEM_SCHEMA.append(pa.field("split", pa.string(), nullable=False)).append(pa.field("task", pa.string(), nullable=False))
@@ -206,6 +207,16 @@ def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.T
     """A whole part in memory; for parts without pictures, or small ones."""
     files = part_files(folder, part)
     return pq.read_table(files, columns=columns) if files else PARTS[part].empty_table().select(columns or PARTS[part].names)
+
+
+def held_out(curate: Path) -> set[str]:
+    """The ids of held-out candidates: judged answers of queries outside the split train, their kin, and candidates near-equal to either.
+
+    They are used neither to write passages nor as mined negatives.
+    """
+    if not part_files(curate, "held"):
+        raise Refused(f"{curate} has no held/part-*.parquet, in which curation lists the held-out candidates; give a curated corpus")
+    return set(read_part(curate, "held")["item_id"].to_pylist())
 
 
 def picked(folder: Path, part: str, wanted: Container[str]) -> Iterator[pa.Table]:

@@ -1,11 +1,10 @@
-"""Embeds items by a pool of Ray Data actors, each with the encoder loaded; finished shards survive a kill."""
+"""Embeds items by a pool of actors, each with the encoder loaded; finished shards survive a kill."""
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,39 +13,48 @@ import ray
 from mirepoix.components.corpus.parts import part_files, part_rows
 from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.embedding.vectors import DESCRIPTION, rows_to_arrow
-from mirepoix.components.ray_tasks import data_context
+from mirepoix.components.ray_tasks import actor_pool, map_in_order
 from mirepoix.components.stage import Context, Outcome, Rows
+from mirepoix.models.encoder_config import Role
 from mirepoix.models.item import ITEM_SCHEMA, table_to_items
-from mirepoix.models.ragged import RaggedRows
 from mirepoix.serving import store
 
+if TYPE_CHECKING:
+    from mirepoix.models.encoder import Encoder
+
 QUERIES = "queries"
-PATH = "path"  # the column in which Ray Data names the file of a row
 
 
 class Encode:
-    """An actor with the encoder loaded: a table of items in, their vectors out. The folder of an item's file decides its role."""
+    """An actor that encodes tables of items with the encoder of a folder."""
 
     def __init__(self, encoder: str, config: EmbedConfig):
+        self.folder, self.config = encoder, config
+        self._encoder: Encoder | None = None
+
+    def open(self) -> "Encoder":
+        """Loads the encoder, once. It is not done in the constructor, whose exceptions reach the caller as text alone."""
         # Imported here, in the actor: the process of the stage only deals out tables and needs no torch.
         import torch
 
         from mirepoix.models.encoder import load_encoder
 
-        torch.set_num_threads(config.threads)
-        self.encoder = load_encoder(encoder).to("cuda" if config.use_gpu else "cpu")
-        self.batch_size = config.batch_size
+        if self._encoder is None:
+            torch.set_num_threads(self.config.threads)
+            self._encoder = load_encoder(self.folder).to("cuda" if self.config.use_gpu else "cpu")
+        return self._encoder
 
-    def __call__(self, table: pa.Table) -> pa.Table:
+    def ready(self) -> None:
+        self.open()
+
+    def encode(self, table: pa.Table, role: Role) -> pa.Table:
+        """The vectors of a table of items."""
         items = table_to_items(table)
-        roles = ["query" if Path(path).parent.name == QUERIES else "document" for path in table[PATH].to_pylist()]
-        runs = groupby(zip(roles, items, strict=True), itemgetter(0))
-        encoded = [self.encoder.encode([item for _, item in run], self.batch_size, role=role).ragged() for role, run in runs]
         return pa.table(
             {
                 "id": table["id"],
                 "modality": pa.array([int(item.modality) for item in items], pa.int8()),
-                "rows": rows_to_arrow(RaggedRows.cat(encoded)),
+                "rows": rows_to_arrow(self.open().encode(items, self.config.batch_size, role=role).ragged()),
             }
         )
 
@@ -90,7 +98,7 @@ def _shards(context: Context, config: EmbedConfig, encoder: str, files: dict[str
         shard = replace(wanted.pop(0), table=pq.read_table(pa.BufferReader(kept)))
         skip += shard.rows
         yield shard
-    encoded = _encoded(config, encoder, [file for own in files.values() for file in own], skip)
+    encoded = _encoded(config, encoder, files, skip)
     pending: list[pa.Table] = []
     for shard in wanted:
         while sum(rows.num_rows for rows in pending) < shard.rows:
@@ -108,31 +116,35 @@ def _kept(context: Context, shard: _Shard) -> str:
     return store.join(context.scratch, f"{shard.part}-{shard.number:05d}.parquet")
 
 
-def _encoded(config: EmbedConfig, encoder: str, files: list[str], skip: int) -> Iterator[pa.Table]:
-    """Vectors of all rows after the first `skip`, in order. A file that `skip` ends within is read here; Ray Data reads the others."""
-    while files and skip >= (rows := pq.read_metadata(files[0]).num_rows):
-        skip -= rows
-        files = files[1:]
-    if not files:
-        return
-    data_context()
-    batch = config.batch_size * 4
-    datasets: list[ray.data.Dataset] = []
-    if skip:
-        tail = pq.read_table(files[0], columns=ITEM_SCHEMA.names).slice(skip)
-        tail = tail.append_column(PATH, pa.repeat(files[0], tail.num_rows))
-        datasets.append(ray.data.from_arrow([tail.slice(start, batch) for start in range(0, tail.num_rows, batch)]))
-        files = files[1:]
-    if files:
-        datasets.append(ray.data.read_parquet(files, include_paths=True).select_columns([*ITEM_SCHEMA.names, PATH]))
-    for dataset in datasets:  # one after another: a union would interleave their blocks
-        encoded = dataset.map_batches(
-            Encode,
-            fn_constructor_args=(encoder, config),
-            batch_format="pyarrow",
-            batch_size=batch,
-            compute=ray.data.ActorPoolStrategy(size=config.workers),
-            num_cpus=1,
-            num_gpus=1 if config.use_gpu else 0,
+def _encoded(config: EmbedConfig, encoder: str, files: dict[str, list[str]], skip: int) -> Iterator[pa.Table]:
+    """Vectors of all rows after the first `skip`, in order.
+
+    The files are read here, in batches that do not depend on how a part was cut into files, and dealt out to the actors: the files of a
+    fetched artefact lie on this node alone.
+    """
+    create = ray.remote(Encode).options(num_cpus=1, num_gpus=1 if config.use_gpu else 0, max_restarts=3, max_task_retries=3)
+    with actor_pool(create.remote(encoder, config) for _ in range(config.workers)) as actors:
+        tables = _tables(files, skip, config.batch_size * 4)
+        yield from map_in_order(
+            actors, tables, lambda actor, each: actor.encode.remote(*each), lambda actor: actor.ready.options(max_task_retries=0).remote()
         )
-        yield from encoded.iter_batches(batch_format="pyarrow", batch_size=batch)
+
+
+def _tables(files: dict[str, list[str]], skip: int, rows: int) -> Iterator[tuple[pa.Table, Role]]:
+    """The items after the first `skip`, in tables of so many rows of one part, each with the role of its part."""
+    for part, own in files.items():
+        role: Role = "query" if part == QUERIES else "document"
+        pending = ITEM_SCHEMA.empty_table()
+        for file in own:
+            with pq.ParquetFile(file) as opened:
+                if skip >= opened.metadata.num_rows:
+                    skip -= opened.metadata.num_rows
+                    continue
+                for batch in opened.iter_batches(batch_size=rows, columns=ITEM_SCHEMA.names):
+                    pending = pa.concat_tables([pending, pa.Table.from_batches([batch]).slice(skip)])
+                    skip = max(0, skip - batch.num_rows)
+                    while pending.num_rows >= rows:
+                        yield pending.slice(0, rows).combine_chunks(), role
+                        pending = pending.slice(rows)
+        if pending.num_rows:
+            yield pending.combine_chunks(), role

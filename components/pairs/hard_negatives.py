@@ -1,15 +1,14 @@
 """Selection of hard negatives from the hits of a search: which hits are used, and why the others are not."""
 
-import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from mirepoix.components.pairs.mine_config import MineConfig
-from mirepoix.models.item import Item
+from mirepoix.models.item import Item, content_hash
 from mirepoix.serving.search.hits import Hit
 
 
@@ -21,16 +20,12 @@ class Mark(NamedTuple):
 
 
 def mark(item: Item) -> Mark:
-    return Mark(
-        _hash([item.text.encode()]) if item.text else 0, _hash([b"i", *item.images, b"v", *item.video]) if item.images or item.video else 0
-    )
+    text, pictures = replace(item, images=(), video=()), replace(item, text="")
+    return Mark(_key(text) if item.text else 0, _key(pictures) if item.images or item.video else 0)
 
 
-def _hash(parts: Iterable[bytes]) -> int:
-    whole = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        whole.update(len(part).to_bytes(8, "little") + part)
-    return int.from_bytes(whole.digest(), "little") | 1
+def _key(item: Item) -> int:
+    return int.from_bytes(content_hash(item)[:8], "little") | 1  # never 0
 
 
 @dataclass

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import ray
 
-from mirepoix.components.corpus.held_out import held_out
-from mirepoix.components.corpus.parts import ROWS, PartWriter, part_files, part_tables, picked, read_part
+from mirepoix.components.corpus.parts import ROWS, PartWriter, held_out, part_files, part_tables, picked, read_part
 from mirepoix.components.embedding import embed
 from mirepoix.components.embedding.vectors import arrow_to_rows, read_vectors
 from mirepoix.components.pairs.hard_negatives import Answers, Found, Mark, filter_hits, mark, pick_negatives
@@ -29,7 +29,7 @@ from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, row_to_item, table_to_items
 from mirepoix.models.ragged import RaggedRows
-from mirepoix.serving.release import encoder_digest, open_release
+from mirepoix.serving.release import Release, encoder_digest, open_release
 from mirepoix.serving.search.dense import Index, build
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import join
@@ -49,6 +49,8 @@ def work(
     """Writes the pairs of the instruction stage with hard negatives that the encoder finds in the index."""
     if config.release is not None:
         release = open_release(config.release)
+        resources = {"num_cpus": 0, "num_gpus": 1} if config.encode.use_gpu else {"num_cpus": 0}
+        ray.get(_verify.options(**resources).remote(release, "cuda" if config.encode.use_gpu else "cpu"))
         encoder, index = release.folder / "encoder", release.folder / "index"
     if encoder is None or index is None:
         raise Refused("mining has neither an encoder with its index nor mine.release; give one of the two")
@@ -56,6 +58,12 @@ def work(
     if not isinstance(opened, Index) or opened.description.encoder != encoder_digest(encoder):
         raise Refused(f"the index {index} was not made by the encoder {encoder}; embed and index the corpus with it, or give a release")
     return _Mining(context, config, pairs, curate, str(encoder), opened).outcome()
+
+
+@ray.remote
+def _verify(release: Release, device: str) -> None:
+    """Opens the release's encoder where queries would be encoded; refused unless it reproduces the golden vectors there."""
+    release.open_encoder(device)
 
 
 class _Corpus:

@@ -15,8 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from mirepoix.components.corpus.held_out import held_out
-from mirepoix.components.corpus.parts import PartWriter, part_tables, picked, read_part, source_name
+from mirepoix.components.corpus.parts import PartWriter, held_out, part_tables, picked, read_part, source_name
 from mirepoix.components.pairs import mixture
 from mirepoix.components.pairs.instructions import WORDINGS, Wordings
 from mirepoix.components.pairs.mixture import Group

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirepoix.components.corpus.held_out import held_out
+from mirepoix.components.corpus.parts import held_out
 from mirepoix.components.passages.output import PassageWriter
 from mirepoix.components.passages.text_search import Texts, TextSearch, WordRetriever
 from mirepoix.components.passages.triples import corpus_texts, count_training, training_rows

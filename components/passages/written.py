@@ -5,8 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mirepoix.components.corpus.held_out import held_out
-from mirepoix.components.corpus.parts import part_rows, part_tables
+from mirepoix.components.corpus.parts import held_out, part_rows, part_tables
 from mirepoix.components.generation.prompts import Rejected, Request, request
 from mirepoix.components.generation.replies import Reply
 from mirepoix.components.generation.writing import Writing

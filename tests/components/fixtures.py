@@ -58,13 +58,26 @@ def made(home: Path, work: Callable[..., Outcome], config: Any, seed: int = 0, *
 
 
 def write_corpus(folder: Path, **parts: Sequence[dict[str, Any]]) -> Path:
-    """A corpus folder with the given rows; columns that a row lacks are empty, parts that are not given have no row."""
+    """A corpus folder with the given rows; columns that a row lacks are empty, parts that are not given have no row.
+
+    As curation does it, held/ lists what `held_out_of` the rows gives, besides the rows of it that are given.
+    """
     empty = {"text": "", "images": [], "video": [], "instruction": "", "source": "made", "line": 1, "relevance": 1}
+    held = held_out_of(*(parts.get(part, ()) for part in ("queries", "qrels", "kin"))) | {row["item_id"] for row in parts.get("held", ())}
+    parts = {**parts, "held": [{"item_id": id} for id in sorted(held)]}
     for part in dict.fromkeys(("corpus", "queries", "qrels", *parts)):
         (folder / part).mkdir(parents=True)
         rows = [{**empty, **row} for row in parts.get(part, [])]
         pq.write_table(pa.Table.from_pylist(rows, schema=PARTS[part]), folder / part / "part-00000.parquet")
     return folder
+
+
+def held_out_of(queries: Sequence[dict[str, Any]], qrels: Sequence[dict[str, Any]], kin: Sequence[dict[str, Any]]) -> set[str]:
+    """The answers of the queries outside the split train, and their kin, by definition."""
+    outside = {row["id"] for row in queries if row["split"] != "train"}
+    answers = {row["item_id"] for row in qrels if row["query_id"] in outside and row.get("relevance", 1) > 0}
+    pairs = [{row["item_id"], row["kin_id"]} for row in kin]
+    return answers.union(*(pair for pair in pairs if pair & answers))
 
 
 def write_plain(folder: Path, **parts: Sequence[dict[str, Any]]) -> Path:
@@ -130,5 +143,5 @@ def write_held_out_corpus(folder: Path) -> Path:
         queries=queries,
         qrels=judged,
         kin=[{"item_id": one, "kin_id": other, "why": "test"} for one, other in kin],
-        held=[{"item_id": "like-tested"}, {"item_id": "tested"}],
+        held=[{"item_id": "like-tested"}],
     )

@@ -20,7 +20,7 @@ LEFT_OUT = {
             "curation.row_checks",
             "curation.near_duplicates",
             "ray_tasks",
-            "corpus.held_out",
+            "corpus.parts",
             "passages.passages",
             "passages.passages_config",
             "passages.vid2r_config",

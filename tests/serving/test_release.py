@@ -14,7 +14,7 @@ from PIL import Image
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, items_to_table
-from mirepoix.serving.release import THUMBNAIL, assemble, encoder_digest, open_release, read_release, thumbnail, verify_release
+from mirepoix.serving.release import THUMBNAIL, assemble, encoder_digest, open_release, read_release, thumbnail
 from mirepoix.serving.search.dense import build
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import Damaged, read_manifest
@@ -81,7 +81,8 @@ def test_a_thumbnail_is_small_and_of_the_same_look():
 
 
 def test_golden_vectors_are_reproduced(release_folder):
-    assert verify_release(release_folder) >= 0.9999
+    release = read_release(release_folder)
+    assert release.verify(release.open_encoder()) >= 0.9999
 
 
 def test_an_encoder_that_encodes_otherwise_is_refused(copy):
@@ -98,7 +99,7 @@ def test_golden_queries_are_reproduced_too(copy):
     golden["queries"] = golden["queries"][::-1]
     (copy / "golden.json").write_text(json.dumps(golden))
     with pytest.raises(Refused, match="comes out at cosine"):
-        verify_release(copy)
+        read_release(copy).open_encoder()
 
 
 def test_golden_vectors_of_another_shape_are_refused(copy):
@@ -106,7 +107,7 @@ def test_golden_vectors_of_another_shape_are_refused(copy):
     golden["vectors"][1] = golden["vectors"][1] * 2
     (copy / "golden.json").write_text(json.dumps(golden))
     with pytest.raises(Refused, match="golden item 'picture-00' comes out at cosine nan"):
-        verify_release(copy)
+        read_release(copy).open_encoder()
 
 
 @pytest.mark.parametrize(

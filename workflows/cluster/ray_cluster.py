@@ -40,6 +40,8 @@ STORE_SHARE, LEAST_STORE = 1 / 100, 200_000_000
 START_TRIES = 3
 NOT_UP = (Exception, RuntimeError, ConnectionError, TimeoutError)
 """The exact types of what `ray.init` raises when its processes are not up in time; Ray has no class of its own for that."""
+PROXY_READY, PROXY_READY_SECONDS = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60"
+"""After so long Ray Serve kills a proxy that is still starting, and begins anew; its own 5 s never suffice on a busy machine."""
 CONNECT_SECONDS = 5.0
 TOKEN_ADVICE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's own token"
 
@@ -162,7 +164,7 @@ def _start(folder: Path, num_cpus: int) -> None:
     """`ray.init` in a folder, tried again where Ray's processes are not up within 30 s; no setting of Ray changes these."""
     for attempt in range(1, START_TRIES + 1):
         try:
-            with environment(**{MARK: str(folder)}):
+            with environment(**{MARK: str(folder), PROXY_READY: os.environ.get(PROXY_READY, PROXY_READY_SECONDS)}):
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,

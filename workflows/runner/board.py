@@ -12,6 +12,7 @@ from ray.exceptions import RayError
 from mirepoix.workflows.runner.progress import ProgressReport
 
 BOARD_SIZE = 100_000  # reports; a driver that does not read for so long loses the oldest
+PATIENCE_S = 10.0  # for the board's last answers; one that died answers at once, with an error
 
 
 class Board:
@@ -44,7 +45,7 @@ class Reporter:
 
     def flush(self) -> None:
         """Wait until the reports of this process have arrived: the board answers the calls of one process in order."""
-        ray.wait([self.board.size.remote()], timeout=5)
+        ray.wait([self.board.size.remote()], timeout=PATIENCE_S)
 
 
 class Mailbox:
@@ -83,7 +84,7 @@ class Mailbox:
 
     def close(self) -> list[ProgressReport]:
         """The last reports; the board ends."""
-        reports = self.collect_all(patience_s=2.0)
+        reports = self.collect_all(PATIENCE_S)
         if self._board is not None:
             ray.kill(self._board)
             self._board = None

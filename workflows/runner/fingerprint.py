@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
 
+from mirepoix.models.dotted_path import import_named
 from mirepoix.serving.store import Damaged, Manifest, Missing, cache_folder, fetch, join, list_names, read_manifest, verify
-from mirepoix.workflows.runner.graph import Stage, import_function
+from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.source_code import module_hashes
 
 
@@ -110,7 +111,7 @@ def look_up(stage: Stage, digests: Mapping[str, str], storage: str, forced: bool
     target = join(storage, "artefacts", stage.step, key[:16])
     try:
         manifest = verify(target, hashes=False)
-        holds = stage.valid is None or import_function(stage.valid)(fetch(target, cache_folder()), stage.config)
+        holds = stage.valid is None or import_named(stage.valid)(fetch(target, cache_folder()), stage.config)
     except Missing:
         return Prospect(key, target, parts, None, why_rerun(latest(stage, storage), parts, stage.inputs), False)
     except Damaged as damage:

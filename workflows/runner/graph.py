@@ -1,7 +1,6 @@
 """The stages of a run, their order, and the choice of some of them."""
 
 import difflib
-import importlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -40,12 +39,6 @@ class Stage:
     def step(self) -> str:
         """The name without the arm. Results are stored under it, so equal steps of two arms or two runs are run once."""
         return self.name.rpartition(":")[2]
-
-
-def import_function(path: str) -> Callable[..., Any]:
-    """Import the module of a MODULE:FUNCTION path and return the function."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def choose(stages: Sequence[Stage], until: str | None, start: str | None, force: set[str]) -> tuple[list[Stage], set[str]]:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Protocol
 
 from mirepoix.components.stage import Context, Outcome
+from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import Manifest, cache_folder, fetch, is_local, join, local_path, publish
 from mirepoix.workflows.runner.fingerprint import Prospect
-from mirepoix.workflows.runner.graph import Stage, import_function
+from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import draft
 
 CHAINED = "The above exception was the direct cause of the following exception:"
@@ -76,7 +77,7 @@ def _published(task: Task, report: StageReporter, folder: Path) -> Manifest:
     if is_local(scratch):
         local_path(scratch).mkdir(parents=True, exist_ok=True)
     folders = {argument: fetch(target, cache_folder()) for argument, target in task.inputs.items()}
-    work = import_function(stage.work)
+    work = import_named(stage.work)
     outcome = work(Context(folder, scratch, report, stage.seed), stage.config, **folders, **stage.arguments)
     if not isinstance(outcome, Outcome):
         raise TypeError(f"the work of stage {stage.name} returned {type(outcome).__name__} and not an Outcome")

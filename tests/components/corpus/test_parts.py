@@ -1,11 +1,14 @@
-"""Rows by their ids: those that are wanted, in their order, and row groups without any are not read."""
+"""Rows by their ids: those that are wanted, in their order, and row groups without any are not read; the held-out candidates."""
 
 import pyarrow.parquet as pq
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirepoix.components.corpus.parts import ROWS, picked
+from mirepoix.components.corpus.parts import ROWS, held_out, picked
+from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, items_to_table
+from tests.components.fixtures import write_corpus, write_held_out_corpus
 
 
 def ids_of(folder, wanted):
@@ -37,3 +40,13 @@ def test_the_content_of_a_row_group_without_any_is_not_read(tmp_path):
 
 def test_a_part_that_is_not_there_has_no_rows(tmp_path):
     assert ids_of(tmp_path, {"d1"}) == []
+
+
+def test_held_out_is_what_curation_lists(tmp_path):
+    assert held_out(write_held_out_corpus(tmp_path / "some")) == {"validated", "tested", "other", "kin-behind", "kin-before", "like-tested"}
+    assert held_out(write_corpus(tmp_path / "none")) == set()
+
+
+def test_a_corpus_that_is_not_curated_does_not_say_what_is_held_out(tmp_path):
+    with pytest.raises(Refused, match="in which curation lists the held-out candidates; give a curated corpus"):
+        held_out(tmp_path)

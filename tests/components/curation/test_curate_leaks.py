@@ -10,6 +10,7 @@ from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, item_to_row
 from tests.components.curation.corpora import curated_of, png, rejects
+from tests.components.fixtures import held_out_of
 
 LEAKY = {
     "corpus": [
@@ -109,7 +110,20 @@ def test_candidates_near_a_held_out_query_or_its_answer_are_listed_for_later_sta
     assert set(read_part(folder, "held")["item_id"].to_pylist()) == {"d0", "d2", "asked"}
     assert outcome.metrics["held_candidates"] == 3
     folder, _ = curated_of(tmp_path, CurateConfig(leakage="off"), **judged)
-    assert read_part(folder, "held").num_rows == 0
+    assert set(read_part(folder, "held")["item_id"].to_pylist()) == {"d0"}
+
+
+def test_answers_of_held_out_queries_and_their_kin_are_listed_whatever_is_removed_for_leaks(tmp_path):
+    """As the definition gives it for the rows that were written, which later stages read."""
+    corpus = [Item(f"d{n}", text=text) for n, text in enumerate(("a star", "A  star!", "a disc", "a moon", "a ring"))]
+    queries = [Item("test-q", text="which shines?"), Item("train-q", text="which is round?")]
+    judged = [("test-q", "d0"), ("train-q", "d2"), ("train-q", "d3")]
+    folder, outcome = curated_of(
+        tmp_path, CurateConfig(leakage="off", near_duplicates="keep"), corpus=corpus, queries=queries, qrels=judged
+    )
+    listed = {row["item_id"] for row in read_part(folder, "held").to_pylist()}
+    assert listed == held_out_of(*(read_part(folder, part).to_pylist() for part in ("queries", "qrels", "kin"))) == {"d0", "d1"}
+    assert outcome.metrics["held_candidates"] == len(listed)
 
 
 def test_leaks_are_found_in_a_crowd(tmp_path, monkeypatch):

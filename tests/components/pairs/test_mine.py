@@ -9,8 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from mirepoix.components.corpus.held_out import held_out
-from mirepoix.components.corpus.parts import read_part
+from mirepoix.components.corpus.parts import held_out, read_part
 from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.pairs import mine, mine_config, pairs
 from mirepoix.components.pairs.mine_config import MineConfig
@@ -19,7 +18,7 @@ from mirepoix.components.pairs.store import PairStore
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, row_to_item, table_to_items
-from mirepoix.serving.store import Missing, read_manifest
+from mirepoix.serving.store import MANIFEST, Missing, publish, read_manifest
 from tests.components.fixtures import Made, context, made, write_corpus, write_index
 
 ENCODE = EmbedConfig(threads=1)
@@ -237,6 +236,17 @@ def test_an_index_of_another_corpus_is_refused(paired, curated, untrained, index
         mine.work(
             context(tmp_path / "out"), MineConfig(), pairs=paired.folder, curate=other, encoder=untrained.folder, index=indexed.folder
         )
+
+
+def test_a_release_that_does_not_reproduce_its_golden_vectors_mines_nothing(paired, curated, released, tmp_path):
+    draft = shutil.copytree(released.folder, tmp_path / "draft", ignore=shutil.ignore_patterns(MANIFEST))
+    golden = json.loads((draft / "golden.json").read_text())
+    golden["vectors"] = golden["vectors"][::-1]
+    (draft / "golden.json").write_text(json.dumps(golden))
+    publish(draft, tmp_path / "broken", {})
+    config = MineConfig(release=str(tmp_path / "broken"), encode=ENCODE)
+    with pytest.raises(Refused, match="comes out at cosine"):
+        made(tmp_path / "mine", mine.work, config, pairs=paired.folder, curate=curated.folder)
 
 
 def test_a_release_is_named_by_its_digest(released, tmp_path):

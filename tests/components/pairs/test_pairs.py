@@ -7,8 +7,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from mirepoix.components.corpus.held_out import held_out
-from mirepoix.components.corpus.parts import PartWriter, read_part
+from mirepoix.components.corpus.parts import PartWriter, held_out, read_part
 from mirepoix.components.pairs import pairs
 from mirepoix.components.pairs.instructions import INSTRUCTIONS, WORDINGS
 from mirepoix.components.pairs.pairs_config import PairsConfig

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mirepoix.components.corpus.held_out import held_out
+from mirepoix.components.corpus.parts import held_out
 from mirepoix.components.passages.triples import corpus_texts
 from tests.components.fixtures import write_held_out_corpus
 

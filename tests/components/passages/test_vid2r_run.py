@@ -142,13 +142,13 @@ def test_equal_passages_are_one_candidate_for_all_their_queries(tmp_path):
     assert len(rows(found, "corpus")) == 1 and len(rows(found, "qrels")) == 2 and found.outcome.metrics["passages"] == 1
 
 
-def test_a_releases_encoder_can_be_the_text_retriever(brought, released, tmp_path):
+def test_a_releases_encoder_can_be_the_text_retriever(curated, released, tmp_path):
     config = PassagesConfig(kind="vid2r", vid2r=Vid2rConfig(retriever=str(released.folder), found_within=2, min_characters=1))
     assert outside(config) == {"release": read_manifest(released.folder).digest}
-    found = made(tmp_path / "out", passages.work, config, curate=brought.folder)
+    found = made(tmp_path / "out", passages.work, config, curate=curated.folder)
     adds_up(found)
     encoder, wording = load_encoder(released.folder / "encoder"), read_release(released.folder).instructions["t->t"]
-    given = [row for row in read_part(brought.folder, "triples").to_pylist() if row["split"] == "train"]
+    given = [row for row in read_part(curated.folder, "triples").to_pylist() if row["split"] == "train"]
     said = [apply_rules(row["text"], row["answer"], True, "", config.vid2r, content_words).text for row in given]
     answers = list(dict.fromkeys(said))
     asked = encoder.encode([Item("", row["text"], instruction=wording) for row in given])
@@ -171,11 +171,11 @@ def test_the_same_comes_out_again_and_progress_ends_at_its_total(curate, tmp_pat
     assert sorted(path.name for path in again.folder.iterdir()) == ["corpus", "passages", "qrels", "queries", "rejects"]
 
 
-def test_the_generated_world_becomes_passages_that_tell_its_facts(brought, tmp_path):
+def test_the_generated_world_becomes_passages_that_tell_its_facts(curated, tmp_path):
     """Its answers are single words, which the rules of visual curate would drop; the facts of other things stand around each."""
-    found = vid2r(tmp_path / "out", brought.folder, min_characters=1, found_within=3)
+    found = vid2r(tmp_path / "out", curated.folder, min_characters=1, found_within=3)
     adds_up(found)
-    given = {row["id"]: row for row in read_part(brought.folder, "triples").to_pylist()}
+    given = {row["id"]: row for row in read_part(curated.folder, "triples").to_pylist()}
     training = {id for id, row in given.items() if row["split"] == "train"}
     assert 0 < found.outcome.rows.read == len(training) < len(given)
     told = {row["item_id"]: row for row in rows(found, "passages")}

@@ -20,7 +20,7 @@ from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item
+from mirepoix.models.item import Item, item_to_row
 from mirepoix.models.retrievers.jfe import Jfe
 from mirepoix.models.retrievers.jfe_config import JfeConfig
 from mirepoix.models.retrievers.marvel import Marvel
@@ -70,6 +70,9 @@ def released(folder: Path, encoder, **more) -> Release:
     told = {"name": "tiny", "version": "0123", "encoder": "e", "index": "i", "documents": "d", "golden": "g"}
     told |= {"widths": [32, encoder.dimension], "instructions": INSTRUCTIONS, **more}
     (draft / "release.json").write_text(json.dumps(told))
+    golden = Item("golden", text="two red stars")
+    vectors = [[row.tolist() for row in encoder.encode([golden], role=role).ragged()] for role in ("document", "query")]
+    (draft / "golden.json").write_text(json.dumps({"items": [item_to_row(golden)], "vectors": vectors[0], "queries": vectors[1]}))
     publish(draft, folder / "release", {})
     return open_release(folder / "release")
 

@@ -14,7 +14,7 @@ from mirepoix.components.publishing import release
 from mirepoix.components.publishing.release_config import ReleaseConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, table_to_items
-from mirepoix.serving.release import open_release, verify_release
+from mirepoix.serving.release import open_release
 from mirepoix.serving.store import read_manifest
 from tests.components.fixtures import context, made, write_corpus
 
@@ -30,8 +30,9 @@ def golden_items(folder):
 
 def test_it_verifies_itself_wherever_it_is_opened(released, tmp_path):
     moved = shutil.copytree(released.folder, tmp_path / "moved")
-    assert open_release(moved).version == open_release(released.folder).version
-    assert verify_release(moved) > 0.9999
+    opened = open_release(moved)
+    assert opened.version == open_release(released.folder).version
+    assert opened.verify(opened.open_encoder()) > 0.9999
 
 
 def test_it_names_the_encoder_that_made_its_index(released, untrained):

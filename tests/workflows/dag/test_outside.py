@@ -6,10 +6,10 @@ import pytest
 
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.ingestion.formats import filesystems
+from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.recipes.registry import resolve
 from mirepoix.workflows.runner.fingerprint import ingredients
-from mirepoix.workflows.runner.graph import import_function
 from tests.components.fixtures import context, plain_corpus, write_plain
 
 
@@ -24,7 +24,7 @@ def test_the_files_of_a_source_are_listed_once_for_the_key_and_the_work(tmp_path
     stage = resolve("quickstart", [f"sources.path={corpus}"]).stages()[0]
     sent = pickle.loads(pickle.dumps(stage))
     lent = context(tmp_path / "out")
-    import_function(sent.work)(lent, sent.config, **sent.arguments)
+    import_named(sent.work)(lent, sent.config, **sent.arguments)
     assert listed == [str(corpus)]
     assert read_part(lent.folder, "corpus")["id"].to_pylist() == ["d1", "d2"]
 

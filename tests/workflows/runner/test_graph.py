@@ -4,8 +4,9 @@ import collections
 
 import pytest
 
+from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
-from mirepoix.workflows.runner.graph import Stage, choose, downstream, import_function, matching_names, merge_shared
+from mirepoix.workflows.runner.graph import Stage, choose, downstream, matching_names, merge_shared
 
 WORK = "no_such_module:work"
 """A graph is ordered without the modules of its stages."""
@@ -68,9 +69,9 @@ def test_what_depends_on_a_stage_is_found_through_others():
 
 
 def test_a_path_is_resolved_to_its_function():
-    assert import_function("collections:OrderedDict") is collections.OrderedDict
+    assert import_named("collections:OrderedDict") is collections.OrderedDict
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
-        import_function(WORK)
+        import_named(WORK)
 
 
 def test_circles_and_unknown_inputs_are_assertions():

@@ -11,10 +11,11 @@ from typing import Any
 from PIL import Image
 from pytest import MonkeyPatch
 
-from mirepoix.components.corpus.parts import PartWriter
+from mirepoix.components.corpus.parts import PartWriter, read_part
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Prompt, Query, RejectedRow, Row, Triple
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.models.item import Item, item_to_row
+from tests.components.fixtures import held_out_of
 
 
 def picture(red: int, kind: str = "PNG") -> bytes:
@@ -82,6 +83,9 @@ def corpus_of(folder: Path, rows: Iterable[Row]) -> Path:
         writer.write([{**item_to_row(row.item), "split": row.split, "task": task} for row, task in zip(queries, settled, strict=True)])
     with PartWriter(folder, "qrels") as writer:
         writer.write([{name: getattr(row, name) for name in Judgement.__slots__} for row in judged])
+    with PartWriter(folder, "held") as writer:
+        written = (read_part(folder, part).to_pylist() for part in ("queries", "qrels"))
+        writer.write([{"item_id": id} for id in sorted(held_out_of(*written, kin=()))])
     for part, kind in (("triples", Triple), ("prompts", Prompt)):
         if found := [row for row in rows if isinstance(row, kind)]:
             with PartWriter(folder, part) as writer:
