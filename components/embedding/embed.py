@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -122,7 +122,7 @@ def _encoded(config: EmbedConfig, encoder: str, files: dict[str, list[str]], ski
     The files are read here, in batches that do not depend on how a part was cut into files, and dealt out to the actors: the files of a
     fetched artefact lie on this node alone.
     """
-    create = ray.remote(Encode).options(num_cpus=1, num_gpus=1 if config.use_gpu else 0, max_restarts=3, max_task_retries=3)
+    create: Any = ray.remote(Encode).options(num_cpus=1, num_gpus=1 if config.use_gpu else 0, max_restarts=3, max_task_retries=3)
     with actor_pool(create.remote(encoder, config) for _ in range(config.workers)) as actors:
         tables = _tables(files, skip, config.batch_size * 4)
         yield from map_in_order(
