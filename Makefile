@@ -1,10 +1,12 @@
-# make types   mypy: strict for models/ and serving/, its defaults for components/ and workflows/
 # make demo    from nothing to a searched endpoint, on two CPU cores
 # make test    everything that is promised, tested, but for what takes as long as make soak
 # make soak    the tests that take too long for `make test`: all six retrievers, a verbalised corpus, and a comparison as a job, through
 #              the real stages
-# make bench   what curation costs beside plain tools, how it grows, and what it takes of memory, and whether that is what is
-#              promised; a quarter of an hour and more
+# make bench   what commands take before they answer, what curation costs beside plain tools, how it grows, and what it takes of memory, and
+#              whether that is what is promised; a quarter of an hour and more
+# make lint, make format-check, make types
+#              ruff; mypy: strict for models/ and serving/, its defaults for components/ and workflows/
+# make lock    the locks of all extras, by resolution alone
 # Each sets itself up: a virtual environment in .venv with the versions of requirements.lock.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -16,7 +18,7 @@ WORKERS ?= 2
 .PHONY: help demo test soak bench lint format-check types lock clean
 
 help:
-	@sed -n 's/^# //p' Makefile
+	@sed -n '/^$$/q; s/^# //p' Makefile
 
 # torch goes first, by pip and pinned: with any looser requirement, a resolver fetches gigabytes of CUDA for a machine without a GPU. uv, which
 # takes a third of pip's CPU seconds, installs the rest; where it cannot (an index that only pip knows of), pip does, and says so.
@@ -53,6 +55,7 @@ soak: .venv/ready
 	@$(BIN)/python -m pytest -m soak
 
 bench: .venv/ready
+	@$(BIN)/python bench/startup.py --check
 	@$(BIN)/python bench/data.py --check
 	@$(BIN)/python bench/memory.py --check
 

@@ -3,13 +3,15 @@
     python bench/suite.py make test
     python bench/suite.py --then 'cd ../before && make test' make test
 
-Ray's processes become children of init, so `time` counts only a part of what the tests do; a cgroup counts everything that was started
-in it. Linux with cgroup v2, and the right to make a group (root, or a delegated folder in MIREPOIX_CGROUPS). With --then, a second command
-is run after the first and both are compared: for two commits in one sitting.
+Ray's processes become children of init, so `time` counts only a part of what the tests do; a cgroup counts everything that was started in
+it. Both are printed: all processes, and those that the command waited for, as `time` would say. Linux with cgroup v2, and the right to make
+a group (root, or a delegated folder in MIREPOIX_CGROUPS). With --then, a second command is run after the first and both are compared: for
+two commits in one sitting.
 """
 
 import argparse
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -35,6 +37,7 @@ class Cost:
 
     user: float
     system: float
+    waited: float  # of user and system together, in the processes that the command or its children waited for
     wall: float
     status: int
     left: int  # processes of the group that outlived the command
@@ -45,7 +48,8 @@ class Cost:
 
     def __str__(self) -> str:
         left = f"; {self.left} processes outlived it" if self.left else ""
-        return f"{self.cpu:.0f} CPU s ({self.user:.0f} user, {self.system:.0f} system), {self.wall:.0f} s of wall time{left}"
+        whole = f"{self.cpu:.0f} CPU s ({self.user:.0f} user, {self.system:.0f} system)"
+        return f"{whole}, {self.waited:.0f} of them in processes that were waited for; {self.wall:.0f} s of wall time{left}"
 
 
 def measure(command: list[str]) -> Cost:
@@ -53,13 +57,14 @@ def measure(command: list[str]) -> Cost:
     group = home() / f"mirepoix-{os.getpid()}-{time.monotonic_ns()}"
     group.mkdir()
     try:
-        began = time.monotonic()
+        began, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
         join = f'echo $$ > "{group}/cgroup.procs" && exec "$@"'
         status = subprocess.run(["sh", "-c", join, "sh", *command]).returncode
-        wall = time.monotonic() - began
+        wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        waited = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         used = dict(line.split() for line in (group / "cpu.stat").read_text().splitlines())
         left = len((group / "cgroup.procs").read_text().split())
-        return Cost(int(used["user_usec"]) / 1e6, int(used["system_usec"]) / 1e6, wall, status, left)
+        return Cost(int(used["user_usec"]) / 1e6, int(used["system_usec"]) / 1e6, waited, wall, status, left)
     finally:
         with suppress(OSError):  # a group with processes in it stays
             group.rmdir()
@@ -78,7 +83,8 @@ def main(arguments: list[str]) -> int:
         return first.status
     second = measure(["sh", "-c", asked.then])
     print(f"\n{asked.then}: {second}")
-    print(f"first / second: {first.cpu / second.cpu:.2f} of the CPU seconds, {first.wall / second.wall:.2f} of the wall time")
+    ratios = first.cpu / second.cpu, first.waited / second.waited, first.wall / second.wall
+    print("first / second: {:.2f} of the CPU seconds, {:.2f} of those that were waited for, {:.2f} of the wall time".format(*ratios))
     return first.status or second.status
 
 

@@ -1,1 +1,1 @@
-"""One stage's work per file: functions from folders to a folder, on Ray Data and Ray Train."""
+"""The work of every stage: functions from folders to a folder."""

@@ -1,9 +1,10 @@
-"""Settings and helpers for Ray Data and pools of actors: whether work is large enough, the number of workers, results in order, their end.
+"""Helpers for work on Ray: whether work is large enough, worker counts, settings of Ray Data, maps over actors in order.
 
 Ray is imported only where it is used: small work runs in the calling process, which then needs no cluster.
 """
 
 import gc
+import logging
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
 Input = TypeVar("Input")
-AHEAD = 2
-"""Inputs that an actor has at a time: one that it works on, and the next, so that it never waits for the caller."""
+log = logging.getLogger(__name__)
+INPUTS_PER_ACTOR = 2
+"""One that the actor works on, and the next, so that it never waits for the caller."""
+SILENCE_SECONDS = 60.0
+"""After so long without any actor a line in the log says what the cluster has."""
 SMALL_ROWS = 10_000
 """Rows that one process checks and compares in four seconds of CPU time (2,500 rows per second of the generated world, 56 x 56 pictures).
 
@@ -81,8 +85,9 @@ def actor_pool(actors: "Iterable[ActorHandle]") -> "Iterator[list[ActorHandle]]"
     """The actors, whose processes end with the block."""
     import ray
 
-    pool = list(actors)
+    pool: list[ActorHandle] = []
     try:
+        pool.extend(actors)
         yield pool
     finally:
         for actor in pool:
@@ -97,27 +102,30 @@ def map_in_order(
 ) -> Iterator[Any]:
     """The results of `call` for each input, in the order of the inputs, by whichever actor is free.
 
-    An actor takes part once `ready` of it has returned, so one for which the cluster has no room holds up nobody. Inputs are read as actors
-    take them; at most twice as many results as the actors have inputs wait for an earlier one.
+    An actor gets inputs once `ready` of it has returned, so actors for which the cluster has no room do not delay the others. Inputs are
+    read lazily; at most 2 x INPUTS_PER_ACTOR results per actor are held to keep the order.
     """
     import ray
 
-    rest, end = iter(inputs), object()
-    upcoming: Any = next(rest, end)
-    busy = {ready(actor): actor for actor in actors for _ in range(AHEAD)}
+    remaining, end = iter(inputs), object()
+    upcoming: Any = next(remaining, end)
+    busy = {ready(actor): actor for actor in actors for _ in range(INPUTS_PER_ACTOR)}  # one entry for each input that it may have
     starting, free, results = {*busy}, deque[Any](), deque[Any]()
-    most = 2 * len(busy)
+    max_held = 2 * len(busy)
     while results or upcoming is not end:
-        while free and upcoming is not end and len(results) < most:
+        while free and upcoming is not end and len(results) < max_held:
             actor = free.popleft()
-            made = call(actor, upcoming)
-            busy[made] = actor
-            results.append(made)
-            upcoming = next(rest, end)
+            result = call(actor, upcoming)
+            busy[result] = actor
+            results.append(result)
+            upcoming = next(remaining, end)
         if results and results[0] not in busy:
             yield ray.get(results.popleft())
             continue
-        for done in ray.wait([*busy], num_returns=1)[0]:
-            free.append(busy.pop(done))
-            if done in starting:
-                ray.get(done)  # raises what kept the actor from starting
+        done = ray.wait([*busy], num_returns=1, timeout=SILENCE_SECONDS)[0]
+        if not done and starting == {*busy}:
+            log.warning("no actor has started yet; the cluster has %s free", ray.available_resources())
+        for finished in done:
+            free.append(busy.pop(finished))
+            if finished in starting:
+                ray.get(finished)  # raises the error of a failed start

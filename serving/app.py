@@ -60,18 +60,20 @@ def start(target: str, config: ServeConfig, api_key: str | None = None) -> Serve
         config = replace(config, port=address[1] if address else _free_port(config.host))
     release = open_release(target)
     check_port(config, running)
-    verification = _verify.remote(target)
     about = About(release.name, release.version, release.widths, release.instructions)
     try:
         with _quiet():
             _open_port(config)
-            ray.get(verification)
+            if running:  # a release that would not start does not take the place of one that runs
+                ray.get(_verify.remote(target))
             serve.run(_application(target, about, config, api_key), name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
         _await_health(config, release.version)
     except (RuntimeError, RayError, TimeoutError) as error:
+        reason = None
         if not running:
             serve.shutdown()
-        raise _refusal(error, release.name) from error
+            reason = _reason(target)
+        raise _refusal(reason or error, release.name) from error
     return Server(_url(config), release.name, release.version)
 
 
@@ -160,7 +162,9 @@ def check_port(config: ServeConfig, running: bool) -> None:
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise Refused(f"port {config.port} is in use; stop what listens there, or give another --port") from None
-            raise Refused(f"{config.host}:{config.port} cannot be listened at ({error.strerror}); give another host or port") from None
+            raise Refused(
+                f"the server cannot listen on {config.host}:{config.port} ({error.strerror}); give another host or port"
+            ) from None
 
 
 def _open_port(config: ServeConfig) -> None:
@@ -171,13 +175,23 @@ def _open_port(config: ServeConfig) -> None:
 
 @ray.remote(num_cpus=0)
 def _verify(target: str) -> None:
-    """Verifies the golden vectors in a task, on a CPU, before a running release is replaced by one that would not start."""
+    """Opens the encoder in a task, on a CPU; refused unless it reproduces the golden vectors, as a replica would refuse to start."""
     open_release(target).open_encoder()
+
+
+def _reason(target: str) -> Exception | None:
+    """Why a release cannot be opened; None if it can. Of a replica that did not start, Serve gives a traceback as text."""
+    try:
+        ray.get(_verify.remote(target))
+    except RayError as error:
+        return error
+    return None
 
 
 def _refusal(error: Exception, name: str) -> Refused:
     cause = getattr(error, "cause", None)
-    return cause if isinstance(cause, Refused) else Refused(f"release {name} did not start: {str(error).strip().splitlines()[-1]}")
+    last_line = str(error).strip().splitlines()[-1].strip()
+    return cause if isinstance(cause, Refused) else Refused(f"release {name} did not start: {last_line}")
 
 
 def _await_health(config: ServeConfig, version: str) -> None:

@@ -170,6 +170,61 @@ def test_a_folder_has_about_twelve_entries():
     assert not {folder: count for folder, count in entries.items() if count > 14}
 
 
+OF_SEVERAL_MODULES = {
+    "components/ingestion/formats/test_formats.py": "the contract of all formats",
+    "components/test_light_imports.py": "what importing a work leaves out",
+    "models/backbones/test_custom_code.py": "code that a checkpoint brings, wherever one is opened",
+    "serving/http/test_page.py": "the folder page/",
+    "serving/search/test_imports.py": "what a search leaves out",
+    "workflows/recipes/test_every_arm.py": "the real stages of all retrievers",
+    "workflows/recipes/test_nlvr.py": "a recipe on real data",
+    "workflows/recipes/test_quickstart.py": "the command line, from nothing to an endpoint",
+    "workflows/recipes/test_verbalised.py": "a recipe through its real stages",
+    "workflows/runner/test_arms.py": "arms of comparisons in the runner",
+    "workflows/test_main.py": "__main__.py",
+    "workflows/test_startup.py": "what a command leaves out",
+}
+"""Test files that are named after no module, and what they are about."""
+THROUGH = {
+    "serving/http/guard.py": "serving/http/test_api.py",
+    "serving/http/schemas.py": "serving/http/test_api.py",
+    "components/generation/writing.py": "components/passages/test_written.py",
+    "components/ingestion/formats/nlvr.py": "components/ingestion/formats/test_formats.py",
+    "components/ingestion/formats/streams.py": "components/ingestion/test_readers.py",
+    "components/publishing/sentence_transformers.py": "components/publishing/test_export.py",
+    "components/publishing/usage_examples.py": "components/publishing/test_export.py",
+    "components/training/torch_backend.py": "components/training/test_train.py",
+    "workflows/cluster/janitor.py": "workflows/cluster/test_ray_cluster.py",
+}
+"""Modules that no test imports, and the tests that run them through what users call."""
+
+
+def test_tests_mirror_the_sources():
+    """A test file lies where its module does and has its name, or the name and an aspect, as test_curate_leaks.py."""
+    folders = {layer: ROOT / "tests" / layer for layer in CHAIN}
+    files = [path.relative_to(ROOT / "tests") for folder in folders.values() for path in folder.rglob("test_*.py")]
+    modules = {name(path) for path in SOURCES}
+
+    def mirrored(file: Path) -> bool:
+        words = file.stem.removeprefix("test_").split("_")
+        return any(str(file.parent / f"{'_'.join(words[:count])}.py") in modules for count in range(len(words), 0, -1))
+
+    assert {str(file) for file in files if not mirrored(file)} == set(OF_SEVERAL_MODULES)
+
+
+def test_every_module_has_a_test_of_its_name_or_is_imported_by_one_or_is_run_through_another():
+    by_tests = set().union(*map(imported, (ROOT / "tests").rglob("*.py")))
+    without = {
+        name(path)
+        for path in SOURCES
+        if path.name != "__init__.py"
+        and f"mirepoix.{module(path)}" not in by_tests
+        and not (ROOT / "tests" / path.relative_to(ROOT).parent / f"test_{path.name}").exists()
+    }
+    assert without == set(THROUGH)
+    assert all((ROOT / "tests" / test).exists() for test in THROUGH.values())
+
+
 IMPORT_ALL = """
     import importlib, os, sys, threading
     modules = sys.argv[1:]

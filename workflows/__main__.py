@@ -222,10 +222,11 @@ def _describe(arguments: argparse.Namespace) -> int:
 
 
 def _submit(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.cluster.submit import submit
     from mirepoix.workflows.recipes.registry import resolve
 
     files = resolve(arguments.recipe, arguments.overrides, arguments.config).named_files()
+    from mirepoix.workflows.cluster.submit import submit  # Ray, which a refused recipe does not wait for
+
     options = [word for name in ("until", "start") for word in _option(name, getattr(arguments, name))]
     options += [word for stage in arguments.force for word in _option("force", stage)]
     return submit(
@@ -269,13 +270,14 @@ def _demo(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     import threading
 
-    from mirepoix.serving.app import check_port, start
     from mirepoix.serving.serve_config import ServeConfig
-    from mirepoix.workflows.cluster.ray_cluster import cluster
     from mirepoix.workflows.run import release_of
 
     release = release_of(arguments.release)
     config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders)
+    from mirepoix.serving.app import check_port, start  # Ray and FastAPI, which a refused release or port does not wait for
+    from mirepoix.workflows.cluster.ray_cluster import cluster
+
     if not (arguments.address or os.environ.get("RAY_ADDRESS")):
         check_port(config, running=False)
     with cluster(arguments.address):
@@ -305,11 +307,12 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    from mirepoix.components.publishing.export import export
     from mirepoix.serving.release import open_release
     from mirepoix.workflows.lineage import lineage
 
     release, run = lineage(arguments.release, arguments.arm)
+    from mirepoix.components.publishing.export import export  # torch, which a refused release does not wait for
+
     export(open_release(release), arguments.folder, arguments.to, run, arguments.base)
     return 0
 

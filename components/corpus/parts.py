@@ -6,7 +6,7 @@ qrels/part-*.parquet     relevance judgements; 0 is judged irrelevant           
 triples/part-*.parquet   pictures with a question and its concise answer; may be missing     TRIPLE_SCHEMA
 prompts/part-*.parquet   wordings of instructions, from a source; may be missing             PROMPT_SCHEMA
 kin/part-*.parquet       pairs of candidates likely to be equally correct, from curation     KIN_SCHEMA
-held/part-*.parquet      held-out candidates, from curation; `held_out` says which are       HELD_SCHEMA
+held/part-*.parquet      held-out candidates, from curation; see `held_out`                  HELD_SCHEMA
 rejects/part-*.parquet   rejected rows with the reason, the source and the line              REJECT_SCHEMA
 
 The first step of an item's `source` path is the name of its source.
@@ -93,7 +93,7 @@ class PartWriter:
         )
         self.written += table.num_rows
         first = 0
-        for row, size in enumerate(_sizes(table), 1):
+        for row, size in enumerate(row_sizes(table), 1):
             self._group_rows, self._group_bytes = self._group_rows + 1, self._group_bytes + size
             self._rows, self._bytes = self._rows + 1, self._bytes + size
             full = self._rows >= self.rows_per_file or self._bytes >= self.bytes_per_file
@@ -149,7 +149,7 @@ class PartWriter:
             self.discard()
 
 
-def _sizes(table: pa.Table) -> Iterator[int]:
+def row_sizes(table: pa.Table) -> Iterator[int]:
     """The size of each row in bytes: its text and pictures, and 100 for the rest."""
     sizes = np.full(table.num_rows, 100, np.int64)
     for name in ("text", "images", "video"):
@@ -210,7 +210,10 @@ def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.T
 
 
 def held_out(curate: Path) -> set[str]:
-    """The ids of held-out candidates: judged answers of queries outside the split train, their kin, and candidates near-equal to either.
+    """The ids of held-out candidates.
+
+    These are judged answers of queries outside the split train, their kin, and with `curate.leakage=all` candidates near-equal to such a
+    query or answer.
 
     They are used neither to write passages nor as mined negatives.
     """

@@ -309,16 +309,16 @@ class _Curation:
             for part in np.split(np.arange(len(pairs)), range(KIN_ROWS, len(pairs), KIN_ROWS)):
                 ones, others = (pa.array(self.index.ids(rows), pa.string()) for rows in pairs[part].T)
                 writer.write(pa.table([ones, others, pa.array(np.array(WHY)[why[part]], pa.string())], KIN_SCHEMA.names))
-        held = self._held_out(pairs)
+        held = self._held_out_candidates(pairs)
         with PartWriter(self.context.folder, "held") as held_writer:
             held_writer.write([{"item_id": id} for id in self.index.ids(held)])
         return {**written, "kin": writer.written, "held": held_writer.written}, large
 
-    def _held_out(self, kin: Array) -> Array:
-        """The accepted candidates that answer held-out queries, their kin, and those that would leak a held-out query."""
+    def _held_out_candidates(self, kin_pairs: Array) -> Array:
+        """The accepted candidates that answer held-out queries, their kin, and those near-equal to such a query or answer."""
         positive = self.judgement_verdicts.accepted() & (self.judged["relevance"] > 0)
         answers = self.keeper[self.judged["item"][positive & (self.role[self.judged["query"]] == HELD_OUT)]]
-        related = kin[np.isin(kin, answers).any(1)]
+        related = kin_pairs[np.isin(kin_pairs, answers).any(1)]
         return self._accepted(np.unique(np.concatenate([answers, related.ravel(), self.keeper[np.array([*self.leak_query], np.int64)]])))
 
     def _write_part(self, part: str, rows: Array) -> int:

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import ray
 
 from mirepoix.components.corpus.parts import ROWS, PartWriter, held_out, part_files, part_tables, picked, read_part
 from mirepoix.components.embedding import embed
@@ -47,23 +46,15 @@ def work(
     context: Context, config: MineConfig, pairs: Path, curate: Path, encoder: Path | None = None, index: Path | None = None
 ) -> Outcome:
     """Writes the pairs of the instruction stage with hard negatives that the encoder finds in the index."""
-    if config.release is not None:
-        release = open_release(config.release)
-        resources = {"num_cpus": 0, "num_gpus": 1} if config.encode.use_gpu else {"num_cpus": 0}
-        ray.get(_verify.options(**resources).remote(release, "cuda" if config.encode.use_gpu else "cpu"))
+    release = open_release(config.release) if config.release is not None else None
+    if release:
         encoder, index = release.folder / "encoder", release.folder / "index"
     if encoder is None or index is None:
         raise Refused("mining has neither an encoder with its index nor mine.release; give one of the two")
     opened = open_index(index)
     if not isinstance(opened, Index) or opened.description.encoder != encoder_digest(encoder):
         raise Refused(f"the index {index} was not made by the encoder {encoder}; embed and index the corpus with it, or give a release")
-    return _Mining(context, config, pairs, curate, str(encoder), opened).outcome()
-
-
-@ray.remote
-def _verify(release: Release, device: str) -> None:
-    """Opens the release's encoder where queries would be encoded; refused unless it reproduces the golden vectors there."""
-    release.open_encoder(device)
+    return _Mining(context, config, pairs, curate, release or encoder, opened).outcome()
 
 
 class _Corpus:
@@ -102,7 +93,7 @@ class _Mining:
     config: MineConfig
     pairs: Path
     curate: Path
-    encoder: str
+    encoder: Path | Release
     index: Index
 
     def __post_init__(self) -> None:
@@ -217,7 +208,7 @@ class _Mining:
             self.context.report({"step": progress["step"], "total": progress["total"] + later})
 
         scratch = join(self.context.scratch, "asked")
-        embed.work(Context(vectors, scratch, report, self.context.seed), self.config.encode, Path(self.encoder), folder, folder)
+        embed.work(Context(vectors, scratch, report, self.context.seed), self.config.encode, self.encoder, folder, folder)
         beside = None
         if self.outside:
             ids, modalities, found = read_vectors(vectors, "corpus")

@@ -72,6 +72,8 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     # Ray commits a checkpoint, and notices that training has ended, when it next polls the workers, in this interval.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(min(2.0, max(0.25, config.num_workers / 32))))
     kind: Any = DataParallelTrainer  # its annotations are of Ray Train's first version
+    if len(ray.nodes()) == 1:  # Ray Train's watcher for preempted nodes has nothing to watch there
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     trainer = kind(
         _worker,
         train_loop_config={"job": job, "report": context.report},

@@ -89,7 +89,7 @@ def _vocabulary_files(tokenizer: Any) -> list[str]:
 
 
 def refused_code(error: Exception) -> str | None:
-    """What to say of a checkpoint that transformers refused because only code of its own opens it; None where that is not why."""
+    """The refusal of a checkpoint that only its own code opens; None for any other error."""
     if "trust_remote_code" not in str(error):
         return None
     return (

@@ -1,4 +1,4 @@
-"""JFE: one multimodal language model, in which pictures and words meet from the first layer on; and the arm in which they do not.
+"""JFE: one multimodal language model with joint fusion from the first layer, and its late-fusion control.
 
 From the paper: one tower for queries and candidates of any modality; fusion from the first layer; first adaptation to retrieval, then
 instruction tuning; the claim that the gain over late fusion grows with the need to fuse. Attention, pooling, prompt and positions are

@@ -120,7 +120,7 @@ class Guard:
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not hmac.compare_digest(given, f"Bearer {self.api_key}".encode()):
                 return ApiError(
-                    401, "this server wants a key; send the header Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
+                    401, "this server requires a key; send the header Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
                 )
         return None
 

@@ -19,43 +19,43 @@ from tests.components.fixtures import SIZES, WORLD, Made, made
 
 
 @pytest.fixture(scope="session")
-def line(tmp_path_factory):
+def artefacts(tmp_path_factory):
     """Where the stages' artefacts lie."""
     return tmp_path_factory.mktemp("line")
 
 
 @pytest.fixture(scope="session")
-def brought(line) -> Made:
-    return made(line / "sources", sources.work, SourcesConfig(world=WORLD))
+def ingested(artefacts) -> Made:
+    return made(artefacts / "sources", sources.work, SourcesConfig(world=WORLD))
 
 
 @pytest.fixture(scope="session")
-def curated(line, brought, ray_cluster) -> Made:
-    return made(line / "curate", curate.work, CurateConfig(), sources=brought.folder)
+def curated(artefacts, ingested, ray_cluster) -> Made:
+    return made(artefacts / "curate", curate.work, CurateConfig(), sources=ingested.folder)
 
 
 @pytest.fixture(scope="session")
-def paired(line, curated) -> Made:
-    return made(line / "pairs", pairs.work, PairsConfig(), curate=curated.folder)
+def paired(artefacts, curated) -> Made:
+    return made(artefacts / "pairs", pairs.work, PairsConfig(), curate=curated.folder)
 
 
 @pytest.fixture(scope="session")
-def untrained(line, curated) -> Made:
-    return made(line / "backbone", backbone.work, BackboneConfig(tiny=SIZES), curate=curated.folder)
+def untrained(artefacts, curated) -> Made:
+    return made(artefacts / "backbone", backbone.work, BackboneConfig(tiny=SIZES), curate=curated.folder)
 
 
 @pytest.fixture(scope="session")
-def embedded(line, untrained, curated, paired) -> Made:
+def embedded(artefacts, untrained, curated, paired) -> Made:
     inputs = {"encoder": untrained.folder, "curate": curated.folder, "pairs": paired.folder}
-    return made(line / "embed", embed.work, EmbedConfig(threads=1), **inputs)
+    return made(artefacts / "embed", embed.work, EmbedConfig(threads=1, batch_size=2), **inputs)
 
 
 @pytest.fixture(scope="session")
-def indexed(line, embedded) -> Made:
-    return made(line / "index", index.work, IndexConfig(), embed=embedded.folder)
+def indexed(artefacts, embedded) -> Made:
+    return made(artefacts / "index", index.work, IndexConfig(), embed=embedded.folder)
 
 
 @pytest.fixture(scope="session")
-def released(line, untrained, indexed, curated, paired) -> Made:
+def released(artefacts, untrained, indexed, curated, paired) -> Made:
     inputs = {"encoder": untrained.folder, "index": indexed.folder, "curate": curated.folder, "pairs": paired.folder}
-    return made(line / "release", release.work, ReleaseConfig(golden=2), **inputs)
+    return made(artefacts / "release", release.work, ReleaseConfig(golden=2), **inputs)

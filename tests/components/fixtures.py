@@ -51,9 +51,9 @@ def context(home: Path, seed: int = 0, report: Callable[[dict[str, float]], None
 
 def made(home: Path, work: Callable[..., Outcome], config: Any, seed: int = 0, **inputs: Path) -> Made:
     """What the work makes of the inputs, published under `home`."""
-    lent = context(home, seed)
-    outcome = work(lent, config, **inputs)
-    publish(lent.folder, home / "artefact", {})
+    stage_context = context(home, seed)
+    outcome = work(stage_context, config, **inputs)
+    publish(stage_context.folder, home / "artefact", {})
     return Made(home / "artefact", outcome)
 
 

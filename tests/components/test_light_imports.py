@@ -9,42 +9,44 @@ from pathlib import Path
 LIBRARIES = ("torch", "transformers", "ray", "fastapi", "faiss", "mlflow", "deepspeed", "httpx", "peft", "bm25s")
 """What takes a tenth of a second and more, up to three seconds, to import."""
 LEFT_OUT = {
+    # What the process of every stage imports before its work, and that of its reports.
+    **dict.fromkeys(("workflows.runner.board", "workflows.runner.task"), tuple(sorted({*LIBRARIES} - {"ray", "httpx"}))),
     **dict.fromkeys(
         (
-            "ingestion.sources",
-            "ingestion.sources_config",
-            "synthetic.world",
-            "synthetic.world_config",
-            "curation.curate",
-            "curation.curate_config",
-            "curation.row_checks",
-            "curation.near_duplicates",
-            "ray_tasks",
-            "corpus.parts",
-            "passages.passages",
-            "passages.passages_config",
-            "passages.vid2r_config",
-            "passages.vid2r_run",
-            "passages.written",
-            "passages.verbalise",
-            "passages.verbalise_config",
-            "generation.writer",
-            "generation.writer_config",
-            "pairs.pairs",
-            "pairs.pairs_config",
-            "pairs.store",
-            "training.augment_config",
-            "training.batch_plan",
-            "training.deepspeed_settings",
-            "training.prefetch",
-            "publishing.release_config",
+            "components.ingestion.sources",
+            "components.ingestion.sources_config",
+            "components.synthetic.world",
+            "components.synthetic.world_config",
+            "components.curation.curate",
+            "components.curation.curate_config",
+            "components.curation.row_checks",
+            "components.curation.near_duplicates",
+            "components.ray_tasks",
+            "components.corpus.parts",
+            "components.passages.passages",
+            "components.passages.passages_config",
+            "components.passages.vid2r_config",
+            "components.passages.vid2r_run",
+            "components.passages.written",
+            "components.passages.verbalise",
+            "components.passages.verbalise_config",
+            "components.generation.writer",
+            "components.generation.writer_config",
+            "components.pairs.pairs",
+            "components.pairs.pairs_config",
+            "components.pairs.store",
+            "components.training.augment_config",
+            "components.training.batch_plan",
+            "components.training.deepspeed_settings",
+            "components.training.prefetch",
+            "components.publishing.release_config",
         ),
         LIBRARIES,
     ),
-    "generation.endpoint": tuple(sorted({*LIBRARIES} - {"httpx"})),
-    "publishing.deploy": tuple(sorted({*LIBRARIES} - {"httpx"})),
-    "generation.vllm": LIBRARIES,
-    "training.train": ("transformers", "ray", "fastapi", "faiss", "mlflow", "deepspeed", "peft"),
+    "components.generation.endpoint": tuple(sorted({*LIBRARIES} - {"httpx"})),
+    "components.publishing.deploy": tuple(sorted({*LIBRARIES} - {"httpx"})),
+    "components.generation.vllm": LIBRARIES,
+    "components.training.train": ("transformers", "ray", "fastapi", "faiss", "mlflow", "deepspeed", "peft"),
 }
 
 # Each module is imported in a fork of its own.
@@ -56,12 +58,12 @@ CODE = """
         reader, writer = os.pipe()
         child = os.fork()
         if not child:
-            importlib.import_module(f"mirepoix.components.{module}")
+            importlib.import_module(f"mirepoix.{module}")
             os.write(writer, json.dumps([name for name in libraries if name in sys.modules]).encode())
             os._exit(0)
         os.close(writer)
-        with os.fdopen(reader) as told:
-            found[module] = json.loads(told.read() or '["nothing, for it failed"]')
+        with os.fdopen(reader) as answer:
+            found[module] = json.loads(answer.read() or '["nothing, for it failed"]')
         os.waitpid(child, 0)
     print(json.dumps(found))
 """

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import ray
 
-from mirepoix.components.ray_tasks import AHEAD, actor_pool, map_in_order, one_task_per_row, stream_tables, worker_count
+from mirepoix.components.ray_tasks import INPUTS_PER_ACTOR, actor_pool, map_in_order, one_task_per_row, stream_tables, worker_count
 
 
 def test_it_is_as_many_as_asked_for(ray_cluster):
@@ -23,7 +23,9 @@ def test_each_row_is_a_task_of_its_own_in_order(ray_cluster):
     rows = [{"piece": number, "files": [{"name": f"f{number}"}]} for number in range(7)]
     dataset = one_task_per_row(rows)
     assert dataset.num_blocks() == 7
-    seen = dataset.map_batches(lambda table: table.append_column("rows", [[table.num_rows]]), batch_format="pyarrow", batch_size=None)
+    seen = dataset.map_batches(
+        lambda table: table.append_column("rows", [[table.num_rows]]), batch_format="pyarrow", batch_size=None, concurrency=2
+    )
     assert sorted(seen.take_all(), key=lambda row: row["piece"]) == [{**row, "rows": 1} for row in rows]
 
 
@@ -90,7 +92,7 @@ def test_inputs_of_a_pool_are_read_as_they_are_needed(ray_cluster):
     with actor_pool([Squares.remote()]) as actors:
         results = squares(actors, inputs())
         assert next(results)[0] == 0
-        assert len(read) <= 2 * AHEAD + 2
+        assert len(read) <= 2 * INPUTS_PER_ACTOR + 2
         assert sum(square for square, _ in results) == sum(number * number for number in range(1, 100))
 
 

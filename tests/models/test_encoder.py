@@ -315,8 +315,8 @@ def test_an_unknown_retriever_is_refused_with_those_there_are(tmp_path):
 
 def test_a_config_of_another_version_is_refused(encoder, tmp_path):
     encoder.save(tmp_path)
-    told = json.loads((tmp_path / DESCRIPTION).read_text())
-    told["config"]["shoe_size"] = 43
-    (tmp_path / DESCRIPTION).write_text(json.dumps(told))
+    description = json.loads((tmp_path / DESCRIPTION).read_text())
+    description["config"]["shoe_size"] = 43
+    (tmp_path / DESCRIPTION).write_text(json.dumps(description))
     with pytest.raises(Refused, match="shoe_size"):
         load_encoder(tmp_path)

@@ -58,7 +58,7 @@ CONFIGS = [Objective, *(kind for name in ARCHITECTURES for kind in (config_class
 @pytest.mark.parametrize(
     ("config", "name"),
     [(config, name) for config in dict.fromkeys(CONFIGS) for name, hint in get_type_hints(config).items() if get_origin(hint) is Literal],
-    ids=lambda told: told if isinstance(told, str) else told.__name__,
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
 )
 def test_every_config_of_the_models_refuses_them(config, name):
     with pytest.raises(Refused, match=f"{name} is 'odd'; give one of "):

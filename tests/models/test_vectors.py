@@ -50,12 +50,12 @@ def counted(module, name):
     """The sizes of what a function gives within the block."""
     sizes, plain = [], getattr(module, name)
 
-    def told(*given):
+    def recorded(*given):
         result = plain(*given)
         sizes.append(result.numel())
         return result
 
-    setattr(module, name, told)
+    setattr(module, name, recorded)
     yield sizes
     setattr(module, name, plain)
 

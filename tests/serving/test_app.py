@@ -14,6 +14,7 @@ import ray
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
+from mirepoix.serving import app
 from mirepoix.serving.app import check_port, start
 from mirepoix.serving.http.client import search_endpoint
 from mirepoix.serving.release import open_release
@@ -135,6 +136,26 @@ def test_a_release_that_does_not_reproduce_its_golden_vectors_never_takes_the_pl
         start(str(tmp_path / "release"), ServeConfig(port=int(served.rsplit(":", 1)[1])))
     assert "\n" not in str(refused.value)
     assert httpx.get(f"{served}/health").json() == before
+
+
+def test_the_refusal_of_a_replica_at_the_first_start_is_one_line_too(ray_cluster, release_folder, tmp_path, monkeypatch):
+    draft = shutil.copytree(release_folder, tmp_path / "draft", ignore=shutil.ignore_patterns("manifest.json"))
+    golden = json.loads((draft / "golden.json").read_text())
+    (draft / "golden.json").write_text(json.dumps({**golden, "vectors": golden["vectors"][::-1]}))
+    publish(draft, tmp_path / "release", {})
+
+    def fail(*arguments, **options):
+        raise RuntimeError("Deploying application mirepoix failed:\nTraceback (most recent call last):\n  in a replica")
+
+    monkeypatch.setattr(app.serve, "run", fail)
+    monkeypatch.setattr(app, "_open_port", lambda config: None)
+    monkeypatch.setattr(app, "_serve_address", lambda: None)
+    monkeypatch.setattr(app.serve, "shutdown", lambda: None)
+    with pytest.raises(Refused, match=r"^release tiny .* golden item .* comes out at cosine") as refused:
+        start(str(tmp_path / "release"), ServeConfig(port=0))
+    assert "\n" not in str(refused.value)
+    with pytest.raises(Refused, match=r"^release tiny did not start: in a replica$"):
+        start(str(release_folder), ServeConfig(port=0))
 
 
 def test_another_release_takes_the_place_of_the_one_before_though_its_port_is_any(served, parts, tmp_path_factory):

@@ -192,7 +192,7 @@ def test_a_jpeg_that_is_looked_at_coarsely_is_refused_wherever_it_is_cut_as_one_
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8))
     data = saved(noise, "JPEG", **options)
 
-    def told(check, cut):
+    def refusal(check, cut):
         try:
             check(data[:cut], LIMITS)
         except PictureRefused as refused:
@@ -200,7 +200,7 @@ def test_a_jpeg_that_is_looked_at_coarsely_is_refused_wherever_it_is_cut_as_one_
         return None
 
     for cut in (3, 100, 400, 620, 700, *range(1000, len(data), len(data) // 40), len(data) - 3, len(data) - 2, len(data)):
-        assert told(checked_picture, cut) == told(read_picture, cut), cut
+        assert refusal(checked_picture, cut) == refusal(read_picture, cut), cut
 
 
 @pytest.mark.parametrize(("form", "kept"), [("JPEG", "JPEG"), ("PNG", "PNG"), ("WEBP", "PNG"), ("GIF", "PNG")])

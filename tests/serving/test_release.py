@@ -151,8 +151,8 @@ def test_a_folder_that_is_no_release_is_refused(tmp_path):
 def test_an_index_of_another_encoder_is_refused(parts, tmp_path):
     items = corpus()
     vectors = load_encoder(parts["encoder_folder"]).encode(items).ragged()
-    for told in ("", "0" * 64):
-        build(vectors, [item.id for item in items], [item.modality for item in items], encoder=told).save(tmp_path / "index")
+    for digest in ("", "0" * 64):
+        build(vectors, [item.id for item in items], [item.modality for item in items], encoder=digest).save(tmp_path / "index")
         with pytest.raises(Refused, match="embed and index the corpus with this encoder"):
             assemble(tmp_path / "draft", "tiny", golden=items[:1], **{**parts, "index_folder": tmp_path / "index"})
 
@@ -172,14 +172,14 @@ def corpus_of(folder: Path, items: list[Item]) -> Path:
     ],
 )
 def test_a_corpus_that_was_not_the_indexed_one_is_refused(parts, tmp_path, change, words):
-    told = {**parts, "corpus_folder": corpus_of(tmp_path / "corpus", change(corpus()))}
+    changed = {**parts, "corpus_folder": corpus_of(tmp_path / "corpus", change(corpus()))}
     with pytest.raises(Refused, match=words):
-        assemble(tmp_path / "draft", "tiny", golden=corpus()[:1], **told)
+        assemble(tmp_path / "draft", "tiny", golden=corpus()[:1], **changed)
 
 
 def test_items_that_were_not_indexed_are_left_out(parts, tmp_path):
-    told = {**parts, "corpus_folder": corpus_of(tmp_path / "corpus", [*corpus(), Item("late", "came after the index")])}
-    release = assemble(tmp_path / "draft", "tiny", golden=corpus()[:1], **told)
+    changed = {**parts, "corpus_folder": corpus_of(tmp_path / "corpus", [*corpus(), Item("late", "came after the index")])}
+    release = assemble(tmp_path / "draft", "tiny", golden=corpus()[:1], **changed)
     assert len(release.open_documents()) == 60 and open_index(tmp_path / "draft" / "index").position("late") is None
 
 

@@ -30,8 +30,8 @@ def short_release(encoder_folder, tmp_path_factory) -> Path:
     build(vectors, [item.id for item in items], [item.modality for item in items], encoder=identity).save(home / "index")
     (home / "corpus").mkdir()
     pq.write_table(items_to_table(items), home / "corpus" / "part-00000.parquet")
-    told = {"encoder_folder": home / "encoder", "index_folder": home / "index", "corpus_folder": home / "corpus"}
-    return published(home, told, golden=items[:1])
+    folders = {"encoder_folder": home / "encoder", "index_folder": home / "index", "corpus_folder": home / "corpus"}
+    return published(home, folders, golden=items[:1])
 
 
 def test_requests_are_encoded_together_and_each_gets_its_own(release_folder):

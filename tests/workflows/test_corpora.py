@@ -54,8 +54,8 @@ def faulty(tmp_path_factory):
         }
 
     def query(number, positives, text="Something that is asked.", modality="text", task=0):
-        told = {"qid": f"9:{number}", "query_txt": text, "query_img_path": None, "query_modality": modality, "query_src_content": None}
-        return {**told, "pos_cand_list": positives, "neg_cand_list": [], "task_id": task}
+        row = {"qid": f"9:{number}", "query_txt": text, "query_img_path": None, "query_modality": modality, "query_src_content": None}
+        return {**row, "pos_cand_list": positives, "neg_cand_list": [], "task_id": task}
 
     lines(
         home / "cand_pool" / "local" / "mbeir_mscoco_task0_cand_pool.jsonl",
@@ -103,10 +103,10 @@ def validated(faulty):
 def test_every_fault_is_printed_with_its_file_and_line_and_the_status_is_1(faulty, validated):
     pool = faulty / "cand_pool" / "local" / "mbeir_mscoco_task0_cand_pool.jsonl"
     asked = faulty / "query" / "train" / "mbeir_mscoco_task0_train.jsonl"
-    told = {}
+    printed = {}
     for line in validated.stdout.splitlines():
         place, _, rest = line.partition(": ")
-        told.setdefault(place, []).append(rest)
+        printed.setdefault(place, []).append(rest)
     expected = {
         f"{pool}:3": "missing picture",
         f"{pool}:4": "damaged",
@@ -119,8 +119,8 @@ def test_every_fault_is_printed_with_its_file_and_line_and_the_status_is_1(fault
         f"{asked}:3": "empty side",
     }
     for place, reason in expected.items():
-        assert any(rest.startswith(reason) for rest in told.get(place, [])), (place, reason, validated.stdout)
-    assert set(told) <= set(expected), "nothing else is at fault"
+        assert any(rest.startswith(reason) for rest in printed.get(place, [])), (place, reason, validated.stdout)
+    assert set(printed) <= set(expected), "nothing else is at fault"
     assert validated.returncode == 1
 
 
@@ -196,7 +196,7 @@ def test_a_large_corpus_is_validated_by_workers_of_ray_with_the_same_findings(be
     home = beir({**TEXTS, "x": "IMG_0001.jpg", "e": ""}, train=["a", "b", "x", "e"], test=["c"])
     plan = corpora.ValidationPlan(SourcesConfig(path=(str(home),)))
     small = corpora.validate(plan)
-    assert [(fault.part, fault.reason) for fault in small.faults], "there are faults to compare"
+    assert [(rejected.part, rejected.reason) for rejected in small.faults], "there are faults to compare"
     monkeypatch.setattr(ray_tasks, "SMALL_BYTES", 10)
     level = logging.getLogger(ray.data.__name__).level
     calls = []
@@ -227,9 +227,9 @@ def test_with_triples_alone_the_refusal_names_the_setting_that_makes_passages(tm
 
     folder = corpus(tmp_path / "dialogues", [triple(*row) for row in TRIPLES])
     assert main(["validate", f"canonical+{folder}"]) == 1
-    said = capsys.readouterr().err
-    assert "a run would stop: no pair is left to train on" in said
-    assert f"of the {len(TRIPLES)} triples of train passages can be made: set passages.kind to vid2r or written" in said
+    printed = capsys.readouterr().err
+    assert "a run would stop: no pair is left to train on" in printed
+    assert f"of the {len(TRIPLES)} triples of train passages can be made: set passages.kind to vid2r or written" in printed
 
 
 def test_too_many_rejected_candidates_are_all_printed_and_would_stop_a_run(beir, capsys):
@@ -265,7 +265,7 @@ def test_judgements_of_rejected_rows_are_dependent_and_those_of_missing_rows_are
         qrels.write("q-test-b\tnowhere\t1\n")
     assert main(["validate", "--json", str(home)]) == 1
     found = json.loads(capsys.readouterr().out)
-    reasons = sorted((fault["part"], fault["reason"]) for fault in found["faults"])
+    reasons = sorted((rejected["part"], rejected["reason"]) for rejected in found["faults"])
     assert reasons == [("corpus", "empty side"), ("qrels", "unknown item"), ("qrels", "unknown item"), ("queries", "no answer")]
     assert found["dependent"] == 2 and found["refusal"] == ""
 
@@ -288,9 +288,9 @@ def test_faults_of_examples_are_printed_with_their_line_too(tmp_path, capsys):
         ],
     )
     assert main(["validate", str(path)]) == 1
-    told = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    printed = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
     reasons = {2: "placeholders", 3: "URL", 4: "video file", 5: "empty side", 6: "audio"}
-    assert {place: rest.partition(":")[0].partition(" (")[0] for place, rest in told.items()} == {
+    assert {place: rest.partition(":")[0].partition(" (")[0] for place, rest in printed.items()} == {
         f"{path}:{line}": reason for line, reason in reasons.items()
     }
 
@@ -331,9 +331,9 @@ def test_a_file_that_breaks_off_hides_no_fault_elsewhere(tmp_path, capsys):
     pool = lines(home / "cand_pool" / "local" / "a.jsonl", shown)
     rows = b"".join(json.dumps({"did": f"9:{n}", "txt": f"text {n}", "modality": "text"}).encode() + b"\n" for n in range(3, 500))
     (home / "cand_pool" / "local" / "b.jsonl.gz").write_bytes(gzip.compress(rows)[:-40])
-    told = {"query_modality": "text", "neg_cand_list": []}
+    shared = {"query_modality": "text", "neg_cand_list": []}
     asked = [(1, "a dark picture", "9:0", 0), (2, "noise", "9:1", 0), (3, "a late text", "9:499", 1), (4, "", "9:0", 0)]
-    asked = [{**told, "qid": f"9:{n}", "query_txt": text, "pos_cand_list": [name], "task_id": task} for n, text, name, task in asked]
+    asked = [{**shared, "qid": f"9:{n}", "query_txt": text, "pos_cand_list": [name], "task_id": task} for n, text, name, task in asked]
     queries = lines(home / "query" / "train" / "t.jsonl", asked)
     assert main(["validate", str(home)]) == 1
     out, err = capsys.readouterr()

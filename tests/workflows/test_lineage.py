@@ -42,8 +42,8 @@ def test_an_arm_has_its_own_stages_settings_and_results_and_those_of_all(compare
 
 
 def test_a_comparison_wants_an_arm_that_it_has_and_that_made_a_release(compared):
-    for arm, said in ((None, "no arm is named"), ("jfe", "no arm 'jfe'"), ("mire", "made no release")):
-        with pytest.raises(Refused, match=said):
+    for arm, message in ((None, "no arm is named"), ("jfe", "no arm 'jfe'"), ("mire", "made no release")):
+        with pytest.raises(Refused, match=message):
             lineage(str(compared), arm)
 
 

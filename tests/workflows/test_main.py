@@ -19,7 +19,7 @@ from tests.workflows.recipes.small_quickstart import ROOT, environment
 
 
 @pytest.fixture
-def said(capsys):
+def cli(capsys):
     """Runs a command here; gives its status, its output, and its one line of refusal."""
 
     def run(*words):
@@ -39,16 +39,16 @@ def refused(result, *parts):
         assert part in err
 
 
-def test_list_names_every_recipe_and_every_retriever(said):
-    status, out, _ = said("list")
+def test_list_names_every_recipe_and_every_retriever(cli):
+    status, out, _ = cli("list")
     assert status == 0
     lines = [line.split()[0] for line in out.splitlines() if line.startswith("  ")]
     assert lines[: len(RECIPES) + len(RETRIEVERS)] == [*RECIPES, *RETRIEVERS]
     assert set(RETRIEVERS) == set(ARCHITECTURES)
 
 
-def test_the_plan_of_a_comparison_names_the_stages_of_every_arm(said, tmp_path):
-    status, out, _ = said("run", "quickstart_all", "only=mire,univldr", "--until", "embed", "--plan", "--storage", str(tmp_path))
+def test_the_plan_of_a_comparison_names_the_stages_of_every_arm(cli, tmp_path):
+    status, out, _ = cli("run", "quickstart_all", "only=mire,univldr", "--until", "embed", "--plan", "--storage", str(tmp_path))
     assert status == 0
     lines = [line.split() for line in out.splitlines()]
     assert ["univldr:mine-refine", "may", "run", "waits", "for"] in [line[:5] for line in lines]
@@ -57,59 +57,59 @@ def test_the_plan_of_a_comparison_names_the_stages_of_every_arm(said, tmp_path):
     assert len({re.search(" (may run|runs) ", line).start() for line in out.splitlines()}) == 1, "one column"
 
 
-def test_a_demo_of_a_comparison_asks_which_arm_to_serve(said):
-    refused(said("demo", "quickstart_all"), "quickstart_all serves nothing", "serve=ARM")
+def test_a_demo_of_a_comparison_asks_which_arm_to_serve(cli):
+    refused(cli("demo", "quickstart_all"), "quickstart_all serves nothing", "serve=ARM")
 
 
-def test_a_folder_of_a_run_with_several_releases_is_refused_with_the_folders_of_each(said, tmp_path):
+def test_a_folder_of_a_run_with_several_releases_is_refused_with_the_folders_of_each(cli, tmp_path):
     stages = [{"name": f"{arm}:release", "digest": "d", "target": f"/releases/{arm}"} for arm in ("unite", "mire")]
     (tmp_path / "report.json").write_text(json.dumps({"stages": [*stages, {"name": "jfe:release", "digest": "", "target": ""}]}))
-    refused(said("serve", str(tmp_path)), "made 2 releases", "unite /releases/unite, mire /releases/mire")
+    refused(cli("serve", str(tmp_path)), "made 2 releases", "unite /releases/unite, mire /releases/mire")
 
 
 def test_the_one_release_of_a_comparison_is_found(tmp_path):
-    told = {"stages": [{"name": "unite:release", "digest": "d", "target": "/releases/unite"}]}
-    (tmp_path / "report.json").write_text(json.dumps(told))
+    report = {"stages": [{"name": "unite:release", "digest": "d", "target": "/releases/unite"}]}
+    (tmp_path / "report.json").write_text(json.dumps(report))
     assert release_of(str(tmp_path)) == "/releases/unite"
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
-def test_a_described_recipe_is_read_back_as_itself(said, tmp_path, name):
-    _, out, _ = said("describe", name)
+def test_a_described_recipe_is_read_back_as_itself(cli, tmp_path, name):
+    _, out, _ = cli("describe", name)
     file = tmp_path / "config.yaml"
     file.write_text(out)
     assert yaml.safe_load(out)["seed"] == recipe(name).seed
-    assert said("describe", name, "--config", str(file))[1] == out
+    assert cli("describe", name, "--config", str(file))[1] == out
 
 
-def test_overrides_stand_before_or_after_options(said, tmp_path):
-    before = said("run", "quickstart", "seed=3", "--plan", "--storage", str(tmp_path))
-    after = said("run", "quickstart", "--plan", "--storage", str(tmp_path), "seed=3")
+def test_overrides_stand_before_or_after_options(cli, tmp_path):
+    before = cli("run", "quickstart", "seed=3", "--plan", "--storage", str(tmp_path))
+    after = cli("run", "quickstart", "--plan", "--storage", str(tmp_path), "seed=3")
     assert before == after
     assert before[0] == 0
 
 
-def test_a_plan_says_what_would_run_and_writes_nothing(said, tmp_path):
-    status, out, _ = said("run", "quickstart", "--plan", "--storage", str(tmp_path / "storage"))
+def test_a_plan_says_what_would_run_and_writes_nothing(cli, tmp_path):
+    status, out, _ = cli("run", "quickstart", "--plan", "--storage", str(tmp_path / "storage"))
     assert status == 0
     assert out.splitlines()[0].split() == ["sources", "runs", "never", "ran"]
     assert "adapt            may run    waits for pairs, backbone" in out
     assert not (tmp_path / "storage").exists()
 
 
-def test_a_typo_in_a_field_is_answered_with_the_nearest_names(said):
-    refused(said("describe", "quickstart", "instruct.learning_rat=1e-4"), "instruct.learning_rat", "instruct.learning_rate")
+def test_a_typo_in_a_field_is_answered_with_the_nearest_names(cli):
+    refused(cli("describe", "quickstart", "instruct.learning_rat=1e-4"), "instruct.learning_rat", "instruct.learning_rate")
 
 
-def test_a_typo_in_a_recipe_or_stage_is_answered_with_what_there_is(said, tmp_path):
-    refused(said("run", "quikstart"), "quikstart", "quickstart")
-    refused(said("run", "quickstart", "--plan", "--until", "adopt", "--storage", str(tmp_path)), "adopt", "adapt")
-    refused(said("run", "quickstart", "--plan", "--force", "indx", "--storage", str(tmp_path)), "indx", "index")
+def test_a_typo_in_a_recipe_or_stage_is_answered_with_what_there_is(cli, tmp_path):
+    refused(cli("run", "quikstart"), "quikstart", "quickstart")
+    refused(cli("run", "quickstart", "--plan", "--until", "adopt", "--storage", str(tmp_path)), "adopt", "adapt")
+    refused(cli("run", "quickstart", "--plan", "--force", "indx", "--storage", str(tmp_path)), "indx", "index")
 
 
-def test_a_wrong_value_is_answered_with_what_is_allowed(said):
-    refused(said("describe", "quickstart", "instruct.zero_stage=7"), "zero_stage", "7", "0, 1, 2")
-    refused(said("describe", "quickstart", "adapt.max_steps=many"), "adapt.max_steps", "many")
+def test_a_wrong_value_is_answered_with_what_is_allowed(cli):
+    refused(cli("describe", "quickstart", "instruct.zero_stage=7"), "zero_stage", "7", "0, 1, 2")
+    refused(cli("describe", "quickstart", "adapt.max_steps=many"), "adapt.max_steps", "many")
 
 
 @pytest.mark.parametrize(
@@ -123,51 +123,51 @@ def test_a_wrong_value_is_answered_with_what_is_allowed(said):
     ],
     ids=lambda words: words[-1],
 )
-def test_a_missing_file_is_named(said, words):
-    refused(said(*words), "/no/such")
+def test_a_missing_file_is_named(cli, words):
+    refused(cli(*words), "/no/such")
 
 
-def test_a_search_without_a_server_says_so(said):
+def test_a_search_without_a_server_says_so(cli):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        refused(said("search", "stars", "--url", f"http://127.0.0.1:{probe.getsockname()[1]}"), "nothing answers", "--url")
+        refused(cli("search", "stars", "--url", f"http://127.0.0.1:{probe.getsockname()[1]}"), "nothing answers", "--url")
 
 
-def test_a_submission_to_nobody_says_so(said):
-    refused(said("submit", "quickstart", "--address", "http://127.0.0.1:9"), "http://127.0.0.1:9")
+def test_a_submission_to_nobody_says_so(cli):
+    refused(cli("submit", "quickstart", "--address", "http://127.0.0.1:9"), "http://127.0.0.1:9")
 
 
-def test_a_submission_is_checked_before_it_is_sent(said):
-    refused(said("submit", "quickstart", "seed=x", "--address", "http://127.0.0.1:9"), "seed")
+def test_a_submission_is_checked_before_it_is_sent(cli):
+    refused(cli("submit", "quickstart", "seed=x", "--address", "http://127.0.0.1:9"), "seed")
 
 
 @pytest.mark.parametrize("plan", [["--plan"], []], ids=["plan", "run"])
-def test_a_storage_that_is_a_file_is_refused(said, tmp_path, plan):
+def test_a_storage_that_is_a_file_is_refused(cli, tmp_path, plan):
     (tmp_path / "file").write_text("in the way")
-    refused(said("run", "quickstart", *plan, "--storage", str(tmp_path / "file")), "cannot be read", "--storage")
+    refused(cli("run", "quickstart", *plan, "--storage", str(tmp_path / "file")), "cannot be read", "--storage")
 
 
-def test_a_storage_that_cannot_be_written_to_is_refused(said, tmp_path):
+def test_a_storage_that_cannot_be_written_to_is_refused(cli, tmp_path):
     (tmp_path / "storage").mkdir()
     (tmp_path / "storage" / "runs").write_text("in the way")
-    refused(said("run", "quickstart", "--storage", str(tmp_path / "storage")), "cannot be written to", "--storage")
+    refused(cli("run", "quickstart", "--storage", str(tmp_path / "storage")), "cannot be written to", "--storage")
 
 
-def test_an_unknown_stage_is_refused_before_anything_is_written(said, tmp_path):
-    refused(said("run", "quickstart", "--until", "adopt", "--storage", str(tmp_path / "storage")), "adapt")
+def test_an_unknown_stage_is_refused_before_anything_is_written(cli, tmp_path):
+    refused(cli("run", "quickstart", "--until", "adopt", "--storage", str(tmp_path / "storage")), "adapt")
     assert not (tmp_path / "storage").exists()
 
 
-def test_a_start_whose_inputs_do_not_stand_is_refused_before_anything_is_written(said, tmp_path):
-    refused(said("run", "quickstart", "--from", "adapt", "--storage", str(tmp_path / "storage")), "--from adapt", "sources", "never ran")
+def test_a_start_whose_inputs_do_not_stand_is_refused_before_anything_is_written(cli, tmp_path):
+    refused(cli("run", "quickstart", "--from", "adapt", "--storage", str(tmp_path / "storage")), "--from adapt", "sources", "never ran")
     assert not (tmp_path / "storage").exists()
 
 
-def test_an_empty_corpus_stops_the_run_with_one_line_and_leaves_nothing_half_written(ray_cluster, said, tmp_path):
+def test_an_empty_corpus_stops_the_run_with_one_line_and_leaves_nothing_half_written(ray_cluster, cli, tmp_path):
     for part, rows in (("corpus", []), ("queries", []), ("qrels", [])):
         with PartWriter(tmp_path / "corpus", part) as writer:
             writer.write(rows)
-    status, _, err = said("run", "quickstart", f"sources.path={tmp_path / 'corpus'}", "--storage", str(tmp_path / "storage"))
+    status, _, err = cli("run", "quickstart", f"sources.path={tmp_path / 'corpus'}", "--storage", str(tmp_path / "storage"))
     assert status == 1
     (failure,) = [line for line in err.splitlines() if line.startswith("mirepoix: stage sources failed")]
     assert "is empty" in failure
@@ -176,7 +176,7 @@ def test_an_empty_corpus_stops_the_run_with_one_line_and_leaves_nothing_half_wri
     assert not list((tmp_path / "storage").glob("tmp/*"))
 
 
-def test_a_port_in_use_is_refused_before_anything_starts(said, tmp_path, monkeypatch):
+def test_a_port_in_use_is_refused_before_anything_starts(cli, tmp_path, monkeypatch):
     from mirepoix.serving.store import publish
 
     (tmp_path / "draft").mkdir()
@@ -187,12 +187,12 @@ def test_a_port_in_use_is_refused_before_anything_starts(said, tmp_path, monkeyp
         taken.listen()
         port = taken.getsockname()[1]
         monkeypatch.delenv("RAY_ADDRESS", raising=False)
-        refused(said("serve", str(tmp_path / "release"), "--port", str(port)), f"port {port} is in use")
+        refused(cli("serve", str(tmp_path / "release"), "--port", str(port)), f"port {port} is in use")
 
 
-def test_a_folder_of_a_run_without_a_release_is_refused(said, tmp_path):
+def test_a_folder_of_a_run_without_a_release_is_refused(cli, tmp_path):
     (tmp_path / "report.json").write_text('{"stages": [{"name": "release", "digest": "", "target": ""}]}')
-    refused(said("serve", str(tmp_path)), "no release")
+    refused(cli("serve", str(tmp_path)), "no release")
 
 
 def test_help_shows_every_command_without_loading_the_libraries():
@@ -210,20 +210,20 @@ def test_an_unknown_option_is_refused_by_name(capsys):
     assert "--frobnicate" in capsys.readouterr().err
 
 
-def test_doctor_prints_every_check(said):
-    status, out, _ = said("doctor")
+def test_doctor_prints_every_check(cli):
+    status, out, _ = cli("doctor")
     assert status in (0, 1)
     assert "Python" in out
     assert "CPUs" in out
 
 
-def test_the_corpus_of_a_user_is_a_source(said, tmp_path):
+def test_the_corpus_of_a_user_is_a_source(cli, tmp_path):
     with PartWriter(tmp_path, "corpus") as writer:
         writer.write([item_to_row(Item("a", text="x"))])
     with PartWriter(tmp_path, "queries") as writer:
         writer.write([{**item_to_row(Item("q", text="x")), "split": "train", "task": "t->t"}])
     with PartWriter(tmp_path, "qrels") as writer:
         writer.write([{"query_id": "q", "item_id": "a", "relevance": 1}])
-    status, out, _ = said("run", "quickstart", f"sources.path={tmp_path}", "--plan", "--storage", str(tmp_path / "storage"))
+    status, out, _ = cli("run", "quickstart", f"sources.path={tmp_path}", "--plan", "--storage", str(tmp_path / "storage"))
     assert status == 0
     assert out.startswith("sources          runs")

@@ -89,9 +89,9 @@ def test_its_table_sets_trained_against_untrained(single):
 
 
 def test_a_run_that_stopped_before_it_measured_has_no_table():
-    told = results.gather(recipe("quickstart"), Report({"sources": done(), "backbone": done(metrics={"parameters": 1.0})}))
-    assert told == {"facts": {"parameters": 1}}
-    assert results.results_table(told) == ""
+    gathered = results.gather(recipe("quickstart"), Report({"sources": done(), "backbone": done(metrics={"parameters": 1.0})}))
+    assert gathered == {"facts": {"parameters": 1}}
+    assert results.results_table(gathered) == ""
 
 
 def test_a_comparison_tells_the_same_of_each_arm(config, report, single):
@@ -114,8 +114,8 @@ def test_what_failed_for_all_is_why_each_is_missing(config):
 
 
 def test_an_arm_that_was_not_asked_to_the_end_did_not_fail(config):
-    told = results.gather(config, Report({"unite:backbone": done(metrics={"parameters": 3.0})}))["arms"]
-    assert told["unite"] == {"facts": {"parameters": 3}, "failure": ""}
+    gathered = results.gather(config, Report({"unite:backbone": done(metrics={"parameters": 3.0})}))["arms"]
+    assert gathered["unite"] == {"facts": {"parameters": 3}, "failure": ""}
 
 
 def test_an_arm_takes_what_another_made_for_it(tmp_path):
@@ -155,7 +155,7 @@ def test_columns_stand_under_each_other_whatever_the_arms_are_called(config, rep
 
 
 def test_a_comparison_in_which_every_arm_failed_still_says_why(config):
-    told = results.gather(
+    gathered = results.gather(
         config,
         Report(
             {
@@ -164,4 +164,4 @@ def test_a_comparison_in_which_every_arm_failed_still_says_why(config):
             }
         ),
     )
-    assert results.results_table(told).splitlines() == [f"  {arm}: curate failed: no rows" for arm in config.arms]
+    assert results.results_table(gathered).splitlines() == [f"  {arm}: curate failed: no rows" for arm in config.arms]

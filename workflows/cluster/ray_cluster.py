@@ -32,7 +32,7 @@ from mirepoix.workflows.storage import JOB_VARIABLE
 
 PREFIX = "mirepoix-ray-"
 LEAST_CPUS = 6
-"""Logical CPUs even on two cores: Ray Data's actor pools and a stage's own task hold CPUs while they wait for each other."""
+"""Logical CPUs even on two cores: a stage's task, its actors and its training workers hold CPUs at the same time."""
 LONGEST_FOLDER = 38
 """Longest path of the folder: the names of Ray's sockets in it must fit in 107 bytes."""
 STORE_SHARE, LEAST_STORE = 1 / 100, 200_000_000
@@ -41,7 +41,7 @@ START_TRIES = 3
 NOT_UP = (Exception, RuntimeError, ConnectionError, TimeoutError)
 """The exact types of what `ray.init` raises when its processes are not up in time; Ray has no class of its own for that."""
 PROXY_READY, PROXY_READY_SECONDS = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60"
-"""After so long Ray Serve kills a proxy that is still starting, and begins anew; its own 5 s never suffice on a busy machine."""
+"""After so many seconds Ray Serve kills a proxy that is still starting, and begins anew; 5 s, its default, are too few under load."""
 CONNECT_SECONDS = 5.0
 TOKEN_ADVICE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's own token"
 
@@ -139,11 +139,11 @@ def private_cluster(num_cpus: int | None = None) -> Iterator[str]:
             RAY_num_workers_soft_limit="0",
             # A worker starts when there is a task for it: Ray would start one for each CPU at once, most of which end idle after a second.
             RAY_prestart_worker_first_driver="0",
-            # What an object was made from is kept while anything may ask for it again, and a stage's process with it; here no node is lost.
+            # Off: Ray pins the lineage of objects, and with it the stage's worker, to reconstruct what a lost node had; here is one node.
             RAY_lineage_pinning_enabled="0",
-            # Ray trains in a thread, and the C library gives threads heaps of 64 MB, in which the large tensors of a batch leave holes.
+            # One heap: Ray trains in a thread, and the large tensors of a batch fragment the heaps that the C library gives each thread.
             MALLOC_ARENA_MAX="1",
-            # Of Arrow's allocators this one gives back what it has had: half of what a curating process holds.
+            # jemalloc returns freed memory to the system; with the default a curating process holds twice as much.
             ARROW_DEFAULT_MEMORY_POOL="jemalloc" if "jemalloc" in pa.supported_memory_backends() else None,
             RAY_worker_maximum_startup_concurrency="4",
             PYTHONPATH=os.pathsep.join(path for path in paths if path),  # workers import us from wherever the driver did

@@ -6,8 +6,8 @@
     triples/*.parquet    optional: as queries without task, and answer, evidence (list of candidates' ids)
     prompts/*.parquet    optional: task, wording, source
 
-Columns after the semicolon may be missing; other columns are ignored, and so are the parts kin/ and rejects/ of an artefact. A row with
-a source and a line keeps them.
+Columns after the semicolon may be missing; other columns are ignored, and so are the parts kin/, held/ and rejects/ of an artefact. A row
+with a source and a line keeps them.
 """
 
 import shutil

@@ -178,7 +178,7 @@ def _encodable(row: Row) -> Row:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise RowError("bad row", f"{_escaped(text[error.start])} is half a character, which no file can hold") from error
+            raise RowError("bad row", f"{_escaped(text[error.start])} is an unpaired surrogate, which no file can hold") from error
     return row
 
 

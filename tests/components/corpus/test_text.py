@@ -15,7 +15,7 @@ from tests.components.fixtures import SIZES
 LONG = "Der Ruderer zieht das Boot am frühen Morgen über den stillen See, ehe die Stadt erwacht."
 
 
-def fault(text, **rules):
+def violation(text, **rules):
     plain = clean(text)
     return TextRules(**rules).fault(text, plain, split_words(plain))
 
@@ -34,14 +34,14 @@ def test_letters_that_only_join_others_stay():
     assert clean("می\u200cخواهم") == "می\u200cخواهم"
     assert clean("👩\u200d🚀") == "👩\u200d🚀"
     assert clean("क्\u200dष") == "क्\u200dष" and clean("❤\ufe0f") == "❤\ufe0f" and clean("ㄱ\u3164ㄴ") == "ㄱ\u3164ㄴ"
-    assert [fault(text) for text in ("می\u200cخواهم", "क्\u200dष", "❤\ufe0f", "👩\u200d🚀", "\u0600")] == [None] * 5
+    assert [violation(text) for text in ("می\u200cخواهم", "क्\u200dष", "❤\ufe0f", "👩\u200d🚀", "\u0600")] == [None] * 5
 
 
 @pytest.mark.parametrize(
     "text", ["\u3164\u3164", "\u2800\u2800", "\u034f", "\ufe0f", "\u200c\u200d", "\u115f\u1160", "\uffa0", " \u3164\n\u200d ", "\U000e0100"]
 )
 def test_a_text_of_which_nothing_is_seen_is_an_empty_one(text):
-    assert clean(text) == "" and fault(text) == "empty text"
+    assert clean(text) == "" and violation(text) == "empty text"
 
 
 @pytest.mark.parametrize(

@@ -129,8 +129,8 @@ def test_of_two_judgements_that_become_one_the_higher_relevance_wins_with_its_sc
     folder, outcome = curated_of(
         tmp_path, corpus=corpus, queries=[Item("q", text="find")], qrels=[("q", "a", 0, 0.1), ("q", "b", 2, 0.9), ("q", "c", 1, 0.2)]
     )
-    told = [(row["item_id"], row["relevance"], round(row["score"], 1), row["line"]) for row in read_part(folder, "qrels").to_pylist()]
-    assert told == [("a", 2, 0.9, 2), ("c", 1, 0.2, 3)]
+    judgements = [(row["item_id"], row["relevance"], round(row["score"], 1), row["line"]) for row in read_part(folder, "qrels").to_pylist()]
+    assert judgements == [("a", 2, 0.9, 2), ("c", 1, 0.2, 3)]
     assert rejects(folder, "qrels") == {"q a": ("judged twice", "a")}
     assert outcome.rows.merged == 2
 
@@ -142,8 +142,8 @@ def test_of_two_judgements_of_one_relevance_that_of_the_first_source_and_line_wi
     corpus = [Item(name, text="one text") for name in "ab"]
     parts = {"qrels": rows[::-1] if ahead else rows}
     folder, _ = curated_of(tmp_path, corpus=corpus, queries=[Item("q", text="find")], qrels=[], parts=parts)
-    told = [(row["item_id"], round(row["score"], 1), row["line"]) for row in read_part(folder, "qrels").to_pylist()]
-    assert told == [("a", 0.1, 3)]
+    judgements = [(row["item_id"], round(row["score"], 1), row["line"]) for row in read_part(folder, "qrels").to_pylist()]
+    assert judgements == [("a", 0.1, 3)]
 
 
 def test_near_duplicates_may_be_kept_and_are_kin_then(tmp_path):

@@ -113,6 +113,26 @@ def test_candidates_near_a_held_out_query_or_its_answer_are_listed_for_later_sta
     assert set(read_part(folder, "held")["item_id"].to_pylist()) == {"d0"}
 
 
+def test_held_out_are_answers_of_every_split_but_train_and_their_kin_on_either_side(tmp_path):
+    """Not what is judged irrelevant, nor the kin of what is trained on."""
+    words = {name: f"the {name} of the {'abcdefghij'[n]}" for n, name in enumerate(("tested", "checked", "refuted", "trained", "free"))}
+    corpus = [
+        Item("before", text=words["tested"].upper()),
+        *(Item(name, text=text) for name, text in words.items()),
+        Item("behind", text=words["checked"].upper()),
+        Item("beside", text=words["trained"].upper()),
+    ]
+    queries = [Item(id, text=f"what is {n}?") for n, id in enumerate(("test-q", "validation-q", "train-q"))]
+    judged = [("test-q", "tested"), ("test-q", "refuted", 0), ("validation-q", "checked"), ("train-q", "trained")]
+    config = CurateConfig(leakage="off", near_duplicates="keep")
+    folder, _ = curated_of(tmp_path, config, corpus=corpus, queries=queries, qrels=judged)
+    pairs = {(row["item_id"], row["kin_id"]) for row in read_part(folder, "kin").to_pylist()}
+    assert pairs == {("before", "tested"), ("checked", "behind"), ("trained", "beside")}
+    assert {row["item_id"] for row in read_part(folder, "held").to_pylist()} == {"before", "tested", "checked", "behind"}
+    folder, _ = curated_of(tmp_path, corpus=corpus, queries=queries[2:], qrels=judged[3:])
+    assert read_part(folder, "held").num_rows == 0
+
+
 def test_answers_of_held_out_queries_and_their_kin_are_listed_whatever_is_removed_for_leaks(tmp_path):
     """As the definition gives it for the rows that were written, which later stages read."""
     corpus = [Item(f"d{n}", text=text) for n, text in enumerate(("a star", "A  star!", "a disc", "a moon", "a ring"))]

@@ -36,16 +36,16 @@ REASON = dict(zip(DAMAGES, ("damaged", "unknown format", "empty"), strict=True))
 
 
 def written(home: Path, config: WorldConfig, seed: int) -> tuple[Path, world.World]:
-    lent, made = context(home, seed), world.generate(config, seed)
+    stage_context, made = context(home, seed), world.generate(config, seed)
     with patch.object(world, "generate", lambda *_: made):
-        world.work(lent, config)
-    return lent.folder, made
+        world.work(stage_context, config)
+    return stage_context.folder, made
 
 
 def curated(home: Path, source: Path, config: CurateConfig) -> Path:
-    lent = context(home)
-    curate.work(lent, config, source)
-    return lent.folder
+    stage_context = context(home)
+    curate.work(stage_context, config, source)
+    return stage_context.folder
 
 
 def clusters(pairs):

@@ -148,8 +148,8 @@ def test_the_answer_of_a_triple_is_cleaned_and_must_not_be_empty():
     rows = [
         {**item_to_row(Item("a", text="what?")), "split": "train", "answer": answer, "evidence": []} for answer in ("<pad>x", "\x00", "")
     ]
-    told = CHECK.checked(pa.Table.from_pylist(rows, schema=PARTS["triples"])).to_pylist()
-    assert [(row["reason"], row["answer"]) for row in told] == [(None, "< pad >x"), ("empty answer", None), ("empty answer", None)]
+    checked_rows = CHECK.checked(pa.Table.from_pylist(rows, schema=PARTS["triples"])).to_pylist()
+    assert [(row["reason"], row["answer"]) for row in checked_rows] == [(None, "< pad >x"), ("empty answer", None), ("empty answer", None)]
 
 
 def test_features_are_those_of_the_kept_content():
@@ -175,8 +175,8 @@ def test_pieces_cover_every_row_once_in_order(tmp_path):
         found = row_blocks(tmp_path, rows)
         assert [piece["part"] for piece in found] == sorted((piece["part"] for piece in found), key=("corpus", "queries").index)
         assert all(piece["rows"] <= rows for piece in found)
-        told = [row for task in tasks(found, rows) for table in CHECK(pa.Table.from_pylist([task])) for row in table.to_pylist()]
-        assert [row["place"] for row in told] == list(range(32))
+        checked_rows = [row for task in tasks(found, rows) for table in CHECK(pa.Table.from_pylist([task])) for row in table.to_pylist()]
+        assert [row["place"] for row in checked_rows] == list(range(32))
 
 
 def test_a_task_has_as_many_pieces_as_fit_and_at_least_one():

@@ -11,7 +11,7 @@ from mirepoix.models.errors import Refused
 LONG = "Der Ruderer zieht das Boot am frühen Morgen über den stillen See, ehe die Stadt erwacht."
 
 
-def fault(text, **rules):
+def violation(text, **rules):
     plain = clean(text)
     return TextRules(**rules).fault(text, plain, split_words(plain))
 
@@ -26,14 +26,14 @@ def fault(text, **rules):
     ],
 )  # fmt: skip
 def test_short_captions_single_words_and_any_language_pass(text):
-    assert fault(text) is None
+    assert violation(text) is None
 
 
 def test_nothing_of_the_generated_world_is_rejected():
     world = generate(WorldConfig(entities=48, image_size=28, train_queries=20, evaluation_queries=8, near_duplicates=0.5), seed=2)
     texts = {item.text for item in [*world.corpus, *(query.item for query in world.queries)] if item.text}
     assert len(texts) > 300
-    assert {fault(text) for text in texts} == {None}
+    assert {violation(text) for text in texts} == {None}
 
 
 BROKEN = {
@@ -52,7 +52,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("reason", TEXT_REASONS)
 def test_each_rule_rejects_by_its_name(reason):
-    assert fault(BROKEN[reason]) == reason
+    assert violation(BROKEN[reason]) == reason
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_each_rule_rejects_by_its_name(reason):
     ],
 )
 def test_a_rule_strikes_in_other_guises(reason, texts):
-    assert [fault(text) for text in texts] == [reason] * len(texts)
+    assert [violation(text) for text in texts] == [reason] * len(texts)
 
 
 @pytest.mark.parametrize("text", ["photo 2020", "the file is here", "scan of a page", "image 3 of 5", "img", "P. 1200"])
 def test_a_caption_is_not_taken_for_a_file_name(text):
-    assert fault(text) is None
+    assert violation(text) is None
 
 
 @pytest.mark.parametrize(
@@ -89,8 +89,8 @@ def test_a_caption_is_not_taken_for_a_file_name(text):
     ],
 )
 def test_every_threshold_moves_its_rule(text, rules):
-    assert fault(text) is not None
-    assert fault(text, **rules) is None
+    assert violation(text) is not None
+    assert violation(text, **rules) is None
 
 
 @pytest.mark.parametrize("rules", [{"min_letters": 1.5}, {"max_urls": -0.1}, {"max_run": 0}, {"judged_from": 0}])

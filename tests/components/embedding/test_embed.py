@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from mirepoix.components.embedding.vectors import arrow_to_rows, read_vectors, r
 from mirepoix.components.stage import Context
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import table_to_items
+from mirepoix.models.item import Item, items_to_table, table_to_items
 from mirepoix.models.ragged import RaggedRows
 from mirepoix.serving.store import read_manifest
 from tests.components.fixtures import context
@@ -92,13 +93,34 @@ def test_finished_shards_outlive_a_kill_and_are_not_encoded_again(resumed, expec
     assert np.allclose(found[30:60].rows_RD, -vectors[30:60].rows_RD, atol=1e-5)
 
 
-def test_files_batches_shards_workers_and_kills_change_nothing_else(resumed, expected):
+def test_files_shards_workers_and_kills_change_no_bit(resumed, embedded, expected):
     folder, _, _, _ = resumed
-    for part, (items, vectors) in expected.items():
+    for part in expected:
         ids, modalities, found = read_vectors(folder, part)
+        unbroken_ids, unbroken_modalities, unbroken = read_vectors(embedded.folder, part)
         encoded_now = [n for n in range(len(ids)) if part != "corpus" or not 30 <= n < 60]
-        assert ids == [item.id for item in items] and modalities == [int(item.modality) for item in items]
-        assert np.allclose(found[encoded_now].rows_RD, vectors[encoded_now].rows_RD, atol=1e-5)
+        assert (ids, modalities) == (unbroken_ids, unbroken_modalities)
+        assert np.array_equal(found[encoded_now].rows_RD, unbroken[encoded_now].rows_RD)
+
+
+def tables_of(sizes: list[int], cuts: list[int]) -> list[pa.Table]:
+    """Items with texts of these sizes, in tables that are cut at these rows."""
+    whole = items_to_table(Item(f"d{n}", text="x" * size) for n, size in enumerate(sizes))
+    bounds = sorted({0, len(sizes), *(cut for cut in cuts if cut < len(sizes))})
+    return [whole.slice(first, last - first) for first, last in pairwise(bounds)]
+
+
+@given(
+    st.lists(st.integers(1, 5000), min_size=1, max_size=40), st.lists(st.integers(1, 40)), st.lists(st.integers(1, 40)), st.integers(1, 9)
+)
+def test_where_items_are_cut_into_batches_depends_on_the_items_alone(sizes, cuts, other_cuts, rows):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embed, "GROUP_BYTES", 6000)
+        found, again = (list(embed._cut(tables_of(sizes, given_cuts), rows)) for given_cuts in (cuts, other_cuts))
+    assert [table["id"].to_pylist() for table in found] == [table["id"].to_pylist() for table in again]
+    assert pa.concat_tables(found).equals(pa.concat_tables(tables_of(sizes, [])))
+    assert all(table.num_rows <= rows for table in found)
+    assert all(table.num_rows == 1 or sum(map(len, table["text"].to_pylist()[:-1])) < 6000 for table in found)
 
 
 def test_shards_have_the_size_asked_for_and_belong_to_one_part(resumed, expected):

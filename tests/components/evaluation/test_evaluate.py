@@ -71,10 +71,10 @@ def run(tmp_path, curate, trained, untrained=RANDOM, config=CONFIG, candidates=C
     (embed, index), (other_embed, other_index) = (
         system(home / name, vectors, candidates) for name, vectors in (("trained", trained), ("untrained", untrained))
     )
-    lent = context(home, seed)
+    stage_context = context(home, seed)
     inputs = {"embed": embed, "index": index, "untrained_embed": other_embed, "untrained_index": other_index}
-    outcome = evaluate.work(lent, config, curate=curate, **inputs)
-    return outcome, lent.folder, json.loads((lent.folder / "metrics.json").read_text())
+    outcome = evaluate.work(stage_context, config, curate=curate, **inputs)
+    return outcome, stage_context.folder, json.loads((stage_context.folder / "metrics.json").read_text())
 
 
 def entries(summary, **wanted):
@@ -170,17 +170,17 @@ def test_trec_eval_reads_the_run_files_and_gives_the_same_figures(tmp_path, trai
     for name in ("trained", "untrained"):
         for pool in ("universal", "target"):
             with (folder / f"{name}-{pool}.trec").open() as file:
-                told = evaluator.evaluate(pytrec_eval.parse_run(file))
-            assert set(told) == set(ASKED)
+                by_trec_eval = evaluator.evaluate(pytrec_eval.parse_run(file))
+            assert set(by_trec_eval) == set(ASKED)
             for row in rows:
                 if (row["system"], row["pool"]) == (name, pool):
-                    theirs = {ours: told[row["query"]][measure] for ours, measure in TREC.items()}
+                    theirs = {ours: by_trec_eval[row["query"]][measure] for ours, measure in TREC.items()}
                     assert {ours: row[ours] for ours in TREC} == pytest.approx(theirs), row["query"]
             for entry in entries(summary, system=name, pool=pool):
                 for task in entry["queries"]:
                     own = [row["query"] for row in rows if (row["split"], row["task"]) == (entry["split"], task)]
                     for ours, measure in TREC.items():
-                        mean = sum(told[query][measure] for query in set(own)) / len(set(own))
+                        mean = sum(by_trec_eval[query][measure] for query in set(own)) / len(set(own))
                         assert entry[ours]["tasks"][task] == pytest.approx(mean, abs=1e-4)
 
 
@@ -211,8 +211,8 @@ def test_the_headline_says_which_split_it_is_of(tmp_path, curate):
     (entry,) = entries(summary, system="trained", pool="universal", split="test_combination")
     assert EvaluateConfig().split is None and summary["headline"]["split"] == "test_combination"
     assert summary["headline"]["trained"] == entry["recall@5"] and outcome.metrics["trained recall@5"] == entry["recall@5"]["average"]
-    (told,) = outcome.tables["headline"]
-    assert (told["split"], told["trained"]) == ("test_combination", entry["recall@5"]["average"])
+    (headline,) = outcome.tables["headline"]
+    assert (headline["split"], headline["trained"]) == ("test_combination", entry["recall@5"]["average"])
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(tmp_path, curate):

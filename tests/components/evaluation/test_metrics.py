@@ -32,11 +32,13 @@ def test_trec_eval_gives_the_same_figures(asked):
         {"recall.1,5,10", "success.5", "recip_rank", "ndcg_cut.10"},
     )
     # trec_eval's reciprocal rank looks at the whole ranking; ours, like MS MARCO's, at the first ten.
-    told = evaluator.evaluate({query: {item: -float(rank) for rank, item in enumerate(order[:10])} for query, (order, _) in asked.items()})
+    by_trec_eval = evaluator.evaluate(
+        {query: {item: -float(rank) for rank, item in enumerate(order[:10])} for query, (order, _) in asked.items()}
+    )
     for query, (order, relevant) in asked.items():
         given_by_us = measured(order, relevant)
         if order:  # trec_eval leaves out a query without results
-            assert given_by_us == pytest.approx({ours: told[query][theirs] for ours, theirs in TREC.items()})
+            assert given_by_us == pytest.approx({ours: by_trec_eval[query][theirs] for ours, theirs in TREC.items()})
         else:
             assert set(given_by_us.values()) == {0.0}
 

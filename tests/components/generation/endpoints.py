@@ -30,7 +30,7 @@ def fenced(body: dict[str, Any], name: str) -> str:
     return found[1] if found else ""
 
 
-def telling(body: dict[str, Any]) -> Answer:
+def well_behaved(body: dict[str, Any]) -> Answer:
     """A well-behaved model: a passage that tells the answer."""
     return Answer(f"Whoever wonders should know of {fenced(body, 'answer') or fenced(body, 'caption')}. Much more could be told there.")
 
@@ -98,7 +98,7 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextmanager
-def endpoint(answer: Callable[[dict[str, Any], int], Answer] = lambda body, times: telling(body)) -> Iterator[Endpoint]:
+def endpoint(answer: Callable[[dict[str, Any], int], Answer] = lambda body, times: well_behaved(body)) -> Iterator[Endpoint]:
     """A server that answers each request by what it holds and how often it came before."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.endpoint = kept = Endpoint(answer)

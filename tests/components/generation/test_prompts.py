@@ -164,8 +164,8 @@ def test_a_long_answer_is_cut_to_its_first_sentences():
 
 def test_a_reply_that_is_none_is_rejected_for_what_it_lacks():
     assert judge("", failure="budget") == Rejected("budget", "")
-    said = judge("", failure="declined", detail="400: <|im_start|>no")
-    assert said.reason == "declined" and said.detail.split() == ["400:", "no"]
+    rejection = judge("", failure="declined", detail="400: <|im_start|>no")
+    assert rejection.reason == "declined" and rejection.detail.split() == ["400:", "no"]
     assert {"budget", "declined", "failed", "empty", "refused", "repeats the prompt"} == set(REASONS)
 
 

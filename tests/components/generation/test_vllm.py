@@ -42,11 +42,16 @@ def processor_of(settings, preprocess, postprocess):
         given = {**row, **preprocess(row)}
         assert [message["role"] for message in given["messages"]] == ["system", "user"]
         assert given["sampling_params"] == {"temperature": 0.0, "max_tokens": 30}
-        told = given["messages"][1]["content"]
-        if "lamp" in told:
+        user_text = given["messages"][1]["content"]
+        if "lamp" in user_text:
             return {**row, "generated_text": "", "num_input_tokens": 0, "num_generated_tokens": 0, "__inference_error__": "too long"}
         made = postprocess(
-            {**given, "generated_text": f"Of it: {told}", "num_input_tokens": 9, "num_generated_tokens": 30 if "sea" in told else 4}
+            {
+                **given,
+                "generated_text": f"Of it: {user_text}",
+                "num_input_tokens": 9,
+                "num_generated_tokens": 30 if "sea" in user_text else 4,
+            }
         )
         return {**row, **made, "__inference_error__": ""}
 

@@ -14,7 +14,7 @@ from mirepoix.components.ingestion.sources import fingerprint, opened
 from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.models.errors import Refused
 from tests.components.fixtures import made
-from tests.components.ingestion.formats.format_cases import lay, picture
+from tests.components.ingestion.formats.format_cases import picture, write_files
 
 UNITE = {"query": {"text": "who ?"}, "candidate": {"text": "he"}}
 PAIR = {"query": "who ?", "pos": ["he"], "neg": []}
@@ -47,7 +47,7 @@ def rejects(found):
     ids=["unite", "flagembedding", "webqa"],
 )
 def test_a_row_with_a_column_that_nothing_reads_is_rejected_with_its_line(tmp_path, files, lost):
-    found = bring(tmp_path, lay(tmp_path / "in", files))
+    found = bring(tmp_path, write_files(tmp_path / "in", files))
     rows = found.outcome.rows
     assert rejects(found) == lost and found.outcome.tables["notices"] == []
     assert (rows.read, rows.written, rows.rejected) == (3 + len(lost), 3, len(lost))
@@ -55,7 +55,7 @@ def test_a_row_with_a_column_that_nothing_reads_is_rejected_with_its_line(tmp_pa
 
 def test_ignored_columns_are_reported_once_and_are_no_row(tmp_path, monkeypatch):
     lines = [{"file": "a.png", "text": "one", "width": 4}] * 40
-    folder = lay(tmp_path / "in", {"a.png": picture(1), "captions.jsonl": lines})
+    folder = write_files(tmp_path / "in", {"a.png": picture(1), "captions.jsonl": lines})
     monkeypatch.setattr("mirepoix.components.ingestion.formats.source_files.SHARD_BYTES", 400)
     assert len(readers.open_sources((str(folder),))[0].shards) > 3
     found = bring(tmp_path, folder)
@@ -68,7 +68,7 @@ def test_ignored_columns_are_reported_once_and_are_no_row(tmp_path, monkeypatch)
 def test_notices_are_bounded(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "NOTICES", 2)
     files = {f"captions_{n}.jsonl": [{"file": "a.png", "text": "one", "width": 4}] for n in range(4)}
-    assert len(bring(tmp_path, lay(tmp_path / "in", {"a.png": picture(1), **files})).outcome.tables["notices"]) == 2
+    assert len(bring(tmp_path, write_files(tmp_path / "in", {"a.png": picture(1), **files})).outcome.tables["notices"]) == 2
 
 
 def test_ids_that_begin_anew_in_each_split_are_rejected_with_all_that_is_judged_of_them(tmp_path):
@@ -88,21 +88,21 @@ def test_ids_that_begin_anew_in_each_split_are_rejected_with_all_that_is_judged_
     first = "test.parquet"  # files are read in the order of their names
     assert {row["source"] for row in corpus.values() if row["images"]} == {f"in/{first}"}
     lost = rejects(found)
-    assert {told[2:4] for told in lost} == {("duplicate id", "train.parquet")}
-    assert sorted(told[0] for told in lost) == ["corpus"] * 2 + ["qrels"] * 4 + ["queries"] * 2
+    assert {reject[2:4] for reject in lost} == {("duplicate id", "train.parquet")}
+    assert sorted(reject[0] for reject in lost) == ["corpus"] * 2 + ["qrels"] * 4 + ["queries"] * 2
     rows = found.outcome.rows
     assert rows.read == rows.written + rows.rejected + rows.merged
 
 
 def test_a_repeated_equal_row_keeps_its_judgements(tmp_path):
     fact = [FACT, FACT]
-    found = bring(tmp_path, lay(tmp_path / "in", {"all_docs.json": fact, "train.json": [ASKED]}))
+    found = bring(tmp_path, write_files(tmp_path / "in", {"all_docs.json": fact, "train.json": [ASKED]}))
     assert rejects(found) == [("corpus", "d1", "duplicate id", "all_docs.json", 2)] and len(part(found, "qrels")) == 1
 
 
 def test_a_split_is_renamed_in_one_source_or_in_all(tmp_path):
     for name in ("a", "b", "c"):
-        lay(tmp_path / name, {"dev.jsonl": [PAIR], "test.jsonl": [PAIR]})
+        write_files(tmp_path / name, {"dev.jsonl": [PAIR], "test.jsonl": [PAIR]})
     paths = [tmp_path / name for name in ("a", "b", "c")]
     found = bring(tmp_path, *paths, splits=("validation=train", "b:validation=mine", "b:test=train"))
     splits = {(row["id"].partition("/")[0], row["split"]) for row in part(found, "queries")}
@@ -114,13 +114,13 @@ def test_a_split_is_renamed_in_one_source_or_in_all(tmp_path):
 
 
 def test_a_folder_of_the_name_of_a_split_is_that_split(tmp_path):
-    lay(tmp_path / "test", {"a.png": picture(1), "captions.jsonl": [{"file": "a.png", "text": "one"}]})
+    write_files(tmp_path / "test", {"a.png": picture(1), "captions.jsonl": [{"file": "a.png", "text": "one"}]})
     assert {row["split"] for row in part(bring(tmp_path, tmp_path / "test"), "queries")} == {"test"}
 
 
 def test_the_two_sources_that_collide_are_named(tmp_path):
     for name in ("x", "one/y", "two/y"):
-        lay(tmp_path / name, {"train.jsonl": [PAIR]})
+        write_files(tmp_path / name, {"train.jsonl": [PAIR]})
     with pytest.raises(Refused) as refused:
         readers.open_sources((f"{tmp_path}/x", f"{tmp_path}/one/y", f"y=flagembedding+{tmp_path}/two/y"))
     assert f"one={tmp_path}/one/y another=flagembedding+{tmp_path}/two/y" in str(refused.value)
@@ -128,7 +128,7 @@ def test_the_two_sources_that_collide_are_named(tmp_path):
 
 def test_a_row_that_no_table_can_hold_costs_itself_alone(tmp_path):
     text = "".join(json.dumps(row) + "\n" for row in (PAIR, {**PAIR, "query": "\ud83d"}, {**PAIR, "query": "what ?"}))
-    found = bring(tmp_path, lay(tmp_path / "in", {"train.jsonl": text}))
+    found = bring(tmp_path, write_files(tmp_path / "in", {"train.jsonl": text}))
     assert rejects(found) == [("queries", "", "bad row", "train.jsonl", 2)] and len(part(found, "queries")) == 2
 
 
@@ -145,18 +145,18 @@ def test_where_a_file_breaks_off_all_other_rows_are_checked_before_it_is_refused
         request.getfixturevalue("ray_cluster")
         monkeypatch.setattr(ray_tasks, "SMALL_BYTES", 0)
     with pytest.raises(Refused, match=r"^2 files cannot be read; the first: in/array.json line 3 is no JSON \(.*\); mend or shorten"):
-        bring(tmp_path, f"unite+{lay(tmp_path / 'in', UNSOUND)}")
-    told = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
-    cut = told[-1]["line"]
-    assert cut > 1 and f"after line {cut - 1}" in told[-1]["detail"]
-    assert [(row["part"], row["id"], row["reason"], row["source"], row["line"]) for row in told] == [
+        bring(tmp_path, f"unite+{write_files(tmp_path / 'in', UNSOUND)}")
+    rejected = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
+    cut = rejected[-1]["line"]
+    assert cut > 1 and f"after line {cut - 1}" in rejected[-1]["detail"]
+    assert [(row["part"], row["id"], row["reason"], row["source"], row["line"]) for row in rejected] == [
         ("queries", "", "empty side", "in/array.json", 2),
         ("file", "array.json", "unreadable", "in/array.json", 3),
         ("queries", "", "bad JSON", "in/lines.jsonl", 1),
         ("queries", "", "unread column", "in/lines.jsonl", 3),
         ("file", "packed.jsonl.gz", "unreadable", "in/packed.jsonl.gz", cut),
     ]
-    assert told[1]["detail"].startswith("line 3 is no JSON (Expecting value)")
+    assert rejected[1]["detail"].startswith("line 3 is no JSON (Expecting value)")
 
 
 def test_parquet_without_a_footer_does_not_hide_the_rejects_of_other_files(tmp_path):
@@ -165,9 +165,9 @@ def test_parquet_without_a_footer_does_not_hide_the_rejects_of_other_files(tmp_p
     pq.write_table(pa.Table.from_pylist(rows), good)
     whole = good.getvalue().to_pybytes()
     with pytest.raises(Refused, match=r"^in/a.parquet cannot be read as Parquet"):
-        bring(tmp_path, f"sentence-transformers+{lay(tmp_path / 'in', {'a.parquet': whole[:-9], 'b.parquet': whole})}")
-    told = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
-    assert [(row["reason"], row["source"], row["line"]) for row in told] == [
+        bring(tmp_path, f"sentence-transformers+{write_files(tmp_path / 'in', {'a.parquet': whole[:-9], 'b.parquet': whole})}")
+    rejected = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
+    assert [(row["reason"], row["source"], row["line"]) for row in rejected] == [
         ("unreadable", "in/a.parquet", 0),
         ("empty side", "in/b.parquet", 2),
     ]
@@ -177,28 +177,28 @@ def test_ids_that_the_rest_of_a_broken_file_may_define_are_not_reported_as_unkno
     corpus = gzip.compress(b"".join(json.dumps({"_id": n, "text": f"{n}"}).encode() + b"\n" for n in range(500)))[:-40]
     files = {"corpus.jsonl.gz": corpus, "queries.jsonl": [{"_id": "q", "text": "q"}], "qrels/test.tsv": "q\t499\t1\n"}
     with pytest.raises(Refused, match=r"^in/corpus.jsonl.gz cannot be unpacked after line \d+"):
-        bring(tmp_path, lay(tmp_path / "in", files))
+        bring(tmp_path, write_files(tmp_path / "in", files))
     assert [row["reason"] for row in read_part(tmp_path / "out" / "draft", "rejects").to_pylist()] == ["unreadable"]
 
 
 def test_captions_whose_quotes_never_end_cost_the_other_captions_nothing(tmp_path):
     files = {"a.png": picture(1), "captions_a.csv": 'file,text\na.png,one\na.png,"two\n', "captions_b.csv": "file,text\na.png,\n"}
     with pytest.raises(Refused, match=r"^in/captions_a.csv cannot be read after line 2"):
-        bring(tmp_path, lay(tmp_path / "in", files))
-    told = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
-    assert [(row["reason"], row["source"], row["line"]) for row in told] == [
+        bring(tmp_path, write_files(tmp_path / "in", files))
+    rejected = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
+    assert [(row["reason"], row["source"], row["line"]) for row in rejected] == [
         ("unreadable", "in/captions_a.csv", 3),
         ("empty side", "in/captions_b.csv", 2),
     ]
 
 
 def test_a_source_whose_first_line_is_broken_is_detected_by_the_next(tmp_path):
-    found = bring(tmp_path, lay(tmp_path / "in", {"train.jsonl": "{broken\n" + json.dumps(PAIR) + "\n"}))
+    found = bring(tmp_path, write_files(tmp_path / "in", {"train.jsonl": "{broken\n" + json.dumps(PAIR) + "\n"}))
     assert rejects(found) == [("queries", "", "bad JSON", "train.jsonl", 1)] and len(part(found, "queries")) == 1
 
 
 def test_a_source_of_no_known_format_is_refused_with_the_reason(tmp_path):
-    folder = lay(tmp_path / "in", {"train.jsonl": "{broken\n"})
+    folder = write_files(tmp_path / "in", {"train.jsonl": "{broken\n"})
     with pytest.raises(
         Refused, match=r"none of the known formats \(in/train.jsonl: line 1 is no JSON object \(Expecting .*\)\); name one as"
     ):
@@ -206,7 +206,7 @@ def test_a_source_of_no_known_format_is_refused_with_the_reason(tmp_path):
 
 
 def test_what_is_judged_twice_reaches_curation(tmp_path):
-    found = bring(tmp_path, lay(tmp_path / "in", {"train.jsonl": [{"query": "a", "pos": ["b", "b"], "neg": ["b", "c", "c"]}]}))
+    found = bring(tmp_path, write_files(tmp_path / "in", {"train.jsonl": [{"query": "a", "pos": ["b", "b"], "neg": ["b", "c", "c"]}]}))
     texts = {row["id"]: row["text"] for row in part(found, "corpus")}
     assert [(texts[row["item_id"]], row["relevance"]) for row in part(found, "qrels")] == [("b", 1), ("b", 0), ("c", 0)]
     rows = found.outcome.rows
@@ -215,7 +215,7 @@ def test_what_is_judged_twice_reaches_curation(tmp_path):
 
 @pytest.mark.parametrize("name", ["lang=en", "beir+en", "a=beir+en"])
 def test_a_path_that_is_there_is_a_path_whatever_it_looks_like(tmp_path, monkeypatch, name):
-    lay(tmp_path / name, {"train.jsonl": [PAIR]})
+    write_files(tmp_path / name, {"train.jsonl": [PAIR]})
     monkeypatch.chdir(tmp_path)
     for entry in (name, f"mine=flagembedding+{name}"):
         (source,) = readers.open_sources((entry,))
@@ -223,6 +223,6 @@ def test_a_path_that_is_there_is_a_path_whatever_it_looks_like(tmp_path, monkeyp
 
 
 def test_files_that_may_hold_rows_and_are_not_read_are_reported(tmp_path):
-    folder = lay(tmp_path / "in", {"train.jsonl": [PAIR], "x.jsonl.zst": b"x", "y.jsonl.zst": b"y"})
+    folder = write_files(tmp_path / "in", {"train.jsonl": [PAIR], "x.jsonl.zst": b"x", "y.jsonl.zst": b"y"})
     notice = {"source": "in/x.jsonl.zst", "detail": "not read and 1 more of .jsonl.zst: the format has no such file here"}
     assert bring(tmp_path, folder).outcome.tables["notices"] == [notice]

@@ -64,8 +64,8 @@ def test_every_part_has_the_canonical_types(tmp_path):
 
 
 def test_given_provenance_is_kept_and_missing_provenance_is_filled(tmp_path):
-    told = [{"id": "a", "text": "x", "source": "book", "line": 12}, {"id": "b", "text": "x", "source": None, "line": None}]
-    found = bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus(corpus=told)))
+    candidates = [{"id": "a", "text": "x", "source": "book", "line": 12}, {"id": "b", "text": "x", "source": None, "line": None}]
+    found = bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus(corpus=candidates)))
     places = [(row["source"], row["line"]) for row in read_part(found.folder, "corpus").to_pylist()]
     assert places == [("book", 12), ("in/corpus/mine.parquet", 2)]
 
@@ -185,9 +185,11 @@ def test_a_large_part_is_read_in_batches_and_counted_on(tmp_path):
         ids = [f"{name}{n}" for n in range(count)]
         pq.write_table(pa.table({"id": ids, "text": ids}), tmp_path / "in" / "corpus" / f"{name}.parquet")
     steps = []
-    lent = context(tmp_path / "out", report=lambda progress: steps.append({name: float(number) for name, number in progress.items()}))
-    sources.work(lent, SourcesConfig(path=(str(tmp_path / "in"),)))
-    rows = read_part(lent.folder, "corpus").to_pylist()
+    stage_context = context(
+        tmp_path / "out", report=lambda progress: steps.append({name: float(number) for name, number in progress.items()})
+    )
+    sources.work(stage_context, SourcesConfig(path=(str(tmp_path / "in"),)))
+    rows = read_part(stage_context.folder, "corpus").to_pylist()
     assert [row["id"] for row in rows] == [*(f"a{n}" for n in range(1500)), *(f"b{n}" for n in range(1200)), "d1", "d2"]
     assert {(row["source"], row["line"]) for row in (rows[1499], rows[1500])} == {("in/corpus/a.parquet", 1500), ("in/corpus/b.parquet", 1)}
     assert [step["step"] for step in steps] == sorted({1000, 1500, 2500, 2700, 2702, 2703, 2704})
@@ -323,15 +325,15 @@ def test_answers_are_rejected_where_none_has_the_target_modality_of_the_task(tmp
     pool = [{"did": "9:1", "txt": "a text", "modality": "text"}, {"did": "9:2", "img_path": "a.png", "modality": "image"}]
     lines(tmp_path / "in" / "cand_pool" / "local" / "c.jsonl", pool)
     asked = [(1, ["9:1"], 0), (2, ["9:1", "9:2"], 0), (3, ["9:2", "9:1"], None)]  # 0 is t->i
-    asked = [mbeir_query(*told) for told in asked] + [mbeir_query(4, ["9:2"], 0) | {"neg_cand_list": ["9:1"]}]
+    asked = [mbeir_query(*fields) for fields in asked] + [mbeir_query(4, ["9:2"], 0) | {"neg_cand_list": ["9:1"]}]
     lines(tmp_path / "in" / "query" / "train" / "t.jsonl", asked)
     found = bring(tmp_path, tmp_path / "in")
     judged = {(row["query_id"], row["item_id"], row["relevance"]) for row in read_part(found.folder, "qrels").to_pylist()}
     both = {(f"9:{query}", item, 1) for query in (2, 3) for item in ("9:1", "9:2")}
     assert judged == both | {("9:4", "9:2", 1), ("9:4", "9:1", 0)}
-    (told,) = read_part(found.folder, "rejects").to_pylist()
-    assert (told["part"], told["id"], told["reason"], told["line"]) == ("qrels", "9:1 9:1", "bad task", 1)
-    assert told["detail"] == "the query's task asks for i, which none of its answers is; this one is t"
+    (reject,) = read_part(found.folder, "rejects").to_pylist()
+    assert (reject["part"], reject["id"], reject["reason"], reject["line"]) == ("qrels", "9:1 9:1", "bad task", 1)
+    assert reject["detail"] == "the query's task asks for i, which none of its answers is; this one is t"
 
 
 def test_readable_files_are_joined_though_a_file_of_another_source_is_unreadable(tmp_path):
@@ -341,13 +343,13 @@ def test_readable_files_are_joined_though_a_file_of_another_source_is_unreadable
     lines(torn / "queries.jsonl", [{"_id": "q1", "text": "which ?"}])
     (torn / "qrels").mkdir()
     (torn / "qrels" / "train.tsv").write_text("q1\td1\t1\nq9\td1\t1\n")
-    lent = context(tmp_path / "out")
-    outcome, refusal = sources.read_sources(lent, SourcesConfig(path=(str(whole), str(torn))))
-    assert refusal.startswith("b/queries.jsonl.gz cannot be unpacked") and part_files(lent.folder, "queries")
-    judged = [(row["query_id"], row["item_id"]) for row in read_part(lent.folder, "qrels").to_pylist()]
+    stage_context = context(tmp_path / "out")
+    outcome, refusal = sources.read_sources(stage_context, SourcesConfig(path=(str(whole), str(torn))))
+    assert refusal.startswith("b/queries.jsonl.gz cannot be unpacked") and part_files(stage_context.folder, "queries")
+    judged = [(row["query_id"], row["item_id"]) for row in read_part(stage_context.folder, "qrels").to_pylist()]
     assert judged == [("a/q1", "a/d1"), ("b/q1", "b/d1")]
-    told = [(row["reason"], row["id"]) for row in read_part(lent.folder, "rejects").to_pylist()]
-    assert told == [("unreadable", "queries.jsonl.gz"), ("unknown item", "a/q1 a/d9")], "b/q9 may stand in what is torn off"
+    rejected = [(row["reason"], row["id"]) for row in read_part(stage_context.folder, "rejects").to_pylist()]
+    assert rejected == [("unreadable", "queries.jsonl.gz"), ("unknown item", "a/q1 a/d9")], "b/q9 may stand in what is torn off"
     assert outcome.rows.read == outcome.rows.written + outcome.rows.rejected
 
 
@@ -385,7 +387,7 @@ def test_a_writer_that_fails_deletes_its_unfinished_file(tmp_path):
     assert part_files(tmp_path, "corpus") == []
 
 
-def test_without_a_path_it_is_the_world(brought):
-    assert (brought.folder / "world.json").is_file()
-    assert {row["task"] for row in read_part(brought.folder, "queries", ["task"]).to_pylist()} >= {"t->t", "it->it"}
-    assert brought.outcome.rows.rejected == 0
+def test_without_a_path_it_is_the_world(ingested):
+    assert (ingested.folder / "world.json").is_file()
+    assert {row["task"] for row in read_part(ingested.folder, "queries", ["task"]).to_pylist()} >= {"t->t", "it->it"}
+    assert ingested.outcome.rows.rejected == 0

@@ -346,10 +346,10 @@ def test_no_more_than_a_few_items_are_held_at_a_time(tmp_path):
         for row in candidates:
             writer.write([{"text": "", "video": [], "instruction": "", "source": "made", "line": 1, **row}])
     most = []
-    lent = context(tmp_path / "out", report=lambda progress: most.append(pa.total_allocated_bytes()))
+    stage_context = context(tmp_path / "out", report=lambda progress: most.append(pa.total_allocated_bytes()))
     before = pa.total_allocated_bytes()
-    pairs.work(lent, PairsConfig(adapt_tasks=()), curate=corpus)
-    assert max(most) - before < 30_000_000 < (lent.folder / "instruct/items.arrow").stat().st_size
+    pairs.work(stage_context, PairsConfig(adapt_tasks=()), curate=corpus)
+    assert max(most) - before < 30_000_000 < (stage_context.folder / "instruct/items.arrow").stat().st_size
 
 
 def test_an_item_of_many_pairs_is_written_once(tmp_path):

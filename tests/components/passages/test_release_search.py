@@ -14,20 +14,20 @@ from mirepoix.models.vectors import maxsim
 from mirepoix.serving.release import read_release
 from mirepoix.serving.store import delete
 
-SAID = {"b": "the red fox runs", "a": "a red hen", "c": "it sleeps"}
+TEXTS = {"b": "the red fox runs", "a": "a red hen", "c": "it sleeps"}
 
 
-def texts(home: Path, said: dict[str, str] | None = None) -> Texts:
-    return Texts(home / "texts.arrow", (said or SAID).items())
+def texts(home: Path, contents: dict[str, str] | None = None) -> Texts:
+    return Texts(home / "texts.arrow", (contents or TEXTS).items())
 
 
 def test_a_releases_encoder_finds_what_its_vectors_say_with_its_instruction(released, tmp_path):
     retriever = open_retriever(str(released.folder))
     found = retriever.index(texts(tmp_path), str(tmp_path / "scratch"))(["red fox", "", "sleeps"], 2)
-    vectors = retriever.encoder.encode([Item(id, text) for id, text in SAID.items()])
+    vectors = retriever.encoder.encode([Item(id, text) for id, text in TEXTS.items()])
     asked = retriever.encoder.encode([Item("q", text, instruction=retriever.instruction) for text in ("red fox", "sleeps")])
     scores = maxsim(asked, vectors)
-    ids = list(SAID)
+    ids = list(TEXTS)
     for hits, row in zip((found[0], found[2]), scores, strict=True):
         assert [hit.id for hit in hits] == [ids[n] for n in row.argsort(descending=True)[:2]]
         assert [hit.score for hit in hits] == pytest.approx(sorted(row.tolist(), reverse=True)[:2], abs=1e-5)

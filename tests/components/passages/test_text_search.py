@@ -5,16 +5,16 @@ from pathlib import Path
 from mirepoix.components.passages.text_search import Texts, WordRetriever
 from mirepoix.components.passages.vid2r_run import open_retriever
 
-SAID = {"b": "the red fox runs", "a": "a red hen", "c": "it sleeps"}
+TEXTS = {"b": "the red fox runs", "a": "a red hen", "c": "it sleeps"}
 
 
-def texts(home: Path, said: dict[str, str] | None = None) -> Texts:
-    return Texts(home / "texts.arrow", (said or SAID).items())
+def texts(home: Path, contents: dict[str, str] | None = None) -> Texts:
+    return Texts(home / "texts.arrow", (contents or TEXTS).items())
 
 
 def test_texts_are_found_by_their_ids_and_read_from_disk(tmp_path):
     kept = texts(tmp_path)
-    assert (len(kept), kept.ids, list(kept)) == (3, ["b", "a", "c"], list(SAID.values()))
+    assert (len(kept), kept.ids, list(kept)) == (3, ["b", "a", "c"], list(TEXTS.values()))
     assert kept["a"] == "a red hen" and "c" in kept and "d" not in kept
     assert len(Texts(tmp_path / "none.arrow", [])) == 0
 

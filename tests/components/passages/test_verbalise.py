@@ -93,7 +93,7 @@ def texts(folder: Path) -> dict[str, str]:
     return {row["id"]: row["text"] for row in read_part(folder, "corpus").to_pylist()}
 
 
-def told(found: Made) -> dict[str, dict[str, Any]]:
+def provenance(found: Made) -> dict[str, dict[str, Any]]:
     return {row["item_id"]: row for row in pq.read_table(found.folder / "verbalised").to_pylist()}
 
 
@@ -101,7 +101,7 @@ def adds_up(found: Made, curate: Path) -> None:
     """Every candidate with a picture is told of, every text is what is told of it, and all else is as it was."""
     before, after = (read_part(folder, "corpus") for folder in (curate, found.folder))
     assert after.schema.equals(PARTS["corpus"]) and after.drop(["text"]).equals(before.drop(["text"]))
-    rows = told(found)
+    rows = provenance(found)
     assert pq.read_table(found.folder / "verbalised").schema.equals(VERBALISED_SCHEMA)
     assert list(rows) == [row["id"] for row in before.to_pylist() if row["images"]]
     expected = texts(curate) | {id: f"{row['caption']} {row['written'] or ''}".strip() for id, row in rows.items()}
@@ -129,7 +129,7 @@ def test_a_picture_gets_the_query_that_it_answers_behind_its_caption_and_nothing
 
 def test_it_is_told_who_wrote_what_and_how_it_was_asked(curate, tmp_path):
     with endpoint(wondering) as server:
-        row = told(written(server, tmp_path, curate))["c0"]
+        row = provenance(written(server, tmp_path, curate))["c0"]
     body = next(body for body in server.asked if caption(body) == "A lighthouse on rocks")
     request = Request(SYSTEM_OF_QUERIES, asked(body), (body["messages"][1]["content"][0]["image_url"]["url"],))
     assert (row["caption"], row["model"], row["wording"]) == ("A lighthouse on rocks", "writer-1", WORDING)
@@ -164,7 +164,7 @@ def test_a_picture_without_a_caption_is_not_asked_about_and_stays_a_picture_alon
     with endpoint(wondering) as server:
         found = written(server, tmp_path, curate, pictures=pictures)
     adds_up(found, curate)
-    assert texts(found.folder)["c1"] == "" and told(found)["c1"]["reason"] == NO_CAPTION and told(found)["c1"]["prompt"] is None
+    assert texts(found.folder)["c1"] == "" and provenance(found)["c1"]["reason"] == NO_CAPTION and provenance(found)["c1"]["prompt"] is None
     assert len(server.asked) == 4 and found.outcome.metrics[f"rejected {NO_CAPTION}"] == 1
 
 
@@ -180,15 +180,15 @@ def test_a_large_picture_is_scaled_down_for_the_writer_and_stays_in_the_corpus(t
 
 
 def test_a_picture_whose_query_does_not_stand_keeps_its_caption_and_it_is_told_why(curate, tmp_path):
-    said = {
+    replies = {
         "A lighthouse on rocks": Answer("I cannot help with that."),
         "Two ships": Answer(""),
         "A harbour": Answer(status=400, body=b"no"),
     }
-    with endpoint(lambda body, times: said.get(caption(body)) or wondering(body)) as server:
+    with endpoint(lambda body, times: replies.get(caption(body)) or wondering(body)) as server:
         found = written(server, tmp_path, curate, spending={"max_failed": 0.5})
     adds_up(found, curate)
-    reasons = {id: row["reason"] for id, row in told(found).items() if id != "c1"}
+    reasons = {id: row["reason"] for id, row in provenance(found).items() if id != "c1"}
     assert reasons == {"c0": "refused", "c2": "empty", "c3": None, "c4": "declined"}
     assert texts(found.folder)["c0"] == "A lighthouse on rocks" and found.outcome.metrics["rejected refused"] == 1
 
@@ -203,7 +203,7 @@ def test_a_budget_ends_it_and_the_rest_keeps_its_captions(curate, tmp_path):
     with endpoint(wondering) as server:
         found = written(server, tmp_path, curate, spending={"max_requests": 2})
         adds_up(found, curate)
-        assert [row["reason"] for row in told(found).values()] == [None, NO_CAPTION, None, "budget", "budget"]
+        assert [row["reason"] for row in provenance(found).values()] == [None, NO_CAPTION, None, "budget", "budget"]
         assert found.outcome.metrics["stopped_by_budget"] == 1
         more = written(server, tmp_path, curate, "more")
     assert len(server.asked) == 4 and more.outcome.metrics["verbalised"] == 4 and more.outcome.metrics["cached"] == 2
@@ -268,8 +268,8 @@ def test_what_is_mined_for_it_has_the_new_texts_and_a_picture_alone_stays_what_i
 
 def test_a_local_model_writes_of_captions_alone(curate, tmp_path):
     folder = make_causal(tmp_path / "tiny")
-    told = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**told, "max_position_embeddings": 4000}))
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**fields, "max_position_embeddings": 4000}))
     writer, spending = LocalConfig(str(folder), max_new_tokens=40), SpendingConfig(cache=str(tmp_path / "cache"))
     asking = VerbaliseConfig("written", pictures=0, writer=writer, spending=spending)
     assert outside(asking)["model folder"]

@@ -19,7 +19,7 @@ def rule(answer: str, question: str = "What is the dog doing?", pictured: bool =
 
 
 @pytest.mark.parametrize(
-    "reason, said",
+    "reason, outcome",
     {
         "no picture": rule(LONG, pictured=False),
         "excluded folder": rule(LONG, origin="mix/VG_100K_2/12.jpg"),
@@ -31,8 +31,8 @@ def rule(answer: str, question: str = "What is the dog doing?", pictured: bool =
         "what colour": rule(LONG, "What color is the dog?"),
     }.items(),
 )
-def test_each_rule_drops_what_it_is_for_by_its_name(reason, said):
-    assert isinstance(said, Dropped) and said.reason == reason and reason in REASONS
+def test_each_rule_drops_what_it_is_for_by_its_name(reason, outcome):
+    assert isinstance(outcome, Dropped) and outcome.reason == reason and reason in REASONS
 
 
 def test_the_other_wordings_of_the_rules_are_known_too():
@@ -74,7 +74,7 @@ def test_a_word_that_only_begins_like_a_lead_in_stays():
 
 
 @pytest.mark.parametrize(
-    "said",
+    "answer",
     [
         "No-one is standing beside the old wooden fence",
         "Sure-footed goats climb on the old wooden fence",
@@ -83,8 +83,8 @@ def test_a_word_that_only_begins_like_a_lead_in_stays():
         "In the picture-perfect town there is an old fence",
     ],
 )
-def test_a_word_or_a_number_that_a_lead_in_is_part_of_stays_whole(said):
-    assert rule(said, lower_case=False).text == said
+def test_a_word_or_a_number_that_a_lead_in_is_part_of_stays_whole(answer):
+    assert rule(answer, lower_case=False).text == answer
 
 
 @pytest.mark.parametrize("lead", ["No - ", "Yes- ", "Yes\u2014", "No \u2013 ", "Sure \u2014", "Certainly "])
@@ -93,8 +93,8 @@ def test_a_lead_in_ends_at_a_dash_or_at_a_sign_with_white_space(lead):
 
 
 def test_a_short_answer_gets_the_nouns_of_its_question_in_brackets():
-    said = rule("Sleeping soundly.", "What is the dog near the wooden fence doing?", min_characters=10)
-    assert said == Answer("Sleeping soundly (dog, wooden, fence)", "Sleeping soundly.")
+    outcome = rule("Sleeping soundly.", "What is the dog near the wooden fence doing?", min_characters=10)
+    assert outcome == Answer("Sleeping soundly (dog, wooden, fence)", "Sleeping soundly.")
     assert rule("Five words are not few", min_characters=1).text == "Five words are not few"
     assert rule("Four words are few", few_words=3, min_characters=1).text == "Four words are few"
 
@@ -105,20 +105,20 @@ def test_an_answer_that_is_nothing_but_a_lead_in_is_dropped():
 
 def test_the_first_clause_of_the_question_is_not_said_again():
     question = "In the living room, what stands on the table?"
-    said = rule("in the living room, there is a vase with flowers on it", question)
-    assert said.text == "There is a vase with flowers on it"
+    outcome = rule("in the living room, there is a vase with flowers on it", question)
+    assert outcome.text == "There is a vase with flowers on it"
     assert rule(LONG, question).text == "A" + LONG[1:]
 
 
 def test_an_answer_is_lower_cased_as_in_the_paper_unless_names_shall_stay():
-    said = "The Eiffel Tower stands behind the man in the coat"
-    assert rule(said).text == "The eiffel tower stands behind the man in the coat"
-    assert rule(said, lower_case=False).text == said
+    answer = "The Eiffel Tower stands behind the man in the coat"
+    assert rule(answer).text == "The eiffel tower stands behind the man in the coat"
+    assert rule(answer, lower_case=False).text == answer
 
 
 def test_other_languages_pass_and_wide_characters_count_as_two():
-    said = "\u4e00\u53ea\u5728\u8349\u5730\u4e0a\u7761\u89c9\u7684\u5927\u9ec4\u72d7\u548c\u5b83\u7684\u670b\u53cb"
-    assert rule(said, "\u8fd9\u662f\u4ec0\u4e48\uff1f") == Answer(said, said)
+    answer = "\u4e00\u53ea\u5728\u8349\u5730\u4e0a\u7761\u89c9\u7684\u5927\u9ec4\u72d7\u548c\u5b83\u7684\u670b\u53cb"
+    assert rule(answer, "\u8fd9\u662f\u4ec0\u4e48\uff1f") == Answer(answer, answer)
     assert rule("Un chien brun dort dans l'herbe verte.", "Que fait le chien ?").text == "Un chien brun dort dans l'herbe verte."
 
 
@@ -132,8 +132,8 @@ NEIGHBOURS = ("Dogs sleep a lot. They dream. They bark.", "Grass is green. It gr
 
 
 def test_the_answer_stands_second_among_the_openings_of_its_neighbours():
-    said = passage(Answer("A dog sleeps", "A dog"), NEIGHBOURS, CONFIG)
-    assert said == "Dogs sleep a lot. They dream. A dog sleeps. Grass is green. It grows. A fence is a wall."
+    text = passage(Answer("A dog sleeps", "A dog"), NEIGHBOURS, CONFIG)
+    assert text == "Dogs sleep a lot. They dream. A dog sleeps. Grass is green. It grows. A fence is a wall."
     assert (
         passage(Answer("It sleeps!", ""), NEIGHBOURS, replace(CONFIG, sentences=1))
         == "Dogs sleep a lot. It sleeps! Grass is green. A fence is a wall."
@@ -141,8 +141,8 @@ def test_the_answer_stands_second_among_the_openings_of_its_neighbours():
 
 
 def test_the_titled_form_has_the_answer_in_front_and_no_brackets():
-    said = passage(Answer("Sleeping (dog)", "Sleeping"), NEIGHBOURS[:2], replace(CONFIG, form="titled"))
-    assert said == "title: Sleeping text: Dogs sleep a lot. They dream. Grass is green. It grows."
+    text = passage(Answer("Sleeping (dog)", "Sleeping"), NEIGHBOURS[:2], replace(CONFIG, form="titled"))
+    assert text == "title: Sleeping text: Dogs sleep a lot. They dream. Grass is green. It grows."
 
 
 def test_an_answer_without_neighbours_stands_alone_and_chinese_closes_up():

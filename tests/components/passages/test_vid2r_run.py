@@ -19,7 +19,7 @@ from mirepoix.models.vectors import maxsim
 from mirepoix.serving.release import read_release
 from mirepoix.serving.store import read_manifest
 from tests.components.fixtures import Made, context, made, write_corpus
-from tests.components.ingestion.formats.format_cases import corpus_of, lay, picture, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, picture, rows_of, write_files
 from tests.components.passages.dialogues import KNOWLEDGE, PICTURES, TRIPLES, adds_up, corpus, dialogues, rows, triple
 
 
@@ -80,9 +80,9 @@ def test_the_filter_drops_by_rank_and_not_by_chance(tmp_path):
 
 
 def test_the_concise_answer_and_what_went_in_are_kept_beside(curate, tmp_path):
-    told = rows(vid2r(tmp_path / "out", curate), "passages")[0]
-    assert told["answer"] == TRIPLES[0][2] and told["model"] == "bm25" and told["kind"] == "vid2r"
-    assert told["sources"] == ["t1", "k1", "k2", "k3"] and told["prompt"] is None and not told["cached"]
+    provenance = rows(vid2r(tmp_path / "out", curate), "passages")[0]
+    assert provenance["answer"] == TRIPLES[0][2] and provenance["model"] == "bm25" and provenance["kind"] == "vid2r"
+    assert provenance["sources"] == ["t1", "k1", "k2", "k3"] and provenance["prompt"] is None and not provenance["cached"]
 
 
 def test_the_knowledge_base_is_the_texts_alone(curate, tmp_path):
@@ -97,8 +97,8 @@ def test_what_answers_a_held_out_query_stands_in_no_passage(tmp_path):
     judged = [{"query_id": "test", "item_id": "k1"}, {"query_id": "train", "item_id": "k2"}]
     found = vid2r(tmp_path / "out", corpus(tmp_path / "curate", given, queries=asked, qrels=judged))
     adds_up(found)
-    ((told,), (passage,)) = rows(found, "passages"), rows(found, "corpus")
-    assert "k1" not in told["sources"] and "k2" in told["sources"]
+    ((provenance,), (passage,)) = rows(found, "passages"), rows(found, "corpus")
+    assert "k1" not in provenance["sources"] and "k2" in provenance["sources"]
     assert "Lighthouses guide ships" not in passage["text"] and "A lighthouse tower is often white." in passage["text"]
     assert found.outcome.metrics["held_out_answers"] == 1 and found.outcome.metrics["knowledge_base"] == len(KNOWLEDGE) - 1
 
@@ -110,7 +110,9 @@ def test_pictures_of_the_folder_that_is_left_out_are_counted_from_the_file_on(tm
         for n, folder in enumerate(folders, 1)
     ]
     files = {f"{folder}/1.png": picture(n) for n, folder in enumerate(folders)}
-    given = rows_of(formats_vid2r, lay(tmp_path / "mine", {"ViD2R.json": "[" + ",\n".join(map(json.dumps, records)) + "]", **files}))
+    given = rows_of(
+        formats_vid2r, write_files(tmp_path / "mine", {"ViD2R.json": "[" + ",\n".join(map(json.dumps, records)) + "]", **files})
+    )
     found = vid2r(tmp_path / "out", corpus_of(tmp_path / "curate", given), found_within=0)
     adds_up(found)
     lost = [(row["reason"], row["source"], row["line"]) for row in rows(found, "rejects")]
@@ -149,11 +151,11 @@ def test_a_releases_encoder_can_be_the_text_retriever(curated, released, tmp_pat
     adds_up(found)
     encoder, wording = load_encoder(released.folder / "encoder"), read_release(released.folder).instructions["t->t"]
     given = [row for row in read_part(curated.folder, "triples").to_pylist() if row["split"] == "train"]
-    said = [apply_rules(row["text"], row["answer"], True, "", config.vid2r, content_words).text for row in given]
-    answers = list(dict.fromkeys(said))
+    cleaned = [apply_rules(row["text"], row["answer"], True, "", config.vid2r, content_words).text for row in given]
+    answers = list(dict.fromkeys(cleaned))
     asked = encoder.encode([Item("", row["text"], instruction=wording) for row in given])
     first = maxsim(asked, encoder.encode([Item("", text) for text in answers])).topk(2).indices.tolist()
-    expected = {row["id"] for row, text, ranks in zip(given, said, first, strict=True) if text in [answers[n] for n in ranks]}
+    expected = {row["id"] for row, text, ranks in zip(given, cleaned, first, strict=True) if text in [answers[n] for n in ranks]}
     assert {row["id"] for row in rows(found, "rejects") if row["reason"] == "found by text"} == expected
     assert all(row["model"] != "bm25" and len(row["sources"]) == 4 for row in rows(found, "passages"))
 
@@ -178,10 +180,10 @@ def test_the_generated_world_becomes_passages_that_tell_its_facts(curated, tmp_p
     given = {row["id"]: row for row in read_part(curated.folder, "triples").to_pylist()}
     training = {id for id, row in given.items() if row["split"] == "train"}
     assert 0 < found.outcome.rows.read == len(training) < len(given)
-    told = {row["item_id"]: row for row in rows(found, "passages")}
+    provenance = {row["item_id"]: row for row in rows(found, "passages")}
     for row in rows(found, "corpus"):
-        assert told[row["id"]]["answer"] in row["text"].lower() + row["text"]
-    assert {row["query_id"].removeprefix("vid2r/") for row in told.values()} <= training
+        assert provenance[row["id"]]["answer"] in row["text"].lower() + row["text"]
+    assert {row["query_id"].removeprefix("vid2r/") for row in provenance.values()} <= training
 
 
 def test_when_no_answer_becomes_a_passage_the_stage_says_why(tmp_path):

@@ -25,11 +25,11 @@ SECRET = "thyme"
 @pytest.fixture(scope="module")
 def deployed(released, tmp_path_factory):
     """The endpoint, behind a key."""
-    lent = context(tmp_path_factory.mktemp("deploy"))
+    stage_context = context(tmp_path_factory.mktemp("deploy"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(KEY, SECRET)
-        outcome = deploy.work(lent, CONFIG, release=released.folder)
-    yield lent.folder, outcome
+        outcome = deploy.work(stage_context, CONFIG, release=released.folder)
+    yield stage_context.folder, outcome
     serve.shutdown()
 
 

@@ -67,9 +67,9 @@ def released(folder: Path, encoder, **more) -> Release:
     """A release as `open_release` opens it, of the parts that an export reads."""
     draft = folder / "draft"
     encoder.save(draft / "encoder")
-    told = {"name": "tiny", "version": "0123", "encoder": "e", "index": "i", "documents": "d", "golden": "g"}
-    told |= {"widths": [32, encoder.dimension], "instructions": INSTRUCTIONS, **more}
-    (draft / "release.json").write_text(json.dumps(told))
+    fields = {"name": "tiny", "version": "0123", "encoder": "e", "index": "i", "documents": "d", "golden": "g"}
+    fields |= {"widths": [32, encoder.dimension], "instructions": INSTRUCTIONS, **more}
+    (draft / "release.json").write_text(json.dumps(fields))
     golden = Item("golden", text="two red stars")
     vectors = [[row.tolist() for row in encoder.encode([golden], role=role).ragged()] for role in ("document", "query")]
     (draft / "golden.json").write_text(json.dumps({"items": [item_to_row(golden)], "vectors": vectors[0], "queries": vectors[1]}))
@@ -147,8 +147,8 @@ def refused(*parts, at):
     """The one line of a refusal, which holds the parts; nothing is left where it was to be written."""
     with pytest.raises(Refused) as caught:
         at()
-    said = str(caught.value)
-    assert "\n" not in said and all(part in said for part in parts), said
+    message = str(caught.value)
+    assert "\n" not in message and all(part in message for part in parts), message
 
 
 # Plain transformers
@@ -160,14 +160,14 @@ def refused(*parts, at):
 def test_the_cards_example_gives_the_same_vectors_with_transformers_alone(name, releases, tmp_path, monkeypatch):
     folder = exported(releases[name], tmp_path / "out", "hf")
     monkeypatch.chdir(folder)
-    told = {}
-    exec(code_of(folder), told)
-    red = png(told["picture"])
+    namespace = {}
+    exec(code_of(folder), namespace)
+    red = png(namespace["picture"])
     shown = [Item("text", text=TEXT), Item("picture", images=(red,)), Item("both", text=TEXT, images=(red,))]
-    assert (told["vectors"] - rows(releases[name], shown)).abs().max() < CLOSE
+    assert (namespace["vectors"] - rows(releases[name], shown)).abs().max() < CLOSE
     more = Item("more", text=f"  {TEXT}\n", images=(picture("blue", 80), picture("green")), instruction="Find a passage.")
     seen = [Image.open(io.BytesIO(image)) for image in more.images]
-    assert (told["encode"](more.text, seen, more.instruction) - rows(releases[name], [more])[0]).abs().max() < CLOSE
+    assert (namespace["encode"](more.text, seen, more.instruction) - rows(releases[name], [more])[0]).abs().max() < CLOSE
 
 
 def test_the_example_passes_positions_that_count_tokens(releases, tmp_path, monkeypatch):
@@ -175,10 +175,10 @@ def test_the_example_passes_positions_that_count_tokens(releases, tmp_path, monk
     folder = exported(releases["unite, 1d"], tmp_path / "out", "hf")
     assert "pictures the positions of their grid" in (folder / "README.md").read_text()
     monkeypatch.chdir(folder)
-    told = {}
-    exec(re.sub(r", position_ids=.*?-1\)", "", code_of(folder)), told)
-    shown = [Item("text", text=TEXT), Item("picture", images=(png(told["picture"]),))]
-    text, seen = (told["vectors"][:2] - rows(releases["unite, 1d"], shown)).abs().amax(1)
+    namespace = {}
+    exec(re.sub(r", position_ids=.*?-1\)", "", code_of(folder)), namespace)
+    shown = [Item("text", text=TEXT), Item("picture", images=(png(namespace["picture"]),))]
+    text, seen = (namespace["vectors"][:2] - rows(releases["unite, 1d"], shown)).abs().amax(1)
     assert text < CLOSE < seen / 10
     assert "position_ids" not in (exported(releases["unite"], tmp_path / "grid", "hf") / "README.md").read_text()
 
@@ -186,17 +186,17 @@ def test_the_example_passes_positions_that_count_tokens(releases, tmp_path, monk
 def test_the_card_says_that_its_example_truncates_no_text_and_reads_no_clip(releases, tmp_path, monkeypatch):
     """A text over max_length is read to its end by it and by the encoder cut; UniVL-DR's cuts alike, and knows no clips."""
     folder = exported(releases["unite, short"], tmp_path / "out", "hf")
-    said = (folder / "README.md").read_text()
-    assert "Texts are not truncated here; in training they were, to 60 tokens of the whole prompt. The example reads no clips." in said
+    card = (folder / "README.md").read_text()
+    assert "Texts are not truncated here; in training they were, to 60 tokens of the whole prompt. The example reads no clips." in card
     monkeypatch.chdir(folder)
-    told = {}
-    exec(code_of(folder), told)
-    assert (told["encode"](LONG) - rows(releases["unite, short"], [Item("long", text=LONG)])[0]).abs().max() > CLOSE
+    namespace = {}
+    exec(code_of(folder), namespace)
+    assert (namespace["encode"](LONG) - rows(releases["unite, short"], [Item("long", text=LONG)])[0]).abs().max() > CLOSE
     folder = exported(releases["univldr"], tmp_path / "cut", "hf")
     assert "Texts are not truncated here" not in (folder / "README.md").read_text()
     monkeypatch.chdir(folder)
-    exec(code_of(folder), told)
-    assert (told["encode"](LONG) - rows(releases["univldr"], [Item("long", text=LONG)])[0]).abs().max() < CLOSE
+    exec(code_of(folder), namespace)
+    assert (namespace["encode"](LONG) - rows(releases["univldr"], [Item("long", text=LONG)])[0]).abs().max() < CLOSE
 
 
 @pytest.mark.parametrize("name", ["marvel", "mire"])
@@ -208,12 +208,12 @@ def test_retrievers_of_several_towers_are_exported_as_checkpoints_and_as_an_enco
     for part in encoder.config.CHECKPOINTS:
         AutoModel.from_pretrained(folder / part)
     monkeypatch.chdir(folder)
-    told = {}
-    exec(code_of(folder), told)
-    expected = releases[name].open_encoder().encode(told["items"])
-    assert torch.equal(told["vectors"].rows_NTD, expected.rows_NTD)
-    said = (folder / "README.md").read_text()
-    assert "pip install -e CHECKOUT\n" in said and "on no registry" in said and "pip install mirepoix" not in said
+    namespace = {}
+    exec(code_of(folder), namespace)
+    expected = releases[name].open_encoder().encode(namespace["items"])
+    assert torch.equal(namespace["vectors"].rows_NTD, expected.rows_NTD)
+    card = (folder / "README.md").read_text()
+    assert "pip install -e CHECKOUT\n" in card and "on no registry" in card and "pip install mirepoix" not in card
 
 
 def test_an_exported_encoder_can_be_loaded_again(releases, tmp_path):
@@ -368,20 +368,20 @@ def test_the_files_are_those_that_servers_parse(releases, tmp_path):
     assert [way for way, used in pooling.items() if used is True] == ["pooling_mode_lasttoken", "include_prompt"]
     assert pooling["pooling_mode_cls_token"] is pooling["pooling_mode_mean_tokens"] is False
     assert json.loads((folder / "sentence_bert_config.json").read_text())["max_seq_length"] == 32768
-    told = json.loads((folder / "config_sentence_transformers.json").read_text())
-    assert told["prompts"] == {"query": "", "document": "", **INSTRUCTIONS}
+    fields = json.loads((folder / "config_sentence_transformers.json").read_text())
+    assert fields["prompts"] == {"query": "", "document": "", **INSTRUCTIONS}
     assert not (folder / "mirepoix.json").exists()
     assert f"in training at most {UniteConfig().max_frames} were, evenly spaced" in (folder / "README.md").read_text()
 
 
 def test_late_interaction_has_the_layout_of_pylate(releases, tmp_path):
     folder = exported(releases["mire"], tmp_path / "out", "sentence-transformers")
-    told = json.loads((folder / "config_sentence_transformers.json").read_text())
+    fields = json.loads((folder / "config_sentence_transformers.json").read_text())
     config = BUILT["mire"][1]
-    assert (told["model_type"], told["query_prefix"], told["document_prefix"]) == ("ColBERT", "[unused0]", "[unused1]")
-    assert (told["query_length"], told["document_length"]) == (config.query_length, config.document_length)
-    assert told["prompts"] == {"query": "", "document": "", **{task: f"{words} " for task, words in INSTRUCTIONS.items()}}
-    assert told["do_query_expansion"] is False and {".", "!"} <= set(told["skiplist_words"])
+    assert (fields["model_type"], fields["query_prefix"], fields["document_prefix"]) == ("ColBERT", "[unused0]", "[unused1]")
+    assert (fields["query_length"], fields["document_length"]) == (config.query_length, config.document_length)
+    assert fields["prompts"] == {"query": "", "document": "", **{task: f"{words} " for task, words in INSTRUCTIONS.items()}}
+    assert fields["do_query_expansion"] is False and {".", "!"} <= set(fields["skiplist_words"])
     assert [module["path"] for module in json.loads((folder / "modules.json").read_text())] == ["", "1_Dense"]
     assert list(load_file(folder / "1_Dense/model.safetensors")) == ["linear.weight"]
     assert "linear.weight" not in load_file(folder / "model.safetensors")
@@ -458,15 +458,15 @@ def test_the_adapter_over_the_base_gives_the_weights_after_two_stages(name, adap
     assert not (folder / "model.safetensors").exists()
     assert ("The example reads no clips." in (folder / "README.md").read_text()) == (name != "univldr")
     monkeypatch.chdir(folder)
-    told = {}
-    exec(code_of(folder), told)
-    red = png(told["picture"])
+    namespace = {}
+    exec(code_of(folder), namespace)
+    red = png(namespace["picture"])
     shown = [Item("text", text=TEXT), Item("picture", images=(red,)), Item("both", text=TEXT, images=(red,))]
     expected = rows(adapted[name], shown)
-    assert (told["vectors"] - expected).abs().max() < CLOSE
+    assert (namespace["vectors"] - expected).abs().max() < CLOSE
     untrained = BUILT[name][0].build(twins[BUILT[name][2]], BUILT[name][1]).encode(shown).rows_NTD[:, 0]
     assert (untrained - expected).abs().max() > 100 * CLOSE
-    merged = told["model"].merge_and_unload().state_dict()
+    merged = namespace["model"].merge_and_unload().state_dict()
     whole = adapted[name].open_encoder().model.state_dict()
     assert merged.keys() == whole.keys()
     # CLIP's scale is its temperature, on which no vector hangs and which no adapter can tell.

@@ -56,7 +56,7 @@ def test_only_layers_that_changed_are_in_it(base):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({}, "added nothing"),
         ({"a.bias": torch.ones(64)}, "the change of a.bias is not of low rank"),
@@ -66,7 +66,7 @@ def test_only_layers_that_changed_are_in_it(base):
         ({"new.weight": torch.ones(1)}, "1 weights are only in the release or only in its base (new.weight"),
     ],
 )
-def test_changes_that_no_adapter_can_contain_are_refused_with_the_weights_name(change, said, base):
+def test_changes_that_no_adapter_can_contain_are_refused_with_the_weights_name(change, message, base):
     with pytest.raises(Refused) as caught:
         adapters({**base, **change}, base, {"a"})
-    assert said in str(caught.value)
+    assert message in str(caught.value)

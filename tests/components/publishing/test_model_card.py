@@ -44,13 +44,13 @@ def release(tmp_path):
 
 @pytest.fixture
 def run():
-    told = copy.deepcopy(REPORT)
-    told["settings"] |= {"adapt": TRAINING, "instruct": TRAINING, "backbone": {"name": "tiny"}}
-    told["stages"] += [
+    report = copy.deepcopy(REPORT)
+    report["settings"] |= {"adapt": TRAINING, "instruct": TRAINING, "backbone": {"name": "tiny"}}
+    report["stages"] += [
         {"name": "pairs", "status": "done", "digest": "c" * 64, "rows": {"read": 10, "written": 9}, "tables": {"mixture": MIXTURE}},
         {"name": "adapt", "status": "done", "digest": "d" * 64, "rows": {"read": 9, "written": 9}, "metrics": {"loss": 0.25, "steps": 520}},
     ]
-    return told
+    return report
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def marvel_run(run, monkeypatch):
     run["stages"] = [
         {"name": stage.name, "status": "done", "digest": "e" * 64, "rows": {}, "metrics": {}, "tables": {}} for stage in config.stages()
     ]
-    told = {stage["name"]: stage for stage in run["stages"]}
-    told["pairs"]["tables"] = {"mixture": MIXTURE}
-    told["pairs-verbalised"]["tables"] = {"mixture": [MIXTURE[0], {**MIXTURE[2], "after": 700}]}
-    told["mine-refine"]["metrics"] = {"mined": 1400.0}
+    stages = {stage["name"]: stage for stage in run["stages"]}
+    stages["pairs"]["tables"] = {"mixture": MIXTURE}
+    stages["pairs-verbalised"]["tables"] = {"mixture": [MIXTURE[0], {**MIXTURE[2], "after": 700}]}
+    stages["mine-refine"]["metrics"] = {"mined": 1400.0}
     return run
 
 
@@ -137,14 +137,14 @@ def test_only_tasks_that_a_training_read_are_listed(release, run):
 
 def test_mining_verbalising_and_the_third_training_are_listed_if_they_ran(release, marvel_run):
     text = card(release, Stub(), LAYOUT, marvel_run)
-    told = settings_of(text)
-    assert list(told) == ["sources", "curate", "verbalise", "pairs", "mine-refine", "adapt", "instruct", "refine", "backbone"]
-    assert told["sources"] == {"path": ["webqa", "more"], "format": "webqa"}
-    assert (told["verbalise"]["wording"], told["verbalise"]["writer"]["model"]) == ("Ask for it.", "cook/writer")
+    settings = settings_of(text)
+    assert list(settings) == ["sources", "curate", "verbalise", "pairs", "mine-refine", "adapt", "instruct", "refine", "backbone"]
+    assert settings["sources"] == {"path": ["webqa", "more"], "format": "webqa"}
+    assert (settings["verbalise"]["wording"], settings["verbalise"]["writer"]["model"]) == ("Ask for it.", "cook/writer")
     mining = marvel().mine_refine
-    assert (told["mine-refine"]["last"], told["mine-refine"]["balanced"]) == (mining.last, mining.balanced) and "mined 1400" in text
-    assert [told[stage]["tuning"]["towers"] for stage in ("adapt", "refine")] == [["vision", "projector"], ["text", "projector"]]
-    assert told["adapt"]["tuning"]["text_length"] == 64 and told["refine"]["loss"]["learned_temperature"] is True
+    assert (settings["mine-refine"]["last"], settings["mine-refine"]["balanced"]) == (mining.last, mining.balanced) and "mined 1400" in text
+    assert [settings[stage]["tuning"]["towers"] for stage in ("adapt", "refine")] == [["vision", "projector"], ["text", "projector"]]
+    assert settings["adapt"]["tuning"]["text_length"] == 64 and settings["refine"]["loss"]["learned_temperature"] is True
     read = [line for line in lines(text) if line[0] in ("adapt", "instruct", "refine")]
     assert read == [("adapt", "world", "t->i", "4,321"), ("instruct", "world", "it->t", "765"), ("refine", "world", "it->t", "700")]
     assert head_of(text)["base_model"] == [marvel().backbone.name, marvel().backbone.vision]

@@ -61,10 +61,10 @@ def test_queries_are_served_with_the_instructions_of_the_pairs_or_with_none(part
     shutil.rmtree(corpus / "prompts", ignore_errors=True)
     (tmp_path / "more/prompts").rename(corpus / "prompts")
     paired = made(tmp_path / "pairs", pairs.work, PairsConfig(without_instruction=without), curate=corpus)
-    lent = context(tmp_path / "out")
-    release.work(lent, ReleaseConfig(golden=1), **parts | {"pairs": paired.folder})
+    stage_context = context(tmp_path / "out")
+    release.work(stage_context, ReleaseConfig(golden=1), **parts | {"pairs": paired.folder})
     ours = {task: wordings[0] for task, wordings in INSTRUCTIONS.items()}
-    served = json.loads((lent.folder / "release.json").read_text())["instructions"]
+    served = json.loads((stage_context.folder / "release.json").read_text())["instructions"]
     assert served == ({} if without == 1 else ours | {"t->i": "The source's words."})
 
 
@@ -82,9 +82,9 @@ def test_golden_items_are_unchanged_and_in_the_order_of_the_corpus(released, cur
 
 
 def test_a_modality_with_few_items_gives_all_of_them(parts, curated, tmp_path):
-    lent = context(tmp_path)
-    release.work(lent, ReleaseConfig(golden=10_000), **parts)
-    assert len(golden_items(lent.folder)) == read_part(curated.folder, "corpus", ["id"]).num_rows
+    stage_context = context(tmp_path)
+    release.work(stage_context, ReleaseConfig(golden=10_000), **parts)
+    assert len(golden_items(stage_context.folder)) == read_part(curated.folder, "corpus", ["id"]).num_rows
 
 
 def test_rows_are_accounted_for(released, curated):
@@ -96,10 +96,10 @@ def test_rows_are_accounted_for(released, curated):
 def test_the_same_parts_give_the_same_version_and_another_name_another(released, parts, tmp_path):
     versions = []
     for name in ("mirepoix", "sofrito"):
-        lent = context(tmp_path / name)
+        stage_context = context(tmp_path / name)
         config = ReleaseConfig(name=name, golden=2)
-        release.work(lent, config, **parts)
-        versions.append(json.loads((lent.folder / "release.json").read_text())["version"])
+        release.work(stage_context, config, **parts)
+        versions.append(json.loads((stage_context.folder / "release.json").read_text())["version"])
     assert versions[0] == open_release(released.folder).version != versions[1]
 
 

@@ -163,10 +163,10 @@ def test_a_passage_names_the_entity_describes_it_and_tells_one_fact(entities, il
 
 
 def test_the_first_passages_state_different_facts_and_no_two_have_one_wording(entities):
-    told = fact_passages(entities[0], 20, False, random.Random(0))
+    stated = fact_passages(entities[0], 20, False, random.Random(0))
 
-    assert sorted(kind for kind, _ in told[:5]) == sorted(FACTS)
-    assert len({text for _, text in told}) == 20
+    assert sorted(kind for kind, _ in stated[:5]) == sorted(FACTS)
+    assert len({text for _, text in stated}) == 20
 
 
 def test_passages_with_and_without_a_picture_are_worded_differently(entities):

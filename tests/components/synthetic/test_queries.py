@@ -47,9 +47,9 @@ def test_a_look_that_differs_in_one_attribute_is_another_look(attribute):
 
 
 def test_an_intent_for_a_fact_is_satisfied_only_where_that_fact_is_stated():
-    told = [kind for kind in (*FACTS, None) if Intent(TEXT, ENTITY.identity, "food").satisfied_by(PASSAGE, Truth(ENTITY, kind))]
+    satisfying = [kind for kind in (*FACTS, None) if Intent(TEXT, ENTITY.identity, "food").satisfied_by(PASSAGE, Truth(ENTITY, kind))]
 
-    assert told == ["food"]
+    assert satisfying == ["food"]
 
 
 def test_drafts_cover_the_eight_families_evenly():

@@ -38,8 +38,8 @@ SMALL = WorldConfig(
 )
 
 
-def dialled(**dials):
-    return replace(SMALL, **dials)
+def dialled(**changes):
+    return replace(SMALL, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +160,8 @@ def test_a_question_by_name_finds_the_passages_that_tell_that_fact_of_that_name(
             words = query.item.text.strip("?.").split()
             (kind,) = [kind for kind in FACTS if kind in words]
             (entity,) = [entity for entity in world.entities if entity.name in words]
-            told = [item for item in world.corpus if item.modality == Modality.TEXT and entity.name.lower() in item.text.lower()]
-            expected = {item.id for item in told if f" {kind} " in item.text.lower().replace("  ", " ")}
+            naming = [item for item in world.corpus if item.modality == Modality.TEXT and entity.name.lower() in item.text.lower()]
+            expected = {item.id for item in naming if f" {kind} " in item.text.lower().replace("  ", " ")}
             assert set(positives[query.item.id]) == expected
 
 
@@ -174,12 +174,12 @@ def test_a_description_finds_pictures_of_the_entity_with_every_attribute_it_name
 
 
 def test_a_question_about_a_picture_cannot_be_answered_from_its_text_alone(default_world):
-    wishes = defaultdict(set)
+    intents = defaultdict(set)
     for query in default_world.queries:
         if query.task in ("it->t", "it->it"):
-            wishes[query.task, query.item.text].add(query.intent.identity)
+            intents[query.task, query.item.text].add(query.intent.identity)
 
-    assert min(len(identities) for identities in wishes.values()) > 10
+    assert min(len(identities) for identities in intents.values()) > 10
 
 
 def test_a_question_about_a_picture_cannot_be_answered_from_the_picture_alone(world):

@@ -11,7 +11,7 @@ from tests.components.synthetic.test_world import dialled
 
 
 @pytest.mark.parametrize(
-    ("dials", "message"),
+    ("changes", "message"),
     [
         ({"near_duplicates": 1.5}, "near_duplicates is 1.5; it is a share, give a number from 0 to 1"),
         ({"false_negatives": -0.1}, "false_negatives is -0.1; it is a share"),
@@ -29,9 +29,9 @@ from tests.components.synthetic.test_world import dialled
         ({"false_negatives": 0.9}, "false_negatives is 0.9; each query keeps a positive, so give at most 0."),
     ],
 )
-def test_a_dial_out_of_range_is_refused_in_one_line(dials, message):
+def test_a_dial_out_of_range_is_refused_in_one_line(changes, message):
     with pytest.raises(Refused) as refusal:
-        generate(dialled(**dials), seed=0)
+        generate(dialled(**changes), seed=0)
 
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)

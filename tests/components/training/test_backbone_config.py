@@ -20,15 +20,15 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("fields", "fault"),
+    ("fields", "message"),
     [
         ({"name": "a", "vision": "b"}, "backbone.vision is 'b' and unite is built over model"),
         ({"vision": "b"}, "backbone.name is tiny; give both towers, or neither"),
         ({"tiny": Tiny(family="t5_clip")}, "backbone.tiny.family is 't5_clip'; unite is built over qwen2_vl"),
     ],
 )
-def test_checkpoints_that_do_not_fit_the_retriever_are_refused_when_the_config_is_made(fields, fault):
-    with pytest.raises(Refused, match=fault):
+def test_checkpoints_that_do_not_fit_the_retriever_are_refused_when_the_config_is_made(fields, message):
+    with pytest.raises(Refused, match=message):
         BackboneConfig(**fields)
 
 

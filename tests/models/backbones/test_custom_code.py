@@ -13,7 +13,7 @@ from mirepoix.models.backbones.twin_config import Tiny
 from mirepoix.models.backbones.twins import make_twin
 from tests.components.generation.causal import make_causal
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 CODE = """
 import os
 from pathlib import Path

@@ -39,14 +39,16 @@ def test_the_same_seed_gives_the_same_weights(twin, family, tmp_path):
 
 
 def test_weights_are_spread_as_told_but_where_published_models_spread_them_by_width(tmp_path):
-    told = {
+    expected = {
         "qwen2_vl": {"language_model.layers.0.self_attn.q_proj.weight": 10, "visual.blocks.0.attn.qkv.weight": 10},
         "bert_clip": {"encoder.layer.0.attention.self.query.weight": 10},
         "clip": {"vision_model.embeddings.patch_embedding.weight": 10, "vision_model.encoder.layers.0.self_attn.q_proj.weight": 1},
         "t5_clip": {"encoder.block.0.layer.0.SelfAttention.q.weight": 1},
     }
-    for family, ratios in told.items():
-        made = [make_twin(tmp_path / f"{family}{told}", family, WORDS, replace(SIZES, initializer_range=told), 0) for told in (0.02, 0.2)]
+    for family, ratios in expected.items():
+        made = [
+            make_twin(tmp_path / f"{family}{spread}", family, WORDS, replace(SIZES, initializer_range=spread), 0) for spread in (0.02, 0.2)
+        ]
         narrow, wide = (load_file(next(iter(each.values())).name / "model.safetensors") for each in made)
         found = {weight: float(wide[weight].std() / narrow[weight].std()) for weight in ratios}
         assert found == pytest.approx(ratios), family

@@ -56,15 +56,15 @@ def labels(
 class Paper:
     """The loss of a batch, written down from the definition."""
 
-    def __init__(self, queries: Vectors, documents: Vectors, told: Labels, objective: Objective, scale: torch.Tensor | float):
+    def __init__(self, queries: Vectors, documents: Vectors, batch_labels: Labels, objective: Objective, scale: torch.Tensor | float):
         self.queries, self.documents = queries, documents
-        self.codes, self.keys, self.teacher = told.codes_M.tolist(), told.keys_MH.tolist(), told.scores_M.tolist()
-        self.relevant = None if told.relevant_BR is None else [set(row) for row in told.relevant_BR.tolist()]
+        self.codes, self.keys, self.teacher = batch_labels.codes_M.tolist(), batch_labels.keys_MH.tolist(), batch_labels.scores_M.tolist()
+        self.relevant = None if batch_labels.relevant_BR is None else [set(row) for row in batch_labels.relevant_BR.tolist()]
         self.objective, self.scale = objective, scale
         self.pairs = range(len(queries))
         self.own: list[list[int]] = []
         place = len(queries)
-        for count in told.counts_B.tolist():
+        for count in batch_labels.counts_B.tolist():
             self.own.append(list(range(place, place + count)))
             place += count
         self.similarity, self.rows, self.negatives = cache(self._similarity), cache(self._rows), cache(self._negatives)
@@ -117,13 +117,15 @@ class Paper:
         total: torch.Tensor | float = 0.0
         for i in self.taught():
             found = [self.similarity(i, j, width) for j in [i, *self.own[i]]]
-            told = [self.teacher[j] / self.objective.teacher_temperature for j in [i, *self.own[i]]]
+            teacher_scores = [self.teacher[j] / self.objective.teacher_temperature for j in [i, *self.own[i]]]
             if self.objective.distillation == "kl":
                 whole = sum((score * self.scale).exp() for score in found)
-                for score, wanted in zip(found, [math.exp(score) / sum(map(math.exp, told)) for score in told], strict=True):
+                for score, wanted in zip(
+                    found, [math.exp(score) / sum(map(math.exp, teacher_scores)) for score in teacher_scores], strict=True
+                ):
                     total = total + wanted * (math.log(wanted) - ((score * self.scale).exp() / whole).log())
             else:
-                errors = [((found[0] - found[k]) - (told[0] - told[k])) ** 2 for k in range(1, len(found))]
+                errors = [((found[0] - found[k]) - (teacher_scores[0] - teacher_scores[k])) ** 2 for k in range(1, len(found))]
                 total = total + sum(errors) / len(errors)
         return total / max(1, len(self.taught()))
 

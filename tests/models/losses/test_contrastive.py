@@ -26,14 +26,14 @@ def batches(draw):
     pairs = draw(st.integers(1, 4))
     counts = draw(st.lists(st.integers(0, 3), min_size=pairs, max_size=pairs))
     documents, hashes = pairs + sum(counts), draw(st.integers(1, 2))
-    told = labels(
+    batch_labels = labels(
         codes=draw(st.lists(st.integers(1, 2), min_size=documents, max_size=documents)),
         counts=counts,
         keys=draw(st.lists(st.tuples(*[st.integers(0, 9)] * hashes), min_size=documents, max_size=documents)),
         scores=draw(st.lists(st.sampled_from([math.nan, -1.5, 0.25, 0.5, 0.75, 2.0]), min_size=documents, max_size=documents)),
         relevant=draw(st.none() | st.lists(st.sets(st.integers(-1, 6), min_size=1, max_size=3), min_size=pairs, max_size=pairs)),
     )
-    return told, draw(st.integers(1, 3)), draw(st.integers(0, 99))
+    return batch_labels, draw(st.integers(1, 3)), draw(st.integers(0, 99))
 
 
 @st.composite
@@ -60,11 +60,11 @@ def learnt(loss: torch.Tensor, *leaves: torch.Tensor) -> list[torch.Tensor]:
 @settings(deadline=None, max_examples=50)
 @given(batch=batches(), objective=objectives())
 def test_value_gradient_and_figures_are_what_the_definition_says(batch, objective):
-    told, rows, seed = batch
-    queries, documents = vectors(len(told.counts_B), rows, seed), vectors(len(told.keys_MH), rows, seed + 1000)
+    batch_labels, rows, seed = batch
+    queries, documents = vectors(len(batch_labels.counts_B), rows, seed), vectors(len(batch_labels.keys_MH), rows, seed + 1000)
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
-    paper = Paper(queries, documents, told, objective, scale)
-    contrast = contrastive(queries, documents, told, objective, scale)
+    paper = Paper(queries, documents, batch_labels, objective, scale)
+    contrast = contrastive(queries, documents, batch_labels, objective, scale)
     leaves = queries.rows_NTD, documents.rows_NTD, scale
     expected = paper.loss()
     assert contrast.loss.dtype == torch.float64 and contrast.loss.item() == pytest.approx(expected.item(), abs=1e-9)
@@ -90,8 +90,8 @@ def test_value_gradient_and_figures_are_what_the_definition_says(batch, objectiv
     assert {"loss", *figures} == {field.name for field in fields(Contrast)} and set(COUNTS) < set(figures)
 
 
-def of(queries: Vectors, documents: Vectors, told, objective: Objective = NOTHING, temperature: float = 0.1) -> Contrast:
-    return contrastive(queries, documents, told, objective, 1 / temperature)
+def of(queries: Vectors, documents: Vectors, batch_labels, objective: Objective = NOTHING, temperature: float = 0.1) -> Contrast:
+    return contrastive(queries, documents, batch_labels, objective, 1 / temperature)
 
 
 MAMCL = Objective(modality_mask=True)
@@ -99,9 +99,9 @@ MAMCL = Objective(modality_mask=True)
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_mamcl_over_one_modality_is_info_nce(symmetric):
-    batch, told, objective = toy(5), labels([3] * 5), Objective(symmetric=symmetric)
-    masked = of(*batch, told, replace(objective, modality_mask=True))
-    assert masked.loss.item() == of(*batch, told, objective).loss.item() > 0
+    batch, batch_labels, objective = toy(5), labels([3] * 5), Objective(symmetric=symmetric)
+    masked = of(*batch, batch_labels, replace(objective, modality_mask=True))
+    assert masked.loss.item() == of(*batch, batch_labels, objective).loss.item() > 0
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -123,9 +123,9 @@ def test_only_an_exactly_equal_modality_is_a_negative_under_the_mask():
 
 def test_hard_negatives_of_another_modality_are_masked_too_a_rows_own_and_others():
     codes = [1, 2, *(1, 2, 3), *(2, 2, 1)]  # the first query has two of its modality among all, the second three
-    told = labels(codes, [3, 3])
-    assert float(of(*toy(2, negatives=3), told, MAMCL).effective_negatives) == pytest.approx((2 + 3) / 2)
-    assert float(of(*toy(2, negatives=3), told).effective_negatives) == 7
+    batch_labels = labels(codes, [3, 3])
+    assert float(of(*toy(2, negatives=3), batch_labels, MAMCL).effective_negatives) == pytest.approx((2 + 3) / 2)
+    assert float(of(*toy(2, negatives=3), batch_labels).effective_negatives) == 7
     assert int(of(*toy(2, negatives=3), labels([1, 2, *(2, 2, 2), *(4, 2, 4)], [3, 3]), MAMCL).rows_without_negatives) == 1
 
 
@@ -169,13 +169,13 @@ def test_a_copy_of_the_positive_is_pushed_away_only_if_it_is_not_said_to_be_rele
 
 
 def test_a_document_is_known_by_any_of_its_hashes():
-    told = labels([1] * 3, keys=[(1, 7), (2, 7), (3, 3)], relevant=[{1, 7}, {2, 7}, {3}])
-    assert float(of(*toy(3), told).effective_negatives) == pytest.approx(4 / 3)
+    batch_labels = labels([1] * 3, keys=[(1, 7), (2, 7), (3, 3)], relevant=[{1, 7}, {2, 7}, {3}])
+    assert float(of(*toy(3), batch_labels).effective_negatives) == pytest.approx(4 / 3)
 
 
 def test_what_another_pair_brings_and_this_query_is_known_to_want_is_masked_for_this_query_alone():
-    told = labels([1, 1], [1, 1], keys=[10, 11, 12, 13], relevant=[{10, 11, 13}, {11}])
-    assert float(of(*toy(2, negatives=1), told).effective_negatives) == pytest.approx((1 + 3) / 2)
+    batch_labels = labels([1, 1], [1, 1], keys=[10, 11, 12, 13], relevant=[{10, 11, 13}, {11}])
+    assert float(of(*toy(2, negatives=1), batch_labels).effective_negatives) == pytest.approx((1 + 3) / 2)
 
 
 def test_a_document_does_not_push_away_a_query_that_it_is_known_to_answer():
@@ -254,12 +254,12 @@ def test_a_student_that_scores_as_its_teacher_has_nothing_to_learn_of_it(kind, t
 def test_a_pair_of_which_a_score_is_missing_is_left_out_of_distillation_and_counted(kind):
     queries, documents = vectors(3), vectors(6, seed=1)
     objective = Objective(distillation=kind, distillation_weight=1.0)
-    told = labels([1] * 3, [2, 1, 0], scores=[1.0, 2.0, 3.0, 0.5, math.nan, 0.0])
-    contrast = of(queries, documents, told, objective)
+    batch_labels = labels([1] * 3, [2, 1, 0], scores=[1.0, 2.0, 3.0, 0.5, math.nan, 0.0])
+    contrast = of(queries, documents, batch_labels, objective)
     contrast.loss.backward()
     assert int(contrast.rows_without_teacher) == 2
     assert [bool(gradient.any()) for gradient in queries.rows_NTD.grad] == [False, True, False]
-    rest = of(queries, documents, replace(told, scores_M=torch.full((6,), math.nan)), objective)
+    rest = of(queries, documents, replace(batch_labels, scores_M=torch.full((6,), math.nan)), objective)
     assert rest.loss.item() == 0 and int(rest.rows_without_teacher) == 3
 
 

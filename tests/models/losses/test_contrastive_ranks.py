@@ -98,25 +98,27 @@ def batch_of(case: Case, rank: int, world: int) -> tuple[torch.Tensor, Labels]:
     mine = range(rank * share, (rank + 1) * share)
     start = EVERYONE + sum(case.counts[: mine.start])
     places = [*mine, *range(start, start + sum(case.counts[mine.start : mine.stop]))]
-    told = labels(
+    batch_labels = labels(
         codes[places].tolist(),
         case.counts[mine.start : mine.stop],
         keys[places].tolist(),
         scores[places].tolist(),
         [{int(keys[i, 1]), *range(i)} for i in mine] if case.known else None,
     )
-    return torch.cat([queries[mine], documents[places]]), told
+    return torch.cat([queries[mine], documents[places]]), batch_labels
 
 
 def results_of(case: Case, rank: int, world: int) -> tuple[Contrast, list[torch.Tensor]]:
     """The loss of a rank with its figures, and its gradients."""
-    raw, told = batch_of(case, rank, world)
+    raw, batch_labels = batch_of(case, rank, world)
     module: torch.nn.Module = Toy(torch.randn(D, D, generator=torch.Generator().manual_seed(6)))
     if case.objective.learned_temperature:
         module = Tempered(module, case.objective)
     rows_NTD, mask_NT, *scale = module(raw_NTD=raw, padding=min(rank, 1) if case.rows > 1 else 0)
-    vectors, pairs = Vectors(rows_NTD, mask_NT), len(told.counts_B)
-    contrast = contrastive(vectors[:pairs], vectors[pairs:], told, case.objective, scale[0] if scale else 1 / case.objective.temperature)
+    vectors, pairs = Vectors(rows_NTD, mask_NT), len(batch_labels.counts_B)
+    contrast = contrastive(
+        vectors[:pairs], vectors[pairs:], batch_labels, case.objective, scale[0] if scale else 1 / case.objective.temperature
+    )
     contrast.loss.backward()
     return contrast, [parameter.grad for parameter in module.parameters()]
 

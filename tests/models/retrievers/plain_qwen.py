@@ -45,7 +45,7 @@ class Plain:
 
     def states(self, prompt: str, item: Item, positions: str, both_ways: bool = False) -> torch.Tensor:
         """states_LD of a prompt in which each picture and the clip has one pad; positions "stock" leaves them to the model."""
-        told = {}
+        extra = {}
         pictures = [self._patches([image]) for image in item.images]
         clips = [self._patches(item.video)] if item.video else []
         for _, grid in pictures:
@@ -55,24 +55,24 @@ class Plain:
         ids = self.tokenizer(prompt.replace("<picture>", "<|image_pad|>"))["input_ids"]
         kinds = [1 if token == self.model.config.image_token_id else 2 if token == self.model.config.video_token_id else 0 for token in ids]
         if pictures:
-            told["pixel_values"] = torch.cat([patches for patches, _ in pictures])
-            told["image_grid_thw"] = torch.tensor([grid for _, grid in pictures])
+            extra["pixel_values"] = torch.cat([patches for patches, _ in pictures])
+            extra["image_grid_thw"] = torch.tensor([grid for _, grid in pictures])
         if clips:
-            told["pixel_values_videos"] = torch.cat([patches for patches, _ in clips])
-            told["video_grid_thw"] = torch.tensor([grid for _, grid in clips])
+            extra["pixel_values_videos"] = torch.cat([patches for patches, _ in clips])
+            extra["video_grid_thw"] = torch.tensor([grid for _, grid in clips])
         if positions == "stock":
-            told["mm_token_type_ids"] = torch.tensor([kinds])
+            extra["mm_token_type_ids"] = torch.tensor([kinds])
             if clips and self.family == "qwen2_5_vl":
-                told["second_per_grid_ts"] = torch.tensor([2.0])
+                extra["second_per_grid_ts"] = torch.tensor([2.0])
         elif positions == "1d":
-            told["position_ids"] = torch.tensor([[[place] for place in range(len(ids))]] * 3).transpose(1, 2)
+            extra["position_ids"] = torch.tensor([[[place] for place in range(len(ids))]] * 3).transpose(1, 2)
         else:
             grids = {1: [grid for _, grid in pictures], 2: [grid for _, grid in clips]}
-            told["position_ids"] = torch.tensor(self._grid_positions(kinds, grids)).T[:, None]
+            extra["position_ids"] = torch.tensor(self._grid_positions(kinds, grids)).T[:, None]
         if both_ways:
-            told["attention_mask"] = torch.zeros(1, 1, len(ids), len(ids))
+            extra["attention_mask"] = torch.zeros(1, 1, len(ids), len(ids))
         with torch.inference_mode():
-            return self.model(input_ids=torch.tensor([ids]), **told).last_hidden_state[0]
+            return self.model(input_ids=torch.tensor([ids]), **extra).last_hidden_state[0]
 
     def _patches(self, frames) -> tuple[torch.Tensor, list[int]]:
         """Patches in which two frames stand one behind the other, and how many there are in time, height and width."""

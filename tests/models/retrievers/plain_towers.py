@@ -75,7 +75,7 @@ def order(encoder, items) -> list[str]:
     """The modules with weights of their own that a training step over the items runs, forward and back, one after another."""
     ran = []
 
-    def told(name):
+    def recorder(name):
         def hook(module, given, output):
             ran.append(name)
             if output.requires_grad:
@@ -84,7 +84,7 @@ def order(encoder, items) -> list[str]:
         return hook
 
     weighty = [(name, module) for name, module in encoder.named_modules() if any(True for _ in module.parameters(recurse=False))]
-    hooks = [module.register_forward_hook(told(name)) for name, module in weighty]
+    hooks = [module.register_forward_hook(recorder(name)) for name, module in weighty]
     rows_NTD, _ = encoder(**encoder.training_collator(items, items))
     (rows_NTD * torch.randn_like(rows_NTD)).sum().backward()
     for hook in hooks:

@@ -31,8 +31,8 @@ def jfe(tiny_qwen):
     return Jfe.open(tiny_qwen, JfeConfig()).eval()
 
 
-def over(plain, **told) -> Jfe:
-    return Jfe.build({"model": Checkpoint(plain.model.name_or_path)}, JfeConfig(**told)).eval()
+def over(plain, **changes) -> Jfe:
+    return Jfe.build({"model": Checkpoint(plain.model.name_or_path)}, JfeConfig(**changes)).eval()
 
 
 def turn(item: Item) -> str:
@@ -41,8 +41,8 @@ def turn(item: Item) -> str:
 
 
 def halves(item: Item) -> list[Item]:
-    seen, said = Item("seen", images=item.images, video=item.video), Item("said", item.text, instruction=item.instruction)
-    return [half for half, there in ((seen, item.images or item.video), (said, item.text or item.instruction)) if there]
+    visual, textual = Item("visual", images=item.images, video=item.video), Item("textual", item.text, instruction=item.instruction)
+    return [half for half, there in ((visual, item.images or item.video), (textual, item.text or item.instruction)) if there]
 
 
 def slow(plain, item: Item, attention: str, pooling: str, fusion: str, positions: str) -> torch.Tensor:
@@ -92,10 +92,10 @@ def test_the_turn_is_what_it_is_when_tokenised_as_one(jfe):
 
 def test_a_text_is_cut_before_the_instruction_and_a_picture_never(tiny_qwen):
     short = Jfe.open(tiny_qwen, JfeConfig(max_length=60))
-    told = short.tokenizer.decode(short.collator([Item("a", "red " * 200, (picture(),), instruction="Find it.")])["input_ids"][0])
-    assert told.startswith("<|im_start|>user\nFind it.\n<|vision_start|>") and told.endswith(" red<|im_end|>")
-    told = short.tokenizer.decode(short.collator([Item("a", "red", (picture(),), instruction="blue " * 200)])["input_ids"][0])
-    assert told.count("<|image_pad|>") == 4 and "red" not in told and " blue\n<|vision_start|>" in told
+    prompt = short.tokenizer.decode(short.collator([Item("a", "red " * 200, (picture(),), instruction="Find it.")])["input_ids"][0])
+    assert prompt.startswith("<|im_start|>user\nFind it.\n<|vision_start|>") and prompt.endswith(" red<|im_end|>")
+    prompt = short.tokenizer.decode(short.collator([Item("a", "red", (picture(),), instruction="blue " * 200)])["input_ids"][0])
+    assert prompt.count("<|image_pad|>") == 4 and "red" not in prompt and " blue\n<|vision_start|>" in prompt
 
 
 @pytest.mark.parametrize("attention", ["causal", "bidirectional"])
@@ -126,8 +126,8 @@ def test_both_arms_agree_on_words_alone_and_on_pictures_alone_and_an_instruction
 
 def test_the_late_arm_sums_before_it_normalises(plain):
     late, item = over(plain, fusion="late", pooling="mean"), ITEMS[2]
-    seen, said = (over(plain, pooling="mean").encode([half]).rows_NTD[0, 0] for half in halves(item))
-    of_units = torch.nn.functional.normalize(seen + said, dim=-1)
+    visual, textual = (over(plain, pooling="mean").encode([half]).rows_NTD[0, 0] for half in halves(item))
+    of_units = torch.nn.functional.normalize(visual + textual, dim=-1)
     assert not torch.allclose(late.encode([item]).rows_NTD[0, 0], of_units, atol=1e-4)
 
 

@@ -75,7 +75,7 @@ def test_patches_overwrite_the_embeddings_of_their_places_picture_after_picture(
         own.text.shared.weight[own.patch] = 1e6  # never read
     batch = own.collator([], [Item("a", text="two stars", images=MANY.images[:2]), Item("b", images=MANY.images[2:])])
     read = {}
-    own.text.encoder.register_forward_pre_hook(lambda _, args, told: read.update(told), with_kwargs=True)
+    own.text.encoder.register_forward_pre_hook(lambda _, args, kwargs: read.update(kwargs), with_kwargs=True)
     with torch.inference_mode():
         own(**batch)
         patches_VPD = own.patches(batch["pixel_values"])

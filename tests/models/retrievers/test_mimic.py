@@ -67,24 +67,24 @@ def attended(weights: dict[str, torch.Tensor], heads: int, asked_D: torch.Tensor
 @torch.inference_mode()
 def slowly(plain: Plain, item: Item, fusion: str) -> torch.Tensor:
     """The vector of one item, from the equations; of the decoder nothing but the weights is used."""
-    weights, told = plain.t5.state_dict(), plain.t5.config
+    weights, config = plain.t5.state_dict(), plain.t5.config
     text, patches = plain.words(item), plain.patches(item)
     words = []
     if text:
         words = list(plain.t5.encoder(input_ids=torch.tensor([plain.ids(text)])).last_hidden_state[0])
     sources = [[*words, *patches]] if fusion == "joint" else [source for source in (words, patches) if source]
     state_D = weights["shared.weight"][0]
-    for number in range(told.num_decoder_layers):
+    for number in range(config.num_decoder_layers):
         block = {name.removeprefix(f"decoder.block.{number}.layer."): weight for name, weight in weights.items()}
 
         def of_attention(name, block=block):
             return {letter: block[f"{name}.{letter}.weight"] for letter in "qkvo"}
 
         asked_D = normed(state_D, block["0.layer_norm.weight"])
-        state_D = state_D + attended(of_attention("0.SelfAttention"), told.num_heads, asked_D, [asked_D])
+        state_D = state_D + attended(of_attention("0.SelfAttention"), config.num_heads, asked_D, [asked_D])
         asked_D = normed(state_D, block["1.layer_norm.weight"])
         across = of_attention("1.EncDecAttention")
-        state_D = state_D + sum(attended(across, told.num_heads, asked_D, source) for source in sources)
+        state_D = state_D + sum(attended(across, config.num_heads, asked_D, source) for source in sources)
         asked_D = normed(state_D, block["2.layer_norm.weight"])
         state_D = state_D + block["2.DenseReluDense.wo.weight"] @ (block["2.DenseReluDense.wi.weight"] @ asked_D).clamp(min=0)
     state_D = normed(state_D, weights["decoder.final_layer_norm.weight"])

@@ -315,12 +315,12 @@ def test_over_a_published_colbert_text_alone_has_colberts_own_vectors(twin, tmp_
     with seeded(7):
         assert torch.equal(plain.linear, torch.randn(plain.linear.shape))
     for item in (BY_ID["text"], BY_ID["signs"]):
-        (asked,), (told,) = mire.encode([item], role="query").rows_NTD, mire.encode([item]).rows_NTD
+        (query_rows,), (document_rows,) = mire.encode([item], role="query").rows_NTD, mire.encode([item]).rows_NTD
         names, rows = plain.tokens("[unused0]", item.text, 99)
-        assert torch.allclose(asked, normalize(torch.stack(rows), dim=-1), atol=1e-5) and len(asked) == len(names)
+        assert torch.allclose(query_rows, normalize(torch.stack(rows), dim=-1), atol=1e-5) and len(query_rows) == len(names)
         names, rows = plain.tokens("[unused1]", item.text, 99)
         kept = [row for name, row in zip(names, rows, strict=True) if name not in (",", "!", "?", "(", ")")]
-        assert torch.allclose(told, normalize(torch.stack(kept), dim=-1), atol=1e-5)
+        assert torch.allclose(document_rows, normalize(torch.stack(kept), dim=-1), atol=1e-5)
 
 
 def test_a_published_projection_of_another_width_is_refused(twin, tmp_path):

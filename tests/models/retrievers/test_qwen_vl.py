@@ -87,8 +87,8 @@ def test_pixels_are_bounded_from_both_sides(tiny_qwen, budget, patches):
 
 def test_a_clips_frames_have_a_budget_of_their_own_within_that_of_pictures(tiny_qwen, tmp_path):
     item = Item("a", images=(picture(),), video=(picture(), picture()))
-    for told, height in ((28 * 28, 2), (240 * 320, 4)):
-        collator = Unite.open(tiny_qwen, UniteConfig(max_frame_pixels=told)).collator
+    for max_frame_pixels, height in ((28 * 28, 2), (240 * 320, 4)):
+        collator = Unite.open(tiny_qwen, UniteConfig(max_frame_pixels=max_frame_pixels)).collator
         assert collator([item])["grid_thw"].tolist() == [[1, 4, 4], [1, height, height]]
     enlarging = Unite.open(tiny_qwen, UniteConfig(min_pixels=112 * 112, max_pixels=112 * 112))
     enlarging.save(tmp_path)
@@ -102,8 +102,8 @@ def test_of_a_long_clip_frames_are_read_evenly_spaced_at_their_own_times(checkpo
     whole = Item("a", video=tuple(picture(colour) for colour in colours))
     kept = Item("a", video=whole.video[::2])
     sampled, slower, every = (
-        Unite.build(checkpoints, UniteConfig(positions="mrope", **told))
-        for told in ({"max_frames": 4, "frames_per_second": 2.0}, {"frames_per_second": 1.0}, {"max_frames": None})
+        Unite.build(checkpoints, UniteConfig(positions="mrope", **changes))
+        for changes in ({"max_frames": 4, "frames_per_second": 2.0}, {"frames_per_second": 1.0}, {"max_frames": None})
     )
     one, other = sampled.collator([whole]), slower.collator([kept])
     assert all(torch.equal(one[name], other[name]) for name in one if name != "strides")
@@ -168,12 +168,12 @@ def test_clips_are_read_as_transformers_own_processors_do(twin, tmp_path):
         folder, key = str(twin(family)["model"].name), f"{family}, {name}"
         encoder = Unite.open(folder, UniteConfig(frames_per_second=2.0))
         batch = ours[key] = encoder.collator([Item("a", text="it turns", video=frames)])
-        told = encoder.tokenizer.decode(batch["input_ids"][0])
-        view = told[told.index("user\n") + len("user\n") : told.index("\nit turns")]
-        told = told.replace(view, "<|video_pad|>" if "seconds" in view else "<|vision_start|><|video_pad|><|vision_end|>")
+        prompt = encoder.tokenizer.decode(batch["input_ids"][0])
+        view = prompt[prompt.index("user\n") + len("user\n") : prompt.index("\nit turns")]
+        prompt = prompt.replace(view, "<|video_pad|>" if "seconds" in view else "<|vision_start|><|video_pad|><|vision_end|>")
         counted = len(frames) if family == "qwen3_vl" else 1
         size = {edge: pixels * counted for edge, pixels in encoder.collator.frame_size.items()} if name == "scaled" else None
-        given[key] = folder, told, frames, size
+        given[key] = folder, prompt, frames, size
     torch.save(given, tmp_path / "clips")
     done = with_torchvision(STOCK, tmp_path / "clips")
     assert done.returncode == 0, done.stderr
@@ -187,7 +187,7 @@ def test_clips_are_read_as_transformers_own_processors_do(twin, tmp_path):
 
 
 LATE = JfeConfig(fusion="late", attention="bidirectional", pooling="mean")
-both = pytest.mark.parametrize(("retriever", "told"), [(Unite, UniteConfig()), (Jfe, LATE)], ids=["unite", "jfe"])
+both = pytest.mark.parametrize(("retriever", "config"), [(Unite, UniteConfig()), (Jfe, LATE)], ids=["unite", "jfe"])
 
 
 def ways(encoder, items) -> tuple[list[str], list[str]]:
@@ -222,18 +222,18 @@ def ways(encoder, items) -> tuple[list[str], list[str]]:
 
 
 @both
-def test_modules_run_in_the_same_order_and_gradients_return_in_it_whatever_a_batch_consists_of(checkpoints, retriever, told):
+def test_modules_run_in_the_same_order_and_gradients_return_in_it_whatever_a_batch_consists_of(checkpoints, retriever, config):
     """Of sharded weights every rank fetches the next by what ran before: DeepSpeed refuses ranks that differ in either."""
-    encoder = retriever.build(checkpoints, told).tune(Tuning(towers=("language", "vision"), lora=None))
+    encoder = retriever.build(checkpoints, config).tune(Tuning(towers=("language", "vision"), lora=None))
     mixed = ways(encoder, EVERY)
     for items in (ITEMS[:1], ITEMS[1:2], EVERY[-1:]):
         assert ways(encoder, items) == mixed, items[0].id
 
 
 @both
-def test_a_training_batch_without_pictures_still_runs_the_vision_tower_to_no_effect(checkpoints, retriever, told):
+def test_a_training_batch_without_pictures_still_runs_the_vision_tower_to_no_effect(checkpoints, retriever, config):
     """Its merger too, and those of the features that go into the first layers."""
-    encoder = retriever.build(checkpoints, told)
+    encoder = retriever.build(checkpoints, config)
     encoder.tune(Tuning(towers=("language", "vision"), lora=None))
     batch = encoder.collator([Item("a", text="two stars"), Item("b", text="a circle")])
     trained, _ = encoder(**batch)
@@ -246,8 +246,8 @@ def test_a_training_batch_without_pictures_still_runs_the_vision_tower_to_no_eff
 
 @both
 @pytest.mark.parametrize("lora", [None, Lora(2, 4, 0.0)], ids=["in full", "adapters"])
-def test_gradients_are_the_same_when_activations_are_computed_again(checkpoints, retriever, told, lora):
-    encoder = retriever.build(checkpoints, told)
+def test_gradients_are_the_same_when_activations_are_computed_again(checkpoints, retriever, config, lora):
+    encoder = retriever.build(checkpoints, config)
     encoder.tune(Tuning(towers=("language", "vision"), lora=lora))
     batch = encoder.collator(EVERY)
     weights = [weight for weight in encoder.parameters() if weight.requires_grad]

@@ -25,8 +25,8 @@ def plain(request, twin):
     return Plain(twin(request.param)["model"].name, request.param)
 
 
-def over(plain, **told) -> Unite:
-    return Unite.build({"model": Checkpoint(plain.model.name_or_path)}, UniteConfig(**told)).eval()
+def over(plain, **changes) -> Unite:
+    return Unite.build({"model": Checkpoint(plain.model.name_or_path)}, UniteConfig(**changes)).eval()
 
 
 def written(item: Item, prompt: str) -> str:
@@ -55,20 +55,20 @@ def test_a_sentence_is_asked_for_one_word_and_ends_with_the_token_that_is_pooled
 
 
 def test_the_modalities_are_named_and_the_picture_comes_first(unite):
-    told = read(unite, Item("a", text="a red circle", images=(picture(),)))
-    assert "user\n<|vision_start|><|image_pad|><|vision_end|>\na red circle\nSummary above sentence and image in one word:" in told
+    prompt = read(unite, Item("a", text="a red circle", images=(picture(),)))
+    assert "user\n<|vision_start|><|image_pad|><|vision_end|>\na red circle\nSummary above sentence and image in one word:" in prompt
     assert "user\n<|vision_start|><|image_pad|><|vision_end|>\nSummary above image in one" in read(unite, Item("a", images=(picture(),)))
 
 
 def test_every_picture_stands_in_a_frame_of_its_own_and_the_clip_behind_them(unite):
-    told = read(unite, Item("a", images=(picture(), picture("blue")), video=(picture(),)))
+    prompt = read(unite, Item("a", images=(picture(), picture("blue")), video=(picture(),)))
     shown = SHOWN.replace("<|video_pad|>", "<|video_pad|>" * 4)
-    assert f"user\n{SEEN}{SEEN}{shown}\nSummary above image and video in one word:" in told
+    assert f"user\n{SEEN}{SEEN}{shown}\nSummary above image and video in one word:" in prompt
 
 
 def test_an_instruction_stands_before_the_text_and_names_no_modality(unite):
-    told = read(unite, Item("a", images=(picture(),), instruction="Find a text."))
-    assert "<|vision_end|>\nFind a text.\nSummary above image in one word:" in told
+    prompt = read(unite, Item("a", images=(picture(),), instruction="Find a text."))
+    assert "<|vision_end|>\nFind a text.\nSummary above image in one word:" in prompt
 
 
 def test_the_raw_prompt_has_only_the_content(tiny_qwen):
@@ -84,8 +84,8 @@ def test_the_prompt_is_what_the_template_gives_when_tokenised_as_one(unite):
 
 def test_the_request_for_a_word_outlives_a_cut(tiny_qwen):
     short = Unite.open(tiny_qwen, UniteConfig(max_length=80))
-    told = read(short, Item("a", text="a red circle on snow " * 100, images=(picture(),)))
-    assert told.endswith("Summary above sentence and image in one word:<|im_end|>\n<|im_start|>assistant\n<|endoftext|>")
+    prompt = read(short, Item("a", text="a red circle on snow " * 100, images=(picture(),)))
+    assert prompt.endswith("Summary above sentence and image in one word:<|im_end|>\n<|im_start|>assistant\n<|endoftext|>")
 
 
 @pytest.mark.parametrize("prompt", ["summary", "raw"])

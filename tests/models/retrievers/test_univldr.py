@@ -44,14 +44,14 @@ class Paper:
         self.tokenizer, self.pictures = AutoTokenizer.from_pretrained(folder), CLIPImageProcessorPil.from_pretrained(folder)
 
     @torch.no_grad()
-    def told(self, words: str) -> list[float]:
+    def text_vector(self, words: str) -> list[float]:
         """CLIP_txt: the state at the first end of the text, through the projection."""
         ids = self.tokenizer(words, return_tensors="pt")["input_ids"]
         end = ids[0].tolist().index(self.tokenizer.eos_token_id)
         return self.projected(self.clip.text_model(ids).last_hidden_state[0, end], self.clip.text_projection.weight)
 
     @torch.no_grad()
-    def shown(self, image) -> list[float]:
+    def picture_vector(self, image) -> list[float]:
         """CLIP_img: the normalised state of the class token, through the projection."""
         pixels = self.pictures(images=image, return_tensors="pt")["pixel_values"]
         state = self.clip.vision_model(pixels).last_hidden_state[0, 0]
@@ -65,9 +65,9 @@ class Paper:
         total = [0.0] * self.clip.config.projection_dim
         words = f"{item.instruction} {item.text}".strip()
         if words:
-            total = [one + other for one, other in zip(total, self.told(words), strict=True)]
+            total = [one + other for one, other in zip(total, self.text_vector(words), strict=True)]
         for image in decoded(item, item.images):
-            total = [one + other / len(item.images) for one, other in zip(total, self.shown(image), strict=True)]
+            total = [one + other / len(item.images) for one, other in zip(total, self.picture_vector(image), strict=True)]
         norm = math.sqrt(sum(one * one for one in total))
         return [one / norm for one in total]
 
@@ -97,18 +97,18 @@ def test_leaving_out_is_what_a_black_picture_and_an_empty_text_with_a_mask_of_0_
     pixels[batch["owners"]] = batch["pixel_values"]
     with torch.inference_mode():
         rows_NTD, _ = univldr(**batch)
-        told_ND = univldr.model.get_text_features(batch["input_ids"]).pooler_output
-        seen_ND = univldr.model.get_image_features(pixels).pooler_output
-    masked_ND = there_NM[:, :1] * told_ND + there_NM[:, 1:] * seen_ND
+        text_ND = univldr.model.get_text_features(batch["input_ids"]).pooler_output
+        picture_ND = univldr.model.get_image_features(pixels).pooler_output
+    masked_ND = there_NM[:, :1] * text_ND + there_NM[:, 1:] * picture_ND
     assert torch.allclose(rows_NTD[:, 0], F.normalize(masked_ND, dim=-1), atol=1e-5)
-    assert not torch.allclose(rows_NTD[:, 0], F.normalize(told_ND + seen_ND, dim=-1), atol=1e-2)
+    assert not torch.allclose(rows_NTD[:, 0], F.normalize(text_ND + picture_ND, dim=-1), atol=1e-2)
 
 
 def test_vectors_are_summed_before_they_are_normalised(univldr):
     words, shown = Item("a", text="two stars"), Item("a", images=(picture(),))
-    told, seen, both = univldr.encode([words, shown, Item("a", text="two stars", images=shown.images)]).rows_NTD[:, 0]
-    of_units = F.normalize(told + seen, dim=-1)
-    assert not torch.allclose(both, of_units, atol=1e-3)
+    text_D, picture_D, both_D = univldr.encode([words, shown, Item("a", text="two stars", images=shown.images)]).rows_NTD[:, 0]
+    of_units = F.normalize(text_D + picture_D, dim=-1)
+    assert not torch.allclose(both_D, of_units, atol=1e-3)
 
 
 def test_a_picture_that_is_there_twice_weighs_as_much_as_once(univldr):
@@ -217,8 +217,8 @@ def step(encoder, tuning, documents, objective) -> set[str]:
     before = {name: parameter.detach().clone() for name, parameter in encoder.named_parameters()}
     optimizer = torch.optim.SGD([parameter for parameter in encoder.parameters() if parameter.requires_grad], lr=1.0)
     vectors, pairs = Vectors(*encoder(**encoder.training_collator(QUERIES, documents))), len(QUERIES)
-    told = labels([int(item.modality) for item in documents], [len(documents) // pairs - 1] * pairs)
-    contrastive(vectors[:pairs], vectors[pairs:], told, objective, 1 / 0.07).loss.backward()
+    batch_labels = labels([int(item.modality) for item in documents], [len(documents) // pairs - 1] * pairs)
+    contrastive(vectors[:pairs], vectors[pairs:], batch_labels, objective, 1 / 0.07).loss.backward()
     optimizer.step()
     return {name for name, parameter in encoder.named_parameters() if not torch.equal(parameter, before[name])}
 

@@ -240,9 +240,9 @@ def test_an_item_is_found_by_its_id():
 @pytest.mark.parametrize("field", ["width", "items", "rows"])
 def test_a_description_that_does_not_fit_its_rows_is_refused(tmp_path: Path, field):
     build(clustered(60), names(60), [TEXT] * 60).save(tmp_path)
-    told = json.loads((tmp_path / "index.json").read_text())
-    told[field] += 1
-    (tmp_path / "index.json").write_text(json.dumps(told))
+    description = json.loads((tmp_path / "index.json").read_text())
+    description[field] += 1
+    (tmp_path / "index.json").write_text(json.dumps(description))
     with pytest.raises(Refused, match=f"says {field}"):
         open_index(tmp_path)
 

@@ -96,7 +96,7 @@ MISSING = "ModuleNotFoundError: No module named 'faiss'"
 
 
 @pytest.mark.parametrize(
-    ("installed", "told", "state", "advice"),
+    ("installed", "probed", "state", "advice"),
     [
         ({"faiss_cpu": "1.15.1"}, LOADED, "ok", ""),
         ({"faiss_gpu": "1.15.1"}, LOADED | {"gpus": 2}, "ok", ""),
@@ -116,8 +116,8 @@ MISSING = "ModuleNotFoundError: No module named 'faiss'"
         ({}, LOADED, "ok", ""),
     ],
 )
-def test_exactly_one_faiss_and_it_loads(installed, told, state, advice):
-    check = doctor.faiss(told, versions_of(**installed))
+def test_exactly_one_faiss_and_it_loads(installed, probed, state, advice):
+    check = doctor.faiss(probed, versions_of(**installed))
     assert check.state == state and check.advice.startswith(advice) and bool(check.advice) == (state != "ok")
 
 
@@ -170,20 +170,20 @@ def test_gpus_that_torch_does_not_see_are_a_warning(tmp_path: Path, monkeypatch)
 
 
 def test_no_compiler_and_no_torchvision_are_no_failure(nowhere):
-    told = {"accelerator": "cpu", "operators": {"cpu_adam": True, "async_io": False}}
-    found = doctor.operators(told)
+    probed = {"accelerator": "cpu", "operators": {"cpu_adam": True, "async_io": False}}
+    found = doctor.operators(probed)
     assert found.state == "ok" and "none needed" in found.found
     assert found.found.endswith("may ask for none (no C++ compiler); not for cpu_adam, async_io")
-    assert doctor.operators(told, "/usr/bin/g++").found.endswith("may ask for cpu_adam, built by /usr/bin/g++; not for async_io")
+    assert doctor.operators(probed, "/usr/bin/g++").found.endswith("may ask for cpu_adam, built by /usr/bin/g++; not for async_io")
     assert doctor.torchvision(versions_of()).state == "ok"
     assert "0.28" in doctor.torchvision(versions_of(torchvision="0.28")).found
 
 
 def test_the_deepspeed_that_is_here_tells_which_operators_it_could_build():
     with doctor.probe(doctor.OPERATORS_PROBE) as asked:
-        told = doctor.probe_result(asked)
-    assert told["operators"]["cpu_adam"] is True and "deepspeed_not_implemented" not in told["operators"]
-    assert doctor.operators(told, "/usr/bin/g++").state == "ok"
+        probed = doctor.probe_result(asked)
+    assert probed["operators"]["cpu_adam"] is True and "deepspeed_not_implemented" not in probed["operators"]
+    assert doctor.operators(probed, "/usr/bin/g++").state == "ok"
 
 
 def test_a_deepspeed_that_cannot_be_imported_fails(tmp_path: Path, monkeypatch):

@@ -391,6 +391,8 @@ def test_the_staged_code_is_the_layout_of_an_installed_wheel(tmp_path: Path):
     stage_code(tmp_path)
     copied = {path.relative_to(tmp_path / "mirepoix") for path in (tmp_path / "mirepoix").rglob("*.py")}
     assert copied == {Path("__init__.py"), *(path.relative_to(ROOT) for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))}
+    sources = {path: ROOT / ("mirepoix.py" if path == Path("__init__.py") else path) for path in copied}
+    assert all((tmp_path / "mirepoix" / path).read_bytes() == source.read_bytes() for path, source in sources.items())
 
 
 def test_the_code_root_is_where_mirepoix_is_imported_from():

@@ -123,10 +123,10 @@ def test_a_settings_file_travels_and_means_the_same_where_it_arrives(tmp_path: P
     (tmp_path / "job").mkdir()
     job = prepare("quickstart", overrides, tmp_path / "job", config=config, options=["--until", "adapt"], files=files)
     monkeypatch.chdir(tmp_path / "job")
-    told = _parsed(shlex.split(job.entrypoint)[3:])
+    arguments = _parsed(shlex.split(job.entrypoint)[3:])
     file.unlink()
-    arrived = resolve(told.recipe, told.overrides, told.config)
-    assert told.until == "adapt" and arrived.seed == 3
+    arrived = resolve(arguments.recipe, arguments.overrides, arguments.config)
+    assert arguments.until == "adapt" and arrived.seed == 3
     for training in (arrived.adapt, arrived.instruct):
         assert not Path(training.deepspeed).is_absolute()
         assert outside(training) == {"deepspeed settings": settings_digest(job.folder / training.deepspeed)}

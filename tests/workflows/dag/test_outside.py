@@ -23,10 +23,10 @@ def test_the_files_of_a_source_are_listed_once_for_the_key_and_the_work(tmp_path
     monkeypatch.setattr(filesystems, "infos", counting)
     stage = resolve("quickstart", [f"sources.path={corpus}"]).stages()[0]
     sent = pickle.loads(pickle.dumps(stage))
-    lent = context(tmp_path / "out")
-    import_named(sent.work)(lent, sent.config, **sent.arguments)
+    stage_context = context(tmp_path / "out")
+    import_named(sent.work)(stage_context, sent.config, **sent.arguments)
     assert listed == [str(corpus)]
-    assert read_part(lent.folder, "corpus")["id"].to_pylist() == ["d1", "d2"]
+    assert read_part(stage_context.folder, "corpus")["id"].to_pylist() == ["d1", "d2"]
 
 
 def test_the_listing_is_no_part_of_the_key_but_its_fingerprint_is(tmp_path):

@@ -30,9 +30,9 @@ LORA = {"num_train_epochs": 1, "loss.temperature": 0.03, "lr_scheduler_type": "c
 IN_BATCH = {"negatives": 0, "loss.in_batch": True}
 
 
-def under(stage: str, *told: dict[str, Any]) -> dict[str, Any]:
+def under(stage: str, *settings: dict[str, Any]) -> dict[str, Any]:
     """What is told of a training, by its place in the config."""
-    return {f"{stage}.{field}": value for fields in told for field, value in fields.items()}
+    return {f"{stage}.{field}": value for fields in settings for field, value in fields.items()}
 
 
 PUBLISHED: dict[str, dict[str, Any]] = {
@@ -129,7 +129,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "field", "value"), [(name, field, value) for name, told in PUBLISHED.items() for field, value in told.items()]
+    ("name", "field", "value"), [(name, field, value) for name, published in PUBLISHED.items() for field, value in published.items()]
 )
 def test_a_published_recipe_says_what_the_paper_says(name, field, value):
     assert reduce(getattr, field.split("."), recipe(name)) == value

@@ -22,7 +22,7 @@ from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.recipes import published
 from mirepoix.workflows.recipes.registry import RECIPES, recipe
 from tests.components.fixtures import made
-from tests.components.ingestion.formats.format_cases import lay
+from tests.components.ingestion.formats.format_cases import write_files
 
 PAPERS = {
     "unite": "mbeir",
@@ -38,12 +38,12 @@ PAPERS = {
 WORDS = ["amber", "birch", "dune", "ember", "fjord", "heron", "iris", "kelp", "maple", "nectar", "onyx", "quartz", "raven", "tundra"]
 
 
-def said(name: str) -> str:
+def sentence(name: str) -> str:
     """A sentence of its own for every name."""
     return f"The {' '.join(random.Random(name).sample(WORDS, 9))}."
 
 
-def seen(name: str) -> bytes:
+def noise_picture(name: str) -> bytes:
     """A picture of its own for every name."""
     buffer = BytesIO()
     noise = np.random.default_rng(list(name.encode())).integers(0, 256, (6, 6, 3), np.uint8)
@@ -54,18 +54,18 @@ def seen(name: str) -> bytes:
 def webqa(folder):
     """Questions answered by snippets or by captioned pictures: t->t and t->it."""
     asked = {"train": range(8), "dev": range(8, 12), "test": range(12, 16)}
-    lay(
+    write_files(
         folder,
         {
-            "all_docs.json": [{"snippet_id": f"d{n}_0", "fact": said(f"fact {n}")} for n in range(16)],
-            "all_imgs.json": [{"image_id": 30000000 + n, "caption": said(f"caption {n}")} for n in range(16)],
-            "imgs.tsv": "".join(f"{30000000 + n}\t{base64.b64encode(seen(f'picture {n}')).decode()}\n" for n in range(16)),
+            "all_docs.json": [{"snippet_id": f"d{n}_0", "fact": sentence(f"fact {n}")} for n in range(16)],
+            "all_imgs.json": [{"image_id": 30000000 + n, "caption": sentence(f"caption {n}")} for n in range(16)],
+            "imgs.tsv": "".join(f"{30000000 + n}\t{base64.b64encode(noise_picture(f'picture {n}')).decode()}\n" for n in range(16)),
         },
     )
     for split, numbers in asked.items():
-        texts = [{"qid": f"t{n}", "Q": said(f"text question {n}"), "txt_posFacts": [{"snippet_id": f"d{n}_0"}]} for n in numbers]
-        shown = [{"qid": f"i{n}", "Q": said(f"picture question {n}"), "img_posFacts": [{"image_id": 30000000 + n}]} for n in numbers]
-        lay(folder, {f"{split}.json": texts + shown})
+        texts = [{"qid": f"t{n}", "Q": sentence(f"text question {n}"), "txt_posFacts": [{"snippet_id": f"d{n}_0"}]} for n in numbers]
+        shown = [{"qid": f"i{n}", "Q": sentence(f"picture question {n}"), "img_posFacts": [{"image_id": 30000000 + n}]} for n in numbers]
+        write_files(folder, {f"{split}.json": texts + shown})
     return folder
 
 
@@ -78,8 +78,8 @@ def mbeir(folder):
     def side(name, kind):
         text, image = kinds[kind]
         if image:
-            pictures[f"mbeir_images/{name}.png"] = seen(name)
-        return said(name) if text else None, f"mbeir_images/{name}.png" if image else None
+            pictures[f"mbeir_images/{name}.png"] = noise_picture(name)
+        return sentence(name) if text else None, f"mbeir_images/{name}.png" if image else None
 
     for task, (asks, finds) in tasks.items():
         pool = []
@@ -98,17 +98,17 @@ def mbeir(folder):
                     | {"pos_cand_list": [f"{task + 1}:{n}"], "neg_cand_list": [], "task_id": task}
                 )
                 pool.append({"did": f"{task + 1}:{n}", "txt": answer, "img_path": shown, "modality": finds, "src_content": None})
-            lay(folder, {f"query/{split}/mbeir_made_task{task}_{split}.jsonl": queries})
-        lay(folder, {f"cand_pool/local/mbeir_made_task{task}_cand_pool.jsonl": pool})
-    return lay(folder, pictures)
+            write_files(folder, {f"query/{split}/mbeir_made_task{task}_{split}.jsonl": queries})
+        write_files(folder, {f"cand_pool/local/mbeir_made_task{task}_cand_pool.jsonl": pool})
+    return write_files(folder, pictures)
 
 
 def vid2r(folder):
     """Questions about pictures, with the passages that answer them: it->t alone."""
     for file, numbers in {"ViD2R.json": range(8), "made_test.json": range(8, 12)}.items():
-        lay(folder, {f"coco/{n}.png": seen(f"photo {n}") for n in numbers})
-        records = [{"question": said(f"question {n}"), "image": f"coco/{n}.png", "doc": said(f"passage {n}")} for n in numbers]
-        lay(folder, {file: json.dumps(records)})
+        write_files(folder, {f"coco/{n}.png": noise_picture(f"photo {n}") for n in numbers})
+        records = [{"question": sentence(f"question {n}"), "image": f"coco/{n}.png", "doc": sentence(f"passage {n}")} for n in numbers]
+        write_files(folder, {file: json.dumps(records)})
     return folder
 
 
@@ -118,9 +118,9 @@ def curated(ray_cluster, tmp_path_factory):
     kept = {}
     for form, shape in {"webqa": webqa, "mbeir": mbeir, "vid2r": vid2r}.items():
         home = tmp_path_factory.mktemp(form)
-        brought = made(home / "sources", sources.work, SourcesConfig(path=(str(shape(home / "corpus")),), format=form))
-        kept[form] = made(home / "curate", curate.work, CurateConfig(), sources=brought.folder)
-        assert not kept[form].outcome.rows.rejected and not brought.outcome.rows.rejected
+        ingested = made(home / "sources", sources.work, SourcesConfig(path=(str(shape(home / "corpus")),), format=form))
+        kept[form] = made(home / "curate", curate.work, CurateConfig(), sources=ingested.folder)
+        assert not kept[form].outcome.rows.rejected and not ingested.outcome.rows.rejected
     return kept
 
 

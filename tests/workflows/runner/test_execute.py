@@ -160,20 +160,30 @@ def test_a_failed_branch_stops_its_dependants_and_no_others(storage, log):
     assert statuses(healed) == {"load": "skipped", "copy": "done", "trim": "skipped", "join": "done"}
 
 
-@pytest.mark.parametrize(
-    ("work", "error"),
-    [
-        (REFUSE, "no text was given; give some"),
-        (FAIL_UNPICKLABLY, "Unpicklable: bones and scales"),
-        (RETURN_NOTHING, "TypeError: the work of stage load returned NoneType and not an Outcome"),
-        (MISCOUNT, "10 rows were read but 9 are accounted for (7 written + 2 rejected + 0 merged)"),
-    ],
-)
-def test_every_kind_of_failure_is_one_clear_line(ray_cluster, storage, log, work, error):
-    report, shown = run([Stage("load", work, StubConfig(log))], storage, local=work != FAIL_UNPICKLABLY)
+FAILURES = {
+    REFUSE: "no text was given; give some",
+    FAIL_UNPICKLABLY: "Unpicklable: bones and scales",
+    RETURN_NOTHING: "TypeError: the work of stage load returned NoneType and not an Outcome",
+    MISCOUNT: "AssertionError: 10 rows were read but 9 are accounted for (7 written + 2 rejected + 0 merged)",
+}
+"""Works that fail, and the line of each."""
+
+
+@pytest.mark.parametrize(("work", "error"), FAILURES.items())
+def test_every_kind_of_failure_is_one_clear_line(storage, log, work, error):
+    report, shown = run([Stage("load", work, StubConfig(log))], storage)
     assert statuses(report) == {"load": "failed"}
-    assert report.stages["load"].error.removeprefix("AssertionError: ") == error
+    assert report.stages["load"].error == error
     assert f"{error} (log: " in shown
+    assert list_names(storage / "artefacts" / "load") == []
+
+
+def test_every_kind_of_failure_is_the_same_line_from_a_ray_worker(ray_cluster, storage, log):
+    stages = [Stage(f"{number}:load", work, StubConfig(log), light=True) for number, work in enumerate(FAILURES)]
+    report, shown = run(stages, storage, local=False)
+    errors = [error.replace("stage load", f"stage {number}:load") for number, error in enumerate(FAILURES.values())]
+    assert [stage.error for stage in report.stages.values()] == errors
+    assert all(f"{error} (log: " in shown for error in errors)
     assert list_names(storage / "artefacts" / "load") == []
 
 

@@ -300,9 +300,9 @@ def test_when_it_comes_back_all_that_was_said_is_written_with_its_own_times(trac
     reachable = tracker.uri
     tracker.uri = "http://127.0.0.1:9"
     tracker.begin("driver", "/bucket", {"driver"})
-    said_at = time.time()
+    reported_at = time.time()
     assert tracker.start("load", PARTS, {}) is None
-    tracker.curve(ProgressReport("load", said_at, {"step": 7.0, "loss": 2.0}))
+    tracker.curve(ProgressReport("load", reported_at, {"step": 7.0, "loss": 2.0}))
     time.sleep(0.2)
     tracker.uri = reachable
     tracker.finish("load", DONE, MANIFEST)
@@ -311,7 +311,7 @@ def test_when_it_comes_back_all_that_was_said_is_written_with_its_own_times(trac
     (whole,), (load,) = runs["whole"], runs["load"]
     assert (whole.info.status, load.info.status) == ("FINISHED", "FINISHED")
     assert load.data.metrics["loss"] == 2.0 and load.data.tags["mlflow.parentRunId"] == whole.info.run_id
-    assert abs(load.info.start_time / 1000 - said_at) < 0.15
+    assert abs(load.info.start_time / 1000 - reported_at) < 0.15
     assert "lost" not in capfd.readouterr().err
 
 

@@ -25,7 +25,7 @@ def picture(red: int, kind: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-def lay(folder: Path, files: dict[str, bytes | str | list[Any]]) -> Path:
+def write_files(folder: Path, files: dict[str, bytes | str | list[Any]]) -> Path:
     """A folder with the given files: bytes, text, or a list of objects as JSON lines."""
     for name, content in files.items():
         path = folder / name
@@ -58,7 +58,7 @@ def counted(monkeypatch: MonkeyPatch, method: str) -> Counter[str]:
     return calls
 
 
-def faults(rows: Iterable[Row]) -> list[tuple[str, int, str]]:
+def rejected_rows(rows: Iterable[Row]) -> list[tuple[str, int, str]]:
     """Where the faults stand, and what they are."""
     return [(row.source, row.line, row.reason) for row in rows if isinstance(row, RejectedRow)]
 
@@ -113,9 +113,9 @@ def meaning(rows: Iterable[Row], ids: bool = True) -> dict[str, Counter]:
             judged = answers.get(row.item.id, [])
             first = next((found.item_id for found in judged if found.relevance > 0), None)
             wanted = candidates[first].modality.letters if first in candidates else ""
-            told = tuple((_item(candidates.get(found.item_id), found.item_id, ids), found.relevance, found.score) for found in judged)
+            judgements = tuple((_item(candidates.get(found.item_id), found.item_id, ids), found.relevance, found.score) for found in judged)
             task = row.task or f"{row.item.modality.letters}->{wanted}"
-            queries.append((_item(row.item, row.item.id, ids), row.item.instruction, row.split, task, told))
+            queries.append((_item(row.item, row.item.id, ids), row.item.instruction, row.split, task, judgements))
     return {
         "candidates": Counter({_item(item, item.id, ids) for item in candidates.values()}),
         "queries": Counter(queries),
@@ -123,7 +123,7 @@ def meaning(rows: Iterable[Row], ids: bool = True) -> dict[str, Counter]:
             (_item(row.item, row.item.id, ids), row.split, row.answer, row.evidence) for row in rows if isinstance(row, Triple)
         ),
         "prompts": Counter((row.task, row.wording, row.source) for row in rows if isinstance(row, Prompt)),
-        "faults": Counter(row.reason for row in rows if isinstance(row, RejectedRow)),
+        "rejected": Counter(row.reason for row in rows if isinstance(row, RejectedRow)),
     }
 
 

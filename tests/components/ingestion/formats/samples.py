@@ -6,13 +6,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tests.components.ingestion.formats.format_cases import lay, picture
+from tests.components.ingestion.formats.format_cases import picture, write_files
 
 RED, BLUE, GREY, JPEG = picture(250), picture(1), picture(90), picture(40, "JPEG")
 
 
 def beir(folder: Path) -> Path:
-    return lay(
+    return write_files(
         folder,
         {
             "corpus.jsonl": [
@@ -33,7 +33,7 @@ def beir(folder: Path) -> Path:
 
 def mbeir(folder: Path) -> Path:
     none = {"query_src_content": None}
-    return lay(
+    return write_files(
         folder,
         {
             "query/train/mbeir_mscoco_task0_train.jsonl": [
@@ -91,11 +91,11 @@ def mmeb(folder: Path) -> Path:
     ]
     (folder / "N24News").mkdir()
     pq.write_table(pa.Table.from_pylist(rows), folder / "N24News/test-00000-of-00001.parquet")
-    return lay(folder, {"i/red.png": RED, "i/blue.png": BLUE})
+    return write_files(folder, {"i/red.png": RED, "i/blue.png": BLUE})
 
 
 def unite(folder: Path) -> Path:
-    return lay(
+    return write_files(
         folder,
         {
             "val.json": """[
@@ -114,7 +114,7 @@ def unite(folder: Path) -> Path:
 
 
 def flagembedding(folder: Path) -> Path:
-    return lay(
+    return write_files(
         folder,
         {
             "toy_no_in_batch_neg.jsonl": [
@@ -128,7 +128,7 @@ def flagembedding(folder: Path) -> Path:
 
 
 def msswift(folder: Path) -> Path:
-    return lay(
+    return write_files(
         folder,
         {
             "test.jsonl": [
@@ -155,7 +155,7 @@ def msswift(folder: Path) -> Path:
 
 
 def tevatron(folder: Path) -> Path:
-    return lay(
+    return write_files(
         folder,
         {
             "corpus.jsonl": [
@@ -178,7 +178,7 @@ def tevatron_passages(folder: Path) -> Path:
         {"docid": "p2", "title": "", "text": "is cold"},
         {"docid": "p3", "title": "", "text": "is blue"},
     )
-    return lay(
+    return write_files(
         folder,
         {
             "dev.jsonl": [
@@ -195,7 +195,7 @@ def sentence_transformers(folder: Path) -> Path:
     rows = [{"query": "the red one", "image": {"bytes": RED}, "negative_0": {"path": "blue.png"}, "negative_1": "a rose"}]
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows, schema), folder / "train-00000.parquet")
-    return lay(folder, {"blue.png": BLUE})
+    return write_files(folder, {"blue.png": BLUE})
 
 
 SAMPLES: dict[str, list[Callable[[Path], Path]]] = {

@@ -7,7 +7,7 @@ from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Not
 from mirepoix.components.ingestion.formats.source_files import SourceFiles
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import corpus_of, counted, faults, lay, picture, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, counted, picture, rejected_rows, rows_of, write_files
 from tests.components.ingestion.formats.samples import beir as sample
 
 HEADER = "query-id\tcorpus-id\tscore\n"
@@ -35,7 +35,7 @@ def test_a_prefix_goes_with_its_own_qrels(tmp_path):
         "qrels/test.tsv": HEADER + "q\td\t1\n",
         "gen-qrels/train.tsv": HEADER + "g\td\t1\n",
     }
-    found = [(row.item.text, row.split) for row in rows_of(beir, lay(tmp_path, files)) if isinstance(row, Query)]
+    found = [(row.item.text, row.split) for row in rows_of(beir, write_files(tmp_path, files)) if isinstance(row, Query)]
     assert sorted(found) == [("g", "train"), ("q", "test")]
 
 
@@ -48,13 +48,13 @@ def test_a_query_of_several_splits_belongs_to_the_one_that_is_tested_on(tmp_path
         "qrels/test.tsv": HEADER + "q\td\t1\n",
         "qrels/seen.tsv": HEADER + "q\td\t1\n",
     }
-    rows = rows_of(beir, lay(tmp_path / "s", files))
+    rows = rows_of(beir, write_files(tmp_path / "s", files))
     assert {row.item.id: row.split for row in rows if isinstance(row, Query)} == {"q": "test", "r": "validation"}
     assert {(row.query_id, row.source) for row in rows if isinstance(row, Judgement)} == {
         ("q", "s/qrels/test.tsv"),
         ("r", "s/qrels/dev.tsv"),
     }
-    assert faults(rows) == [
+    assert rejected_rows(rows) == [
         ("s/qrels/seen.tsv", 2, "duplicate id"),
         ("s/qrels/train.tsv", 2, "duplicate id"),
         ("s/qrels/train.tsv", 3, "duplicate id"),
@@ -63,33 +63,33 @@ def test_a_query_of_several_splits_belongs_to_the_one_that_is_tested_on(tmp_path
 
 def test_qrels_without_a_header_lose_no_line(tmp_path):
     files = {"corpus.jsonl": [{"_id": 1, "text": "d"}], "queries.jsonl": [{"_id": 2, "text": "q"}], "qrels/test.tsv": "2\t1\t1\n"}
-    assert rows_of(beir, lay(tmp_path / "s", files))[-1] == Judgement("2", "1", 1, None, "s/qrels/test.tsv", 1)
+    assert rows_of(beir, write_files(tmp_path / "s", files))[-1] == Judgement("2", "1", 1, None, "s/qrels/test.tsv", 1)
 
 
 def test_a_whole_score_may_have_a_point(tmp_path):
     files = {"corpus.jsonl": [{"_id": 1, "text": "d"}], "queries.jsonl": [{"_id": 2, "text": "q"}]}
-    with_header = lay(tmp_path / "s", files | {"qrels/test.tsv": HEADER + "2\t1\t1.0\n2\t1\t0.0\n"})
+    with_header = write_files(tmp_path / "s", files | {"qrels/test.tsv": HEADER + "2\t1\t1.0\n2\t1\t0.0\n"})
     assert [row.relevance for row in rows_of(beir, with_header) if isinstance(row, Judgement)] == [1, 0]
-    without = lay(tmp_path / "t", files | {"qrels/test.tsv": "2\t1\t2.0\n"})
+    without = write_files(tmp_path / "t", files | {"qrels/test.tsv": "2\t1\t2.0\n"})
     assert rows_of(beir, without)[-1] == Judgement("2", "1", 2, None, "t/qrels/test.tsv", 1)
 
 
 @pytest.mark.parametrize("score", ["1.5", "nan", "inf", "1e12"])
 def test_a_first_line_with_a_number_that_is_no_score_is_rejected_and_no_header(tmp_path, score):
     files = {"corpus.jsonl": [{"_id": 1, "text": "d"}], "queries.jsonl": [{"_id": 2, "text": "q"}]}
-    rows = rows_of(beir, lay(tmp_path / "s", files | {"qrels/test.tsv": f"2\t1\t{score}\n2\t1\t1\n"}))
-    assert faults(rows) == [("s/qrels/test.tsv", 1, "bad row")] and isinstance(rows[-1], Judgement)
+    rows = rows_of(beir, write_files(tmp_path / "s", files | {"qrels/test.tsv": f"2\t1\t{score}\n2\t1\t1\n"}))
+    assert rejected_rows(rows) == [("s/qrels/test.tsv", 1, "bad row")] and isinstance(rows[-1], Judgement)
 
 
 def test_qrels_are_read_once_for_all_pieces_and_again_when_they_change(tmp_path, monkeypatch):
     files = {"corpus.jsonl": [{"_id": 1, "text": "d"}], "queries.jsonl": [{"_id": n, "text": "q"} for n in range(8)]}
-    folder = lay(tmp_path / "s", files | {"qrels/test.tsv": HEADER + "".join(f"{n}\t1\t1\n" for n in range(8))})
+    folder = write_files(tmp_path / "s", files | {"qrels/test.tsv": HEADER + "".join(f"{n}\t1\t1\n" for n in range(8))})
     monkeypatch.setattr("mirepoix.components.ingestion.formats.source_files.SHARD_BYTES", 60)
     opened = counted(monkeypatch, "lines")
     pieces = [shard for shard in beir.shards(SourceFiles(str(folder))) if shard.part == "queries"]
     assert len(pieces) > 2 and sum(isinstance(row, Query) for shard in pieces for row in beir.read(SourceFiles(str(folder)), shard)) == 8
     assert opened["qrels/test.tsv"] == 1
-    lay(folder, {"qrels/test.tsv": HEADER + "3\t1\t1\n"})
+    write_files(folder, {"qrels/test.tsv": HEADER + "3\t1\t1\n"})
     assert sum(isinstance(row, Query) for shard in pieces for row in beir.read(SourceFiles(str(folder)), shard)) == 1
 
 
@@ -98,8 +98,8 @@ def test_each_bad_row_is_rejected_with_its_line(tmp_path):
     corpus += '{"_id": "d4", "text": 4}\n{"_id": "d5", "text": "t", "url": "http://x"}\n{"_id": "d6"\n'
     queries = '{"_id": "q1", "text": ""}\n{"_id": "q2", "text": "t"}\n'
     qrels = HEADER + "q1\td1\t1\nq2\td1\nq2\td1\tx\nq2 \td1\t1\n"
-    rows = rows_of(beir, lay(tmp_path / "s", {"corpus.jsonl": corpus, "queries.jsonl": queries, "qrels/test.tsv": qrels}))
-    assert faults(rows) == [
+    rows = rows_of(beir, write_files(tmp_path / "s", {"corpus.jsonl": corpus, "queries.jsonl": queries, "qrels/test.tsv": qrels}))
+    assert rejected_rows(rows) == [
         ("s/corpus.jsonl", 2, "bad id"),
         ("s/corpus.jsonl", 4, "empty side"),
         ("s/corpus.jsonl", 5, "bad JSON"),
@@ -143,8 +143,8 @@ def test_queries_that_no_qrels_name_are_counted_in_each_piece(tmp_path, monkeypa
     queries = [{"_id": n, "text": "q"} for n in range(8)]
     files = {"corpus.jsonl": [{"_id": 1, "text": "d"}], "queries.jsonl": queries, "qrels/test.tsv": HEADER + "0\t1\t1\n7\t1\t1\n"}
     monkeypatch.setattr("mirepoix.components.ingestion.formats.source_files.SHARD_BYTES", 104)
-    told = [row.detail for row in rows_of(beir, lay(tmp_path, files)) if isinstance(row, Notice)]
-    assert told == [
+    notices = [row.detail for row in rows_of(beir, write_files(tmp_path, files)) if isinstance(row, Notice)]
+    assert notices == [
         "queries that no qrels name: 3, the first in line 2; they are dropped",
         "queries that no qrels name: 3, the first in line 5; they are dropped",
     ]

@@ -11,7 +11,7 @@ from mirepoix.components.ingestion.formats.source_files import SourceFiles
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.fixtures import plain_corpus, write_plain
-from tests.components.ingestion.formats.format_cases import corpus_of, faults, meaning, picture, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, meaning, picture, rejected_rows, rows_of
 
 RED = picture(200)
 
@@ -30,14 +30,16 @@ def test_the_least_that_a_corpus_may_be_is_filled(tmp_path):
 
 
 def test_every_column_is_read_and_given_provenance_is_kept(tmp_path):
-    told = {"source": "book/page", "line": 7}
+    provenance = {"source": "book/page", "line": 7}
     rows = read(
         write_plain(
             tmp_path / "in",
-            corpus=[{"id": "d1", "text": "a star", "images": [RED], "video": [RED, RED], "instruction": "", **told}],
-            queries=[{"id": "q1", "images": [RED], "instruction": "Find it.", "split": "test", "task": "i->itv", **told}],
-            qrels=[{"query_id": "q1", "item_id": "d1", "relevance": 0, "score": 0.25, **told}],
-            triples=[{"id": "t1", "text": "what ?", "images": [RED], "split": "train", "answer": "a star", "evidence": ["d1"], **told}],
+            corpus=[{"id": "d1", "text": "a star", "images": [RED], "video": [RED, RED], "instruction": "", **provenance}],
+            queries=[{"id": "q1", "images": [RED], "instruction": "Find it.", "split": "test", "task": "i->itv", **provenance}],
+            qrels=[{"query_id": "q1", "item_id": "d1", "relevance": 0, "score": 0.25, **provenance}],
+            triples=[
+                {"id": "t1", "text": "what ?", "images": [RED], "split": "train", "answer": "a star", "evidence": ["d1"], **provenance}
+            ],
             prompts=[{"task": "i->itv", "wording": "Find it.", "source": "book"}],
         )
     )
@@ -62,7 +64,9 @@ def test_rows_that_cannot_be_used_are_rejected_with_their_number(tmp_path):
         {"id": "q1", "text": "?", "split": split, "task": task} for split, task in ((None, "t->t"), ("train", None), ("train", "qa"))
     ]
     qrels = [{"query_id": "q1", "item_id": "d1", "relevance": 1}, {"query_id": "q1", "item_id": None, "relevance": 1}]
-    triples = [{"id": "t1", "text": "?", "images": images, "split": "train", "answer": said} for images, said in (([], "x"), ([RED], ""))]
+    triples = [
+        {"id": "t1", "text": "?", "images": images, "split": "train", "answer": answer} for images, answer in (([], "x"), ([RED], ""))
+    ]
     rows = read(
         write_plain(
             tmp_path / "in", corpus=corpus, queries=queries, qrels=qrels, triples=triples, prompts=[{"task": "", "wording": "Find."}]
@@ -81,7 +85,7 @@ def test_rows_that_cannot_be_used_are_rejected_with_their_number(tmp_path):
         ("triples", "t1", "empty side", 2),
         ("prompts", "", "bad row", 1),
     ]
-    assert {source for source, _, _ in faults(rows)} == {f"mine/{part}/mine.parquet" for part in canonical.NEEDED}
+    assert {source for source, _, _ in rejected_rows(rows)} == {f"mine/{part}/mine.parquet" for part in canonical.NEEDED}
 
 
 def test_rows_are_counted_on_through_row_groups_and_shards(tmp_path, monkeypatch):
@@ -134,8 +138,8 @@ def test_it_is_detected_by_its_parts_and_not_by_those_of_others(tmp_path):
 
 
 def test_what_is_written_is_the_corpus_without_what_curation_noted(tmp_path):
-    told = {"id": "t1", "text": "what ?", "images": [RED], "split": "train", "answer": "a star", "evidence": ["d1"]}
-    rows = read(write_plain(tmp_path / "in", **plain_corpus(triples=[told], prompts=[{"task": "t->t", "wording": "Find it."}])))
+    triple = {"id": "t1", "text": "what ?", "images": [RED], "split": "train", "answer": "a star", "evidence": ["d1"]}
+    rows = read(write_plain(tmp_path / "in", **plain_corpus(triples=[triple], prompts=[{"task": "t->t", "wording": "Find it."}])))
     corpus = corpus_of(tmp_path / "corpus", rows)
     with PartWriter(corpus, "rejects") as writer:
         writer.write([])

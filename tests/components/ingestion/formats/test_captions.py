@@ -14,8 +14,8 @@ from tests.components.ingestion.formats.format_cases import corpus_of, picture
 RED, BLUE = picture(200), picture(10, "JPEG")
 
 
-def rows(said, split="train"):
-    return [said.candidate("s/f", 3), *said.pairs(split, "s/f", 3)]
+def rows(example, split="train"):
+    return [example.candidate("s/f", 3), *example.pairs(split, "s/f", 3)]
 
 
 def test_a_caption_makes_pairs_of_both_directions():
@@ -54,14 +54,14 @@ def test_cells_hold_one_text_or_several_or_none():
 
 
 def test_what_was_read_is_found_again_in_the_corpus(tmp_path):
-    told = [
+    examples = [
         ("train", Captioned("a", RED, ("one", "two"))),
         ("test", Captioned("b", BLUE, ("one",))),
         ("validation", Captioned("c", picture(1), labels=("star", "disc"))),
         ("", Captioned("d", RED)),  # the picture of a, bare
     ]
-    corpus = corpus_of(tmp_path, [row for split, said in told for row in rows(said, split)])
-    assert list(captioned(corpus, "x", Counter())) == told
+    corpus = corpus_of(tmp_path, [row for split, example in examples for row in rows(example, split)])
+    assert list(captioned(corpus, "x", Counter())) == examples
 
 
 def test_captions_of_a_corpus_from_elsewhere_are_found_in_either_direction(tmp_path):
@@ -148,7 +148,7 @@ def test_what_has_no_place_beside_pictures_and_captions_is_counted(tmp_path):
     judged = [{**FOUND, "relevance": 2}, {**FOUND, "query_id": "q2", "relevance": 0, "score": 0.5}]
     left = Counter()
     corpus = write_corpus(tmp_path, corpus=[PICTURE], queries=[ASKED, other], qrels=judged)
-    assert [said.captions for _, said in captioned(corpus, "x", left)] == [("a star",)]
+    assert [example.captions for _, example in captioned(corpus, "x", left)] == [("a star",)]
     assert +left == {"grades of relevance": 1, "negatives": 1, "scores of a teacher": 1, "queries without an answer": 1}
 
 

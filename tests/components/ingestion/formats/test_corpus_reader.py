@@ -4,7 +4,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from mirepoix.components.corpus.parts import PartWriter
-from mirepoix.components.ingestion.formats import corpus_reader as shelves
+from mirepoix.components.ingestion.formats import corpus_reader
 from mirepoix.components.ingestion.formats.corpus_reader import CorpusReader
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, item_to_row
@@ -75,10 +75,10 @@ def test_parts_that_are_missing_have_no_rows(tmp_path):
 
 
 def test_ids_with_equal_hashes_are_distinguished(corpus, monkeypatch):
-    monkeypatch.setattr(shelves, "_hash", lambda id: 7)
+    monkeypatch.setattr(corpus_reader, "_hash", lambda id: 7)
     reader = CorpusReader(corpus)
     assert [reader.item(item.id) for item in ITEMS] == ITEMS
-    assert [len(told) for _, _, _, told in reader.queries()] == [2, 2, 0]
+    assert [len(judgements) for _, _, _, judgements in reader.queries()] == [2, 2, 0]
 
 
 @pytest.mark.parametrize(("held_bytes", "reads"), [(1, 10), (1 << 20, 3)])

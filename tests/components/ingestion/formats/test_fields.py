@@ -26,7 +26,7 @@ from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Que
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.components.ingestion.formats.writing import with_placeholders
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import lay, picture
+from tests.components.ingestion.formats.format_cases import picture, write_files
 
 RED, BLUE = picture(250), picture(1)
 
@@ -94,7 +94,7 @@ def test_what_is_no_grade_is_refused(text):
 
 
 def test_pictures_come_by_path_bytes_or_either_in_an_object(tmp_path):
-    tree = SourceFiles(str(lay(tmp_path, {"a.png": RED})))
+    tree = SourceFiles(str(write_files(tmp_path, {"a.png": RED})))
     for value in ("a.png", ["a.png"], {"path": "a.png", "bytes": None}, {"bytes": RED, "path": "gone.png"}, RED, [{"image": "a.png"}]):
         assert pictures(tree, value) == (RED,)
     assert pictures(tree, None) == pictures(tree, "") == pictures(tree, []) == ()
@@ -111,7 +111,7 @@ def test_a_picture_that_cannot_be_had_is_trouble(tmp_path, value, reason):
 
 
 def test_a_clip_is_a_list_of_frames_and_no_file(tmp_path):
-    tree = SourceFiles(str(lay(tmp_path, {"1.png": RED, "2.png": BLUE, "v.mp4": b"mp4"})))
+    tree = SourceFiles(str(write_files(tmp_path, {"1.png": RED, "2.png": BLUE, "v.mp4": b"mp4"})))
     for value in (["1.png", "2.png"], [["1.png", "2.png"]], {"type": "video", "video": ["1.png", "2.png"]}):
         assert frames(tree, value) == (RED, BLUE)
     for value, reason in (("v.mp4", "video file"), (["v.mp4"], "video file"), ([["1.png"], ["2.png"]], "bad row")):
@@ -183,7 +183,7 @@ def test_scores_are_numbers_one_for_each_document(scores, reason):
 
 
 def test_what_datasets_writes_about_its_files_is_no_data(tmp_path):
-    lay(tmp_path, {"dataset_info.json": json.dumps({}), "a/state.json": "{}", "a/rows.jsonl": "", "b.parquet": b"", "c.txt": ""})
+    write_files(tmp_path, {"dataset_info.json": json.dumps({}), "a/state.json": "{}", "a/rows.jsonl": "", "b.parquet": b"", "c.txt": ""})
     assert fields.data_files(SourceFiles(str(tmp_path)), "json", "jsonl") == ["a/rows.jsonl"]
 
 
@@ -200,12 +200,12 @@ def test_what_datasets_writes_about_its_files_is_no_data(tmp_path):
     ],
 )
 def test_the_columns_of_a_file_are_those_of_the_first_object_among_its_first_records(tmp_path, content, found, wrong):
-    tree = SourceFiles(str(lay(tmp_path, {"a.json": content})))
+    tree = SourceFiles(str(write_files(tmp_path, {"a.json": content})))
     assert (fields.columns(tree, "a.json"), fields.why_no_columns(tree, "a.json")) == (found, wrong)
 
 
 def test_all_missing_pictures_of_a_cell_are_named(tmp_path):
-    tree = SourceFiles(str(lay(tmp_path, {"a.png": RED})))
+    tree = SourceFiles(str(write_files(tmp_path, {"a.png": RED})))
     with pytest.raises(RowError) as raised:
         pictures(tree, ["gone.png", "a.png", "lost.png"])
     assert (raised.value.reason, raised.value.detail) == ("missing picture", "gone.png, lost.png")
@@ -223,7 +223,7 @@ def test_files_that_may_hold_rows_and_are_in_no_piece_are_reported_by_their_exte
         "dataset_info.json",
         ".x.json",
     )
-    tree = SourceFiles(str(lay(tmp_path, dict.fromkeys(names, b"x"))), "mine")
+    tree = SourceFiles(str(write_files(tmp_path, dict.fromkeys(names, b"x"))), "mine")
     assert [(notice.source, notice.detail) for notice in fields.unused_files(tree, [Shard("train.jsonl")])] == [
         ("mine/b.NDJSON", "not read: the format has no such file here"),
         ("mine/b.tgz", "not read: the format has no such file here"),
@@ -235,7 +235,7 @@ def test_files_that_may_hold_rows_and_are_in_no_piece_are_reported_by_their_exte
 @pytest.mark.parametrize("name", ["MORE.JSONL", "more.Jsonl.GZ", "more.jsonl.gz"])
 def test_endings_may_be_in_capitals(tmp_path, name):
     content = b'{"a": 1}\n'
-    tree = SourceFiles(str(lay(tmp_path, {name: gzip.compress(content) if name.lower().endswith(".gz") else content})))
+    tree = SourceFiles(str(write_files(tmp_path, {name: gzip.compress(content) if name.lower().endswith(".gz") else content})))
     assert [list(tree.records(shard)) for shard in fields.pieces(tree, fields.data_files(tree, "jsonl"))] == [[(1, {"a": 1})]]
 
 

@@ -16,7 +16,7 @@ from mirepoix.components.ingestion.formats.rows import Candidate, Unreadable
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.components.ingestion.readers import open_sources
 from mirepoix.models.errors import Refused
-from tests.components.ingestion.formats.format_cases import lay, picture, rows_of
+from tests.components.ingestion.formats.format_cases import picture, rows_of, write_files
 
 PAIR = {"query": "who ?", "pos": ["he"], "neg": []}
 FILES = {"corpus/train.jsonl": [PAIR], "corpus/more/test.jsonl": [PAIR], "other/x.jsonl": [PAIR]}
@@ -51,7 +51,7 @@ def found(uri):
 
 
 def test_a_folder_in_memory_is_read_and_known_again_after_a_change(tmp_path, memory):
-    memory.put(f"{lay(tmp_path, FILES)}/corpus", "/corpus", recursive=True)
+    memory.put(f"{write_files(tmp_path, FILES)}/corpus", "/corpus", recursive=True)
     assert found("memory://corpus") == (["more/test.jsonl", "train.jsonl"], {"corpus/more/test.jsonl", "corpus/train.jsonl"})
     assert found("memory://corpus/train.jsonl") == (["train.jsonl"], {"train.jsonl/train.jsonl"})
     before = SourceFiles("memory://corpus").fingerprint(["train.jsonl"])
@@ -61,7 +61,7 @@ def test_a_folder_in_memory_is_read_and_known_again_after_a_change(tmp_path, mem
 
 
 def test_files_in_a_zip_are_read(tmp_path):
-    lay(tmp_path, FILES)
+    write_files(tmp_path, FILES)
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as packed:
         for name in FILES:
             packed.write(tmp_path / name, name)
@@ -72,7 +72,7 @@ def test_files_in_a_zip_are_read(tmp_path):
 
 
 def test_a_web_server_gives_a_file_or_what_it_lists(tmp_path, server):
-    lay(tmp_path / "web", FILES)
+    write_files(tmp_path / "web", FILES)
     assert found(f"{server}/corpus/") == (["more/test.jsonl", "train.jsonl"], {"corpus/more/test.jsonl", "corpus/train.jsonl"})
     assert found(f"{server}/corpus/train.jsonl")[0] == ["train.jsonl"]
     tree = SourceFiles(f"{server}/corpus/")
@@ -80,13 +80,13 @@ def test_a_web_server_gives_a_file_or_what_it_lists(tmp_path, server):
 
 
 def test_pictures_come_from_a_server_too(tmp_path, server):
-    lay(tmp_path / "web", {"shown/a.png": picture(1), "shown/x/b.png": picture(2)})
+    write_files(tmp_path / "web", {"shown/a.png": picture(1), "shown/x/b.png": picture(2)})
     rows = rows_of(folder, f"{server}/shown/")
     assert [(row.item.id, row.item.images) for row in rows] == [("a.png.image", (picture(1),)), ("x/b.png.image", (picture(2),))]
 
 
 def test_what_a_server_gives_only_as_a_whole_is_refused_where_parts_are_needed(tmp_path, server):
-    lay(tmp_path / "web", {"a.jsonl": [PAIR | {"neg": ["x" * 6_000_000]}, PAIR]})
+    write_files(tmp_path / "web", {"a.jsonl": [PAIR | {"neg": ["x" * 6_000_000]}, PAIR]})
     pq.write_table(pa.table({"sentence": [os.urandom(9000) for _ in range(600)]}), tmp_path / "web/a.parquet")
     with pytest.raises(Unreadable, match=r"^mine/a\.parquet cannot be read as Parquet \(The HTTP server"):
         SourceFiles(f"{server}/a.parquet", "mine").schema("a.parquet")
@@ -107,8 +107,8 @@ def test_what_a_server_gives_only_as_a_whole_is_refused_where_parts_are_needed(t
 def test_a_path_that_cannot_be_reached_is_refused_in_one_line(uri, words):
     with pytest.raises(Refused) as refused:
         open_sources((f"beir+{uri}",))[0].fingerprint()
-    told = str(refused.value)
-    assert told.startswith(f"corpus {uri!r} cannot be reached (") and words in told and "\n" not in told
+    message = str(refused.value)
+    assert message.startswith(f"corpus {uri!r} cannot be reached (") and words in message and "\n" not in message
 
 
 @pytest.mark.parametrize("error", [RuntimeError("nobody answers\nat all"), RuntimeError(), ImportError("install it")])

@@ -8,7 +8,7 @@ from mirepoix.components.ingestion.formats import flagembedding
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import corpus_of, faults, lay, picture, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, picture, rejected_rows, rows_of, write_files
 from tests.components.ingestion.formats.samples import flagembedding as sample
 
 
@@ -31,7 +31,7 @@ def test_rows_are_read_as_the_lines_say(tmp_path):
 
 
 def test_that_a_file_wants_no_negatives_of_its_batch_stays_in_the_source_of_its_rows(tmp_path):
-    rows = rows_of(flagembedding, lay(tmp_path / "s", {"a_no_in_batch_neg/x.jsonl": [{"query": "q", "pos": ["p"]}]}))
+    rows = rows_of(flagembedding, write_files(tmp_path / "s", {"a_no_in_batch_neg/x.jsonl": [{"query": "q", "pos": ["p"]}]}))
     assert {row.item.source for row in rows if isinstance(row, Query)} == {"s/a_no_in_batch_neg/x.jsonl"}
 
 
@@ -55,14 +55,14 @@ GOOD = {"query": "q", "pos": ["p"], "neg": ["n"]}
     ],
 )
 def test_each_bad_row_is_rejected_with_its_line(tmp_path, change, reason):
-    rows = rows_of(flagembedding, lay(tmp_path / "s", {"a.jsonl": [GOOD, GOOD | change, GOOD]}))
-    assert faults(rows) == [("s/a.jsonl", 2, reason)]
+    rows = rows_of(flagembedding, write_files(tmp_path / "s", {"a.jsonl": [GOOD, GOOD | change, GOOD]}))
+    assert rejected_rows(rows) == [("s/a.jsonl", 2, reason)]
     assert [row.item.line for row in rows if isinstance(row, Query)] == [1, 3]
 
 
 def test_a_bad_line_of_the_pool_is_rejected(tmp_path):
-    rows = rows_of(flagembedding, lay(tmp_path / "s", {"pool.jsonl": [{"text": ""}, {"text": "t", "id": 3}, {"text": "t"}]}))
-    assert faults(rows) == [("s/pool.jsonl", 1, "empty side"), ("s/pool.jsonl", 2, "unread column")]
+    rows = rows_of(flagembedding, write_files(tmp_path / "s", {"pool.jsonl": [{"text": ""}, {"text": "t", "id": 3}, {"text": "t"}]}))
+    assert rejected_rows(rows) == [("s/pool.jsonl", 1, "empty side"), ("s/pool.jsonl", 2, "unread column")]
 
 
 def corpus(tmp_path, query, *judgements):
@@ -87,7 +87,7 @@ def test_scores_of_some_documents_and_pictures_are_refused(tmp_path):
 
 
 def test_all_that_is_judged_is_given(tmp_path):
-    rows = rows_of(flagembedding, lay(tmp_path, {"train.jsonl": [{"query": "a", "pos": ["b", "b"], "neg": ["b", "c", "c"]}]}))
+    rows = rows_of(flagembedding, write_files(tmp_path, {"train.jsonl": [{"query": "a", "pos": ["b", "b"], "neg": ["b", "c", "c"]}]}))
     texts = {row.item.id: row.item.text for row in rows if isinstance(row, Candidate)}
-    told = [(texts[row.item_id], row.relevance) for row in rows if isinstance(row, Judgement)]
-    assert told == [("b", 1), ("b", 1), ("b", 0), ("c", 0), ("c", 0)] and len(texts) == 2
+    judgements = [(texts[row.item_id], row.relevance) for row in rows if isinstance(row, Judgement)]
+    assert judgements == [("b", 1), ("b", 1), ("b", 0), ("c", 0), ("c", 0)] and len(texts) == 2

@@ -10,14 +10,14 @@ from mirepoix.components.ingestion.formats.source_files import Shard, SourceFile
 from mirepoix.components.ingestion.readers import FORMAT_MODULES
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import corpus_of, faults, lay, meaning, picture, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, meaning, picture, rejected_rows, rows_of, write_files
 
 RED, BLUE = picture(200), picture(10, "JPEG")
 SHOWN = {"a.png": RED, "x/b.jpg": BLUE}
 
 
 def read(path, files, **settings):
-    return rows_of(folder, lay(path, files), name="mine", **settings)
+    return rows_of(folder, write_files(path, files), name="mine", **settings)
 
 
 def candidates(rows):
@@ -52,13 +52,13 @@ def test_pictures_alone_are_candidates(tmp_path):
 @pytest.mark.parametrize("text", ["text", "caption", "captions", "texts"])
 def test_columns_may_have_any_of_their_names(tmp_path, path, text):
     rows = read(tmp_path, {**SHOWN, "captions.tsv": f"{text}\t{path}\none\ta.png\n"})
-    assert asked(rows) == [("a.png", "one")] and not faults(rows)
+    assert asked(rows) == [("a.png", "one")] and not rejected_rows(rows)
 
 
 def test_csv_is_quoted_and_counted_by_its_lines_and_tsv_is_not_quoted(tmp_path):
     text = '\ufefffile,caption\r\na.png,"one, ""two""\nthree"\r\n\r\nnowhere.png,x\r\n'
     rows = read(tmp_path / "csv", {**SHOWN, "captions.csv": text})
-    assert asked(rows) == [("a.png", 'one, "two"\nthree')] and faults(rows) == [("mine/captions.csv", 5, "missing picture")]
+    assert asked(rows) == [("a.png", 'one, "two"\nthree')] and rejected_rows(rows) == [("mine/captions.csv", 5, "missing picture")]
     assert asked(read(tmp_path / "tsv", {**SHOWN, "captions.tsv": 'file\tcaption\na.png\t"one" two\n'})) == [("a.png", '"one" two')]
 
 
@@ -95,9 +95,9 @@ def test_paths_are_relative_to_the_captions_or_else_to_the_source(tmp_path):
 
 
 def test_pictures_may_lie_elsewhere_and_are_then_those_with_captions(tmp_path):
-    lay(tmp_path / "pictures", SHOWN)
+    write_files(tmp_path / "pictures", SHOWN)
     lines = [{"path": path, "caption": text} for path, text in (("x/b.jpg", "one"), ("a.png", "two"), ("x/b.jpg", "three"))]
-    rows = read(tmp_path / "told", {"captions.jsonl": lines}, images=str(tmp_path / "pictures"))
+    rows = read(tmp_path / "captions", {"captions.jsonl": lines}, images=str(tmp_path / "pictures"))
     assert asked(rows) == [("x/b.jpg", "one"), ("a.png", "two"), ("x/b.jpg", "three")]
     assert [(row.item.id, row.named) for row in rows if isinstance(row, Candidate) and row.item.images] == [
         ("x/b.jpg.image", False),
@@ -122,7 +122,7 @@ def test_each_kind_of_bad_row_is_rejected_with_its_line(tmp_path):
     text = "".join(json.dumps(line) + "\n" for line in lines) + "{\n"
     rows = read(tmp_path, {**SHOWN, "x/clip.mp4": b"x", "x/said.mp3": b"x", "y.png": b"", "captions.jsonl": text})
     reasons = [*["missing picture"] * 2, *["bad row"] * 3, "URL", "video file", *["bad row"] * 2]
-    assert sorted(faults(rows)) == [
+    assert sorted(rejected_rows(rows)) == [
         *[("mine/captions.jsonl", line, reason) for line, reason in enumerate(reasons, 1)],
         ("mine/captions.jsonl", 11, "bad JSON"),
         ("mine/x/clip.mp4", 1, "video file"),
@@ -134,19 +134,23 @@ def test_each_kind_of_bad_row_is_rejected_with_its_line(tmp_path):
 
 def test_a_line_of_csv_with_another_count_of_cells_is_rejected(tmp_path):
     rows = read(tmp_path, {**SHOWN, "captions.csv": "file,caption\na.png\na.png,one\na.png,two,three\n"})
-    assert faults(rows) == [("mine/captions.csv", 2, "bad row"), ("mine/captions.csv", 4, "bad row")] and asked(rows) == [("a.png", "one")]
+    assert rejected_rows(rows) == [("mine/captions.csv", 2, "bad row"), ("mine/captions.csv", 4, "bad row")] and asked(rows) == [
+        ("a.png", "one")
+    ]
 
 
 def test_a_line_of_csv_that_is_not_utf8_is_rejected(tmp_path):
     rows = read(tmp_path, {**SHOWN, "captions.csv": b"file,caption\na.png,one\na.png,t\xfcr\na.png,two\n"})
-    assert faults(rows) == [("mine/captions.csv", 3, "bad row")] and [text for _, text in asked(rows)] == ["one", "two"]
+    assert rejected_rows(rows) == [("mine/captions.csv", 3, "bad row")] and [text for _, text in asked(rows)] == ["one", "two"]
 
 
 def test_columns_that_nothing_reads_are_named_once_and_cost_nothing(tmp_path):
     lines = [{"file": "a.png", "text": "one", "width": 4}, {"file": "x/b.jpg", "text": "two", "width": 4, "by": "me"}]
     rows = read(tmp_path, {**SHOWN, "captions.jsonl": lines})
-    told = [(row.source, row.detail.partition(";")[0]) for row in rows if isinstance(row, Notice)]
-    assert told == [("mine/captions.jsonl", "width"), ("mine/captions.jsonl", "by")] and len(asked(rows)) == 2 and not faults(rows)
+    notices = [(row.source, row.detail.partition(";")[0]) for row in rows if isinstance(row, Notice)]
+    assert (
+        notices == [("mine/captions.jsonl", "width"), ("mine/captions.jsonl", "by")] and len(asked(rows)) == 2 and not rejected_rows(rows)
+    )
 
 
 @pytest.mark.parametrize(
@@ -183,7 +187,7 @@ def test_the_list_of_pictures_is_cut_by_count_and_by_bytes(tmp_path, monkeypatch
 
 def test_it_is_detected_by_its_captions_or_by_pictures_alone(tmp_path):
     def known(name, files, **settings):
-        return folder.detect(SourceFiles(str(lay(tmp_path / name, files)), **settings))
+        return folder.detect(SourceFiles(str(write_files(tmp_path / name, files)), **settings))
 
     assert known("bare", {**SHOWN, "README.md": "x"}) and known("captions", {**SHOWN, "captions.csv": "x"})
     assert known("hub", {"train/1.png": RED, "train/metadata.jsonl": "x"}) and known("apart", {"captions.tsv": "x"}, images="elsewhere")
@@ -211,7 +215,7 @@ def test_keys_that_are_no_safe_names_are_numbered(tmp_path):
     from mirepoix.components.ingestion.formats.captions import Captioned
 
     made = [Captioned(key, RED, (f"from {key}",)) for key in ("../a.png", "train.parquet:1", "good.png")]
-    rows = [row for said in made for row in (said.candidate("s", 1), *said.pairs("train", "s", 1))]
+    rows = [row for example in made for row in (example.candidate("s", 1), *example.pairs("train", "s", 1))]
     folder.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
     assert asked(rows_of(folder, tmp_path / "out")) == [
         ("pictures/000000000.png", "from ../a.png"),
@@ -223,18 +227,18 @@ def test_keys_that_are_no_safe_names_are_numbered(tmp_path):
 @pytest.mark.parametrize("cell", ["", " "])
 def test_a_caption_that_is_empty_is_rejected_and_its_picture_is_a_candidate(tmp_path, cell):
     rows = read(tmp_path, {**SHOWN, "captions.csv": f"file,text\na.png,{cell}\nx/b.jpg,one\nx/b.jpg,{cell}\n"})
-    assert faults(rows) == [("mine/captions.csv", 2, "empty side"), ("mine/captions.csv", 4, "empty side")]
+    assert rejected_rows(rows) == [("mine/captions.csv", 2, "empty side"), ("mine/captions.csv", 4, "empty side")]
     assert candidates(rows) == ["a.png.image", "x/b.jpg.image"] and asked(rows) == [("x/b.jpg", "one")]
 
 
 def test_a_label_is_read_where_the_caption_is_empty(tmp_path):
     rows = read(tmp_path, {**SHOWN, "captions.csv": "file,text,label\na.png,,star\n"})
-    assert not faults(rows) and [row.task for row in rows if isinstance(row, Query)] == ["i->t"]
+    assert not rejected_rows(rows) and [row.task for row in rows if isinstance(row, Query)] == ["i->t"]
 
 
 @pytest.mark.parametrize(("text", "line"), [('file,caption\na.png,one\na.png,"x', 3), ("a.png,a star\n", 1)])
 def test_captions_that_cannot_be_read_say_from_which_line_on(tmp_path, text, line):
-    tree = SourceFiles(str(lay(tmp_path, {**SHOWN, "captions.csv": text})))
+    tree = SourceFiles(str(write_files(tmp_path, {**SHOWN, "captions.csv": text})))
     with pytest.raises(Unreadable) as broken:
         list(folder.read(tree, Shard("captions.csv")))
     assert broken.value.line == line
@@ -265,11 +269,11 @@ def test_captions_under_another_name_are_detected_by_their_columns(tmp_path, nam
     ],
 )
 def test_a_table_without_captions_or_of_another_format_is_no_caption_file(tmp_path, name, content):
-    tree = SourceFiles(str(lay(tmp_path, {**SHOWN, name: content})))
+    tree = SourceFiles(str(write_files(tmp_path, {**SHOWN, name: content})))
     assert not folder.detect(tree) and name not in {shard.file for shard in folder.shards(tree)}
-    captions = lay(tmp_path, {"captions.csv": "file,text\na.png,one\n"})
+    captions = write_files(tmp_path, {"captions.csv": "file,text\na.png,one\n"})
     assert len(asked(rows_of(folder, captions))) == 1 and folder.detect(SourceFiles(str(captions)))
 
 
 def test_a_table_without_pictures_is_not_taken_for_their_captions(tmp_path):
-    assert not folder.detect(SourceFiles(str(lay(tmp_path, {"labels.csv": "image,caption\na.png,one\n"}))))
+    assert not folder.detect(SourceFiles(str(write_files(tmp_path, {"labels.csv": "image,caption\na.png,one\n"}))))

@@ -14,16 +14,16 @@ from tests.components.ingestion.formats.samples import SAMPLES
 
 FOUND = [importlib.import_module(f"{formats.__name__}.{found.name}") for found in pkgutil.iter_modules(formats.__path__)]
 FORMATS = {module.NAME: module for module in FOUND if hasattr(module, "NAME")}
-LAID = [pytest.param(name, lay, id=lay.__name__) for name, lays in SAMPLES.items() for lay in lays]
+SAMPLE_CASES = [pytest.param(name, write_sample, id=write_sample.__name__) for name, writers in SAMPLES.items() for write_sample in writers]
 
 
 def ids_stay(name):
     return name in ("beir", "mbeir", "tevatron")
 
 
-@pytest.mark.parametrize(("name", "lay"), LAID)
-def test_a_source_is_claimed_by_its_own_format_alone(tmp_path, name, lay):
-    tree = SourceFiles(str(lay(tmp_path / "source")))
+@pytest.mark.parametrize(("name", "write_sample"), SAMPLE_CASES)
+def test_a_source_is_claimed_by_its_own_format_alone(tmp_path, name, write_sample):
+    tree = SourceFiles(str(write_sample(tmp_path / "source")))
     assert [other for other, module in FORMATS.items() if module.detect(tree)] == [name]
 
 
@@ -37,20 +37,20 @@ def test_an_empty_folder_and_one_of_other_files_have_no_format(tmp_path, name):
     assert not FORMATS[name].detect(SourceFiles(str(tmp_path)))
 
 
-@pytest.mark.parametrize(("name", "lay"), LAID)
-def test_what_is_written_is_read_as_it_was(tmp_path, name, lay):
+@pytest.mark.parametrize(("name", "write_sample"), SAMPLE_CASES)
+def test_what_is_written_is_read_as_it_was(tmp_path, name, write_sample):
     module = FORMATS[name]
-    first = rows_of(module, lay(tmp_path / "source"))
+    first = rows_of(module, write_sample(tmp_path / "source"))
     module.write(tmp_path / "written", corpus_of(tmp_path / "corpus", first))
     again = rows_of(module, tmp_path / "written")
     assert meaning(again, ids_stay(name)) == meaning(first, ids_stay(name))
-    assert not meaning(first)["faults"]
+    assert not meaning(first)["rejected"]
 
 
-@pytest.mark.parametrize(("name", "lay"), LAID)
-def test_writing_twice_gives_the_same_bytes(tmp_path, name, lay):
+@pytest.mark.parametrize(("name", "write_sample"), SAMPLE_CASES)
+def test_writing_twice_gives_the_same_bytes(tmp_path, name, write_sample):
     module = FORMATS[name]
-    corpus = corpus_of(tmp_path / "corpus", rows_of(module, lay(tmp_path / "source")))
+    corpus = corpus_of(tmp_path / "corpus", rows_of(module, write_sample(tmp_path / "source")))
     for copy in ("one", "two"):
         module.write(tmp_path / copy, corpus)
     one, two = (
@@ -60,19 +60,19 @@ def test_writing_twice_gives_the_same_bytes(tmp_path, name, lay):
     assert one == two
 
 
-@pytest.mark.parametrize(("name", "lay"), LAID)
-def test_pieces_may_be_read_in_any_order_and_apart(tmp_path, name, lay):
+@pytest.mark.parametrize(("name", "write_sample"), SAMPLE_CASES)
+def test_pieces_may_be_read_in_any_order_and_apart(tmp_path, name, write_sample):
     """A piece is read with a place of its own, as a worker has it."""
-    source = lay(tmp_path / "source")
+    source = write_sample(tmp_path / "source")
     module = FORMATS[name]
     pieces = module.shards(SourceFiles(str(source)))
     apart = [list(module.read(SourceFiles(str(source)), shard)) for shard in reversed(pieces)]
     assert [row for rows in reversed(apart) for row in rows] == rows_of(module, source)
 
 
-@pytest.mark.parametrize(("name", "lay"), LAID)
-def test_packed_lines_are_read_as_plain_ones(tmp_path, name, lay):
-    source = lay(tmp_path / "source")
+@pytest.mark.parametrize(("name", "write_sample"), SAMPLE_CASES)
+def test_packed_lines_are_read_as_plain_ones(tmp_path, name, write_sample):
+    source = write_sample(tmp_path / "source")
     plain = rows_of(FORMATS[name], source)
     for path in [path for path in source.rglob("*") if path.suffix in (".jsonl", ".json")]:
         path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))

@@ -11,14 +11,14 @@ from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Not
 from mirepoix.components.ingestion.formats.source_files import SourceFiles
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import corpus_of, faults, meaning, picture, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, meaning, picture, rejected_rows, rows_of
 
 RED, BLUE = picture(200), picture(10, "JPEG")
 SHOWN = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 LABELLED = {"image": {"_type": "Image"}, "label": {"names": ["star", "disc"], "_type": "ClassLabel"}}
 
 
-def lay(folder, file="data/train-00000-of-00001.parquet", features=None, types=None, **columns):
+def write_data_set(folder, file="data/train-00000-of-00001.parquet", features=None, types=None, **columns):
     """A data set as `datasets` pushes it; a column `image` holds bytes, paths or None."""
     shown = [value if value is None or isinstance(value, dict) else {"bytes": value, "path": "a.png"} for value in columns.pop("image")]
     types = types or {}
@@ -50,7 +50,7 @@ def answers(rows):
 def test_a_picture_with_a_caption_is_read_exactly(tmp_path):
     at = {"source": "mine/data/train-00000-of-00001.parquet", "line": 1}
     key, text = "data/train-00000-of-00001.parquet:1", unnamed_candidate("a star", **at)
-    assert read(lay(tmp_path, image=[RED], text=["a star"])) == [
+    assert read(write_data_set(tmp_path, image=[RED], text=["a star"])) == [
         Candidate(Item(f"{key}.image", images=(RED,), **at)),
         Query(Item(f"{key}.i2t", images=(RED,), **at), "train", "i->t", named=False),
         text,
@@ -63,60 +63,60 @@ def test_a_picture_with_a_caption_is_read_exactly(tmp_path):
 @pytest.mark.parametrize("column", ["text", "caption", "captions", "texts"])
 @pytest.mark.parametrize("cell", ["one", ["one"], ["one", "two"], None, []])
 def test_captions_are_found_under_each_of_their_names(tmp_path, column, cell):
-    rows = read(lay(tmp_path, "test.parquet", image=[RED], **{column: [cell]}))
+    rows = read(write_data_set(tmp_path, "test.parquet", image=[RED], **{column: [cell]}))
     wanted = cell if isinstance(cell, list) else [cell] if cell else []
-    assert asked(rows) == [(text, "test") for text in wanted] and not faults(rows)
+    assert asked(rows) == [(text, "test") for text in wanted] and not rejected_rows(rows)
 
 
 def test_classes_are_named_and_ask_nothing(tmp_path):
-    rows = read(lay(tmp_path, features=LABELLED, image=[RED, BLUE, RED], label=[1, 0, -1]))
+    rows = read(write_data_set(tmp_path, features=LABELLED, image=[RED, BLUE, RED], label=[1, 0, -1]))
     assert answers(rows) == ["disc", "star"] and asked(rows) == [] and len(candidates(rows)) == 3
 
 
 def test_a_class_number_beyond_the_names_is_rejected_and_one_without_names_is_ignored(tmp_path):
-    assert faults(read(lay(tmp_path / "a", features=LABELLED, image=[RED, RED], label=[0, 2]))) == [
+    assert rejected_rows(read(write_data_set(tmp_path / "a", features=LABELLED, image=[RED, RED], label=[0, 2]))) == [
         ("mine/data/train-00000-of-00001.parquet", 2, "bad row")
     ]
-    assert answers(read(lay(tmp_path / "b", image=[RED], label=[1]))) == []
+    assert answers(read(write_data_set(tmp_path / "b", image=[RED], label=[1]))) == []
 
 
 def test_a_label_beside_a_caption_is_left_aside(tmp_path):
-    assert answers(read(lay(tmp_path, image=[RED], text=["a meme"], label=["hateful"]))) == ["a meme"]
+    assert answers(read(write_data_set(tmp_path, image=[RED], text=["a meme"], label=["hateful"]))) == ["a meme"]
 
 
 def test_a_picture_without_bytes_is_read_from_its_path(tmp_path):
     (tmp_path / "pictures").mkdir()
     (tmp_path / "pictures" / "a.jpg").write_bytes(BLUE)
     paths = [{"bytes": None, "path": path} for path in ("a.jpg", "b.jpg", "http://x/a.jpg", "a.mp4", None)]
-    rows = read(lay(tmp_path, "x.parquet", image=[*paths, None], id=list("abcdef")), images=str(tmp_path / "pictures"))
+    rows = read(write_data_set(tmp_path, "x.parquet", image=[*paths, None], id=list("abcdef")), images=str(tmp_path / "pictures"))
     assert [row.item.images for row in rows if isinstance(row, Candidate)] == [(BLUE,)]
     at = "mine/x.parquet"
     reasons = ["missing picture", "URL", "video file", "bad row", "missing picture"]
-    assert faults(rows) == [(at, line, reason) for line, reason in enumerate(reasons, 2)]
+    assert rejected_rows(rows) == [(at, line, reason) for line, reason in enumerate(reasons, 2)]
     assert [row.id for row in rows if isinstance(row, RejectedRow)] == list("bcdef")
 
 
 def test_rows_are_named_by_their_ids_where_they_have_any(tmp_path):
-    assert candidates(read(lay(tmp_path / "a", image=[RED, BLUE], id=[7, 8]))) == ["7.image", "8.image"]
-    rows = read(lay(tmp_path / "b", "a b.parquet", image=[RED, BLUE, RED], key=["x y", None, ""]))
-    assert candidates(rows) == ["a_b.parquet:2.image"] and [line for _, line, _ in faults(rows)] == [1, 3]
+    assert candidates(read(write_data_set(tmp_path / "a", image=[RED, BLUE], id=[7, 8]))) == ["7.image", "8.image"]
+    rows = read(write_data_set(tmp_path / "b", "a b.parquet", image=[RED, BLUE, RED], key=["x y", None, ""]))
+    assert candidates(rows) == ["a_b.parquet:2.image"] and [line for _, line, _ in rejected_rows(rows)] == [1, 3]
 
 
 def test_a_cell_of_another_type_is_rejected(tmp_path):
-    assert [reason for _, _, reason in faults(read(lay(tmp_path, image=[RED], text=[3])))] == ["bad row"]
+    assert [reason for _, _, reason in rejected_rows(read(write_data_set(tmp_path, image=[RED], text=[3])))] == ["bad row"]
 
 
 def test_columns_that_nothing_reads_are_named_once_for_each_file(tmp_path, monkeypatch):
     monkeypatch.setattr("mirepoix.components.ingestion.formats.source_files.SHARD_BYTES", 1)
-    rows = read(lay(tmp_path, image=[RED, BLUE, RED], text=["a", "b", "c"], width=[1, 2, 3], url=["", "", ""]))
-    told = [(row.source, row.detail) for row in rows if isinstance(row, Notice)]
-    assert told == [("mine/data/train-00000-of-00001.parquet", "width, url; the rows are read without")] and not faults(rows)
+    rows = read(write_data_set(tmp_path, image=[RED, BLUE, RED], text=["a", "b", "c"], width=[1, 2, 3], url=["", "", ""]))
+    notices = [(row.source, row.detail) for row in rows if isinstance(row, Notice)]
+    assert notices == [("mine/data/train-00000-of-00001.parquet", "width, url; the rows are read without")] and not rejected_rows(rows)
     assert len(hfimages.shards(SourceFiles(str(tmp_path)))) == 2
     assert candidates(rows) == [f"data/train-00000-of-00001.parquet:{n}.image" for n in (1, 2, 3)]
 
 
 def test_two_columns_of_pictures_or_none_are_refused(tmp_path):
-    lay(tmp_path / "a", image=[RED], mask=[{"bytes": RED, "path": ""}], types={"mask": SHOWN})
+    write_data_set(tmp_path / "a", image=[RED], mask=[{"bytes": RED, "path": ""}], types={"mask": SHOWN})
     with pytest.raises(Refused, match=r"one column of pictures.* has image, mask"):
         read(tmp_path / "a")
     (tmp_path / "b").mkdir()
@@ -128,12 +128,12 @@ def test_two_columns_of_pictures_or_none_are_refused(tmp_path):
 @pytest.mark.parametrize("features", [{"label": {"_type": "ClassLabel"}}, []])
 def test_features_that_cannot_be_read_are_refused(tmp_path, features):
     with pytest.raises(Refused, match="features in the Parquet metadata"):
-        read(lay(tmp_path, features=features, image=[RED], label=[1]))
+        read(write_data_set(tmp_path, features=features, image=[RED], label=[1]))
 
 
 def test_it_is_detected_by_its_column_of_pictures(tmp_path):
     def known(name, **columns):
-        return hfimages.detect(SourceFiles(str(lay(tmp_path / name, **columns))))
+        return hfimages.detect(SourceFiles(str(write_data_set(tmp_path / name, **columns))))
 
     assert known("captions", image=[RED], text=["x"], url=["x"]) and known("labels", image=[RED], label=[1], width=[3])
     assert known("bare", image=[RED], width=[3])
@@ -145,8 +145,8 @@ def test_it_is_detected_by_its_column_of_pictures(tmp_path):
 
 def test_what_is_written_is_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr(hfimages, "GROUP_ROWS", 2)
-    lay(tmp_path / "in", "train.parquet", image=[RED, BLUE, picture(1)], captions=[["one", "two"], ["one"], []])
-    lay(tmp_path / "in", "validation.parquet", features=LABELLED, image=[BLUE, picture(2)], label=[0, 1])
+    write_data_set(tmp_path / "in", "train.parquet", image=[RED, BLUE, picture(1)], captions=[["one", "two"], ["one"], []])
+    write_data_set(tmp_path / "in", "validation.parquet", features=LABELLED, image=[BLUE, picture(2)], label=[0, 1])
     rows = read(tmp_path / "in")
     hfimages.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
     assert meaning(read(tmp_path / "out")) == meaning(rows)
@@ -157,6 +157,6 @@ def test_what_is_written_is_read_again(tmp_path, monkeypatch):
 
 
 def test_a_caption_that_is_empty_is_rejected_and_its_picture_is_a_candidate(tmp_path):
-    rows = read(lay(tmp_path, "test.parquet", image=[RED, BLUE, RED, BLUE], text=["", "one", None, " "]))
-    assert faults(rows) == [("mine/test.parquet", 1, "empty side"), ("mine/test.parquet", 4, "empty side")]
+    rows = read(write_data_set(tmp_path, "test.parquet", image=[RED, BLUE, RED, BLUE], text=["", "one", None, " "]))
+    assert rejected_rows(rows) == [("mine/test.parquet", 1, "empty side"), ("mine/test.parquet", 4, "empty side")]
     assert len(candidates(rows)) == 4 and asked(rows) == [("one", "test")]

@@ -11,15 +11,15 @@ from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Not
 from mirepoix.components.ingestion.formats.source_files import SourceFiles
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import corpus_of, counted, faults, lay, picture, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, counted, picture, rejected_rows, rows_of, write_files
 from tests.components.ingestion.formats.samples import BLUE, GREY, RED
 from tests.components.ingestion.formats.samples import mbeir as sample
 
 LOCAL, GLOBAL, TRAIN = "cand_pool/local/a_cand_pool.jsonl", "cand_pool/global/mbeir_union_test_cand_pool.jsonl", "query/train/a.jsonl"
 
 
-def text(did, said="t"):
-    return {"did": did, "txt": said, "img_path": None, "modality": "text", "src_content": None}
+def text(did, txt="t"):
+    return {"did": did, "txt": txt, "img_path": None, "modality": "text", "src_content": None}
 
 
 def query(qid, positives, negatives=(), task=1, **more):
@@ -27,7 +27,7 @@ def query(qid, positives, negatives=(), task=1, **more):
     return row | {"pos_cand_list": list(positives), "neg_cand_list": list(negatives)} | more
 
 
-def told(rows):
+def judgements(rows):
     return [(row.query_id, row.item_id, row.relevance) for row in rows if isinstance(row, Judgement)]
 
 
@@ -60,7 +60,7 @@ def test_qrels_come_before_the_lists_and_the_lists_where_qrels_are_silent(tmp_pa
         "qrels/test/mbeir_x_task1_test_qrels.txt": "9:1 0 9:2 1 1\n",
         "qrels/test/mbeir_other_task1_test_qrels.txt": "9:2 0 9:2 1 1\n",
     }
-    assert told(rows_of(mbeir, lay(tmp_path, files))) == [("9:2", "9:1", 1), ("9:2", "9:2", 1), ("9:1", "9:2", 1)]
+    assert judgements(rows_of(mbeir, write_files(tmp_path, files))) == [("9:2", "9:1", 1), ("9:2", "9:2", 1), ("9:1", "9:2", 1)]
 
 
 def test_a_file_of_queries_without_qrels_of_its_name_takes_those_of_its_split(tmp_path):
@@ -69,31 +69,31 @@ def test_a_file_of_queries_without_qrels_of_its_name_takes_those_of_its_split(tm
         "query/union_val/mbeir_union_val.jsonl": [query("9:1", ["9:1"])],
         "qrels/val/mbeir_x_task1_val_qrels.txt": "9:1 0 9:1 1 1\n",
     }
-    rows = rows_of(mbeir, lay(tmp_path / "s", files))
-    assert told(rows) == [("9:1", "9:1", 1)]
+    rows = rows_of(mbeir, write_files(tmp_path / "s", files))
+    assert judgements(rows) == [("9:1", "9:1", 1)]
     assert rows[-1].source.endswith("_qrels.txt")
 
 
 @pytest.mark.parametrize(("split", "kept"), [("train", ["5:1", "6:2"]), ("test", ["5:1"])])
 def test_positives_of_another_data_set_are_for_training(tmp_path, split, kept):
-    rows = rows_of(mbeir, lay(tmp_path, {f"query/{split}/mbeir_oven_task6_{split}.jsonl": [query("5:7", ["6:2", "5:1"])]}))
-    assert [item for _, item, _ in told(rows)] == kept
+    rows = rows_of(mbeir, write_files(tmp_path, {f"query/{split}/mbeir_oven_task6_{split}.jsonl": [query("5:7", ["6:2", "5:1"])]}))
+    assert [item for _, item, _ in judgements(rows)] == kept
 
 
 def test_positives_of_another_data_set_alone_still_answer(tmp_path):
-    rows = rows_of(mbeir, lay(tmp_path, {"query/test/mbeir_oven_task6_test.jsonl": [query("5:7", ["6:2"])]}))
-    assert told(rows) == [("5:7", "6:2", 1)]
+    rows = rows_of(mbeir, write_files(tmp_path, {"query/test/mbeir_oven_task6_test.jsonl": [query("5:7", ["6:2"])]}))
+    assert judgements(rows) == [("5:7", "6:2", 1)]
 
 
 def test_the_union_is_read_where_there_is_no_folder_of_the_split_and_its_repeats_once(tmp_path):
     union = {"query/union_train/mbeir_union_up_train.jsonl": [query("9:1", ["9:1"]), query("9:2", ["9:1"]), query("9:1", ["9:1"])]}
-    rows = rows_of(mbeir, lay(tmp_path / "one", union))
-    assert told(rows) == [("9:1", "9:1", 1), ("9:2", "9:1", 1)]
+    rows = rows_of(mbeir, write_files(tmp_path / "one", union))
+    assert judgements(rows) == [("9:1", "9:1", 1), ("9:2", "9:1", 1)]
     assert sum(isinstance(row, Query) for row in rows) == 2
     notice = "queries that are in the file more than once: 1, the first in line 3; they are read once"
     assert [row.detail for row in rows if isinstance(row, Notice)] == [notice]
-    both = rows_of(mbeir, lay(tmp_path / "two", union | {TRAIN: [query("9:3", ["9:1"])]}))
-    assert told(both) == [("9:3", "9:1", 1)]
+    both = rows_of(mbeir, write_files(tmp_path / "two", union | {TRAIN: [query("9:3", ["9:1"])]}))
+    assert judgements(both) == [("9:3", "9:1", 1)]
 
 
 def test_a_candidate_of_a_local_pool_is_not_read_from_a_global_one(tmp_path):
@@ -102,7 +102,7 @@ def test_a_candidate_of_a_local_pool_is_not_read_from_a_global_one(tmp_path):
         GLOBAL: [text("9:2"), text("9:1"), text("9:3")],
         "cand_pool/global/mbeir_union_train_cand_pool.jsonl": [text("9:3"), text("9:4")],
     }
-    rows = rows_of(mbeir, lay(tmp_path / "s", files))
+    rows = rows_of(mbeir, write_files(tmp_path / "s", files))
     assert [(row.source, row.detail) for row in rows if isinstance(row, Notice)] == [
         (f"s/{GLOBAL}", "candidates that a local pool has too: 2, the first in line 1; they are read once")
     ]
@@ -117,7 +117,7 @@ def test_a_candidate_of_a_local_pool_is_not_read_from_a_global_one(tmp_path):
 
 
 def test_local_pools_are_read_once_for_all_pieces_of_a_global_one_and_again_when_they_change(tmp_path, monkeypatch):
-    folder = lay(tmp_path / "s", {LOCAL: [text("9:1")], GLOBAL: [text(f"9:{number}") for number in range(1, 9)]})
+    folder = write_files(tmp_path / "s", {LOCAL: [text("9:1")], GLOBAL: [text(f"9:{number}") for number in range(1, 9)]})
     monkeypatch.setattr("mirepoix.components.ingestion.formats.source_files.SHARD_BYTES", 200)
     opened = counted(monkeypatch, "records")
 
@@ -127,7 +127,7 @@ def test_local_pools_are_read_once_for_all_pieces_of_a_global_one_and_again_when
     pieces = [shard for shard in mbeir.shards(SourceFiles(str(folder))) if shard.part == "global"]
     assert len(pieces) > 2 and found() == [f"9:{number}" for number in range(2, 9)]
     assert opened[LOCAL] == 1
-    lay(folder, {LOCAL: [text("9:1"), text("9:7")]})
+    write_files(folder, {LOCAL: [text("9:1"), text("9:7")]})
     assert found() == [f"9:{number}" for number in (2, 3, 4, 5, 6, 8)]
 
 
@@ -149,13 +149,13 @@ def test_hashed_ids_are_mapped_back(tmp_path):
         "query/test/a_test.jsonl": [query(4500002, [])],
         "qrels/test/a_test_qrels.txt": "4500002 0 90000001 1 1\n",
     }
-    rows = rows_of(mbeir, lay(tmp_path, files))
-    assert told(rows) == [("9:1", "9:1", 1), ("9:2", "9:1", 1)]
+    rows = rows_of(mbeir, write_files(tmp_path, files))
+    assert judgements(rows) == [("9:1", "9:1", 1), ("9:2", "9:1", 1)]
     assert [row.item.id for row in rows if isinstance(row, Candidate | Query)] == ["9:1", "9:1", "9:2"]
 
 
 def test_a_query_without_task_gets_it_from_its_answers(tmp_path):
-    rows = rows_of(mbeir, lay(tmp_path, {TRAIN: [query("9:1", ["9:1"], task=None)]}))
+    rows = rows_of(mbeir, write_files(tmp_path, {TRAIN: [query("9:1", ["9:1"], task=None)]}))
     assert rows[0].task == ""
 
 
@@ -180,8 +180,10 @@ def test_a_query_without_task_gets_it_from_its_answers(tmp_path):
 )
 def test_each_bad_row_is_rejected_with_its_line(tmp_path, file, row, reason):
     good = text("9:5") if file == LOCAL else query("9:5", ["9:5"])
-    rows = rows_of(mbeir, lay(tmp_path / "s", {file: [good, row, good | {"did": "9:6"} if file == LOCAL else good | {"qid": "9:6"}]}))
-    assert faults(rows) == [(f"s/{file}", 2, reason)]
+    rows = rows_of(
+        mbeir, write_files(tmp_path / "s", {file: [good, row, good | {"did": "9:6"} if file == LOCAL else good | {"qid": "9:6"}]})
+    )
+    assert rejected_rows(rows) == [(f"s/{file}", 2, reason)]
     assert sum(isinstance(row, Candidate | Query) for row in rows) == 2
 
 
@@ -191,7 +193,7 @@ def test_bad_rows_of_qrels_and_instructions_are_rejected_with_their_line(tmp_pat
         "qrels/test/a_qrels.txt": "9:1 0 9:1 1 1\n9:1 0 9:1 1\n9:1 0 9:1 x 1\n9:1 0 9:1 1 12\n9:1 0 9:1 1e12 1\n",
         "instructions/query_instructions.tsv": "header\na\tb\ntext\tsound\tX\t9\tFind.\ntext\timage\tX\t9\t\tFind.\n",
     }
-    rows = rows_of(mbeir, lay(tmp_path / "s", files))
+    rows = rows_of(mbeir, write_files(tmp_path / "s", files))
     qrels, wordings = "s/qrels/test/a_qrels.txt", "s/instructions/query_instructions.tsv"
     found = [
         (qrels, 2, "bad row"),
@@ -201,7 +203,7 @@ def test_bad_rows_of_qrels_and_instructions_are_rejected_with_their_line(tmp_pat
         (wordings, 2, "bad row"),
         (wordings, 3, "unknown modality"),
     ]
-    assert faults(rows) == found
+    assert rejected_rows(rows) == found
     assert rows[-1] == Prompt("t->i", "Find.", "9:")
 
 
@@ -250,36 +252,38 @@ def test_what_is_written_is_mbeir_to_the_letter(tmp_path):
 
 
 def test_all_that_is_judged_is_given(tmp_path):
-    rows = rows_of(mbeir, lay(tmp_path, {LOCAL: [text("9:1")], TRAIN: [query("9:1", ["9:1", "9:1"], ["9:1"])]}))
-    assert told(rows) == [("9:1", "9:1", 1), ("9:1", "9:1", 1), ("9:1", "9:1", 0)]
+    rows = rows_of(mbeir, write_files(tmp_path, {LOCAL: [text("9:1")], TRAIN: [query("9:1", ["9:1", "9:1"], ["9:1"])]}))
+    assert judgements(rows) == [("9:1", "9:1", 1), ("9:1", "9:1", 1), ("9:1", "9:1", 0)]
 
 
 def test_a_local_pool_that_is_cut_off_costs_the_global_one_nothing(tmp_path):
     pool = gzip.compress(b"".join(json.dumps(text(f"9:{n}")).encode() + b"\n" for n in range(500)))[:-30]
-    tree = SourceFiles(str(lay(tmp_path, {f"{LOCAL}.gz": pool, GLOBAL: [text("8:1")]})))
+    tree = SourceFiles(str(write_files(tmp_path, {f"{LOCAL}.gz": pool, GLOBAL: [text("8:1")]})))
     (shard,) = [shard for shard in mbeir.shards(tree) if shard.part == "global"]
     assert [row.item.id for row in mbeir.read(tree, shard)] == ["8:1"]
 
 
 @pytest.mark.parametrize("change", [{"txt": "another"}, {"img_path": "red.png", "modality": "image,text"}])
 def test_a_candidate_of_a_global_pool_that_differs_from_that_of_a_local_one_is_rejected(tmp_path, change):
-    rows = rows_of(mbeir, lay(tmp_path / "s", {LOCAL: [text("9:1")], GLOBAL: [text(90000001) | change, text("9:2")], "red.png": RED}))
-    assert faults(rows) == [(f"s/{GLOBAL}", 1, "duplicate id")]
+    rows = rows_of(
+        mbeir, write_files(tmp_path / "s", {LOCAL: [text("9:1")], GLOBAL: [text(90000001) | change, text("9:2")], "red.png": RED})
+    )
+    assert rejected_rows(rows) == [(f"s/{GLOBAL}", 1, "duplicate id")]
     assert [row.item.id for row in rows if isinstance(row, Candidate)] == ["9:1", "9:2"]
 
 
 @pytest.mark.parametrize("change", [{"query_txt": "another"}, {"pos_cand_list": ["9:2"]}, {"neg_cand_list": ["9:3"]}, {"task_id": 0}])
 def test_a_query_that_a_union_repeats_otherwise_is_rejected(tmp_path, change):
     file = "query/union_train/mbeir_union_up_train.jsonl"
-    rows = rows_of(mbeir, lay(tmp_path / "s", {file: [query("9:1", ["9:1"]), query("9:1", ["9:1"]) | change]}))
+    rows = rows_of(mbeir, write_files(tmp_path / "s", {file: [query("9:1", ["9:1"]), query("9:1", ["9:1"]) | change]}))
     assert [(row.line, row.reason, row.detail) for row in rows if isinstance(row, RejectedRow)] == [
         (2, "duplicate id", "9:1 has another content than before")
     ]
-    assert told(rows) == [("9:1", "9:1", 1)]
+    assert judgements(rows) == [("9:1", "9:1", 1)]
 
 
 def test_bad_lines_of_qrels_are_rejected_and_their_queries_kept(tmp_path):
     qrels = f"\u00a0\n9:1 0 9:1 1 1\n{'9' * 5000} 0 9:1 1 1\n"
-    rows = rows_of(mbeir, lay(tmp_path / "s", {"query/test/a.jsonl": [query("9:1", ["9:2"])], "qrels/test/a_qrels.txt": qrels}))
-    assert faults(rows) == [("s/qrels/test/a_qrels.txt", line, "bad row") for line in (1, 3)]
-    assert told(rows) == [("9:1", "9:1", 1)]
+    rows = rows_of(mbeir, write_files(tmp_path / "s", {"query/test/a.jsonl": [query("9:1", ["9:2"])], "qrels/test/a_qrels.txt": qrels}))
+    assert rejected_rows(rows) == [("s/qrels/test/a_qrels.txt", line, "bad row") for line in (1, 3)]
+    assert judgements(rows) == [("9:1", "9:1", 1)]

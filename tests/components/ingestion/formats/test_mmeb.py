@@ -7,7 +7,7 @@ from mirepoix.components.ingestion.formats import mmeb
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import corpus_of, faults, lay, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, rejected_rows, rows_of, write_files
 from tests.components.ingestion.formats.samples import BLUE, RED
 from tests.components.ingestion.formats.samples import mmeb as sample
 
@@ -18,10 +18,10 @@ def examples(rows):
     found = []
     for row in rows:
         if isinstance(row, Query):
-            told = [
+            judgements = [
                 (items[other.item_id], other.relevance) for other in rows if isinstance(other, Judgement) and other.query_id == row.item.id
             ]
-            shown = [(item.text or item.images, relevance) for item, relevance in told]
+            shown = [(item.text or item.images, relevance) for item, relevance in judgements]
             found.append((row.item.id, row.item.text, row.item.images, row.item.instruction, row.split, shown))
     return found
 
@@ -42,7 +42,7 @@ def test_rows_of_both_kinds_are_read_by_their_columns(tmp_path):
 
 def test_pictures_are_found_from_the_folder_that_is_given(tmp_path):
     rows = [{"qry": "<|image_1|>\nq", "qry_image_path": "a.png", "pos_text": "p", "pos_image_path": ""}]
-    lay(tmp_path, {"data/train.jsonl": rows, "pictures/a.png": RED})
+    write_files(tmp_path, {"data/train.jsonl": rows, "pictures/a.png": RED})
     found = rows_of(mmeb, tmp_path / "data", images=str(tmp_path / "pictures"))
     assert [row.item.images for row in found if isinstance(row, Query)] == [(RED,)]
 
@@ -76,21 +76,23 @@ EVAL = {"qry_inst": "Find.", "qry_text": "q", "qry_img_path": "", "tgt_inst": ""
 )
 def test_each_bad_row_is_rejected_with_its_number(tmp_path, row, reason):
     good = EVAL if "qry_inst" in row else TRAIN
-    rows = rows_of(mmeb, lay(tmp_path / "s", {"rows.jsonl": [good, row, good], "a.png": RED}))
-    assert faults(rows) == [("s/rows.jsonl", 2, reason)]
+    rows = rows_of(mmeb, write_files(tmp_path / "s", {"rows.jsonl": [good, row, good], "a.png": RED}))
+    assert rejected_rows(rows) == [("s/rows.jsonl", 2, reason)]
     assert [query for query, *_ in examples(rows)] == ["s/rows.jsonl:1", "s/rows.jsonl:3"]
 
 
 def test_a_candidate_of_a_bad_row_is_given_with_the_next_good_one(tmp_path):
     bad = EVAL | {"tgt_text": ["p", "new", ""], "tgt_img_path": None}
-    rows = rows_of(mmeb, lay(tmp_path, {"rows.jsonl": [EVAL, bad, EVAL | {"tgt_text": ["new", "p"]}]}))
+    rows = rows_of(mmeb, write_files(tmp_path, {"rows.jsonl": [EVAL, bad, EVAL | {"tgt_text": ["new", "p"]}]}))
     assert [(row.item.text, row.item.line) for row in rows if isinstance(row, Candidate)] == [("p", 1), ("n", 1), ("new", 3)]
 
 
 def test_an_evaluation_row_may_leave_the_placeholder_and_the_other_kind_of_target_out(tmp_path):
     row = {"qry_text": "q", "qry_img_path": "a.png", "tgt_img_path": ["b.png", "a.png"]}
-    rows = rows_of(mmeb, lay(tmp_path, {"rows.jsonl": [row], "a.png": RED, "b.png": BLUE}))
-    assert [(text, images, told) for _, text, images, _, _, told in examples(rows)] == [("q", (RED,), [((BLUE,), 1), ((RED,), 0)])]
+    rows = rows_of(mmeb, write_files(tmp_path, {"rows.jsonl": [row], "a.png": RED, "b.png": BLUE}))
+    assert [(text, images, judgements) for _, text, images, _, _, judgements in examples(rows)] == [
+        ("q", (RED,), [((BLUE,), 1), ((RED,), 0)])
+    ]
 
 
 def test_columns_that_are_written_are_mmebs(tmp_path):

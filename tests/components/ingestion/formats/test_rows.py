@@ -29,25 +29,25 @@ def parsed(row, record=None):
     ],
 )
 def test_a_row_with_a_value_that_no_table_can_hold_is_rejected(row):
-    (fault,) = parsed(row, {"id": 3})
-    assert (fault.reason, fault.id, fault.source, fault.line) == ("bad row", "3", "s/f", 7)
+    (rejected,) = parsed(row, {"id": 3})
+    assert (rejected.reason, rejected.id, rejected.source, rejected.line) == ("bad row", "3", "s/f", 7)
 
 
 def test_the_detail_of_a_rejected_row_can_be_encoded():
-    told = parsed(RejectedRow("corpus", HALF, "unread column", f"column {HALF}", "s/f", 7))[1]
-    assert (told.id, told.detail) == (r"\ud83d", r"column \ud83d")
+    rejected = parsed(RejectedRow("corpus", HALF, "unread column", f"column {HALF}", "s/f", 7))[1]
+    assert (rejected.id, rejected.detail) == (r"\ud83d", r"column \ud83d")
     assert parsed(Notice("s/f", HALF))[1].detail == r"\ud83d"
 
 
 def test_a_number_that_is_too_large_for_arithmetic_is_rejected():
-    (fault,) = rowwise("qrels", "s/f", [(1, 10**400)], lambda line, record: [Judgement("q", "d", 1, float(record))])
-    assert fault.reason == "bad row"
+    (rejected,) = rowwise("qrels", "s/f", [(1, 10**400)], lambda line, record: [Judgement("q", "d", 1, float(record))])
+    assert rejected.reason == "bad row"
 
 
 @pytest.mark.parametrize("name", ["id", "_id", "qid", "did", "query_id", "docid", "key", "snippet_id", "image_id", "Guid"])
 def test_a_rejected_row_has_the_id_under_any_of_its_names(name):
-    (fault,) = rowwise("corpus", "s/f", [(1, {name: "x7"})], lambda line, record: record["text"])
-    assert fault.id == "x7" and fault.detail == "'text' is missing"
+    (rejected,) = rowwise("corpus", "s/f", [(1, {name: "x7"})], lambda line, record: record["text"])
+    assert rejected.id == "x7" and rejected.detail == "'text' is missing"
 
 
 def test_an_unreadable_error_keeps_its_line_when_pickled():

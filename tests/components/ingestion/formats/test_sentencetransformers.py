@@ -10,11 +10,11 @@ from mirepoix.components.ingestion.formats import sentencetransformers
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import corpus_of, faults, lay, meaning, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, meaning, rejected_rows, rows_of, write_files
 from tests.components.ingestion.formats.samples import BLUE, RED, sentence_transformers
 
 
-def told(rows):
+def judgements(rows):
     """What is told of which contents: the query's, the candidate's, relevance and score."""
     queries = {row.item.id: row.item.text or row.item.images for row in rows if isinstance(row, Query)}
     items = {row.item.id: row.item.text or row.item.images for row in rows if isinstance(row, Candidate)}
@@ -22,16 +22,16 @@ def told(rows):
 
 
 def read(folder, rows, **files):
-    return rows_of(sentencetransformers, lay(folder, {"train.jsonl": rows, "a.png": RED, "b.png": BLUE, **files}))
+    return rows_of(sentencetransformers, write_files(folder, {"train.jsonl": rows, "a.png": RED, "b.png": BLUE, **files}))
 
 
 def test_columns_are_read_by_their_order(tmp_path):
-    assert told(rows_of(sentencetransformers, sentence_transformers(tmp_path / "one"))) == [
+    assert judgements(rows_of(sentencetransformers, sentence_transformers(tmp_path / "one"))) == [
         ("the red one", (RED,), 1, None),
         ("the red one", (BLUE,), 0, None),
         ("the red one", "a rose", 0, None),
     ]
-    assert told(read(tmp_path / "two", [{"positive": "q", "anchor": "p"}, {"anchor": "p2", "positive": "q2"}])) == [
+    assert judgements(read(tmp_path / "two", [{"positive": "q", "anchor": "p"}, {"anchor": "p2", "positive": "q2"}])) == [
         ("q", "p", 1, None),
         ("q2", "p2", 1, None),
     ]
@@ -40,14 +40,14 @@ def test_columns_are_read_by_their_order(tmp_path):
 def test_labelled_pairs_with_equal_anchors_are_one_query(tmp_path):
     pairs = [("q", "a", 1), ("r", "b", 1.0), ("q", "c", 0), ("q", "d", True)]
     rows = read(tmp_path, [{"anchor": anchor, "text": text, "label": label} for anchor, text, label in pairs])
-    assert told(rows) == [("q", "a", 1, None), ("r", "b", 1, None), ("q", "c", 0, None), ("q", "d", 1, None)]
+    assert judgements(rows) == [("q", "a", 1, None), ("r", "b", 1, None), ("q", "c", 0, None), ("q", "d", 1, None)]
     assert len({row.item.id for row in rows if isinstance(row, Query)}) == 2
     assert not any(row.named for row in rows if isinstance(row, Query))
 
 
 def test_labelled_pairs_of_another_file_are_queries_of_their_own(tmp_path):
     rows = [{"anchor": "q", "text": "a", "label": 1}]
-    found = rows_of(sentencetransformers, lay(tmp_path, {"train.jsonl": rows, "test.jsonl": rows}))
+    found = rows_of(sentencetransformers, write_files(tmp_path, {"train.jsonl": rows, "test.jsonl": rows}))
     assert sorted({(row.item.id.split(":")[0][-10:], row.split) for row in found if isinstance(row, Query)}) == [
         ("rain.jsonl", "train"),
         ("test.jsonl", "test"),
@@ -70,7 +70,7 @@ def test_labelled_pairs_of_another_file_are_queries_of_their_own(tmp_path):
     ],
 )
 def test_labels_say_what_answers_and_scores_are_a_teachers(tmp_path, row, expected):
-    assert [rest for _, *rest in told(read(tmp_path, [row]))] == [list(one) for one in expected]
+    assert [rest for _, *rest in judgements(read(tmp_path, [row]))] == [list(one) for one in expected]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ GOOD = {"anchor": "q", "positive": "p", "negative": "n"}
 )
 def test_each_bad_row_is_rejected_with_its_number(tmp_path, change, reason):
     rows = read(tmp_path / "s", [GOOD, GOOD | change, GOOD])
-    assert faults(rows) == [("s/train.jsonl", 2, reason)]
+    assert rejected_rows(rows) == [("s/train.jsonl", 2, reason)]
     assert [row.item.line for row in rows if isinstance(row, Query)] == [1, 3]
 
 
@@ -146,7 +146,7 @@ def test_each_bad_row_is_rejected_with_its_number(tmp_path, change, reason):
     ],
 )
 def test_a_row_without_a_clear_positive_is_rejected(tmp_path, row):
-    assert faults(read(tmp_path / "s", [row])) == [("s/train.jsonl", 1, "bad row")]
+    assert rejected_rows(read(tmp_path / "s", [row])) == [("s/train.jsonl", 1, "bad row")]
 
 
 def corpus(tmp_path, *negatives, split="train", score=None):
@@ -199,12 +199,12 @@ def test_what_columns_cannot_hold_is_refused(tmp_path, item, says):
 def test_the_order_of_columns_in_parquet_is_the_files(tmp_path):
     columns = {"scores": [[2.0, 1.0]], "b": ["q"], "a": ["p"], "c": ["n"]}
     pq.write_table(pa.table(columns), tmp_path / "dev.parquet")
-    assert told(rows_of(sentencetransformers, tmp_path)) == [("q", "p", 1, 2.0), ("q", "n", 0, 1.0)]
+    assert judgements(rows_of(sentencetransformers, tmp_path)) == [("q", "p", 1, 2.0), ("q", "n", 0, 1.0)]
 
 
 def test_the_order_of_columns_is_that_of_the_first_object(tmp_path):
     rows = read(tmp_path / "s", '{broken\n{"anchor": "q", "positive": "p"}\n{"anchor": "r", "positive": "o"}\n')
-    assert faults(rows) == [("s/train.jsonl", 1, "bad JSON")] and told(rows) == [("q", "p", 1, None), ("r", "o", 1, None)]
+    assert rejected_rows(rows) == [("s/train.jsonl", 1, "bad JSON")] and judgements(rows) == [("q", "p", 1, None), ("r", "o", 1, None)]
 
 
 def test_a_query_with_several_answers_is_counted_as_several_rows(tmp_path):

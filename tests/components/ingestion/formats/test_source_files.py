@@ -11,13 +11,13 @@ from mirepoix.components.ingestion.formats import source_files as places
 from mirepoix.components.ingestion.formats.rows import RowError, Unreadable
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.models.errors import Refused
-from tests.components.ingestion.formats.format_cases import lay
+from tests.components.ingestion.formats.format_cases import write_files
 
 DEEP, LONG = "[" * 100_000, "9" * 5000
 
 
 def records(folder, name, content):
-    tree = SourceFiles(str(lay(folder, {name: content})), "mine")
+    tree = SourceFiles(str(write_files(folder, {name: content})), "mine")
     return [(line, row.reason if isinstance(row, RowError) else row) for line, row in tree.records(Shard(name))]
 
 
@@ -51,13 +51,13 @@ def test_white_space_may_follow_an_array(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["lines", "array"])
-@pytest.mark.parametrize("fault", ["cut", "plain", "flipped", "empty"])
-def test_a_packed_file_that_cannot_be_unpacked_is_refused(tmp_path, form, fault):
+@pytest.mark.parametrize("damage", ["cut", "plain", "flipped", "empty"])
+def test_a_packed_file_that_cannot_be_unpacked_is_refused(tmp_path, form, damage):
     rows = [{"n": n, "text": f"{n * n:x}"} for n in range(5000)]
     text = json.dumps(rows) if form == "array" else "".join(json.dumps(row) + "\n" for row in rows)
     packed = bytearray(gzip.compress(text.encode()))
     packed[len(packed) // 2] ^= 255
-    content = {"cut": gzip.compress(text.encode())[:-2000], "plain": text.encode(), "flipped": bytes(packed), "empty": b"\x1f\x8b"}[fault]
+    content = {"cut": gzip.compress(text.encode())[:-2000], "plain": text.encode(), "flipped": bytes(packed), "empty": b"\x1f\x8b"}[damage]
     with pytest.raises(Refused, match=r"mine/a\.gz cannot be unpacked after line \d+ \(.+\); mend it"):
         records(tmp_path, "a.gz", content)
 
@@ -66,7 +66,7 @@ def test_parquet_whose_texts_are_no_utf8_or_whose_pages_are_damaged_is_refused(t
     pq.write_table(pa.table({"text": ["a bright star"] * 9}), tmp_path / "a.parquet", compression="none", use_dictionary=False)
     whole = (tmp_path / "a.parquet").read_bytes()
     for name, content in {"text": whole.replace(b"star", b"\xff\xff\xff\xff"), "page": whole[:4] + b"\xff" * 20 + whole[24:]}.items():
-        tree = SourceFiles(str(lay(tmp_path / name, {"b.parquet": content})), "mine")
+        tree = SourceFiles(str(write_files(tmp_path / name, {"b.parquet": content})), "mine")
         with pytest.raises(Refused, match=r"mine/b\.parquet cannot be read as Parquet") as refused:
             list(tree.tables(Shard("b.parquet")))
         assert "\n" not in str(refused.value)
@@ -84,7 +84,7 @@ def test_parquet_whose_texts_are_no_utf8_or_whose_pages_are_damaged_is_refused(t
     ],
 )
 def test_the_folder_tells_the_split_where_the_file_does_not(tmp_path, folder, file, split):
-    lay(tmp_path / folder, {file: "x"})
+    write_files(tmp_path / folder, {file: "x"})
     assert SourceFiles(str(tmp_path / folder)).split(file) == split
     assert SourceFiles(str(tmp_path / folder / file)).split(file.rpartition("/")[2]) == split
 
@@ -101,8 +101,8 @@ def test_the_folder_tells_the_split_where_the_file_does_not(tmp_path, folder, fi
     ],
 )
 def test_a_picture_is_read_from_its_folder_alone(tmp_path, path, reason, detail):
-    tree = SourceFiles(str(lay(tmp_path / "in", {"a.png": b"png"})))
-    lay(tmp_path, {"secret.png": b"secret"})
+    tree = SourceFiles(str(write_files(tmp_path / "in", {"a.png": b"png"})))
+    write_files(tmp_path, {"secret.png": b"secret"})
     with pytest.raises(RowError) as trouble:
         tree.picture(path)
     assert trouble.value.reason == reason and detail in trouble.value.detail
@@ -110,7 +110,7 @@ def test_a_picture_is_read_from_its_folder_alone(tmp_path, path, reason, detail)
 
 
 def test_an_absolute_path_is_read_where_it_is(tmp_path):
-    lay(tmp_path, {"in/x": "x", "elsewhere/a.png": b"png"})
+    write_files(tmp_path, {"in/x": "x", "elsewhere/a.png": b"png"})
     assert SourceFiles(str(tmp_path / "in")).picture(f"{tmp_path}/elsewhere/a.png") == b"png"
 
 

@@ -12,7 +12,7 @@ from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Not
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import corpus_of, faults, lay, meaning, picture, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, meaning, picture, rejected_rows, rows_of, write_files
 
 RED, BLUE = picture(200), picture(10, "JPEG")
 
@@ -35,7 +35,7 @@ def tar(*members):
 
 def read(folder, *members, name="cc-000.tar"):
     packed = gzip.compress(tar(*members)) if name.endswith(".gz") else tar(*members)
-    return rows_of(tars, lay(folder, {name: packed}), name="mine")
+    return rows_of(tars, write_files(folder, {name: packed}), name="mine")
 
 
 def candidates(rows):
@@ -74,7 +74,7 @@ def test_a_label_is_read_where_there_is_no_caption_and_its_number_is_not(tmp_pat
     rows = read(
         tmp_path, *(member for n, label in enumerate(["star", 3]) for member in ((f"{n}.png", RED), (f"{n}.json", {"label": label})))
     )
-    assert [row.task for row in rows if isinstance(row, Query)] == ["i->t"] and not faults(rows)
+    assert [row.task for row in rows if isinstance(row, Query)] == ["i->t"] and not rejected_rows(rows)
 
 
 def test_each_picture_of_a_sample_is_a_candidate(tmp_path):
@@ -83,7 +83,7 @@ def test_each_picture_of_a_sample_is_a_candidate(tmp_path):
 
 def test_samples_that_are_counted_anew_in_each_tar_have_other_names(tmp_path):
     one = tar(("0.png", RED))
-    rows = rows_of(tars, lay(tmp_path, {"train/x 0.tar": one, "val/x-0.tar": one}))
+    rows = rows_of(tars, write_files(tmp_path, {"train/x 0.tar": one, "val/x-0.tar": one}))
     assert candidates(rows) == ["train/x_0/0.image", "val/x-0/0.image"]
 
 
@@ -114,7 +114,7 @@ def test_a_bad_member_rejects_its_whole_sample_with_the_number_of_the_member(tmp
         ("12.png", b""),
         ("13.png", RED),
     )
-    assert [(line, reason) for _, line, reason in faults(rows)] == [
+    assert [(line, reason) for _, line, reason in rejected_rows(rows)] == [
         (2, "bad JSON"),
         (5, "bad row"),
         (7, "bad row"),
@@ -134,13 +134,15 @@ def test_a_bad_member_rejects_its_whole_sample_with_the_number_of_the_member(tmp
 def test_extensions_that_are_not_read_are_reported_once_a_tar_and_their_samples_kept(tmp_path):
     members = [(f"{n}.{name}", RED) for n in range(3) for name in ("png", "cls", "seg.png")]
     rows = read(tmp_path, *members)
-    told = [(row.source, row.detail.partition(",")[0]) for row in rows if isinstance(row, Notice)]
-    assert told == [("mine/cc-000.tar", ".cls"), ("mine/cc-000.tar", ".seg.png")] and len(candidates(rows)) == 3 and not faults(rows)
+    notices = [(row.source, row.detail.partition(",")[0]) for row in rows if isinstance(row, Notice)]
+    assert (
+        notices == [("mine/cc-000.tar", ".cls"), ("mine/cc-000.tar", ".seg.png")] and len(candidates(rows)) == 3 and not rejected_rows(rows)
+    )
 
 
 def test_json_that_python_does_not_take_costs_its_sample_alone(tmp_path):
     rows = read(tmp_path, ("0.png", RED), ("0.json", "[" * 100_000), ("1.png", RED), ("1.json", '{"n": %s}' % ("9" * 5000)), ("2.png", RED))
-    assert [reason for _, _, reason in faults(rows)] == ["bad JSON"] * 2 and candidates(rows) == ["cc-000/2.image"]
+    assert [reason for _, _, reason in rejected_rows(rows)] == ["bad JSON"] * 2 and candidates(rows) == ["cc-000/2.image"]
 
 
 def test_what_is_hidden_is_left_out(tmp_path):
@@ -149,7 +151,7 @@ def test_what_is_hidden_is_left_out(tmp_path):
 
 def test_a_picture_that_is_too_large_is_rejected_and_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(tars, "LARGEST_FILE", 200)
-    assert faults(read(tmp_path, ("0.png", bytes(201)), ("1.png", RED))) == [("mine/cc-000.tar", 1, "bad row")]
+    assert rejected_rows(read(tmp_path, ("0.png", bytes(201)), ("1.png", RED))) == [("mine/cc-000.tar", 1, "bad row")]
 
 
 @pytest.mark.parametrize("cut", [0, 100, 512, 700, 1536, 2048, 2500])
@@ -158,26 +160,28 @@ def test_a_tar_that_is_cut_off_is_refused(tmp_path, cut, packed):
     whole = tar(("0.png", RED), ("1.png", bytes(600)), ("2.txt", "x"))
     content = gzip.compress(whole, 0)[: cut + 10] if packed else whole[:cut]
     with pytest.raises(Refused, match=r"mine/cc\.tar\S* (cannot be read as a tar|cannot be unpacked|ends within the tar)"):
-        rows_of(tars, lay(tmp_path, {f"cc.tar{'.gz' * packed}": content}), name="mine")
+        rows_of(tars, write_files(tmp_path, {f"cc.tar{'.gz' * packed}": content}), name="mine")
 
 
 def test_garbage_in_the_midst_of_a_tar_is_refused(tmp_path):
     whole = bytearray(tar(("0.png", RED), ("1.png", RED)))
     whole[1024:1100] = b"x" * 76
     with pytest.raises(Refused, match="ends within the tar, after member 1"):
-        rows_of(tars, lay(tmp_path, {"cc.tar": bytes(whole)}))
+        rows_of(tars, write_files(tmp_path, {"cc.tar": bytes(whole)}))
 
 
 def test_it_is_detected_by_its_tars(tmp_path):
-    assert tars.detect(SourceFiles(str(lay(tmp_path / "yes", {"a-000.tar": tar(("0.png", RED)), "a-000.parquet": b"of img2dataset"}))))
-    assert not tars.detect(SourceFiles(str(lay(tmp_path / "no", {"0.png": RED, "captions.csv": "file,caption\n"}))))
-    assert not tars.detect(SourceFiles(str(lay(tmp_path / "packed", {"query.jsonl": [], "pictures.tar": b""}))))
+    assert tars.detect(
+        SourceFiles(str(write_files(tmp_path / "yes", {"a-000.tar": tar(("0.png", RED)), "a-000.parquet": b"of img2dataset"})))
+    )
+    assert not tars.detect(SourceFiles(str(write_files(tmp_path / "no", {"0.png": RED, "captions.csv": "file,caption\n"}))))
+    assert not tars.detect(SourceFiles(str(write_files(tmp_path / "packed", {"query.jsonl": [], "pictures.tar": b""}))))
 
 
 def test_what_is_written_is_read_again(tmp_path):
     rows = rows_of(
         tars,
-        lay(
+        write_files(
             tmp_path / "in",
             {
                 "a-train.tar": tar(("x.0.png", RED), ("y.png", BLUE), ("y.txt", "a disc"), ("y.json", {"caption": "another"})),
@@ -206,7 +210,7 @@ def test_tars_that_are_written_have_a_caption_that_others_find_and_are_cut(tmp_p
 def test_a_caption_that_is_empty_is_rejected_and_its_picture_is_a_candidate(tmp_path):
     members = [("1.png", RED), ("1.txt", ""), ("2.png", RED), ("2.json", {"caption": " "}), ("3.png", RED), ("3.json", {"caption": None})]
     rows = read(tmp_path, *members, ("4.png", RED), ("4.txt", "\n"), ("4.json", {"caption": "one"}))
-    assert faults(rows) == [("mine/cc-000.tar", 1, "empty side"), ("mine/cc-000.tar", 3, "empty side")]
+    assert rejected_rows(rows) == [("mine/cc-000.tar", 1, "empty side"), ("mine/cc-000.tar", 3, "empty side")]
     assert candidates(rows) == [f"cc-000/{n}.image" for n in (1, 2, 3, 4)]
     assert [row.item.text for row in rows if isinstance(row, Query) and row.item.text] == ["one"]
 
@@ -215,7 +219,7 @@ def test_a_caption_that_is_empty_is_rejected_and_its_picture_is_a_candidate(tmp_
 def test_a_file_of_several_tars_is_unreadable_after_the_first(tmp_path, name):
     whole = [tar((f"{n}.png", RED), (f"{n + 1}.png", RED)) for n in range(2)]
     content = b"".join(map(gzip.compress, whole)) if name.endswith(".gz") else b"".join(whole)
-    rows = tars.read(SourceFiles(str(lay(tmp_path, {name: content})), "mine"), Shard(name))
+    rows = tars.read(SourceFiles(str(write_files(tmp_path, {name: content})), "mine"), Shard(name))
     assert candidates([next(rows)]) == ["cc" + name[2:-3] * name.endswith(".gz") + "/0.image"]
     with pytest.raises(Unreadable, match=rf"^mine/{name} continues after the end of its tar, after member 2; give each") as refused:
         list(rows)
@@ -224,7 +228,7 @@ def test_a_file_of_several_tars_is_unreadable_after_the_first(tmp_path, name):
 
 def test_endings_may_be_short_and_in_capitals(tmp_path):
     one = tar(("0.png", RED))
-    rows = rows_of(tars, lay(tmp_path, {"a.tgz": gzip.compress(one), "b.TAR": one, "c.Tar.GZ": gzip.compress(one)}))
+    rows = rows_of(tars, write_files(tmp_path, {"a.tgz": gzip.compress(one), "b.TAR": one, "c.Tar.GZ": gzip.compress(one)}))
     assert candidates(rows) == ["a.tgz/0.image", "b/0.image", "c.Tar/0.image"]
 
 

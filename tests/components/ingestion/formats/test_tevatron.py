@@ -10,7 +10,7 @@ from mirepoix.components.ingestion.formats import tevatron
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import corpus_of, faults, lay, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, rejected_rows, rows_of, write_files
 from tests.components.ingestion.formats.samples import BLUE, RED, tevatron_passages
 from tests.components.ingestion.formats.samples import tevatron as sample
 
@@ -31,7 +31,7 @@ def test_queries_and_corpus_are_read_as_they_say(tmp_path):
 
 
 def test_the_folder_of_the_source_tells_the_split_where_the_file_does_not(tmp_path):
-    rows = rows_of(tevatron, lay(tmp_path / "test", {"corpus.jsonl": [DOCUMENT], "queries.jsonl": [QUERY]}))
+    rows = rows_of(tevatron, write_files(tmp_path / "test", {"corpus.jsonl": [DOCUMENT], "queries.jsonl": [QUERY]}))
     assert [row.split for row in rows if isinstance(row, Query)] == ["test"]
 
 
@@ -87,19 +87,19 @@ def test_parquet_with_pictures_in_it_is_read_like_lines(tmp_path):
     ],
 )
 def test_each_bad_row_is_rejected_with_its_line(tmp_path, good, change, reason):
-    rows = rows_of(tevatron, lay(tmp_path / "s", {"a.jsonl": [good, good | change, good], "clip.mp4": b"mp4"}))
-    assert faults(rows) == [("s/a.jsonl", 2, reason)]
+    rows = rows_of(tevatron, write_files(tmp_path / "s", {"a.jsonl": [good, good | change, good], "clip.mp4": b"mp4"}))
+    assert rejected_rows(rows) == [("s/a.jsonl", 2, reason)]
     assert sum(isinstance(row, Query if "query_id" in good else Candidate) for row in rows) == 2
 
 
 def test_one_row_cannot_give_a_passage_two_texts(tmp_path):
     bad = EXAMPLE | {"negative_passages": [PASSAGE | {"docid": "n"}, PASSAGE | {"docid": "n", "text": "another"}]}
-    assert faults(rows_of(tevatron, lay(tmp_path / "s", {"a.jsonl": [bad]}))) == [("s/a.jsonl", 1, "duplicate id")]
+    assert rejected_rows(rows_of(tevatron, write_files(tmp_path / "s", {"a.jsonl": [bad]}))) == [("s/a.jsonl", 1, "duplicate id")]
 
 
 def test_a_file_of_neither_kind_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"s/b.jsonl is neither queries nor corpus of tevatron"):
-        rows_of(tevatron, lay(tmp_path / "s", {"a.jsonl": [QUERY], "b.jsonl": [{"a": 1}]}))
+        rows_of(tevatron, write_files(tmp_path / "s", {"a.jsonl": [QUERY], "b.jsonl": [{"a": 1}]}))
 
 
 def test_what_is_written_is_tevatrons(tmp_path):
@@ -127,14 +127,14 @@ def test_what_tevatron_cannot_hold_is_refused(tmp_path, item, says):
 
 def test_a_file_whose_first_line_is_broken_is_detected_by_the_next(tmp_path):
     corpus = "{broken\n" + json.dumps(DOCUMENT) + "\n"
-    rows = rows_of(tevatron, lay(tmp_path / "s", {"corpus.jsonl": corpus, "train.jsonl": [QUERY]}))
-    assert faults(rows) == [("s/corpus.jsonl", 1, "bad JSON")]
+    rows = rows_of(tevatron, write_files(tmp_path / "s", {"corpus.jsonl": corpus, "train.jsonl": [QUERY]}))
+    assert rejected_rows(rows) == [("s/corpus.jsonl", 1, "bad JSON")]
     assert [row.item.id for row in rows if isinstance(row, Candidate)] == ["d"]
 
 
 def test_a_file_without_an_object_is_refused_with_its_line(tmp_path):
     with pytest.raises(Refused, match=r"s/b.jsonl is neither .* line 1 is no JSON object \(Expecting .*; mend it or leave it out"):
-        rows_of(tevatron, lay(tmp_path / "s", {"a.jsonl": [QUERY], "b.jsonl": "{broken\n"}))
+        rows_of(tevatron, write_files(tmp_path / "s", {"a.jsonl": [QUERY], "b.jsonl": "{broken\n"}))
 
 
 @pytest.mark.parametrize(
@@ -145,6 +145,6 @@ def test_a_file_without_an_object_is_refused_with_its_line(tmp_path):
     ],
 )
 def test_all_that_is_judged_is_given(tmp_path, row):
-    rows = rows_of(tevatron, lay(tmp_path, {"train.jsonl": [row]}))
+    rows = rows_of(tevatron, write_files(tmp_path, {"train.jsonl": [row]}))
     assert [(found.item_id, found.relevance) for found in rows if isinstance(found, Judgement)] == [("p", 1), ("p", 1), ("p", 0)]
     assert sum(isinstance(found, Candidate) for found in rows) == ("positive_passages" in row)

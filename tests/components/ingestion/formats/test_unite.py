@@ -8,7 +8,7 @@ from mirepoix.components.ingestion.formats import unite
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import corpus_of, faults, lay, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, rejected_rows, rows_of, write_files
 from tests.components.ingestion.formats.samples import BLUE, JPEG, RED
 from tests.components.ingestion.formats.samples import unite as sample
 
@@ -35,7 +35,7 @@ def test_rows_are_read_as_the_array_says(tmp_path):
 
 def test_an_array_on_one_line_gives_each_query_a_name_of_its_own(tmp_path):
     pairs = [{"query": {"text": f"q{number}"}, "candidate": {"text": "c"}} for number in range(3)]
-    rows = rows_of(unite, lay(tmp_path / "s", {"train.json": json.dumps(pairs)}))
+    rows = rows_of(unite, write_files(tmp_path / "s", {"train.json": json.dumps(pairs)}))
     assert [row.item.id for row in rows if isinstance(row, Query)] == ["s/train.json:1", "s/train.json:1.2", "s/train.json:1.3"]
 
 
@@ -44,7 +44,7 @@ def test_an_array_on_one_line_gives_each_query_a_name_of_its_own(tmp_path):
 )
 def test_a_picture_without_a_text_needs_no_placeholder(tmp_path, image):
     files = {"train.jsonl": [{"query": {"image": image}, "candidate": {"text": "c"}}], "a.png": RED}
-    assert contents(rows_of(unite, lay(tmp_path, files)), Query) == [("", (RED,), ())]
+    assert contents(rows_of(unite, write_files(tmp_path, files)), Query) == [("", (RED,), ())]
 
 
 TEXT = {"query": {"text": "q"}, "candidate": {"text": "c"}}
@@ -75,22 +75,25 @@ TEXT = {"query": {"text": "q"}, "candidate": {"text": "c"}}
 )
 def test_each_bad_row_is_rejected_with_its_line(tmp_path, change, reason):
     text = ",\n".join(map(json.dumps, [TEXT, TEXT | change, TEXT]))
-    rows = rows_of(unite, lay(tmp_path / "s", {"train.json": f"[\n{text}\n]", "a.png": RED, "clip.mp4": b"mp4"}))
-    assert faults(rows) == [("s/train.json", 3, reason)]
+    rows = rows_of(unite, write_files(tmp_path / "s", {"train.json": f"[\n{text}\n]", "a.png": RED, "clip.mp4": b"mp4"}))
+    assert rejected_rows(rows) == [("s/train.json", 3, reason)]
     assert [row.item.line for row in rows if isinstance(row, Query)] == [2, 4]
 
 
-@pytest.mark.parametrize("told", [["text"], 3, {"text": True}])
-def test_a_target_modal_that_is_no_text_is_rejected_in_words(tmp_path, told):
-    (fault,) = rows_of(unite, lay(tmp_path, {"train.jsonl": [TEXT | {"target_modal": told}]}))
-    assert (fault.reason, fault.detail) == ("bad row", f"target_modal is a {type(told).__name__} and no text such as 'text,image'")
+@pytest.mark.parametrize("target_modal", [["text"], 3, {"text": True}])
+def test_a_target_modal_that_is_no_text_is_rejected_in_words(tmp_path, target_modal):
+    (rejected,) = rows_of(unite, write_files(tmp_path, {"train.jsonl": [TEXT | {"target_modal": target_modal}]}))
+    assert (rejected.reason, rejected.detail) == (
+        "bad row",
+        f"target_modal is a {type(target_modal).__name__} and no text such as 'text,image'",
+    )
 
 
-@pytest.mark.parametrize("told", ["text", "text,image", "image, text", None])
-def test_target_modal_may_be_missing_and_in_any_order(tmp_path, told):
-    candidate = {"text": "c"} if told == "text" else {"text": "<|IMAGE|>c", "image": "a.png"}
-    files = {"train.jsonl": [{"query": {"text": "q"}, "candidate": candidate, "target_modal": told}], "a.png": RED}
-    assert not faults(rows_of(unite, lay(tmp_path, files)))
+@pytest.mark.parametrize("target_modal", ["text", "text,image", "image, text", None])
+def test_target_modal_may_be_missing_and_in_any_order(tmp_path, target_modal):
+    candidate = {"text": "c"} if target_modal == "text" else {"text": "<|IMAGE|>c", "image": "a.png"}
+    files = {"train.jsonl": [{"query": {"text": "q"}, "candidate": candidate, "target_modal": target_modal}], "a.png": RED}
+    assert not rejected_rows(rows_of(unite, write_files(tmp_path, files)))
 
 
 def test_what_is_written_is_unites_array(tmp_path):

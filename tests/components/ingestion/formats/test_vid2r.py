@@ -10,7 +10,7 @@ from mirepoix.components.ingestion.formats.source_files import SourceFiles
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.fixtures import write_corpus
-from tests.components.ingestion.formats.format_cases import corpus_of, faults, lay, meaning, picture, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, meaning, picture, rejected_rows, rows_of, write_files
 
 RED, BLUE = picture(200), picture(10, "JPEG")
 WHOLE = {"question": "Who designed it?", "image": "coco/1.png", "doc": "The tower is by Eiffel.", "answer": "Eiffel"}
@@ -18,7 +18,7 @@ WHOLE = {"question": "Who designed it?", "image": "coco/1.png", "doc": "The towe
 
 def read(folder, records, **settings):
     files = {"coco/1.png": RED, "coco/2.jpg": BLUE, "ViD2R.json": json.dumps(records) if isinstance(records, list) else records}
-    return rows_of(vid2r, lay(folder, files), name="mine", **settings)
+    return rows_of(vid2r, write_files(folder, files), name="mine", **settings)
 
 
 def test_a_record_is_a_query_with_its_passage_and_a_question_with_its_answer(tmp_path):
@@ -54,7 +54,7 @@ def test_the_names_that_others_use_are_understood(tmp_path, question, image, doc
 
 def test_records_may_be_json_lines_and_the_file_names_the_split(tmp_path):
     text = json.dumps(WHOLE) + "\n\n" + json.dumps({**WHOLE, "image": "2.jpg"}) + "\n"
-    lay(tmp_path, {"data/val.jsonl": text, "coco/coco/1.png": RED, "coco/2.jpg": BLUE})
+    write_files(tmp_path, {"data/val.jsonl": text, "coco/coco/1.png": RED, "coco/2.jpg": BLUE})
     rows = rows_of(vid2r, tmp_path / "data", name="mine", images=str(tmp_path / "coco"))
     assert [(row.item.id, row.split, row.item.images) for row in rows if isinstance(row, Query)] == [
         ("mine/val.jsonl:1@coco", "validation", (RED,)),
@@ -73,7 +73,7 @@ def test_records_may_be_json_lines_and_the_file_names_the_split(tmp_path):
 )
 def test_the_id_tells_the_folder_of_the_picture_for_whoever_leaves_folders_out(tmp_path, image, folder):
     files = {f"{where}1.png": RED for where in ("", "VG_100K/", "my pictures/VG_100K/")}
-    rows = rows_of(vid2r, lay(tmp_path / "mine", {"ViD2R.json": json.dumps([{**WHOLE, "image": image}] * 2), **files}))
+    rows = rows_of(vid2r, write_files(tmp_path / "mine", {"ViD2R.json": json.dumps([{**WHOLE, "image": image}] * 2), **files}))
     for kind in (Query, Triple):
         assert [row.item.id for row in rows if isinstance(row, kind)] == [f"mine/ViD2R.json:1{nth}{folder}" for nth in ("", ".2")]
 
@@ -100,7 +100,7 @@ def test_each_kind_of_bad_row_is_rejected_with_its_line(tmp_path):
     ]
     lines = [json.dumps({**WHOLE, **change}) for change in wrong]
     rows = read(tmp_path, "[" + ",\n".join([*lines, "7", json.dumps(WHOLE)]) + "]")
-    assert faults(rows) == [
+    assert rejected_rows(rows) == [
         ("mine/ViD2R.json", line, reason)
         for line, reason in enumerate(
             [
@@ -116,13 +116,13 @@ def test_each_kind_of_bad_row_is_rejected_with_its_line(tmp_path):
 def test_it_is_detected_by_its_first_record(tmp_path):
     others = {"query": "?", "image": "1.png", "passage": "x", "answer": "y"}
     for number, record in enumerate([WHOLE, {"question": "?", "img_path": "1.png", "response": "x"}, others]):
-        tree = SourceFiles(str(lay(tmp_path / str(number), {"x.json": json.dumps([record])})))
+        tree = SourceFiles(str(write_files(tmp_path / str(number), {"x.json": json.dumps([record])})))
         assert vid2r.detect(tree) and not sentencetransformers.detect(tree)
     for number, record in enumerate(
         [{"query": "?", "pos": ["x"], "neg": []}, {"question": "?", "answer": "x"}, {"query": {}, "candidate": {}}]
     ):
-        assert not vid2r.detect(SourceFiles(str(lay(tmp_path / f"other{number}", {"x.json": json.dumps([record])}))))
-    assert not vid2r.detect(SourceFiles(str(lay(tmp_path / "none", {"x.txt": "x"}))))
+        assert not vid2r.detect(SourceFiles(str(write_files(tmp_path / f"other{number}", {"x.json": json.dumps([record])}))))
+    assert not vid2r.detect(SourceFiles(str(write_files(tmp_path / "none", {"x.txt": "x"}))))
 
 
 def test_what_is_written_is_read_again(tmp_path):
@@ -131,7 +131,9 @@ def test_what_is_written_is_read_again(tmp_path):
         {**WHOLE, "image": "coco/2.jpg", "answer": ""},
         {**WHOLE, "question": "What ?", "doc": ""},
     ]
-    lay(tmp_path / "in", {"coco/1.png": RED, "coco/2.jpg": BLUE, "train.json": json.dumps(records), "test.json": json.dumps([WHOLE])})
+    write_files(
+        tmp_path / "in", {"coco/1.png": RED, "coco/2.jpg": BLUE, "train.json": json.dumps(records), "test.json": json.dumps([WHOLE])}
+    )
     rows = rows_of(vid2r, tmp_path / "in")
     assert vid2r.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows)) == {}
     assert meaning(rows_of(vid2r, tmp_path / "out"), ids=False) == meaning(rows, ids=False)

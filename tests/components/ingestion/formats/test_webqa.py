@@ -12,7 +12,7 @@ from mirepoix.components.ingestion.formats.source_files import SourceFiles
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from tests.components.fixtures import write_corpus
-from tests.components.ingestion.formats.format_cases import corpus_of, faults, lay, meaning, picture, rows_of
+from tests.components.ingestion.formats.format_cases import corpus_of, meaning, picture, rejected_rows, rows_of, write_files
 
 RED, BLUE = picture(200), picture(10, "JPEG")
 DOCS = [{"snippet_id": "d1_0", "fact": "A star."}, {"snippet_id": "d1_1", "fact": "A disc."}]
@@ -48,7 +48,9 @@ def whole(**changes):
 
 
 def read(folder, **changes):
-    return rows_of(webqa, lay(folder, whole(**{name.replace("__", "."): content for name, content in changes.items()})), name="mine")
+    return rows_of(
+        webqa, write_files(folder, whole(**{name.replace("__", "."): content for name, content in changes.items()})), name="mine"
+    )
 
 
 def images(rows):
@@ -119,14 +121,14 @@ def test_pictures_are_found_by_the_number_by_the_index_or_by_a_pass(tmp_path, id
     text, its = tsv((ids[0], RED), (ids[1], BLUE))
     captions = [{"image_id": id, "caption": "x"} for id in reversed(ids)]
     rows = read(tmp_path, all_imgs__json=captions, imgs__tsv=text, **{"imgs__lineidx__new": its if index else None})
-    assert images(rows) == {str(ids[0]): RED, str(ids[1]): BLUE} and not faults(rows)
+    assert images(rows) == {str(ids[0]): RED, str(ids[1]): BLUE} and not rejected_rows(rows)
 
 
 def test_no_piece_of_the_captions_looks_for_its_pictures_again(tmp_path, monkeypatch):
     monkeypatch.setattr(webqa, "LINES", 2)
     captions = "".join("\n" * (n == 3) + json.dumps({"image_id": f"p{n}", "caption": f"shade {n}"}) + "\n" for n in range(5))
     text, _ = tsv(*((f"p{n}", picture(n)) for n in range(5)))
-    tree = SourceFiles(str(lay(tmp_path, whole(**{"all_imgs.json": captions, "imgs.tsv": text, "imgs.lineidx.new": None}))), "mine")
+    tree = SourceFiles(str(write_files(tmp_path, whole(**{"all_imgs.json": captions, "imgs.tsv": text, "imgs.lineidx.new": None}))), "mine")
     pieces = [shard for shard in webqa.shards(tree) if shard.file == "all_imgs.json"]
     monkeypatch.setattr(webqa, "_scan_ids", None)
     monkeypatch.setattr(places.SourceFiles, "stream", _only("all_imgs.json", places.SourceFiles.stream))
@@ -173,7 +175,7 @@ def test_each_kind_of_bad_row_is_rejected_with_its_line(tmp_path):
         train__json=asked,
         test_qrels__txt="q2 0 d1\nq2 0 d1 yes\nq2 0 d1 1\n",
     )
-    assert faults(rows) == [
+    assert rejected_rows(rows) == [
         ("mine/all_docs.json", 1, "empty side"),
         ("mine/all_docs.json", 2, "bad JSON"),
         ("mine/all_docs.json", 3, "bad row"),
@@ -215,7 +217,7 @@ def test_an_object_of_questions_that_cannot_be_read_is_refused_with_its_line(tmp
 def test_an_index_that_points_at_another_picture_rejects_the_caption(tmp_path):
     text, index = tsv((30000000, RED), (30000005, BLUE), (30000002, RED))
     rows = read(tmp_path, imgs__tsv=text, imgs__lineidx__new=index, all_imgs__json=[{"image_id": 30000001, "caption": "x"}])
-    assert faults(rows) == [("mine/all_imgs.json", 1, "missing picture")]
+    assert rejected_rows(rows) == [("mine/all_imgs.json", 1, "missing picture")]
 
 
 @pytest.mark.parametrize("index", ["0\nx\n", "0\n99999\n"])
@@ -230,16 +232,16 @@ def test_captions_without_the_file_of_pictures_are_refused(tmp_path):
 
 
 def test_it_is_detected_by_its_snippets_or_captions(tmp_path):
-    assert webqa.detect(SourceFiles(str(lay(tmp_path / "both", whole()))))
-    assert webqa.detect(SourceFiles(str(lay(tmp_path / "docs", {"all_docs.json": DOCS, "train.json": [ASKED]}))))
-    assert not webqa.detect(SourceFiles(str(lay(tmp_path / "else", {"train.json": [ASKED], "imgs.tsv": PICTURES}))))
+    assert webqa.detect(SourceFiles(str(write_files(tmp_path / "both", whole()))))
+    assert webqa.detect(SourceFiles(str(write_files(tmp_path / "docs", {"all_docs.json": DOCS, "train.json": [ASKED]}))))
+    assert not webqa.detect(SourceFiles(str(write_files(tmp_path / "else", {"train.json": [ASKED], "imgs.tsv": PICTURES}))))
 
 
 def test_what_is_written_is_read_again(tmp_path):
     rows = read(tmp_path / "in", dev__json=[{"id": "q3", "Q": "?", "img_posFacts": [30000000]}])
     assert webqa.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows)) == {}
     again = rows_of(webqa, tmp_path / "out")
-    assert meaning(again) == meaning(rows) and not faults(again)
+    assert meaning(again) == meaning(rows) and not rejected_rows(again)
     starts = [int(line) for line in (tmp_path / "out" / "imgs.lineidx.new").read_text().split()]
     lines = (tmp_path / "out" / "imgs.tsv").read_bytes()
     assert [lines[start:].partition(b"\t")[0] for start in starts] == [b"30000001", b"30000000"]
@@ -287,7 +289,7 @@ def test_all_that_is_judged_is_given(tmp_path):
 
 def test_captions_that_break_off_are_reported_where_they_are_read(tmp_path):
     captions = json.dumps(IMGS)[:-1] + ",\n{,}]"
-    tree = SourceFiles(str(lay(tmp_path, whole(**{"all_imgs.json": captions}))), "mine")
+    tree = SourceFiles(str(write_files(tmp_path, whole(**{"all_imgs.json": captions}))), "mine")
     (shard,) = [shard for shard in webqa.shards(tree) if shard.file == "all_imgs.json"]
     with pytest.raises(Unreadable, match=r"mine/all_imgs\.json line 2 is no JSON") as broken:
         list(webqa.read(tree, shard))
