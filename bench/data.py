@@ -1,4 +1,4 @@
-"""What curation costs beside plain tools that do the same on the same data in the same run, and how that grows.
+"""The cost of curation beside plain tools that do the same on the same data in the same run, and how it grows.
 
     python bench/data.py                       all figures, as a table, with the settings
     python bench/data.py pictures --pictures 4000 --repeats 9 --json figures.json
@@ -7,7 +7,7 @@
 
 pictures    pictures per second and core: the checking pass on Ray Data, and a process pool that opens, decodes and turns upright each
             with Pillow, read from the same Parquet files, by workers as nice as Ray makes its own; both are timed in turn, from the first
-            task to the last result. The pool's workers stand before the clock runs; Ray's are started within it, as in a run
+            task to the last result. The pool's workers are started before the clock; Ray's within it, as in a run
 near        near-duplicate search: signatures and pairs, beside datasketch's MinHashLSH with the same bands and the same verification, and
             beside imagehash with all pairs of its hashes compared at once
 growth      seconds of the whole stage over ever more items, half of them texts and half pictures, 5 % of each near-duplicates; the slope of
@@ -113,7 +113,7 @@ def spread(values: list[float]) -> dict[str, float]:
 
 
 def plain(file: str, group: int) -> int:
-    """What a pool does without us: each picture of a row group within limits, decoded, upright, in RGB."""
+    """The task of the process pool: each picture of a row group within limits, decoded, upright, in RGB."""
     count = 0
     for row in pq.ParquetFile(file).read_row_group(group, ["images"])["images"].to_pylist():
         for data in row:
@@ -294,7 +294,7 @@ def table(figures: dict[str, Any]) -> str:
 
 
 def missed(figures: dict[str, Any]) -> list[str]:
-    """What is promised and does not hold, a line each."""
+    """The promises that do not hold, a line each."""
     lines = []
     if "pictures" in figures and (ratio := figures["pictures"]["ratio"]["median"]) < PROMISED_RATIO:
         lines.append(f"pictures per second and core are {ratio:.2f} of the pool's, and {PROMISED_RATIO} is promised")

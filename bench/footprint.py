@@ -1,9 +1,9 @@
-"""Runs a command and says how long it took and how much memory it and all its children had at most.
+"""Runs a command and prints how long it took and how much memory it and all its children had at most.
 
     python bench/footprint.py make demo
 
-Memory is the proportional set size: what processes share is counted once. It is read from Linux once a second; of the fullest moment the
-largest processes are listed.
+Memory is the proportional set size: what processes share is counted once. It is read from Linux once a second; at the peak the largest
+processes are listed.
 """
 
 import os
@@ -17,7 +17,7 @@ from typing import Any
 
 MIB = 1024
 SECONDS = 1.0
-TOLD = 8
+LISTED = 8
 
 
 def children() -> dict[int, list[int]]:
@@ -56,11 +56,11 @@ def name(process: int) -> str:
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a command took."""
+    """Time and memory of a command."""
 
     seconds: float
     kilobytes: int  # at most, over the whole tree
-    fullest: list[tuple[int, str]]  # the largest processes then
+    fullest: list[tuple[int, str]]  # the largest processes at the peak
     status: int
 
 
@@ -72,7 +72,7 @@ def measure(command: list[str], **options: Any) -> Footprint:
         sizes = [(kilobytes(each), each) for each in tree(process.pid)]
         if sum(size for size, _ in sizes) > most:
             most = sum(size for size, _ in sizes)
-            fullest = [(size, name(each)) for size, each in sorted(sizes, reverse=True)[:TOLD]]
+            fullest = [(size, name(each)) for size, each in sorted(sizes, reverse=True)[:LISTED]]
         time.sleep(SECONDS)
     return Footprint(time.monotonic() - began, most, fullest, process.returncode)
 

@@ -1,4 +1,4 @@
-"""What reading and curating a source costs in memory, as it grows: the peak over all processes, and its slope.
+"""The memory for reading and curating a source, as it grows: the peak over all processes, and its slope.
 
     python bench/memory.py                     pictures with captions, 0.5, 1, 2 and 4 GB, through sources and curate; then short texts,
                                                which have many rows in few bytes: 100, 200 and 400 thousand
@@ -62,7 +62,7 @@ def grow(folder: Path, size: float) -> int:
     return first
 
 
-def tell(folder: Path, count: int) -> int:
+def write_passages(folder: Path, count: int) -> int:
     """Writes so many passages of about 400 characters as BEIR, none like another, and one query; returns their bytes."""
     rng = np.random.default_rng(count)
     words = ["".join(letters) for letters in rng.choice(list("abcdefghijklmnop"), (5000, 6))]
@@ -75,7 +75,7 @@ def tell(folder: Path, count: int) -> int:
     return (folder / "corpus.jsonl").stat().st_size
 
 
-def passed(folder: str, scratch: str) -> None:
+def curate_folder(folder: str, scratch: str) -> None:
     """Reads and curates the folder, as the stages of a run do."""
     import ray.data
 
@@ -90,11 +90,11 @@ def passed(folder: str, scratch: str) -> None:
     homes = [Path(scratch) / name for name in ("read", "kept")]
     for home in homes:
         home.mkdir()
-    lent = [Context(home, f"{home}-scratch", lambda progress: None, 0) for home in homes]
+    contexts = [Context(home, f"{home}-scratch", lambda progress: None, 0) for home in homes]
     with private_cluster():
         stage = ray.remote(num_cpus=0, max_calls=1)(lambda work, *given: work(*given))  # a process of its own, as in a run
-        ray.get(stage.remote(sources.work, lent[0], SourcesConfig(path=(folder,))))
-        kept = ray.get(stage.remote(curate.work, lent[1], CurateConfig(), homes[0]))
+        ray.get(stage.remote(sources.work, contexts[0], SourcesConfig(path=(folder,))))
+        kept = ray.get(stage.remote(curate.work, contexts[1], CurateConfig(), homes[0]))
     assert kept.rows.rejected == 0, kept.tables["rejects"]
 
 
@@ -104,7 +104,7 @@ def main() -> int:
     parser.add_argument("--texts", type=int, nargs="*", default=[100_000, 200_000, 400_000])
     parser.add_argument("--folder", help="where to work (default: the temporary folder)")
     parser.add_argument("--check", action="store_true", help="exit status 1 if pictures take 2 GB of memory or more")
-    parser.add_argument("--processes", action="store_true", help="tell the largest processes of the fullest moment")
+    parser.add_argument("--processes", action="store_true", help="print the largest processes at the peak")
     arguments = parser.parse_args()
     print(f"{os.cpu_count()} cores; pictures of {SIDE} x {SIDE}, JPEG {QUALITY}, a caption each; passages of 56 words")
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="memory-") as home:
@@ -119,7 +119,7 @@ def main() -> int:
         shutil.rmtree(pictures)
         pictured, points = points, []
         for count in sorted(arguments.texts):
-            size = tell(Path(home) / f"texts{count}", count)
+            size = write_passages(Path(home) / f"texts{count}", count)
             points.append((count, peak(Path(home) / f"texts{count}", f"{size / 1e9:6.2f} GB  {count:7d} passages", arguments.processes)))
         if len(points) > 1:
             slope, base = np.polyfit(*zip(*points, strict=True), 1)
@@ -132,7 +132,7 @@ def main() -> int:
 
 
 def peak(source: Path, what: str, processes: bool) -> float:
-    """Passes a source through and prints the most mebibytes that this took."""
+    """Reads and curates a source in a new process, and prints the most mebibytes that this took."""
     with tempfile.TemporaryDirectory(dir=source.parent) as scratch:
         found = measure([sys.executable, __file__, "--pass", str(source), scratch])
     if found.status:
@@ -146,6 +146,6 @@ def peak(source: Path, what: str, processes: bool) -> float:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--pass"]:
-        passed(*sys.argv[2:])
+        curate_folder(*sys.argv[2:])
     else:
         sys.exit(main())

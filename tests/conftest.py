@@ -1,18 +1,18 @@
-"""What all tests share: a private Ray cluster, a browser, and a storage root that is not the developer's."""
+"""Fixtures of all tests: a private Ray cluster, a browser, and a storage root that is not the developer's."""
 
 import os
 import shutil
 import tempfile
 from multiprocessing.util import Finalize
 
-# The object stores of tests take any key; it stands in the environment of Ray's workers too, and nobody's own key is used.
+# The object stores of tests take any key; it is set in the environment of Ray's workers too, and no developer's key is used.
 os.environ |= {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 os.environ.setdefault("DS_ACCELERATOR", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Two processes test at once, and small tensors gain nothing from threads that wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# An idle worker of the tests' cluster stays ten seconds for the next test: what it imported, torch above all, is there then.
+# An idle worker of the tests' cluster is kept for ten seconds, so that the next test finds its imports done, torch's above all.
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "10000")
 
 import pytest
@@ -31,7 +31,7 @@ FIRST = ("tests/workflows/recipes/test_quickstart.py", "tests/workflows/cluster/
 def pytest_collection_modifyitems(config, items):
     """Groups for pytest-xdist: what uses the session's cluster is one, for one worker and one cluster; of the rest, each file is one.
 
-    They are dealt out in this order, with --no-loadscope-reorder: the cluster's, then FIRST, then the others as they are in the tree.
+    xdist assigns them in this order, with --no-loadscope-reorder: the cluster's, then FIRST, then the others as they are in the tree.
     """
 
     def rank(item) -> int:
@@ -48,12 +48,12 @@ def pytest_configure(config):
     sweep and count the clusters of their own folder alone."""
     os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where `tmp_path` is, which outlives the session
     os.environ["TMPDIR"] = tempfile.tempdir = tempfile.mkdtemp(prefix="mx", dir="/tmp")
-    # It goes last: multiprocessing, whose own folder lies in it, removes that with priority -100.
+    # Removed last: multiprocessing, whose own folder lies in it, removes that with priority -100.
     Finalize(None, shutil.rmtree, [tempfile.tempdir], {"ignore_errors": True}, exitpriority=-200)
 
 
 def pytest_collection_finish(session):
-    """Ends a worker whose pytest and pytest-xdist do not agree on groups, as 9.2 and 3.8: each test would be dealt out by itself."""
+    """Ends a worker whose pytest and pytest-xdist do not agree on groups, as 9.2 and 3.8: each test would be assigned on its own."""
     if getattr(session.config.option, "loadgroup", False):
         assert all("@" in item.nodeid for item in session.items), "pytest-xdist does not see the groups of tests"
 
@@ -99,6 +99,6 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def own_storage(tmp_path, monkeypatch):
-    """No test writes into the storage of whoever runs it."""
+    """Keeps tests out of the storage of the developer who runs them."""
     monkeypatch.setenv("MIREPOIX_STORAGE", str(tmp_path / "storage"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

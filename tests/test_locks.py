@@ -27,7 +27,7 @@ def environment(python: str) -> dict[str, str]:
 
 
 def pins(lock: str, python: str) -> dict[str, Version]:
-    """What the lock installs, by name; fails where a line is no pin, or a name is pinned twice."""
+    """The packages that the lock installs, by name; fails where a line is no pin, or a name is pinned twice."""
     found: dict[str, Version] = {}
     for line in (ROOT / lock).read_text().splitlines():
         pin = Requirement(line)
@@ -41,7 +41,7 @@ def pins(lock: str, python: str) -> dict[str, Version]:
 
 
 def asked(extras: tuple[str, ...], python: str) -> list[Requirement]:
-    """What the project and some of its extras require."""
+    """The requirements of the project and some of its extras."""
     lines = PROJECT["dependencies"] + [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
     return [each for each in map(Requirement, lines) if each.marker is None or each.marker.evaluate(environment(python))]
 

@@ -1,8 +1,8 @@
-"""Processes that have what this project does without, and what it is compared with: torchvision, or PyLate.
+"""Subprocesses with packages that this project is compared with and does not depend on: torchvision, or PyLate.
 
 Both are installed beside the environment, never into it. PyPI's torchvision is built for CUDA; it serves a torch without CUDA too, once
-the two operators that it asks for at import are declared; those that are compiled stay away. PyLate stands on other versions of
-transformers and sentence-transformers, which lie in its folder and come first.
+the two operators that it asks for at import are declared; its compiled operators are not loaded. PyLate requires other versions
+of transformers and sentence-transformers, which are in its folder and come first.
 """
 
 import os
@@ -27,7 +27,7 @@ def with_torchvision(code: str, *arguments: str | Path, timeout: float = 300) ->
 
 
 def with_pylate(code: str, *arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """Runs Python code where PyLate is, and nothing of ours, with `arguments` in sys.argv[1:]."""
+    """Runs Python code where PyLate is, without our code, with `arguments` in sys.argv[1:]."""
     return _beside("pylate", code, arguments, timeout)
 
 

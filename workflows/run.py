@@ -53,10 +53,10 @@ class Run:
 
 def plan(request: RunRequest) -> Report:
     """Which stages would run, and why; nothing is run or written."""
-    return _survey(request, resolve(request.recipe, request.overrides, request.config).stages())
+    return _plan(request, resolve(request.recipe, request.overrides, request.config).stages())
 
 
-def _survey(request: RunRequest, graph: Sequence[Stage]) -> Report:
+def _plan(request: RunRequest, graph: Sequence[Stage]) -> Report:
     try:
         return execute(graph, request.storage, request.until, request.start, request.force, plan=True)
     except OSError as error:
@@ -74,7 +74,7 @@ def run(request: RunRequest, resources: ExitStack) -> Run:
     config = resolve(request.recipe, request.overrides, request.config)
     graph = config.stages()
     folder = store.join(request.storage, "runs", f"{request.recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
-    _survey(request, graph)  # a run that is refused leaves no folder
+    _plan(request, graph)  # a run that is refused leaves no folder
     try:
         store.write(store.join(folder, "config.yaml"), describe(config).encode())
     except OSError as error:

@@ -79,7 +79,7 @@ class RowCheck:
             return {**_NO_FEATURES, "reason": reason, "detail": ""}, None
         try:
             pictures_kept, signatures = self._pictures(row)
-        except _PictureFault as broken:
+        except _RejectedPicture as broken:
             return {**_NO_FEATURES, "reason": broken.reason, "detail": broken.detail}, None
         changed: dict[str, Any] = {
             name: pictures for name, pictures in pictures_kept.items() if any(a is not b for a, b in zip(pictures, row[name], strict=True))
@@ -125,7 +125,7 @@ class RowCheck:
                     plain, picture, extent = checked_picture(data, self.limits, self.most_pixels)
                 except PictureRefused as refusal:
                     kind = "picture" if name == "images" else "frame"
-                    raise _PictureFault(refusal.reason, f"{kind} {number} of {len(row[name])}" if len(row[name]) > 1 else "") from None
+                    raise _RejectedPicture(refusal.reason, f"{kind} {number} of {len(row[name])}" if len(row[name]) > 1 else "") from None
                 pictures.append(plain)
                 if place in places:
                     signatures.append(picture_signature(picture, extent))
@@ -133,7 +133,7 @@ class RowCheck:
         return kept, signatures
 
 
-class _PictureFault(Exception):
+class _RejectedPicture(Exception):
     """A picture that is rejected: the reason, and which of several it is."""
 
     def __init__(self, reason: str, detail: str):

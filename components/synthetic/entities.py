@@ -101,7 +101,8 @@ def _names(count: int, rng: random.Random) -> list[str]:
 def _combinations(share: float, rng: random.Random) -> tuple[list[Combination], list[Combination]]:
     """Trained and held-out combinations.
 
-    The held-out ones walk down a staircase: evenly over shapes and colours, and each beside another one of the same shape or colour.
+    The held-out ones are a stair-shaped diagonal of the grid of shapes and colours: spread evenly over both, and each beside another
+    of the same shape or colour.
     """
     shapes, colours = (rng.sample(ATTRIBUTES[name], len(ATTRIBUTES[name])) for name in ("shape", "colour"))
     stairs = [

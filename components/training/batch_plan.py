@@ -67,47 +67,51 @@ class BatchPlan:
         return np.argsort(surplus, kind="stable")[: batches * self.size]
 
     def _spread(self, rows: np.ndarray, batches: int, generator: np.random.Generator) -> np.ndarray:
-        """The rows as batches: dealt in rounds, sorted by document, so that pairs of one document go to different batches.
+        """The rows as batches: assigned in rounds, sorted by document, so that pairs of one document go to different batches.
 
         The order of the batches is drawn anew for each round: with a fixed order, neighbours would share most of their documents, and each
         document would be contrasted with the same few others again and again.
         """
         document = self._positive[rows]
         rounds = rows[np.argsort(generator.permutation(len(self._positive))[document], kind="stable")].reshape(self.size, batches)
-        dealt = np.empty((batches, self.size), rows.dtype)
+        assigned = np.empty((batches, self.size), rows.dtype)
         last, holders = -1, np.empty(0, np.int64)  # the last document of a round, and the batches that hold one more of it than the others
-        for place, dealing in enumerate(rounds):
-            documents = self._positive[dealing]
+        for place, round_rows in enumerate(rounds):
+            documents = self._positive[round_rows]
             order, continued = generator.permutation(batches), int((documents == last).sum())
             if continued:
                 order = order[np.argsort(np.isin(order, holders), kind="stable")]
                 order[continued:] = generator.permutation(order[continued:])
-            dealt[order, place] = dealing
+            assigned[order, place] = round_rows
             if continued < batches:
                 last = documents[-1]
                 holders = order[documents == last] if documents[0] != last else holders[:0]
-        self._separate_queries(dealt, generator)
-        return dealt
+        self._separate_queries(assigned, generator)
+        return assigned
 
-    def _separate_queries(self, dealt: np.ndarray, generator: np.random.Generator) -> None:
+    def _separate_queries(self, assigned: np.ndarray, generator: np.random.Generator) -> None:
         """Swaps pairs whose query is in their batch twice with pairs of other batches, if the swap makes no duplicate in either batch."""
-        clashing = np.flatnonzero(_repeats(self._query[dealt]) & (self._query_counts[self._query[dealt]] <= len(dealt)))
+        clashing = np.flatnonzero(_repeats(self._query[assigned]) & (self._query_counts[self._query[assigned]] <= len(assigned)))
         movers = generator.permutation(clashing)[: self.MOST_SWAPS // 2]
-        partners, left = generator.integers(0, max(1, dealt.size), (len(movers), self.SWAPS)), self.MOST_SWAPS
+        partners, left = generator.integers(0, max(1, assigned.size), (len(movers), self.SWAPS)), self.MOST_SWAPS
         for mover, tried in zip(movers, partners, strict=True):
             one = divmod(int(mover), self.size)
-            for partner in tried if self._clashes(dealt, dealt[one], *one) else ():
+            for partner in tried if self._clashes(assigned, assigned[one], *one) else ():
                 other = divmod(int(partner), self.size)
                 left -= 1
-                if other[0] != one[0] and not self._clashes(dealt, dealt[one], *other) and not self._clashes(dealt, dealt[other], *one):
-                    dealt[one], dealt[other] = dealt[other], dealt[one]
+                if (
+                    other[0] != one[0]
+                    and not self._clashes(assigned, assigned[one], *other)
+                    and not self._clashes(assigned, assigned[other], *one)
+                ):
+                    assigned[one], assigned[other] = assigned[other], assigned[one]
                     break
             if left < 0:
                 break
 
-    def _clashes(self, dealt: np.ndarray, row: int, batch: int, place: int) -> bool:
+    def _clashes(self, assigned: np.ndarray, row: int, batch: int, place: int) -> bool:
         """Whether the batch has the query or the document of the pair, apart from what is in that place of it."""
-        others = dealt[batch]
+        others = assigned[batch]
         same = (self._query[others] == self._query[row]) | (self._positive[others] == self._positive[row])
         same[place] = False
         return bool(same.any())

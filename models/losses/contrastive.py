@@ -29,7 +29,7 @@ from mirepoix.models.vectors import Vectors, maxsim
 
 @dataclass(frozen=True)
 class Labels:
-    """What a batch of pairs comes with beside its items: hard negatives, modalities, content hashes, a teacher's scores, known answers."""
+    """Labels of a batch of pairs: hard-negative counts, modalities, content hashes, a teacher's scores, known answers."""
 
     counts_B: torch.Tensor  # how many hard negatives each pair has
     codes_M: torch.Tensor  # modality codes of the documents

@@ -1,4 +1,4 @@
-"""A small world brought through the real stages, each done once a session and published as the runner does it."""
+"""A small generated world through the real stages, each run once a session and published as the runner does it."""
 
 import pytest
 
@@ -20,7 +20,7 @@ from tests.components.fixtures import SIZES, WORLD, Made, made
 
 @pytest.fixture(scope="session")
 def artefacts(tmp_path_factory):
-    """Where the stages' artefacts lie."""
+    """The folder of the stages' artefacts."""
     return tmp_path_factory.mktemp("line")
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the stages share: work done and published as the runner does it, and hand-made corpora and vectors."""
+"""Helpers of the tests of the stages: work done and published as the runner does it, and hand-made corpora and vectors."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ def context(home: Path, seed: int = 0, report: Callable[[dict[str, float]], None
 
 
 def made(home: Path, work: Callable[..., Outcome], config: Any, seed: int = 0, **inputs: Path) -> Made:
-    """What the work makes of the inputs, published under `home`."""
+    """Runs the work on the inputs, and publishes its folder under `home`."""
     stage_context = context(home, seed)
     outcome = work(stage_context, config, **inputs)
     publish(stage_context.folder, home / "artefact", {})
@@ -89,7 +89,7 @@ def write_plain(folder: Path, **parts: Sequence[dict[str, Any]]) -> Path:
 
 
 def plain_corpus(**parts: Sequence[dict[str, Any]]) -> dict[str, Sequence[dict[str, Any]]]:
-    """The rows of a small corpus with no column more than is needed; parts that are given take the place of its own."""
+    """The rows of a small corpus with the required columns alone; parts that are given replace its own."""
     whole = {
         "corpus": [{"id": "d1", "text": "a star"}, {"id": "d2", "text": "a disc"}],
         "queries": [{"id": "q1", "text": "star ?", "split": "train", "task": "t->t"}],

@@ -1,4 +1,4 @@
-"""What every encoder owes, whichever retriever it is."""
+"""The contract of every encoder, whichever retriever it is."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""Every config of the models is known without torch, and names the encoder that it is for."""
+"""Every config of the models is imported without torch, and names the encoder that it is for."""
 
 import os
 import subprocess

@@ -77,7 +77,7 @@ def test_columns_beyond_the_schema_are_left_aside():
     assert row_to_item({**table.to_pylist()[0], "more": 1}) == Item("a", text="x")
 
 
-def test_the_content_hash_is_of_content_alone_and_tells_parts_apart():
+def test_the_content_hash_is_of_content_alone_and_distinguishes_parts():
     items = [
         Item("a", text="ab"),
         Item("a", text="a", images=(b"b",)),

@@ -31,7 +31,7 @@ def test_maxsim_is_the_sum_over_query_rows_of_the_best_item_row(query_counts, it
             assert scores[q, n].item() == pytest.approx(by_hand, abs=1e-5)
 
 
-def test_by_blocks_of_items_scores_and_gradients_are_the_same_and_no_block_is_larger_than_told(monkeypatch):
+def test_by_blocks_of_items_scores_and_gradients_are_the_same_and_no_block_is_larger_than_the_limit(monkeypatch):
     found = {}
     for block in (10**9, 100):  # of 3 x 4 query rows and 5 item rows, an item takes 60
         monkeypatch.setattr("mirepoix.models.vectors.BLOCK", block)
@@ -71,7 +71,7 @@ def test_padding_never_wins():
     assert maxsim(Vectors.single(torch.ones(1, 4) / 2), lonely)[0, 0].item() == pytest.approx(-1.0)
 
 
-def test_parts_of_different_lengths_stand_behind_each_other():
+def test_parts_of_different_lengths_are_concatenated():
     whole = Vectors.cat([random_vectors([2, 1], 3, 0), random_vectors([4], 3, 1)])
     assert len(whole) == 3
     assert whole.mask_NT.sum(1).tolist() == [2, 1, 4]

@@ -48,7 +48,7 @@ def release_folder(parts, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def served(ray_cluster, release_folder) -> Iterator[str]:
-    """The address of a server of the release; it wants no key."""
+    """The address of a server of the release; it requires no key."""
     from mirepoix.serving.app import start
     from mirepoix.serving.serve_config import ServeConfig
 

@@ -1,4 +1,4 @@
-"""What the tests of serving share: a small corpus with texts, pictures and both, and a release of it."""
+"""Helpers of the tests of serving: a small corpus with texts, pictures and both, and a release of it."""
 
 import colorsys
 import socket

@@ -1,4 +1,4 @@
-"""Pictures of strangers: limits come before decoding, what is taken is upright RGB, what is refused is refused in fixed words."""
+"""Untrusted pictures: limits come before decoding, accepted ones are upright RGB, and refusals have fixed wordings."""
 
 import pickle
 import struct

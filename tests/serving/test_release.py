@@ -1,4 +1,4 @@
-"""A release: assembled only from parts that belong together, the same each time, verified before it is believed."""
+"""A release: assembled only from parts that belong together, the same each time, verified on opening."""
 
 import json
 import shutil

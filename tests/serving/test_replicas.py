@@ -1,4 +1,4 @@
-"""What runs on Serve, here without it: requests are encoded together, and one that is refused takes no other with it."""
+"""The replicas of Ray Serve, here without it: requests are encoded together, and one that is refused does not fail the others."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A published folder is there whole, or not at all."""
+"""A published folder is complete, or not there at all."""
 
 import json
 import os
@@ -94,7 +94,7 @@ def test_a_storage_that_cannot_be_opened_is_refused_with_what_to_give(target):
         "abfs://bucket@account.dfs.core.windows.net/x?sas_token=hidden",
     ],
 )
-def test_a_uri_with_a_key_in_it_is_refused_with_where_the_key_belongs_and_is_not_told(uri, tmp_path):
+def test_a_uri_with_a_key_in_it_is_refused_with_where_the_key_belongs_and_is_not_printed(uri, tmp_path):
     for use in (read, read_manifest, list_names, verify, lambda target: write(target, b""), lambda target: fetch(target, tmp_path)):
         with pytest.raises(Refused, match=r"AWS_ACCESS_KEY_ID .*role") as refusal:
             use(uri)
@@ -159,14 +159,14 @@ def test_the_digest_depends_on_names_and_bytes_and_on_nothing_else(tmp_path):
     assert len({first.digest, renamed.digest, changed.digest}) == 3
 
 
-def test_a_second_publisher_keeps_what_stands_and_discards_its_own(place, tmp_path):
+def test_a_second_publisher_keeps_the_published_artefact_and_discards_its_own(place, tmp_path):
     first = publish(folder_of(tmp_path / "1"), place("one"), {"by": 1})
     second = publish(folder_of(tmp_path / "2", {"other": b"bytes"}), place("one"), {"by": 2})
     assert second == first == verify(place("one"))
     assert not (tmp_path / "2").exists()
 
 
-def test_a_replacement_takes_the_place_of_what_stood(place, tmp_path):
+def test_a_replacement_takes_the_place_of_the_published_artefact(place, tmp_path):
     publish(folder_of(tmp_path / "1"), place("one"), {"by": 1})
     second = publish(folder_of(tmp_path / "2", {"other": b"bytes"}), place("one"), {"by": 2}, replace=True)
     assert verify(place("one")) == second
@@ -202,7 +202,7 @@ def test_links_and_the_stores_own_name_may_not_be_published(tmp_path):
 
 
 class Crash(BaseException):
-    """The power goes."""
+    """A simulated power failure."""
 
 
 def crash_at(monkeypatch, step: int) -> list[str]:

@@ -229,7 +229,7 @@ def test_whatever_is_described_is_read_back_the_same(config):
 
 @given(RECIPES)
 @settings(max_examples=50, deadline=None)
-def test_an_override_of_nothing_changes_nothing(config):
+def test_an_empty_override_changes_nothing(config):
     assert override(config, []) == config
 
 

@@ -35,8 +35,8 @@ def picture(seed, side=48):
 
 
 @pytest.fixture(scope="module")
-def faulty(tmp_path_factory):
-    """An M-BEIR folder with one fault of each kind."""
+def invalid_corpus(tmp_path_factory):
+    """An M-BEIR folder with one rejected row of each kind."""
     home = tmp_path_factory.mktemp("validate") / "M-BEIR"
     for name in ("a", "b", "c"):
         (home / "mbeir_images").mkdir(parents=True, exist_ok=True)
@@ -91,18 +91,18 @@ def _claims(side):
 
 
 @pytest.fixture(scope="module")
-def validated(faulty):
+def validated(invalid_corpus):
     """The ended command over it, run as a user would."""
     import subprocess
     import sys
 
-    command = [sys.executable, "-m", "mirepoix.workflows", "validate", str(faulty)]
+    command = [sys.executable, "-m", "mirepoix.workflows", "validate", str(invalid_corpus)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_every_fault_is_printed_with_its_file_and_line_and_the_status_is_1(faulty, validated):
-    pool = faulty / "cand_pool" / "local" / "mbeir_mscoco_task0_cand_pool.jsonl"
-    asked = faulty / "query" / "train" / "mbeir_mscoco_task0_train.jsonl"
+def test_every_fault_is_printed_with_its_file_and_line_and_the_status_is_1(invalid_corpus, validated):
+    pool = invalid_corpus / "cand_pool" / "local" / "mbeir_mscoco_task0_cand_pool.jsonl"
+    asked = invalid_corpus / "query" / "train" / "mbeir_mscoco_task0_train.jsonl"
     printed = {}
     for line in validated.stdout.splitlines():
         place, _, rest = line.partition(": ")
@@ -120,7 +120,7 @@ def test_every_fault_is_printed_with_its_file_and_line_and_the_status_is_1(fault
     }
     for place, reason in expected.items():
         assert any(rest.startswith(reason) for rest in printed.get(place, [])), (place, reason, validated.stdout)
-    assert set(printed) <= set(expected), "nothing else is at fault"
+    assert set(printed) <= set(expected), "nothing else is rejected"
     assert validated.returncode == 1
 
 
@@ -196,7 +196,7 @@ def test_a_large_corpus_is_validated_by_workers_of_ray_with_the_same_findings(be
     home = beir({**TEXTS, "x": "IMG_0001.jpg", "e": ""}, train=["a", "b", "x", "e"], test=["c"])
     plan = corpora.ValidationPlan(SourcesConfig(path=(str(home),)))
     small = corpora.validate(plan)
-    assert [(rejected.part, rejected.reason) for rejected in small.faults], "there are faults to compare"
+    assert [(rejected.part, rejected.reason) for rejected in small.faults], "there are rejected rows to compare"
     monkeypatch.setattr(ray_tasks, "SMALL_BYTES", 10)
     level = logging.getLogger(ray.data.__name__).level
     calls = []

@@ -1,4 +1,4 @@
-"""A release of a comparison is told of as if it had been made alone."""
+"""The lineage of a comparison's release equals that of a single run."""
 
 import json
 

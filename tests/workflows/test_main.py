@@ -20,7 +20,7 @@ from tests.workflows.recipes.small_quickstart import ROOT, environment
 
 @pytest.fixture
 def cli(capsys):
-    """Runs a command here; gives its status, its output, and its one line of refusal."""
+    """Runs a command in this process; returns its status, its output, and its one line of refusal."""
 
     def run(*words):
         status = main(list(words))
@@ -82,7 +82,7 @@ def test_a_described_recipe_is_read_back_as_itself(cli, tmp_path, name):
     assert cli("describe", name, "--config", str(file))[1] == out
 
 
-def test_overrides_stand_before_or_after_options(cli, tmp_path):
+def test_overrides_may_come_before_or_after_options(cli, tmp_path):
     before = cli("run", "quickstart", "seed=3", "--plan", "--storage", str(tmp_path))
     after = cli("run", "quickstart", "--plan", "--storage", str(tmp_path), "seed=3")
     assert before == after
@@ -158,7 +158,7 @@ def test_an_unknown_stage_is_refused_before_anything_is_written(cli, tmp_path):
     assert not (tmp_path / "storage").exists()
 
 
-def test_a_start_whose_inputs_do_not_stand_is_refused_before_anything_is_written(cli, tmp_path):
+def test_a_start_whose_inputs_are_not_up_to_date_is_refused_before_anything_is_written(cli, tmp_path):
     refused(cli("run", "quickstart", "--from", "adapt", "--storage", str(tmp_path / "storage")), "--from adapt", "sources", "never ran")
     assert not (tmp_path / "storage").exists()
 

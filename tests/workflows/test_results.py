@@ -1,4 +1,4 @@
-"""What a run came to is gathered from its stages, whichever of them there are, and shown in one table."""
+"""The figures of a run are gathered from those stages that it has, and shown in one table."""
 
 import json
 from dataclasses import replace
@@ -73,7 +73,7 @@ def config():
     return replace(whole, arms={name: whole.arms[name] for name in ("unite", "jfe", "mire")})
 
 
-def test_a_run_of_one_retriever_tells_its_figures_sizes_and_times(single):
+def test_a_run_of_one_retriever_reports_its_figures_sizes_and_times(single):
     assert single["headline"]["trained"]["average"] == 0.4
     assert single["facts"] == {"parameters": 1234567, "training_seconds": 75.4, "width": 128, "rows_per_item": 1.0}
     assert set(single) == {"headline", "results", "facts"}
@@ -94,7 +94,7 @@ def test_a_run_that_stopped_before_it_measured_has_no_table():
     assert results.results_table(gathered) == ""
 
 
-def test_a_comparison_tells_the_same_of_each_arm(config, report, single):
+def test_a_comparison_reports_the_same_of_each_arm(config, report, single):
     arms = results.gather(config, report)["arms"]
     assert list(arms) == ["unite", "jfe", "mire"]
     assert arms["unite"] == single | {"failure": ""}
@@ -149,7 +149,7 @@ def test_the_table_of_a_comparison_has_a_column_for_each_arm(config, report):
     assert lines[15:] == [["jfe:", "jfe:adapt", "failed:", "the", "loss", "is", "nan"]]
 
 
-def test_columns_stand_under_each_other_whatever_the_arms_are_called(config, report):
+def test_columns_are_aligned_whatever_the_arms_are_called(config, report):
     lines = results.results_table(results.gather(config, report)).splitlines()[1:12]
     assert len({len(line) for line in lines}) == 1
 

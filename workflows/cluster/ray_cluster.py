@@ -179,7 +179,7 @@ def _start(folder: Path, num_cpus: int) -> None:
             if type(error) not in NOT_UP:
                 raise
             ray.shutdown()
-            end(folder)  # Ray leaves the processes that did start, as long as this one lives
+            end(folder)  # Ray does not end the processes that started until this one exits
             shutil.rmtree(folder / "ray", ignore_errors=True)
             happened = f"({_one_line(error)}); the load average is {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs"
             if attempt == START_TRIES:

@@ -234,7 +234,7 @@ def uniir() -> Retrieval:
 
     From its code: 105 pairs on each of 8 GPUs, 1e-5 with weight decay 0.2 and cosine to 0, half precision, a learned temperature, an
     instruction before every query. Chosen here: bfloat16 in place of float16, torch's own betas and epsilon. There a query draws one of its
-    positives and of its instruction's wordings each time that it is read, and small sets stand in an epoch more often; here every positive
+    positives and of its instruction's wordings each time that it is read, and small sets are repeated in an epoch; here every positive
     is a pair, a query has one wording, and `pairs.mixture` sets the weight of a set.
     """
     return Retrieval(

@@ -16,7 +16,7 @@ from typing import Any
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import Manifest, delete, is_local, join, local_path, read_manifest, write
 from mirepoix.workflows.runner.executors import POLL_SECONDS, Executor, LocalExecutor, OnReports, RayExecutor
-from mirepoix.workflows.runner.fingerprint import Prospect, look_up
+from mirepoix.workflows.runner.fingerprint import StageLookup, look_up
 from mirepoix.workflows.runner.graph import Stage, choose, downstream, matching_names
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.runner.progress import Display, ProgressReport, clock
@@ -75,15 +75,15 @@ def execute(
     root = str(local_path(storage)) if is_local(storage) else storage
     executor = partial(LocalExecutor if local else RayExecutor, ensure_ray=ensure_ray)
     run = _Run(chosen, root, forced, tracker or Tracker(), display or Display(), parallel_arms, executor)
-    prospects = run.survey()
+    planned = run.plan()
     sources().save()
     if start is not None:
         again = downstream(chosen, matching_names(chosen, start))
         for stage in chosen:
-            if stage.name not in again and prospects[stage.name].status != "skipped":
-                why = prospects[stage.name].reason
+            if stage.name not in again and planned[stage.name].status != "skipped":
+                why = planned[stage.name].reason
                 raise Refused(f"--from {start} needs the result of {stage.name}, which is not up to date ({why}); use --from {stage.name}")
-    return Report(prospects) if plan else run.execute()
+    return Report(planned) if plan else run.execute()
 
 
 class _Run:
@@ -109,18 +109,18 @@ class _Run:
         self.running: dict[str, tuple[Task, float]] = {}  # by stage: its task, and when that was started
         self.patience: dict[str, float] = {}  # stage that another driver runs -> when to look again
 
-    def look_up(self, stage: Stage) -> Prospect:
+    def look_up(self, stage: Stage) -> StageLookup:
         digests = {argument: self.reports[name].digest for argument, name in stage.inputs.items()}
         return look_up(stage, digests, self.storage, stage.name in self.forced)
 
-    def survey(self) -> dict[str, StageReport]:
+    def plan(self) -> dict[str, StageReport]:
         for stage in self.stages:
             blocks = [name for name in stage.inputs.values() if self.reports[name].status != "skipped"]
             if blocks:
                 self.reports[stage.name] = StageReport("not run", f"may run: waits for {', '.join(blocks)}")
             else:
-                prospect = self.look_up(stage)
-                self.reports[stage.name] = _report("skipped" if prospect.manifest else "not run", prospect, prospect.manifest)
+                lookup = self.look_up(stage)
+                self.reports[stage.name] = _report("skipped" if lookup.manifest else "not run", lookup, lookup.manifest)
         reports, self.reports = self.reports, {}
         return reports
 
@@ -152,22 +152,22 @@ class _Run:
         elif any(name not in self.reports for name in stage.after if name in self.names) or not self.has_room(stage):
             return
         elif len(sources) == len(set(stage.inputs.values())) and time.monotonic() >= self.patience.get(stage.name, 0):
-            prospect = self.look_up(stage)
-            if prospect.key in {task.prospect.key for task, _ in self.running.values()}:
+            lookup = self.look_up(stage)
+            if lookup.key in {task.lookup.key for task, _ in self.running.values()}:
                 return  # another arm runs the same stage with the same inputs
-            if prospect.manifest is None:
-                holder = self.driver.acquire(prospect.key[:16], prospect.target)
+            if lookup.manifest is None:
+                holder = self.driver.acquire(lookup.key[:16], lookup.target)
                 if holder is not None:
                     self.wait_for(holder, stage)
                     return
-                prospect = self.look_up(stage)  # the driver that held the lease until now may have finished
-                if prospect.manifest is None:
-                    self.submit(stage, prospect)
+                lookup = self.look_up(stage)  # the driver that held the lease until now may have finished
+                if lookup.manifest is None:
+                    self.submit(stage, lookup)
                     return
-                self.driver.release(prospect.key[:16])
-            self.reports[stage.name] = _report("skipped", prospect, prospect.manifest)
-            self.tracker.cached(stage.name, prospect.manifest, prospect.target)
-            self.display.print_line(stage.name, f"up to date  {prospect.manifest.digest[:12]}")
+                self.driver.release(lookup.key[:16])
+            self.reports[stage.name] = _report("skipped", lookup, lookup.manifest)
+            self.tracker.cached(stage.name, lookup.manifest, lookup.target)
+            self.display.print_line(stage.name, f"up to date  {lookup.manifest.digest[:12]}")
 
     def has_room(self, stage: Stage) -> bool:
         """Whether its arm is one of the first unfinished ones; what two arms share runs in the first, so none waits for a later one."""
@@ -180,21 +180,21 @@ class _Run:
         self.forced.discard(stage.name)  # the result of the other driver is as new as one made here
         self.patience[stage.name] = time.monotonic() + POLL_SECONDS * 4
 
-    def submit(self, stage: Stage, prospect: Prospect) -> None:
+    def submit(self, stage: Stage, lookup: StageLookup) -> None:
         self.executor.prepare(stage)
         inputs = {argument: self.reports[name] for argument, name in stage.inputs.items()}
-        run_id = self.tracker.start(stage.name, prospect.parts, inputs)
-        self.display.print_line(stage.name, f"runs: {prospect.reason}")
+        run_id = self.tracker.start(stage.name, lookup.parts, inputs)
+        self.display.print_line(stage.name, f"runs: {lookup.reason}")
         self.display.begin(stage.name)
         targets = {argument: report.target for argument, report in inputs.items()}
-        task = Task(stage, prospect, targets, self.storage, self.driver.id, run_id)
+        task = Task(stage, lookup, targets, self.storage, self.driver.id, run_id)
         self.running[stage.name] = task, time.monotonic()
         self.executor.start(task)
 
     def collect(self) -> None:
         for task, result in self.executor.finished():
             task, began = self.running.pop(task.stage.name)
-            self.finish(task.stage, task.prospect, time.monotonic() - began, result)
+            self.finish(task.stage, task.lookup, time.monotonic() - began, result)
 
     def on_reports(self, reports: list[ProgressReport]) -> None:
         for report in reports:
@@ -202,28 +202,28 @@ class _Run:
             self.tracker.curve(report)
         self.display.refresh()
 
-    def finish(self, stage: Stage, prospect: Prospect, seconds: float, result: Manifest | Failure) -> None:
+    def finish(self, stage: Stage, lookup: StageLookup, seconds: float, result: Manifest | Failure) -> None:
         self.display.end(stage.name)
-        if isinstance(result, Manifest) and read_manifest(prospect.target) is None:
+        if isinstance(result, Manifest) and read_manifest(lookup.target) is None:
             result = Failure(
                 f"its result is not in {self.storage} on this node; give --storage a folder that all nodes share, or a URI", ""
             )
         if isinstance(result, Failure):
-            log = join(self.storage, "logs", f"{stage.name}-{prospect.key[:16]}.log")
+            log = join(self.storage, "logs", f"{stage.name}-{lookup.key[:16]}.log")
             write(log, (result.trace or result.line).encode())
-            report = _report("failed", prospect, None, seconds, result.line)
+            report = _report("failed", lookup, None, seconds, result.line)
             self.display.print_line(stage.name, f"failed after {clock(seconds)}: {result.line} (log: {log})")
         else:
-            delete(join(self.storage, "work", prospect.key[:16]))
-            report = _report("done", prospect, result, seconds)
+            delete(join(self.storage, "work", lookup.key[:16]))
+            report = _report("done", lookup, result, seconds)
             self.display.print_line(stage.name, f"done in {clock(seconds)}  {result.digest[:12]}")
         self.reports[stage.name] = report
-        self.driver.release(prospect.key[:16])
+        self.driver.release(lookup.key[:16])
         self.tracker.finish(stage.name, report, None if isinstance(result, Failure) else result)
 
 
-def _report(status: str, prospect: Prospect, manifest: Manifest | None, seconds: float = 0.0, error: str = "") -> StageReport:
+def _report(status: str, lookup: StageLookup, manifest: Manifest | None, seconds: float = 0.0, error: str = "") -> StageReport:
     digest, fields = (manifest.digest, manifest.fields) if manifest else ("", {})
     results = {name: fields.get(name, {}) for name in ("metrics", "rows", "tables")}
     took = fields.get("seconds", 0.0)
-    return StageReport(status, prospect.reason, prospect.key, digest, prospect.target, seconds, error=error, took=took, **results)
+    return StageReport(status, lookup.reason, lookup.key, digest, lookup.target, seconds, error=error, took=took, **results)

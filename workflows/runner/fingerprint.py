@@ -93,7 +93,7 @@ def _sha256(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class Prospect:
+class StageLookup:
     """A stage whose inputs are known: its key, and its result if that is up to date, or else why it would run."""
 
     key: str
@@ -104,7 +104,7 @@ class Prospect:
     replace: bool  # a result that is damaged, forced or no longer valid is there already
 
 
-def look_up(stage: Stage, digests: Mapping[str, str], storage: str, forced: bool) -> Prospect:
+def look_up(stage: Stage, digests: Mapping[str, str], storage: str, forced: bool) -> StageLookup:
     """Compute a stage's key and look for its result in the storage."""
     parts = ingredients(stage, digests)
     key = key_of(parts)
@@ -113,13 +113,13 @@ def look_up(stage: Stage, digests: Mapping[str, str], storage: str, forced: bool
         manifest = verify(target, hashes=False)
         holds = stage.valid is None or import_named(stage.valid)(fetch(target, cache_folder()), stage.config)
     except Missing:
-        return Prospect(key, target, parts, None, why_rerun(latest(stage, storage), parts, stage.inputs), False)
+        return StageLookup(key, target, parts, None, why_rerun(latest(stage, storage), parts, stage.inputs), False)
     except Damaged as damage:
-        return Prospect(key, target, parts, None, str(damage), True)
+        return StageLookup(key, target, parts, None, str(damage), True)
     if forced or not stage.cached or not holds:
         reason = "forced" if forced else "runs every time" if not stage.cached else "its result no longer holds"
-        return Prospect(key, target, parts, None, reason, True)
-    return Prospect(key, target, parts, manifest, "up to date", False)
+        return StageLookup(key, target, parts, None, reason, True)
+    return StageLookup(key, target, parts, manifest, "up to date", False)
 
 
 def latest(stage: Stage, storage: str) -> dict[str, Any] | None:

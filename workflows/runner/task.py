@@ -13,7 +13,7 @@ from mirepoix.components.stage import Context, Outcome
 from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import Manifest, cache_folder, fetch, is_local, join, local_path, publish
-from mirepoix.workflows.runner.fingerprint import Prospect
+from mirepoix.workflows.runner.fingerprint import StageLookup
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import draft
 
@@ -33,7 +33,7 @@ class Task:
     """A stage whose inputs are there, with all that its process needs to know; it pickles."""
 
     stage: Stage
-    prospect: Prospect
+    lookup: StageLookup
     inputs: dict[str, str]  # argument -> the target of its artefact
     storage: str
     driver: str
@@ -63,7 +63,7 @@ def perform(task: Task, report: StageReporter) -> Manifest | Failure:
 @contextmanager
 def _draft(task: Task) -> Iterator[Path]:
     """An empty folder for the result, removed however the stage ends."""
-    folder = draft(task.storage, task.driver, task.prospect.key[:16])
+    folder = draft(task.storage, task.driver, task.lookup.key[:16])
     try:
         yield folder
     finally:
@@ -72,8 +72,8 @@ def _draft(task: Task) -> Iterator[Path]:
 
 def _published(task: Task, report: StageReporter, folder: Path) -> Manifest:
     began = time.time()
-    stage, prospect = task.stage, task.prospect
-    scratch = join(task.storage, "work", prospect.key[:16])
+    stage, lookup = task.stage, task.lookup
+    scratch = join(task.storage, "work", lookup.key[:16])
     if is_local(scratch):
         local_path(scratch).mkdir(parents=True, exist_ok=True)
     folders = {argument: fetch(target, cache_folder()) for argument, target in task.inputs.items()}
@@ -83,7 +83,7 @@ def _published(task: Task, report: StageReporter, folder: Path) -> Manifest:
         raise TypeError(f"the work of stage {stage.name} returned {type(outcome).__name__} and not an Outcome")
     fields = {
         "name": stage.name,
-        "key": prospect.key,
+        "key": lookup.key,
         "run_id": task.run_id,
         "driver": task.driver,
         "metrics": {name: float(value) for name, value in outcome.metrics.items()},
@@ -92,7 +92,7 @@ def _published(task: Task, report: StageReporter, folder: Path) -> Manifest:
         "created": time.time(),
         "seconds": time.time() - began,
     }
-    return publish(folder, prospect.target, {**prospect.parts, **fields}, replace=prospect.replace)
+    return publish(folder, lookup.target, {**lookup.parts, **fields}, replace=lookup.replace)
 
 
 def root_cause(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What the tests of curation share."""
+"""Fixtures of the tests of curation."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from mirepoix.components import ray_tasks
 
 @pytest.fixture
 def by_ray(ray_cluster, monkeypatch):
-    """Ray's workers curate, however small the corpus is."""
+    """Makes curation use Ray's workers, however small the corpus is."""
     monkeypatch.setattr(ray_tasks, "SMALL_ROWS", 0)

@@ -1,4 +1,4 @@
-"""What the tests of curation share: a small corpus with a fault of each kind, and corpora written, curated and read back."""
+"""Helpers of the tests of curation: a small corpus with a rejected row of each kind, and corpora written, curated and read back."""
 
 import io
 
@@ -54,7 +54,7 @@ def rejects(folder, part):
 
 
 def curated_of(home, config=CurateConfig(), parts=(), **corpus):  # noqa: B008
-    """What curation makes of a corpus, in a folder of its own under `home`."""
+    """Curates a corpus into a folder of its own under `home`."""
     place = home / f"run{len(list(home.iterdir()))}"
     place.mkdir()
     source = write_corpus(place / "in", **corpus)

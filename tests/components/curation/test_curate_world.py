@@ -1,4 +1,4 @@
-"""What was planted in a world is what is rejected, to the item; the result is the same however the work is cut and whoever is killed."""
+"""Exactly the flaws that were planted in a world are rejected; the result is the same for every cut into tasks and after killed workers."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Candidates that share a text or a picture are kin, in pairs, unless so many do that it says nothing."""
+"""Candidates that share a text or a picture are kin, listed in pairs; groups above the size limit are counted and left out."""
 
 from itertools import combinations
 

@@ -1,4 +1,4 @@
-"""What leaks is found by equality and near-equality, and a share of training is held out in groups that share nothing with the rest."""
+"""Leaks are found by equality and near-equality, and a share of training is held out in groups that share nothing with the rest."""
 
 import numpy as np
 import pytest

@@ -192,7 +192,7 @@ def test_in_a_crowd_rows_of_two_roles_all_meet_while_there_is_room(tmp_path, mon
 
     def searched():
         pairs, crowded, unmet = near_pairs(features, np.arange(len(items)), roles, wanted, NearRules(texts=0.85))
-        assert crowded == 0  # of one role, none wants to meet
+        assert crowded == 0  # rows of one role are not compared
         return len(pairs), unmet
 
     assert searched() == (everybody, 0)

@@ -1,4 +1,4 @@
-"""Results are measured with the field's ruler, on both encoders, in both pools, and can be measured again from the files."""
+"""The figures are those of trec_eval, for both encoders and both pools, and can be computed again from the files."""
 
 import json
 import random
@@ -22,7 +22,7 @@ TREC = {"recall@5": "recall_5", "recall@10": "recall_10", "hit@5": "success_5", 
 
 
 def unit(number, modality):
-    """A vector of its own for each thing, a little of which tells in which modality it is shown."""
+    """A vector of its own for each thing, with a small component for the modality in which it is shown."""
     row = [0.0] * WIDTH
     row[number], row[EACH + (modality == IMAGE)] = 1.0, 0.3
     return row
@@ -33,7 +33,7 @@ def noise(seed):
 
 
 CANDIDATES = {f"{letter}{n}": (code, unit(n, code)) for letter, code in (("t", TEXT), ("i", IMAGE)) for n in range(EACH)}
-# Thing n is asked for as a text and as a picture; the first half of the things for validation, the other for the test.
+# Thing n is queried as a text and as a picture; the first half of the things for validation, the other for the test.
 ASKED = {f"q-{letter}{n}": (letter, n) for letter in "ti" for n in range(EACH)}
 PERFECT = {query: (TEXT, unit(n, TEXT if letter == "t" else IMAGE)) for query, (letter, n) in ASKED.items()}
 RANDOM = {query: (TEXT, noise(query)) for query in ASKED}

@@ -1,4 +1,4 @@
-"""Measures are those of trec_eval, and an interval says what a mean is worth."""
+"""Measures are those of trec_eval, and an interval gives the uncertainty of a mean."""
 
 import numpy as np
 import pytest
@@ -44,7 +44,7 @@ def test_trec_eval_gives_the_same_figures(asked):
 
 
 @given(rankings, answers)
-def test_measures_are_shares_and_what_stands_deeper_never_lowers_them(order, relevant):
+def test_measures_are_shares_and_deeper_results_never_lower_them(order, relevant):
     for measure in (recall, hit, reciprocal_rank):
         values = [measure(order, relevant, k) for k in range(1, len(ITEMS) + 1)]
         assert values == sorted(values) and values[0] >= 0 and values[-1] <= 1

@@ -1,4 +1,4 @@
-"""The report is one file that says everything, asks nobody for anything, and shows names as letters."""
+"""The report is one file with all results, loads nothing from elsewhere, and escapes names."""
 
 import copy
 import json
@@ -76,7 +76,7 @@ class Text(HTMLParser):
 
 
 def evil():
-    """A report in which whatever a user can name carries markup."""
+    """A report in which every name that a user can choose contains markup."""
     report = copy.deepcopy(REPORT)
     report |= {"recipe": EVIL, "run": EVIL}
     report["stages"][0]["name"] = report["stages"][0]["status"] = report["headline"]["split"] = EVIL
@@ -89,7 +89,7 @@ def evil():
     return report
 
 
-def test_the_page_stands_alone():
+def test_the_page_loads_nothing_from_elsewhere():
     page = Text(render(REPORT))
     assert not re.search(r"(https?:)?//", render(REPORT))
     assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
@@ -156,7 +156,7 @@ def test_a_browser_shows_it_without_complaint(browser, tmp_path: Path):
     assert [line["message"] for line in browser.get_log("browser")] == []
 
 
-def test_what_a_stage_counted_stands_in_a_table():
+def test_what_a_stage_counted_is_in_a_table():
     page = Text(render(REPORT))
     words = " ".join(page.words)
     assert "curate: rejects" in words and "damaged" in words and "1,034" in words
@@ -198,7 +198,7 @@ def test_a_comparison_is_one_table_with_a_column_for_each_arm():
     ]
 
 
-def test_the_best_of_a_row_stands_out():
+def test_the_best_of_a_row_is_marked():
     assert re.findall(r"<td class=best>(\d\.\d+)", render(compared())) == ["0.400", "0.750", "0.500"] * 4
 
 

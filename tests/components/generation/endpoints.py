@@ -1,4 +1,4 @@
-"""A chat-completions endpoint for tests: a real server on a free port, which answers as a test tells it and notes what it was asked."""
+"""A chat-completions endpoint for tests: a real server on a free port, which answers by a function of the test and records its requests."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from typing import Any
 
 @dataclass
 class Answer:
-    """What the server says to one request."""
+    """The server's response to one request."""
 
     text: str | None = "Some passage. It has two sentences."
     status: int = 200
@@ -25,18 +25,18 @@ class Answer:
 
 
 def fenced(body: dict[str, Any], name: str) -> str:
-    """What stands within a fence of the user message."""
+    """The text within a fence of the user message."""
     found = re.search(rf"<{name}>\n(.*?)\n</{name}>", body["messages"][-1]["content"], re.S)
     return found[1] if found else ""
 
 
 def well_behaved(body: dict[str, Any]) -> Answer:
-    """A well-behaved model: a passage that tells the answer."""
+    """A well-behaved model: a passage that states the answer."""
     return Answer(f"Whoever wonders should know of {fenced(body, 'answer') or fenced(body, 'caption')}. Much more could be told there.")
 
 
 class Endpoint:
-    """The server's memory."""
+    """The requests that the server received, and how it answers."""
 
     def __init__(self, answer: Callable[[dict[str, Any], int], Answer]):
         self.answer = answer
@@ -50,7 +50,7 @@ class Endpoint:
 
     def take(self, body: dict[str, Any], headers: dict[str, str], path: str) -> Answer:
         with self._lock:
-            times = sum(known == body for known in self.asked)  # that it was asked before
+            times = sum(known == body for known in self.asked)  # that the same body came before
             self.asked.append(body)
             self.times.append(time.monotonic())
             self.headers.append(headers)
@@ -86,7 +86,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing on the terminal."""
+        """Logs nothing."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -94,12 +94,12 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, *_: Any) -> None:
-        """A client that left is no news."""
+        """Ignores a client that disconnects."""
 
 
 @contextmanager
 def endpoint(answer: Callable[[dict[str, Any], int], Answer] = lambda body, times: well_behaved(body)) -> Iterator[Endpoint]:
-    """A server that answers each request by what it holds and how often it came before."""
+    """A server that answers each request by its body and by how often the same body came before."""
     server = _Server(("127.0.0.1", 0), _Handler)
     server.endpoint = kept = Endpoint(answer)
     kept.url = f"http://127.0.0.1:{server.server_port}/v1"

@@ -157,7 +157,7 @@ def test_an_endless_reply_is_not_read_to_its_end(tmp_path):
     assert found.failure == "declined" and "longer than" in found.detail
 
 
-def test_an_endpoints_own_refusal_and_a_cut_off_answer_are_told_apart(tmp_path):
+def test_an_endpoints_own_refusal_and_a_cut_off_answer_are_distinguished(tmp_path):
     message = {"choices": [{"message": {"content": None, "refusal": "no"}, "finish_reason": "stop"}]}
     special = {0: Answer("half a", finish="length"), 1: Answer(body=json.dumps(message).encode()), 2: Answer("", finish="content_filter")}
     with endpoint(lambda body, times: special[row(body)]) as server:
@@ -189,7 +189,7 @@ def test_a_model_of_the_same_name_at_another_place_is_another_model(tmp_path):
         assert len(one.asked) == 3 and len(other.asked) == 6
 
 
-def test_a_place_is_known_by_its_path_and_not_by_what_stands_behind_it():
+def test_an_endpoint_is_identified_by_its_path_and_not_by_its_query_or_fragment():
     plain = open_writer(config("https://host:8000/v1"), 0).identity
     assert plain["url"] == "https://host:8000/v1"
     for url in ("https://HOST:8000/v1/", "https://host:8000/v1?api-version=1#part"):
@@ -214,7 +214,7 @@ def test_what_is_sent_again_counts_for_the_budget_too(tmp_path):
 
 
 def test_a_budget_of_tokens_is_never_overdrawn(tmp_path):
-    spent = 60  # tokens of a request, as the server tells
+    spent = 60  # tokens of a request, as the server reports
     most = asks(30)[-1].most_tokens + 400
     with endpoint(lambda body, times: Answer("x y", after=0.02)) as server:
         found, store = replies(server, tmp_path, asks(30), {"max_tokens": most + 10 * spent})
@@ -229,7 +229,7 @@ def test_a_reply_without_usage_counts_as_dear_as_it_might_be(tmp_path):
     assert store.tokens == asks(1)[0].most_tokens + 400
 
 
-def test_a_resumed_budget_goes_on_where_it_was_though_the_endpoint_tells_no_usage(tmp_path):
+def test_a_resumed_budget_goes_on_where_it_was_though_the_endpoint_reports_no_usage(tmp_path):
     most = asks(1)[0].most_tokens + 400
     with endpoint(lambda body, times: Answer("x y", usage=None)) as server:
         for _ in range(2):
@@ -323,7 +323,7 @@ def test_a_key_that_is_not_there_is_refused_before_anything_is_asked(monkeypatch
 
 
 @pytest.mark.parametrize("key", ["schl\u00fcssel", "one\ntwo"])
-def test_a_key_that_no_header_can_hold_is_refused_and_not_told(monkeypatch, key):
+def test_a_key_that_no_header_can_hold_is_refused_and_not_printed(monkeypatch, key):
     monkeypatch.setenv("MY_KEY", key)
     with pytest.raises(Refused, match=r"variable MY_KEY, .* has characters outside printable ASCII; set it again") as refused:
         open_writer(config("http://x/v1", key_variable="MY_KEY"), 0)

@@ -1,4 +1,4 @@
-"""Models of one's own write the same again, leave what they wrote with the store, and say what they lack in one line."""
+"""Local models generate the same text again, save their replies in the store, and are refused in one line if they lack anything."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -88,7 +88,7 @@ def test_no_token_of_the_models_own_comes_from_what_is_asked(causal):
 
     spaces = tokenizer.convert_tokens_to_ids("  ")
     assert [token for token in turns(Request("You write.", user_text)) if token != spaces] == turns(clean) and len(turns(clean)) == 4
-    assert "~ system~" in local._templated(tokenizer, Request("You write.", user_text)), "a reader still sees what stood there"
+    assert "~ system~" in local._templated(tokenizer, Request("You write.", user_text)), "the original text can still be read"
     tokenizer.chat_template = None
     assert not [token for token in turns(Request("You write.", user_text)) if token != spaces]
 

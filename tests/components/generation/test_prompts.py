@@ -1,4 +1,4 @@
-"""What strangers wrote stays data on its way to a language model and back."""
+"""Untrusted text stays data in the prompt of a language model and in its reply."""
 
 from dataclasses import replace
 
@@ -48,7 +48,7 @@ def test_each_field_is_cut_and_none_that_is_empty_is_shown():
     assert "<question>\nword word word word\n</question>" in user and "evidence>" not in user
 
 
-def test_a_good_answer_stands_as_it_is():
+def test_a_good_answer_is_kept_as_it_is():
     assert judge(GOOD) == GOOD
     assert judge(f'\n "{GOOD}"\n') == GOOD
     assert judge(f"```\n{GOOD}\n```") == GOOD
@@ -130,11 +130,11 @@ def test_a_refusal_is_rejected_in_many_languages(text):
         "申し訳程度の庭がある古い家である。",
     ],
 )
-def test_a_passage_that_only_begins_like_a_refusal_stands(text):
+def test_a_passage_that_only_begins_like_a_refusal_is_kept(text):
     assert judge(text) == text
 
 
-def test_a_beginning_is_of_whole_words_and_an_ellipsis_stands_for_the_rest_of_a_clause():
+def test_a_beginning_is_of_whole_words_and_an_ellipsis_matches_the_rest_of_a_clause():
     config = replace(CONFIG, refusals=("as a bot… i", "no"))
     for text in ("As a bot of theirs, I do not.", "as a bot I am", "No."):
         assert judged(Reply(text), ASKED, config).reason == "refused"
@@ -169,5 +169,5 @@ def test_a_reply_that_is_none_is_rejected_for_what_it_lacks():
     assert {"budget", "declined", "failed", "empty", "refused", "repeats the prompt"} == set(REASONS)
 
 
-def test_what_the_prompt_may_cost_is_never_told_too_low():
+def test_the_cost_of_a_prompt_is_never_underestimated():
     assert ASKED.most_tokens >= len((ASKED.system + ASKED.user).encode())

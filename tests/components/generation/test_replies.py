@@ -1,4 +1,4 @@
-"""A reply that was paid for is there for every run to come, and a budget is never overdrawn."""
+"""A paid reply is stored for all later runs, and a budget is never exceeded."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""vLLM answers what is not known, through Ray Data, within the budget."""
+"""vLLM generates the replies that are not stored yet, through Ray Data, within the budget."""
 
 import importlib.util
 from collections.abc import Sequence

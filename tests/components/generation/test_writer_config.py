@@ -1,4 +1,4 @@
-"""What no endpoint, model, judge or budget can be is refused, and no key is repeated."""
+"""Invalid settings of endpoint, model, judge and budget are refused, and no key is repeated in the message."""
 
 import pytest
 

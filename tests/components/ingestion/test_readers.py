@@ -84,7 +84,7 @@ def test_ids_that_begin_anew_in_each_split_are_rejected_with_all_that_is_judged_
     asked = {row["id"]: row for row in part(found, "queries")}
     for row in part(found, "qrels"):
         item, query = corpus[row["item_id"]], asked[row["query_id"]]
-        assert (item["source"], item["line"]) == (query["source"], query["line"]), "a judgement joins what stands in its own row"
+        assert (item["source"], item["line"]) == (query["source"], query["line"]), "a judgement joins the two sides of its own row"
     first = "test.parquet"  # files are read in the order of their names
     assert {row["source"] for row in corpus.values() if row["images"]} == {f"in/{first}"}
     lost = rejects(found)

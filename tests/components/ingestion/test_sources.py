@@ -209,7 +209,7 @@ def test_equal_documents_of_a_format_without_ids_are_one_candidate(tmp_path):
     corpus = {row["text"]: row for row in read_part(found.folder, "corpus").to_pylist()}
     assert sorted(corpus) == ["he", "it", "she"] and corpus["it"]["line"] == 1
     asked = {row["text"]: row for row in read_part(found.folder, "queries").to_pylist()}
-    assert {row["task"] for row in asked.values()} == {"t->t"}, "settled by the answer's modality"
+    assert {row["task"] for row in asked.values()} == {"t->t"}, "derived from the answer's modality"
     judged = {(row["query_id"], row["item_id"], row["relevance"]) for row in read_part(found.folder, "qrels").to_pylist()}
     assert judged == {
         (asked["who ?"]["id"], corpus["he"]["id"], 1),
@@ -220,7 +220,7 @@ def test_equal_documents_of_a_format_without_ids_are_one_candidate(tmp_path):
     assert found.outcome.rows.merged == 1 and found.outcome.rows.rejected == 0
 
 
-def test_several_sources_are_one_corpus_whose_ids_and_rows_tell_where_they_came_from(tmp_path):
+def test_several_sources_are_one_corpus_whose_ids_and_rows_name_their_source(tmp_path):
     write_plain(tmp_path / "one", **plain_corpus())
     write_plain(tmp_path / "two", **plain_corpus(prompts=[{"task": "t->t", "wording": "Find it."}]))
     found = made(tmp_path / "out", sources.work, SourcesConfig(path=(f"a={tmp_path}/one", f"canonical+{tmp_path}/two")))
@@ -274,7 +274,7 @@ def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path):
 
 
 def test_pieces_are_read_by_ray_to_the_same_rows_in_the_same_order(tmp_path, ray_cluster, monkeypatch):
-    """However many workers read at a time; a source that is small is read without any."""
+    """Whatever the number of workers; a small source is read without any."""
     rows = [{"query": f"who is {number} ?", "pos": [f"number {number}"], "neg": [f"number {number + 1}"]} for number in range(3000)]
     path = lines(tmp_path / "in" / "train.jsonl", rows)
     here = bring(tmp_path / "here", path)
@@ -349,7 +349,7 @@ def test_readable_files_are_joined_though_a_file_of_another_source_is_unreadable
     judged = [(row["query_id"], row["item_id"]) for row in read_part(stage_context.folder, "qrels").to_pylist()]
     assert judged == [("a/q1", "a/d1"), ("b/q1", "b/d1")]
     rejected = [(row["reason"], row["id"]) for row in read_part(stage_context.folder, "rejects").to_pylist()]
-    assert rejected == [("unreadable", "queries.jsonl.gz"), ("unknown item", "a/q1 a/d9")], "b/q9 may stand in what is torn off"
+    assert rejected == [("unreadable", "queries.jsonl.gz"), ("unknown item", "a/q1 a/d9")], "b/q9 may be in the part that is cut off"
     assert outcome.rows.read == outcome.rows.written + outcome.rows.rejected
 
 

@@ -1,4 +1,4 @@
-"""What no source can be called by is refused when the config is made."""
+"""Invalid names of sources are refused when the config is made."""
 
 import pytest
 

@@ -16,7 +16,7 @@ def test_every_task_of_the_field_has_several_wordings_of_its_own():
     assert all(len(set(wordings)) == len(wordings) >= 3 for wordings in INSTRUCTIONS.values())
     assert all(Modality.of_letters(letters).letters == letters for letters in KINDS)
     first = [wordings[0] for wordings in INSTRUCTIONS.values()]
-    assert len(set(first)) == len(first), "what is served says which task it is"
+    assert len(set(first)) == len(first), "the first wording, which is served, identifies the task"
 
 
 def test_a_querys_wording_depends_on_its_id_alone():

@@ -77,7 +77,7 @@ def test_pairs_are_counted_by_store_and_task(paired, truth):
 
 
 def test_a_share_of_the_queries_is_trained_on_without_an_instruction(paired, curated, tmp_path):
-    """A search that names no target has none."""
+    """Searches that name no target come without an instruction."""
     pairs_of = {pair.query.id: pair.query.instruction for pair in read(paired.folder, "instruct")}
     bare = sum(not instruction for instruction in pairs_of.values()) / len(pairs_of)
     assert 0.05 < bare < 0.15
@@ -125,7 +125,7 @@ def test_captions_are_weighed_as_other_pairs_are(curated, tmp_path):
 
 
 def test_without_instruction_1_gives_no_query_an_instruction_in_training_evaluation_or_serving(tmp_path):
-    """Not even one that it brings: MARVEL, UniVL-DR, MIRe and MiMIC read none."""
+    """Not even one of its own from the source: MARVEL, UniVL-DR, MIRe and MiMIC read none."""
     corpus = small(
         tmp_path / "in", [query(1, instruction="Mine."), query(2), query(3, "validation", instruction="Mine."), query(4, "test")]
     )

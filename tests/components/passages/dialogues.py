@@ -1,4 +1,4 @@
-"""A small curated corpus of visual dialogues, and what must be true of whatever is added to it."""
+"""A small curated corpus of visual dialogues, and the checks that every added passage must pass."""
 
 from pathlib import Path
 from typing import Any
@@ -53,7 +53,7 @@ def rows(made: Made, part: str) -> list[dict[str, Any]]:
 
 
 def adds_up(made: Made) -> None:
-    """Every part has its schema, and what one part names stands in the other."""
+    """Every part has its schema, and ids that one part refers to are in the other."""
     for part in ("corpus", "queries", "qrels", "rejects"):
         assert read_part(made.folder, part).schema.equals(PARTS[part]), part
     assert pq.read_table(made.folder / "passages").schema.equals(PASSAGE_SCHEMA)

@@ -1,4 +1,4 @@
-"""Kinds, retrievers and models that are not there are refused; a config is read back as it was written."""
+"""Unknown kinds, retrievers and models are refused; a config is read back as it was written."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Texts are searched by words or by a release's encoder, through the index that is served, and what was encoded outlives a kill."""
+"""Texts are searched by words or by a release's encoder, through the index that is served, and encoded texts survive a kill."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def test_texts_are_found_by_their_ids_and_read_from_disk(tmp_path):
     assert len(Texts(tmp_path / "none.arrow", [])) == 0
 
 
-def test_the_first_text_of_an_id_stands(tmp_path):
+def test_the_first_text_of_an_id_is_kept(tmp_path):
     many = [(f"{n % 1500}", f"text {n}") for n in range(4000)]
     kept = Texts(tmp_path / "many.arrow", many)
     assert len(kept) == 1500 and kept["7"] == "text 7" and list(kept) == [f"text {n}" for n in range(1500)]

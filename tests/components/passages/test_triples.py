@@ -1,4 +1,4 @@
-"""What answers a held-out query is known with its kin, and stands in none of the texts that passages are made of."""
+"""Answers of held-out queries and their kin are in none of the texts that passages are made of."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Writers that read words alone are shown no pictures, and what makes no sense is refused."""
+"""Writers that read text alone get no pictures, and invalid settings are refused."""
 
 import pytest
 

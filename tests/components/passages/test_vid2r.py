@@ -131,7 +131,7 @@ def test_words_of_the_question_that_say_nothing_are_no_nouns():
 NEIGHBOURS = ("Dogs sleep a lot. They dream. They bark.", "Grass is green. It grows.", "A fence is a wall.")
 
 
-def test_the_answer_stands_second_among_the_openings_of_its_neighbours():
+def test_the_answer_is_second_among_the_openings_of_its_neighbours():
     text = passage(Answer("A dog sleeps", "A dog"), NEIGHBOURS, CONFIG)
     assert text == "Dogs sleep a lot. They dream. A dog sleeps. Grass is green. It grows. A fence is a wall."
     assert (
@@ -145,7 +145,7 @@ def test_the_titled_form_has_the_answer_in_front_and_no_brackets():
     assert text == "title: Sleeping text: Dogs sleep a lot. They dream. Grass is green. It grows."
 
 
-def test_an_answer_without_neighbours_stands_alone_and_chinese_closes_up():
+def test_an_answer_without_neighbours_is_alone_and_chinese_is_joined_without_spaces():
     assert passage(Answer("A dog sleeps", ""), [], CONFIG) == "A dog sleeps."
     chinese = passage(Answer("\u72d7\u5728\u7761\u89c9", ""), ["\u4e00\u3002\u4e8c\u3002\u4e09\u3002", "\u56db\u3002"], CONFIG)
     assert chinese == "\u4e00\u3002\u4e8c\u3002\u72d7\u5728\u7761\u89c9\u3002\u56db\u3002"

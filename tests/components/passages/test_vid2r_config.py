@@ -1,4 +1,4 @@
-"""Numbers that make no sense are refused."""
+"""Invalid numbers are refused."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Passages that are added answer queries of the training split, each is traced to what it was made of, and nothing is lost unnamed."""
+"""Passages that are added answer queries of the training split, each has its provenance, and every dropped row has a reason."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def test_each_drop_is_written_down_with_its_reason_and_its_place(curate, tmp_pat
     assert found.outcome.rows.read == 5  # those of another split are not read
 
 
-def test_the_neural_filter_is_really_applied_and_tells_its_figures(curate, tmp_path):
+def test_the_neural_filter_is_really_applied_and_reports_its_figures(curate, tmp_path):
     with_filter, without = vid2r(tmp_path / "with", curate), vid2r(tmp_path / "without", curate, found_within=0)
     assert {row["id"] for row in rows(without, "queries")} - {row["id"] for row in rows(with_filter, "queries")} == {"vid2r/t5"}
     metrics = with_filter.outcome.metrics
@@ -91,7 +91,7 @@ def test_the_knowledge_base_is_the_texts_alone(curate, tmp_path):
     assert not {"c1", "c2"} & {id for row in rows(found, "passages") for id in row["sources"]}
 
 
-def test_what_answers_a_held_out_query_stands_in_no_passage(tmp_path):
+def test_what_answers_a_held_out_query_is_in_no_passage(tmp_path):
     given = [triple(*TRIPLES[0], evidence=["k1"])]
     asked = [{"id": split, "text": "x", "split": split, "task": "t->t"} for split in ("train", "test")]
     judged = [{"query_id": "test", "item_id": "k1"}, {"query_id": "train", "item_id": "k2"}]
@@ -173,8 +173,8 @@ def test_the_same_comes_out_again_and_progress_ends_at_its_total(curate, tmp_pat
     assert sorted(path.name for path in again.folder.iterdir()) == ["corpus", "passages", "qrels", "queries", "rejects"]
 
 
-def test_the_generated_world_becomes_passages_that_tell_its_facts(curated, tmp_path):
-    """Its answers are single words, which the rules of visual curate would drop; the facts of other things stand around each."""
+def test_the_generated_world_becomes_passages_that_state_its_facts(curated, tmp_path):
+    """Its answers are single words, which the rules of visual curate would drop; the sentences around each are facts of other things."""
     found = vid2r(tmp_path / "out", curated.folder, min_characters=1, found_within=3)
     adds_up(found)
     given = {row["id"]: row for row in read_part(curated.folder, "triples").to_pylist()}

@@ -110,7 +110,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def noise(width: int, height: int) -> bytes:
-    """A picture of which every reader that scales otherwise makes something else."""
+    """A picture of noise: every other way of scaling gives other pixels."""
     return png(Image.fromarray(np.random.default_rng(0).integers(256, size=(height, width, 3), dtype=np.uint8)))
 
 
@@ -124,7 +124,7 @@ def one(encoder, item, role):
 
 
 def searched(release, encoder, body):
-    """What the release's endpoint has its encoder make of a search."""
+    """The vectors that the release's endpoint computes for a search."""
     rows = []
 
     class Backend:
@@ -171,7 +171,7 @@ def test_the_cards_example_gives_the_same_vectors_with_transformers_alone(name, 
 
 
 def test_the_example_passes_positions_that_count_tokens(releases, tmp_path, monkeypatch):
-    """Without them, pictures alone come out otherwise, as the card says; one that gives pictures their grid says nothing."""
+    """Without them, the vectors of pictures alone differ, as the card says; the card of a release with the positions of a grid does not."""
     folder = exported(releases["unite, 1d"], tmp_path / "out", "hf")
     assert "pictures the positions of their grid" in (folder / "README.md").read_text()
     monkeypatch.chdir(folder)
@@ -240,14 +240,14 @@ for task in tasks:
     folder = task["folder"]
     if folder not in opened:
         os.chdir(folder)
-        told = {}
-        exec(re.search(r"```python\\n(.*?)```", Path("README.md").read_text(), re.DOTALL)[1], told)
-        opened[folder] = told
-        told["model"].eval()
-    told = opened[folder]
+        namespace = {}
+        exec(re.search(r"```python\\n(.*?)```", Path("README.md").read_text(), re.DOTALL)[1], namespace)
+        opened[folder] = namespace
+        namespace["model"].eval()
+    namespace = opened[folder]
     pictures = {name: Image.open(path).convert("RGB") for name, path in task["pictures"].items()}
     for name, code in task["asked"].items():
-        vectors[f"{task['name']}: {name}"] = torch.as_tensor(eval(code, {**told, **pictures, "torch": torch}))
+        vectors[f"{task['name']}: {name}"] = torch.as_tensor(eval(code, {**namespace, **pictures, "torch": torch}))
 torch.save(vectors, out)
 """
 LONG = " ".join(["two large blue stars at night"] * 12)
@@ -321,7 +321,7 @@ ASKED = {
 
 @pytest.fixture(scope="module")
 def sentences(releases, tmp_path_factory):
-    """What sentence-transformers gives for all that is asked of it, in one process, which has torchvision and none of our code."""
+    """The vectors of all tasks from sentence-transformers, in one process with torchvision and without our code."""
     home = tmp_path_factory.mktemp("sentences")
     pictures = {"red": picture(), "red2": picture("green"), "blue": picture("blue", 112)}
     pictures |= {"large": noise(640, 480), "small": noise(40, 30)}
@@ -427,7 +427,7 @@ ADAPTED = ("unite", "unite, 1d", "jfe, mean", "jfe, late", "univldr")
 
 
 def taught(encoder, lora, scale):
-    """The encoder after a stage of training with adapters: these have learnt something, and so has the temperature."""
+    """The encoder after a stage of training with adapters: their weights and the temperature have changed."""
     encoder.temperature = 0.03
     encoder.tune(Tuning(towers=encoder.config.TOWERS[:1], lora=lora))
     with torch.no_grad():
@@ -469,7 +469,7 @@ def test_the_adapter_over_the_base_gives_the_weights_after_two_stages(name, adap
     merged = namespace["model"].merge_and_unload().state_dict()
     whole = adapted[name].open_encoder().model.state_dict()
     assert merged.keys() == whole.keys()
-    # CLIP's scale is its temperature, on which no vector hangs and which no adapter can tell.
+    # CLIP's scale is its temperature: no vector depends on it, and no adapter contains it.
     assert all(torch.allclose(merged[key], whole[key], atol=1e-6) for key in whole if key != "logit_scale")
 
 

@@ -79,7 +79,7 @@ def head_of(text):
 
 
 def settings_of(text):
-    """The settings of each stage that it tells of, by name; of the last, the backbone."""
+    """The settings of each stage that the card lists, by name; of the last, the backbone."""
     return {
         (re.search(r"### Stage `(.*)`", part) or ["", "backbone"])[1]: yaml.safe_load(part.split("```yaml\n")[1].split("```")[0])
         for part in re.split(r"(?=^### )", text[text.index("## Training") :], flags=re.MULTILINE)

@@ -21,7 +21,7 @@ def opened(picture):
 
 
 def mean_picture(identity, side=56, poses=24):
-    """What stays when many poses are laid over each other."""
+    """The mean picture of many poses."""
     pictures = [opened(draw(identity, side, random.Random(f"{identity}/{pose}"))) for pose in range(poses)]
     mean = pictures[0]
     for number, picture in enumerate(pictures[1:], start=2):

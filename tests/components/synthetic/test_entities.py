@@ -138,7 +138,7 @@ def test_too_many_entities_for_the_looks_there_are_is_refused():
         invent({"train": 10, "validation": 2, "test_entity": 2, "test_combination": 900}, 0.05, random.Random(0))
 
 
-def test_a_crowded_world_is_still_settled():
+def test_a_crowded_world_still_has_unique_entities():
     entities = invent({"train": 10, "validation": 0, "test_entity": 0, "test_combination": 500}, 0.05, random.Random(0))
 
     assert len({entity.identity for entity in entities}) == 510
@@ -151,7 +151,7 @@ def test_no_word_of_the_language_means_two_things():
 
 
 @pytest.mark.parametrize("illustrated", [False, True])
-def test_a_passage_names_the_entity_describes_it_and_tells_one_fact(entities, illustrated):
+def test_a_passage_names_the_entity_describes_it_and_states_one_fact(entities, illustrated):
     for entity in entities:
         for kind, text in fact_passages(entity, 5, illustrated, random.Random(0)):
             words = text.replace(",", "").replace(".", "").split()

@@ -1,4 +1,4 @@
-"""A world is what its dials say, its qrels are the whole truth, its splits do not leak, and it is the same every time."""
+"""A world follows its config, its qrels are complete, its splits do not leak, and it is the same every time."""
 
 import hashlib
 import json
@@ -38,7 +38,7 @@ SMALL = WorldConfig(
 )
 
 
-def dialled(**changes):
+def small_config(**changes):
     return replace(SMALL, **changes)
 
 
@@ -67,7 +67,7 @@ def entity_of(world, query):
     return next(entity for entity in world.entities if entity.identity == query.intent.identity)
 
 
-# What is there
+# Content
 
 
 def test_a_default_world_is_small_and_balanced(default_world):
@@ -93,7 +93,7 @@ def test_the_order_of_candidates_carries_no_information(world):
 
 def test_modality_balance_follows_the_config():
     world = generate(
-        dialled(
+        small_config(
             passages_per_entity=1,
             pictures_per_entity=4,
             captioned_per_entity=3,
@@ -153,7 +153,7 @@ def test_qrels_are_exactly_the_candidates_that_satisfy_the_intent(world):
         assert sorted(positives[query.item.id]) == relevant_ids
 
 
-def test_a_question_by_name_finds_the_passages_that_tell_that_fact_of_that_name(world):
+def test_a_question_by_name_finds_the_passages_that_state_that_fact_of_that_name(world):
     positives = positives_of(world)
     for query in world.queries:
         if query.task == "t->t":

@@ -1,4 +1,4 @@
-"""A dial out of range is refused, and a config is plain, documented and frozen."""
+"""A field out of range is refused, and a config is plain, documented and frozen."""
 
 from dataclasses import FrozenInstanceError, fields
 
@@ -7,7 +7,7 @@ import pytest
 from mirepoix.components.synthetic.world import generate
 from mirepoix.components.synthetic.world_config import WorldConfig
 from mirepoix.models.errors import Refused
-from tests.components.synthetic.test_world import dialled
+from tests.components.synthetic.test_world import small_config
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ from tests.components.synthetic.test_world import dialled
         ({"false_negatives": 0.9}, "false_negatives is 0.9; each query keeps a positive, so give at most 0."),
     ],
 )
-def test_a_dial_out_of_range_is_refused_in_one_line(changes, message):
+def test_a_field_out_of_range_is_refused_in_one_line(changes, message):
     with pytest.raises(Refused) as refusal:
-        generate(dialled(**changes), seed=0)
+        generate(small_config(**changes), seed=0)
 
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)

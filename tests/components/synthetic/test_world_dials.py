@@ -1,4 +1,4 @@
-"""Each dial plants what it says, to the item, and takes nothing else away; what is out of range is refused."""
+"""Each field of the config plants exactly the flaws that it sets and removes nothing else."""
 
 import time
 from collections import defaultdict
@@ -13,7 +13,7 @@ from mirepoix.components.synthetic.queries import TASKS
 from mirepoix.components.synthetic.world import generate
 from mirepoix.components.synthetic.world_config import WorldConfig
 from mirepoix.models.item import Modality
-from tests.components.synthetic.test_world import SMALL, dialled, items_of, positives_of
+from tests.components.synthetic.test_world import SMALL, items_of, positives_of, small_config
 
 REGULAR = 48 * (3 + 2 + 1 + 2)
 
@@ -31,7 +31,7 @@ def test_missing_captions_are_exactly_those_recorded(world):
 
 
 def test_a_missing_caption_takes_nothing_else_away():
-    whole, bare = (generate(dialled(missing_captions=share), seed=3) for share in (0.0, 1.0))
+    whole, bare = (generate(small_config(missing_captions=share), seed=3) for share in (0.0, 1.0))
     lost = set(bare.planted.missing_captions)
 
     assert len(lost) == 48
@@ -94,7 +94,7 @@ def test_a_corrupt_file_is_no_positive_and_in_no_triple(world):
 
 
 def test_false_negatives_are_true_positives_of_training_that_qrels_lack():
-    whole, lacking = generate(SMALL, seed=5), generate(dialled(false_negatives=0.2), seed=5)
+    whole, lacking = generate(SMALL, seed=5), generate(small_config(false_negatives=0.2), seed=5)
     before = {(judgement.query_id, judgement.item_id) for judgement in whole.qrels}
     after = {(judgement.query_id, judgement.item_id) for judgement in lacking.qrels}
     training = {query.item.id for query in lacking.queries if query.split == "train"}
@@ -107,7 +107,7 @@ def test_false_negatives_are_true_positives_of_training_that_qrels_lack():
 
 
 def test_leaks_are_training_copies_of_held_out_queries_with_all_their_answers():
-    clean, leaking = generate(SMALL, seed=5), generate(dialled(leaks=0.1), seed=5)
+    clean, leaking = generate(SMALL, seed=5), generate(small_config(leaks=0.1), seed=5)
     queries = {query.item.id: query for query in leaking.queries}
     positives, before = positives_of(leaking), len(clean.queries)
 
@@ -123,8 +123,8 @@ def test_leaks_are_training_copies_of_held_out_queries_with_all_their_answers():
     assert kinds == {True, False}
 
 
-def test_a_dial_turned_to_zero_plants_nothing():
-    planted = generate(dialled(missing_captions=0.0, near_duplicates=0.0, exact_duplicates=0.0, corrupt_files=0.0), seed=0).planted
+def test_a_field_of_zero_plants_nothing():
+    planted = generate(small_config(missing_captions=0.0, near_duplicates=0.0, exact_duplicates=0.0, corrupt_files=0.0), seed=0).planted
 
     assert not any(getattr(planted, field.name) for field in fields(planted))
 
@@ -138,7 +138,7 @@ def test_a_default_world_takes_seconds():
 
 def test_generation_takes_time_in_proportion_to_the_world():
     def seconds(entities):
-        config = dialled(entities=entities, train_queries=entities, evaluation_queries=10)
+        config = small_config(entities=entities, train_queries=entities, evaluation_queries=10)
         started = time.process_time()
         generate(config, seed=0)
         return time.process_time() - started
@@ -148,6 +148,6 @@ def test_generation_takes_time_in_proportion_to_the_world():
 
 
 def test_a_world_without_held_out_things_has_only_the_other_splits():
-    world = generate(dialled(held_out_combinations=0.0, validation_entities=0.0), seed=0)
+    world = generate(small_config(held_out_combinations=0.0, validation_entities=0.0), seed=0)
 
     assert {query.split for query in world.queries} == {"train", "test_entity"}

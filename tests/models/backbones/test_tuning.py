@@ -1,4 +1,4 @@
-"""What learns and what is frozen, on a module small enough to check by hand."""
+"""Which parameters learn and which are frozen, on a module small enough to check by hand."""
 
 import pytest
 import torch

@@ -38,7 +38,7 @@ def test_the_same_seed_gives_the_same_weights(twin, family, tmp_path):
         assert not all(torch.equal(one[weight], other[weight]) for weight in one)
 
 
-def test_weights_are_spread_as_told_but_where_published_models_spread_them_by_width(tmp_path):
+def test_weights_are_spread_as_configured_but_where_published_models_spread_them_by_width(tmp_path):
     expected = {
         "qwen2_vl": {"language_model.layers.0.self_attn.q_proj.weight": 10, "visual.blocks.0.attn.qkv.weight": 10},
         "bert_clip": {"encoder.layer.0.attention.self.query.weight": 10},

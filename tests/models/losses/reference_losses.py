@@ -1,4 +1,4 @@
-"""What the tests of the losses share: random batches, and the loss as one reads it on paper, in loops over single numbers."""
+"""Helpers of the tests of the losses: random batches, and the loss as in the papers, in loops over single numbers."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ D = 5
 
 
 def vectors(count: int, rows: int = 1, seed: int = 0) -> Vectors:
-    """Random vectors in float64 that ask for their gradient; with several rows, some of them padding."""
+    """Random vectors in float64 that require gradients; with several rows, some of them padding."""
     draw = torch.Generator().manual_seed(seed)
     rows_NTD = F.normalize(torch.randn(count, rows, D, generator=draw, dtype=torch.float64), dim=-1)
     mask_NT = torch.rand(count, rows, generator=draw) < 0.7
@@ -36,9 +36,9 @@ def labels(
     scores: Sequence[float] | None = None,
     relevant: Sequence[set[int]] | None = None,
 ) -> Labels:
-    """Labels of as many pairs as counts, or as codes; unless more is said there are no hard negatives, no two documents alike, no teacher.
+    """Labels of as many pairs as counts, or as codes; by default without hard negatives, equal documents or a teacher.
 
-    Codes may be told of the positives alone: a hard negative has the modality of its pair's positive then.
+    Codes may be given for the positives alone: a hard negative then has the modality of its pair's positive.
     """
     counts = [0] * len(codes) if counts is None else counts
     documents = len(counts) + sum(counts)
@@ -107,8 +107,8 @@ class Paper:
         found = mean(negatives, lambda i, j: self.similarity(i, j, width))
         if not self.objective.symmetric:
             return found
-        askers = [[q for q in self.pairs if i in negatives[q]] for i in self.pairs]
-        return (found + mean(askers, lambda i, j: self.similarity(j, i, width))) / 2
+        query_negatives = [[q for q in self.pairs if i in negatives[q]] for i in self.pairs]
+        return (found + mean(query_negatives, lambda i, j: self.similarity(j, i, width))) / 2
 
     def taught(self) -> list[int]:
         return [i for i in self.pairs if self.own[i] and not any(math.isnan(self.teacher[j]) for j in [i, *self.own[i]])]

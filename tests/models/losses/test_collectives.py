@@ -1,4 +1,4 @@
-"""What the ranks have, brought together; that several do it right is shown by the losses over ranks."""
+"""Gathering across ranks, here on one rank; several ranks are tested by the losses over ranks."""
 
 import torch
 

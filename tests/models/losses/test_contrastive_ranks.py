@@ -138,7 +138,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
         with open(f"{folder}/results.pickle", "wb") as file:
             pickle.dump(results, file)
     dist.destroy_process_group()
-    os._exit(0)  # at a usual exit gloo's threads may outlive what they stand on, and abort a process whose work is done
+    os._exit(0)  # at a normal exit, gloo's threads may outlive what they use and abort a process that has finished its work
 
 
 @pytest.mark.parametrize("world", [1, 2, 3])
@@ -153,7 +153,7 @@ def test_the_mean_over_ranks_is_the_loss_and_the_gradient_of_the_whole_batch(wor
 
 
 def test_the_cases_have_what_they_are_to_show():
-    """A rank without hard negatives and without a teacher beside others, and a temperature that a bound holds and one that it lets go."""
+    """Some ranks have no hard negatives and no teacher; some temperatures are clamped at a bound, others have a gradient back inside."""
     assert sum(RAGGED[:2]) == 0 < sum(RAGGED[2:4])
     taught = [results_of(Case(Objective(distillation="kl")), rank, 3)[0].rows_without_teacher.item() for rank in range(3)]
     assert taught == [2, 0, 2]

@@ -1,4 +1,4 @@
-"""What a training is told to minimise: what makes no sense, or does not fit an encoder, is refused."""
+"""The objective of a training: invalid settings, and those that do not fit an encoder, are refused."""
 
 import math
 

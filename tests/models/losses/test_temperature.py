@@ -1,4 +1,4 @@
-"""A temperature that learns: as its logarithm, from where it starts, and not past its bounds."""
+"""A learned temperature: as its logarithm, from its initial value, within its bounds."""
 
 import math
 
@@ -10,7 +10,7 @@ from mirepoix.models.losses.temperature import Tempered
 
 
 class Still(torch.nn.Module):
-    """What has the shape of an encoder's answer."""
+    """A stub whose output has the shape of an encoder's."""
 
     def __init__(self):
         super().__init__()
@@ -35,7 +35,7 @@ def descended(module: Tempered, slope: float, steps: int, rate: float = 0.1) -> 
     return seen
 
 
-def test_it_starts_where_it_is_told_to_and_learns_as_its_logarithm():
+def test_it_starts_at_the_given_value_and_learns_as_its_logarithm():
     module = tempered(0.07)
     assert [name for name, _ in module.named_parameters()] == ["moved", "encoder.head.weight", "encoder.head.bias"]
     assert descended(module, slope=-1.0, steps=3) == pytest.approx([0.07 * math.exp(-0.1 * step) for step in range(3)])

@@ -33,7 +33,7 @@ EVERY = [
 
 
 class Plain:
-    """The model of a checkpoint folder as anyone would open it."""
+    """The model of a checkpoint folder, opened by transformers' plain classes."""
 
     def __init__(self, folder, family: str):
         from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
@@ -75,7 +75,7 @@ class Plain:
             return self.model(input_ids=torch.tensor([ids]), **extra).last_hidden_state[0]
 
     def _patches(self, frames) -> tuple[torch.Tensor, list[int]]:
-        """Patches in which two frames stand one behind the other, and how many there are in time, height and width."""
+        """Patches that each span two consecutive frames, and their number in time, height and width."""
         pictures = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in frames]
         seen = [self.image_processor(images=[one], return_tensors="pt") for one in pictures]
         stills = [one["pixel_values"].reshape(-1, 3, 2, 14, 14)[:, :, 0] for one in seen]

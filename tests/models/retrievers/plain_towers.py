@@ -1,4 +1,4 @@
-"""What T5 and CLIP are by themselves, opened from an encoder's folder by transformers' plain classes, and what a training step does.
+"""T5 and CLIP alone, opened from an encoder's folder by transformers' plain classes, and what a training step changes.
 
 Shapes: L tokens, P patches, C width of the vision tower, D width of T5.
 """
@@ -57,13 +57,13 @@ def learnt(encoder, tuning, items) -> set[str]:
 
 
 def of(encoder, *towers: str) -> set[str]:
-    """The names of what stands in the towers."""
+    """The names of the towers' parameters."""
     own = {id(parameter) for tower in towers for parameter in encoder.towers[tower].parameters()}
     return {name for name, parameter in encoder.named_parameters() if id(parameter) in own}
 
 
 def still(encoder) -> set[str]:
-    """What learns with T5 and never moves: its decoder reads one token, which attends to itself alone, whatever is asked of it."""
+    """Weights that are trained with T5 and never change: its decoder reads one token, which attends to itself alone, whatever the input."""
     return {
         f"text.decoder.block.{number}.layer.0.SelfAttention.{part}.weight"
         for number in range(encoder.text.config.num_decoder_layers)

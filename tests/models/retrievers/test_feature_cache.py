@@ -14,7 +14,7 @@ BLANK = -1
 
 
 class Tower:
-    """Sees ten times the picture, which is a number and its own key; remembers what it was shown."""
+    """A stub tower: its features are ten times the picture, which is a number and its own key; it records its inputs."""
 
     def __init__(self):
         self.shown: list[list[int]] = []
@@ -65,7 +65,7 @@ def test_a_copy_starts_empty():
 
 
 def test_all_ranks_look_or_none_does(tmp_path):
-    """One that looked alone would wait for ever for the others' share of the weights."""
+    """A rank that ran the tower alone would wait for ever for the other ranks' shards of the weights."""
     run_ranks(_rank, 2, tmp_path)
     assert [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)] == [[[1], [BLANK], [BLANK]], [[1, 2], [3], [4]]]
 
@@ -78,4 +78,4 @@ def _rank(rank, world, folder):
         assert tower.through(cache, keys) == [10 * key for key in keys]
     torch.save(tower.shown, folder / f"{rank}.pt")
     dist.destroy_process_group()
-    os._exit(0)  # at a usual exit gloo's threads may outlive what they stand on, and abort a process whose work is done
+    os._exit(0)  # at a normal exit, gloo's threads may outlive what they use and abort a process that has finished its work

@@ -137,7 +137,7 @@ def test_the_late_arm_counts_the_tokens_of_both_its_sequences(tiny_qwen):
     assert counts[0] == counts[1] + counts[2]
 
 
-def test_the_saved_checkpoint_alone_tells_that_attention_goes_both_ways(plain, tmp_path):
+def test_the_saved_checkpoint_alone_records_that_attention_is_bidirectional(plain, tmp_path):
     """Plain transformers, which does not know JFE, attends as it does; and what is opened again stays as it was."""
     jfe, item = over(plain, attention="bidirectional", pooling="mean"), ITEMS[0]
     jfe.save(tmp_path)

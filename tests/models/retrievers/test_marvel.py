@@ -134,7 +134,7 @@ def test_opened_again_its_tokens_are_as_they_were_saved(encoder, folder):
 
 
 def test_embeddings_that_t5s_halves_share_are_saved_once_and_shared_again(own, tmp_path):
-    trained = {name: parameter + 0.01 for name, parameter in own.named_parameters()}  # as training hands them out: whole, each once
+    trained = {name: parameter + 0.01 for name, parameter in own.named_parameters()}  # as in training: whole, each once
     own.load_state_dict(trained, strict=False)
     own.save(tmp_path)
     table = "shared.weight"

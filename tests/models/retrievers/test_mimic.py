@@ -1,4 +1,4 @@
-"""MiMIC: words and pictures meet in the decoder alone, and in training an item may be mixed with what one of its sources makes.
+"""MiMIC: words and pictures are combined in the decoder alone, and in training an item may be mixed with what one of its sources makes.
 
 Shapes: L tokens, P patches, H heads, K width of a head, D width of T5.
 """
@@ -53,7 +53,7 @@ def softmax(scores: list[float]) -> list[float]:
 
 
 def attended(weights: dict[str, torch.Tensor], heads: int, asked_D: torch.Tensor, states: list[torch.Tensor]) -> torch.Tensor:
-    """What a query finds in the states, head after head."""
+    """The attention of a query over the states, head by head."""
     size = len(weights["q"]) // heads
     found = []
     for head in range(heads):
@@ -199,7 +199,7 @@ def test_the_same_modules_run_in_the_same_order_whatever_items_consist_of(own, m
 @pytest.mark.parametrize(
     "towers",
     [("text", "vision", "projector"), ("text", "projector"), ("vision", "projector")],
-    ids=["all, as it is told", "vision frozen", "text frozen"],
+    ids=["all, the default", "vision frozen", "text frozen"],
 )
 def test_a_stage_in_either_round_trains_what_it_names(encoder, towers):
     assert learnt(encoder, MimicTuning(towers=towers), READABLE) == of(encoder, *towers) - still(encoder)

@@ -364,7 +364,7 @@ def test_it_pickles_after_it_saw_pictures(mire):
     forward(mire, mire.training_collator, READABLE)
     again = pickle.loads(pickle.dumps(mire))
     assert torch.equal(again.encode(READABLE).rows_NTD, mire.encode(READABLE).rows_NTD)
-    assert len(mire.feature_cache.kept) > 0 and again.feature_cache.most == 9 and not again.feature_cache.kept, "the cache stays behind"
+    assert len(mire.feature_cache.kept) > 0 and again.feature_cache.most == 9 and not again.feature_cache.kept, "the cache is not pickled"
 
 
 def stepped(mire, tuning):

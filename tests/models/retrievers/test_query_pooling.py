@@ -79,7 +79,7 @@ def test_padding_of_guides_adds_nothing_whatever_it_holds(pooling):
 
 
 def test_text_weighs_patches_and_enters_no_vector(pooling):
-    """Where all patches are the same there is nothing to weigh, and the guide does not show at all."""
+    """Where all patches are the same, their weights have no effect, and nor has the guide."""
     one, mask = torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 3)
     alike, varied = drawn(1, 1, 6).expand(1, 6, 6), drawn(1, 6, 6)
     guides = drawn(1, 3, 4), drawn(1, 3, 4).flip(-1)

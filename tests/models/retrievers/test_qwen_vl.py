@@ -29,13 +29,13 @@ from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPI
 
 given = torch.load(sys.argv[1], weights_only=False)
 for key, (folder, text, frames, size) in given.items():
-    tokenizer, told = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
-    (video,) = VIDEO_PROCESSOR_MAPPING[type(told)].values()
+    tokenizer, config = AutoTokenizer.from_pretrained(folder), AutoConfig.from_pretrained(folder)
+    (video,) = VIDEO_PROCESSOR_MAPPING[type(config)].values()
     images = AutoImageProcessor.from_pretrained(folder, backend="pil")
     plain = {"do_resize": bool(size), "do_sample_frames": False, "image_mean": images.image_mean, "image_std": images.image_std}
     if size:
         plain["size"] = size
-    processor = PROCESSOR_MAPPING[type(told)](images, tokenizer, video(patch_size=14, cap_pixels_per_frame=False, **plain))
+    processor = PROCESSOR_MAPPING[type(config)](images, tokenizer, video(patch_size=14, cap_pixels_per_frame=False, **plain))
     clip = np.stack([np.asarray(Image.open(BytesIO(frame)).convert("RGB")) for frame in frames])
     times = {"fps": 2.0, "total_num_frames": len(frames), "frames_indices": list(range(len(frames)))}
     given[key] = dict(processor(text=[text], videos=[clip], video_metadata=[times], return_tensors="pt"))

@@ -1,4 +1,4 @@
-"""What MARVEL and MiMIC share: words as T5 reads them, and the towers that they are built over."""
+"""The parts that MARVEL and MiMIC share: words as T5 reads them, and the towers that they are built over."""
 
 import pytest
 import torch

@@ -60,13 +60,13 @@ def test_the_modalities_are_named_and_the_picture_comes_first(unite):
     assert "user\n<|vision_start|><|image_pad|><|vision_end|>\nSummary above image in one" in read(unite, Item("a", images=(picture(),)))
 
 
-def test_every_picture_stands_in_a_frame_of_its_own_and_the_clip_behind_them(unite):
+def test_every_picture_has_a_frame_of_its_own_and_the_clip_follows_them(unite):
     prompt = read(unite, Item("a", images=(picture(), picture("blue")), video=(picture(),)))
     shown = SHOWN.replace("<|video_pad|>", "<|video_pad|>" * 4)
     assert f"user\n{SEEN}{SEEN}{shown}\nSummary above image and video in one word:" in prompt
 
 
-def test_an_instruction_stands_before_the_text_and_names_no_modality(unite):
+def test_an_instruction_comes_before_the_text_and_names_no_modality(unite):
     prompt = read(unite, Item("a", images=(picture(),), instruction="Find a text."))
     assert "<|vision_end|>\nFind a text.\nSummary above image in one word:" in prompt
 

@@ -246,7 +246,7 @@ def test_a_tower_can_be_frozen(univldr, tower):
     assert step(univldr, Tuning((tower,), lora=None), POSITIVES, IN_BATCH) == towers(univldr, tower)
 
 
-def test_adapters_stand_on_the_projections_too(univldr):
+def test_adapters_are_put_on_the_projections_too(univldr):
     """A tower is a list of two parts of CLIP: what is put on the list must be put on CLIP."""
     moved = step(univldr, Tuning(BOTH, Lora(2, 4, 0.0)), POSITIVES, IN_BATCH)
     changed = {name.partition(".lora_B")[0] for name in moved}

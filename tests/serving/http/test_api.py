@@ -382,7 +382,7 @@ def test_models_lists_the_one_that_is_served(call, about):
     assert (model["id"], model["object"], model["release"], model["dimensions"]) == ("tiny", "model", about.version, [16, 32])
 
 
-def test_health_tells_the_release_and_fails_when_nobody_answers(call, backend, about):
+def test_health_returns_the_release_and_fails_when_nobody_answers(call, backend, about):
     assert call("GET", "/health").json() == {"status": "ok", "release": about.version, "model": "tiny", "key": False}
 
     class Silent(InProcess):

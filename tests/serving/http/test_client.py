@@ -1,4 +1,4 @@
-"""What is said of a search in a terminal, and how soon."""
+"""The output of a search in a terminal, without heavy imports."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The index: exact order among what was looked at, exact filters, recall of the approximate kinds, folders that round-trip."""
+"""The index: exact order among the rows that were scored, exact filters, recall of the approximate kinds, folders that round-trip."""
 
 import hashlib
 import json

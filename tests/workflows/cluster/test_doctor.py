@@ -121,7 +121,7 @@ def test_exactly_one_faiss_and_it_loads(installed, probed, state, advice):
     assert check.state == state and check.advice.startswith(advice) and bool(check.advice) == (state != "ok")
 
 
-def test_the_faiss_that_is_here_tells_its_gpus_and_how_it_was_compiled():
+def test_the_check_of_the_installed_faiss_names_its_gpus_and_how_it_was_compiled():
     import faiss
 
     with doctor.probe(doctor.FAISS_PROBE) as asked:
@@ -179,7 +179,7 @@ def test_no_compiler_and_no_torchvision_are_no_failure(nowhere):
     assert "0.28" in doctor.torchvision(versions_of(torchvision="0.28")).found
 
 
-def test_the_deepspeed_that_is_here_tells_which_operators_it_could_build():
+def test_the_check_of_the_installed_deepspeed_names_the_operators_that_it_could_build():
     with doctor.probe(doctor.OPERATORS_PROBE) as asked:
         probed = doctor.probe_result(asked)
     assert probed["operators"]["cpu_adam"] is True and "deepspeed_not_implemented" not in probed["operators"]
@@ -251,7 +251,7 @@ def test_a_storage_uri_that_leads_nowhere_fails():
     assert check.state == "fail" and "nosuch://bucket/store" in check.found
 
 
-def test_a_storage_uri_with_a_key_in_it_fails_and_is_not_told():
+def test_a_storage_uri_with_a_key_in_it_fails_and_is_not_printed():
     (check,) = doctor.storage_root("s3://name:hidden@bucket/store")
     assert check.state == "fail" and "AWS_ACCESS_KEY_ID" in check.advice
     assert "hidden" not in check.found + check.advice

@@ -1,4 +1,4 @@
-"""A run is sent to a cluster with our code and nothing else, followed to its end, and left alone when its watcher goes."""
+"""A run is sent to a cluster with our code and nothing else, followed to its end, and goes on when its watcher stops."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ with connect():
 
 
 def staged(folder: Path, recipe: str = "quickstart", *overrides: str, **options):
-    """A job whose command line only tells what it was given."""
+    """A job whose command line only prints its arguments."""
     folder.mkdir(exist_ok=True)
     job = prepare(recipe, overrides, folder, **options)
     (folder / "mirepoix" / "workflows" / "__main__.py").write_text(STAND_IN)
@@ -75,13 +75,13 @@ def test_the_code_of_a_job_is_importable_by_itself(tmp_path: Path):
     assert all(line.startswith(str(tmp_path)) for line in found.stdout.split())
 
 
-def test_whatever_stands_in_an_override_reaches_the_recipe_and_no_shell(tmp_path: Path):
+def test_whatever_is_in_an_override_reaches_the_recipe_and_no_shell(tmp_path: Path):
     nasty = ["name=a b", "text='; rm -rf /", "sources.0.path=$(id)", 'mixture={"it->t": 1}']
     entrypoint = prepare("quickstart", nasty, tmp_path).entrypoint
     assert shlex.split(entrypoint) == ["python", "-m", "mirepoix.workflows", "run", "quickstart", *nasty]
 
 
-def test_a_name_says_the_recipe_and_tells_two_runs_apart(tmp_path: Path):
+def test_a_name_has_the_recipe_and_distinguishes_two_runs(tmp_path: Path):
     names = []
     for index, overrides in enumerate([["a=1"], ["a=2"]]):
         (tmp_path / str(index)).mkdir()

@@ -1,4 +1,4 @@
-"""A comparison: one DAG of which each arm has its own part, and what arms have alike is in it once."""
+"""A comparison: one DAG in which each arm has its own stages, and stages that arms share are in it once."""
 
 from dataclasses import replace
 
@@ -74,15 +74,15 @@ def test_two_equal_arms_are_one():
     assert config.executed_as["other:evaluate"] == "one:evaluate"
 
 
-def test_pairs_are_laid_to_adapt_on_where_an_arm_that_reads_them_adapts():
-    def laid(**arms):
+def test_pairs_have_tasks_to_adapt_on_where_an_arm_that_reads_them_adapts():
+    def adapt_tasks_of(**arms):
         return {stage.name: stage.config.adapt_tasks for stage in compared(**arms).stages() if stage.step == "pairs"}
 
     shared, none, own = PairsConfig().adapt_tasks, Arm(adapt=None), replace(Arm(), pairs=PairsConfig(adapt_tasks=("t->i",)))
-    assert laid(one=none, other=Arm()) == {"pairs": shared}
-    assert laid(one=none, other=none) == {"pairs": None}
-    assert laid(one=none, other=own) == {"pairs": None, "other:pairs": ("t->i",)}
-    assert laid(one=Arm(), other=replace(own, adapt=None)) == {"pairs": shared, "other:pairs": None}
+    assert adapt_tasks_of(one=none, other=Arm()) == {"pairs": shared}
+    assert adapt_tasks_of(one=none, other=none) == {"pairs": None}
+    assert adapt_tasks_of(one=none, other=own) == {"pairs": None, "other:pairs": ("t->i",)}
+    assert adapt_tasks_of(one=Arm(), other=replace(own, adapt=None)) == {"pairs": shared, "other:pairs": None}
     among = resolve("quickstart_all", ["only=mimic"])
     assert next(stage for stage in among.stages() if stage.name == "pairs").config == recipe("quickstart_all").pairs, "one for all runs"
 
@@ -93,7 +93,7 @@ def test_an_arm_may_have_pairs_of_its_own():
     assert stages["one:adapt"].inputs["pairs"] == "pairs"
     assert {stages[f"other:{step}"].inputs["pairs"] for step in ("adapt", "instruct", "embed")} == {"other:pairs"}
     same = compared(one=Arm(), other=changed(replace(Arm(), pairs=PairsConfig()), "adapt", max_steps=3))
-    assert "other:pairs" not in names(same), "pairs that are those of all are made once"
+    assert "other:pairs" not in names(same), "pairs that all arms share are made once"
 
 
 def test_nothing_is_served_unless_an_arm_is_named_and_then_after_all_were_measured():
@@ -176,6 +176,6 @@ def test_an_arm_whose_name_could_not_begin_a_stages_name_is_refused(name):
         Comparison(arms={name: Arm()})
 
 
-def test_a_comparison_of_nothing_is_refused():
+def test_a_comparison_without_arms_is_refused():
     with pytest.raises(Refused, match="arms is empty"):
         Comparison()

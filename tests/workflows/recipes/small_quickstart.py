@@ -31,7 +31,7 @@ SMALL = [*WORLD, *MODEL, *TRAINING, "evaluate.draws=50", "embed.threads=1"]
 
 
 def of_arm(name: str, settings: list[str]) -> list[str]:
-    """What a run of one retriever is told, as an arm of a comparison is told it."""
+    """Overrides of a single run, prefixed for an arm of a comparison."""
     shared = tuple(f"{field.name}." for field in fields(Comparison))
     return [setting if setting.startswith(shared) else f"arms.{name}.{setting}" for setting in settings]
 
@@ -63,7 +63,7 @@ class Ended:
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """A newcomer's environment: nothing of Ray, MLflow or our storage in it."""
+    """An environment without variables of Ray, MLflow or our storage."""
     kept = {name: value for name, value in plain_environment().items() if not name.startswith(("MIREPOIX_", "MLFLOW_"))}
     return kept | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true", **variables}
 

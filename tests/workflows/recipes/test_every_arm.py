@@ -42,7 +42,7 @@ def test_every_training_of_every_arm_came_to_an_end(ran):
         assert all(report.stages[f"{name}:{stage}"].metrics["step"] == 2 for stage in arm.trainings), name
 
 
-def test_six_headlines_stand_in_one_table_of_six_columns(ran):
+def test_six_headlines_are_in_one_table_of_six_columns(ran):
     config, report = ran
     gathered = results.gather(config, report)
     assert set(results.figures(gathered)) == {f"{name} recall@5" for name in ARCHITECTURES}

@@ -47,7 +47,7 @@ def curated(ran):
 
 @pytest.fixture(scope="module")
 def content():
-    """What is in each picture, whatever the order of its three boxes; the data set's own account of it."""
+    """The objects of each picture by the data set's own annotation, whatever the order of its three boxes."""
     found = {}
     for split in ("dev", "test"):
         for row in pq.read_table(FOLDER / f"{split}.parquet", columns=["image_name", "identifier", "structured_rep"]).to_pylist():

@@ -31,7 +31,7 @@ IN_BATCH = {"negatives": 0, "loss.in_batch": True}
 
 
 def under(stage: str, *settings: dict[str, Any]) -> dict[str, Any]:
-    """What is told of a training, by its place in the config."""
+    """Published settings of a training, by dotted name."""
     return {f"{stage}.{field}": value for fields in settings for field, value in fields.items()}
 
 
@@ -55,7 +55,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "mine": None,
         "refine": None,
     },
-    "jfe": {  # the paper says that there are two stages, and one tower; the rest is chosen here, and held to what the docs say
+    "jfe": {  # the paper says that there are two stages, and one tower; the rest is chosen here, and compared with the docs
         **under("adapt", LORA, IN_BATCH, {"learning_rate": 1e-4, "tuning.lora.rank": 32, "tuning.lora.alpha": 64, "loss.symmetric": True}),
         **under("instruct", LORA, IN_BATCH, {"learning_rate": 1e-4, "tuning.lora.rank": 32, "loss.symmetric": False}),
         "backbone.encoder.fusion": "joint",
@@ -141,7 +141,7 @@ def test_the_control_of_jfe_differs_in_fusion_alone():
     assert joint != late and replace(late, backbone=replace(late.backbone, encoder=fused)) == joint
 
 
-def test_the_claim_of_jfe_is_settled_under_one_ruler_by_the_arms_as_they_are_alone():
+def test_the_claim_of_jfe_is_tested_on_the_same_pairs_by_the_arms_as_they_are_alone():
     claim = recipe("jfe_claim")
     for name, arm in claim.arms.items():
         alone = recipe(name)

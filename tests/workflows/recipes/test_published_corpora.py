@@ -114,7 +114,7 @@ def vid2r(folder):
 
 @pytest.fixture(scope="module")
 def curated(ray_cluster, tmp_path_factory):
-    """What a run keeps of each corpus, by its format."""
+    """The curated corpora, by format."""
     kept = {}
     for form, shape in {"webqa": webqa, "mbeir": mbeir, "vid2r": vid2r}.items():
         home = tmp_path_factory.mktemp(form)

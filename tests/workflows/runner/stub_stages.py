@@ -17,7 +17,7 @@ from mirepoix.workflows.runner.progress import Display
 
 @dataclass(frozen=True)
 class StubConfig:
-    """What a test stage does."""
+    """The config of a stub stage: what it does."""
 
     log: str
     text: str = "letter"

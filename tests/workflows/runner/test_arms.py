@@ -105,7 +105,7 @@ def test_forcing_a_step_forces_it_in_every_arm(ran):
 
     assert forced(force=("join",)) == {"pair:join", "text:join"}
     assert forced(force=("text:join",)) == {"text:join"}
-    assert forced(start="copy") == {"pair:copy", "text:copy"}, "what hangs on them waits for them"
+    assert forced(start="copy") == {"pair:copy", "text:copy"}, "stages that depend on them wait"
 
 
 def test_two_arms_that_come_to_the_same_by_other_ways_do_it_once(ray_cluster, storage, log):

@@ -42,7 +42,7 @@ def storage(tmp_path):
 
 
 class RecordingTracker(Tracker):
-    """Notes what the runner says to it."""
+    """Records the runner's calls."""
 
     def __init__(self, events: list[str]):
         super().__init__()

@@ -1,4 +1,4 @@
-"""One driver works on a key at a time, and a dead driver holds nothing."""
+"""One driver works on a key at a time, and the lease of a dead driver is free."""
 
 import json
 import os
@@ -107,7 +107,7 @@ def test_the_heart_beats_while_the_driver_is_entered(storage):
         assert json.loads(path.read_text())["beat"] > first
     assert not path.exists()
     time.sleep(0.1)
-    assert not path.exists(), "a stopped heart writes nothing more"
+    assert not path.exists(), "a stopped heartbeat writes nothing more"
 
 
 def test_cleaning_removes_what_the_dead_left_half_done_and_nothing_else(storage):

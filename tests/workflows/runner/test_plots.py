@@ -34,5 +34,5 @@ def test_of_many_rows_the_largest_are_drawn_and_it_says_so():
     assert f"the {MOST} largest of {MOST + 5}" in drawn and "n0<" not in drawn
 
 
-def test_counts_of_nothing_are_drawn_too():
+def test_zero_counts_and_empty_tables_are_drawn_too():
     assert "<svg" in bars("none", [{"name": "a", "count": 0}]) and "<svg" in bars("empty", [])

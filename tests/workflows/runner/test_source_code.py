@@ -1,4 +1,4 @@
-"""Keys come from files: each is parsed once, whatever a work imports counts, and nothing is imported."""
+"""Keys come from files: each is parsed once, whatever the module of the work imports counts, and nothing is imported."""
 
 import json
 import os
@@ -173,7 +173,7 @@ def test_imports_of_ours_are_found_wherever_they_are_but_for_those_of_type_check
     assert parsed(source).imports == found
 
 
-def test_a_package_stands_for_the_modules_that_are_imported_from_it(tree):
+def test_an_import_from_a_package_counts_the_modules_imported_and_not_the_package(tree):
     tree(work="from mirepoix.stubs import first, second\nimport mirepoix.stubs.third\n", first=ONE, second=TWO, third=ONE, fourth=ONE)
     assert list(module_hashes("mirepoix.stubs.work")) == [f"mirepoix.stubs.{name}" for name in ("first", "second", "third", "work")]
 

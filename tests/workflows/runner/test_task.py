@@ -1,4 +1,4 @@
-"""The line that a user reads names what went wrong, however deep it lay."""
+"""The line that a user reads names the error, however deeply it is nested."""
 
 from pathlib import Path
 

@@ -232,7 +232,7 @@ def test_the_default_is_a_file_in_the_storage_and_the_variable_comes_first(tmp_p
     assert open_tracker("s3://bucket/a", "r", Recipe()).uri == f"sqlite:///{tmp_path}/.mirepoix/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
     assert open_tracker(str(tmp_path), "r", Recipe()).uri == "http://tracking:5000"
-    assert open_tracker(str(tmp_path), "r", Recipe()).artifacts is None, "a server knows its own place"
+    assert open_tracker(str(tmp_path), "r", Recipe()).artifacts is None, "a server stores artifacts where it is configured to"
     assert open_tracker(str(tmp_path), "r", Recipe(), uri="http://other:5000").uri == "http://other:5000"
 
 

@@ -1,4 +1,4 @@
-"""What the tests of formats share: pictures, rows read as sources reads them, a canonical corpus made of them, and what rows mean."""
+"""Helpers of the tests of formats: pictures, rows read as sources reads them, a canonical corpus made of them, and their meaning."""
 
 import json
 from collections import Counter
@@ -46,7 +46,7 @@ def rows_of(module: ModuleType, path: Path | str, **settings: Any) -> list[Row]:
 
 
 def counted(monkeypatch: MonkeyPatch, method: str) -> Counter[str]:
-    """How often each file is read by a method of places, from now on."""
+    """How often each file is read by a method of SourceFiles, from now on."""
     calls: Counter[str] = Counter()
     plain = getattr(SourceFiles, method)
 
@@ -59,12 +59,12 @@ def counted(monkeypatch: MonkeyPatch, method: str) -> Counter[str]:
 
 
 def rejected_rows(rows: Iterable[Row]) -> list[tuple[str, int, str]]:
-    """Where the faults stand, and what they are."""
+    """File, line and reason of the rejected rows."""
     return [(row.source, row.line, row.reason) for row in rows if isinstance(row, RejectedRow)]
 
 
 def corpus_of(folder: Path, rows: Iterable[Row]) -> Path:
-    """A canonical corpus folder of the rows: equal candidates once, tasks settled by the first answer, no query without one."""
+    """A canonical corpus folder of the rows: equal candidates once, tasks derived from the first answer, no query without one."""
     rows = list(rows)
     candidates: dict[str, Item] = {}
     for row in rows:
@@ -79,8 +79,8 @@ def corpus_of(folder: Path, rows: Iterable[Row]) -> Path:
     with PartWriter(folder, "corpus") as writer:
         writer.write([item_to_row(item) for item in candidates.values()])
     with PartWriter(folder, "queries") as writer:
-        settled = [row.task or f"{row.item.modality.letters}->{tasks[row.item.id]}" for row in queries]
-        writer.write([{**item_to_row(row.item), "split": row.split, "task": task} for row, task in zip(queries, settled, strict=True)])
+        derived = [row.task or f"{row.item.modality.letters}->{tasks[row.item.id]}" for row in queries]
+        writer.write([{**item_to_row(row.item), "split": row.split, "task": task} for row, task in zip(queries, derived, strict=True)])
     with PartWriter(folder, "qrels") as writer:
         writer.write([{name: getattr(row, name) for name in Judgement.__slots__} for row in judged])
     with PartWriter(folder, "held") as writer:
@@ -100,7 +100,7 @@ def _part_row(row: Triple | Prompt) -> dict[str, Any]:
 
 
 def meaning(rows: Iterable[Row], ids: bool = True) -> dict[str, Counter]:
-    """The rows up to their order and provenance, and without `ids` up to the names of queries and candidates; tasks are settled."""
+    """The rows up to their order and provenance, and without `ids` up to the names of queries and candidates; missing tasks are derived."""
     rows = list(rows)
     candidates = {row.item.id: row.item for row in rows if isinstance(row, Candidate)}
     answers: dict[str, list[Judgement]] = {}

@@ -1,4 +1,4 @@
-"""A source of each format of examples, and of BEIR, M-BEIR and Tevatron, laid by hand as the format is described."""
+"""A source of each format of examples, and of BEIR, M-BEIR and Tevatron, written by hand as the format is described."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A picture with captions is a candidate and pairs of both directions; what is no such thing is refused by name."""
+"""A picture with captions is a candidate and pairs of both directions; anything else is refused by name."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""Writers see a corpus one thing at a time, however large it is."""
+"""Writers get a corpus one row at a time, however large it is."""
 
 import pyarrow.parquet as pq
 import pytest

@@ -1,4 +1,4 @@
-"""Placeholders leave a text without touching the rest of it, and rows of one example hang together."""
+"""Placeholders are removed from a text without changing the rest of it, and rows of one example refer to each other."""
 
 import gzip
 import json
@@ -151,7 +151,7 @@ def test_an_example_gives_each_document_once_and_all_that_is_judged_of_it(tmp_pa
 @pytest.mark.parametrize(
     ("folder", "file", "split"), [("test", "a.json", "test"), ("my-dev", "a.json", "validation"), ("test", "train.json", "train")]
 )
-def test_the_folder_of_a_source_tells_the_split_where_the_file_does_not(tmp_path, folder, file, split):
+def test_the_folder_of_a_source_gives_the_split_where_the_file_does_not(tmp_path, folder, file, split):
     (tmp_path / folder).mkdir()
     assert Examples(SourceFiles(str(tmp_path / folder)), Shard(file)).split == split
 

@@ -1,4 +1,4 @@
-"""Any URI that pyarrow or fsspec knows is a source; where it cannot be reached, one line says why."""
+"""Any URI that pyarrow or fsspec supports is a source; one that cannot be reached is refused in one line."""
 
 import os
 import zipfile

@@ -1,4 +1,4 @@
-"""Each format knows its own files, and what it writes it reads as it was."""
+"""Each format detects its own files, and reads back unchanged what it writes."""
 
 import gzip
 import importlib
@@ -62,7 +62,7 @@ def test_writing_twice_gives_the_same_bytes(tmp_path, name, write_sample):
 
 @pytest.mark.parametrize(("name", "write_sample"), SAMPLE_CASES)
 def test_pieces_may_be_read_in_any_order_and_apart(tmp_path, name, write_sample):
-    """A piece is read with a place of its own, as a worker has it."""
+    """A piece is read with a SourceFiles of its own, as in a worker."""
     source = write_sample(tmp_path / "source")
     module = FORMATS[name]
     pieces = module.shards(SourceFiles(str(source)))

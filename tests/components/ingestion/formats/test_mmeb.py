@@ -13,7 +13,7 @@ from tests.components.ingestion.formats.samples import mmeb as sample
 
 
 def examples(rows):
-    """Each query with its split, instruction, and what is told of which content."""
+    """Each query with its split, instruction, and judgements by content."""
     items = {row.item.id: row.item for row in rows if isinstance(row, Candidate)}
     found = []
     for row in rows:

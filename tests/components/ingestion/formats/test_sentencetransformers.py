@@ -15,7 +15,7 @@ from tests.components.ingestion.formats.samples import BLUE, RED, sentence_trans
 
 
 def judgements(rows):
-    """What is told of which contents: the query's, the candidate's, relevance and score."""
+    """Judgements by content: query, candidate, relevance, score."""
     queries = {row.item.id: row.item.text or row.item.images for row in rows if isinstance(row, Query)}
     items = {row.item.id: row.item.text or row.item.images for row in rows if isinstance(row, Candidate)}
     return [(queries[row.query_id], items[row.item_id], row.relevance, row.score) for row in rows if isinstance(row, Judgement)]

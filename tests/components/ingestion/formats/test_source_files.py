@@ -83,7 +83,7 @@ def test_parquet_whose_texts_are_no_utf8_or_whose_pages_are_damaged_is_refused(t
         ("test", "dev/part-0.tar", "validation"),
     ],
 )
-def test_the_folder_tells_the_split_where_the_file_does_not(tmp_path, folder, file, split):
+def test_the_folder_gives_the_split_where_the_file_does_not(tmp_path, folder, file, split):
     write_files(tmp_path / folder, {file: "x"})
     assert SourceFiles(str(tmp_path / folder)).split(file) == split
     assert SourceFiles(str(tmp_path / folder / file)).split(file.rpartition("/")[2]) == split

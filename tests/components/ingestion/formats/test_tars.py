@@ -1,4 +1,4 @@
-"""WebDataset tars: samples as they stream by, and nothing of them outside of what is read."""
+"""WebDataset tars: samples grouped by name, read in one pass over the stream, and bad members rejected with their numbers."""
 
 import gzip
 import io
@@ -18,7 +18,7 @@ RED, BLUE = picture(200), picture(10, "JPEG")
 
 
 def tar(*members):
-    """The bytes of a tar: (name, content) is a file, a TarInfo stands for itself."""
+    """The bytes of a tar: (name, content) is a file, a TarInfo is added as it is."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as made:
         for member in members:
@@ -58,7 +58,7 @@ def test_a_sample_is_what_shares_its_name_up_to_the_first_dot(tmp_path, name, ke
     ]
 
 
-def test_samples_of_img2dataset_have_the_name_and_the_caption_that_they_tell(tmp_path):
+def test_samples_of_img2dataset_have_the_name_and_the_caption_of_their_files(tmp_path):
     about = {"key": "000000123", "caption": "a star", "url": "http://x/a.jpg", "status": "success", "width": 4, "sha256": "00"}
     rows = read(tmp_path, ("000000123.jpg", BLUE), ("000000123.json", about), ("000000123.txt", "a star"))
     assert candidates(rows) == ["000000123.image"] and len(rows) == 6

@@ -30,7 +30,7 @@ def test_queries_and_corpus_are_read_as_they_say(tmp_path):
     ]
 
 
-def test_the_folder_of_the_source_tells_the_split_where_the_file_does_not(tmp_path):
+def test_the_folder_of_the_source_gives_the_split_where_the_file_does_not(tmp_path):
     rows = rows_of(tevatron, write_files(tmp_path / "test", {"corpus.jsonl": [DOCUMENT], "queries.jsonl": [QUERY]}))
     assert [row.split for row in rows if isinstance(row, Query)] == ["test"]
 

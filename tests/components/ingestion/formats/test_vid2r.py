@@ -71,7 +71,7 @@ def test_records_may_be_json_lines_and_the_file_names_the_split(tmp_path):
         ({"path": "VG_100K/1.png"}, "@VG_100K"),
     ],
 )
-def test_the_id_tells_the_folder_of_the_picture_for_whoever_leaves_folders_out(tmp_path, image, folder):
+def test_the_id_has_the_folder_of_the_picture_so_that_folders_can_be_left_out(tmp_path, image, folder):
     files = {f"{where}1.png": RED for where in ("", "VG_100K/", "my pictures/VG_100K/")}
     rows = rows_of(vid2r, write_files(tmp_path / "mine", {"ViD2R.json": json.dumps([{**WHOLE, "image": image}] * 2), **files}))
     for kind in (Query, Triple):

@@ -93,7 +93,7 @@ def test_questions_may_be_one_array_or_one_object_by_their_ids(tmp_path, form, i
         asked = {row["qid"]: {**row, "Guid": row["qid"]} for row in asked} | {"bad": 3}
     text = json.dumps(asked, indent=indent)
     rows = read(tmp_path, train__json=text, test__json=None, test_qrels__txt=None)
-    before = 1 if form == "array" and indent else 0  # the brace stands on the line before the id
+    before = 1 if form == "array" and indent else 0  # the brace is on the line before the id
     lines = [1 + text[: text.index(f'"q{n}"')].count("\n") - before for n in range(3)]
     found = [(row.item.id, row.item.text[:3], row.item.line) for row in rows if isinstance(row, Query)]
     assert found == [(f"q{n}", f"ü {n}", lines[n]) for n in range(3)] and len(judged(rows)) == 6
@@ -196,7 +196,10 @@ def test_each_kind_of_bad_row_is_rejected_with_its_line(tmp_path):
         ("mine/test_qrels.txt", 2, "bad row"),
     ]
     assert images(rows) == {"30000001": BLUE}
-    assert [row.item.id for row in rows if isinstance(row, Candidate) and not row.item.images] == ["d1", "d1"]  # twice is for who joins
+    assert [row.item.id for row in rows if isinstance(row, Candidate) and not row.item.images] == [
+        "d1",
+        "d1",
+    ]  # duplicates are handled later, when rows are joined
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Writers put each picture down once, tell what a format has no place for, and refuse what they would change."""
+"""Writers write each picture once, report what a format cannot represent, and refuse what they would change."""
 
 from collections import Counter
 
