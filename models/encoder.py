@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
-from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_part
+from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpoint
 from mirepoix.models.backbones.tuning import merged, tune
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.dotted_path import import_named
@@ -78,7 +78,7 @@ class Encoder(torch.nn.Module):
     @classmethod
     def build(cls, checkpoints: Mapping[str, Checkpoint], config: EncoderConfig) -> Self:
         """The encoder over published checkpoints; new weights are drawn with torch's random numbers."""
-        return cls(config, **{name: open_part(checkpoints[name], kind) for name, kind in config.CHECKPOINTS.items()})
+        return cls(config, **{name: open_checkpoint(checkpoints[name], kind) for name, kind in config.CHECKPOINTS.items()})
 
     @classmethod
     def open(cls, folder: str | Path, config: EncoderConfig) -> Self:

@@ -130,8 +130,8 @@ class Release:
         return least
 
 
-def encoder_digest(folder: str | Path) -> str:
-    """The digest of an encoder's folder, which every index of its vectors records."""
+def folder_digest(folder: str | Path) -> str:
+    """The digest of a folder's files but for its manifest; every index records that of the encoder of its vectors."""
     folder = Path(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     return digest_of((path.relative_to(folder).as_posix(), _sha256(path)) for path in files)
@@ -155,7 +155,7 @@ def assemble(
     folder, encoder_folder, index_folder = Path(folder), Path(encoder_folder), Path(index_folder)
     if not golden:
         raise Refused("a release needs golden items; give at least one")
-    index, encoder, identity = open_index(index_folder), load_encoder(encoder_folder), encoder_digest(encoder_folder)
+    index, encoder, identity = open_index(index_folder), load_encoder(encoder_folder), folder_digest(encoder_folder)
     if index.description.encoder != identity:
         recorded = index.description.encoder[:12] or "an unnamed encoder"
         raise Refused(f"the index was made by {recorded} and the encoder is {identity[:12]}; embed and index the corpus with this encoder")
@@ -170,8 +170,8 @@ def assemble(
     description = {
         "name": name,
         "encoder": identity,
-        "index": encoder_digest(folder / "index"),
-        "documents": encoder_digest(folder / "documents"),
+        "index": folder_digest(folder / "index"),
+        "documents": folder_digest(folder / "documents"),
         "golden": _sha256(folder / "golden.json"),
         "widths": sorted({*widths, *encoder.widths, encoder.dimension}),
         "instructions": dict(sorted((instructions or {}).items())),

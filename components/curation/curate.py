@@ -28,7 +28,7 @@ from mirepoix.components.curation.leakage import TRAIN, choose_held_out, first_o
 from mirepoix.components.curation.near_duplicates import keepers, near_pairs
 from mirepoix.components.curation.row_checks import RowCheck, checked
 from mirepoix.components.curation.row_features import RowFeatures
-from mirepoix.components.curation.row_index import ContentGroups, RowIndex
+from mirepoix.components.curation.row_index import CodedColumn, RowIndex
 from mirepoix.components.curation.verdicts import Verdicts
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
@@ -64,8 +64,8 @@ class _Curation:
     def outcome(self) -> Outcome:
         self._check()
         splits = (table for part in ("queries", "triples") for table in part_tables(self.sources, part, ["split"]))
-        self.split = ContentGroups(splits, "split", before=len(self.candidates))
-        self.task = ContentGroups(part_tables(self.sources, "queries", ["task"]), "task", before=len(self.candidates))
+        self.split = CodedColumn(splits, "split", before=len(self.candidates))
+        self.task = CodedColumn(part_tables(self.sources, "queries", ["task"]), "task", before=len(self.candidates))
         self._join()
         before = self._mixture(np.ones(len(self.judged), bool))
         moved = self._hold_out() if self.config.held_out else 0

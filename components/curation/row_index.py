@@ -60,7 +60,7 @@ class RowIndex:
         return np.asarray(pc.sort_indices(pa.table(columns), [(name, "ascending") for name in columns])).astype(np.int64)
 
 
-class ContentGroups:
+class CodedColumn:
     """A dictionary-encoded column: a code for each row, and the values by code; -1 is no value."""
 
     def __init__(self, tables: Iterable[pa.Table], column: str, before: int = 0):

@@ -13,7 +13,7 @@ from mirepoix.components.generation.replies import Reply, ReplyStore
 from mirepoix.components.generation.writer_config import LocalConfig, seed_parameter
 from mirepoix.models.backbones.checkpoints import quiet, refused_code
 from mirepoix.models.errors import Refused
-from mirepoix.serving.release import encoder_digest
+from mirepoix.serving.release import folder_digest
 
 
 class Local:
@@ -25,7 +25,7 @@ class Local:
             raise Refused(f"the local writer's folder is {config.folder!r} and holds no config.json; give a checkpoint folder")
         self.config, self.name = config, self.folder.name
         parameters = {"temperature": config.temperature, "max_new_tokens": config.max_new_tokens} | seed_parameter(config.temperature, seed)
-        self.identity = {"writer": "local", "model": encoder_digest(self.folder), "parameters": parameters}
+        self.identity = {"writer": "local", "model": folder_digest(self.folder), "parameters": parameters}
 
     def write(self, requests: Callable[[], Iterator[Request]], store: ReplyStore) -> Iterator[Reply]:
         """The replies, one after the other."""

@@ -28,7 +28,7 @@ from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, row_to_item, table_to_items
 from mirepoix.models.ragged import RaggedRows
-from mirepoix.serving.release import Release, encoder_digest, open_release
+from mirepoix.serving.release import Release, folder_digest, open_release
 from mirepoix.serving.search.dense import Index, build
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import join
@@ -52,7 +52,7 @@ def work(
     if encoder is None or index is None:
         raise Refused("mining has neither an encoder with its index nor mine.release; give one of the two")
     opened = open_index(index)
-    if not isinstance(opened, Index) or opened.description.encoder != encoder_digest(encoder):
+    if not isinstance(opened, Index) or opened.description.encoder != folder_digest(encoder):
         raise Refused(f"the index {index} was not made by the encoder {encoder}; embed and index the corpus with it, or give a release")
     return _Mining(context, config, pairs, curate, release or encoder, opened).outcome()
 

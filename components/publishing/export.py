@@ -21,7 +21,7 @@ from mirepoix.components.publishing.chat_template import CHATS, chat_template, r
 from mirepoix.components.publishing.lora_adapter import adapters, write_adapter
 from mirepoix.components.publishing.model_card import Layout, card, published
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
-from mirepoix.models.backbones.checkpoints import open_part
+from mirepoix.models.backbones.checkpoints import open_checkpoint
 from mirepoix.models.encoder import DESCRIPTION, HEAD, Encoder
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
@@ -207,7 +207,7 @@ def _peft(request: ExportRequest, draft: Path) -> Layout:
         )
     base, revision = _base(request)
     (kind,) = encoder.config.CHECKPOINTS.values()
-    before = open_part(Checkpoint(base, revision), kind).model
+    before = open_checkpoint(Checkpoint(base, revision), kind).model
     trained: Any = encoder.model
     linear = {name for name, module in before.named_modules() if isinstance(module, torch.nn.Linear)}
     # CLIP's logit_scale is its temperature and does not affect the vectors.

@@ -1,7 +1,7 @@
 """The job of a training: its config checked against its pairs, in the form that every worker receives.
 
 Refused
-`-- Unanimous        refused on every rank, and would be refused again
+`-- RefusedOnAllRanks        refused on every rank, and would be refused again
     `-- Diverged     the loss is not finite
 """
 
@@ -16,11 +16,11 @@ from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.models.errors import Refused
 
 
-class Unanimous(Refused):
+class RefusedOnAllRanks(Refused):
     """A refusal raised on every rank, so that none waits for another; a retry would end the same way."""
 
 
-class Diverged(Unanimous):
+class Diverged(RefusedOnAllRanks):
     """The loss is not finite; training again from the last checkpoint would end the same way."""
 
 

@@ -23,7 +23,7 @@ from mirepoix.components.pairs.store import Drawn, PairStore, content_key
 from mirepoix.components.training import deepspeed_engine
 from mirepoix.components.training.augment import augmented
 from mirepoix.components.training.batch_plan import BatchPlan
-from mirepoix.components.training.job import Diverged, TrainingJob, Unanimous
+from mirepoix.components.training.job import Diverged, RefusedOnAllRanks, TrainingJob
 from mirepoix.components.training.prefetch import Replicas, prefetched
 from mirepoix.models.encoder import Encoder, load_encoder
 from mirepoix.models.errors import Refused
@@ -126,7 +126,7 @@ def train(job: TrainingJob, host: Host) -> dict[str, float]:
 def _opened(job: TrainingJob) -> tuple[Encoder, PairStore, TrainingJob]:
     """The encoder, the pairs, and the job with the temperature and widths that its objective takes from the encoder."""
     encoder = load_encoder(job.encoder).tune(job.config.tuning)
-    objective = job.config.loss.settled(encoder.temperature, encoder.dimension)
+    objective = job.config.loss.resolved(encoder.temperature, encoder.dimension)
     if job.config.gradient_checkpointing:
         checkpoint_activations(encoder)
     return encoder, PairStore(job.pairs), replace(job, config=replace(job.config, loss=objective))
@@ -143,7 +143,7 @@ def _agreed(make: Callable[[], T]) -> T:
     refusals: list[str | None] = [None] * dist.get_world_size()
     dist.all_gather_object(refusals, refusal)
     if any(refusals):
-        raise Unanimous(next(filter(None, refusals)))
+        raise RefusedOnAllRanks(next(filter(None, refusals)))
     return made
 
 
@@ -161,7 +161,7 @@ def _engine(job: TrainingJob, encoder: Encoder, progress: Progress, folder: Path
     settings, stage, world = job.engine_settings(encoder.dimension), job.config.zero_stage, dist.get_world_size()
     module = Tempered(encoder, job.config.loss) if job.config.loss.learned_temperature else encoder
     if progress.batch != job.config.batch:
-        raise Unanimous(
+        raise RefusedOnAllRanks(
             f"the checkpoint is of batches of {progress.batch} pairs, now they have {job.config.batch}, so the steps would have other "
             f"pairs; set per_device_train_batch_size so that its product with num_workers is {progress.batch}"
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from mirepoix.components.pairs.store import PairStore
 from mirepoix.components.stage import Context, Outcome, Rows
-from mirepoix.components.training.job import Unanimous, make_job
+from mirepoix.components.training.job import RefusedOnAllRanks, make_job
 from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.models.errors import Refused
 
@@ -54,7 +54,7 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
     torch.set_num_threads(job.config.cpus_per_worker)
     try:
         return {"metrics": train(job, _RayHost(settings["report"]))}
-    except Unanimous as error:  # returned and not raised, because Ray Train would retry it
+    except RefusedOnAllRanks as error:  # returned and not raised, because Ray Train would retry it
         return {"refused": type(error), "why": str(error)}
 
 

@@ -21,7 +21,7 @@ class LoadedCheckpoint(NamedTuple):
     unread: tuple[str, ...] = ()  # weights of the checkpoint that the model does not use: those of a language head or another tower
 
     def save(self, folder: Path, state: dict[str, torch.Tensor]) -> None:
-        """Writes a checkpoint folder with the weights in `state`; `open_part` opens it."""
+        """Writes a checkpoint folder with the weights in `state`; `open_checkpoint` opens it."""
         with quiet():
             self.model.save_pretrained(folder, state_dict=state)
         for reader in (self.tokenizer, self.image_processor):
@@ -45,7 +45,7 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def open_part(checkpoint: Checkpoint, kind: Kind) -> LoadedCheckpoint:
+def open_checkpoint(checkpoint: Checkpoint, kind: Kind) -> LoadedCheckpoint:
     """Opens a checkpoint: its model, tokenizer and image processor, as far as its kind has them; images are read with Pillow.
 
     Of a checkpoint with both towers, kind "vision" gives the vision tower alone. Text towers have no pooler, as no retriever uses it.

@@ -60,7 +60,7 @@ class Objective:
                     f"{name} is on and in_batch is off, but it applies to documents and queries of other pairs; give one of the two"
                 )
 
-    def settled(self, temperature: float | None, width: int) -> Self:
+    def resolved(self, temperature: float | None, width: int) -> Self:
         """The objective with its temperature resolved for an encoder of that temperature and width; refused where it does not fit."""
         if self.temperature is None and temperature is None:
             raise Refused("loss.temperature is null and the encoder has none, as none was learned with it; give a number above 0")

@@ -18,7 +18,7 @@ class FeatureCache:
     def __reduce__(self) -> tuple[type, tuple[int]]:
         return type(self), (self.most,)
 
-    def look(self, keys: Sequence[int], compute: Callable[[list[int]], torch.Tensor], device: torch.device) -> list[torch.Tensor]:
+    def get(self, keys: Sequence[int], compute: Callable[[list[int]], torch.Tensor], device: torch.device) -> list[torch.Tensor]:
         """States of the pictures with these keys; `compute` runs the tower on the pictures at the given positions, or on a blank one.
 
         If a picture is missing on any rank, all ranks run the tower: one whose weights are sharded must run on all of them or on none.

@@ -243,11 +243,11 @@ class Mire(Encoder):
         vectors = [query_QLD.flatten(0, 1), document_NLD.flatten(0, 1)]
         if pixel_values is not None:
             assert pictures is not None and guides is not None
-            vectors += self.pooling(self._look(pixel_values, picture_keys), pictures, query_QLD[guides], mask_QL[guides])
+            vectors += self.pooling(self._cached_states(pixel_values, picture_keys), pictures, query_QLD[guides], mask_QL[guides])
         elif self.training:
             # Every rank must run the same modules in every micro-batch, or their collectives disagree: a blank picture, which gives no row.
             one_11 = torch.ones(1, 1, dtype=torch.long, device=places.device)
-            vectors += self.pooling(self._look(), one_11 - 1, query_QLD.new_zeros(1, 1, self.config.width), one_11)
+            vectors += self.pooling(self._cached_states(), one_11 - 1, query_QLD.new_zeros(1, 1, self.config.width), one_11)
         vectors_MD = torch.cat(vectors)
         mask_NT = places != NOWHERE
         rows_NTD = F.normalize(vectors_MD[places.clamp(min=0)].float(), dim=-1)
@@ -262,7 +262,7 @@ class Mire(Encoder):
         return vectors_NLD
 
     @torch.no_grad()
-    def _look(self, pixel_values: torch.Tensor | None = None, picture_keys: torch.Tensor | None = None) -> torch.Tensor:
+    def _cached_states(self, pixel_values: torch.Tensor | None = None, picture_keys: torch.Tensor | None = None) -> torch.Tensor:
         """States of all pictures, or of a blank one where there are none; in training from the cache where it has them."""
 
         def compute(places: list[int]) -> torch.Tensor:
@@ -271,7 +271,7 @@ class Mire(Encoder):
         if self.feature_cache is None or not self.training:
             return self._states(self._blank() if pixel_values is None else pixel_values)
         keys = [] if picture_keys is None else picture_keys.tolist()
-        known = self.feature_cache.look(keys, compute, self.device)
+        known = self.feature_cache.get(keys, compute, self.device)
         return (
             torch.stack(known).to(self.device)
             if known

@@ -12,7 +12,7 @@ from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import items_to_table
 from mirepoix.models.retrievers.unite import Unite
 from mirepoix.models.retrievers.unite_config import UniteConfig
-from mirepoix.serving.release import encoder_digest
+from mirepoix.serving.release import folder_digest
 from mirepoix.serving.search.dense import build
 from tests.serving.fixtures import corpus, published
 
@@ -32,7 +32,7 @@ def parts(encoder_folder, tmp_path_factory) -> dict[str, Path]:
     home = tmp_path_factory.mktemp("parts")
     items = corpus()
     vectors = load_encoder(encoder_folder).encode(items).ragged()
-    build(vectors, [item.id for item in items], [item.modality for item in items], encoder=encoder_digest(encoder_folder)).save(
+    build(vectors, [item.id for item in items], [item.modality for item in items], encoder=folder_digest(encoder_folder)).save(
         home / "index"
     )
     (home / "corpus").mkdir()

@@ -14,7 +14,7 @@ from PIL import Image
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, items_to_table
-from mirepoix.serving.release import THUMBNAIL, assemble, encoder_digest, open_release, read_release, thumbnail
+from mirepoix.serving.release import THUMBNAIL, assemble, folder_digest, open_release, read_release, thumbnail
 from mirepoix.serving.search.dense import build
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import Damaged, read_manifest
@@ -37,7 +37,7 @@ def test_a_release_holds_its_parts_and_says_what_they_are(release_folder, parts)
     ]
     release = open_release(release_folder)
     assert (release.name, release.widths, release.instructions) == ("tiny", (16, 32), INSTRUCTIONS)
-    assert release.encoder == encoder_digest(parts["encoder_folder"]) == release.open_index().description.encoder
+    assert release.encoder == folder_digest(parts["encoder_folder"]) == release.open_index().description.encoder
     assert len(release.version) == 12
 
 

@@ -11,7 +11,7 @@ from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item, Modality, items_to_table
 from mirepoix.models.retrievers.unite import Unite
 from mirepoix.models.retrievers.unite_config import UniteConfig
-from mirepoix.serving.release import encoder_digest, open_release
+from mirepoix.serving.release import folder_digest, open_release
 from mirepoix.serving.replicas import EncodeRequest, EncoderReplica, IndexReplica
 from mirepoix.serving.search.dense import build
 from tests.serving.fixtures import corpus, drawing, published
@@ -26,7 +26,7 @@ def short_release(encoder_folder, tmp_path_factory) -> Path:
     Unite.open(encoder_folder, UniteConfig(max_length=120)).save(home / "encoder")
     items = corpus()[:5]
     vectors = load_encoder(home / "encoder").encode(items).ragged()
-    identity = encoder_digest(home / "encoder")
+    identity = folder_digest(home / "encoder")
     build(vectors, [item.id for item in items], [item.modality for item in items], encoder=identity).save(home / "index")
     (home / "corpus").mkdir()
     pq.write_table(items_to_table(items), home / "corpus" / "part-00000.parquet")

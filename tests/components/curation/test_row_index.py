@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from mirepoix.components.corpus.parts import part_tables
-from mirepoix.components.curation.row_index import ContentGroups, RowIndex
+from mirepoix.components.curation.row_index import CodedColumn, RowIndex
 from tests.components.fixtures import write_corpus
 
 
@@ -40,7 +40,7 @@ def test_rows_are_preferred_by_source_line_and_id_and_late_rows_come_after(folde
 
 
 def test_a_column_of_few_values_is_dictionary_encoded(folder):
-    split = ContentGroups(part_tables(folder, "queries", ["split"], rows=1), "split", before=5)
+    split = CodedColumn(part_tables(folder, "queries", ["split"], rows=1), "split", before=5)
     assert split[6] == "test" and split.of(np.array([5, 6, 7])) == ["train", "test", "train"]
     assert np.flatnonzero(split.among("train")).tolist() == [5, 7] and not split.among("nothing").any()
     split.set([7], "held_out")

@@ -21,7 +21,7 @@ from mirepoix.components.pairs.store import PairRow, PairStore, write_pairs
 from mirepoix.components.stage import Context, Rows
 from mirepoix.components.training.augment_config import AugmentConfig
 from mirepoix.components.training.batch_plan import BatchPlan
-from mirepoix.components.training.job import TrainingJob, Unanimous, make_job
+from mirepoix.components.training.job import RefusedOnAllRanks, TrainingJob, make_job
 from mirepoix.components.training.train import work
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import DESCRIPTION, load_encoder
@@ -369,7 +369,7 @@ def test_a_training_resumes_with_fewer_workers_and_the_same_batches(resumed, nam
 
 def test_a_checkpoint_of_other_batches_is_refused(resumed):
     (row,) = resumed["fewer"]["of other batches"]
-    assert "the checkpoint is of batches of 4 pairs, now they have 3" in row["refused"] and row["kind"] is Unanimous
+    assert "the checkpoint is of batches of 4 pairs, now they have 3" in row["refused"] and row["kind"] is RefusedOnAllRanks
 
 
 def test_a_finished_training_is_not_trained_again(resumed, folder):
@@ -444,5 +444,5 @@ def test_what_a_worker_refuses_is_refused_by_the_work(ray_cluster, tmp_path, enc
         [PairRow("p", 0, 1), PairRow("r", 1, 0)],
     )
     config = replace(TOY, per_device_train_batch_size=1, num_workers=2, max_steps=2, max_failures=3)
-    with pytest.raises(Unanimous, match=r"item 'bad' \(f\.json:4\) has a picture that cannot be decoded"):
+    with pytest.raises(RefusedOnAllRanks, match=r"item 'bad' \(f\.json:4\) has a picture that cannot be decoded"):
         work(context_of(tmp_path, "out"), config, tmp_path, encoder)

@@ -26,7 +26,7 @@ from pathlib import Path
 from mirepoix.components.generation.local import Local
 from mirepoix.components.generation.writer_config import LocalConfig
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
-from mirepoix.models.backbones.checkpoints import open_part
+from mirepoix.models.backbones.checkpoints import open_checkpoint
 from mirepoix.models.errors import Refused
 from mirepoix.models.retrievers.mire import published_linear
 
@@ -37,7 +37,7 @@ def outcome(way, folder):
         elif way == "projection":
             published_linear(Checkpoint(folder), 8)
         else:
-            part = open_part(Checkpoint(folder), way)
+            part = open_checkpoint(Checkpoint(folder), way)
             return {"opened": [type(each).__module__ for each in part[:3] if each is not None]}
     except Refused as refused:
         return {"refused": str(refused)}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mirepoix.models.backbones.checkpoints import open_part
+from mirepoix.models.backbones.checkpoints import open_checkpoint
 from mirepoix.models.backbones.twin_config import FAMILIES, QWEN_TOKENS, Tiny
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.errors import Refused
@@ -16,7 +16,7 @@ from tests.ranks import run_ranks
 
 def parts(checkpoints):
     kinds = {"model": "multimodal", "text": "text", "vision": "vision"}
-    return {name: open_part(checkpoint, kinds[name]) for name, checkpoint in checkpoints.items()}
+    return {name: open_checkpoint(checkpoint, kinds[name]) for name, checkpoint in checkpoints.items()}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -47,15 +47,15 @@ def test_bounds_are_of_a_temperature_that_learns():
 
 
 def test_no_temperature_means_that_of_the_encoder():
-    assert Objective(temperature=None).settled(0.07, 16).temperature == 0.07
-    assert Objective(temperature=0.2).settled(0.07, 16).temperature == 0.2
+    assert Objective(temperature=None).resolved(0.07, 16).temperature == 0.07
+    assert Objective(temperature=0.2).resolved(0.07, 16).temperature == 0.2
     with pytest.raises(Refused, match=r"loss\.temperature is null and the encoder has none"):
-        Objective(temperature=None).settled(None, 16)
+        Objective(temperature=None).resolved(None, 16)
     learned = Objective(temperature=None, learned_temperature=True)
-    assert [learned.settled(own, 16).temperature for own in (0.0099, 0.2, 0.9)] == [0.01, 0.2, 0.5], "within the bounds that it learns in"
+    assert [learned.resolved(own, 16).temperature for own in (0.0099, 0.2, 0.9)] == [0.01, 0.2, 0.5], "within the bounds that it learns in"
 
 
 def test_widths_are_below_that_of_the_encoder():
-    assert Objective(widths=(4, 8)).settled(None, 9).widths == (4, 8)
+    assert Objective(widths=(4, 8)).resolved(None, 9).widths == (4, 8)
     with pytest.raises(Refused, match=r"loss\.widths has 9, 12, and the encoder's vectors are 9 wide"):
-        Objective(widths=(4, 9, 12)).settled(None, 9)
+        Objective(widths=(4, 9, 12)).resolved(None, 9)

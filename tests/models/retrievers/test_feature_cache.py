@@ -24,7 +24,7 @@ class Tower:
             self.shown.append([keys[place] for place in places] or [BLANK])
             return 10.0 * torch.tensor(self.shown[-1])
 
-        return [state.item() for state in cache.look(keys, see, CPU)]
+        return [state.item() for state in cache.get(keys, see, CPU)]
 
 
 def test_what_was_seen_once_is_not_seen_again_however_often_a_batch_has_it():
@@ -53,7 +53,7 @@ def test_what_it_keeps_holds_on_to_no_other_memory():
     """A slice of a batch's states would keep the whole batch alive."""
     cache = FeatureCache(9)
     batch = torch.ones(100, 7)
-    cache.look(list(range(100)), lambda places: batch[places], CPU)
+    cache.get(list(range(100)), lambda places: batch[places], CPU)
     assert all(state.untyped_storage().nbytes() == 7 * 4 for state in cache.kept.values())
 
 

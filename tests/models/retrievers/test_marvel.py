@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
-from mirepoix.models.backbones.checkpoints import open_part
+from mirepoix.models.backbones.checkpoints import open_checkpoint
 from mirepoix.models.backbones.tuning_config import Lora
 from mirepoix.models.backbones.twins import seeded
 from mirepoix.models.encoder import load_encoder
@@ -101,7 +101,7 @@ def test_its_tokens_in_a_text_are_letters(encoder):
 
 
 def test_a_t5_without_its_tokens_gets_them_and_keeps_the_rest(encoder, twin):
-    published = open_part(twin("t5_clip")["text"], "text")
+    published = open_checkpoint(twin("t5_clip")["text"], "text")
     grown_TD, table_TD = encoder.text.shared.weight, published.model.shared.weight
     assert len(grown_TD) == encoder.text.config.vocab_size == len(table_TD) + len(TOKENS)
     assert torch.equal(grown_TD[: len(table_TD)], table_TD)
@@ -110,7 +110,7 @@ def test_a_t5_without_its_tokens_gets_them_and_keeps_the_rest(encoder, twin):
 
 def test_the_room_in_a_published_table_is_used_and_stays(twin, tmp_path):
     """T5's has 28 rows more than its tokenizer has tokens."""
-    published = open_part(twin("t5_clip")["text"], "text")
+    published = open_checkpoint(twin("t5_clip")["text"], "text")
     tokens = len(published.tokenizer)
     published.model.resize_token_embeddings(tokens + 28)
     with torch.no_grad():

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.functional import normalize
 
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
-from mirepoix.models.backbones.checkpoints import open_part, quiet
+from mirepoix.models.backbones.checkpoints import open_checkpoint, quiet
 from mirepoix.models.backbones.tuning_config import Lora
 from mirepoix.models.backbones.twins import seeded
 from mirepoix.models.encoder import load_encoder
@@ -333,7 +333,7 @@ def test_towers_that_it_cannot_be_built_over_are_refused(twin):
         Refused, match=r"^mire's text tower is a BERT, and the checkpoint holds a t5, without cls_token, sep_token, mask_token"
     ):
         Mire.build(twin("t5_clip"), SMALL)
-    text, vision = (open_part(twin("bert_clip")[name], name) for name in ("text", "vision"))
+    text, vision = (open_checkpoint(twin("bert_clip")[name], name) for name in ("text", "vision"))
     with pytest.raises(Refused, match=r"^mire's vision tower is a clip_vision_model, and the checkpoint holds a bert; give another"):
         Mire(SMALL, text, text)
     text.model.config.is_encoder_decoder = True
@@ -404,7 +404,7 @@ def test_in_alignment_text_learns_nothing_while_its_dropout_stays_active(mire):
 def test_no_gradient_is_kept_for_the_pictures_tower_whatever_is_tuned(mire):
     mire.vision.requires_grad_(True)
     batch = mire.collator([BY_ID["picture"]])
-    assert not mire._look(batch["pixel_values"], batch["picture_keys"]).requires_grad
+    assert not mire._cached_states(batch["pixel_values"], batch["picture_keys"]).requires_grad
 
 
 def test_a_training_batch_without_pictures_still_runs_pooling_and_tower_to_no_effect(mire):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import T5Tokenizer
 
-from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_part
+from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpoint
 from mirepoix.models.errors import Refused
 from mirepoix.models.retrievers.marvel import Marvel
 from mirepoix.models.retrievers.marvel_config import MarvelConfig
@@ -15,7 +15,7 @@ from mirepoix.models.retrievers.t5_clip import TokenSequences
 
 @pytest.fixture(scope="module")
 def tokenizer(twin):
-    return open_part(twin("t5_clip")["text"], "text").tokenizer
+    return open_checkpoint(twin("t5_clip")["text"], "text").tokenizer
 
 
 def test_words_are_read_as_t5_reads_them(tokenizer):
@@ -51,8 +51,8 @@ def test_a_batch_is_padded_at_the_end_and_has_a_column_without_any_text(tokenize
 
 @pytest.mark.parametrize(("retriever", "config"), [(Marvel, MarvelConfig()), (Mimic, MimicConfig())])
 def test_towers_of_another_kind_are_refused(retriever, config, twin):
-    t5, clip = (open_part(twin("t5_clip")[name], name) for name in ("text", "vision"))
-    bert = open_part(twin("bert_clip")["text"], "text")
+    t5, clip = (open_checkpoint(twin("t5_clip")[name], name) for name in ("text", "vision"))
+    bert = open_checkpoint(twin("bert_clip")["text"], "text")
     with pytest.raises(Refused, match=f"{config.ARCHITECTURE}'s text tower is a t5, and the checkpoint holds a bert"):
         retriever(config, bert, clip)
     with pytest.raises(Refused, match="vision tower is a clip_vision_model, and the checkpoint holds a bert"):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from transformers import AutoTokenizer, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_part
+from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpoint
 from mirepoix.models.backbones.pictures import decoded
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import load_encoder
@@ -170,11 +170,11 @@ def test_a_checkpoint_that_is_no_clip_is_refused():
 @pytest.mark.parametrize(("scale", "temperature"), [(2.6592, 0.07), (math.log(100), 0.01), (4.6055, 0.01)])
 def test_it_starts_at_clips_own_temperature_which_a_training_can_go_on_from(twin, scale, temperature):
     """Published scales are 100 but for rounding, and CLIP lets none be more."""
-    part = open_part(twin("clip")["model"], "multimodal")
+    part = open_checkpoint(twin("clip")["model"], "multimodal")
     part.model.logit_scale.data.fill_(scale)
     encoder = UniVLDR(UniVLDRConfig(), part)
     assert encoder.temperature == pytest.approx(temperature, rel=1e-4)
-    settled = Objective(temperature=None, learned_temperature=True).settled(encoder.temperature, encoder.dimension)
+    settled = Objective(temperature=None, learned_temperature=True).resolved(encoder.temperature, encoder.dimension)
     assert settled.temperature == encoder.temperature
 
 
