@@ -1,8 +1,9 @@
 """Embeds items by a pool of actors, each with the encoder loaded; finished shards survive a kill."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,6 @@ from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.item import ITEM_SCHEMA, table_to_items
 from mirepoix.serving import store
-from mirepoix.serving.release import Release
 
 if TYPE_CHECKING:
     from mirepoix.models.encoder import Encoder
@@ -26,11 +26,20 @@ if TYPE_CHECKING:
 QUERIES = "queries"
 
 
-class EncoderActor:
-    """An actor that encodes tables of items with an encoder that it opens itself."""
+Opener = Callable[[str], "Encoder"]
 
-    def __init__(self, encoder: Path | Release, config: EmbedConfig):
-        self.source, self.config = encoder, config
+
+def _open(folder: Path, device: str) -> "Encoder":
+    from mirepoix.models.encoder import load_encoder
+
+    return load_encoder(folder).to(device)
+
+
+class EncoderActor:
+    """An actor that encodes tables of items with an encoder that it opens itself, on the device that `opener` is given."""
+
+    def __init__(self, opener: Opener, config: EmbedConfig):
+        self.opener, self.config = opener, config
         self._encoder: Encoder | None = None
 
     def open(self) -> "Encoder":
@@ -38,15 +47,9 @@ class EncoderActor:
         # Imported here, in the actor: the process of the stage only sends tables and needs no torch.
         import torch
 
-        from mirepoix.models.encoder import load_encoder
-
         if self._encoder is None:
             torch.set_num_threads(self.config.threads)
-            device = "cuda" if self.config.use_gpu else "cpu"
-            if isinstance(self.source, Release):
-                self._encoder = self.source.open_encoder(device)
-            else:
-                self._encoder = load_encoder(self.source).to(device)
+            self._encoder = self.opener("cuda" if self.config.use_gpu else "cpu")
         return self._encoder
 
     def ready(self) -> None:
@@ -68,20 +71,23 @@ class EncoderActor:
         return pa.table(whole).slice(skip)
 
 
-def work(context: Context, config: EmbedConfig, encoder: Path | Release, curate: Path, pairs: Path) -> Outcome:
-    """Encodes the curated corpus and the evaluation queries with one pool of actors, by the encoder of a folder or of a release."""
+def work(context: Context, config: EmbedConfig, encoder: Path, curate: Path, pairs: Path, opener: Opener | None = None) -> Outcome:
+    """Encodes the curated corpus and the evaluation queries with one pool of actors.
+
+    `opener` opens the encoder of the folder on a device, where that is more than loading it: a release verifies it too.
+    """
     folders = {"corpus": curate, QUERIES: pairs}
     counts = {part: part_rows(folder, part) for part, folder in folders.items()}
     total, done, width = sum(counts.values()), 0, 0
     for part in folders:
         (context.folder / part).mkdir()
-    for shard in _shards(context, config, encoder, folders, counts):
+    for shard in _shards(context, config, opener or partial(_open, encoder), folders, counts):
         assert shard.table is not None
         pq.write_table(shard.table, context.folder / shard.part / f"part-{shard.number:05d}.parquet")
         done += shard.table.num_rows
         width = shard.table["rows"].type.value_type.list_size
         context.report({"step": done, "total": total})
-    manifest = None if isinstance(encoder, Release) else store.read_manifest(encoder)
+    manifest = store.read_manifest(encoder)
     description = {"width": width, "encoder": manifest.digest if manifest else ""}
     (context.folder / DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
     return Outcome(Rows(read=total, written=done), {"items": done, "width": width})
@@ -95,9 +101,7 @@ class _Shard:
     table: pa.Table | None = None
 
 
-def _shards(
-    context: Context, config: EmbedConfig, encoder: Path | Release, folders: dict[str, Path], counts: dict[str, int]
-) -> Iterator[_Shard]:
+def _shards(context: Context, config: EmbedConfig, opener: Opener, folders: dict[str, Path], counts: dict[str, int]) -> Iterator[_Shard]:
     """All shards in order: first those that an earlier, killed attempt saved, then the others as they are encoded."""
     wanted = [
         _Shard(part, number, min(config.shard_rows, counts[part] - start))
@@ -111,7 +115,7 @@ def _shards(
         yield shard
     if not wanted:
         return
-    encoded = _encoded(config, encoder, folders, skip)
+    encoded = _encoded(config, opener, folders, skip)
     pending: list[pa.Table] = []
     for shard in wanted:
         while sum(rows.num_rows for rows in pending) < shard.rows:
@@ -129,13 +133,13 @@ def _kept(context: Context, shard: _Shard) -> str:
     return store.join(context.scratch, f"{shard.part}-{shard.number:05d}.parquet")
 
 
-def _encoded(config: EmbedConfig, encoder: Path | Release, folders: dict[str, Path], skip: int) -> Iterator[pa.Table]:
+def _encoded(config: EmbedConfig, opener: Opener, folders: dict[str, Path], skip: int) -> Iterator[pa.Table]:
     """Vectors of all rows after the first `skip`, in order.
 
     The parts are read here: the files of an artefact may lie on this node alone.
     """
     create: Any = ray.remote(EncoderActor).options(num_cpus=1, num_gpus=1 if config.use_gpu else 0, max_restarts=3, max_task_retries=3)
-    with actor_pool(create.remote(encoder, config) for _ in range(config.workers)) as actors:
+    with actor_pool(create.remote(opener, config) for _ in range(config.workers)) as actors:
         tables = _tables(folders, skip, config.batch_size * 4)
         yield from map_in_order(actors, tables, lambda actor, each: actor.encode.remote(*each), lambda actor: actor.ready.remote())
 

@@ -28,7 +28,7 @@ from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, row_to_item, table_to_items
 from mirepoix.models.ragged import RaggedRows
-from mirepoix.serving.release import Release, folder_digest, open_release
+from mirepoix.serving.release import folder_digest, open_release
 from mirepoix.serving.search.dense import Index, build
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import join
@@ -54,7 +54,7 @@ def work(
     opened = open_index(index)
     if not isinstance(opened, Index) or opened.description.encoder != folder_digest(encoder):
         raise Refused(f"the index {index} was not made by the encoder {encoder}; embed and index the corpus with it, or give a release")
-    return _Mining(context, config, pairs, curate, release or encoder, opened).outcome()
+    return _Mining(context, config, pairs, curate, encoder, opened, release.open_encoder if release else None).outcome()
 
 
 class _Corpus:
@@ -93,8 +93,9 @@ class _Mining:
     config: MineConfig
     pairs: Path
     curate: Path
-    encoder: Path | Release
+    encoder: Path
     index: Index
+    opener: embed.Opener | None  # of the encoder, if it is a release's
 
     def __post_init__(self) -> None:
         self.store = PairStore(self.pairs / "instruct")
@@ -208,7 +209,7 @@ class _Mining:
             self.context.report({"step": progress["step"], "total": progress["total"] + later})
 
         scratch = join(self.context.scratch, "asked")
-        embed.work(Context(vectors, scratch, report, self.context.seed), self.config.encode, self.encoder, folder, folder)
+        embed.work(Context(vectors, scratch, report, self.context.seed), self.config.encode, self.encoder, folder, folder, self.opener)
         beside = None
         if self.outside:
             ids, modalities, found = read_vectors(vectors, "corpus")

@@ -160,7 +160,7 @@ def test_a_pairs_own_negatives_come_first_and_kin_are_not_mined(balanced, enrich
 def test_own_replace_gives_each_pair_the_configured_number_of_mined_negatives(enriched, released, tmp_path, monkeypatch):
     def encoded(mining, stack):
         asked = [row_to_item(mining.store.items.row(row)) for row in mining.distinct_queries]
-        yield list(mining.distinct_queries), mining.encoder.open_encoder().encode(asked, role="query").ragged(), None
+        yield list(mining.distinct_queries), load_encoder(mining.encoder).encode(asked, role="query").ragged(), None
 
     monkeypatch.setattr(mine._Mining, "_encoded", encoded)
     corpus, _ = enriched
