@@ -60,8 +60,14 @@ def is_janitor(pid: str) -> bool:
 
 
 def daemons_of(head: Head) -> set[int]:
-    """The processes of a head that live as long as it does."""
-    return {pid for pid, command in processes_of(head.folder).items() if "/ray/core/src/ray/" in command or "/dashboard.py" in command}
+    """The processes of a head that live as long as it does; one that a daemon has just forked has the daemon's command for a moment."""
+
+    def seen() -> set[int]:
+        return {pid for pid, command in processes_of(head.folder).items() if "/ray/core/src/ray/" in command or "/dashboard.py" in command}
+
+    first = seen()
+    time.sleep(0.5)
+    return first & seen()
 
 
 @pytest.fixture(scope="module")
