@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from mirepoix.models.encoder import Encoder
 
 QUERIES = "queries"
-
-
 Opener = Callable[[str], "Encoder"]
 
 
@@ -113,8 +111,6 @@ def _shards(context: Context, config: EmbedConfig, opener: Opener, folders: dict
         shard = replace(wanted.pop(0), table=pq.read_table(pa.BufferReader(kept)))
         skip += shard.rows
         yield shard
-    if not wanted:
-        return
     encoded = _encoded(config, opener, folders, skip)
     pending: list[pa.Table] = []
     for shard in wanted:
