@@ -2,6 +2,8 @@
 
 import argparse
 import contextlib
+import functools
+import gc
 import io
 import logging
 import os
@@ -33,6 +35,24 @@ def prepare() -> None:
     deepspeed.ops.__compatible_ops__ = {}  # else init_distributed compiles a shared-memory collective that only inference uses
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False, verbose=False)
+    _freeze_what_was_imported()
+
+
+@functools.cache
+def _freeze_what_was_imported() -> None:
+    """Takes all objects so far out of garbage collection, once: DeepSpeed collects several times a start, each time through all imports."""
+    gc.freeze()
+
+
+def _import_muon_uncompiled() -> None:
+    """Imports DeepSpeed's Muon, as every engine does, but does not compile its kernels, which would import torch's compiler."""
+    from deepspeed.runtime import compiler
+
+    compiled, compiler.compile = compiler.compile, lambda: compiler.dummy_decorator
+    try:
+        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+    finally:
+        compiler.compile = compiled
 
 
 @contextlib.contextmanager
@@ -52,6 +72,8 @@ def start(module: torch.nn.Module, settings: dict[str, Any], factor: Callable[[i
     """The engine over `module`; `factor` gives the learning rate of a step over the highest, unless the settings name a scheduler."""
     import deepspeed
 
+    if settings["optimizer"].get("type", "").lower() != "muon":
+        _import_muon_uncompiled()
     decay = settings["optimizer"]["params"]["weight_decay"]
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     groups = [

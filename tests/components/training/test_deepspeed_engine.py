@@ -1,5 +1,6 @@
 """Engines of every ZeRO stage step as plain torch does, and their whole weights are those of their shards."""
 
+import json
 import os
 import pickle
 import sys
@@ -51,6 +52,7 @@ def _rank(rank: int, world: int, folder: str) -> None:
             results[stage, bf16] = (deepspeed_engine.whole_weights(engine), norms)
     if rank == 0:
         Path(folder, "results.pickle").write_bytes(pickle.dumps(results))
+        Path(folder, "imported.json").write_text(json.dumps(sorted(sys.modules)))
     else:
         assert not any(weights for weights, _ in results.values())
     dist.destroy_process_group()
@@ -94,6 +96,12 @@ def test_every_stage_steps_as_plain_torch_does_and_leaves_frozen_weights_alone(e
     assert norms == pytest.approx(expected_norms, rel=1e-4)
     for name, weight in weights.items():
         torch.testing.assert_close(weight, expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_no_engine_imports_the_compiler_of_torch(engines):
+    """DeepSpeed compiles the kernels of its Muon optimizer where any engine starts, which takes two CPU seconds."""
+    imported = json.loads((engines[0] / "imported.json").read_text())
+    assert "deepspeed.runtime.zero.muon.original_muon" in imported and "torch._inductor.compile_fx" not in imported
 
 
 @pytest.mark.parametrize("bf16", [False, True])

@@ -38,10 +38,17 @@ def processes_of(folder: Path | str) -> dict[int, str]:
         with suppress(OSError):
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             environment = (entry / "environ").read_bytes().decode(errors="replace")
-            files = [os.readlink(each) for each in (entry / "fd").iterdir() if each.is_symlink()]
+            files = list(_open_files(entry))
             if (command.startswith("ray::") or "/ray/" in command) and any(str(folder) in text for text in (command, environment, *files)):
                 found[int(entry.name)] = command
     return found
+
+
+def _open_files(process: Path) -> Iterator[str]:
+    """The open files of a process by its folder in /proc; one that is closed meanwhile is left out."""
+    for each in (process / "fd").iterdir():
+        with suppress(OSError):
+            yield os.readlink(each)
 
 
 def wait_until_gone(folder: Path | str, seconds: float) -> float:

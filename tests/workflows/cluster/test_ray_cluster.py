@@ -155,7 +155,7 @@ def test_a_second_cluster_follows_the_first_in_the_same_process(used):
 
 def test_a_cluster_that_was_there_before_is_not_disturbed(used):
     before, after = used["others"]
-    assert len(before) >= 2 and before == after
+    assert len(before) >= 3 and before <= after
 
 
 def test_it_says_nothing(used):

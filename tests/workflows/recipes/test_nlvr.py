@@ -1,6 +1,7 @@
 """Real human sentences over real pictures go the whole way, and what is one picture in six orders is taken as one.
 
-The folder with dev.parquet and test.parquet is named by NLVR; else it is looked for in shared/data/nlvr beside this checkout.
+The folder with dev.parquet and test.parquet is named by NLVR; else it is looked for in shared/data/nlvr beside this checkout. Every run of
+the tests takes a third of the sentences with all their pictures, some 4,000; `make soak` takes all.
 """
 
 import json
@@ -29,11 +30,22 @@ SMALL = (
 pytestmark = pytest.mark.skipif(not (FOLDER / "dev.parquet").is_file(), reason=f"NLVR is not at {FOLDER}; set NLVR to its folder")
 
 
+@pytest.fixture(scope="module", params=[pytest.param(3, id="third"), pytest.param(1, id="whole", marks=pytest.mark.soak)])
+def examples(request, tmp_path_factory) -> Path:
+    """A folder with every third sentence, or all, by the number that the data set gives it."""
+    folder = tmp_path_factory.mktemp("examples")
+    for split in ("dev", "test"):
+        table = pq.read_table(FOLDER / f"{split}.parquet")
+        taken = [int(identifier.split("-")[0]) % request.param == 0 for identifier in table["identifier"].to_pylist()]
+        pq.write_table(table.filter(taken), folder / f"{split}.parquet")
+    return folder
+
+
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory):
+def ran(examples, tmp_path_factory):
     """The recipe's run with a small model and few steps, searched over HTTP at its end."""
     storage = tmp_path_factory.mktemp("nlvr") / "storage"
-    command = [sys.executable, "-m", "mirepoix.workflows", "demo", "nlvr", f"sources.path={FOLDER}", *SMALL, "--storage", str(storage)]
+    command = [sys.executable, "-m", "mirepoix.workflows", "demo", "nlvr", f"sources.path={examples}", *SMALL, "--storage", str(storage)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=580)
     assert ended.returncode == 0, ended.stdout[-3000:] + ended.stderr[-3000:]
     return storage, ended.stdout
@@ -46,11 +58,11 @@ def curated(ran):
 
 
 @pytest.fixture(scope="module")
-def content():
+def content(examples):
     """The objects of each picture by the data set's own annotation, whatever the order of its three boxes."""
     found = {}
     for split in ("dev", "test"):
-        for row in pq.read_table(FOLDER / f"{split}.parquet", columns=["image_name", "identifier", "structured_rep"]).to_pylist():
+        for row in pq.read_table(examples / f"{split}.parquet", columns=["image_name", "identifier", "structured_rep"]).to_pylist():
             boxes = sorted(
                 json.dumps(sorted(json.dumps(thing, sort_keys=True) for thing in box)) for box in json.loads(row["structured_rep"])
             )
