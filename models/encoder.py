@@ -164,7 +164,7 @@ def _place(config: EncoderConfig, folder: Path, name: str) -> Path:
 
 
 def refuse_empty(items: Sequence[Item]) -> None:
-    """Refuses an item without text, image and video: an instruction alone cannot be searched for, or with."""
+    """Refuses an item without text, image and video: an instruction alone is not searchable."""
     for item in items:
         if not item.modality:
             raise Refused(f"item {item.id!r} ({item.source}:{item.line}) has no text, image or video; give it one of these")

@@ -69,11 +69,11 @@ def start(target: str, config: ServeConfig, api_key: str | None = None) -> Serve
             serve.run(_application(target, about, config, api_key), name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
         _await_health(config, release.version)
     except (RuntimeError, RayError, TimeoutError) as error:
-        reason = None
+        opening_error = None
         if not running:
             serve.shutdown()
-            reason = _reason(target)
-        raise _refusal(reason or error, release.name) from error
+            opening_error = _opening_error(target)
+        raise _refusal(opening_error or error, release.name) from error
     return Server(_url(config), release.name, release.version)
 
 
@@ -179,7 +179,7 @@ def _verify(target: str) -> None:
     open_release(target).open_encoder()
 
 
-def _reason(target: str) -> Exception | None:
+def _opening_error(target: str) -> Exception | None:
     """Why a release cannot be opened; None if it can. Of a replica that did not start, Serve gives a traceback as text."""
     try:
         ray.get(_verify.remote(target))

@@ -198,13 +198,13 @@ def verify(target: str | Path, hashes: bool = True) -> Manifest:
         raise Missing(f"{target} has no {MANIFEST}: it was never published completely, or the file was removed; run its stage again")
     home = target if is_local(target) else join(target, manifest.digest)
     sizes = _sizes(home)
-    fault = _first_fault(manifest, sizes, _hashes(home, sizes) if hashes else ())
-    if fault:
-        raise Damaged(f"{target} is damaged: {fault}; run its stage again with --force")
+    mismatch = _first_mismatch(manifest, sizes, _hashes(home, sizes) if hashes else ())
+    if mismatch:
+        raise Damaged(f"{target} is damaged: {mismatch}; run its stage again with --force")
     return manifest
 
 
-def _first_fault(manifest: Manifest, sizes: dict[str, int], hashes: Iterable[tuple[str, str]]) -> str | None:
+def _first_mismatch(manifest: Manifest, sizes: dict[str, int], hashes: Iterable[tuple[str, str]]) -> str | None:
     for name, expected in manifest.files.items():
         if name not in sizes:
             return f"file {name} is missing"
@@ -323,9 +323,9 @@ def fetch(target: str | Path, cache: Path) -> Path:
         if manifest.files:
             fs.copy_files(path, str(part), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
         (part / MANIFEST).write_bytes(manifest.dumps())
-        fault = _first_fault(manifest, _sizes(part), _hashes(part, manifest.files))
-        if fault:
-            raise Damaged(f"{target} is damaged: {fault}; run its stage again with --force")
+        mismatch = _first_mismatch(manifest, _sizes(part), _hashes(part, manifest.files))
+        if mismatch:
+            raise Damaged(f"{target} is damaged: {mismatch}; run its stage again with --force")
         with suppress(OSError):  # another process of this node was faster; its copy has the same digest
             os.rename(part, copy)
     verify(copy, hashes=False)

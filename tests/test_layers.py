@@ -58,12 +58,12 @@ def test_imports_name_the_package():
     assert not [name(path) for path in SOURCES if any(each.startswith(".") for each in imported(path))]
 
 
-def test_nobody_imports_the_flat_names():
+def test_no_module_imports_the_flat_names():
     others = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "bench").rglob("*.py")]
     assert not [name(path) for path in [*SOURCES, *others] if tops(path) & set(CHAIN)]
 
 
-def test_models_know_nothing_of_clusters_indexes_and_servers():
+def test_models_import_no_cluster_index_or_server():
     foreign = {"ray", "faiss", "mlflow", "fastapi", "deepspeed", "httpx"}
     assert not [name(path) for path in SOURCES if layer(path) == "models" and tops(path) & foreign]
 
@@ -102,21 +102,21 @@ ORDER = (
     "evaluation",
     "publishing",
 )
-"""Packages of components/, each of which may import those before it, and stage.py; docs/architecture.md says why."""
+"""Packages of components/, each of which may import those before it, and stage.py; docs/architecture.md explains the order."""
 
 
 def module(path: Path) -> str:
     return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-def graph(room: Callable[[str], str] = lambda module: module) -> dict[str, set[str]]:
-    """Which modules import which, or with `room` which of their rooms."""
+def graph(key: Callable[[str], str] = lambda module: module) -> dict[str, set[str]]:
+    """The imports between modules, or with `key` between the packages to which it maps them."""
     known = {module(path) for path in SOURCES}
     edges: dict[str, set[str]] = {}
     for path in SOURCES:
         ours = {each.removeprefix("mirepoix.") for each in imported(path) if each.startswith("mirepoix.")} & known
         packages = {module(init.parent / "__init__.py") for init in SOURCES if init.name == "__init__.py"}
-        edges.setdefault(room(module(path)), set()).update(room(each) for each in ours - packages)
+        edges.setdefault(key(module(path)), set()).update(key(each) for each in ours - packages)
     return {name: reached - {name} for name, reached in edges.items()}
 
 
@@ -136,7 +136,7 @@ def circle(edges: dict[str, set[str]]) -> list[str]:
 
 
 def package(module: str) -> str:
-    """The package of a layer in which a module is; a module that is in none stands for itself."""
+    """The package of a layer in which a module is; a module that is in none is its own package."""
     parts = module.split(".")
     return ".".join(parts[:2]) if len(parts) > 1 else module
 
@@ -298,9 +298,9 @@ def test_the_wheel_holds_every_module_and_page_and_nothing_beside_the_package(wh
 
 
 def test_the_wheel_names_its_licence_and_carries_it(wheel: Path):
-    (told,) = wheel.glob("mirepoix-*.dist-info")
-    assert "License-Expression: Apache-2.0" in (told / "METADATA").read_text().splitlines()
-    assert (told / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    (metadata,) = wheel.glob("mirepoix-*.dist-info")
+    assert "License-Expression: Apache-2.0" in (metadata / "METADATA").read_text().splitlines()
+    assert (metadata / "licenses" / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
 
 
 def test_an_installed_wheel_imports_itself_and_stages_itself_for_a_job(wheel: Path, tmp_path: Path):

@@ -29,7 +29,7 @@ from mirepoix.components.ingestion import sources
 from mirepoix.components.ingestion.formats.writing import SEVERAL
 from mirepoix.components.ingestion.readers import FORMAT_MODULES, Source, is_small
 from mirepoix.components.ingestion.sources_config import SourcesConfig
-from mirepoix.components.pairs.pairs import UNCAPTIONED, untrainable
+from mirepoix.components.pairs.pairs import UNCAPTIONED, training_problem
 from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.components.stage import Context
 from mirepoix.models.errors import Refused
@@ -80,8 +80,8 @@ class Findings:
             lines.append(f"queries     {split}: " + ", ".join(f"{task} {count:,}" for task, count in sorted(tasks.items())))
         lines.append("judgements  " + (", ".join(f"{kind} {count:,}" for kind, count in self.judgements.items()) or "none"))
         lines += _notice_lines(self.notices)
-        for what, faults in (("merged", self.copies), ("rejected", self.faults)):
-            reasons = Counter((fault.part, fault.reason) for fault in faults)
+        for what, findings in (("merged", self.copies), ("rejected", self.faults)):
+            reasons = Counter((finding.part, finding.reason) for finding in findings)
             lines += [f"{what:<11} {count:,} of {part}: {reason}" for (part, reason), count in reasons.most_common()]
         lines.append(self._total())
         if self.refusal:
@@ -126,8 +126,8 @@ def validate(plan: ValidationPlan) -> Findings:
             kept, stop = _curate_all(read, rules, seed)
             refusal = refusal or stop
         adapted = () if plan.pairs.adapt_captions else plan.pairs.adapt_tasks
-        refusal = refusal or _untrainable(kept, {"adapt": adapted, "instruct": plan.pairs.instruct_tasks})
-        faults = _without_consequences(_read_faults(read, named), _read_faults(kept, named))
+        refusal = refusal or _pairs_problem(kept, {"adapt": adapted, "instruct": plan.pairs.instruct_tasks})
+        findings = _without_consequences(_read_findings(read, named), _read_findings(kept, named))
         candidates: Counter[str] = Counter()
         for table in part_tables(kept, "corpus", ["text", "images", "video"]):
             candidates.update(code.letters for code in modalities(table))
@@ -142,8 +142,8 @@ def validate(plan: ValidationPlan) -> Findings:
             for table in part_tables(kept, "qrels", ["relevance"])
             for relevance in table["relevance"].to_pylist()
         )
-    copies = sorted(fault for fault in faults if fault.reason in MERGED)
-    rest = sorted(fault for fault in faults if fault.reason not in MERGED)
+    copies = sorted(finding for finding in findings if finding.reason in MERGED)
+    rest = sorted(finding for finding in findings if finding.reason not in MERGED)
     forms = {source.tree.name: source.format for source in named}
     plain = {split: dict(tasks) for split, tasks in queries.items()}
     return Findings(rest, _count_dependent(rest), copies, forms, dict(candidates), plain, dict(judged), notices, refusal)
@@ -171,16 +171,16 @@ def _cluster_unless(small: bool) -> Iterator[None]:
 
 
 def _without_consequences(read: list[Finding], curated: list[Finding]) -> list[Finding]:
-    """The faults of both stages; if a file could not be read to its end, without queries whose answers may be in its rest."""
-    if any(fault.reason == "unreadable" for fault in read):
-        curated = [fault for fault in curated if UNANSWERED not in (fault.reason, fault.detail)]
+    """The findings of both stages; if a file could not be read to its end, without queries whose answers may be in its rest."""
+    if any(finding.reason == "unreadable" for finding in read):
+        curated = [finding for finding in curated if UNANSWERED not in (finding.reason, finding.detail)]
     return read + curated
 
 
 def _curate_all(read: Path, rules: CurateConfig, seed: int) -> tuple[Path, str]:
     """The curated corpus, and why a run would stop there; where it would, curation is done again without its limit on rejected rows."""
     refusal = ""
-    for name, applied in (("kept", rules), ("kept-all-the-same", replace(rules, max_rejected=1.0))):
+    for name, applied in (("kept", rules), ("kept-without-limit", replace(rules, max_rejected=1.0))):
         kept = read.with_name(name)
         try:
             _run_stage("curating", kept, partial(curate.work, config=applied, sources=read), seed)
@@ -190,7 +190,7 @@ def _curate_all(read: Path, rules: CurateConfig, seed: int) -> tuple[Path, str]:
     return kept, refusal
 
 
-def _untrainable(kept: Path, tasks: Mapping[str, tuple[str, ...] | None]) -> str:
+def _pairs_problem(kept: Path, tasks: Mapping[str, tuple[str, ...] | None]) -> str:
     """Why a run without passages would stop at its pairs, given the tasks of each training; empty if it would not."""
     splits: Counter[str] = Counter()
     training: dict[str, str] = {}  # id, task
@@ -203,7 +203,7 @@ def _untrainable(kept: Path, tasks: Mapping[str, tuple[str, ...] | None]) -> str
         answered = table.filter(pc.greater(table["relevance"], 0))["query_id"].to_pylist()
         found.update(training[query] for query in answered if query in training)
     if found:
-        return next(filter(None, (untrainable(name, wanted or (), found) for name, wanted in tasks.items())), "")
+        return next(filter(None, (training_problem(name, wanted or (), found) for name, wanted in tasks.items())), "")
     there = ", ".join(f"of {split} there are {count:,}" for split, count in sorted(splits.items())) or "there is no query"
     reason = f"no pair is left to train on: no judgement above 0 is of a query of the split {TRAIN} ({there})"
     triples = sum(pc.sum(pc.equal(table["split"], TRAIN)).as_py() or 0 for table in part_tables(kept, "triples", ["split"]))
@@ -212,18 +212,21 @@ def _untrainable(kept: Path, tasks: Mapping[str, tuple[str, ...] | None]) -> str
     return f"{reason}; bring a source to train on, or call a split {TRAIN}, as sources.splits=dev={TRAIN} does"
 
 
-def _count_dependent(faults: list[Finding]) -> int:
+def _count_dependent(findings: list[Finding]) -> int:
     """How many rows are rejected only because a row that they refer to is, by their reasons and the ids of the rejected rows."""
-    lost = {(fault.part, fault.id) for fault in faults if fault.reason not in (*DEPENDENT, "no answer")}
-    dependent, deprived = 0, set()  # deprived: queries of which a judgement was rejected
-    for fault in faults:
-        if fault.part == "qrels":
-            query, _, item = fault.id.partition(" ")
+    lost = {(finding.part, finding.id) for finding in findings if finding.reason not in (*DEPENDENT, "no answer")}
+    dependent, queries_with_rejected_judgements = 0, set[str]()
+    for finding in findings:
+        if finding.part == "qrels":
+            query, _, item = finding.id.partition(" ")
             named = {"queries": query, "corpus": item}
-            dependent += any((part, named[part]) in lost for part in UNJOINED.get(fault.reason, ()))
-            if fault.reason not in ("query was rejected", "unknown query"):
-                deprived.add(query)
-    return dependent + sum(fault.reason in DEPENDENT or (fault.reason == "no answer" and fault.id in deprived) for fault in faults)
+            dependent += any((part, named[part]) in lost for part in UNJOINED.get(finding.reason, ()))
+            if finding.reason not in ("query was rejected", "unknown query"):
+                queries_with_rejected_judgements.add(query)
+    return dependent + sum(
+        finding.reason in DEPENDENT or (finding.reason == "no answer" and finding.id in queries_with_rejected_judgements)
+        for finding in findings
+    )
 
 
 def _notice_lines(notices: list[dict[str, str]]) -> list[str]:
@@ -252,7 +255,7 @@ def _run_stage(name: str, folder: Path, work: Callable[[Context], T], seed: int)
         display.close()
 
 
-def _read_faults(folder: Path, named: list[Source]) -> list[Finding]:
+def _read_findings(folder: Path, named: list[Source]) -> list[Finding]:
     """The rejects of a stage, with paths as the user gave them."""
     homes = {source.tree.name: source.tree.given_root for source in named}
     found = []
@@ -270,8 +273,8 @@ def validate_command(plan: ValidationPlan, as_json: bool, copies: bool) -> int:
     if as_json:
         print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
     else:
-        for fault in sorted([*found.faults, *(found.copies if copies else ())]):
-            print(fault)
+        for finding in sorted([*found.faults, *(found.copies if copies else ())]):
+            print(finding)
         print(found.text(), file=sys.stderr if found.faults or found.refusal else sys.stdout)
     return 1 if found.faults or found.refusal else 0
 
@@ -292,17 +295,17 @@ def convert_command(config: SourcesConfig, form: str, target: Path) -> int:
     ):
         read, draft = Path(scratch) / "read", Path(scratch) / "draft"
         outcome = _run_stage("reading", read, partial(sources.work, config=config, sources=named), 0)
-        faults = sorted(_read_faults(read, named))
+        findings = sorted(_read_findings(read, named))
         draft.mkdir()
         left = module.write(draft, read)
         if target.is_dir():
             target.rmdir()
         draft.rename(target)
-    for line in (*faults, *_notice_lines(outcome.tables["notices"])):
+    for line in (*findings, *_notice_lines(outcome.tables["notices"])):
         print(line, file=sys.stderr)
     counts = ", ".join(f"{name} {count:,.0f}" for name, count in outcome.metrics.items())
     print(f"{target}: {form}; {counts}")
     for what, count in left.items():
         lost = f"not the same when {form} is read again" if what == SEVERAL else f"left out, as {form} has no place for it"
         print(f"{lost}: {count:,} {what}", file=sys.stderr)
-    return 1 if faults or left else 0
+    return 1 if findings or left else 0

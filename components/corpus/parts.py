@@ -222,7 +222,7 @@ def held_out(curate: Path) -> set[str]:
     return set(read_part(curate, "held")["item_id"].to_pylist())
 
 
-def picked(folder: Path, part: str, wanted: Container[str]) -> Iterator[pa.Table]:
+def rows_with_ids(folder: Path, part: str, wanted: Container[str]) -> Iterator[pa.Table]:
     """The rows with the wanted ids, in the order of the part; of row groups without any of them, only the ids are read."""
     for file in part_files(folder, part):
         with pq.ParquetFile(file) as opened:

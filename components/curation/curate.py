@@ -145,13 +145,13 @@ class _Curation:
     def _hold_out(self) -> int:
         """Moves a share of the training queries to the split "held_out", in sources that have no split but "train"."""
         sources = dict(zip(self.queries.tolist(), self.index.source_names(self.queries), strict=True))
-        settled = {sources[row] for row in self.queries[~self.split.among(TRAIN)[self.queries]].tolist()}
-        eligible = np.array([row for row in self._accepted(self.queries).tolist() if sources[row] not in settled], np.int64)
+        split_already = {sources[row] for row in self.queries[~self.split.among(TRAIN)[self.queries]].tolist()}
+        eligible = np.array([row for row in self._accepted(self.queries).tolist() if sources[row] not in split_already], np.int64)
         if not len(eligible):
             raise Refused(f"held_out is {self.config.held_out}, but every source has queries of another split than train; set it to 0")
         positive, names = self._positive(), dict(zip(eligible.tolist(), self.index.ids(eligible), strict=True))
-        asked, answers, share = positive["query"], positive["item"], self.config.held_out
-        moved = choose_held_out(asked, answers, self._contents(), eligible, names, share, self.context.seed)
+        queries, answers, share = positive["query"], positive["item"], self.config.held_out
+        moved = choose_held_out(queries, answers, self._contents(), eligible, names, share, self.context.seed)
         self.split.set(moved, "held_out")
         return len(moved)
 
@@ -203,7 +203,7 @@ class _Curation:
         self.row_verdicts.reject(self._accepted(self.candidates[self.keeper[self.candidates] != self.candidates]), reason)
 
     def _leak(self, near: Array) -> None:
-        """Rejects training queries and triples that are near-equal to held-out rows, and collects the candidates that would leak them."""
+        """Rejects training queries and triples near-equal to held-out rows, and collects candidates near-equal to such rows."""
         # candidate -> the first held-out query that it is near-equal to, or that it or a near-equal candidate answers
         self.leak_query: dict[int, int] = {}
         if self.config.leakage == "off":
@@ -284,9 +284,9 @@ class _Curation:
 
     def _mixture(self, chosen: Array) -> Counter[tuple[str, str]]:
         """The count of training pairs by source and task among the chosen judgements."""
-        asked = self.judged["query"][chosen & (self.judged["relevance"] > 0) & (self.judged["query"] >= 0)]
-        asked = asked[self.split.among(TRAIN)[asked]]
-        return Counter(zip(self.index.source_names(asked), self.task.of(asked), strict=True))
+        queries = self.judged["query"][chosen & (self.judged["relevance"] > 0) & (self.judged["query"] >= 0)]
+        queries = queries[self.split.among(TRAIN)[queries]]
+        return Counter(zip(self.index.source_names(queries), self.task.of(queries), strict=True))
 
     # Writing
 

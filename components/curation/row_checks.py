@@ -114,7 +114,7 @@ class RowCheck:
         if not row["text"]:
             return text, [], None
         tokens = split_words(text)
-        return text, tokens, self.rules.fault(row["text"], text, tokens)
+        return text, tokens, self.rules.violation(row["text"], text, tokens)
 
     def _pictures(self, row: dict[str, Any]) -> tuple[dict[str, list[bytes]], list[np.ndarray]]:
         kept: dict[str, list[bytes]] = {"images": [], "video": []}

@@ -1,4 +1,4 @@
-"""Rules for texts that hold in any language; `fault` names the first rule that a text violates."""
+"""Rules for texts that hold in any language; `violation` names the first rule that a text violates."""
 
 import re
 import unicodedata
@@ -45,7 +45,7 @@ class TextRules:
             if getattr(self, name) < 1:
                 raise Refused(f"text.{name} is {getattr(self, name)}; give 1 or more")
 
-    def fault(self, raw: str, text: str, tokens: list[str]) -> str | None:
+    def violation(self, raw: str, text: str, tokens: list[str]) -> str | None:
         """The first rule that a text violates, or None; given as it was read, cleaned, and as tokens."""
         if not text:
             return "empty text"
@@ -59,9 +59,9 @@ class TextRules:
             return "file name"
         if len(text) < self.judged_from:
             return None
-        return self._fault_by_share(text, tokens)
+        return self._violation_by_share(text, tokens)
 
-    def _fault_by_share(self, text: str, tokens: list[str]) -> str | None:
+    def _violation_by_share(self, text: str, tokens: list[str]) -> str | None:
         seen = "".join(text.split())
         if len(seen) < self.judged_from:
             return None

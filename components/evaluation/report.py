@@ -187,8 +187,8 @@ def _counted(stages: list[dict[str, Any]]) -> Iterable[str]:
 
 
 def _cell(value: Any) -> str:
-    said = f"{value:,}" if isinstance(value, int | float) else str(value)
-    return f"<td{_words(value)}>{escape(said)}"
+    shown = f"{value:,}" if isinstance(value, int | float) else str(value)
+    return f"<td{_words(value)}>{escape(shown)}"
 
 
 def _words(value: Any) -> str:

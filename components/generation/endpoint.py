@@ -78,7 +78,7 @@ class _Queue:
         self.config, self.store = endpoint.config, store
         self.waiting: deque[tuple[str, asyncio.Task[Reply], bool]] = deque()
         self._flying: dict[str, asyncio.Task[Reply]] = {}
-        self._endpoint, self._gate, self._settled = endpoint, asyncio.Semaphore(self.config.concurrency), asyncio.Condition()
+        self._endpoint, self._gate, self._budget_changed = endpoint, asyncio.Semaphore(self.config.concurrency), asyncio.Condition()
         self._quiet_until = 0.0
         self._jitter = random.Random()
         self._decided = asyncio.Event()  # of the last request: that it has reserved its budget, or needs none
@@ -154,9 +154,9 @@ class _Queue:
         async with self._gate:
             while (pause := self._quiet_until - time.monotonic()) > 0:
                 await asyncio.sleep(pause)
-            async with self._settled:
+            async with self._budget_changed:
                 while (granted := self.store.reserve(most)) is None:
-                    await self._settled.wait()
+                    await self._budget_changed.wait()
             decided.set()
             if not granted:
                 return Reply(failure="budget")
@@ -169,8 +169,8 @@ class _Queue:
                 raise
             finally:
                 self.store.settle(most, paid)
-                async with self._settled:
-                    self._settled.notify_all()
+                async with self._budget_changed:
+                    self._budget_changed.notify_all()
                 await asyncio.to_thread(self.store.record, paid)
             if not reply.failure:
                 await asyncio.to_thread(self.store.save, key, reply)

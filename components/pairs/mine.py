@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mirepoix.components.corpus.parts import ROWS, PartWriter, held_out, part_files, part_tables, picked, read_part
+from mirepoix.components.corpus.parts import ROWS, PartWriter, held_out, part_files, part_tables, read_part, rows_with_ids
 from mirepoix.components.embedding import embed
 from mirepoix.components.embedding.vectors import arrow_to_rows, read_vectors
 from mirepoix.components.pairs.hard_negatives import Answers, Found, Mark, filter_hits, mark, pick_negatives
@@ -120,10 +120,10 @@ class _Mining:
         trace = pq.ParquetWriter(self.context.folder / "mined.parquet", MINED_SCHEMA)
         with trace, ExitStack() as stack:
             vectors = self._encoded(stack)
-            for queries, encoded, beside in vectors:
+            for queries, encoded, extra_index in vectors:
                 for start in range(0, len(queries), self.config.batch_size):
                     part = slice(start, start + self.config.batch_size)
-                    trace.write_table(pa.Table.from_pylist(self._search(queries[part], encoded[part], beside), schema=MINED_SCHEMA))
+                    trace.write_table(pa.Table.from_pylist(self._search(queries[part], encoded[part], extra_index), schema=MINED_SCHEMA))
         new = self._write()
         shutil.copytree(self.pairs / "queries", self.context.folder / "queries", copy_function=_linked)
         return self._report(new)
@@ -175,10 +175,12 @@ class _Mining:
         for one, other in self.kin:
             kin[one].add(other)
             kin[other].add(one)
-        outside = {self.ids[row]: mark(row_to_item(self.store.items.row(row))) for row in self.outside}
+        extra_marks = {self.ids[row]: mark(row_to_item(self.store.items.row(row))) for row in self.unindexed_positives}
         return {
             group: Answers(
-                ids, set().union(*(kin.get(id, ()) for id in ids)), {m for id in ids if (m := self.corpus.mark(id) or outside.get(id))}
+                ids,
+                set().union(*(kin.get(id, ()) for id in ids)),
+                {m for id in ids if (m := self.corpus.mark(id) or extra_marks.get(id))},
             )
             for group, ids in found.items()
         }
@@ -189,18 +191,18 @@ class _Mining:
         return list(zip(table["item_id"].to_pylist(), table["kin_id"].to_pylist(), strict=True))
 
     @cached_property
-    def outside(self) -> list[int]:
+    def unindexed_positives(self) -> list[int]:
         """Rows of the positives that are not in the index, such as passages that are only used in training."""
         return [row for row in np.unique(self.positives).tolist() if self.ids[row] not in self.corpus.place]
 
     def _encoded(self, stack: ExitStack) -> Iterator[tuple[list[int], RaggedRows, Index | None]]:
         """The rows of the queries, in batches, with their vectors, and an index of the positives that are not in the searched index."""
-        folder = self.context.folder / "asked"
+        folder = self.context.folder / "to_encode"
         stack.callback(shutil.rmtree, folder)
         tasks = dict(zip(self.queries.tolist(), self.store.entries.table["task"].to_pylist(), strict=True))
         self._write_items(folder, "queries", list(self.distinct_queries), lambda row: {"split": "train", "task": tasks[row]})
-        if self.outside:
-            self._write_items(folder, "corpus", self.outside, lambda row: {})
+        if self.unindexed_positives:
+            self._write_items(folder, "corpus", self.unindexed_positives, lambda row: {})
         vectors = folder / "vectors"
         vectors.mkdir()
         later = len(self.distinct_queries)
@@ -208,21 +210,21 @@ class _Mining:
         def report(progress: dict[str, float]) -> None:
             self.context.report({"step": progress["step"], "total": progress["total"] + later})
 
-        scratch = join(self.context.scratch, "asked")
+        scratch = join(self.context.scratch, "to_encode")
         embed.work(Context(vectors, scratch, report, self.context.seed), self.config.encode, self.encoder, folder, folder, self.opener)
-        beside = None
-        if self.outside:
+        extra_index = None
+        if self.unindexed_positives:
             ids, modalities, found = read_vectors(vectors, "corpus")
-            beside = build(found, ids, modalities)
+            extra_index = build(found, ids, modalities)
         rows, done = list(self.distinct_queries), 0
         for file in part_files(vectors, "queries"):
             table = pq.read_table(file)
             queries = rows[done : done + table.num_rows]
             assert table["id"].to_pylist() == [self.ids[row] for row in queries], "embed did not keep the order of the queries"
-            yield queries, arrow_to_rows(table["rows"]), beside
+            yield queries, arrow_to_rows(table["rows"]), extra_index
             done += table.num_rows
-            step = len(self.outside) + later + done
-            self.context.report({"step": step, "total": len(self.outside) + 2 * later})
+            step = len(self.unindexed_positives) + later + done
+            self.context.report({"step": step, "total": len(self.unindexed_positives) + 2 * later})
 
     def _write_items(self, folder: Path, part: str, rows: Sequence[int], more: Callable[[int], dict[str, str]]) -> None:
         """Writes items of the store as one part of a corpus."""
@@ -230,7 +232,7 @@ class _Mining:
             for start in range(0, len(rows), ROWS):
                 writer.write([self.store.items.row(row) | more(row) for row in rows[start : start + ROWS]])
 
-    def _search(self, queries: Sequence[int], encoded: RaggedRows, beside: Index | None) -> list[dict[str, object]]:
+    def _search(self, queries: Sequence[int], encoded: RaggedRows, extra_index: Index | None) -> list[dict[str, object]]:
         """Mines the negatives of the pairs of some queries; returns the rows of mined.parquet."""
         groups = self.store.query_groups
         answers = [self.answers[int(groups[self.pairs_of[query][0]])] for query in queries]
@@ -241,7 +243,7 @@ class _Mining:
         rows = []
         for places in by_answers.values():
             vectors, depth = encoded[places], self.config.last + max(len(answers[place].ids) for place in places)
-            positives = self._positive_scores(vectors, [queries[place] for place in places], beside)
+            positives = self._positive_scores(vectors, [queries[place] for place in places], extra_index)
             for place, hits, scores in zip(places, self.index.search(vectors, depth), positives, strict=True):
                 query = queries[place]
                 for entry, score in zip(self.pairs_of[query], scores, strict=True):
@@ -251,13 +253,13 @@ class _Mining:
                     rows += self._take(query, entry, own, found, score)
         return rows
 
-    def _positive_scores(self, vectors: RaggedRows, queries: Sequence[int], beside: Index | None) -> list[list[float]]:
+    def _positive_scores(self, vectors: RaggedRows, queries: Sequence[int], extra_index: Index | None) -> list[list[float]]:
         """For each query, the scores of its pairs' positives."""
         positives = [[self.ids[self.positives[entry]] for entry in self.pairs_of[query]] for query in queries]
         indexed = iter(self.index.score(vectors, [[id for id in ids if id in self.corpus.place] for ids in positives]))
-        if beside is None:
+        if extra_index is None:
             return list(indexed)
-        others = beside.score(vectors, [[id for id in ids if id not in self.corpus.place] for ids in positives])
+        others = extra_index.score(vectors, [[id for id in ids if id not in self.corpus.place] for ids in positives])
         scores = []
         for ids, other in zip(positives, others, strict=True):
             here, there = iter(next(indexed)), iter(other)
@@ -284,7 +286,7 @@ class _Mining:
         with StoreWriter(self.context.folder / "instruct") as writer:
             for chunk in self.store.items.chunks:
                 writer.copy(chunk)
-            for table in picked(self.curate, "corpus", wanted):
+            for table in rows_with_ids(self.curate, "corpus", wanted):
                 for item in table_to_items(table):
                     rows[item.id] = writer.add(item)
             kin = zip(self.store.kin.column("item").tolist(), self.store.kin.column("kin").tolist(), strict=True)

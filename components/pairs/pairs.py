@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from mirepoix.components.corpus.parts import PartWriter, held_out, part_tables, picked, read_part, source_name
+from mirepoix.components.corpus.parts import PartWriter, held_out, part_tables, read_part, rows_with_ids, source_name
 from mirepoix.components.pairs import mixture
 from mirepoix.components.pairs.instructions import WORDINGS, Wordings
 from mirepoix.components.pairs.mixture import Group
@@ -122,7 +122,7 @@ def work(context: Context, config: PairsConfig, curate: Path, passages: Path | N
     with ExitStack() as stack:
         stores = []
         for name, (tasks, wording) in chosen.items():
-            if reason := untrainable(name, tasks, available):
+            if reason := training_problem(name, tasks, available):
                 raise Refused(reason)
             pairs, counts = _weighed(name, tasks, judgements, weights, context.seed)
             if missing := [task for task in tasks if task not in available]:
@@ -173,10 +173,10 @@ def _read_judgements(folders: list[Path], passages: Path | None) -> _Judgements:
         for table in part_tables(folder, "queries", ["id", "split", "task", "source"]):
             for id, split, task, source in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 if id in judgements.queries or (folder == passages and split != "train"):
-                    fault = (
+                    problem = (
                         "is there twice" if id in judgements.queries else f"is of the split {split!r}, and passages are for training only"
                     )
-                    raise Refused(f"query {id!r} in {folder} {fault}; correct the stage that wrote it")
+                    raise Refused(f"query {id!r} in {folder} {problem}; correct the stage that wrote it")
                 judgements.queries[id] = QueryInfo(split, task, source_name(source))
     seen: set[tuple[str, str, bool]] = set()
     for folder in folders:
@@ -219,7 +219,7 @@ def _counted(name: str, groups: list[Group], weights: dict[Group, float], seed: 
     return counts
 
 
-def untrainable(name: str, tasks: tuple[str, ...], available: set[str]) -> str:
+def training_problem(name: str, tasks: tuple[str, ...], available: set[str]) -> str:
     """Why a stage cannot train on the tasks of its config with pairs of the tasks `available`; empty if it can."""
     if tasks and available.isdisjoint(tasks):
         return f"no pair to train on has a task of pairs.{name}_tasks={','.join(tasks)}; name some of {', '.join(sorted(available))}"
@@ -237,7 +237,7 @@ def _write_items(context: Context, folders: list[Path], infos: dict[str, QueryIn
     total, done = len(wanted["queries"]) + len(held_out) + len(wanted["corpus"]), 0
     with PartWriter(context.folder, "queries") as evaluation:
         for part, folder in ((part, folder) for part in wanted for folder in folders):
-            for table in picked(folder, part, wanted[part] | held_out if part == "queries" else wanted[part]):
+            for table in rows_with_ids(folder, part, wanted[part] | held_out if part == "queries" else wanted[part]):
                 queries = []
                 for row in table.to_pylist():
                     item = row_to_item(row)
@@ -305,12 +305,12 @@ def _finish(store: _Store, judgements: _Judgements, kin: Iterable[tuple[str, str
         for (query, item), count in zip(store.pairs, store.counts, strict=True)
         for _ in range(count)
     )
-    beside = (
+    known_answers = (
         Known(queries[query], documents[item], infos[query].task)
         for (query, item), count in zip(store.pairs, store.counts, strict=True)
         if not count and query in queries and item in documents
     )
-    store.writer.finish(rows, beside, ((documents[a], documents[b]) for a, b in kin if a in documents and b in documents))
+    store.writer.finish(rows, known_answers, ((documents[a], documents[b]) for a, b in kin if a in documents and b in documents))
     return dropped
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mirepoix.components.corpus.parts import part_rows, picked
+from mirepoix.components.corpus.parts import part_rows, rows_with_ids
 from mirepoix.components.pairs.instructions import WORDINGS
 from mirepoix.components.publishing.release_config import ReleaseConfig
 from mirepoix.components.stage import Context, Outcome, Rows
@@ -28,4 +28,4 @@ def _golden(index: Path, curate: Path, each: int) -> list[Item]:
     opened = open_index(index)
     places = [np.flatnonzero(opened.modalities_N == code)[:each] for code in np.unique(opened.modalities_N)]
     wanted = set(opened.ids.take(np.concatenate(places)).to_pylist())
-    return [item for table in picked(curate, "corpus", wanted) for item in table_to_items(table)]
+    return [item for table in rows_with_ids(curate, "corpus", wanted) for item in table_to_items(table)]

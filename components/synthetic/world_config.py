@@ -45,12 +45,12 @@ class WorldConfig:
     leaks: float = option(0.0, "training queries added as copies, equal or slightly changed, of held-out queries, as a share of the others")
 
     def __post_init__(self) -> None:
-        for dial in fields(self):
-            value = getattr(self, dial.name)
-            if dial.type is float and not 0 <= value <= 1:
-                raise Refused(f"{dial.name} is {value}; it is a share, give a number from 0 to 1")
-            if dial.type is int and value < 1:
-                raise Refused(f"{dial.name} is {value}; give 1 or more")
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if setting.type is float and not 0 <= value <= 1:
+                raise Refused(f"{setting.name} is {value}; it is a share, give a number from 0 to 1")
+            if setting.type is int and value < 1:
+                raise Refused(f"{setting.name} is {value}; give 1 or more")
         if not 24 <= self.image_size <= 1024:
             raise Refused(f"image_size is {self.image_size}; give 24 to 1024 pixels")
         if self.held_out_combinations > 0.5:

@@ -27,8 +27,8 @@ class BackboneConfig:
         retriever = self.encoder
         two_towers = len(retriever.CHECKPOINTS) > 1
         if self.name != TINY and two_towers != (self.vision is not None):
-            fault = f"backbone.vision is {self.vision!r} and {retriever.ARCHITECTURE} is built over {' and '.join(retriever.CHECKPOINTS)}"
-            raise Refused(f"{fault}; give backbone.vision where the vision tower is a checkpoint of its own, and only there")
+            problem = f"backbone.vision is {self.vision!r} and {retriever.ARCHITECTURE} is built over {' and '.join(retriever.CHECKPOINTS)}"
+            raise Refused(f"{problem}; give backbone.vision where the vision tower is a checkpoint of its own, and only there")
         if self.name == TINY and self.vision is not None:
             raise Refused(f"backbone.vision is {self.vision!r} and backbone.name is tiny; give both towers, or neither")
         if self.tiny.family not in (None, *retriever.FAMILIES):

@@ -1,7 +1,7 @@
 """The job of a training: its config checked against its pairs, in the form that every worker receives.
 
 Refused
-`-- RefusedOnAllRanks        refused on every rank, and would be refused again
+`-- RefusedOnAllRanks        refused on every rank; a retry would end the same way
     `-- Diverged     the loss is not finite
 """
 

@@ -12,7 +12,7 @@ from ray.train.backend import Backend, BackendConfig
 
 @dataclass
 class TorchBackendConfig(BackendConfig):
-    """Stands for `ray.train.torch.TorchConfig`, which `torch_config` makes where it is used."""
+    """Used in place of `ray.train.torch.TorchConfig`, which `torch_config` makes where it is used."""
 
     backend: str  # of torch.distributed: nccl or gloo
 

@@ -5,13 +5,13 @@ from typing import Any
 
 import torch
 
-from mirepoix.models.backbones.tuning_config import Lora, Tuning, unfit
+from mirepoix.models.backbones.tuning_config import Lora, Tuning, tuning_problem
 from mirepoix.models.errors import Refused
 
 
 def tune(module: torch.nn.Module, towers: Mapping[str, torch.nn.Module], tuning: Tuning, kind: type[Tuning] = Tuning) -> None:
     """Freezes `module` except for the `towers` that `tuning` names, or for new adapters on these."""
-    if reason := unfit(tuning, towers, kind):
+    if reason := tuning_problem(tuning, towers, kind):
         raise Refused(reason)
     module.requires_grad_(False)
     trained = [towers[name] for name in tuning.towers]

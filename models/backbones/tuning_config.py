@@ -31,7 +31,7 @@ class Tuning:
     lora: Lora | None = option(Lora, "train adapters on them; null: all their weights")
 
 
-def unfit(tuning: Tuning, towers: Iterable[str], kind: type[Tuning] = Tuning) -> str | None:
+def tuning_problem(tuning: Tuning, towers: Iterable[str], kind: type[Tuning] = Tuning) -> str | None:
     """The reason why a tuning does not fit an encoder with these towers and this class of tuning; None where it fits."""
     known = list(towers)
     if type(tuning) is not kind:

@@ -189,20 +189,20 @@ def _checked(body: type[_Any], plain: bytes | dict[str, str]) -> _Any:
         raise _invalid(body, error.errors(include_url=False, include_input=False, include_context=False)) from None
 
 
-def _invalid(body: type[_Body], faults: list[Any]) -> ApiError:
+def _invalid(body: type[_Body], errors: list[Any]) -> ApiError:
     """The error that pydantic found deepest in the body, as one line with its path, and never a value of the body."""
-    fault = max(faults, key=lambda fault: len(fault["loc"]))
-    if fault["type"] == "json_invalid":
+    error = max(errors, key=lambda error: len(error["loc"]))
+    if error["type"] == "json_invalid":
         return ApiError(400, "the body is not valid JSON")
-    if fault["type"] == "extra_forbidden":
-        name = str(fault["loc"][-1])[:64]
+    if error["type"] == "extra_forbidden":
+        name = str(error["loc"][-1])[:64]
         return ApiError(422, f"{name!r} is no field; give some of {', '.join(body.model_fields)}", name)
-    where = [str(step) for step in fault["loc"] if isinstance(step, int) or step in _NAMES]
+    where = [str(step) for step in error["loc"] if isinstance(step, int) or step in _NAMES]
     if not where:
         return ApiError(422, f"the body must be a JSON object with some of {', '.join(body.model_fields)}")
     if where[0] == "input":
         return ApiError(422, 'input takes a text, a list of texts, or a list of {"text", "image"}; token ids are not taken', "input")
-    return ApiError(422, f"{'.'.join(where)}: {fault['msg'].lower()}", where[0])
+    return ApiError(422, f"{'.'.join(where)}: {error['msg'].lower()}", where[0])
 
 
 def _data_uri(uri: str, name: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The measure of curation runs, finds the same pairs as the others do, and says what it was set to."""
+"""The benchmark of curation runs, finds the same pairs as the libraries it is compared with, and prints its settings."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ DATA = Path(__file__).resolve().parents[2] / "bench" / "data.py"
 SMALL = ["--pictures", "60", "--side", "80", "60", "--items", "80", "--sizes", "80", "160", "--repeats", "1", "--workers", "2"]
 
 
-def test_all_figures_are_told_with_their_settings(tmp_path):
+def test_all_figures_are_written_with_their_settings(tmp_path):
     ended = subprocess.run([sys.executable, DATA, *SMALL, "--check", "--json", tmp_path / "figures.json"], capture_output=True, text=True)
     assert ended.returncode == 1, ended.stderr[-2000:]
     assert "missed: pictures per second and core are 0." in ended.stderr  # of 60 pictures, the start of Ray Data's tasks is the most

@@ -22,7 +22,7 @@ def test_memory_of_a_child_counts_and_the_status_is_kept():
     assert 200 < mebibytes < 300
 
 
-def test_without_a_command_it_says_what_it_is_for():
+def test_without_a_command_it_prints_its_usage():
     ended = subprocess.run([sys.executable, FOOTPRINT], capture_output=True, text=True)
     assert ended.returncode == 2
     assert "make demo" in ended.stderr

@@ -1,4 +1,4 @@
-"""The measure of memory reads and curates what it makes, and says what that took."""
+"""The benchmark of memory reads and curates the corpus that it generates, and prints the memory used."""
 
 import re
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 MEMORY = Path(__file__).resolve().parents[2] / "bench" / "memory.py"
 
 
-def test_texts_are_passed_and_what_that_took_is_told(tmp_path):
+def test_texts_are_processed_and_the_memory_used_is_printed(tmp_path):
     sizes = ["--gigabytes", "--texts", "500", "--folder", tmp_path]
     ended = subprocess.run([sys.executable, MEMORY, *sizes, "--check"], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr[-2000:]

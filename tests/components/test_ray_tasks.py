@@ -33,9 +33,9 @@ def test_workers_exit_when_the_work_is_done(ray_cluster):
     def large(table):
         return pa.table({"pid": [os.getpid()], "data": [bytes(2_000_000)]})
 
-    told = one_task_per_row([{"n": number} for number in range(12)]).map_batches(large, batch_format="pyarrow")
-    seen = stream_tables(told)
-    del told
+    dataset = one_task_per_row([{"n": number} for number in range(12)]).map_batches(large, batch_format="pyarrow")
+    seen = stream_tables(dataset)
+    del dataset
     workers = {pid for table in seen for pid in table["pid"].to_pylist()}
     deadline = time.monotonic() + 30
     while any(os.path.exists(f"/proc/{pid}") for pid in workers):
@@ -69,7 +69,7 @@ def squares(actors, inputs):
     return map_in_order(actors, inputs, lambda actor, each: actor.square.remote(*each), lambda actor: actor.ready.remote())
 
 
-def test_results_of_a_pool_come_in_the_order_of_the_inputs_from_all_actors_though_one_is_slow_and_one_finds_no_room(ray_cluster):
+def test_results_of_a_pool_come_in_the_order_of_the_inputs_though_one_actor_is_slow_and_one_does_not_fit(ray_cluster):
     with actor_pool([Squares.remote(), Squares.remote(), Squares.options(num_cpus=1000).remote()]) as actors:
         found = list(squares(actors, [(number, 0.3 if number == 0 else 0.01) for number in range(20)]))
         assert [square for square, _ in found] == [number * number for number in range(20)]

@@ -35,7 +35,7 @@ def test_no_config_module_imports_torch_or_transformers():
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_config_says_what_its_retriever_is_built_over_and_which_class_it_is_for(name):
+def test_a_config_names_its_class_and_what_its_retriever_is_built_over(name):
     config = config_class(name)
     assert name == config.ARCHITECTURE
     assert config.CHECKPOINTS and config.FAMILIES and config.TOWERS and config.READS

@@ -1,4 +1,4 @@
-"""A config comes back from the plain values that it was written as."""
+"""A config is restored from the plain values that it was written as."""
 
 import json
 from dataclasses import asdict, dataclass, fields
@@ -48,8 +48,8 @@ def test_what_is_none_of_the_values_of_a_field_is_refused_in_one_line_with_those
     refuse_unknown(Chosen(1, "short"))
     with pytest.raises(Refused, match=r"^form is 'wide'; give one of long, short$"):
         refuse_unknown(Chosen(form="wide"))
-    with pytest.raises(Refused, match=r"^told\.stage is 2; give one of 0, 1$"):
-        refuse_unknown(Chosen(2), "told.")
+    with pytest.raises(Refused, match=r"^given\.stage is 2; give one of 0, 1$"):
+        refuse_unknown(Chosen(2), "given.")
 
 
 CONFIGS = [Objective, *(kind for name in ARCHITECTURES for kind in (config_class(name), config_class(name).TUNING))]
@@ -65,7 +65,7 @@ def test_every_config_of_the_models_refuses_them(config, name):
         config(**{name: "odd"})
 
 
-def test_a_field_says_what_it_is():
+def test_a_field_has_its_description():
     assert [field.metadata["help"] for field in fields(Inner)] == ["how large"]
 
 

@@ -1,4 +1,4 @@
-"""The served release: the real replicas, the real clients, and what happens when something is in the way."""
+"""The served release: the real replicas, the real clients, and the refusals of a start that cannot succeed."""
 
 import asyncio
 import base64
@@ -73,14 +73,14 @@ def test_the_client_passes_on_why_the_server_declined(served):
         search_endpoint(served, "x", k=0)
 
 
-def test_the_client_says_when_nobody_answers():
+def test_the_client_refuses_an_address_where_nothing_answers():
     with pytest.raises(Refused, match="nothing answers"):
         search_endpoint("http://127.0.0.1:9", "x")
     with pytest.raises(Refused, match="is no address"):
         search_endpoint("localhost", "x")
 
 
-def test_a_body_that_is_too_large_is_sent_away_through_the_proxy(served):
+def test_a_body_that_is_too_large_is_refused_through_the_proxy(served):
     reply = httpx.post(f"{served}/v1/search", content=b" " * (33 * 2**20), timeout=60)
     assert reply.status_code == 413 and reply.json()["error"]["type"] == "invalid_request_error"
 
@@ -99,7 +99,7 @@ def test_a_port_in_use_is_refused():
     check_port(ServeConfig(port=free_port()), running=False)
 
 
-def test_an_address_beyond_this_machine_wants_a_key(ray_cluster, release_folder, monkeypatch):
+def test_an_address_beyond_this_machine_needs_a_key(ray_cluster, release_folder, monkeypatch):
     monkeypatch.delenv("MIREPOIX_API_KEY", raising=False)
     with pytest.raises(Refused, match="MIREPOIX_API_KEY"):
         start(str(release_folder), ServeConfig(host="0.0.0.0"))

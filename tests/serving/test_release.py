@@ -26,7 +26,7 @@ def copy(release_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(release_folder, tmp_path / "copy"))
 
 
-def test_a_release_holds_its_parts_and_says_what_they_are(release_folder, parts):
+def test_a_release_holds_its_parts_and_describes_them(release_folder, parts):
     assert sorted(path.name for path in release_folder.iterdir()) == [
         "documents",
         "encoder",

@@ -55,7 +55,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 # Rows
 
 
-def test_rows_that_do_not_add_up_are_an_error_that_says_the_sum():
+def test_rows_that_do_not_add_up_are_an_error_that_shows_the_sum():
     Rows(read=10, written=7, rejected=2, merged=1)
     with pytest.raises(AssertionError, match=r"10 rows were read but 9 are accounted for \(7 written \+ 2 rejected \+ 0 merged\)"):
         Rows(read=10, written=7, rejected=2)

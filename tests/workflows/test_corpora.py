@@ -100,7 +100,7 @@ def validated(invalid_corpus):
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
-def test_every_fault_is_printed_with_its_file_and_line_and_the_status_is_1(invalid_corpus, validated):
+def test_every_rejected_row_is_printed_with_its_file_and_line_and_the_status_is_1(invalid_corpus, validated):
     pool = invalid_corpus / "cand_pool" / "local" / "mbeir_mscoco_task0_cand_pool.jsonl"
     asked = invalid_corpus / "query" / "train" / "mbeir_mscoco_task0_train.jsonl"
     printed = {}
@@ -129,7 +129,7 @@ def test_the_summary_counts_by_modality_task_and_reason(validated):
         assert line in validated.stderr, validated.stderr
 
 
-def test_the_summary_counts_faults_and_dependent_rows_apart_and_says_why_a_run_would_stop(validated):
+def test_the_summary_counts_dependent_rows_apart_and_states_why_a_run_would_stop(validated):
     # The dependent row is the query whose only answer is missing.
     assert "10 rows would be rejected: 9 for faults of their own, 1 because they refer to these\n" in validated.stderr
     assert "a run would stop: 2 of the 4 candidates were rejected" in validated.stderr and "curate.max_rejected=0.2" in validated.stderr
@@ -163,7 +163,7 @@ TEXTS = {
 }
 
 
-def test_a_corpus_without_a_training_pair_has_status_1_and_says_why_a_run_would_stop(beir, capsys):
+def test_a_corpus_without_a_training_pair_has_status_1_and_the_reason_why_a_run_would_stop(beir, capsys):
     assert main(["validate", str(beir(TEXTS, test="ab"))]) == 1
     out, err = capsys.readouterr()
     assert out == "" and "nothing would be rejected" in err
@@ -259,7 +259,7 @@ def test_a_corpus_without_a_usable_row_is_printed_row_by_row(beir, capsys):
     assert "nothing would be rejected" not in err
 
 
-def test_judgements_of_rejected_rows_are_dependent_and_those_of_missing_rows_are_faults(beir, capsys):
+def test_judgements_of_rejected_rows_are_dependent_and_those_of_missing_rows_are_not(beir, capsys):
     home = beir({**TEXTS, "e": ""}, train=["a", "e"], test=["b"])
     with (home / "qrels" / "test.tsv").open("a") as qrels:
         qrels.write("q-test-b\tnowhere\t1\n")
@@ -270,7 +270,7 @@ def test_judgements_of_rejected_rows_are_dependent_and_those_of_missing_rows_are
     assert found["dependent"] == 2 and found["refusal"] == ""
 
 
-def test_faults_of_examples_are_printed_with_their_line_too(tmp_path, capsys):
+def test_rejected_examples_are_printed_with_their_line_too(tmp_path, capsys):
     (tmp_path / "a.png").write_bytes(picture("a"))
 
     def example(query, positive, **more):
@@ -295,7 +295,7 @@ def test_faults_of_examples_are_printed_with_their_line_too(tmp_path, capsys):
     }
 
 
-def test_a_corpus_without_a_fault_has_status_0_and_copies_lists_its_duplicates(tmp_path, capsys):
+def test_a_corpus_without_a_rejected_row_has_status_0_and_copies_lists_its_duplicates(tmp_path, capsys):
     rows = [{"query": "who is it ?", "pos": ["It is he."], "neg": []}, {"query": "who was it ?", "pos": ["It is he !"], "neg": []}]
     path = lines(tmp_path / "train.jsonl", rows)
     assert main(["validate", str(path), "--copies"]) == 0
@@ -315,14 +315,14 @@ def test_a_column_that_is_left_aside_is_a_notice_and_rejects_nothing(tmp_path, c
     assert "left aside  pictures/captions.jsonl: width; the rows are read without" in capsys.readouterr().out
 
 
-def test_a_corpus_without_a_usable_row_prints_its_faults_and_why_a_run_would_stop(tmp_path, capsys):
+def test_a_corpus_without_a_usable_row_prints_its_rejected_rows_and_why_a_run_would_stop(tmp_path, capsys):
     path = lines(tmp_path / "train.jsonl", ["{oops", {"query": "", "pos": ["x"], "neg": []}])
     assert main(["validate", "--format", "flagembedding", str(path)]) == 1
     out, err = capsys.readouterr()
     assert f"{path}:1: bad JSON" in out and f"{path}:2: empty side" in out and "a run would stop: the corpus at" in err
 
 
-def test_a_file_that_breaks_off_hides_no_fault_elsewhere(tmp_path, capsys):
+def test_a_file_that_breaks_off_hides_no_rejected_row_elsewhere(tmp_path, capsys):
     home = tmp_path / "mbeir"
     for name, content in (("good", picture("good")), ("broken", picture("broken")[:200]), ("huge", _claims(60_000))):
         (home / f"{name}.png").parent.mkdir(exist_ok=True)

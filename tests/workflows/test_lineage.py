@@ -41,7 +41,7 @@ def test_an_arm_has_its_own_stages_settings_and_results_and_those_of_all(compare
     assert (run["recipe"], run["headline"], run["results"]) == ("both", {"measure": "unite"}, ["unite"])
 
 
-def test_a_comparison_wants_an_arm_that_it_has_and_that_made_a_release(compared):
+def test_a_comparison_needs_an_arm_that_it_has_and_that_made_a_release(compared):
     for arm, message in ((None, "no arm is named"), ("jfe", "no arm 'jfe'"), ("mire", "made no release")):
         with pytest.raises(Refused, match=message):
             lineage(str(compared), arm)

@@ -89,7 +89,7 @@ def test_overrides_may_come_before_or_after_options(cli, tmp_path):
     assert before[0] == 0
 
 
-def test_a_plan_says_what_would_run_and_writes_nothing(cli, tmp_path):
+def test_a_plan_lists_what_would_run_and_writes_nothing(cli, tmp_path):
     status, out, _ = cli("run", "quickstart", "--plan", "--storage", str(tmp_path / "storage"))
     assert status == 0
     assert out.splitlines()[0].split() == ["sources", "runs", "never", "ran"]
@@ -127,13 +127,13 @@ def test_a_missing_file_is_named(cli, words):
     refused(cli(*words), "/no/such")
 
 
-def test_a_search_without_a_server_says_so(cli):
+def test_a_search_without_a_server_is_refused(cli):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         refused(cli("search", "stars", "--url", f"http://127.0.0.1:{probe.getsockname()[1]}"), "nothing answers", "--url")
 
 
-def test_a_submission_to_nobody_says_so(cli):
+def test_a_submission_to_an_address_without_a_cluster_is_refused(cli):
     refused(cli("submit", "quickstart", "--address", "http://127.0.0.1:9"), "http://127.0.0.1:9")
 
 

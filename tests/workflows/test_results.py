@@ -102,7 +102,7 @@ def test_a_comparison_reports_the_same_of_each_arm(config, report, single):
     assert results.figures({"arms": arms}) == {"unite recall@5": 0.4, "mire recall@5": 0.2}
 
 
-def test_an_arm_that_failed_says_why_at_the_root(config, report):
+def test_an_arm_that_failed_has_the_first_error_as_its_failure(config, report):
     failed = results.gather(config, report)["arms"]["jfe"]
     assert failed == {"facts": {"parameters": 10}, "failure": "jfe:adapt failed: the loss is nan"}
 
@@ -154,7 +154,7 @@ def test_columns_are_aligned_whatever_the_arms_are_called(config, report):
     assert len({len(line) for line in lines}) == 1
 
 
-def test_a_comparison_in_which_every_arm_failed_still_says_why(config):
+def test_a_comparison_in_which_every_arm_failed_still_has_the_reasons(config):
     gathered = results.gather(
         config,
         Report(

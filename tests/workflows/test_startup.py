@@ -58,7 +58,7 @@ def test_a_command_that_runs_no_stage_imports_no_heavy_library(arguments, status
 
 @pytest.fixture
 def corpus(tmp_path):
-    """A small BEIR folder without a fault."""
+    """A small BEIR folder of which no row is rejected."""
     home = tmp_path / "corpus"
     (home / "qrels").mkdir(parents=True)
     texts = ["The lighthouse keeper counts ships.", "Rain falls on the harbour.", "An old clock strikes.", "Bread is baked."]

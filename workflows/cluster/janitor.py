@@ -16,7 +16,7 @@ from pathlib import Path
 MARK = "MIREPOIX_CLUSTER"
 """The environment variable of every process of a private cluster that holds its folder; other children of the driver do not have it."""
 LOCK = "lock"
-PATIENCE = 10.0
+TIMEOUT_S = 10.0
 
 
 def processes(folder: Path) -> list[int]:
@@ -45,7 +45,7 @@ def _writes_into(entry: Path, folder: Path) -> bool:
 
 def end(folder: Path) -> None:
     """End the processes of the cluster in a folder."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT_S
     while (left := processes(folder)) and time.monotonic() < deadline:
         for pid in left:
             with suppress(ProcessLookupError):

@@ -196,7 +196,7 @@ def _memory_of_the_machine() -> int:
 
 @contextmanager
 def connect(address: str | None = None) -> Iterator[str]:
-    """The cluster at an address, or at RAY_ADDRESS, yielded by its address; refused in seconds if it does not answer or let us in."""
+    """The cluster at an address or at RAY_ADDRESS, given by its address; refused in seconds if it does not answer or rejects the token."""
     if ray.is_initialized():
         yield ray.get_runtime_context().gcs_address
         return

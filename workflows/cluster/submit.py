@@ -103,7 +103,7 @@ def prepare(
 
 
 def job_client(address: str) -> JobSubmissionClient:
-    """A client of the cluster's job server; refused in seconds if it does not answer or does not let us in."""
+    """A client of the cluster's job server; refused in seconds if it does not answer or rejects the token."""
     url = (address if "://" in address else f"http://{address}").rstrip("/")
     if not url.startswith(("http://", "https://")):
         raise Refused(f"cannot submit to {address!r}; give the address of the head's dashboard, such as http://HEAD:8265")

@@ -29,7 +29,7 @@ from mirepoix.components.ray_tasks import is_small
 from mirepoix.components.training.backbone_config import BackboneConfig
 from mirepoix.components.training.deepspeed_settings import read_settings
 from mirepoix.components.training.train_config import TrainConfig
-from mirepoix.models.backbones.tuning_config import unfit
+from mirepoix.models.backbones.tuning_config import tuning_problem
 from mirepoix.models.encoder_config import ARCHITECTURES, EncoderConfig, config_class
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
@@ -95,7 +95,7 @@ class Method:
     def __post_init__(self) -> None:
         retriever = self.backbone.encoder
         for stage, training in self.trainings.items():
-            if reason := unfit(training.tuning, retriever.TOWERS, retriever.TUNING):
+            if reason := tuning_problem(training.tuning, retriever.TOWERS, retriever.TUNING):
                 raise Refused(f"{stage}.tuning: {reason}")
             if training.negatives == 0 and not training.loss.in_batch:
                 raise Refused(

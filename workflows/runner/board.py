@@ -12,7 +12,7 @@ from ray.exceptions import RayError
 from mirepoix.workflows.runner.progress import ProgressReport
 
 BOARD_SIZE = 100_000  # reports; a driver that does not read for so long loses the oldest
-PATIENCE_S = 10.0  # for the board's last answers; one that died answers at once, with an error
+TIMEOUT_S = 10.0  # for the board's last answers; one that died answers at once, with an error
 
 
 class Board:
@@ -45,7 +45,7 @@ class Reporter:
 
     def flush(self) -> None:
         """Wait until the reports of this process have arrived: the board answers the calls of one process in order."""
-        ray.wait([self.board.size.remote()], timeout=PATIENCE_S)
+        ray.wait([self.board.size.remote()], timeout=TIMEOUT_S)
 
 
 class Mailbox:
@@ -60,16 +60,16 @@ class Mailbox:
             self._board = ray.remote(Board).options(num_cpus=0).remote()
         return Reporter(self._board, stage)
 
-    def collect(self, patience_s: float = 0.0) -> list[ProgressReport]:
+    def collect(self, timeout_s: float = 0.0) -> list[ProgressReport]:
         """The reports that arrived since the last call.
 
-        Without patience it may be those up to the call before: the board's answer is not waited for. A board that is slow, or that died
-        with its node, costs progress lines and curves, not the run.
+        With a timeout of 0 they may be those up to the call before, because the board's answer is not waited for. A board that is slow, or
+        that died with its node, costs progress lines and curves, not the run.
         """
         if self._board is None:
             return []
         self._pending = self._pending or self._board.drain.remote()
-        if not ray.wait([self._pending], timeout=patience_s)[0]:
+        if not ray.wait([self._pending], timeout=timeout_s)[0]:
             return []
         drained, self._pending = self._pending, None
         try:
@@ -78,13 +78,13 @@ class Mailbox:
             self._board = None
             return []
 
-    def collect_all(self, patience_s: float) -> list[ProgressReport]:
+    def collect_all(self, timeout_s: float) -> list[ProgressReport]:
         """All reports that arrived until now."""
-        return self.collect(patience_s) + self.collect(patience_s)  # the first may be the answer to an earlier call
+        return self.collect(timeout_s) + self.collect(timeout_s)  # the first may be the answer to an earlier call
 
     def close(self) -> list[ProgressReport]:
         """The last reports; the board ends."""
-        reports = self.collect_all(PATIENCE_S)
+        reports = self.collect_all(TIMEOUT_S)
         if self._board is not None:
             ray.kill(self._board)
             self._board = None

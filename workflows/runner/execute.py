@@ -107,7 +107,7 @@ class _Run:
         self.executor = executor(self.on_reports)
         self.reports: dict[str, StageReport] = {}
         self.running: dict[str, tuple[Task, float]] = {}  # by stage: its task, and when that was started
-        self.patience: dict[str, float] = {}  # stage that another driver runs -> when to look again
+        self.retry_at: dict[str, float] = {}  # stage that another driver runs -> when to look again
 
     def look_up(self, stage: Stage) -> StageLookup:
         digests = {argument: self.reports[name].digest for argument, name in stage.inputs.items()}
@@ -151,7 +151,7 @@ class _Run:
             self.display.print_line(stage.name, f"not run: no result of {', '.join(lost)}")
         elif any(name not in self.reports for name in stage.after if name in self.names) or not self.has_room(stage):
             return
-        elif len(sources) == len(set(stage.inputs.values())) and time.monotonic() >= self.patience.get(stage.name, 0):
+        elif len(sources) == len(set(stage.inputs.values())) and time.monotonic() >= self.retry_at.get(stage.name, 0):
             lookup = self.look_up(stage)
             if lookup.key in {task.lookup.key for task, _ in self.running.values()}:
                 return  # another arm runs the same stage with the same inputs
@@ -175,10 +175,10 @@ class _Run:
         return not stage.arm or list(unfinished).index(stage.arm) < self.parallel_arms()
 
     def wait_for(self, holder: dict[str, Any], stage: Stage) -> None:
-        if stage.name not in self.patience:
+        if stage.name not in self.retry_at:
             self.display.print_line(stage.name, f"waits for another driver that runs it: {holder['host']}, pid {holder['pid']}")
         self.forced.discard(stage.name)  # the result of the other driver is as new as one made here
-        self.patience[stage.name] = time.monotonic() + POLL_SECONDS * 4
+        self.retry_at[stage.name] = time.monotonic() + POLL_SECONDS * 4
 
     def submit(self, stage: Stage, lookup: StageLookup) -> None:
         self.executor.prepare(stage)

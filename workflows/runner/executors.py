@@ -94,7 +94,7 @@ class LocalReporter:
     def _read(self) -> None:
         assert self._mailbox is not None
         while not self._ended.wait(POLL_SECONDS):
-            self.on_reports(self._mailbox.collect(patience_s=POLL_SECONDS))
+            self.on_reports(self._mailbox.collect(timeout_s=POLL_SECONDS))
 
     def flush(self) -> None:
         """Pass on the last reports of workers, at the end of the stage; those of this process were passed on at once."""
@@ -146,7 +146,7 @@ class RayExecutor:
 
         assert self._mailbox is not None
         done, _ = ray.wait(list(self._running), timeout=POLL_SECONDS)
-        self.on_reports(self._mailbox.collect_all(patience_s=1.0) if done else self._mailbox.collect())
+        self.on_reports(self._mailbox.collect_all(timeout_s=1.0) if done else self._mailbox.collect())
         for reference in done:
             task = self._running.pop(reference)
             try:

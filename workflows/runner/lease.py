@@ -62,8 +62,8 @@ def machine() -> str:
 class Driver:
     """One execution of the runner; it sends heartbeats while it is entered, and gives its leases back at the end."""
 
-    def __init__(self, storage: str, beat_s: float = 5.0, patience_s: float = 60.0, settle_s: float = 0.5):
-        self.storage, self.beat_s, self.patience_s, self.settle_s = storage, beat_s, patience_s, settle_s
+    def __init__(self, storage: str, beat_s: float = 5.0, timeout_s: float = 60.0, settle_s: float = 0.5):
+        self.storage, self.beat_s, self.timeout_s, self.settle_s = storage, beat_s, timeout_s, settle_s
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self.record = {
             "driver": self.id,
@@ -121,7 +121,7 @@ class Driver:
         if record["machine"] == self.record["machine"]:
             alive = process_start(record["pid"]) == record["start"]
         else:
-            alive = time.time() - record["beat"] < self.patience_s
+            alive = time.time() - record["beat"] < self.timeout_s
         return record if alive else None
 
     def _names(self, kind: str) -> list[str]:

@@ -61,9 +61,9 @@ class Captioned:
             yield Judgement(query.id, candidate.item.id, source=source, line=candidate.item.line)
         for text in dict.fromkeys(self.captions):
             name = f"{self.key}.t2i-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-            asked = Item(name, text, source=source, line=lines.get(text, line))
-            yield Query(asked, split, "t->i", named=False)
-            yield Judgement(asked.id, f"{self.key}.image", source=source, line=asked.line)
+            caption = Item(name, text, source=source, line=lines.get(text, line))
+            yield Query(caption, split, "t->i", named=False)
+            yield Judgement(caption.id, f"{self.key}.image", source=source, line=caption.line)
 
 
 def texts_of(value: Any) -> tuple[str, ...]:

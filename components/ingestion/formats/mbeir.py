@@ -42,8 +42,8 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 ROWS = r"\.jsonl(\.gz)?"
 QUERY = ("qid", "query_txt", "query_img_path", "query_modality", "query_src_content", "pos_cand_list", "neg_cand_list", "task_id")
 CANDIDATE = ("did", "txt", "img_path", "modality", "src_content")
-SHOWN = ("txt", "img_path")  # the content of a candidate
-ASKED = ("query_txt", "query_img_path", "pos_cand_list", "neg_cand_list", "task_id")  # the content of a query
+CANDIDATE_CONTENT = ("txt", "img_path")  # the content of a candidate
+QUERY_CONTENT = ("query_txt", "query_img_path", "pos_cand_list", "neg_cand_list", "task_id")  # the content of a query
 
 
 def hashed(name: str, each: int) -> int:
@@ -161,7 +161,7 @@ class _Pool:
         refuse_unread(row, CANDIDATE)
         name = _id(row["did"], CANDIDATES_EACH)
         if (before := _found(self.local, name)) is not None:
-            return self.repeats.skip(name, line, _content(row, SHOWN), before)
+            return self.repeats.skip(name, line, _content(row, CANDIDATE_CONTENT), before)
         item = _item(self.tree, name, row.get("txt"), row.get("img_path"), row["modality"], self.source, line)
         return [Candidate(item, named=not self.everywhere)]  # the global pools of train, val and test overlap
 
@@ -182,7 +182,7 @@ def _contents_of_pools(path: str, files: tuple[str, ...], fingerprint: str) -> n
             with suppress(Unreadable):  # reported when the pool itself is read
                 for _, row in tree.records(Shard(file)):
                     with suppress(RowError, KeyError, TypeError, ValueError):  # likewise
-                        yield _hash(_id(row["did"], CANDIDATES_EACH)), _content(row, SHOWN)
+                        yield _hash(_id(row["did"], CANDIDATES_EACH)), _content(row, CANDIDATE_CONTENT)
 
     hashes = np.fromiter(found(), np.dtype((np.uint64, 2)))
     return hashes[np.argsort(hashes[:, 0], kind="stable")]
@@ -217,7 +217,7 @@ class _Queries:
     def rows(self, line: int, row: dict[str, Any]) -> list[Row]:
         refuse_unread(row, QUERY)
         name = _id(row["qid"], QUERIES_EACH)
-        content = _content(row, ASKED)
+        content = _content(row, QUERY_CONTENT)
         if name in self.seen:
             return self.repeats.skip(name, line, content, self.seen[name])
         item = _item(self.tree, name, row.get("query_txt"), row.get("query_img_path"), row["query_modality"], self.source, line)

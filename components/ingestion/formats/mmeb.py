@@ -128,7 +128,7 @@ def _split_placeholder(instruction: Any, text: Any, pictured: bool) -> tuple[str
     instruction, text = text_of(instruction), text_of(text)
     counts = instruction.count(IMAGE), text.count(IMAGE)
     if sum(counts) > pictured:
-        raise RowError("placeholders", f"{sum(counts)} of {IMAGE} for {int(pictured)} of what it stands for")
+        raise RowError("placeholders", f"{IMAGE} occurs {sum(counts)} times, for {int(pictured)} pictures")
     return without_placeholders(instruction, IMAGE, counts[0]).strip(), without_placeholders(text, IMAGE, counts[1])
 
 

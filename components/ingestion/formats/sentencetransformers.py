@@ -59,11 +59,11 @@ HELD_BYTES = 64 << 20  # of rows that are buffered
 
 
 def detect(tree: SourceFiles) -> bool:
-    return any(_looks(columns(tree, file)) for file in data_files(tree, "parquet", "json", "jsonl")[:4])
+    return any(_has_known_columns(columns(tree, file)) for file in data_files(tree, "parquet", "json", "jsonl")[:4])
 
 
-def _looks(names: list[str]) -> bool:
-    if len(names) < 2 or vid2r.looks(names):
+def _has_known_columns(names: list[str]) -> bool:
+    if len(names) < 2 or vid2r.is_vid2r(names):
         return False
     return bool(FIRST.fullmatch(names[0])) and all(OTHERS.fullmatch(name) for name in names[1:])
 
@@ -115,8 +115,8 @@ def _pair(made: Examples, line: int, query: Item, documents: list[Item], label: 
     name = re.sub(r"\s", "_", f"{made.source}:q-{content_hash(query).hex()[:32]}")
     candidate = made.candidate(line, documents[0])
     [teacher] = scores_of(None if score is None else [score], 1, "score")
-    asked = Query(replace(query, id=name, source=made.source, line=line), made.split, named=False)
-    return [candidate, asked, Judgement(name, candidate.item.id, int(label), teacher, made.source, line)]
+    query_row = Query(replace(query, id=name, source=made.source, line=line), made.split, named=False)
+    return [candidate, query_row, Judgement(name, candidate.item.id, int(label), teacher, made.source, line)]
 
 
 def _cell(tree: SourceFiles, value: Any, name: str) -> list[Item]:

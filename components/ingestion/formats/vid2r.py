@@ -49,10 +49,10 @@ PLACEHOLDER = "<image>"
 
 def detect(tree: SourceFiles) -> bool:
     """A first record with a question, a picture, and a passage or an answer."""
-    return any(looks(columns(tree, file)) for file in data_files(tree, "json", "jsonl")[:4])
+    return any(is_vid2r(columns(tree, file)) for file in data_files(tree, "json", "jsonl")[:4])
 
 
-def looks(names: Collection[str]) -> bool:
+def is_vid2r(names: Collection[str]) -> bool:
     """Whether a record with these fields has a question, a picture, and a passage or an answer."""
     question, image, *answers = (not set(names).isdisjoint(known) for known in NAMES.values())
     return question and image and any(answers)

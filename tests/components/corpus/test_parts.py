@@ -5,14 +5,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirepoix.components.corpus.parts import ROWS, held_out, picked
+from mirepoix.components.corpus.parts import ROWS, held_out, rows_with_ids
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, items_to_table
 from tests.components.fixtures import write_corpus, write_held_out_corpus
 
 
 def ids_of(folder, wanted):
-    return [id for table in picked(folder, "corpus", wanted) for id in table["id"].to_pylist()]
+    return [id for table in rows_with_ids(folder, "corpus", wanted) for id in table["id"].to_pylist()]
 
 
 @given(wanted=st.sets(st.integers(0, 320)), cut=st.integers(1, 299))
@@ -23,7 +23,7 @@ def test_the_rows_that_are_wanted_come_in_the_order_of_the_part(tmp_path_factory
     for number, part in enumerate((table.slice(0, cut), table.slice(cut))):
         pq.write_table(part, folder / f"corpus/part-{number}.parquet", row_group_size=100)
     assert ids_of(folder, {f"d{n}" for n in wanted}) == [f"d{n}" for n in range(300) if n in wanted]
-    assert all(part.num_rows <= ROWS for part in picked(folder, "corpus", {f"d{n}" for n in wanted}))
+    assert all(part.num_rows <= ROWS for part in rows_with_ids(folder, "corpus", {f"d{n}" for n in wanted}))
 
 
 def test_the_content_of_a_row_group_without_any_is_not_read(tmp_path):

@@ -17,7 +17,7 @@ LONG = "Der Ruderer zieht das Boot am frühen Morgen über den stillen See, ehe 
 
 def violation(text, **rules):
     plain = clean(text)
-    return TextRules(**rules).fault(text, plain, split_words(plain))
+    return TextRules(**rules).violation(text, plain, split_words(plain))
 
 
 # Made plain

@@ -144,7 +144,7 @@ def test_rearranged_pictures_are_found_if_they_are_wanted(tmp_path):
     assert found(tmp_path, items, NearRules(rearranged=False))[0] == set()
 
 
-def test_only_roles_that_want_each_other_are_compared(tmp_path):
+def test_only_the_wanted_pairs_of_roles_are_compared(tmp_path):
     items = texts(*["the same text here"] * 4)
     wanted = np.array([[False, True], [True, False]])
     assert found(tmp_path, items, roles=[0, 0, 1, 1], wanted=wanted)[0] == {("t0", "t2"), ("t0", "t3"), ("t1", "t2"), ("t1", "t3")}
@@ -163,7 +163,7 @@ def test_a_crowd_of_one_kind_is_still_merged_into_its_first(tmp_path, monkeypatc
     assert set(keepers(pairs, len(items)).tolist()) == {0}
 
 
-def test_in_a_crowd_of_one_template_all_meet_while_there_is_room(tmp_path, monkeypatch):
+def test_rows_of_one_template_are_all_compared_up_to_the_limit_of_pairs(tmp_path, monkeypatch):
     names = [f"{chr(97 + n % 26)}{chr(97 + n // 26)}ix" for n in range(300)]
     items = texts(*[f"{PASSAGE} {name} and {names[-1 - place]}" for place, name in enumerate(names)])
     features, roles = noted(tmp_path / "facts", items), np.zeros(len(items), np.int64)
@@ -185,7 +185,7 @@ def test_texts_that_differ_in_numbers_are_no_crowd(tmp_path, monkeypatch):
     assert pairs.tolist() == [[n, n + 1] for n in range(0, 600, 2)] and crowded == 0
 
 
-def test_in_a_crowd_rows_of_two_roles_all_meet_while_there_is_room(tmp_path, monkeypatch):
+def test_crowded_rows_of_two_roles_are_all_compared_up_to_the_limit_of_pairs(tmp_path, monkeypatch):
     items = texts(*[f"{PASSAGE} {chr(97 + n % 26)}{chr(97 + n // 26 % 26)}{chr(97 + n // 676)}ix" for n in range(1500)])
     features, roles, wanted = noted(tmp_path / "facts", items), np.arange(len(items)) % 100 == 5, np.array([[False, True], [True, False]])
     everybody = roles.sum() * (~roles).sum()

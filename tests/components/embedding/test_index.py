@@ -24,7 +24,7 @@ def test_every_candidate_is_in_the_index_and_finds_itself(indexed, embedded):
         assert item in [hit.id for hit in hits if hit.score > hits[0].score - 1e-5]
 
 
-def test_rows_are_accounted_for_and_its_size_is_told(indexed, embedded):
+def test_rows_add_up_and_the_size_of_the_index_is_in_the_metrics(indexed, embedded):
     ids, _, vectors = read_vectors(embedded.folder, "corpus")
     rows = indexed.outcome.rows
     assert rows.read == rows.written == len(ids)
@@ -46,7 +46,7 @@ def test_its_kind_is_the_configs(tmp_path):
     assert open_index(found.folder).description.kind == "hnsw"
 
 
-def test_an_id_that_stands_twice_is_refused(tmp_path):
+def test_an_id_of_two_items_is_refused(tmp_path):
     vectors = write_vectors(tmp_path / "in", corpus={"d1": (1, [1.0, 0.0])})
     (vectors / "corpus" / "part-00001.parquet").write_bytes((vectors / "corpus" / "part-00000.parquet").read_bytes())
     with pytest.raises(Refused, match="'d1' is given to two items"):

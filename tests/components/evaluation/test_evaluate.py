@@ -206,7 +206,7 @@ def test_unless_a_split_is_named_the_headline_is_of_the_corpuss_own(there, split
     assert all(headline_split(there, named) == named for named in there)
 
 
-def test_the_headline_says_which_split_it_is_of(tmp_path, curate):
+def test_the_headline_names_its_split(tmp_path, curate):
     outcome, _, summary = run(tmp_path, curate, TEXT_ONLY)
     (entry,) = entries(summary, system="trained", pool="universal", split="test_combination")
     assert EvaluateConfig().split is None and summary["headline"]["split"] == "test_combination"

@@ -96,7 +96,7 @@ def test_the_page_loads_nothing_from_elsewhere():
     assert not [name for name, _ in page.attributes if name in ("src", "href") or name.startswith("on")]
 
 
-def test_it_says_the_headline_with_its_interval():
+def test_it_shows_the_headline_with_its_interval():
     text = " ".join(Text(render(REPORT)).words)
     for words in ("quickstart", "recall@5 on test_combination", "the universal pool", "0.500", "0.100", "0.450 to 0.550", "0.050 to 0.150"):
         assert words in text

@@ -36,7 +36,7 @@ def replies(
 
 
 def echo(body: dict, times: int) -> Answer:
-    return Answer(f"told of {body['messages'][-1]['content']}")
+    return Answer(f"about {body['messages'][-1]['content']}")
 
 
 def row(body: dict) -> int:
@@ -44,9 +44,9 @@ def row(body: dict) -> int:
 
 
 def test_replies_come_in_the_order_of_the_requests_though_the_endpoint_answers_in_another(tmp_path):
-    with endpoint(lambda body, times: Answer(f"told of {row(body)}", after=0.05 * (row(body) % 3 == 0))) as server:
+    with endpoint(lambda body, times: Answer(f"about {row(body)}", after=0.05 * (row(body) % 3 == 0))) as server:
         found, _ = replies(server, tmp_path, asks(20))
-    assert [reply.text for reply in found] == [f"told of {n}" for n in range(20)]
+    assert [reply.text for reply in found] == [f"about {n}" for n in range(20)]
     assert {(reply.prompt_tokens, reply.tokens, reply.cached) for reply in found} == {(50, 10, False)}
 
 
@@ -91,7 +91,7 @@ def test_no_more_is_asked_ahead_than_the_window_holds(tmp_path):
 def test_a_request_that_may_go_well_later_is_sent_again(tmp_path, status):
     with endpoint(lambda body, times: Answer(status=status) if times < 2 else echo(body, times)) as server:
         found, store = replies(server, tmp_path, asks(3))
-    assert [reply.text for reply in found] == [f"told of row {n}" for n in range(3)]
+    assert [reply.text for reply in found] == [f"about row {n}" for n in range(3)]
     assert len(server.asked) == 9 and store.counts["sent again"] == 6
 
 
@@ -112,7 +112,7 @@ def test_retry_after_is_honoured_by_every_request(tmp_path, asked):
 
     with endpoint(answer) as server:
         found, _ = replies(server, tmp_path, asks(2), concurrency=1)
-    assert [reply.text for reply in found] == ["told of row 0", "told of row 1"]
+    assert [reply.text for reply in found] == ["about row 0", "about row 1"]
     assert min(server.times[1:]) - server.times[0] >= (0.38 if asked == "0.4" else 0.9)  # a date has whole seconds
 
 
@@ -141,14 +141,14 @@ def test_a_row_that_fails_at_every_try_fails_alone(tmp_path):
 def test_a_slow_answer_is_given_up_and_asked_for_again(tmp_path):
     with endpoint(lambda body, times: Answer("late", after=2.5) if times == 0 else echo(body, times)) as server:
         (found,), _ = replies(server, tmp_path, asks(1), timeout_s=1.0)
-    assert found.text == "told of row 0" and len(server.asked) == 2
+    assert found.text == "about row 0" and len(server.asked) == 2
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>gateway</html>", b"[]", b'{"choices": []}', b'{"choices": [{"message": {"content": 7}}]}'])
 def test_a_broken_reply_is_asked_for_again(tmp_path, body):
     with endpoint(lambda asked, times: Answer(body=body) if times == 0 else echo(asked, times)) as server:
         (found,), _ = replies(server, tmp_path, asks(1))
-    assert found.text == "told of row 0" and len(server.asked) == 2
+    assert found.text == "about row 0" and len(server.asked) == 2
 
 
 def test_an_endless_reply_is_not_read_to_its_end(tmp_path):
@@ -256,7 +256,7 @@ NOTHING_READ = {
 def test_what_may_have_been_paid_for_an_answer_that_cannot_be_read_is_counted(tmp_path, what):
     with endpoint(lambda body, times: NOTHING_READ[what] if times == 0 else echo(body, times)) as server:
         (found,), store = replies(server, tmp_path, asks(1), timeout_s=0.7)
-    assert found.text == "told of row 0" and store.tokens == asks(1)[0].most_tokens + 400 + 60
+    assert found.text == "about row 0" and store.tokens == asks(1)[0].most_tokens + 400 + 60
 
 
 def test_an_endless_reply_is_counted_and_what_was_declined_is_not(tmp_path):
@@ -279,7 +279,7 @@ def test_a_run_that_is_left_in_the_middle_has_kept_what_was_answered(tmp_path):
         writer = open_writer(config(server.url), 0)
         store = ReplyStore(SpendingConfig(cache=str(tmp_path / "cache")), str(tmp_path / "scratch"), writer.identity)
         found = writer.write(lambda: iter(asks(40)), store)
-        assert [next(found).text for _ in range(5)] == [f"told of row {n}" for n in range(5)]
+        assert [next(found).text for _ in range(5)] == [f"about row {n}" for n in range(5)]
         found.close()
         before = len(server.asked)
         replies(server, tmp_path, asks(40))
@@ -287,7 +287,7 @@ def test_a_run_that_is_left_in_the_middle_has_kept_what_was_answered(tmp_path):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 301])
-def test_what_no_row_can_mend_ends_the_run_with_what_to_do(tmp_path, status, monkeypatch):
+def test_an_error_that_concerns_every_row_ends_the_run_with_what_to_do(tmp_path, status, monkeypatch):
     monkeypatch.setenv("MY_KEY", "s3cret")
     with (
         endpoint(lambda body, times: Answer(status=status, body=b"key s3cret is not taken")) as server,
@@ -299,7 +299,7 @@ def test_what_no_row_can_mend_ends_the_run_with_what_to_do(tmp_path, status, mon
     assert "s3cret" not in str(refused.value)
 
 
-def test_an_endpoint_that_nobody_runs_is_refused(tmp_path):
+def test_an_endpoint_that_cannot_be_reached_is_refused(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{probe.getsockname()[1]}/v1"
@@ -333,7 +333,7 @@ def test_a_key_that_no_header_can_hold_is_refused_and_not_printed(monkeypatch, k
 def test_a_query_stays_behind_the_path(tmp_path):
     with endpoint(echo) as server:
         (found,), _ = replies(f"{server.url}/deployments/x/?api-version=2024-10-21", tmp_path, asks(1))
-    assert found.text == "told of row 0" and server.paths == ["/v1/deployments/x/chat/completions?api-version=2024-10-21"]
+    assert found.text == "about row 0" and server.paths == ["/v1/deployments/x/chat/completions?api-version=2024-10-21"]
 
 
 def test_a_model_without_a_name_is_refused():

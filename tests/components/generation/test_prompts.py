@@ -18,7 +18,7 @@ def judge(text: str, **more) -> str | Rejected:
     return judged(Reply(text, **more), ASKED, CONFIG)
 
 
-def test_the_system_message_is_ours_whatever_the_data_says():
+def test_the_system_message_is_ours_whatever_the_data_holds():
     other = request("triples", {"question": INJECTION, "answer": INJECTION, "evidence": [INJECTION]}, CONFIG)
     assert other.system == ASKED.system == SYSTEM
     assert [message["role"] for message in other.messages] == ["system", "user"]
@@ -142,7 +142,7 @@ def test_a_beginning_is_of_whole_words_and_an_ellipsis_matches_the_rest_of_a_cla
         assert judged(Reply(text), ASKED, config) == text
 
 
-def test_refusals_are_those_of_the_config_and_what_the_endpoint_says_itself():
+def test_refusals_are_those_of_the_config_and_those_that_the_endpoint_reports():
     assert judged(Reply("Computer says no to this."), ASKED, replace(CONFIG, refusals=("computer says no",))).reason == "refused"
     assert judged(Reply("I cannot find it."), ASKED, replace(CONFIG, refusals=())) == "I cannot find it."
     assert judge(GOOD, finish="refused").reason == "refused"

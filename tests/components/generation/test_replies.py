@@ -19,13 +19,13 @@ def store(home: Path, scratch: str = "scratch", identity: dict | None = None, **
     return ReplyStore(SpendingConfig(cache=str(home / "cache"), **spending), str(home / scratch), identity or MODEL)
 
 
-def test_a_kept_reply_is_known_to_a_desk_of_another_run(tmp_path):
-    first, reply = store(tmp_path), Reply("told \u732b", 5, 7, "length")
+def test_a_kept_reply_is_found_by_the_store_of_another_run(tmp_path):
+    first, reply = store(tmp_path), Reply("text \u732b", 5, 7, "length")
     key = first.key(MESSAGES)
     assert first.find(key) is None
     first.save(key, reply)
     found = store(tmp_path, "another").find(key)
-    assert found.cached and (found.text, found.cost, found.finish) == ("told \u732b", 12, "length")
+    assert found.cached and (found.text, found.cost, found.finish) == ("text \u732b", 12, "length")
 
 
 def test_a_key_hangs_on_the_messages_the_model_and_the_parameters(tmp_path):

@@ -114,7 +114,7 @@ def test_only_the_negatives_change(mined, paired):
     assert new.families("source").tolist() == old.families("source").tolist()
     for file in (paired.folder / "queries").iterdir():
         assert (mined.folder / "queries" / file.name).read_bytes() == file.read_bytes()
-    assert not (mined.folder / "asked").exists()
+    assert not (mined.folder / "to_encode").exists()
 
 
 def test_every_mined_negative_can_be_traced(mined):

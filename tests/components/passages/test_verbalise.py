@@ -117,7 +117,7 @@ def adds_up(found: Made, curate: Path) -> None:
     assert sum(counts.values()) == outcome.metrics["pictured"] == len(rows) and counts["written"] == outcome.metrics["verbalised"]
 
 
-def test_a_picture_gets_the_query_that_it_answers_behind_its_caption_and_nothing_else_changes(curate, tmp_path):
+def test_a_picture_gets_the_query_that_it_answers_after_its_caption_and_nothing_else_changes(curate, tmp_path):
     with endpoint(wondering) as server:
         found = written(server, tmp_path, curate)
     adds_up(found, curate)
@@ -150,7 +150,7 @@ def test_the_writer_gets_caption_and_picture_and_instructions_in_our_words(tmp_p
 
 
 @pytest.mark.parametrize(("pictures", "seen"), [(0, []), (1, [2]), (5, [2, 3])])
-def test_as_many_pictures_are_shown_as_is_said(curate, tmp_path, pictures, seen):
+def test_as_many_pictures_are_shown_as_the_config_sets(curate, tmp_path, pictures, seen):
     with endpoint(wondering) as server:
         found = written(server, tmp_path, curate, pictures=pictures)
     adds_up(found, curate)
@@ -284,7 +284,7 @@ def test_a_corpus_without_pictures_is_refused(tmp_path):
         written(server, tmp_path, bare)
 
 
-def test_when_every_query_is_rejected_the_stage_says_why(curate, tmp_path):
+def test_when_every_query_is_rejected_the_refusal_counts_the_reasons(curate, tmp_path):
     why = pytest.raises(Refused, match=r"the queries of all 5 pictures were rejected \(refused: 4, no caption: 1\)")
     with endpoint(lambda body, times: Answer("I cannot.")) as server, why:
         written(server, tmp_path, curate)

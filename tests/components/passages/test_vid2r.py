@@ -103,7 +103,7 @@ def test_an_answer_that_is_nothing_but_a_lead_in_is_dropped():
     assert rule("Yes.", "Is the dog near the wooden fence of that old garden?").reason == "too short"
 
 
-def test_the_first_clause_of_the_question_is_not_said_again():
+def test_the_first_clause_of_the_question_is_not_repeated():
     question = "In the living room, what stands on the table?"
     outcome = rule("in the living room, there is a vase with flowers on it", question)
     assert outcome.text == "There is a vase with flowers on it"

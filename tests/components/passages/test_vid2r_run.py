@@ -186,7 +186,7 @@ def test_the_generated_world_becomes_passages_that_state_its_facts(curated, tmp_
     assert {row["query_id"].removeprefix("vid2r/") for row in provenance.values()} <= training
 
 
-def test_when_no_answer_becomes_a_passage_the_stage_says_why(tmp_path):
+def test_when_no_answer_becomes_a_passage_the_refusal_counts_the_reasons(tmp_path):
     folder = corpus(tmp_path / "curate", [triple("t1", "Is it?", "Yes."), triple("t2", "How many?", "42")])
     with pytest.raises(Refused, match=r"none of 2 triples gave a passage \(too short: 1, only digits: 1\)"):
         vid2r(tmp_path / "out", folder)

@@ -138,7 +138,7 @@ def test_a_rerun_and_a_run_with_another_key_pay_for_nothing_twice(curate, tmp_pa
     assert rows(first, "corpus") == rows(again, "corpus") and all(row["cached"] for row in rows(again, "passages"))
 
 
-def test_a_budget_stops_cleanly_and_says_so(curate, tmp_path):
+def test_a_budget_stops_cleanly_and_is_the_reason_of_the_rows_left_out(curate, tmp_path):
     with endpoint() as server:
         found = written(server, tmp_path, curate, spending={"max_requests": 2})
         adds_up(found)

@@ -162,7 +162,7 @@ def test_settings_of_stages_that_did_not_run_are_left_out(release, marvel_run):
     assert "Ask for it." not in text
 
 
-def test_without_a_report_the_card_says_so_and_has_the_facts_of_the_release(release):
+def test_without_a_report_the_card_notes_it_and_has_the_facts_of_the_release(release):
     text = card(release, Stub(), LAYOUT, None)
     assert "model-index" not in head_of(text) and "## Scores" not in text
     assert "The report of the run was not given" in text

@@ -1,4 +1,4 @@
-"""Code that a checkpoint folder brings is never run, for none of its parts, and nobody is asked whether it may be."""
+"""Code in a checkpoint folder is never run, for any of its parts, and no question about it is printed."""
 
 import json
 import os
@@ -45,11 +45,11 @@ def outcome(way, folder):
         return {"raised": repr(error)}
     return {"opened": []}
 
-told = {}
+outcomes = {}
 for way, folder in json.loads(sys.argv[1]):
-    told[f"{way} of {Path(folder).name}"] = {**outcome(way, folder), "ran": Path(os.environ["MARKER"]).exists()}
+    outcomes[f"{way} of {Path(folder).name}"] = {**outcome(way, folder), "ran": Path(os.environ["MARKER"]).exists()}
     Path(os.environ["MARKER"]).unlink(missing_ok=True)
-Path(sys.argv[2]).write_text(json.dumps(told))
+Path(sys.argv[2]).write_text(json.dumps(outcomes))
 """
 REFUSED = (
     "cannot be opened: it needs code of its own (auto_map), and code from a checkpoint is never run; "
@@ -70,8 +70,8 @@ def copied(source: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """What became of each folder in a process whose standard input says yes to every question, and what that process printed."""
+def opened(tmp_path_factory):
+    """The outcome of opening each folder with `y` on standard input, the output of that process, and the home of the folders."""
     home = tmp_path_factory.mktemp("custom")
     sizes = Tiny(hidden_size=32, intermediate_size=32, layers=1, vision_width=32)
     clip, bert = (make_twin(home / family, family, WORDS * 20, sizes, seed=0) for family in ("clip", "bert_clip"))
@@ -100,12 +100,12 @@ def told(tmp_path_factory):
         ("writer", writer), ("writer", generating),
     ]  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-c", OPENED, json.dumps([(way, str(folder)) for way, folder in cases]), str(home / "told.json")],
+        [sys.executable, "-c", OPENED, json.dumps([(way, str(folder)) for way, folder in cases]), str(home / "outcomes.json")],
         cwd=ROOT, input="y\n" * 100, capture_output=True, text=True, timeout=300,
         env=os.environ | {"MARKER": str(home / "marker"), "HF_HOME": str(home / "hub"), "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    return json.loads((home / "told.json").read_text()), done.stdout + done.stderr, home
+    return json.loads((home / "outcomes.json").read_text()), done.stdout + done.stderr, home
 
 
 @pytest.mark.parametrize(
@@ -121,17 +121,17 @@ def told(tmp_path_factory):
         ("writer of writer", "the local writer's folder {}/writer"),
     ],
 )
-def test_a_checkpoint_that_only_its_own_code_opens_is_refused_in_one_line(told, what, folder):
-    found, _, home = told
+def test_a_checkpoint_that_only_its_own_code_opens_is_refused_in_one_line(opened, what, folder):
+    found, _, home = opened
     assert found[what] == {"refused": f"{folder.format(home)} {REFUSED}", "ran": False}
 
 
 @pytest.mark.parametrize("what", ["multimodal of known", "multimodal of processor", "writer of generating"])
-def test_where_transformers_has_classes_of_its_own_these_are_used_and_the_code_is_not(told, what):
-    opened = told[0][what].get("opened")
-    assert opened is not None and not told[0][what]["ran"]
-    assert all(module.startswith("transformers.") for module in opened)
+def test_where_transformers_has_classes_of_its_own_these_are_used_and_the_code_is_not(opened, what):
+    modules = opened[0][what].get("opened")
+    assert modules is not None and not opened[0][what]["ran"]
+    assert all(module.startswith("transformers.") for module in modules)
 
 
-def test_nothing_is_asked(told):
-    assert "[y/N]" not in told[1] and "Do you wish" not in told[1]
+def test_no_question_is_printed(opened):
+    assert "[y/N]" not in opened[1] and "Do you wish" not in opened[1]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mirepoix.models.backbones.tuning_config import Lora, Tuning, unfit
+from mirepoix.models.backbones.tuning_config import Lora, Tuning, tuning_problem
 from mirepoix.models.errors import Refused
 
 
@@ -14,18 +14,18 @@ def test_adapters_that_cannot_be_are_refused(wrong):
 
 @pytest.mark.parametrize("names", [("left",), ("left", "right")])
 def test_towers_that_are_there_fit(names):
-    assert unfit(Tuning(names), ["left", "right"]) is None
+    assert tuning_problem(Tuning(names), ["left", "right"]) is None
 
 
 @pytest.mark.parametrize(("names", "given"), [(("middle", "left"), "middle"), ((), r"\(\)")])
 def test_towers_that_are_not_there_do_not_fit(names, given):
     with pytest.raises(Refused, match=rf"^towers {given} cannot be trained; this retriever has left, right: "):
-        raise Refused(unfit(Tuning(names), ["left", "right"]))
+        raise Refused(tuning_problem(Tuning(names), ["left", "right"]))
 
 
 def test_a_tuning_of_another_retriever_does_not_fit():
     class Other(Tuning):
         pass
 
-    assert unfit(Other(("left",)), ["left"]) == "it is a Other; this retriever takes Tuning: give that"
-    assert unfit(Tuning(("left",)), ["left"], Other) == "it is a Tuning; this retriever takes Other: give that"
+    assert tuning_problem(Other(("left",)), ["left"]) == "it is a Other; this retriever takes Tuning: give that"
+    assert tuning_problem(Tuning(("left",)), ["left"], Other) == "it is a Tuning; this retriever takes Other: give that"

@@ -59,7 +59,7 @@ def learnt(loss: torch.Tensor, *leaves: torch.Tensor) -> list[torch.Tensor]:
 
 @settings(deadline=None, max_examples=50)
 @given(batch=batches(), objective=objectives())
-def test_value_gradient_and_figures_are_what_the_definition_says(batch, objective):
+def test_value_gradient_and_figures_are_those_of_the_definition(batch, objective):
     batch_labels, rows, seed = batch
     queries, documents = vectors(len(batch_labels.counts_B), rows, seed), vectors(len(batch_labels.keys_MH), rows, seed + 1000)
     scale = torch.tensor(3.0, dtype=torch.float64, requires_grad=True)
@@ -162,7 +162,7 @@ def test_a_pair_without_hard_negatives_among_pairs_with_some_teaches_nothing_whe
     assert [bool(gradient.any()) for gradient in queries.rows_NTD.grad] == [True, False, True]
 
 
-def test_a_copy_of_the_positive_is_pushed_away_only_if_it_is_not_said_to_be_relevant():
+def test_a_copy_of_the_positive_is_a_negative_only_if_it_is_not_labelled_relevant():
     batch, keys = toy(3), [7, 7, 8]
     kept, masked = of(*batch, labels([1] * 3, keys=keys)), of(*batch, labels([1] * 3, keys=keys, relevant=[{7}, {7}, {8}]))
     assert float(kept.effective_negatives) == 2 and float(masked.effective_negatives) == pytest.approx(4 / 3)
@@ -173,12 +173,12 @@ def test_a_document_is_known_by_any_of_its_hashes():
     assert float(of(*toy(3), batch_labels).effective_negatives) == pytest.approx(4 / 3)
 
 
-def test_what_another_pair_brings_and_this_query_is_known_to_want_is_masked_for_this_query_alone():
+def test_a_document_of_another_pair_that_answers_this_query_is_masked_for_this_query_alone():
     batch_labels = labels([1, 1], [1, 1], keys=[10, 11, 12, 13], relevant=[{10, 11, 13}, {11}])
     assert float(of(*toy(2, negatives=1), batch_labels).effective_negatives) == pytest.approx((1 + 3) / 2)
 
 
-def test_a_document_does_not_push_away_a_query_that_it_is_known_to_answer():
+def test_a_query_that_a_document_is_known_to_answer_is_no_negative_of_it():
     queries, documents = toy(2)
     contrast = of(queries, documents, labels([1, 1], keys=[10, 11], relevant=[{10, 11}, {11}]), Objective(symmetric=True))
     similarity = maxsim(queries, documents) / 0.1

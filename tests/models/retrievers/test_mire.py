@@ -178,7 +178,7 @@ def test_the_score_is_the_best_document_row_of_each_query_row_summed(mire):
             assert scores[q, d].item() == pytest.approx(expected, abs=1e-4)
 
 
-def test_in_search_the_room_that_a_query_leaves_does_not_show(twin):
+def test_in_search_the_padding_of_a_query_does_not_change_its_vectors(twin):
     """Published, zeroed [MASK] rows still blur the patches' weights, the more of them the shorter the query."""
     roomy = MireConfig(**{**vars(SMALL), "query_length": 60})
     query = [BY_ID["both"]]

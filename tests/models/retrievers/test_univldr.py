@@ -174,8 +174,8 @@ def test_it_starts_at_clips_own_temperature_which_a_training_can_go_on_from(twin
     part.model.logit_scale.data.fill_(scale)
     encoder = UniVLDR(UniVLDRConfig(), part)
     assert encoder.temperature == pytest.approx(temperature, rel=1e-4)
-    settled = Objective(temperature=None, learned_temperature=True).resolved(encoder.temperature, encoder.dimension)
-    assert settled.temperature == encoder.temperature
+    resolved = Objective(temperature=None, learned_temperature=True).resolved(encoder.temperature, encoder.dimension)
+    assert resolved.temperature == encoder.temperature
 
 
 def test_a_temperature_that_training_learnt_is_clips_own_scale_for_whoever_opens_the_folder(univldr, tmp_path):

@@ -414,7 +414,7 @@ async def at_once(app, *paths: str) -> list[int]:
         return [reply.status_code for reply in await asyncio.gather(*map(http.get, paths))]
 
 
-def test_whoever_asks_for_health_takes_no_room_from_requests_with_a_key(about):
+def test_requests_for_health_take_no_slot_from_requests_with_a_key(about):
     app = build_app(Awaited(seconds=1), about, Limits(max_in_flight=2))
     *health, models = asyncio.run(at_once(app, *["/health"] * 6, "/v1/models"))
     assert models == 200
@@ -422,7 +422,7 @@ def test_whoever_asks_for_health_takes_no_room_from_requests_with_a_key(about):
 
 
 @pytest.mark.parametrize(("fails", "status"), [(False, 200), (True, 503)])
-def test_many_who_ask_for_health_share_one_answer_and_it_holds_for_a_moment(about, monkeypatch, fails, status):
+def test_requests_for_health_at_once_share_one_answer_which_is_kept_for_a_moment(about, monkeypatch, fails, status):
     backend = Awaited(seconds=0.05, fails=fails)
     app = build_app(backend, about, Limits())
 
@@ -438,7 +438,7 @@ def test_many_who_ask_for_health_share_one_answer_and_it_holds_for_a_moment(abou
     asyncio.run(ask())
 
 
-def test_who_no_longer_waits_for_health_does_not_spoil_it_for_others():
+def test_a_request_for_health_that_is_cancelled_does_not_fail_the_others():
     async def ask() -> None:
         backend = Awaited(seconds=0.1)
         probe = HealthProbe(backend.ready)
@@ -492,7 +492,7 @@ def test_a_key_is_wanted_where_one_is_set(backend, about):
     assert locked("GET", "/health", headers={"host": "balancer.example"}).json()["key"] is True
 
 
-def test_more_requests_than_have_room_are_sent_away(release, about):
+def test_requests_above_the_limit_are_refused(release, about):
     class Slow(InProcess):
         async def encode(self, items, role):
             await asyncio.sleep(0.3)
@@ -518,7 +518,7 @@ def test_an_answer_that_takes_too_long_is_given_up(release, about):
     assert "0.1 seconds" in error_of(stuck.post("/v1/search", {"text": "x"}), 503)["message"]
 
 
-def test_our_own_failure_says_nothing_of_its_cause(release, about, caplog):
+def test_a_failure_of_the_server_does_not_show_its_cause(release, about, caplog):
     class Broken(InProcess):
         async def encode(self, items, role):
             raise RuntimeError("secret at 0x7f00")
@@ -528,7 +528,7 @@ def test_our_own_failure_says_nothing_of_its_cause(release, about, caplog):
     assert "secret at 0x7f00" in caplog.text
 
 
-def test_what_the_encoder_refuses_is_the_visitors_fault(release, about):
+def test_what_the_encoder_refuses_is_answered_with_400(release, about):
     class Choosy(InProcess):
         async def encode(self, items, role):
             raise Refused("the item needs more tokens than there is room for")

@@ -30,7 +30,7 @@ def test_what_answers_the_query_is_marked():
     assert "answers the query" in last
 
 
-def test_no_result_is_said_so():
+def test_no_results_are_shown_as_0_results():
     assert "0 results" in shown({"took_ms": 1.0, "release": "abc", "results": []})
 
 

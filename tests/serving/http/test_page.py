@@ -117,12 +117,12 @@ def test_markup_in_a_document_is_shown_as_letters(page):
     assert page.browser.title == "Mirepoix search"
 
 
-def test_an_empty_search_says_what_to_do_without_asking_the_server(page):
+def test_an_empty_search_shows_what_to_do_without_a_request(page):
     page.search()
     assert page.by_id("error").text == "Type something, or choose a picture."
 
 
-def test_a_refusal_of_the_server_is_shown_in_its_words_and_goes_away(page):
+def test_a_refusal_of_the_server_is_shown_in_its_words_until_the_next_search(page):
     page.drop(drawing("disc", 0.1)[:200])
     page.search()
     assert page.by_id("error").text == "the picture is truncated or damaged" and page.cards == []

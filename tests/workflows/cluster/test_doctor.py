@@ -1,4 +1,4 @@
-"""Each check of the machine can fail, says what was found, and says what to do."""
+"""Each check of the machine can fail, and gives what was found and what to do."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def test_the_table_has_a_line_for_each_check_and_the_advice_below_it():
     assert lines == ["ok    a       1", "fail  longer  none", "              -> install it", "1 ok, 0 warn, 1 fail"]
 
 
-def test_the_json_says_the_same(capsys, monkeypatch):
+def test_the_json_has_the_same_checks(capsys, monkeypatch):
     made = [MachineCheck("a", "warn", "1", "x")]
     monkeypatch.setattr(doctor, "checks", lambda storage: made)
     assert doctor.main(json_output=True) == 0
@@ -77,7 +77,7 @@ def test_a_container_with_the_default_shared_memory_is_warned(tmp_path: Path, mo
     assert doctor.shared_memory(tmp_path / "missing").state == "ok"
 
 
-def test_a_package_that_is_missing_or_too_old_fails_with_the_command_that_mends_it():
+def test_a_package_that_is_missing_or_too_old_fails_with_the_command_that_installs_it():
     required = {"ray": Requirement("ray[default]>=2.60"), "torch": Requirement("torch>=2.10")}
     found = {check.what: check for check in doctor.versions(required, versions_of(ray="2.59.1", torch="2.13.0+cpu"))}
     assert found["ray"].state == "fail" and found["ray"].advice == "pip install 'ray>=2.60'"
@@ -270,7 +270,7 @@ class Health(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_tracking_server_is_asked_whether_it_lives(monkeypatch):
+def test_a_tracking_server_is_checked_by_a_request(monkeypatch):
     with HTTPServer(("127.0.0.1", 0), Health) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -158,7 +158,7 @@ def test_a_cluster_that_was_there_before_is_not_disturbed(used):
     assert len(before) >= 3 and before <= after
 
 
-def test_it_says_nothing(used):
+def test_it_prints_nothing(used):
     assert used["err"] == ""
 
 
@@ -203,7 +203,7 @@ def temporary_root(tmp_path: Path, monkeypatch) -> Path:
     return tmp_path
 
 
-def test_a_folder_whose_driver_lives_is_not_swept(temporary_root: Path):
+def test_a_folder_of_a_running_driver_is_not_swept(temporary_root: Path):
     folder, held = cluster._new_folder()
     assert sweep() == [] and folder.exists()
     os.close(held)
@@ -263,10 +263,10 @@ SLOW = """
     try:
         with private_cluster(num_cpus=1) as address:
             left = [pid for pids in seen.values() for pid in pids if os.path.exists(f"/proc/{pid}/fd/0")]
-            told = {"answer": ray.get(ray.remote(lambda: 7).remote()), "left": left}
+            result = {"answer": ray.get(ray.remote(lambda: 7).remote()), "left": left}
     except ValueError as refused:
-        told = {"refused": str(refused), "left": [pid for pids in seen.values() for pid in pids if os.path.exists(f"/proc/{pid}/fd/0")]}
-    print(json.dumps(told | {"tries": len(tries), "started": [len(pids) for pids in seen.values()]}))
+        result = {"refused": str(refused), "left": [pid for pids in seen.values() for pid in pids if os.path.exists(f"/proc/{pid}/fd/0")]}
+    print(json.dumps(result | {"tries": len(tries), "started": [len(pids) for pids in seen.values()]}))
 """
 
 
@@ -281,27 +281,27 @@ def slowly(home: Path, code: str, *arguments: str) -> tuple[dict, list[str]]:
 
 
 def test_a_start_that_ray_gives_up_is_tried_again_and_its_processes_do_not_stay(tmp_path):
-    told, lines = slowly(tmp_path / "home", SLOW, "1")
-    assert (told["answer"], told["tries"], told["left"]) == (7, 2, [])
-    assert told["started"][0] >= 2, "the first try had processes up"
+    printed, lines = slowly(tmp_path / "home", SLOW, "1")
+    assert (printed["answer"], printed["tries"], printed["left"]) == (7, 2, [])
+    assert printed["started"][0] >= 2, "the first try had processes up"
     (line,) = lines
     assert line.startswith("Ray did not start (The current node timed out during startup); the load average is ")
     assert line.endswith(" CPUs; trying again, 2 of 3")
 
 
 def test_a_start_that_never_succeeds_is_refused_in_one_line_and_leaves_nothing(tmp_path):
-    told, lines = slowly(tmp_path / "home", SLOW, "9")
-    assert (told["tries"], told["left"]) == (3, []) and min(told["started"]) >= 2
+    printed, lines = slowly(tmp_path / "home", SLOW, "9")
+    assert (printed["tries"], printed["left"]) == (3, []) and min(printed["started"]) >= 2
     assert [line.rpartition("; ")[2] for line in lines] == ["trying again, 2 of 3", "trying again, 3 of 3"]
-    assert told["refused"].startswith("Ray did not start in 3 tries (The current node timed out during startup); the load average is ")
-    assert told["refused"].endswith(
+    assert printed["refused"].startswith("Ray did not start in 3 tries (The current node timed out during startup); the load average is ")
+    assert printed["refused"].endswith(
         "run the same command again when the machine is less busy, or give --address or RAY_ADDRESS of a cluster that is up"
     )
-    assert "\n" not in told["refused"]
+    assert "\n" not in printed["refused"]
 
 
 def test_what_is_no_slow_start_is_not_tried_again(tmp_path):
-    told, lines = slowly(
+    printed, lines = slowly(
         tmp_path / "home",
         """
         import json, ray
@@ -315,10 +315,10 @@ def test_what_is_no_slow_start_is_not_tried_again(tmp_path):
             with private_cluster():
                 pass
         except ValueError as error:
-            print(json.dumps({"told": str(error), "tries": len(tries)}))
+            print(json.dumps({"error": str(error), "tries": len(tries)}))
         """,
     )
-    assert told == {"told": "object_store_memory is too large", "tries": 1} and lines == []
+    assert printed == {"error": "object_store_memory is too large", "tries": 1} and lines == []
 
 
 def test_an_environment_is_restored_whatever_happens(monkeypatch):
@@ -405,7 +405,7 @@ def test_the_code_root_is_where_mirepoix_is_imported_from():
     assert (code_root() / "mirepoix.py").is_file()
 
 
-def test_storage_is_what_the_user_says(monkeypatch):
+def test_storage_is_what_the_user_sets(monkeypatch):
     monkeypatch.setenv("MIREPOIX_STORAGE", "s3://bucket/store")
     assert default_storage() == "s3://bucket/store"
 

@@ -187,7 +187,7 @@ def test_the_same_job_is_not_taken_twice(job_head, tmp_path: Path):
     assert "\n" not in str(refusal.value)
 
 
-def test_an_interrupted_watcher_leaves_the_job_running_and_says_how_to_reach_it(job_head, tmp_path: Path):
+def test_an_interrupted_watcher_leaves_the_job_running_and_prints_how_to_reach_it(job_head, tmp_path: Path):
     client = job_client(job_head.address)
     job = staged(tmp_path / "stage", "quickstart", "seconds=60")
     send(client, job)
@@ -305,7 +305,7 @@ def test_the_log_is_printed_once_though_the_connection_breaks(monkeypatch, capsy
     assert capsys.readouterr().out == "one\ntwo\nthree\n"
 
 
-def test_a_cluster_that_is_lost_for_good_is_said_with_the_way_back(monkeypatch, capsys):
+def test_a_cluster_that_stays_lost_is_refused_with_the_command_to_follow_the_job(monkeypatch, capsys):
     monkeypatch.setattr(submission, "LOST_PAUSE", 0.05)
     with scripted_server(["one\n"], [1], ends_after=9) as address:
         client = job_client(address)

@@ -113,12 +113,12 @@ def test_the_arms_that_are_named_are_run_and_no_other():
 @pytest.mark.parametrize(
     ("cpus", "gpus", "room"), [(2, 0, 1), (1, 0, 1), (8, 0, 4), (96, 0, 48), (96, 8, 48)], ids=["two", "one", "eight", "many", "gpus"]
 )
-def test_as_many_arms_are_at_work_as_there_are_cpus_for(cpus, gpus, room):
+def test_as_many_arms_run_at_once_as_there_are_cpus_for(cpus, gpus, room):
     assert recipe("quickstart_all").parallel_arms(cpus, gpus) == room
     assert replace(recipe("quickstart_all"), at_once=3).parallel_arms(cpus, gpus) == 3
 
 
-def test_arms_on_gpus_want_their_gpus():
+def test_arms_on_gpus_need_their_gpus():
     large = changed(Arm(), "instruct", use_gpu=True, num_workers=4, cpus_per_worker=2)
     assert [compared(one=large).parallel_arms(96, gpus) for gpus in (0, 4, 8, 31)] == [1, 1, 2, 7]
     assert compared(one=large).parallel_arms(16, 31) == 2

@@ -85,7 +85,7 @@ def test_unite_is_adapted_without_the_mask_and_instructed_with_it(name):
     assert config.instruct.loss.modality_mask is True
 
 
-def test_what_the_config_asks_for_beside_stands_in_its_place():
+def test_the_optional_stages_of_a_config_are_put_between_the_others():
     chosen = resolve("quickstart", ["passages.kind=vid2r", "mine=MineConfig", "mine.last=50"])
     more = {stage.name: stage for stage in chosen.stages()}
     assert set(more) - set(STAGES) == {"passages", "embed-adapted", "index-adapted", "mine"}
@@ -100,7 +100,9 @@ def test_a_training_that_is_left_out_leaves_its_place_to_the_one_before_it():
     plain = {stage.name: stage for stage in resolve("quickstart", ["adapt=null"]).stages()}
     assert set(STAGES) - set(plain) == {"adapt"}
     assert plain["instruct"].inputs == {"pairs": "pairs", "encoder": "backbone"}
-    assert (STAGES["pairs"].config.adapt_tasks, plain["pairs"].config.adapt_tasks) == ((), None), "no pairs are laid for nobody"
+    assert (STAGES["pairs"].config.adapt_tasks, plain["pairs"].config.adapt_tasks) == ((), None), (
+        "no pairs are made for the training that is left out"
+    )
     assert plain["embed-untrained"].after == ("embed",), "a small machine holds one embedding at a time"
     mined = {stage.name: stage for stage in resolve("quickstart", ["adapt=null", "mine=MineConfig"]).stages()}
     assert set(mined) - set(plain) == {"mine"}, "the untrained encoder has an index already"
@@ -128,16 +130,16 @@ def test_a_third_training_takes_the_second_and_what_it_finds_hard():
 
 def test_a_verbalised_corpus_is_what_the_third_training_reads_and_what_is_searched_and_not_what_is_mined_in():
     settings = ["verbalise.kind=written", "refine=TrainConfig", "mine_refine=MineConfig", "passages.kind=vid2r"]
-    told = {stage.name: stage for stage in resolve("quickstart", settings).stages()}
-    assert told["verbalise"].inputs == {"curate": "curate"}
-    assert told["pairs-verbalised"].inputs == {"curate": "verbalise", "passages": "passages"}
-    assert told["pairs-verbalised"].config == replace(told["pairs"].config, adapt_tasks=None), "nothing is adapted to it"
-    assert told["embed-instructed"].inputs == {"encoder": "instruct", "curate": "curate", "pairs": "pairs"}
+    stages = {stage.name: stage for stage in resolve("quickstart", settings).stages()}
+    assert stages["verbalise"].inputs == {"curate": "curate"}
+    assert stages["pairs-verbalised"].inputs == {"curate": "verbalise", "passages": "passages"}
+    assert stages["pairs-verbalised"].config == replace(stages["pairs"].config, adapt_tasks=None), "nothing is adapted to it"
+    assert stages["embed-instructed"].inputs == {"encoder": "instruct", "curate": "curate", "pairs": "pairs"}
     searched = {"encoder": "instruct", "index": "index-instructed"}
-    assert told["mine-refine"].inputs == {"pairs": "pairs-verbalised", "curate": "verbalise", **searched}
-    assert told["refine"].inputs == {"pairs": "mine-refine", "encoder": "instruct"}
-    assert {told[name].inputs["curate"] for name in ("embed", "embed-untrained", "release")} == {"verbalise"}
-    assert {told[name].inputs["curate"] for name in ("backbone", "evaluate")} == {"curate"}
+    assert stages["mine-refine"].inputs == {"pairs": "pairs-verbalised", "curate": "verbalise", **searched}
+    assert stages["refine"].inputs == {"pairs": "mine-refine", "encoder": "instruct"}
+    assert {stages[name].inputs["curate"] for name in ("embed", "embed-untrained", "release")} == {"verbalise"}
+    assert {stages[name].inputs["curate"] for name in ("backbone", "evaluate")} == {"curate"}
     unmined = {stage.name: stage for stage in resolve("quickstart", settings[:2]).stages()}
     assert unmined["refine"].inputs["pairs"] == "pairs-verbalised"
     early = {stage.name: stage for stage in resolve("quickstart", [*settings, "adapt=null", "mine=MineConfig"]).stages()}
@@ -249,8 +251,8 @@ def test_mining_for_a_training_that_reads_no_hard_negatives_is_refused(stage, mi
     with pytest.raises(Refused, match=r"instruct\.negatives is 0"):
         resolve("mimic", ["mine=MineConfig"])
     given = ["refine=TrainConfig", "mine=MineConfig", "instruct.negatives=0"]
-    told = {stage.name: stage for stage in resolve("quickstart", given).stages()}
-    assert told["refine"].inputs["pairs"] == "mine", "the third training reads them"
+    stages = {stage.name: stage for stage in resolve("quickstart", given).stages()}
+    assert stages["refine"].inputs["pairs"] == "mine", "the third training reads them"
 
 
 @pytest.mark.parametrize("split", SPLITS[1:])
@@ -286,7 +288,7 @@ def choices(hint: Any) -> Iterator[tuple[type, str]]:
 
 
 @pytest.mark.parametrize(
-    ("config", "name"), sorted(set(choices(Retrieval)), key=str), ids=lambda told: told if isinstance(told, str) else told.__name__
+    ("config", "name"), sorted(set(choices(Retrieval)), key=str), ids=lambda value: value if isinstance(value, str) else value.__name__
 )
 def test_a_config_made_in_python_refuses_what_is_none_of_a_fields_values_as_the_command_line_does(config, name):
     with pytest.raises(Refused, match=f"{name} is 'odd'; give one of "):

@@ -58,7 +58,7 @@ class Ended:
     seconds: float
 
     def stages(self, ending: str) -> set[str]:
-        """The stages whose line says this ending."""
+        """The stages whose line has this ending."""
         return set(re.findall(rf"^(\S+) +{ending}\b", self.out + self.err, re.MULTILINE))
 
 

@@ -24,6 +24,7 @@ SMALL = (
     "backbone.tiny.intermediate_size=64",
     "adapt=null",
     "instruct.max_steps=3",
+    "embed.threads=1",
     "evaluate.draws=10",
 )
 
@@ -71,8 +72,8 @@ def content(examples):
 
 
 @pytest.fixture(scope="module")
-def stands_for(curated, content):
-    """Every picture -> the one that was kept for it."""
+def kept_picture(curated, content):
+    """The picture that each picture was merged into, or the picture itself if it was kept."""
     merged = {row["id"]: row["detail"] for row in read_part(curated, "rejects").to_pylist() if row["part"] == "corpus"}
     return {picture: merged.get(picture, picture) for picture in content}
 
@@ -81,13 +82,13 @@ def test_a_sentence_is_searched_for_among_pictures(ran):
     assert "search with a text" in ran[1] and "target i" in ran[1] and "3 results in" in ran[1]
 
 
-def test_the_six_orders_of_a_picture_are_found_and_nothing_else_is_merged(curated, content, stands_for):
+def test_the_six_orders_of_a_picture_are_found_and_nothing_else_is_merged(curated, content, kept_picture):
     kept = set(read_part(curated, "corpus", ["id"])["id"].to_pylist())
-    assert set(stands_for.values()) == kept
+    assert set(kept_picture.values()) == kept
     by_identifier, by_content = defaultdict(set), defaultdict(set)
     for picture, (identifier, boxes) in content.items():
-        by_identifier[identifier].add(stands_for[picture])
-        by_content[boxes].add(stands_for[picture])
+        by_identifier[identifier].add(kept_picture[picture])
+        by_content[boxes].add(kept_picture[picture])
     assert {len(found) for found in by_identifier.values()} == {1}, "the permutations of an example are one"
     assert {len(found) for found in by_content.values()} == {1} and len(by_content) == len(kept), "and so is what is in two examples alike"
 

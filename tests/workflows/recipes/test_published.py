@@ -131,7 +131,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("name", "field", "value"), [(name, field, value) for name, published in PUBLISHED.items() for field, value in published.items()]
 )
-def test_a_published_recipe_says_what_the_paper_says(name, field, value):
+def test_a_published_recipe_has_the_settings_of_the_paper(name, field, value):
     assert reduce(getattr, field.split("."), recipe(name)) == value
 
 

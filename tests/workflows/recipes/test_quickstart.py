@@ -54,7 +54,8 @@ def first(home, before):
     return mirepoix("demo", "quickstart", *SMALL, "--storage", str(home / "storage"), cwd=home, timeout=580)
 
 
-def told(home):
+def latest_run(home):
+    """The report of the latest run, and the folder of that run."""
     (latest,) = sorted((home / "storage" / "runs").iterdir())[-1:]
     return json.loads((latest / "report.json").read_text()), latest
 
@@ -73,7 +74,7 @@ def test_the_table_sets_trained_against_untrained_for_every_task(first):
     assert "untrained  trained" in first.out.replace("   ", "  ")
 
 
-def test_the_end_says_where_to_look_next(first, home):
+def test_the_last_lines_name_the_report_the_release_and_the_pages(first, home):
     for what in ("the report", "the release", "the search page", "the MLflow page"):
         assert what in first.out
     report = next(line.split()[-1] for line in first.out.splitlines() if line.strip().startswith("the report"))
@@ -83,7 +84,7 @@ def test_the_end_says_where_to_look_next(first, home):
 
 
 def test_the_report_holds_settings_data_and_figures_by_task(first, home):
-    report, folder = told(home)
+    report, folder = latest_run(home)
     assert report["settings"]["instruct"]["max_steps"] == 12
     assert report["data"]["digest"] == store.read_manifest(next((home / "storage/artefacts/curate").iterdir())).digest
     assert {entry["system"] for entry in report["results"]} == {"trained", "untrained"}
@@ -103,7 +104,7 @@ def planned(first, home, capsys):
 
 
 def test_the_folder_of_the_run_can_be_run_again(home, planned):
-    plan = planned("quickstart", "--config", str(told(home)[1] / "config.yaml"))
+    plan = planned("quickstart", "--config", str(latest_run(home)[1] / "config.yaml"))
     verbs = {name: "runs" if words[0] == "runs" else " ".join(words) for name, words in plan.items()}
     assert verbs == {name: "runs" if name == "deploy" else "up to date" for name in STAGES}
 
@@ -126,7 +127,7 @@ def test_nothing_is_left_running_and_nobody_elses_token_is_touched(first, before
     assert (token.stat().st_mtime_ns if token.exists() else None) == token_time
 
 
-def test_every_artefact_is_what_its_manifest_says(first, home):
+def test_every_artefact_matches_its_manifest(first, home):
     folders = [folder for stage in (home / "storage/artefacts").iterdir() for folder in stage.iterdir()]
     assert len(folders) == len(STAGES)
     for folder in folders:
@@ -213,7 +214,7 @@ def test_the_mlflow_page_shows_the_run_with_its_stages_its_curves_and_its_report
         time.sleep(0.2)
 
 
-def test_a_second_run_skips_what_stands_and_needs_no_cluster(first, home):
+def test_a_second_run_skips_what_is_up_to_date_and_needs_no_cluster(first, home):
     """With its temporary folder out of reach no cluster could be started."""
     words = ["run", "quickstart", *SMALL, "--until", "release", "--storage", str(home / "storage")]
     again = mirepoix(*words, TMPDIR="/nowhere", RAY_ADDRESS="127.0.0.1:9")
@@ -230,8 +231,8 @@ def test_a_second_demo_only_serves_again_and_on_its_own_cluster_whatever_other_i
     assert again.seconds < first.seconds / 2
 
 
-def test_a_release_is_served_and_searched_from_the_command_line(first, home):
-    _, folder = told(home)
+def test_a_release_is_served_and_searched_from_the_command_line(first, home, capsys):
+    _, folder = latest_run(home)
     server = start("serve", str(folder), "--port", "0")
     try:
         line = server.stdout.readline()
@@ -242,15 +243,13 @@ def test_a_release_is_served_and_searched_from_the_command_line(first, home):
         assert "3 results in" in words.out
         row = read_part(next((home / "storage/artefacts/curate").iterdir()), "queries").filter(pc.field("task") == "i->t").to_pylist()[0]
         (home / "query.png").write_bytes(row["images"][0])
-        picture = mirepoix("search", "--image", str(home / "query.png"), "--json", "--url", url)
-        assert len(json.loads(picture.out)["results"]) == 5
+        assert main(["search", "--image", str(home / "query.png"), "--json", "--url", url]) == 0
+        assert len(json.loads(capsys.readouterr().out)["results"]) == 5
         (home / "query.txt").write_text("no picture")
-        refused = mirepoix("search", "--image", str(home / "query.txt"), "--url", url)
-        assert refused.status == 2
-        assert "declined (400)" in refused.err
-        long = mirepoix("search", "star " * 20_000, "--url", url)
-        assert long.status == 2
-        assert "declined (4" in long.err
+        assert main(["search", "--image", str(home / "query.txt"), "--url", url]) == 2
+        assert "declined (400)" in capsys.readouterr().err
+        assert main(["search", "star " * 20_000, "--url", url]) == 2
+        assert "declined (4" in capsys.readouterr().err
     finally:
         server.send_signal(signal.SIGINT)
         ended = finish(server, time.monotonic(), 60)
@@ -307,13 +306,13 @@ def checkout(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def cluster(job_head):
-    """A cluster that takes jobs, and the variables by which a command is let in."""
+    """A cluster that takes jobs, and the variables by which a command authenticates."""
     return job_head, {name: value for name, value in job_head.env.items() if name.startswith("RAY_AUTH")}
 
 
 @pytest.fixture(scope="module")
 def beside(first, home, cluster, tmp_path_factory):
-    """A second retriever set beside the first one's results, as a job of the cluster; and the storage of both: two minutes and more."""
+    """A comparison of the first retriever with a second one, as a job of the cluster, and the storage of both; takes two minutes."""
     storage = tmp_path_factory.mktemp("beside") / "shared"
     shutil.copytree(home / "storage", storage)
     words = ["submit", *BESIDE, "--address", cluster[0].address, "--storage", str(storage)]
@@ -321,11 +320,11 @@ def beside(first, home, cluster, tmp_path_factory):
 
 
 @pytest.mark.soak
-def test_a_comparison_as_a_job_of_a_cluster_takes_what_stands_and_makes_the_rest(beside):
+def test_a_comparison_as_a_job_of_a_cluster_skips_what_is_up_to_date_and_runs_the_rest(beside):
     ended, _ = beside
     assert ended.status == 0, ended.out + ended.err
-    stood = {name if name in ("sources", "curate", "pairs") else f"unite:{name}" for name in STAGES if name != "deploy"}
-    assert ended.stages("up to date") == stood, "the quickstart alone made all of UNITE's"
+    up_to_date = {name if name in ("sources", "curate", "pairs") else f"unite:{name}" for name in STAGES if name != "deploy"}
+    assert ended.stages("up to date") == up_to_date, "the quickstart alone made all of UNITE's"
     steps = ("backbone", "instruct", "embed", "embed-untrained", "index", "index-untrained", "evaluate", "release")
     assert ended.stages("done") == {"deploy", *(f"univldr:{step}" for step in steps)}
 

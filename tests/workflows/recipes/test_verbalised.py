@@ -62,7 +62,7 @@ def test_the_third_training_reads_mined_negatives_as_they_are_called_now(folders
     assert all(item.text == after[item.id].text for pair in pairs for item in (pair.positive, *pair.negatives))
 
 
-def test_who_asks_for_pictures_finds_them_in_the_target_pool(folders):
+def test_queries_for_pictures_find_pictures_alone_in_the_target_pool(folders):
     before = items(folders["curate"])
     asked = {row["id"]: row["task"] for row in read_part(folders["curate"], "queries", ["id", "task"]).to_pylist()}
     found = [line.split() for line in (folders["evaluate"] / "trained-target.trec").read_text().splitlines()]

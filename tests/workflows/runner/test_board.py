@@ -49,7 +49,7 @@ def test_a_board_that_died_costs_the_lines_and_not_the_run(ray_cluster):
     reporter({"step": 1})
     deadline = time.monotonic() + 20
     while mailbox._board is not None and time.monotonic() < deadline:
-        assert mailbox.collect(patience_s=0.5) == []
+        assert mailbox.collect(timeout_s=0.5) == []
     assert mailbox.close() == []
 
 
@@ -61,7 +61,7 @@ def test_a_question_that_was_asked_before_the_last_reports_does_not_hide_them(ra
     early = mailbox.collect()  # the question may be answered at once, or stay open
     reporter({"step": 2})
     reporter.flush()
-    assert [entry.numbers["step"] for entry in early + mailbox.collect_all(patience_s=20.0)] == [1.0, 2.0]
+    assert [entry.numbers["step"] for entry in early + mailbox.collect_all(timeout_s=20.0)] == [1.0, 2.0]
     assert mailbox.close() == []
 
 

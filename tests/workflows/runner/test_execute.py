@@ -194,7 +194,7 @@ def test_what_cannot_be_sent_to_a_worker_fails_its_stage_only(ray_cluster, stora
     assert report.stages["load"].error.startswith("its config or its arguments cannot be sent to a Ray worker: TypeError: cannot pickle")
 
 
-def test_a_killed_worker_is_retried_where_the_stage_says_so(ray_cluster, storage, log):
+def test_a_killed_worker_is_retried_where_the_stage_allows_it(ray_cluster, storage, log):
     report, _ = run(
         [Stage("load", DIE_ONCE, StubConfig(log), retries=1), Stage("trim", DIE_ONCE, StubConfig(log), retries=0)], storage, local=False
     )
@@ -280,7 +280,7 @@ def test_a_stage_may_run_every_time_or_ask_whether_its_result_still_holds(storag
 # Plans
 
 
-def test_a_plan_says_what_would_run_and_why_and_does_nothing(storage, log):
+def test_a_plan_lists_what_would_run_and_why_and_runs_nothing(storage, log):
     fresh, _ = run(pair(log), storage, plan=True)
     assert reasons(fresh) == {
         "load": "never ran",

@@ -24,7 +24,7 @@ def leases(storage: str) -> list[str]:
 
 
 def tamper(storage: str, driver: Driver, **changes) -> None:
-    """Rewrite what a driver says about itself, as another process or host would have."""
+    """Rewrites the record of a driver to one of another process or host."""
     path = Path(storage) / "leases" / f"driver-{driver.id}.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -94,12 +94,12 @@ def test_the_process_that_ended_and_the_zombie_are_both_gone():
     while process_start(zombie.pid) is not None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert Path(f"/proc/{zombie.pid}").exists(), "nobody has asked for its exit status yet"
+    assert Path(f"/proc/{zombie.pid}").exists(), "its exit status has not been read yet"
     zombie.wait()
     assert machine() == machine()
 
 
-def test_the_heart_beats_while_the_driver_is_entered(storage):
+def test_heartbeats_are_written_while_the_driver_is_entered(storage):
     with Driver(storage, beat_s=0.05) as driver:
         path = Path(storage) / "leases" / f"driver-{driver.id}.json"
         first = json.loads(path.read_text())["beat"]

@@ -27,7 +27,7 @@ def test_the_count_before_is_a_bar_behind_and_in_the_label():
     assert [round(width / widths[2], 3) for width in widths] == [0.25, 0.5, 1, 0.25]
 
 
-def test_of_many_rows_the_largest_are_drawn_and_it_says_so():
+def test_of_many_rows_the_largest_are_drawn_under_their_count():
     rows = [{"name": f"n{number}", "count": number} for number in range(MOST + 5)]
     drawn = bars("all", rows)
     assert len(re.findall("<rect", drawn)) == MOST + 1

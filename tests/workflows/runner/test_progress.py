@@ -18,7 +18,7 @@ def note(step: float, moment: float, **numbers: float) -> ProgressReport:
     return ProgressReport("adapt", moment, {"step": step, "total": 300.0, **numbers})
 
 
-def test_a_line_says_where_the_stage_is_and_how_long_it_still_takes():
+def test_a_line_shows_the_step_of_a_stage_and_the_time_left():
     assert line(note(120, 41.0, loss=2.3099), note(0, 0.0)) == "120/300  loss 2.31  1:02 left"
     assert line(note(120, 41.0), note(120, 41.0)) == "120/300", "one report gives no speed"
     assert line(ProgressReport("adapt", 0.0, {"step": 5.0}), ProgressReport("adapt", 0.0, {})) == "step 5"
@@ -40,7 +40,7 @@ def test_a_clock_reads_like_a_clock(seconds, text):
     assert clock(seconds) == text
 
 
-def test_elsewhere_than_on_a_terminal_a_stage_says_a_line_now_and_then(monkeypatch):
+def test_without_a_terminal_a_stage_prints_a_line_now_and_then(monkeypatch):
     stream = io.StringIO()
     display = Display(stream)
     display.begin("adapt")

@@ -236,7 +236,7 @@ def test_the_default_is_a_file_in_the_storage_and_the_variable_comes_first(tmp_p
     assert open_tracker(str(tmp_path), "r", Recipe(), uri="http://other:5000").uri == "http://other:5000"
 
 
-def test_a_new_store_says_nothing_on_the_way(tmp_path):
+def test_a_new_store_prints_nothing(tmp_path):
     code = (
         "from mirepoix.workflows.runner.tracking import open_tracker\n"
         f"tracker = open_tracker({str(tmp_path)!r}, 'pair', {{}})\n"
@@ -284,7 +284,7 @@ def test_a_server_that_is_away_costs_seconds_and_one_warning(server, request, mo
     assert last.startswith(f"MLflow at {tracker.uri} did not answer until the end:")
 
 
-def test_while_it_is_away_nobody_waits_for_it(silent_server, monkeypatch):
+def test_while_it_does_not_answer_no_call_waits_for_it(silent_server, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     tracker = Tracker(silent_server)
@@ -296,7 +296,7 @@ def test_while_it_is_away_nobody_waits_for_it(silent_server, monkeypatch):
     assert time.monotonic() - began < 10.0, "600 calls, of which each would have waited a second"
 
 
-def test_when_it_comes_back_all_that_was_said_is_written_with_its_own_times(tracker, monkeypatch, capfd):
+def test_when_it_comes_back_all_reports_are_written_with_their_own_times(tracker, monkeypatch, capfd):
     reachable = tracker.uri
     tracker.uri = "http://127.0.0.1:9"
     tracker.begin("driver", "/bucket", {"driver"})
@@ -323,6 +323,31 @@ def test_a_call_that_is_refused_is_skipped_with_a_warning_and_the_rest_goes_on(t
     tracker.end("FINISHED")
     assert "MLflow refused a call, which is skipped" in capfd.readouterr().err
     assert runs_of(tracker)["load"][0].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("code", ["INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", None])
+def test_a_call_on_which_the_server_fails_is_made_again_and_nothing_is_skipped(tracker, monkeypatch, capfd, code):
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos import databricks_pb2
+
+    errors = [MlflowException("busy", getattr(databricks_pb2, code)) if code else ConnectionResetError("busy")]
+    log_batch = MlflowClient.log_batch
+
+    def failing_once(*arguments, **named):
+        if errors:
+            raise errors.pop()
+        return log_batch(*arguments, **named)
+
+    tracker.begin("driver", "/bucket", {"driver"})
+    tracker.start("load", PARTS, {})
+    monkeypatch.setattr(MlflowClient, "log_batch", failing_once)
+    tracker.curve(ProgressReport("load", time.time(), {"step": 7.0, "loss": 2.0}))
+    tracker.finish("load", DONE, MANIFEST)
+    tracker.end("FINISHED")
+    shown = capfd.readouterr().err
+    assert not errors and "does not answer (busy)" in shown and "skipped" not in shown
+    assert runs_of(tracker)["load"][0].data.metrics["loss"] == 2.0
 
 
 def test_a_run_is_not_stopped_by_a_tracking_server_that_is_away(dead_server, tmp_path):

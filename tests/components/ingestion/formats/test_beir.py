@@ -115,7 +115,7 @@ def test_each_bad_row_is_rejected_with_its_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("item", "split", "says"),
+    ("item", "split", "message"),
     [
         (Item("d", images=(picture(1),)), "test", "holds no pictures"),
         (Item("d", video=(picture(1),)), "test", "holds no clips"),
@@ -123,9 +123,9 @@ def test_each_bad_row_is_rejected_with_its_line(tmp_path):
         (Item("d", "d"), "a/b", "split 'a/b'"),
     ],
 )
-def test_what_beir_cannot_hold_is_refused(tmp_path, item, split, says):
+def test_what_beir_cannot_hold_is_refused(tmp_path, item, split, message):
     rows = [Candidate(item), Query(Item("q", "q"), split), Judgement("q", "d")]
-    with pytest.raises(Refused, match=says):
+    with pytest.raises(Refused, match=message):
         beir.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
 
 

@@ -30,7 +30,7 @@ def test_rows_are_read_as_the_lines_say(tmp_path):
     assert not any(row.named for row in rows if isinstance(row, Candidate))
 
 
-def test_that_a_file_wants_no_negatives_of_its_batch_stays_in_the_source_of_its_rows(tmp_path):
+def test_the_mark_of_a_file_without_negatives_of_its_batch_stays_in_the_source_of_its_rows(tmp_path):
     rows = rows_of(flagembedding, write_files(tmp_path / "s", {"a_no_in_batch_neg/x.jsonl": [{"query": "q", "pos": ["p"]}]}))
     assert {row.item.source for row in rows if isinstance(row, Query)} == {"s/a_no_in_batch_neg/x.jsonl"}
 

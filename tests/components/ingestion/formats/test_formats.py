@@ -80,12 +80,12 @@ def test_packed_lines_are_read_as_plain_ones(tmp_path, name, write_sample):
     assert meaning(rows_of(FORMATS[name], source), ids_stay(name)) == meaning(plain, ids_stay(name))
 
 
-def test_each_format_has_a_name_of_its_own_and_says_what_it_is():
+def test_each_format_has_a_name_of_its_own_and_a_docstring():
     assert len(FORMATS) == len([module for module in FOUND if hasattr(module, "NAME")])
     assert all(module.__doc__ for module in FORMATS.values())
 
 
-def test_the_list_of_formats_names_those_that_there_are_and_says_which_are_written():
+def test_the_list_of_formats_is_complete_and_marks_those_that_are_written():
     assert list(sources_config.FORMATS) == list(FORMAT_MODULES) and set(FORMAT_MODULES) == set(FORMATS)
     assert {name: form.written for name, form in sources_config.FORMATS.items()} == {
         name: hasattr(module, "write") for name, module in FORMATS.items()

@@ -211,7 +211,7 @@ ITEMS = [Candidate(Item("9:1", "d")), Query(Item("9:2", "q"), "train", "t->t"), 
 
 
 @pytest.mark.parametrize(
-    ("rows", "says"),
+    ("rows", "message"),
     [
         ([Candidate(Item("doc", "d")), ITEMS[1], Judgement("9:2", "doc")], "dataset:number, such as 9:42, and not 'doc'"),
         ([ITEMS[0], Query(Item("9:2", "q"), "dev", "t->t"), ITEMS[2]], "no split 'dev'"),
@@ -220,8 +220,8 @@ ITEMS = [Candidate(Item("9:1", "d")), Query(Item("9:2", "q"), "train", "t->t"), 
         ([ITEMS[0], Query(Item("9:2", "q", instruction="Find."), "train", "t->t"), ITEMS[2]], "no place for an instruction"),
     ],
 )
-def test_what_mbeir_cannot_hold_is_refused(tmp_path, rows, says):
-    with pytest.raises(Refused, match=says):
+def test_what_mbeir_cannot_hold_is_refused(tmp_path, rows, message):
+    with pytest.raises(Refused, match=message):
         mbeir.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
 
 

@@ -142,7 +142,7 @@ def test_negatives_of_an_evaluation_query_are_one_row_and_further_answers_are_no
 
 
 @pytest.mark.parametrize(
-    ("item", "split", "says"),
+    ("item", "split", "message"),
     [
         (Item("q", "q", (RED, BLUE)), "train", "one picture an item"),
         (Item("q", "q", instruction="Find."), "train", "no place for an instruction"),
@@ -151,7 +151,7 @@ def test_negatives_of_an_evaluation_query_are_one_row_and_further_answers_are_no
         (Item("q", "q"), "seen", "split 'seen'"),
     ],
 )
-def test_what_mmeb_cannot_hold_is_refused(tmp_path, item, split, says):
+def test_what_mmeb_cannot_hold_is_refused(tmp_path, item, split, message):
     rows = [Candidate(Item("p", "p")), Query(item, split), Judgement("q", "p")]
-    with pytest.raises(Refused, match=says):
+    with pytest.raises(Refused, match=message):
         mmeb.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))

@@ -184,15 +184,15 @@ def test_examples_of_other_columns_are_other_files_and_few_are_held(tmp_path, mo
 
 
 @pytest.mark.parametrize(
-    ("item", "says"),
+    ("item", "message"),
     [
         (Item("n", "photo.png"), "would read the text of n as the path of a picture"),
         (Item("n", images=(RED, BLUE)), "one picture an item"),
         (Item("n", video=(RED,)), "holds no clips"),
     ],
 )
-def test_what_columns_cannot_hold_is_refused(tmp_path, item, says):
-    with pytest.raises(Refused, match=says):
+def test_what_columns_cannot_hold_is_refused(tmp_path, item, message):
+    with pytest.raises(Refused, match=message):
         sentencetransformers.write(tmp_path / "out", corpus(tmp_path, item))
 
 

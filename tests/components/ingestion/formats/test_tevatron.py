@@ -113,15 +113,15 @@ def test_what_is_written_is_tevatrons(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("item", "says"),
+    ("item", "message"),
     [
         (Item("d", video=(RED,)), "holds no clips"),
         (Item("d", images=(RED, BLUE)), "one picture an item"),
     ],
 )
-def test_what_tevatron_cannot_hold_is_refused(tmp_path, item, says):
+def test_what_tevatron_cannot_hold_is_refused(tmp_path, item, message):
     rows = [Candidate(item), Query(Item("q", "q"), "train"), Judgement("q", "d")]
-    with pytest.raises(Refused, match=says):
+    with pytest.raises(Refused, match=message):
         tevatron.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
 
 

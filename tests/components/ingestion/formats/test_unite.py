@@ -122,13 +122,13 @@ def test_a_query_with_several_answers_or_negatives_is_counted_as_several_rows(tm
 
 
 @pytest.mark.parametrize(
-    ("item", "says"),
+    ("item", "message"),
     [
         (Item("q", "q", instruction="Find."), "no place for an instruction"),
         (Item("q", "<|VIDEO|>"), "would read <|VIDEO|>".replace("|", r"\|")),
     ],
 )
-def test_what_unite_cannot_hold_is_refused(tmp_path, item, says):
+def test_what_unite_cannot_hold_is_refused(tmp_path, item, message):
     rows = [Candidate(Item("p", "p")), Query(item, "train"), Judgement("q", "p")]
-    with pytest.raises(Refused, match=says):
+    with pytest.raises(Refused, match=message):
         unite.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))

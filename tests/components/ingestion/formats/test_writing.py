@@ -103,15 +103,15 @@ def test_the_split_is_in_the_name_of_its_file():
 
 
 @pytest.mark.parametrize(
-    ("item", "says"),
+    ("item", "message"),
     [
         (Item("x", images=(RED,)), "holds no pictures, and x has a picture"),
         (Item("x", video=(RED,)), "holds no clips"),
         (Item("x", "t", instruction="Find."), "no place for an instruction"),
     ],
 )
-def test_what_a_format_cannot_hold_is_refused(item, says):
-    with pytest.raises(Refused, match=says):
+def test_what_a_format_cannot_hold_is_refused(item, message):
+    with pytest.raises(Refused, match=message):
         fits(item, "any", images=0)
     assert fits(item, "any", images=1, video=True, instruction=True) is item
     with pytest.raises(Refused, match="holds one picture an item, and x has 2 pictures"):
