@@ -1,1 +1,1 @@
-"""The DAG, its runner, its recipes and the command line; imports everything, imported by nobody."""
+"""The DAG, its runner, its recipes and the command line; it imports all other layers, and none imports it."""

@@ -63,7 +63,7 @@ class Finding:
 class Findings:
     """The contents of a corpus by kind, the rows that training would reject, and the reason for which a run would stop."""
 
-    faults: list[Finding]
+    rejected: list[Finding]
     dependent: int  # of these, rows that are rejected only because a row that they refer to is
     copies: list[Finding]  # rows that training would merge with another
     formats: dict[str, str]  # of each source
@@ -80,7 +80,7 @@ class Findings:
             lines.append(f"queries     {split}: " + ", ".join(f"{task} {count:,}" for task, count in sorted(tasks.items())))
         lines.append("judgements  " + (", ".join(f"{kind} {count:,}" for kind, count in self.judgements.items()) or "none"))
         lines += _notice_lines(self.notices)
-        for what, findings in (("merged", self.copies), ("rejected", self.faults)):
+        for what, findings in (("merged", self.copies), ("rejected", self.rejected)):
             reasons = Counter((finding.part, finding.reason) for finding in findings)
             lines += [f"{what:<11} {count:,} of {part}: {reason}" for (part, reason), count in reasons.most_common()]
         lines.append(self._total())
@@ -89,10 +89,10 @@ class Findings:
         return "\n".join(lines)
 
     def _total(self) -> str:
-        rows, own = len(self.faults), len(self.faults) - self.dependent
+        rows, own = len(self.rejected), len(self.rejected) - self.dependent
         if not rows:
             return "nothing would be rejected"
-        why = f": {own:,} for faults of their own, {self.dependent:,} because they refer to these" if self.dependent else ""
+        why = f": {own:,} for reasons of their own, {self.dependent:,} because they refer to these" if self.dependent else ""
         return f"{rows:,} row{'s' if rows > 1 else ''} would be rejected{why}"
 
 
@@ -273,10 +273,10 @@ def validate_command(plan: ValidationPlan, as_json: bool, copies: bool) -> int:
     if as_json:
         print(json.dumps(asdict(found), indent=1, ensure_ascii=False))
     else:
-        for finding in sorted([*found.faults, *(found.copies if copies else ())]):
+        for finding in sorted([*found.rejected, *(found.copies if copies else ())]):
             print(finding)
-        print(found.text(), file=sys.stderr if found.faults or found.refusal else sys.stdout)
-    return 1 if found.faults or found.refusal else 0
+        print(found.text(), file=sys.stderr if found.rejected or found.refusal else sys.stdout)
+    return 1 if found.rejected or found.refusal else 0
 
 
 def convert_command(config: SourcesConfig, form: str, target: Path) -> int:

@@ -115,7 +115,7 @@ class _Curation:
         if lost > self.config.max_rejected * len(self.candidates):
             raise Refused(
                 f"{lost} of the {len(self.candidates)} candidates were rejected ({counts}), more than the share "
-                f"curate.max_rejected={self.config.max_rejected}; mirepoix validate names each: mend the source, or raise it"
+                f"curate.max_rejected={self.config.max_rejected}; mirepoix validate names each: repair the source, or raise it"
             )
 
     def _join(self) -> None:
@@ -145,8 +145,8 @@ class _Curation:
     def _hold_out(self) -> int:
         """Moves a share of the training queries to the split "held_out", in sources that have no split but "train"."""
         sources = dict(zip(self.queries.tolist(), self.index.source_names(self.queries), strict=True))
-        split_already = {sources[row] for row in self.queries[~self.split.among(TRAIN)[self.queries]].tolist()}
-        eligible = np.array([row for row in self._accepted(self.queries).tolist() if sources[row] not in split_already], np.int64)
+        sources_with_splits = {sources[row] for row in self.queries[~self.split.among(TRAIN)[self.queries]].tolist()}
+        eligible = np.array([row for row in self._accepted(self.queries).tolist() if sources[row] not in sources_with_splits], np.int64)
         if not len(eligible):
             raise Refused(f"held_out is {self.config.held_out}, but every source has queries of another split than train; set it to 0")
         positive, names = self._positive(), dict(zip(eligible.tolist(), self.index.ids(eligible), strict=True))

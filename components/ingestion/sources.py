@@ -150,7 +150,7 @@ class _Join:
         known = self.known[kind]
         found = known.find(columns[0])
         for id, named, split, task, content, source, line, code, (key, before) in zip(*columns, codes, found, strict=True):
-            reason = _row_rejection(kind, id, split, task, code)
+            reason = _row_reason(kind, id, split, task, code)
             if kind != "corpus":
                 content ^= hash(split)
             merged = reason is None and before is not None
@@ -199,7 +199,7 @@ class _Join:
                     query_key,
                     answered,
                 ) in found:
-                    reason = _judgement_rejection(query, item, relevance, query_entry, item_entry, conflicts)
+                    reason = _judgement_reason(query, item, relevance, query_entry, item_entry, conflicts)
                     fresh = reason is None and merged is None
                     reasons.append(reason)
                     self.merged += reason is None and merged is not None
@@ -279,7 +279,7 @@ def _with_ids(judgements: pa.Table) -> pa.Table:
     return judgements.append_column("id", pa.array([f"{query} {item}" for query, item in pairs], pa.string()))
 
 
-def _judgement_rejection(query: str, item: str, relevance: int | None, query_entry: Any, item_entry: Any, conflicts: bool) -> str | None:
+def _judgement_reason(query: str, item: str, relevance: int | None, query_entry: Any, item_entry: Any, conflicts: bool) -> str | None:
     """The reason for which a judgement is rejected, or None."""
     if not query or not item or relevance is None:
         return "bad row"
@@ -290,7 +290,7 @@ def _judgement_rejection(query: str, item: str, relevance: int | None, query_ent
     return "unknown query" if query_entry is None else None
 
 
-def _row_rejection(kind: str, id: str, split: str | None, task: str | None, code: int) -> str | None:
+def _row_reason(kind: str, id: str, split: str | None, task: str | None, code: int) -> str | None:
     if not id or any(letter.isspace() for letter in id):
         return "bad id"
     if not code:

@@ -35,24 +35,31 @@ def prepare() -> None:
     deepspeed.ops.__compatible_ops__ = {}  # else init_distributed compiles a shared-memory collective that only inference uses
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     deepspeed.init_distributed(dist_backend=dist.get_backend(), dist_init_required=False, verbose=False)
-    _freeze_what_was_imported()
+    _freeze_imports()
 
 
 @functools.cache
-def _freeze_what_was_imported() -> None:
-    """Takes all objects so far out of garbage collection, once: DeepSpeed collects several times a start, each time through all imports."""
+def _freeze_imports() -> None:
+    """Exempts all objects that exist now from garbage collection, once per process.
+
+    DeepSpeed collects several times per engine, each time through all imported modules.
+    """
     gc.freeze()
 
 
 def _import_muon_uncompiled() -> None:
-    """Imports DeepSpeed's Muon, as every engine does, but does not compile its kernels, which would import torch's compiler."""
-    from deepspeed.runtime import compiler
+    """Imports DeepSpeed's Muon, as every engine with ZeRO does, without compiling its kernels, which would import torch's compiler.
 
-    compiled, compiler.compile = compiler.compile, lambda: compiler.dummy_decorator
-    try:
-        import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
-    finally:
-        compiler.compile = compiled
+    Where another version of DeepSpeed has it elsewhere, the engine imports it itself, only more slowly.
+    """
+    with contextlib.suppress(ImportError, AttributeError, NameError, TypeError):
+        from deepspeed.runtime import compiler
+
+        compiled, compiler.compile = compiler.compile, lambda *_, **__: compiler.dummy_decorator
+        try:
+            import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
+        finally:
+            compiler.compile = compiled
 
 
 @contextlib.contextmanager

@@ -131,7 +131,7 @@ def test_the_summary_counts_by_modality_task_and_reason(validated):
 
 def test_the_summary_counts_dependent_rows_apart_and_states_why_a_run_would_stop(validated):
     # The dependent row is the query whose only answer is missing.
-    assert "10 rows would be rejected: 9 for faults of their own, 1 because they refer to these\n" in validated.stderr
+    assert "10 rows would be rejected: 9 for reasons of their own, 1 because they refer to these\n" in validated.stderr
     assert "a run would stop: 2 of the 4 candidates were rejected" in validated.stderr and "curate.max_rejected=0.2" in validated.stderr
 
 
@@ -196,7 +196,7 @@ def test_a_large_corpus_is_validated_by_workers_of_ray_with_the_same_findings(be
     home = beir({**TEXTS, "x": "IMG_0001.jpg", "e": ""}, train=["a", "b", "x", "e"], test=["c"])
     plan = corpora.ValidationPlan(SourcesConfig(path=(str(home),)))
     small = corpora.validate(plan)
-    assert [(rejected.part, rejected.reason) for rejected in small.faults], "there are rejected rows to compare"
+    assert [(rejected.part, rejected.reason) for rejected in small.rejected], "there are rejected rows to compare"
     monkeypatch.setattr(ray_tasks, "SMALL_BYTES", 10)
     level = logging.getLogger(ray.data.__name__).level
     calls = []
@@ -243,11 +243,11 @@ def test_too_many_rejected_candidates_are_all_printed_and_would_stop_a_run(beir,
     ]
     stop = "a run would stop: 2 of the 6 candidates were rejected (file name: 2), more than the share curate.max_rejected=0.2; "
     assert stop in err
-    assert "4 rows would be rejected: 2 for faults of their own, 2 because they refer to these" in err
+    assert "4 rows would be rejected: 2 for reasons of their own, 2 because they refer to these" in err
     (home / "corpus.jsonl").write_text((home / "corpus.jsonl").read_text().replace("IMG_0001.jpg", "A tram stops."))
     assert main(["validate", str(home)]) == 1
     err = capsys.readouterr().err
-    assert "3 rows would be rejected: 1 for faults of their own, 2 because they refer to these" in err and "a run would stop" not in err
+    assert "3 rows would be rejected: 1 for reasons of their own, 2 because they refer to these" in err and "a run would stop" not in err
 
 
 def test_a_corpus_without_a_usable_row_is_printed_row_by_row(beir, capsys):
@@ -265,7 +265,7 @@ def test_judgements_of_rejected_rows_are_dependent_and_those_of_missing_rows_are
         qrels.write("q-test-b\tnowhere\t1\n")
     assert main(["validate", "--json", str(home)]) == 1
     found = json.loads(capsys.readouterr().out)
-    reasons = sorted((rejected["part"], rejected["reason"]) for rejected in found["faults"])
+    reasons = sorted((rejected["part"], rejected["reason"]) for rejected in found["rejected"])
     assert reasons == [("corpus", "empty side"), ("qrels", "unknown item"), ("qrels", "unknown item"), ("queries", "no answer")]
     assert found["dependent"] == 2 and found["refusal"] == ""
 
@@ -303,7 +303,7 @@ def test_a_corpus_without_a_rejected_row_has_status_0_and_copies_lists_its_dupli
     assert "near-duplicate" in out and "nothing would be rejected" in out and "merged      1 of corpus: near-duplicate" in out
     assert main(["validate", str(path), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["faults"] == [] and [copy["line"] for copy in found["copies"]] == [2]
+    assert found["rejected"] == [] and [copy["line"] for copy in found["copies"]] == [2]
 
 
 def test_a_column_that_is_left_aside_is_a_notice_and_rejects_nothing(tmp_path, capsys):

@@ -170,7 +170,7 @@ def frames(tree: SourceFiles, value: Any) -> tuple[bytes, ...]:
 def without_placeholders(text: str, token: str, count: int) -> str:
     """The text without its placeholders and the line break after each; RowError if their count is not that of the pictures or clips."""
     if (found := text.count(token)) != count:
-        raise RowError("placeholders", f"{token} occurs {found} times, for {count} pictures or clips")
+        raise RowError("placeholders", f"{token} is there {found} times; pictures or clips: {count}")
     mark = re.escape(token)
     return text_of(re.sub(rf"\n(?:{mark})+\Z|{mark}\n?", "", text))
 

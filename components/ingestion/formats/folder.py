@@ -240,7 +240,7 @@ def _cells(tree: SourceFiles, shard: Shard) -> Iterator[tuple[int, dict[str, Any
                 elif cells:
                     yield first, RowError("bad row", f"{len(cells)} cells for {len(header)} columns")
     except csv.Error as error:
-        words = f"cannot be read after line {number} ({error}); mend it, or write it as JSON lines"
+        words = f"cannot be read after line {number} ({error}); repair it, or write it as JSON lines"
         raise Unreadable(f"{source} {words}", number + 1) from error
 
 

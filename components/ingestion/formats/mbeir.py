@@ -42,8 +42,8 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 ROWS = r"\.jsonl(\.gz)?"
 QUERY = ("qid", "query_txt", "query_img_path", "query_modality", "query_src_content", "pos_cand_list", "neg_cand_list", "task_id")
 CANDIDATE = ("did", "txt", "img_path", "modality", "src_content")
-CANDIDATE_CONTENT = ("txt", "img_path")  # the content of a candidate
-QUERY_CONTENT = ("query_txt", "query_img_path", "pos_cand_list", "neg_cand_list", "task_id")  # the content of a query
+CANDIDATE_CONTENT = ("txt", "img_path")  # compared where an id is repeated
+QUERY_CONTENT = ("query_txt", "query_img_path", "pos_cand_list", "neg_cand_list", "task_id")
 
 
 def hashed(name: str, each: int) -> int:

@@ -128,7 +128,7 @@ def _split_placeholder(instruction: Any, text: Any, pictured: bool) -> tuple[str
     instruction, text = text_of(instruction), text_of(text)
     counts = instruction.count(IMAGE), text.count(IMAGE)
     if sum(counts) > pictured:
-        raise RowError("placeholders", f"{IMAGE} occurs {sum(counts)} times, for {int(pictured)} pictures")
+        raise RowError("placeholders", f"{IMAGE} is there {sum(counts)} times; pictures: {int(pictured)}")
     return without_placeholders(instruction, IMAGE, counts[0]).strip(), without_placeholders(text, IMAGE, counts[1])
 
 

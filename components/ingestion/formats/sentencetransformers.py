@@ -166,11 +166,11 @@ def _messages(tree: SourceFiles, messages: list[Any], name: str) -> Item:
 
 TEXT, IMAGE = pa.string(), pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 BOTH, NUMBERS = pa.struct([("text", TEXT), ("image", IMAGE)]), pa.list_(pa.float64())
-VALUE, SHOWN = {"dtype": "string", "_type": "Value"}, {"_type": "Image"}
+VALUE, IMAGE_VALUE = {"dtype": "string", "_type": "Value"}, {"_type": "Image"}
 CELLS = {
     "t": (TEXT, VALUE),
-    "i": (IMAGE, SHOWN),
-    "it": (BOTH, {"text": VALUE, "image": SHOWN}),
+    "i": (IMAGE, IMAGE_VALUE),
+    "it": (BOTH, {"text": VALUE, "image": IMAGE_VALUE}),
 }  # by modality: type, and as `datasets` has it
 SCORED = (NUMBERS, {"feature": {"dtype": "float64", "_type": "Value"}, "_type": "Sequence"})
 

@@ -238,7 +238,7 @@ class SourceFiles:
                 except (ValueError, RecursionError) as error:
                     end = position
                     if blocks.ended or len(text) - position > LONGEST_LINE or not isinstance(error, json.JSONDecodeError):
-                        words = f"line {line} is no JSON ({_why(error)}); mend or shorten the file"
+                        words = f"line {line} is no JSON ({_why(error)}); repair or shorten the file"
                         raise Unreadable(f"{self.source(file)} {words}", line) from error
                 # A number at the end of the text may continue in the next block.
                 if end > position and (end < len(text) or blocks.ended):
@@ -293,7 +293,7 @@ class SourceFiles:
             try:
                 yield pq.ParquetFile(stream)
             except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a server without range requests
-                words = f"cannot be read as Parquet ({str(error).splitlines()[0]}); mend it or leave it out"
+                words = f"cannot be read as Parquet ({str(error).splitlines()[0]}); repair it or leave it out"
                 raise Unreadable(f"{self.source(file)} {words}") from error
 
     def bytes(self, file: str, start: int, size: int) -> bytes:

@@ -52,7 +52,7 @@ class Decompressed(RawIOBase):
         try:
             block = self.file.read1(len(buffer))
         except (EOFError, OSError, zlib.error) as error:
-            words = f"cannot be unpacked after line {self.lines} ({error}); mend it or leave it out"
+            words = f"cannot be unpacked after line {self.lines} ({error}); repair it or leave it out"
             raise Unreadable(f"{self.source} {words}", self.lines + 1) from error
         self.lines += block.count(b"\n")
         buffer[: len(block)] = block

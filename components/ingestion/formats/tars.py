@@ -162,7 +162,7 @@ def _members(tree: SourceFiles, shard: Shard) -> Iterator[tuple[int, str, bytes 
     except Unreadable as error:
         raise Unreadable(str(error), number + 1) from error
     except (tarfile.TarError, zlib.error, EOFError, OSError, ValueError) as error:
-        raise Unreadable(f"{tree.source(shard.file)} cannot be read as a tar ({error}); mend it or leave it out", number + 1) from error
+        raise Unreadable(f"{tree.source(shard.file)} cannot be read as a tar ({error}); repair it or leave it out", number + 1) from error
     if cut:
         words = f"ends within the tar, after member {number}; it was cut off or damaged"
         raise Unreadable(f"{tree.source(shard.file)} {words}", number + 1)

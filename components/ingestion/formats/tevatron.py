@@ -62,7 +62,7 @@ def shards(tree: SourceFiles) -> list[Shard]:
         part = _part(columns(tree, file))
         if not part:
             why = why_no_columns(tree, file) or "it begins with none of their columns"
-            raise Refused(f"{tree.source(file)} is neither queries nor corpus of {NAME}: {why}; mend it or leave it out")
+            raise Refused(f"{tree.source(file)} is neither queries nor corpus of {NAME}: {why}; repair it or leave it out")
         parts[part] += pieces(tree, [file], part)
     return [shard for found in parts.values() for shard in found]
 

@@ -208,14 +208,14 @@ def test_triples_leak_by_what_they_ask_and_by_their_evidence_which_passes_on(tmp
 def test_a_share_of_the_training_queries_is_held_out_where_a_source_has_no_other_split(tmp_path):
     corpus = [Item(f"d{n}", text=f"document of {chr(97 + n)}", source="one/file") for n in range(20)]
     queries = [Item(f"q{n}", text=f"question about {chr(97 + n)}", source="one/file") for n in range(20)]
-    split_already = [Item(f"{split}{n}", text=f"settled {split}{n}", source="two/file") for split in ("", "test-") for n in range(4)]
-    qrels = [(f"q{n}", f"d{n // 2}") for n in range(20)] + [(item.id, f"d{10 + n}") for n, item in enumerate(split_already)]
-    folder, outcome = curated_of(tmp_path, CurateConfig(held_out=0.3), corpus=corpus, queries=queries + split_already, qrels=qrels)
+    of_split_source = [Item(f"{split}{n}", text=f"settled {split}{n}", source="two/file") for split in ("", "test-") for n in range(4)]
+    qrels = [(f"q{n}", f"d{n // 2}") for n in range(20)] + [(item.id, f"d{10 + n}") for n, item in enumerate(of_split_source)]
+    folder, outcome = curated_of(tmp_path, CurateConfig(held_out=0.3), corpus=corpus, queries=queries + of_split_source, qrels=qrels)
     split = {row["id"]: row["split"] for row in read_part(folder, "queries").to_pylist()}
     moved = {query for query, name in split.items() if name == "held_out"}
     assert len(moved) == outcome.metrics["held_out"] == 6
     assert all(f"q{n}" in moved for n in range(20) if f"q{n ^ 1}" in moved)
-    assert {split[item.id] for item in split_already} == {"train", "test"}
+    assert {split[item.id] for item in of_split_source} == {"train", "test"}
     assert {row["source"]: (row["before"], row["after"]) for row in outcome.tables["mixture"]} == {"one": (20, 14), "two": (4, 4)}
 
 

@@ -144,7 +144,7 @@ def test_where_a_file_breaks_off_all_other_rows_are_checked_before_it_is_refused
     if workers:
         request.getfixturevalue("ray_cluster")
         monkeypatch.setattr(ray_tasks, "SMALL_BYTES", 0)
-    with pytest.raises(Refused, match=r"^2 files cannot be read; the first: in/array.json line 3 is no JSON \(.*\); mend or shorten"):
+    with pytest.raises(Refused, match=r"^2 files cannot be read; the first: in/array.json line 3 is no JSON \(.*\); repair or shorten"):
         bring(tmp_path, f"unite+{write_files(tmp_path / 'in', UNSOUND)}")
     rejected = read_part(tmp_path / "out" / "draft", "rejects").to_pylist()
     cut = rejected[-1]["line"]

@@ -1,11 +1,13 @@
 """The training loop: equal to plain torch at every ZeRO stage and world size, and unchanged by killed processes."""
 
 import functools
-import itertools
 import json
 import os
+import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -395,31 +397,39 @@ def last_step(path: Path) -> int:
     return max((row["step"] for row in read_rows(path)), default=0)
 
 
-def test_a_killed_worker_changes_nothing(ray_cluster, tmp_path, mixed, encoder):
-    """A killed driver: tests/workflows/recipes/test_quickstart.py."""
+def test_a_killed_driver_and_a_killed_worker_change_nothing(ray_cluster, tmp_path, mixed, encoder):
     import ray
 
     if not ray.is_initialized():
         ray.init(address=ray_cluster)
     config = replace(TOY, zero_stage=2, num_workers=2, per_device_train_batch_size=2, save_steps=2, max_steps=12, learning_rate=1e-3)
-    context = context_of(tmp_path, "killed")
-    outcome = as_task(context, config, mixed, encoder)
-    wait_until(lambda: last_step(tmp_path / "killed.jsonl") >= 7)
+    first, second = context_of(tmp_path, "first"), context_of(tmp_path, "second")
+    (tmp_path / "arguments.pickle").write_bytes(pickle.dumps((first, config, mixed, encoder)))
+    code = "import sys; from tests.components.training.toy_training import drive; drive(*sys.argv[1:])"
+    driver = subprocess.Popen([sys.executable, "-c", code, ray_cluster, str(tmp_path / "arguments.pickle")])
+    try:
+        wait_until(lambda: last_step(tmp_path / "first.jsonl") >= 3 or driver.poll() is not None)
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+    wait_until(lambda: not worker_pids())
+
+    outcome = as_task(second, config, mixed, encoder)
+    wait_until(lambda: last_step(tmp_path / "second.jsonl") >= 7)
     os.kill(worker_pids()[0], signal.SIGKILL)
     outcome = ray.get(outcome, timeout=300)
 
-    rows = read_rows(tmp_path / "killed.jsonl")
-    steps = [row["step"] for row in rows]
-    restarts = [step for before, step in itertools.pairwise(steps) if step != before + 1]
-    assert len(restarts) <= 1 and all(step >= 7 and step % 2 for step in restarts), f"not from the last committed checkpoint on: {steps}"
-    last = {row["step"]: row for row in rows}
-    assert list(last) == list(range(1, 13)), "every step, in order"
-    assert all(row["loss"] == pytest.approx(last[row["step"]]["loss"], abs=1e-6) for row in rows), "repeated steps are the same"
-    assert_same_trace([*last.values()], plain(make_job(config, 7, mixed, encoder)))
+    before, after = read_rows(tmp_path / "first.jsonl"), read_rows(tmp_path / "second.jsonl")
+    last = {row["step"]: row for row in after}
+    first = min(last)
+    assert list(last) == list(range(first, 13)), "every step, in order"
+    assert 3 <= first <= before[-1]["step"] + 1 and first % 2 == 1, "from the last committed checkpoint on"
+    assert all(row["loss"] == pytest.approx(last[row["step"]]["loss"], abs=1e-6) for row in after), "repeated steps are the same"
+    assert_same_trace([*before[: first - 1], *last.values()], plain(make_job(config, 7, mixed, encoder)))
     assert outcome.rows == Rows(read=len(MIXED), written=len(MIXED))
-    assert outcome.metrics["step"] == 12 and outcome.metrics["loss"] == rows[-1]["loss"]
+    assert outcome.metrics["step"] == 12 and outcome.metrics["loss"] == after[-1]["loss"]
     assert outcome.metrics["gpus"] == 0
-    assert len(load_encoder(context.folder).encode([Item("a", text="which flag is red red")])) == 1
+    assert len(load_encoder(second.folder).encode([Item("a", text="which flag is red red")])) == 1
     assert sorted(path.name for path in (tmp_path / "scratch/train").iterdir() if path.is_dir()) == ["final", "step_00000010-2"]
 
 

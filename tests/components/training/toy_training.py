@@ -170,6 +170,14 @@ def as_task(*arguments: Any) -> Any:
     return ray.remote(num_cpus=0)(stage).remote(*arguments)
 
 
+def drive(address: str, path: str) -> None:
+    """The main function of a driver process: connects, and waits for a task with the pickled arguments."""
+    import ray
+
+    ray.init(address=address, log_to_driver=False)
+    ray.get(as_task(*pickle.loads(Path(path).read_bytes())))
+
+
 def worker_pids() -> list[int]:
     """The living workers of Ray Train in the private cluster of the test session."""
     from ray._private.state import actors

@@ -49,7 +49,7 @@ def test_a_placeholder_takes_its_line_break_along_and_nothing_else(given_, bare)
 
 
 @pytest.mark.parametrize(("text", "count"), [("none", 1), ("<image>", 0), ("<image><image>", 1)])
-def test_placeholders_that_are_not_as_many_as_the_pictures_are_trouble(text, count):
+def test_placeholders_that_are_not_as_many_as_the_pictures_are_rejected(text, count):
     with pytest.raises(RowError) as raised:
         without_placeholders(text, "<image>", count)
     assert raised.value.reason == "placeholders"

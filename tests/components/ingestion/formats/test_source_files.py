@@ -58,7 +58,7 @@ def test_a_packed_file_that_cannot_be_unpacked_is_refused(tmp_path, form, damage
     packed = bytearray(gzip.compress(text.encode()))
     packed[len(packed) // 2] ^= 255
     content = {"cut": gzip.compress(text.encode())[:-2000], "plain": text.encode(), "flipped": bytes(packed), "empty": b"\x1f\x8b"}[damage]
-    with pytest.raises(Refused, match=r"mine/a\.gz cannot be unpacked after line \d+ \(.+\); mend it"):
+    with pytest.raises(Refused, match=r"mine/a\.gz cannot be unpacked after line \d+ \(.+\); repair it"):
         records(tmp_path, "a.gz", content)
 
 

@@ -133,7 +133,7 @@ def test_a_file_whose_first_line_is_broken_is_detected_by_the_next(tmp_path):
 
 
 def test_a_file_without_an_object_is_refused_with_its_line(tmp_path):
-    with pytest.raises(Refused, match=r"s/b.jsonl is neither .* line 1 is no JSON object \(Expecting .*; mend it or leave it out"):
+    with pytest.raises(Refused, match=r"s/b.jsonl is neither .* line 1 is no JSON object \(Expecting .*; repair it or leave it out"):
         rows_of(tevatron, write_files(tmp_path / "s", {"a.jsonl": [QUERY], "b.jsonl": "{broken\n"}))
 
 
