@@ -189,7 +189,6 @@ THROUGH = {
     "serving/http/guard.py": "serving/http/test_api.py",
     "serving/http/schemas.py": "serving/http/test_api.py",
     "components/generation/writing.py": "components/passages/test_written.py",
-    "components/ingestion/formats/nlvr.py": "components/ingestion/formats/test_formats.py",
     "components/ingestion/formats/streams.py": "components/ingestion/test_readers.py",
     "components/publishing/sentence_transformers.py": "components/publishing/test_export.py",
     "components/publishing/usage_examples.py": "components/publishing/test_export.py",

@@ -60,14 +60,19 @@ def is_janitor(pid: str) -> bool:
 
 
 def daemons_of(head: Head) -> set[int]:
-    """The processes of a head that live as long as it does; one that a daemon has just forked has the daemon's command for a moment."""
+    """The processes of a head that live as long as it does: GCS, dashboard and raylet, which on a busy machine starts after the job server.
+
+    A process that a daemon has just forked has the daemon's command for a moment, so two looks have to agree.
+    """
 
     def seen() -> set[int]:
         return {pid for pid, command in processes_of(head.folder).items() if "/ray/core/src/ray/" in command or "/dashboard.py" in command}
 
-    first = seen()
-    time.sleep(0.5)
-    return first & seen()
+    deadline, found, last = time.monotonic() + 30, seen(), set()
+    while (len(found) < 3 or found != last) and time.monotonic() < deadline:
+        time.sleep(0.5)
+        found, last = seen(), found
+    return found
 
 
 @pytest.fixture(scope="module")
