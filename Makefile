@@ -22,7 +22,7 @@ help:
 
 # torch goes first, by pip and pinned: with any looser requirement, a resolver fetches gigabytes of CUDA for a machine without a GPU. uv, which
 # takes a third of pip's CPU seconds, installs the rest; where it cannot (an index that only pip knows of), pip does, and says so.
-INSTALL = install() { $(BIN)/uv pip install --quiet --python $(BIN)/python "$$@" || { echo "mirepoix: uv could not install; pip does it"; \
+INSTALL = install() { $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python "$$@" || { echo "mirepoix: uv could not install; pip does it"; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$@"; }; }; install
 
 .venv/ready: requirements.lock pyproject.toml
