@@ -1,7 +1,8 @@
 """Embeds items by a pool of actors, each with the encoder loaded; finished shards survive a kill."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -79,12 +80,13 @@ def work(context: Context, config: EmbedConfig, encoder: Path, curate: Path, pai
     total, done, width = sum(counts.values()), 0, 0
     for part in folders:
         (context.folder / part).mkdir()
-    for shard in _shards(context, config, opener or partial(_open, encoder), folders, counts):
-        assert shard.table is not None
-        pq.write_table(shard.table, context.folder / shard.part / f"part-{shard.number:05d}.parquet")
-        done += shard.table.num_rows
-        width = shard.table["rows"].type.value_type.list_size
-        context.report({"step": done, "total": total})
+    with closing(_shards(context, config, opener or partial(_open, encoder), folders, counts)) as shards:  # ends the actors, on errors too
+        for shard in shards:
+            assert shard.table is not None
+            pq.write_table(shard.table, context.folder / shard.part / f"part-{shard.number:05d}.parquet")
+            done += shard.table.num_rows
+            width = shard.table["rows"].type.value_type.list_size
+            context.report({"step": done, "total": total})
     manifest = store.read_manifest(encoder)
     description = {"width": width, "encoder": manifest.digest if manifest else ""}
     (context.folder / DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
@@ -99,7 +101,9 @@ class _Shard:
     table: pa.Table | None = None
 
 
-def _shards(context: Context, config: EmbedConfig, opener: Opener, folders: dict[str, Path], counts: dict[str, int]) -> Iterator[_Shard]:
+def _shards(
+    context: Context, config: EmbedConfig, opener: Opener, folders: dict[str, Path], counts: dict[str, int]
+) -> Generator[_Shard, None, None]:
     """All shards in order: first those that an earlier, killed attempt saved, then the others as they are encoded."""
     wanted = [
         _Shard(part, number, min(config.shard_rows, counts[part] - start))
@@ -111,25 +115,25 @@ def _shards(context: Context, config: EmbedConfig, opener: Opener, folders: dict
         shard = replace(wanted.pop(0), table=pq.read_table(pa.BufferReader(kept)))
         skip += shard.rows
         yield shard
-    encoded = _encoded(config, opener, folders, skip)
-    pending: list[pa.Table] = []
-    for shard in wanted:
-        while sum(rows.num_rows for rows in pending) < shard.rows:
-            pending.append(next(encoded))
-        whole = pa.concat_tables(pending)
-        pending = [whole.slice(shard.rows)]
-        table = whole.slice(0, shard.rows)
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        store.write(_kept(context, shard), sink.getvalue().to_pybytes())
-        yield replace(shard, table=table)
+    with closing(_encoded(config, opener, folders, skip)) as encoded:
+        pending: list[pa.Table] = []
+        for shard in wanted:
+            while sum(rows.num_rows for rows in pending) < shard.rows:
+                pending.append(next(encoded))
+            whole = pa.concat_tables(pending)
+            pending = [whole.slice(shard.rows)]
+            table = whole.slice(0, shard.rows)
+            sink = pa.BufferOutputStream()
+            pq.write_table(table, sink)
+            store.write(_kept(context, shard), sink.getvalue().to_pybytes())
+            yield replace(shard, table=table)
 
 
 def _kept(context: Context, shard: _Shard) -> str:
     return store.join(context.scratch, f"{shard.part}-{shard.number:05d}.parquet")
 
 
-def _encoded(config: EmbedConfig, opener: Opener, folders: dict[str, Path], skip: int) -> Iterator[pa.Table]:
+def _encoded(config: EmbedConfig, opener: Opener, folders: dict[str, Path], skip: int) -> Generator[pa.Table, None, None]:
     """Vectors of all rows after the first `skip`, in order.
 
     The parts are read here: the files of an artefact may lie on this node alone.

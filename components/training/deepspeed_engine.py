@@ -7,15 +7,15 @@ import gc
 import io
 import logging
 import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from mirepoix.models.backbones.checkpoints import without_library
 from mirepoix.models.errors import Refused
 
 TAG = "engine"
@@ -28,7 +28,7 @@ def prepare() -> None:
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed|deepspeed")
-    with _without("mlflow"):  # only DeepSpeed's autotuner uses it, and it takes a second or two to load
+    with without_library("mlflow"):  # only DeepSpeed's autotuner uses it, and it takes a second or two to load
         import deepspeed
     import deepspeed.ops
 
@@ -60,19 +60,6 @@ def _import_muon_uncompiled() -> None:
             import deepspeed.runtime.zero.muon.muon_optimizer  # noqa: F401
         finally:
             compiler.compile = compiled
-
-
-@contextlib.contextmanager
-def _without(name: str) -> Iterator[None]:
-    """In this block, importing an optional library fails, unless it is loaded already."""
-    absent = name not in sys.modules
-    if absent:
-        sys.modules[name] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        if absent:
-            del sys.modules[name]
 
 
 def start(module: torch.nn.Module, settings: dict[str, Any], factor: Callable[[int], float], universal: bool = False) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ class LoadedCheckpoint(NamedTuple):
 
     def save(self, folder: Path, state: dict[str, torch.Tensor]) -> None:
         """Writes a checkpoint folder with the weights in `state`; `open_checkpoint` opens it."""
-        with quiet():
+        with quiet(), without_library("deepspeed"):  # else accelerate imports it to see whether the model is one of its engines
             self.model.save_pretrained(folder, state_dict=state)
         for reader in (self.tokenizer, self.image_processor):
             if reader is not None:
@@ -43,6 +44,19 @@ def quiet() -> Iterator[None]:
         logging.set_verbosity(before)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def without_library(name: str) -> Iterator[None]:
+    """In this block, an optional library that is not loaded yet counts as not installed."""
+    absent = name not in sys.modules
+    if absent:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[name]
 
 
 def open_checkpoint(checkpoint: Checkpoint, kind: Kind) -> LoadedCheckpoint:

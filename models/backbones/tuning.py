@@ -1,5 +1,6 @@
 """Freezes an encoder except for the towers that a tuning names, in full or through low-rank adapters; merges adapters back."""
 
+import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -46,6 +47,8 @@ def merged(module: torch.nn.Module, state: Mapping[str, torch.Tensor]) -> dict[s
 
 
 def _adapted(module: torch.nn.Module) -> Iterable[str]:
+    if "peft" not in sys.modules:  # which adds the adapters
+        return ()
     from peft.tuners.lora import Linear
 
     return [prefix for prefix, part in module.named_modules() if isinstance(part, Linear)]

@@ -12,7 +12,7 @@ import torch
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
-from mirepoix.models.backbones.checkpoints import quiet
+from mirepoix.models.backbones.checkpoints import quiet, without_library
 from mirepoix.models.backbones.twin_config import FAMILIES, QWEN_TOKENS, Tiny
 from mirepoix.models.errors import Refused
 
@@ -35,7 +35,7 @@ def make_twin(folder: Path, family: str, texts: Iterable[str], config: Tiny, see
     """Writes the twin of a family, with random weights from the seed; returns its checkpoints by the names of an encoder's parts."""
     if family not in FAMILIES:
         raise Refused(f"there is no twin of {family!r}; there are {', '.join(FAMILIES)}")
-    with seeded(seed), quiet():
+    with seeded(seed), quiet(), without_library("deepspeed"):
         return _MAKERS[family](Path(folder), texts, config)
 
 

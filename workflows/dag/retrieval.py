@@ -51,7 +51,8 @@ LEARNT = {"backbone": "untrained", "adapt": "adapted", "instruct": "instructed"}
 BUSY = ("pairs", "pairs-verbalised", "backbone", "evaluate", "release")
 """Stages that compute in their own process and claim a CPU, as does every index; the others wait for workers, which claim CPUs."""
 LIGHT = ("sources", "curate", "pairs", "pairs-verbalised", "evaluate")
-"""Stages whose process imports little, so that several of them share one; so does every index."""
+"""Stages whose process imports little, so that several of them share one; so does that of every index, and of every embedding, whose actors
+import torch."""
 ROWS_OF_AN_ENTITY = 10
 """Rows of the generated world for each entity, about: 8.5 with its default settings."""
 
@@ -283,7 +284,7 @@ def _stage(
         configs = [encoder] if encoder else [config_class(name) for name in ARCHITECTURES]
         opened = [each.ENCODER.partition(":")[0] for each in configs]
     busy = name in BUSY or name.startswith("index")
-    light = name in LIGHT or name.startswith("index")
+    light = name in LIGHT or name.startswith(("index", "embed"))
     return Stage(
         name,
         path,

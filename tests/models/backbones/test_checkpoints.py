@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -109,3 +111,20 @@ def test_a_checkpoint_with_a_language_head_is_a_backbone_too(tiny_qwen, tmp_path
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["Qwen2VLForConditionalGeneration"]
     again = open_checkpoint(Checkpoint(tmp_path), "multimodal").model
     assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in model.state_dict().items())
+
+
+def test_saving_a_checkpoint_imports_no_library_that_it_does_not_use(tiny_qwen, tmp_path):
+    """transformers imports DeepSpeed where it saves, and DeepSpeed MLflow: more than a CPU second of every stage that saves an encoder."""
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from mirepoix.models.backbones.checkpoint_config import Checkpoint\n"
+        "from mirepoix.models.backbones.checkpoints import open_checkpoint\n"
+        "from mirepoix.models.backbones.tuning import merged\n"
+        "opened = open_checkpoint(Checkpoint(Path(sys.argv[1])), 'multimodal')\n"
+        "opened.save(Path(sys.argv[2]), merged(opened.model, opened.model.state_dict()))\n"
+        "print(*sorted({'deepspeed', 'mlflow', 'peft'} & {*sys.modules}))\n"
+    )
+    command = [sys.executable, "-c", code, str(tiny_qwen), str(tmp_path / "saved")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "\n" and (tmp_path / "saved" / "model.safetensors").is_file()
