@@ -19,13 +19,12 @@ from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpo
 from mirepoix.models.backbones.tuning import merged, tune
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.dotted_path import import_named
-from mirepoix.models.encoder_config import EncoderConfig, Role, config_class
+from mirepoix.models.encoder_config import DESCRIPTION, EncoderConfig, Role, config_class, read_description
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.models.options import revive
 from mirepoix.models.vectors import Vectors
 
-DESCRIPTION = "mirepoix.json"
 HEAD = "head.safetensors"
 
 
@@ -189,10 +188,7 @@ def encoder_class(config: EncoderConfig | type[EncoderConfig]) -> type[Encoder]:
 
 def load_encoder(folder: str | Path) -> Encoder:
     """The encoder that `Encoder.save` wrote into `folder`."""
-    path = Path(folder) / DESCRIPTION
-    if not path.is_file():
-        raise Refused(f"{folder} holds no {DESCRIPTION}; give the folder of an encoder that training or a release wrote")
-    description = json.loads(path.read_text())
+    description = read_description(folder)
     config = revive(config_class(description["architecture"]), description["config"])
     encoder = encoder_class(config).open(folder, config).eval()
     encoder.temperature = description["temperature"]

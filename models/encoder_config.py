@@ -3,9 +3,11 @@
 A config names the class of its encoder, and only `encoder_class` in encoder.py imports it.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from mirepoix.models.backbones.checkpoint_config import Kind
 from mirepoix.models.backbones.tuning_config import Tuning
@@ -22,6 +24,8 @@ ARCHITECTURES = {
     "univldr": "mirepoix.models.retrievers.univldr_config:UniVLDRConfig",
 }
 """The retrievers: the module and class of each one's config, by its name."""
+DESCRIPTION = "mirepoix.json"
+"""The file in an encoder's folder that names its retriever, the config, the temperature and the widths that were trained."""
 Role = Literal["query", "document"]
 
 
@@ -49,3 +53,12 @@ def config_class(name: str) -> type[EncoderConfig]:
         raise Refused(f"retriever {name!r} is not known; there are {', '.join(sorted(ARCHITECTURES))}")
     config: type[EncoderConfig] = import_named(ARCHITECTURES[name])
     return config
+
+
+def read_description(folder: str | Path) -> dict[str, Any]:
+    """The description of an encoder that `Encoder.save` wrote into its folder."""
+    path = Path(folder) / DESCRIPTION
+    if not path.is_file():
+        raise Refused(f"{folder} holds no {DESCRIPTION}; give the folder of an encoder that training or a release wrote")
+    description: dict[str, Any] = json.loads(path.read_text())
+    return description

@@ -7,7 +7,6 @@ golden.json     a few items with the vectors that the encoder gave them when the
 release.json    name, version and digests of the parts; it holds no time, so that equal parts give an equal version
 """
 
-import base64
 import hashlib
 import json
 import shutil
@@ -20,22 +19,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mirepoix.models.encoder_config import read_description
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item, Modality, item_to_row, row_to_item
+from mirepoix.models.item import Item, Modality, row_to_item
 from mirepoix.models.picture_formats import picture_format
-from mirepoix.models.ragged import RaggedRows
+from mirepoix.serving.golden import GOLDEN, Golden, read_golden
 from mirepoix.serving.pictures import encoded, read_picture
 from mirepoix.serving.pictures_config import PictureLimits
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import CHUNK, MANIFEST, cache_folder, digest_of, fetch
 
-# torch, the encoders and FAISS are imported where an encoder is opened or run and where an index is opened, so that reading what a
-# release says, or the documents that it shows, loads none of them.
+# torch, the encoders and FAISS are imported where an encoder or an index is opened, so that reading what a release says, or the documents
+# that it shows, loads none of them, and assembling one loads no encoder.
 if TYPE_CHECKING:
     from mirepoix.models.encoder import Encoder
     from mirepoix.serving.search.dense import Index
 
-COSINE = 0.999  # least cosine between a golden vector and the one that is computed on opening
 THUMBNAIL = 160  # pixels of the longer side
 _DOCUMENTS = pa.schema(
     [
@@ -109,25 +108,8 @@ class Release:
         return Documents(self.folder / "documents")
 
     def verify(self, encoder: "Encoder") -> float:
-        """The least cosine between a golden row and the row that the encoder computes now; refused below `COSINE`."""
-        import torch
-
-        golden = json.loads((self.folder / "golden.json").read_text())
-        items = [_item(row) for row in golden["items"]]
-        given = [*encoder.encode(items).ragged(), *encoder.encode(items, role="query").ragged()]
-        kept = golden["vectors"] + golden["queries"]
-        least = 1.0
-        for item, rows, rows_TD in zip(golden["items"] * 2, kept, given, strict=True):
-            expected_TD, found_TD = torch.tensor(rows), torch.from_numpy(rows_TD)
-            same = expected_TD.shape == found_TD.shape
-            cosine = torch.nn.functional.cosine_similarity(expected_TD, found_TD).min().item() if same else float("nan")
-            if not cosine >= COSINE:
-                raise Refused(
-                    f"release {self.name} {self.version}: golden item {item['id']!r} comes out at cosine {cosine:.4f} to its released "
-                    f"vector, and {COSINE} is needed; use the library versions that it was made with, or embed and index again"
-                )
-            least = min(least, cosine)
-        return least
+        """The least cosine between a golden row and the row that the encoder computes now; refused if it is too low."""
+        return read_golden(self.folder / GOLDEN).verify(encoder, f"release {self.name} {self.version}")
 
 
 def folder_digest(folder: str | Path) -> str:
@@ -143,41 +125,42 @@ def assemble(
     encoder_folder: str | Path,
     index_folder: str | Path,
     corpus_folder: str | Path,
-    golden: Sequence[Item],
+    golden: Golden,
     instructions: Mapping[str, str] | None = None,
     widths: Sequence[int] = (),
     report: Callable[[dict[str, Any]], None] | None = None,
 ) -> Release:
-    """Writes a release into an empty folder; refused unless the index holds the vectors of this corpus by this encoder."""
-    from mirepoix.models.encoder import load_encoder
+    """Writes a release into an empty folder; refused unless the index holds the vectors of this corpus by this encoder.
+
+    `golden` has vectors by that encoder. The encoder itself is not opened: its digest and its description say what is needed.
+    """
     from mirepoix.serving.search.dense import Index
 
     folder, encoder_folder, index_folder = Path(folder), Path(encoder_folder), Path(index_folder)
-    if not golden:
+    if not golden.items:
         raise Refused("a release needs golden items; give at least one")
-    index, encoder, identity = open_index(index_folder), load_encoder(encoder_folder), folder_digest(encoder_folder)
+    index, description, identity = open_index(index_folder), read_description(encoder_folder), folder_digest(encoder_folder)
     if index.description.encoder != identity:
         recorded = index.description.encoder[:12] or "an unnamed encoder"
         raise Refused(f"the index was made by {recorded} and the encoder is {identity[:12]}; embed and index the corpus with this encoder")
     assert isinstance(index, Index)  # an index of words names no encoder
-    if index.description.width != encoder.dimension:
-        raise Refused(f"the index is {index.description.width} wide and the encoder {encoder.dimension}; build the index again")
+    if index.description.width != golden.width:
+        raise Refused(f"the index is {index.description.width} wide and the encoder {golden.width}; build the index again")
     for part, source in (("encoder", encoder_folder), ("index", index_folder)):
         shutil.copytree(source, folder / part, ignore=lambda at, names, top=str(source): {MANIFEST} & set(names) if at == top else set())
     _write_documents(folder / "documents", Path(corpus_folder), index, report)
-    vectors, queries = encoder.encode(golden).ragged(), encoder.encode(golden, role="query").ragged()
-    (folder / "golden.json").write_text(json.dumps(_golden(golden, vectors, queries)) + "\n")
-    description = {
+    golden.write(folder / GOLDEN)
+    fields = {
         "name": name,
         "encoder": identity,
         "index": folder_digest(folder / "index"),
         "documents": folder_digest(folder / "documents"),
-        "golden": _sha256(folder / "golden.json"),
-        "widths": sorted({*widths, *encoder.widths, encoder.dimension}),
+        "golden": _sha256(folder / GOLDEN),
+        "widths": sorted({*widths, *description["widths"], golden.width}),
         "instructions": dict(sorted((instructions or {}).items())),
     }
-    description["version"] = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:12]
-    (folder / "release.json").write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+    fields["version"] = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
+    (folder / "release.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     return read_release(folder)
 
 
@@ -246,20 +229,6 @@ def _corpus(folder: Path) -> Iterator[list[Item]]:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=256):
                 yield [row_to_item(row) for row in batch.to_pylist()]
-
-
-def _golden(items: Sequence[Item], vectors: RaggedRows, queries: RaggedRows) -> dict[str, Any]:
-    def text(row: dict[str, Any]) -> dict[str, Any]:
-        return {**row, **{name: [base64.b64encode(data).decode() for data in row[name]] for name in ("images", "video")}}
-
-    def rows(vectors: RaggedRows) -> list[list[list[float]]]:
-        return [rows_TD.tolist() for rows_TD in vectors]
-
-    return {"items": [text(item_to_row(item)) for item in items], "vectors": rows(vectors), "queries": rows(queries)}
-
-
-def _item(row: dict[str, Any]) -> Item:
-    return row_to_item({**row, **{name: [base64.b64decode(data) for data in row[name]] for name in ("images", "video")}})
 
 
 def _sha256(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Embeds items by a pool of actors, each with the encoder loaded; finished shards survive a kill."""
 
 import json
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -8,11 +9,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from mirepoix.components.corpus.parts import GROUP_BYTES, part_rows, part_tables, row_sizes
+from mirepoix.components.corpus.parts import GROUP_BYTES, modality_codes, part_rows, part_tables, row_sizes
 from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.embedding.vectors import DESCRIPTION, rows_to_arrow
 from mirepoix.components.ray_tasks import actor_pool, map_in_order
@@ -20,6 +22,7 @@ from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.item import ITEM_SCHEMA, table_to_items
 from mirepoix.serving import store
+from mirepoix.serving.golden import GOLDEN, Golden
 
 if TYPE_CHECKING:
     from mirepoix.models.encoder import Encoder
@@ -69,10 +72,15 @@ class EncoderActor:
         }
         return pa.table(whole).slice(skip)
 
+    def golden(self, table: pa.Table) -> Golden:
+        """The golden vectors of a table's items."""
+        return Golden.encode(self.open(), table_to_items(table), self.config.batch_size)
+
 
 def work(context: Context, config: EmbedConfig, encoder: Path, curate: Path, pairs: Path, opener: Opener | None = None) -> Outcome:
     """Encodes the curated corpus and the evaluation queries with one pool of actors.
 
+    The first items of each modality of the corpus are encoded as queries too: these are the golden vectors of a release of this encoder.
     `opener` opens the encoder of the folder on a device, where that is more than loading it: a release verifies it too.
     """
     folders = {"corpus": curate, QUERIES: pairs}
@@ -104,7 +112,10 @@ class _Shard:
 def _shards(
     context: Context, config: EmbedConfig, opener: Opener, folders: dict[str, Path], counts: dict[str, int]
 ) -> Generator[_Shard, None, None]:
-    """All shards in order: first those that an earlier, killed attempt saved, then the others as they are encoded."""
+    """All shards in order: first those that an earlier, killed attempt saved, then the others as they are encoded.
+
+    At the end the golden vectors are written, unless the corpus is empty.
+    """
     wanted = [
         _Shard(part, number, min(config.shard_rows, counts[part] - start))
         for part in folders
@@ -115,7 +126,9 @@ def _shards(
         shard = replace(wanted.pop(0), table=pq.read_table(pa.BufferReader(kept)))
         skip += shard.rows
         yield shard
-    with closing(_encoded(config, opener, folders, skip)) as encoded:
+    if not wanted and not counts["corpus"]:
+        return
+    with closing(_encoded(config, opener, folders, skip, context.folder / GOLDEN)) as encoded:
         pending: list[pa.Table] = []
         for shard in wanted:
             while sum(rows.num_rows for rows in pending) < shard.rows:
@@ -127,28 +140,68 @@ def _shards(
             pq.write_table(table, sink)
             store.write(_kept(context, shard), sink.getvalue().to_pybytes())
             yield replace(shard, table=table)
+        rest = next(encoded, None)  # encodes and writes the golden vectors
+        assert rest is None, "more rows were encoded than the parts have"
 
 
 def _kept(context: Context, shard: _Shard) -> str:
     return store.join(context.scratch, f"{shard.part}-{shard.number:05d}.parquet")
 
 
-def _encoded(config: EmbedConfig, opener: Opener, folders: dict[str, Path], skip: int) -> Generator[pa.Table, None, None]:
-    """Vectors of all rows after the first `skip`, in order.
+def _encoded(
+    config: EmbedConfig, opener: Opener, folders: dict[str, Path], skip: int, golden_file: Path
+) -> Generator[pa.Table, None, None]:
+    """Vectors of all rows after the first `skip`, in order; after the last, the golden vectors of the corpus are written to `golden_file`.
 
     The parts are read here: the files of an artefact may lie on this node alone.
     """
     create: Any = ray.remote(EncoderActor).options(num_cpus=1, num_gpus=1 if config.use_gpu else 0, max_restarts=3, max_task_retries=3)
+    chosen = _FirstItems(config.golden)
     with actor_pool(create.remote(opener, config) for _ in range(config.workers)) as actors:
-        tables = _tables(folders, skip, config.batch_size * 4)
-        yield from map_in_order(actors, tables, lambda actor, each: actor.encode.remote(*each), lambda actor: actor.ready.remote())
+
+        def ready(actor: Any) -> Any:
+            return actor.ready.remote()
+
+        tables = _tables(folders, skip, config.batch_size * 4, chosen)
+        yield from map_in_order(actors, tables, lambda actor, each: actor.encode.remote(*each), ready)
+        for golden in map_in_order(actors, chosen.tables(), lambda actor, table: actor.golden.remote(table), ready):
+            golden.write(golden_file)
 
 
-def _tables(folders: dict[str, Path], skip: int, rows: int) -> Iterator[tuple[pa.Table, Role, int]]:
-    """Tables of items of one part, with their role, beginning with the table of the first item after `skip`, and its rows before that."""
+class _FirstItems:
+    """The first items of each modality, so many of each."""
+
+    def __init__(self, each: int):
+        self.each = each
+        self._found: dict[int, int] = defaultdict(int)  # by modality
+        self._chosen: list[pa.Table] = []
+
+    def add(self, table: pa.Table) -> None:
+        """Takes what the next items of a corpus have of those that are wanted."""
+        codes_N = modality_codes(table)
+        rows: list[int] = []
+        for code in np.unique(codes_N).tolist():
+            taken = np.flatnonzero(codes_N == code)[: self.each - self._found[code]]
+            self._found[code] += len(taken)
+            rows += taken.tolist()
+        if rows:
+            self._chosen.append(table.take(pa.array(sorted(rows), pa.int64())))
+
+    def tables(self) -> list[pa.Table]:
+        """The items in their order, as one table, or none if there are none."""
+        return [pa.concat_tables(self._chosen).combine_chunks()] if self._chosen else []
+
+
+def _tables(folders: dict[str, Path], skip: int, rows: int, chosen: _FirstItems) -> Iterator[tuple[pa.Table, Role, int]]:
+    """Tables of items of one part, with their role, beginning with the table of the first item after `skip`, and its rows before that.
+
+    All items of the corpus are shown to `chosen`.
+    """
     first = 0
     for part, folder in folders.items():
         for table in _cut(part_tables(folder, part, ITEM_SCHEMA.names), rows):
+            if part != QUERIES:
+                chosen.add(table)
             if first + table.num_rows > skip:
                 yield table, "query" if part == QUERIES else "document", max(0, skip - first)
             first += table.num_rows

@@ -13,6 +13,7 @@ from mirepoix.components.publishing.receipt import Receipt
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
 from mirepoix.models.picture_formats import picture_format
+from mirepoix.serving.golden import COSINE, GOLDEN
 from mirepoix.serving.http.client import KEY
 from mirepoix.serving.serve_config import ServeConfig
 
@@ -20,10 +21,9 @@ from mirepoix.serving.serve_config import ServeConfig
 def work(context: Context, config: ServeConfig, release: Path) -> Outcome:
     """Starts the endpoint, and encodes the golden items over HTTP; the endpoint keeps serving as long as the cluster runs."""
     from mirepoix.serving.app import start
-    from mirepoix.serving.release import COSINE
 
     server = start(str(release), config)
-    golden = json.loads((release / "golden.json").read_text())
+    golden = json.loads((release / GOLDEN).read_text())
     checked = [(item, rows[0]) for item, rows in zip(golden["items"], golden["vectors"], strict=True) if _expressible(item)]
     cosines = [_cosine(expected, _embedding(server.url, item)) for item, expected in checked]
     if not all(cosine >= COSINE for cosine in cosines):

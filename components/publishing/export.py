@@ -22,7 +22,8 @@ from mirepoix.components.publishing.lora_adapter import adapters, write_adapter
 from mirepoix.components.publishing.model_card import Layout, card, published
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import open_checkpoint
-from mirepoix.models.encoder import DESCRIPTION, HEAD, Encoder
+from mirepoix.models.encoder import HEAD, Encoder
+from mirepoix.models.encoder_config import DESCRIPTION
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.serving.release import Release

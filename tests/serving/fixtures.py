@@ -7,7 +7,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item
+from mirepoix.serving.golden import Golden
 from mirepoix.serving.release import assemble
 from mirepoix.serving.store import publish
 
@@ -39,10 +41,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def golden_of(parts: dict[str, Path], items: list[Item]) -> Golden:
+    return Golden.encode(load_encoder(parts["encoder_folder"]), items)
+
+
 def published(folder: Path, parts: dict[str, Path], name: str = "tiny", **more) -> Path:
     draft = folder / "draft"
     draft.mkdir(parents=True)
-    golden = [corpus()[0], corpus()[20], corpus()[40]]
+    golden = more.pop("golden", None) or golden_of(parts, [corpus()[0], corpus()[20], corpus()[40]])
     assemble(draft, name, **{"golden": golden, "instructions": INSTRUCTIONS, "widths": (16,), **parts, **more})
     publish(draft, folder / "release", {})
     return folder / "release"

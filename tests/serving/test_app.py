@@ -20,7 +20,7 @@ from mirepoix.serving.http.client import search_endpoint
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import publish
-from tests.serving.fixtures import corpus, drawing, free_port, published
+from tests.serving.fixtures import corpus, drawing, free_port, golden_of, published
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_the_refusal_of_a_replica_at_the_first_start_is_one_line_too(ray_cluster
 
 def test_another_release_takes_the_place_of_the_one_before_though_its_port_is_any(served, parts, tmp_path_factory):
     before = httpx.get(f"{served}/health").json()["release"]
-    other = published(tmp_path_factory.mktemp("other"), parts, golden=corpus()[:1])
+    other = published(tmp_path_factory.mktemp("other"), parts, golden=golden_of(parts, corpus()[:1]))
     server = start(str(other), ServeConfig(port=0))
     assert server.url == served and server.version != before
     assert search_endpoint(served, "a disc", k=2)["release"] == server.version

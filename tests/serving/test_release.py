@@ -14,16 +14,22 @@ from PIL import Image
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, items_to_table
+from mirepoix.serving.golden import Golden
 from mirepoix.serving.release import THUMBNAIL, assemble, folder_digest, open_release, read_release, thumbnail
 from mirepoix.serving.search.dense import build
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import Damaged, read_manifest
-from tests.serving.fixtures import INSTRUCTIONS, corpus, drawing, published
+from tests.serving.fixtures import INSTRUCTIONS, corpus, drawing, golden_of, published
 
 
 @pytest.fixture
 def copy(release_folder: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(release_folder, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module")
+def golden(parts) -> Golden:
+    return golden_of(parts, corpus()[:1])
 
 
 def test_a_release_holds_its_parts_and_describes_them(release_folder, parts):
@@ -47,11 +53,11 @@ def test_the_same_parts_give_the_same_bytes(release_folder, parts, tmp_path):
     assert open_release(again).version == open_release(release_folder).version
 
 
-def test_a_change_of_anything_gives_another_version(release_folder, parts, tmp_path):
+def test_a_change_of_anything_gives_another_version(release_folder, parts, golden, tmp_path):
     versions = {open_release(release_folder).version, open_release(published(tmp_path / "a", parts, name="other")).version}
     draft = tmp_path / "b"
     draft.mkdir()
-    versions.add(assemble(draft, "tiny", golden=corpus()[:1], instructions=INSTRUCTIONS, widths=(16,), **parts).version)
+    versions.add(assemble(draft, "tiny", golden=golden, instructions=INSTRUCTIONS, widths=(16,), **parts).version)
     assert len(versions) == 3
 
 
@@ -150,11 +156,12 @@ def test_a_folder_that_is_no_release_is_refused(tmp_path):
 
 def test_an_index_of_another_encoder_is_refused(parts, tmp_path):
     items = corpus()
-    vectors = load_encoder(parts["encoder_folder"]).encode(items).ragged()
+    encoder = load_encoder(parts["encoder_folder"])
+    vectors = encoder.encode(items).ragged()
     for digest in ("", "0" * 64):
         build(vectors, [item.id for item in items], [item.modality for item in items], encoder=digest).save(tmp_path / "index")
         with pytest.raises(Refused, match="embed and index the corpus with this encoder"):
-            assemble(tmp_path / "draft", "tiny", golden=items[:1], **{**parts, "index_folder": tmp_path / "index"})
+            assemble(tmp_path / "draft", "tiny", golden=Golden.encode(encoder, items[:1]), **{**parts, "index_folder": tmp_path / "index"})
 
 
 def corpus_of(folder: Path, items: list[Item]) -> Path:
@@ -171,32 +178,32 @@ def corpus_of(folder: Path, items: list[Item]) -> Path:
         (lambda items: [Item("text-00", images=(drawing("bar", 0.1),)), *items[1:]], "'text-00' is 'i' in the corpus"),
     ],
 )
-def test_a_corpus_that_was_not_the_indexed_one_is_refused(parts, tmp_path, change, words):
+def test_a_corpus_that_was_not_the_indexed_one_is_refused(parts, golden, tmp_path, change, words):
     changed = {**parts, "corpus_folder": corpus_of(tmp_path / "corpus", change(corpus()))}
     with pytest.raises(Refused, match=words):
-        assemble(tmp_path / "draft", "tiny", golden=corpus()[:1], **changed)
+        assemble(tmp_path / "draft", "tiny", golden=golden, **changed)
 
 
-def test_items_that_were_not_indexed_are_left_out(parts, tmp_path):
+def test_items_that_were_not_indexed_are_left_out(parts, golden, tmp_path):
     changed = {**parts, "corpus_folder": corpus_of(tmp_path / "corpus", [*corpus(), Item("late", "came after the index")])}
-    release = assemble(tmp_path / "draft", "tiny", golden=corpus()[:1], **changed)
+    release = assemble(tmp_path / "draft", "tiny", golden=golden, **changed)
     assert len(release.open_documents()) == 60 and open_index(tmp_path / "draft" / "index").position("late") is None
 
 
-def test_an_empty_corpus_folder_is_refused(parts, tmp_path):
+def test_an_empty_corpus_folder_is_refused(parts, golden, tmp_path):
     (tmp_path / "corpus").mkdir()
     with pytest.raises(Refused, match=r"no \.parquet"):
-        assemble(tmp_path / "draft", "tiny", golden=corpus()[:1], **{**parts, "corpus_folder": tmp_path / "corpus"})
+        assemble(tmp_path / "draft", "tiny", golden=golden, **{**parts, "corpus_folder": tmp_path / "corpus"})
 
 
 def test_a_release_without_golden_items_is_refused(parts, tmp_path):
     with pytest.raises(Refused, match="golden"):
-        assemble(tmp_path / "draft", "tiny", golden=[], **parts)
+        assemble(tmp_path / "draft", "tiny", golden=Golden([], [], []), **parts)
 
 
-def test_assembling_reports_its_progress(parts, tmp_path):
+def test_assembling_reports_its_progress(parts, golden, tmp_path):
     seen: list[dict] = []
-    assemble(tmp_path / "draft", "tiny", golden=corpus()[:1], report=seen.append, **parts)
+    assemble(tmp_path / "draft", "tiny", golden=golden, report=seen.append, **parts)
     assert seen[-1] == {"step": 60, "total": 60}
 
 

@@ -14,7 +14,7 @@ from mirepoix.models.retrievers.unite_config import UniteConfig
 from mirepoix.serving.release import folder_digest, open_release
 from mirepoix.serving.replicas import EncodeRequest, EncoderReplica, IndexReplica
 from mirepoix.serving.search.dense import build
-from tests.serving.fixtures import corpus, drawing, published
+from tests.serving.fixtures import corpus, drawing, golden_of, published
 
 PICTURE = Item("p", images=(drawing("disc", 0.2),) * 16)
 
@@ -31,7 +31,7 @@ def short_release(encoder_folder, tmp_path_factory) -> Path:
     (home / "corpus").mkdir()
     pq.write_table(items_to_table(items), home / "corpus" / "part-00000.parquet")
     folders = {"encoder_folder": home / "encoder", "index_folder": home / "index", "corpus_folder": home / "corpus"}
-    return published(home, folders, golden=items[:1])
+    return published(home, folders, golden=golden_of(folders, items[:1]))
 
 
 def test_requests_are_encoded_together_and_each_gets_its_own(release_folder):

@@ -50,7 +50,7 @@ LEARNT = {"backbone": "untrained", "adapt": "adapted", "instruct": "instructed"}
 """The names of an encoder's vectors, by the stage that made the encoder."""
 BUSY = ("pairs", "pairs-verbalised", "backbone", "evaluate", "release")
 """Stages that compute in their own process and claim a CPU, as does every index; the others wait for workers, which claim CPUs."""
-LIGHT = ("sources", "curate", "pairs", "pairs-verbalised", "evaluate")
+LIGHT = ("sources", "curate", "pairs", "pairs-verbalised", "evaluate", "release")
 """Stages whose process imports little, so that several of them share one; so does that of every index, and of every embedding, whose actors
 import torch."""
 ROWS_OF_AN_ENTITY = 10
@@ -227,14 +227,14 @@ def method_stages(config: Method, data: Data, chosen: PairsConfig, measured: Eva
         untrained[0] = replace(untrained[0], after=("embed",), inputs={**untrained[0].inputs, "curate": corpus})
     searched = {"curate": "curate", "embed": "embed", "index": "index"}
     searched |= {"untrained_embed": "embed-untrained", "untrained_index": "index-untrained"}
-    released = {"encoder": learnt, "index": "index", "curate": corpus, "pairs": "pairs"}
+    released = {"encoder": learnt, "index": "index", "embed": "embed", "curate": corpus, "pairs": "pairs"}
     stages += [
         _stage("embed", "embedding.embed:work", config.embed, {"encoder": learnt, **read, "curate": corpus}, ENCODING, encoder),
         *untrained[:1],
         _stage("index", "embedding.index:work", config.index, {"embed": "embed"}, SEARCHING),
         *untrained[1:],
         _stage("evaluate", "evaluation.evaluate:work", measured, searched, SEARCHING),
-        _stage("release", "publishing.release:work", config.release, released, (*ENCODING, *SEARCHING), encoder),
+        _stage("release", "publishing.release:work", config.release, released, (*SEARCHING, "pillow"), encoder),
     ]
     return [replace(stage, seed=data.seed) for stage in stages]
 

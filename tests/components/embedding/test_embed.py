@@ -21,10 +21,11 @@ from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, items_to_table, table_to_items
 from mirepoix.models.ragged import RaggedRows
+from mirepoix.serving.golden import GOLDEN, read_golden
 from mirepoix.serving.store import read_manifest
 from tests.components.fixtures import context
 
-SMALL = EmbedConfig(batch_size=2, workers=2, threads=1, shard_rows=30)
+SMALL = EmbedConfig(batch_size=2, workers=2, threads=1, shard_rows=30, golden=2)
 
 
 class Killed(Exception):
@@ -156,7 +157,29 @@ def test_files_are_read_by_plain_parquet_and_numpy(embedded):
     assert table.schema.field("rows").type.value_type == pa.list_(pa.float32(), 32)
 
 
-@pytest.mark.parametrize("field", ["batch_size", "workers", "threads", "shard_rows"])
+def test_golden_items_are_the_first_of_each_modality_in_the_order_of_the_corpus(embedded, resumed, expected):
+    items, _ = expected["corpus"]
+    first = [item for n, item in enumerate(items) if sum(other.modality == item.modality for other in items[:n]) < 2]
+    assert len(first) == 6
+    for folder in (embedded.folder, resumed[0]):
+        assert read_golden(folder / GOLDEN).items == first
+
+
+def test_golden_vectors_are_those_of_the_encoder_in_both_roles(embedded, resumed, untrained):
+    for folder in (embedded.folder, resumed[0]):
+        assert read_golden(folder / GOLDEN).verify(load_encoder(untrained.folder), "the embedding") > 0.99999
+
+
+def test_a_modality_with_few_items_gives_all_of_them(expected):
+    items, _ = expected["corpus"]
+    chosen = embed._FirstItems(10_000)
+    for table in (items_to_table(items[:7]), items_to_table(items[7:])):
+        chosen.add(table)
+    (table,) = chosen.tables()
+    assert table_to_items(table) == items
+
+
+@pytest.mark.parametrize("field", ["batch_size", "workers", "threads", "shard_rows", "golden"])
 def test_less_than_one_is_refused(field):
     with pytest.raises(Refused, match=f"embed.{field} is 0; give 1 or more"):
         EmbedConfig(**{field: 0})

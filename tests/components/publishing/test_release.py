@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pyarrow.parquet as pq
 import pytest
@@ -13,19 +15,17 @@ from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.components.publishing import release
 from mirepoix.components.publishing.release_config import ReleaseConfig
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Modality, table_to_items
+from mirepoix.models.item import table_to_items
+from mirepoix.serving.golden import GOLDEN
 from mirepoix.serving.release import open_release
 from mirepoix.serving.store import read_manifest
 from tests.components.fixtures import context, made, write_corpus
 
 
 @pytest.fixture
-def parts(untrained, indexed, curated, paired):
-    return {name: part.folder for name, part in {"encoder": untrained, "index": indexed, "curate": curated, "pairs": paired}.items()}
-
-
-def golden_items(folder):
-    return json.loads((folder / "golden.json").read_text())["items"]
+def parts(untrained, indexed, embedded, curated, paired):
+    made = {"encoder": untrained, "index": indexed, "embed": embedded, "curate": curated, "pairs": paired}
+    return {name: part.folder for name, part in made.items()}
 
 
 def test_it_verifies_itself_wherever_it_is_opened(released, tmp_path):
@@ -62,29 +62,27 @@ def test_queries_are_served_with_the_instructions_of_the_pairs_or_with_none(part
     (tmp_path / "more/prompts").rename(corpus / "prompts")
     paired = made(tmp_path / "pairs", pairs.work, PairsConfig(without_instruction=without), curate=corpus)
     stage_context = context(tmp_path / "out")
-    release.work(stage_context, ReleaseConfig(golden=1), **parts | {"pairs": paired.folder})
+    release.work(stage_context, ReleaseConfig(), **parts | {"pairs": paired.folder})
     ours = {task: wordings[0] for task, wordings in INSTRUCTIONS.items()}
     served = json.loads((stage_context.folder / "release.json").read_text())["instructions"]
     assert served == ({} if without == 1 else ours | {"t->i": "The source's words."})
 
 
-def test_golden_items_are_so_many_of_each_modality(released, curated):
-    corpus = {item.id: item.modality for item in table_to_items(read_part(curated.folder, "corpus"))}
-    golden = [corpus[item["id"]] for item in golden_items(released.folder)]
-    assert sorted(golden) == sorted([Modality.TEXT, Modality.IMAGE, Modality.TEXT | Modality.IMAGE] * 2)
+def test_its_golden_vectors_are_those_of_the_embedding(released, embedded):
+    assert (released.folder / GOLDEN).read_bytes() == (embedded.folder / GOLDEN).read_bytes()
 
 
-def test_golden_items_are_unchanged_and_in_the_order_of_the_corpus(released, curated):
-    corpus = table_to_items(read_part(curated.folder, "corpus"))
-    golden = golden_items(released.folder)
-    assert [item["id"] for item in golden] == [item.id for item in corpus if item.id in {item["id"] for item in golden}]
-    assert {item["id"]: item["text"] for item in golden}.items() <= {item.id: item.text for item in corpus}.items()
-
-
-def test_a_modality_with_few_items_gives_all_of_them(parts, curated, tmp_path):
-    stage_context = context(tmp_path)
-    release.work(stage_context, ReleaseConfig(golden=10_000), **parts)
-    assert len(golden_items(stage_context.folder)) == read_part(curated.folder, "corpus", ["id"]).num_rows
+def test_assembling_it_imports_no_encoder(parts, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from mirepoix.components.publishing import release; "
+        "from mirepoix.components.publishing.release_config import ReleaseConfig; from mirepoix.components.stage import Context; "
+        f"release.work(Context(Path({str(tmp_path)!r}), '', lambda progress: None, 0), ReleaseConfig(), "
+        f"**{{name: Path(part) for name, part in { {name: str(part) for name, part in parts.items()}!r}.items()}}); "
+        "print([name for name in ('torch', 'transformers', 'ray') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+    assert (tmp_path / "release.json").is_file()
 
 
 def test_rows_are_accounted_for(released, curated):
@@ -97,8 +95,7 @@ def test_the_same_parts_give_the_same_version_and_another_name_another(released,
     versions = []
     for name in ("mirepoix", "sofrito"):
         stage_context = context(tmp_path / name)
-        config = ReleaseConfig(name=name, golden=2)
-        release.work(stage_context, config, **parts)
+        release.work(stage_context, ReleaseConfig(name=name), **parts)
         versions.append(json.loads((stage_context.folder / "release.json").read_text())["version"])
     assert versions[0] == open_release(released.folder).version != versions[1]
 
