@@ -1,40 +1,36 @@
-"""Ray Train's torch backend, imported late: the process that starts a training imports no torch, only its controller and workers do.
+"""Ray Train's torch backend in which only the workers import torch.
 
-`ray.train.torch` imports torch at its top, which takes seconds and hundreds of megabytes; the classes here import it when they are used.
+`ray.train.torch` imports torch at its top, which takes seconds and hundreds of megabytes in the controller of each training, as that loads
+the backend's config. The functions that run in a worker import torch themselves.
 """
 
-from contextlib import AbstractContextManager
+import logging
+import os
+import socket
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+import ray
+import ray.train
+from ray.exceptions import GetTimeoutError
 from ray.train.backend import Backend, BackendConfig
+
+TIMEOUT = timedelta(minutes=30)
+"""For a collective operation; that of `ray.train.torch` too."""
+SHUTDOWN_SECONDS = 30.0
+log = logging.getLogger(__name__)
 
 
 @dataclass
 class TorchBackendConfig(BackendConfig):
-    """Used in place of `ray.train.torch.TorchConfig`, which `torch_config` makes where it is used."""
+    """Used in place of `ray.train.torch.TorchConfig`."""
 
     backend: str  # of torch.distributed: nccl or gloo
 
     @property
     def backend_cls(self) -> type[Backend]:
         return _TorchBackend
-
-    @property
-    def train_func_context(self) -> Any:
-        return _train_func_context
-
-    def torch_config(self) -> Any:
-        from ray.train.torch import TorchConfig
-
-        return TorchConfig(backend=self.backend)
-
-
-def _train_func_context() -> AbstractContextManager[Any]:
-    """The context of the training function in a worker, in which its own device is the current one."""
-    from ray.train.torch import TorchConfig
-
-    return TorchConfig().train_func_context()
 
 
 class _TorchBackend(Backend):
@@ -43,13 +39,46 @@ class _TorchBackend(Backend):
     share_cuda_visible_devices = True
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        config = backend_config.torch_config()
-        config.backend_cls().on_start(worker_group, config)
-
-    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
-        config = backend_config.torch_config()
-        config.backend_cls().on_training_start(worker_group, config)
+        address, port = worker_group.execute_single(0, _free_address)
+        worker_group.execute(_join, address=address, port=port, backend=backend_config.backend)
 
     def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
-        config = backend_config.torch_config()
-        config.backend_cls().on_shutdown(worker_group, config)
+        left = worker_group.execute_async(_leave)
+        try:
+            ray.get(left, timeout=SHUTDOWN_SECONDS)
+        except GetTimeoutError:
+            log.warning("the workers did not leave their process group within %.0f s", SHUTDOWN_SECONDS)
+
+
+def _free_address() -> tuple[str, int]:
+    """The address of this node, and a port that is free there."""
+    address = ray.util.get_node_ip_address()
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        probe.bind(("", 0))
+        return address, probe.getsockname()[1]
+
+
+def _join(address: str, port: int, backend: str) -> None:
+    """Joins the process group of all workers, with the variables that torch and DeepSpeed read."""
+    import torch.distributed as dist
+
+    context = ray.train.get_context()
+    os.environ |= {
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+        "RANK": str(context.get_world_rank()),
+        "WORLD_SIZE": str(context.get_world_size()),
+        "LOCAL_RANK": str(context.get_local_rank()),
+        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
+        "NODE_RANK": str(context.get_node_rank()),
+    }
+    if backend == "nccl":  # a collective that waits for a worker that has ended ends this process too
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
+    dist.init_process_group(backend, timeout=TIMEOUT)
+
+
+def _leave() -> None:
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter, defaultdict
 from dataclasses import replace
 from io import BytesIO
@@ -48,8 +49,14 @@ def world():
 
 
 @pytest.fixture(scope="module")
-def default_world():
-    return generate(WorldConfig(), seed=0)
+def timed_default_world():
+    started = time.process_time()
+    return generate(WorldConfig(), seed=0), time.process_time() - started
+
+
+@pytest.fixture(scope="module")
+def default_world(timed_default_world):
+    return timed_default_world[0]
 
 
 def items_of(world):
@@ -68,6 +75,10 @@ def entity_of(world, query):
 
 
 # Content
+
+
+def test_a_default_world_takes_seconds(timed_default_world):
+    assert timed_default_world[1] < 30  # three on an idle core
 
 
 def test_a_default_world_is_small_and_balanced(default_world):

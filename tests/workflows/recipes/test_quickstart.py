@@ -160,7 +160,7 @@ def mlflow_page(first, home):
     """The address of MLflow's page, served by the command that the demo ended with."""
     line = next(line for line in first.out.splitlines() if line.strip().startswith("the MLflow page"))
     port = free_ports(1)[0]
-    command = [*line.split(" after ")[1].split(), "--port", str(port)]
+    command = [*line.split(" after ")[1].split(), "--port", str(port), "--workers", "1"]
     assert command[1] == "server", line
     variables = environment(MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false")  # its workers for jobs of language models, which we send none
     with open(home / "mlflow.log", "w") as log:
@@ -222,6 +222,7 @@ def test_a_second_run_skips_what_is_up_to_date_and_needs_no_cluster(first, home)
     assert again.stages("up to date") == set(STAGES) - {"deploy", "evaluate", "embed-untrained", "index-untrained"}
 
 
+@pytest.mark.soak
 def test_a_second_demo_only_serves_again_and_on_its_own_cluster_whatever_other_is_set(first, home):
     again = mirepoix("demo", "quickstart", *SMALL, "--storage", str(home / "storage"), cwd=home, RAY_ADDRESS="127.0.0.1:9")
     assert again.status == 0, again.err
@@ -257,6 +258,7 @@ def test_a_release_is_served_and_searched_from_the_command_line(first, home, cap
     assert "stopped" in ended.out
 
 
+@pytest.mark.soak
 def test_a_killed_driver_goes_on_from_the_last_checkpoint(first, home):
     steps = ["adapt.max_steps=40", "adapt.save_steps=10", "adapt.logging_steps=1", "adapt.per_device_train_batch_size=4"]
     words = ["run", "quickstart", *SMALL, *steps, "--until", "adapt", "--storage", str(home / "storage")]
