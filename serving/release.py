@@ -3,7 +3,7 @@
 encoder/        what Encoder.save wrote
 index/          what Index.save wrote
 documents/      documents.arrow: id, text, modality, thumbnail, in corpus order; order.npy: its row for each position in the index
-golden.json     a few items with the vectors that the encoder gave them when the release was assembled, as documents and as queries
+golden.json     a few items with the vectors that the encoder gave them when the corpus was embedded, as documents and as queries
 release.json    name, version and digests of the parts; it holds no time, so that equal parts give an equal version
 """
 
@@ -147,7 +147,7 @@ def assemble(
     if index.description.width != golden.width:
         raise Refused(f"the index is {index.description.width} wide and the encoder {golden.width}; build the index again")
     for part, source in (("encoder", encoder_folder), ("index", index_folder)):
-        shutil.copytree(source, folder / part, ignore=lambda at, names, top=str(source): {MANIFEST} & set(names) if at == top else set())
+        shutil.copytree(source, folder / part, ignore=lambda at, _, top=str(source): {MANIFEST, GOLDEN} if at == top else set())
     _write_documents(folder / "documents", Path(corpus_folder), index, report)
     golden.write(folder / GOLDEN)
     fields = {

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mirepoix.models.encoder import Encoder
 
 QUERIES = "queries"
+GOLDEN_ITEMS = 4
+"""Items of each modality with golden vectors, by which a release is verified where it is opened."""
 Opener = Callable[[str], "Encoder"]
 
 
@@ -80,7 +82,7 @@ class EncoderActor:
 def work(context: Context, config: EmbedConfig, encoder: Path, curate: Path, pairs: Path, opener: Opener | None = None) -> Outcome:
     """Encodes the curated corpus and the evaluation queries with one pool of actors.
 
-    The first items of each modality of the corpus are encoded as queries too: these are the golden vectors of a release of this encoder.
+    The first items of each modality of the corpus are encoded again, as documents and as queries: the golden vectors of a release.
     `opener` opens the encoder of the folder on a device, where that is more than loading it: a release verifies it too.
     """
     folders = {"corpus": curate, QUERIES: pairs}
@@ -128,7 +130,8 @@ def _shards(
         yield shard
     if not wanted and not counts["corpus"]:
         return
-    with closing(_encoded(config, opener, folders, skip, context.folder / GOLDEN)) as encoded:
+    workers = config.workers if wanted else 1
+    with closing(_encoded(replace(config, workers=workers), opener, folders, skip, context.folder / GOLDEN)) as encoded:
         pending: list[pa.Table] = []
         for shard in wanted:
             while sum(rows.num_rows for rows in pending) < shard.rows:
@@ -156,7 +159,7 @@ def _encoded(
     The parts are read here: the files of an artefact may lie on this node alone.
     """
     create: Any = ray.remote(EncoderActor).options(num_cpus=1, num_gpus=1 if config.use_gpu else 0, max_restarts=3, max_task_retries=3)
-    chosen = _FirstItems(config.golden)
+    chosen = _FirstItems(GOLDEN_ITEMS)
     with actor_pool(create.remote(opener, config) for _ in range(config.workers)) as actors:
 
         def ready(actor: Any) -> Any:

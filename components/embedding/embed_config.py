@@ -14,10 +14,9 @@ class EmbedConfig:
     workers: int = option(1, "actors, each with the encoder loaded")
     threads: int = option(2, "CPU threads per actor")
     shard_rows: int = option(2048, "items per file of vectors, which is what a kill can lose at most")
-    golden: int = option(4, "items of each modality with golden vectors, by which a release is verified where it is opened")
     use_gpu: bool = option(False, "give each actor a GPU")
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "workers", "threads", "shard_rows", "golden"):
+        for name in ("batch_size", "workers", "threads", "shard_rows"):
             if getattr(self, name) < 1:
                 raise Refused(f"embed.{name} is {getattr(self, name)}; give 1 or more")

@@ -11,10 +11,10 @@ from mirepoix.serving.golden import GOLDEN, read_golden
 from mirepoix.serving.release import assemble
 
 
-def work(context: Context, config: ReleaseConfig, encoder: Path, index: Path, embed: Path, curate: Path, pairs: Path) -> Outcome:
-    """Assembles the release; its golden vectors are those that the encoder gave when it embedded the corpus."""
+def work(context: Context, config: ReleaseConfig, encoder: Path, index: Path, curate: Path, pairs: Path) -> Outcome:
+    """Assembles the release; its golden vectors were made with those of the index, by the same actors."""
     wordings = json.loads((pairs / WORDINGS).read_text())
-    golden = read_golden(embed / GOLDEN)
+    golden = read_golden(index / GOLDEN)
     made = assemble(context.folder, config.name, encoder, index, curate / "corpus", golden, wordings, report=context.report)
     documents = len(made.open_documents())
     return Outcome(Rows(part_rows(curate, "corpus"), documents), {"documents": documents, "golden": len(golden.items)})

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class TorchBackendConfig(BackendConfig):
-    """Used in place of `ray.train.torch.TorchConfig`."""
+    """Used in place of `ray.train.torch.TorchConfig`; which GPU a worker uses is set by `deepspeed_engine.prepare`."""
 
     backend: str  # of torch.distributed: nccl or gloo
 
@@ -72,7 +72,7 @@ def _join(address: str, port: int, backend: str) -> None:
         "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
         "NODE_RANK": str(context.get_node_rank()),
     }
-    if backend == "nccl":  # a collective that waits for a worker that has ended ends this process too
+    if backend == "nccl":  # a collective that waits longer than TIMEOUT ends the process
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     dist.init_process_group(backend, timeout=TIMEOUT)
 

@@ -47,7 +47,7 @@ def untrained(artefacts, curated) -> Made:
 @pytest.fixture(scope="session")
 def embedded(artefacts, untrained, curated, paired) -> Made:
     inputs = {"encoder": untrained.folder, "curate": curated.folder, "pairs": paired.folder}
-    return made(artefacts / "embed", embed.work, EmbedConfig(threads=1, batch_size=2, golden=2), **inputs)
+    return made(artefacts / "embed", embed.work, EmbedConfig(threads=1, batch_size=2), **inputs)
 
 
 @pytest.fixture(scope="session")
@@ -56,6 +56,6 @@ def indexed(artefacts, embedded) -> Made:
 
 
 @pytest.fixture(scope="session")
-def released(artefacts, untrained, indexed, embedded, curated, paired) -> Made:
-    inputs = {"encoder": untrained, "index": indexed, "embed": embedded, "curate": curated, "pairs": paired}
+def released(artefacts, untrained, indexed, curated, paired) -> Made:
+    inputs = {"encoder": untrained, "index": indexed, "curate": curated, "pairs": paired}
     return made(artefacts / "release", release.work, ReleaseConfig(), **{name: part.folder for name, part in inputs.items()})

@@ -16,6 +16,7 @@ from mirepoix.components.stage import Context, Outcome
 from mirepoix.components.synthetic.world_config import WorldConfig
 from mirepoix.models.backbones.twin_config import Tiny
 from mirepoix.models.ragged import RaggedRows
+from mirepoix.serving.golden import GOLDEN, Golden
 from mirepoix.serving.search.dense import build
 from mirepoix.serving.store import publish
 
@@ -116,6 +117,7 @@ def write_vectors(folder: Path, **parts: dict[str, tuple[int, list[float]]]) -> 
         }
         pq.write_table(pa.table(columns), folder / part / "part-00000.parquet")
     (folder / "vectors.json").write_text(json.dumps({"width": rows.shape[1], "encoder": "hand-made"}))
+    Golden([], [], []).write(folder / GOLDEN)
     return folder
 
 

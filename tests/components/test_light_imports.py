@@ -39,6 +39,7 @@ LEFT_OUT = {
             "components.training.batch_plan",
             "components.training.deepspeed_settings",
             "components.training.prefetch",
+            "components.publishing.release",
             "components.publishing.release_config",
         ),
         LIBRARIES,
@@ -46,6 +47,7 @@ LEFT_OUT = {
     "components.generation.endpoint": tuple(sorted({*LIBRARIES} - {"httpx"})),
     "components.publishing.deploy": tuple(sorted({*LIBRARIES} - {"httpx"})),
     "components.generation.vllm": LIBRARIES,
+    "components.training.torch_backend": tuple(sorted({*LIBRARIES} - {"ray"})),
     "components.training.train": ("transformers", "ray", "fastapi", "faiss", "mlflow", "deepspeed", "peft"),
 }
 

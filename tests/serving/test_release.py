@@ -201,6 +201,12 @@ def test_a_release_without_golden_items_is_refused(parts, tmp_path):
         assemble(tmp_path / "draft", "tiny", golden=Golden([], [], []), **parts)
 
 
+def test_an_index_of_another_width_than_the_golden_vectors_is_refused(parts, golden, tmp_path):
+    narrow = Golden(golden.items, [rows_TD[:, :8] for rows_TD in golden.vectors], golden.queries)
+    with pytest.raises(Refused, match="the index is 32 wide and the encoder 8"):
+        assemble(tmp_path / "draft", "tiny", golden=narrow, **parts)
+
+
 def test_assembling_reports_its_progress(parts, golden, tmp_path):
     seen: list[dict] = []
     assemble(tmp_path / "draft", "tiny", golden=golden, report=seen.append, **parts)

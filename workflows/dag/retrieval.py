@@ -227,7 +227,7 @@ def method_stages(config: Method, data: Data, chosen: PairsConfig, measured: Eva
         untrained[0] = replace(untrained[0], after=("embed",), inputs={**untrained[0].inputs, "curate": corpus})
     searched = {"curate": "curate", "embed": "embed", "index": "index"}
     searched |= {"untrained_embed": "embed-untrained", "untrained_index": "index-untrained"}
-    released = {"encoder": learnt, "index": "index", "embed": "embed", "curate": corpus, "pairs": "pairs"}
+    released = {"encoder": learnt, "index": "index", "curate": corpus, "pairs": "pairs"}
     stages += [
         _stage("embed", "embedding.embed:work", config.embed, {"encoder": learnt, **read, "curate": corpus}, ENCODING, encoder),
         *untrained[:1],

@@ -8,6 +8,7 @@ from mirepoix.components.embedding import index
 from mirepoix.components.embedding.vectors import read_vectors
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
+from mirepoix.serving.golden import GOLDEN
 from mirepoix.serving.search.index_config import IndexConfig
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import read_manifest
@@ -33,6 +34,10 @@ def test_rows_add_up_and_the_size_of_the_index_is_in_the_metrics(indexed, embedd
 
 def test_it_carries_the_digest_of_the_encoder_that_filled_it(indexed, untrained):
     assert json.loads((indexed.folder / "index.json").read_text())["encoder"] == read_manifest(untrained.folder).digest
+
+
+def test_it_has_the_golden_vectors_of_the_embedding(indexed, embedded):
+    assert (indexed.folder / GOLDEN).read_bytes() == (embedded.folder / GOLDEN).read_bytes()
 
 
 def test_queries_are_not_in_it(indexed, embedded):
