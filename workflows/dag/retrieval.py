@@ -277,7 +277,7 @@ def _stage(
     libraries: tuple[str, ...],
     encoder: EncoderConfig | None = None,
 ) -> Stage:
-    """A stage by the path of its work; if the work opens an encoder, its key holds the source of the given one, or of all."""
+    """A stage by the path of its work; if a module of it can open an encoder, its key holds the source of the given one, or of all."""
     path = work if work.startswith(COMPONENTS) else f"{COMPONENTS}.{work}"
     opened: list[str] = []
     if "mirepoix.models.encoder" in module_hashes(path.partition(":")[0]):

@@ -42,7 +42,7 @@ def receipt(deployed):
 def test_the_endpoint_gives_the_golden_vectors(deployed):
     _, outcome = deployed
     assert outcome.metrics["golden_cosine"] >= 0.999
-    assert outcome.rows.read == outcome.rows.written == 6
+    assert outcome.rows.read == outcome.rows.written == 12
 
 
 def test_the_receipt_has_the_url_and_the_release(receipt, released):

@@ -25,31 +25,39 @@ STAGES = {stage.name: stage for stage in recipe("quickstart").stages()}
             "sources",
             "components.synthetic.drawing components.synthetic.entities components.corpus.parts "
             "components.ingestion.formats.beir components.ingestion.formats.source_files models.item",
-            "components.curation.curate models.encoder",
+            "components.curation.curate components.curation.curate_config models.encoder",
         ),
         (
             "curate",
             "serving.pictures components.corpus.parts components.curation.near_duplicates components.corpus.text",
-            "components.synthetic.world models.encoder",
+            "components.synthetic.world components.pairs.pairs_config models.encoder",
         ),
-        ("pairs", "components.pairs.instructions components.pairs.store", "components.synthetic.world components.training.train"),
+        (
+            "pairs",
+            "components.pairs.instructions components.pairs.store components.pairs.pairs_config",
+            "components.synthetic.world components.curation.curate_config components.pairs.mine_config components.training.train",
+        ),
         (
             "adapt",
             "models.losses.contrastive models.retrievers.unite models.backbones.checkpoints "
             "components.training.deepspeed_engine components.pairs.store components.training.job",
-            "components.synthetic.world serving.search.dense",
+            "components.synthetic.world components.embedding.embed_config components.evaluation.evaluate_config serving.search.dense",
         ),
         (
             "embed",
             "models.retrievers.unite models.encoder models.vectors components.embedding.vectors",
-            "models.losses.contrastive components.training.train serving.search.dense",
+            "models.losses.contrastive components.training.train components.training.train_config serving.search.index_config",
         ),
         ("index", "serving.search.dense components.embedding.vectors", "models.retrievers.unite components.embedding.embed"),
-        ("evaluate", "serving.search.dense components.evaluation.metrics", "models.retrievers.unite components.training.train"),
+        (
+            "evaluate",
+            "serving.search.dense components.evaluation.metrics",
+            "models.retrievers.unite components.training.train_config components.embedding.embed_config",
+        ),
         (
             "release",
             "serving.release serving.search.dense models.retrievers.unite components.pairs.instructions",
-            "components.training.train serving.app",
+            "components.training.train_config components.embedding.embed_config serving.serve_config",
         ),
         ("deploy", "serving.app serving.http.api serving.http.schemas serving.replicas", "components.training.train"),
     ],
