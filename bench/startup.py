@@ -82,14 +82,15 @@ def cpu_seconds(command: Sequence[str], cwd: Path, env: dict[str, str]) -> tuple
 
 
 def corpus_of_fifty(folder: Path) -> Path:
-    """Forty-eight pictures with a caption beside each of the first two: fifty files."""
+    """Forty-nine pictures and a file with their captions: fifty files."""
     from PIL import Image
 
     folder.mkdir()
-    for number in range(48):
-        Image.effect_noise((64, 48), number + 1).convert("RGB").save(folder / f"{number:02d}.jpg")
-    for number in range(2):
-        (folder / f"{number:02d}.txt").write_text(f"picture number {number} of the corpus")
+    names = [f"{number:02d}.jpg" for number in range(49)]
+    for number, name in enumerate(names):
+        Image.effect_noise((64, 48), number + 1).convert("RGB").save(folder / name)
+    rows = [json.dumps({"file_name": name, "text": f"picture number {number} of the corpus"}) for number, name in enumerate(names)]
+    (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")
     return folder
 
 
