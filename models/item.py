@@ -80,6 +80,11 @@ def content_hash(item: Item) -> bytes:
     return whole.digest()
 
 
+def content_key(item: Item) -> int:
+    """The content hash as a number that a column or a tensor of 64 bits can hold."""
+    return int.from_bytes(content_hash(item)[:8], "little", signed=True)
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """A query with its positive, and with hard negatives if there are any."""

@@ -43,6 +43,13 @@ def pytest_collection_modifyitems(config, items):
         item.add_marker(pytest.mark.xdist_group(ON_RAY if ON_RAY in item.fixturenames else item.nodeid.partition("::")[0]))
 
 
+def pytest_make_parametrize_id(val):
+    """The beginning of a long text or of long bytes: ids are printed, and sent between processes."""
+    if isinstance(val, str | bytes) and len(val) > 100:
+        return val[:60] if isinstance(val, str) else repr(val[:20])
+    return None
+
+
 def pytest_configure(config):
     """A folder for temporary files of this process's own, with a name short enough for sockets: pytest-xdist's workers, who each start Ray,
     sweep and count the clusters of their own folder alone."""

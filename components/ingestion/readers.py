@@ -36,7 +36,7 @@ from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Not
 from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, Shard, SourceFiles
 from mirepoix.components.ray_tasks import data_context, one_task_per_row, stream_tables, worker_count
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import content_hash, item_to_row
+from mirepoix.models.item import content_key, item_to_row
 
 FORMAT_MODULES: dict[str, ModuleType] = {
     module.NAME: module
@@ -219,8 +219,7 @@ def _flat(row: Row, prefix: str) -> dict[str, Any]:
             return {"kind": "notices", "detail": detail, "source": source}
         case RejectedRow(part, id, reason, detail, source, line):
             return {"kind": "rejects", "part": part, "id": id, "reason": reason, "detail": detail, "source": source, "line": line}
-    content = int.from_bytes(content_hash(item)[:8], "little", signed=True)
-    return flat | {"id": prefix + flat["id"] if flat["id"] else "", "content": content}
+    return flat | {"id": prefix + flat["id"] if flat["id"] else "", "content": content_key(item)}
 
 
 def is_small(sources: Sequence[Source]) -> bool:

@@ -20,10 +20,10 @@ from mirepoix.components.pairs import mixture
 from mirepoix.components.pairs.instructions import WORDINGS, Wordings
 from mirepoix.components.pairs.mixture import Group
 from mirepoix.components.pairs.pairs_config import PairsConfig
-from mirepoix.components.pairs.store import UNSCORED, Known, PairRow, StoreWriter, content_key
+from mirepoix.components.pairs.store import UNSCORED, Known, PairRow, StoreWriter
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item, Modality, item_to_row, row_to_item
+from mirepoix.models.item import Item, Modality, content_key, item_to_row, row_to_item
 
 ANSWERS = "answers the same query by another row"
 KIN = ["item_id", "kin_id"]

@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from mirepoix.components.corpus.parts import modality_codes
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import ITEM_SCHEMA, Item, Pair, content_hash, item_to_row, row_to_item
+from mirepoix.models.item import ITEM_SCHEMA, Item, Pair, content_key, item_to_row, row_to_item
 
 T = TypeVar("T")
 By = Literal["task", "source", "target"]
@@ -78,11 +78,6 @@ class Known(NamedTuple):
     query: int
     answer: int
     task: str = ""
-
-
-def content_key(item: Item) -> int:
-    """The content hash as a number that a tensor can hold."""
-    return int.from_bytes(content_hash(item)[:8], "little", signed=True)
 
 
 class StoreWriter:

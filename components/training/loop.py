@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from mirepoix.components.pairs.store import Drawn, PairStore, content_key
+from mirepoix.components.pairs.store import Drawn, PairStore
 from mirepoix.components.training import deepspeed_engine
 from mirepoix.components.training.augment import augmented
 from mirepoix.components.training.batch_plan import BatchPlan
@@ -27,7 +27,7 @@ from mirepoix.components.training.job import Diverged, RefusedOnAllRanks, Traini
 from mirepoix.components.training.prefetch import Replicas, prefetched
 from mirepoix.models.encoder import Encoder, load_encoder
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Pair
+from mirepoix.models.item import Pair, content_key
 from mirepoix.models.losses.contrastive import COUNTS, FIGURES, Labels, contrastive
 from mirepoix.models.losses.temperature import Tempered
 from mirepoix.models.vectors import Vectors

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirepoix.components.pairs.store import PairRow, PairStore, StoreWriter, content_key, write_pairs
+from mirepoix.components.pairs.store import PairRow, PairStore, StoreWriter, write_pairs
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item, Modality
+from mirepoix.models.item import Item, Modality, content_key
 from tests.components.pairs.pair_folders import write
 
 
