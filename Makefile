@@ -1,7 +1,7 @@
 # make demo    from nothing to a searched endpoint, on two CPU cores
 # make test    everything that is promised, tested, but for what takes as long as make soak
 # make soak    the tests that take too long for `make test`: all six retrievers, a verbalised corpus, all of NLVR, and a comparison as
-#              a job, through the real stages; a second demo, a killed one, and training on three ranks
+#              a job, through the real stages; a second demo, a killed one, training on three ranks, and large worlds
 # make bench   what commands take before they answer, what curation costs beside plain tools, how it grows, and what it takes of memory, and
 #              whether that is what is promised; a quarter of an hour and more
 # make lint, make format-check, make types

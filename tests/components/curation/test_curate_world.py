@@ -82,6 +82,7 @@ def test_corrupt_files_duplicates_and_leaks_are_recovered_to_the_item(tmp_path, 
     assert_recovered(curated(tmp_path / "curate", source, CurateConfig()), made)
 
 
+@pytest.mark.soak
 def test_entities_in_the_number_of_the_quickstart_are_distinguished(ray_cluster, tmp_path):
     config = WorldConfig(entities=800, train_queries=300, leaks=0.02)
     source, made = written(tmp_path / "world", config, seed=0)

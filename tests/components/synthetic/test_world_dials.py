@@ -128,6 +128,7 @@ def test_a_field_of_zero_plants_nothing():
     assert not any(getattr(planted, field.name) for field in fields(planted))
 
 
+@pytest.mark.soak
 def test_generation_takes_time_in_proportion_to_the_world():
     def seconds(entities):
         config = small_config(entities=entities, train_queries=entities, evaluation_queries=10)
