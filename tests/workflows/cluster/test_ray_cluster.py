@@ -248,7 +248,7 @@ def test_a_temporary_folder_too_deep_for_socket_names_is_not_used(tmp_path: Path
 
 
 SLOW = """
-    import json, os, sys, types, time, ray
+    import json, os, types, time, ray
     from pathlib import Path
     from ray._private import node, services
     from mirepoix.workflows.cluster.ray_cluster import private_cluster
@@ -272,12 +272,11 @@ SLOW = """
 """
 
 
-def slowly(home: Path, code: str, *arguments: str) -> tuple[dict, list[str]]:
+def slowly(home: Path, code: str) -> tuple[dict, list[str]]:
     """What a driver prints whose Ray starts too slowly at first, and the lines that it writes to standard error."""
     home.mkdir(exist_ok=True)
     env = plain_environment() | {"HOME": str(home), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", textwrap.dedent(code), *arguments]
-    done = subprocess.run(command, cwd=home, env=env, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], cwd=home, env=env, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout), [line for line in done.stderr.splitlines() if "Ray did not start" in line or "Traceback" in line]
 
