@@ -21,7 +21,7 @@ from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.dotted_path import import_named
 from mirepoix.models.encoder_config import DESCRIPTION, EncoderConfig, Role, config_class, read_description
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item
+from mirepoix.models.item import Item, Modality
 from mirepoix.models.options import revive
 from mirepoix.models.vectors import Vectors
 
@@ -56,6 +56,11 @@ class Encoder(torch.nn.Module):
         return self.config.ARCHITECTURE
 
     @property
+    def reads(self) -> Modality:
+        """The modalities that its items may have."""
+        return self.config.READS
+
+    @property
     @abstractmethod
     def dimension(self) -> int:
         """The width of a row."""
@@ -70,6 +75,14 @@ class Encoder(torch.nn.Module):
         """The parts that can be trained apart, by the names that `Tuning.towers` takes."""
 
     @property
+    def runs_custom_code(self) -> bool:
+        """Whether a part of it is a class that its checkpoint brought, and not one of a library."""
+        readers = [
+            reader for part in self.parts.values() for reader in (getattr(part, "tokenizer", None), getattr(part, "image_processor", None))
+        ]
+        return any(type(part).__module__.startswith("transformers_modules.") for part in (*self.modules(), *readers))
+
+    @property
     def training_collator(self) -> Collator:
         """The collator of training, where that reads items in another way."""
         return self.collator
@@ -80,9 +93,10 @@ class Encoder(torch.nn.Module):
         return cls(config, **{name: open_checkpoint(checkpoints[name], kind) for name, kind in config.CHECKPOINTS.items()})
 
     @classmethod
-    def open(cls, folder: str | Path, config: EncoderConfig) -> Self:
+    def open(cls, folder: str | Path, config: EncoderConfig, trust_remote_code: bool = False) -> Self:
         """The encoder that `save` wrote."""
-        encoder = cls.build({name: Checkpoint(_place(config, Path(folder), name)) for name in config.CHECKPOINTS}, config)
+        places = {name: _place(config, Path(folder), name) for name in config.CHECKPOINTS}
+        encoder = cls.build({name: Checkpoint(place, trust_remote_code=trust_remote_code) for name, place in places.items()}, config)
         state = encoder.state_dict()
         own, unread = encoder._head(state), {f"{name}.{weight}" for name, part in encoder.parts.items() for weight in part.unread}
         path = Path(folder) / HEAD
@@ -151,6 +165,8 @@ class Encoder(torch.nn.Module):
             "temperature": self.temperature,
             "widths": list(self.widths),
         }
+        if self.runs_custom_code:
+            description["custom_code"] = True
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
 
     def _head(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -186,11 +202,13 @@ def encoder_class(config: EncoderConfig | type[EncoderConfig]) -> type[Encoder]:
     return found
 
 
-def load_encoder(folder: str | Path) -> Encoder:
-    """The encoder that `Encoder.save` wrote into `folder`."""
+def load_encoder(folder: str | Path, trust_remote_code: bool = False) -> Encoder:
+    """The encoder that `Encoder.save` wrote into `folder`; one that runs code of its own is refused unless the caller trusts that code."""
     description = read_description(folder)
     config = revive(config_class(description["architecture"]), description["config"])
-    encoder = encoder_class(config).open(folder, config).eval()
+    if description.get("custom_code") and not trust_remote_code:
+        raise Refused(f"the encoder in {folder} runs code that its checkpoint brought; read it, then say that it may: trust_remote_code")
+    encoder = encoder_class(config).open(folder, config, trust_remote_code).eval()
     encoder.temperature = description["temperature"]
     encoder.widths = tuple(description["widths"])
     return encoder

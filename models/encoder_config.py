@@ -7,15 +7,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
-from mirepoix.models.backbones.checkpoint_config import Kind
+from mirepoix.models.backbones.checkpoint_config import Checkpoint, Kind
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 
 ARCHITECTURES = {
+    "adopted": "mirepoix.models.adopted.adopted_config:AdoptedConfig",
     "jfe": "mirepoix.models.retrievers.jfe_config:JfeConfig",
     "marvel": "mirepoix.models.retrievers.marvel_config:MarvelConfig",
     "mimic": "mirepoix.models.retrievers.mimic_config:MimicConfig",
@@ -29,6 +30,14 @@ DESCRIPTION = "mirepoix.json"
 Role = Literal["query", "document"]
 
 
+class Traits(NamedTuple):
+    """What is known of an encoder before its weights are loaded: what it reads, its towers, its width; None: known once it is opened."""
+
+    reads: Modality
+    towers: tuple[str, ...] | None
+    width: int | None
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
     """How a retriever reads and pools an item. Each retriever has a subclass, whose constants say what it is built over."""
@@ -40,11 +49,16 @@ class EncoderConfig:
     TOWERS: ClassVar[tuple[str, ...]]  # the parts that can be trained apart, as `Tuning.towers` names them
     READS: ClassVar[Modality]  # modalities that its items may have
     TUNING: ClassVar[type[Tuning]] = Tuning  # the settings of a stage of its training
+    OBEYS_THE_FOLDER: ClassVar[bool] = False  # whether prompts and pooling are those of the checkpoint, not the retriever's own
 
     def __post_init__(self) -> None:
         if not hasattr(self, "ENCODER"):
             classes = ", ".join(path.partition(":")[2] for path in ARCHITECTURES.values())
             raise Refused(f"{type(self).__name__} configures no retriever of its own; give one of {classes}")
+
+    def traits(self, checkpoints: Mapping[str, Checkpoint]) -> Traits:
+        """What is known of the encoder over these checkpoints: of most retrievers the same over all of them."""
+        return Traits(self.READS, self.TOWERS, None)
 
 
 def config_class(name: str) -> type[EncoderConfig]:

@@ -13,7 +13,7 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = {
-    "requirements.lock": ("cpu", "dev"),
+    "requirements.lock": ("cpu", "dev", "sentence-transformers"),
     "locks/gpu.lock": ("gpu",),
     "locks/gpu-cuda13.lock": ("gpu-cuda13",),
     "locks/vllm.lock": ("gpu", "vllm"),

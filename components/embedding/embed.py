@@ -36,7 +36,8 @@ Opener = Callable[[str], "Encoder"]
 def _open(folder: Path, device: str) -> "Encoder":
     from mirepoix.models.encoder import load_encoder
 
-    return load_encoder(folder).to(device)
+    # What its checkpoint may run was decided where the backbone was made.
+    return load_encoder(folder, trust_remote_code=True).to(device)
 
 
 class EncoderActor:

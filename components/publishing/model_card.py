@@ -42,7 +42,7 @@ def card(release: Release, encoder: Encoder, layout: Layout, run: Mapping[str, A
     parts = [
         f"# {release.name}",
         str(encoder.__doc__).splitlines()[0],
-        f"It reads {encoder.config.READS.words}, alone or mixed; its vectors are {encoder.dimension} wide, of unit length.",
+        f"It reads {encoder.reads.words}, alone or mixed; its vectors are {encoder.dimension} wide, of unit length.",
         "## Usage",
         f"```\npip install {layout.needs}\n```",
         f"```python\n{layout.usage.strip()}\n```",

@@ -1,10 +1,14 @@
 """The retriever that is built, and the checkpoints that it is built over."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from mirepoix.models.adopted.own_reading import refuse_own_reading
+from mirepoix.models.backbones.adapter import adapter_folder, base_of
 from mirepoix.models.backbones.checkpoint_config import Checkpoint, folder_fingerprint
 from mirepoix.models.backbones.twin_config import Tiny
-from mirepoix.models.encoder_config import EncoderConfig
+from mirepoix.models.encoder_config import EncoderConfig, Traits
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 from mirepoix.models.retrievers.unite_config import UniteConfig
@@ -21,6 +25,9 @@ class BackboneConfig:
     revision: str | None = option(None, "commit, tag or branch of a hub id; only a commit always names the same weights")
     vision: str | None = option(None, "checkpoint of the vision tower, for a retriever built over two checkpoints")
     vision_revision: str | None = option(None, "its commit, tag or branch")
+    base: str | None = option(None, "model under an adapter that `name` is, a folder or hub id; null: the one that the adapter names")
+    ignore: tuple[str, ...] = option((), "what the checkpoint says about how it is read and is not obeyed, as the refusal of it names it")
+    trust_remote_code: bool = option(False, "run code that the checkpoint brings; read it first")
     tiny: Tiny = option(Tiny, "sizes of the tiny twin")
 
     def __post_init__(self) -> None:
@@ -36,12 +43,41 @@ class BackboneConfig:
             raise Refused(f"backbone.tiny.family is {self.tiny.family!r}; {retriever.ARCHITECTURE} is built over {known}, or null")
 
     @property
+    def traits(self) -> Traits:
+        """What is known of the encoder before its weights are loaded."""
+        if self.name == TINY:
+            return Traits(self.encoder.READS, self.encoder.TOWERS, None)
+        return self.encoder.traits(self.checkpoints)
+
+    def refuse_unfit(self) -> None:
+        """Refuses a checkpoint folder that cannot be opened, or that says how it is read and would not be obeyed."""
+        for checkpoint in self.checkpoints.values():
+            adapter = adapter_folder(checkpoint, fetch=False)
+            if adapter is not None:
+                base_of(checkpoint, adapter)
+            elif self.encoder.OBEYS_THE_FOLDER:
+                self.encoder.traits({"model": checkpoint})
+            else:
+                refuse_own_reading(Path(checkpoint.name).expanduser(), self.encoder.ARCHITECTURE, self.ignore)
+
+    @property
     def checkpoints(self) -> dict[str, Checkpoint]:
         """The published checkpoints, by the names of the encoder's parts."""
-        given = (Checkpoint(self.name, self.revision), Checkpoint(self.vision or "", self.vision_revision))
+        allowed: dict[str, Any] = {"trust_remote_code": self.trust_remote_code, "ignore": self.ignore}
+        given = (
+            Checkpoint(self.name, self.revision, self.base, **allowed),
+            Checkpoint(self.vision or "", self.vision_revision, **allowed),
+        )
         return dict(zip(self.encoder.CHECKPOINTS, given, strict=False))
 
 
 def fingerprint(config: BackboneConfig) -> str | None:
-    """Names, sizes and times of the files of checkpoint folders; None for hub ids, whose revision identifies the weights."""
-    return "; ".join(filter(None, (folder_fingerprint(str(checkpoint.name)) for checkpoint in config.checkpoints.values()))) or None
+    """Names, sizes and times of the files of checkpoint folders; None for hub ids, whose revision identifies the weights.
+
+    A folder that the retriever cannot be built over, as far as its JSON files say, is refused: before the first stage, not in it.
+    """
+    folders = [str(checkpoint.name) for checkpoint in config.checkpoints.values()]
+    found = [found for name in (*folders, *([config.base] if config.base else [])) if (found := folder_fingerprint(name))]
+    if config.name != TINY:
+        config.refuse_unfit()
+    return "; ".join(found) or None

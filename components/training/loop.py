@@ -125,7 +125,7 @@ def train(job: TrainingJob, host: Host) -> dict[str, float]:
 
 def _opened(job: TrainingJob) -> tuple[Encoder, PairStore, TrainingJob]:
     """The encoder, the pairs, and the job with the temperature and widths that its objective takes from the encoder."""
-    encoder = load_encoder(job.encoder).tune(job.config.tuning)
+    encoder = load_encoder(job.encoder, trust_remote_code=True).tune(job.config.tuning)
     objective = job.config.loss.resolved(encoder.temperature, encoder.dimension)
     if job.config.gradient_checkpointing:
         checkpoint_activations(encoder)
@@ -269,7 +269,7 @@ def _save_encoder(job: TrainingJob, engine: Any, folder: Path) -> None:
     """Writes the trained encoder on rank 0: the one that training started from, with the trained weights put in."""
     weights = deepspeed_engine.whole_weights(engine)
     if dist.get_rank() == 0:
-        encoder = load_encoder(job.encoder).tune(job.config.tuning)
+        encoder = load_encoder(job.encoder, trust_remote_code=True).tune(job.config.tuning)
         encoder.widths = job.config.loss.widths
         if isinstance(engine.module, Tempered):
             weights, encoder.temperature = engine.module.parted(weights)

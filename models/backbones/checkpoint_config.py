@@ -9,10 +9,13 @@ Kind = Literal["multimodal", "text", "vision"]
 
 
 class Checkpoint(NamedTuple):
-    """Where weights come from: a folder, or a hub id at a revision."""
+    """Where weights come from: a folder, or a hub id at a revision; and what the user allows of it."""
 
     name: str | Path
     revision: str | None = None
+    base: str | None = None  # the model under an adapter, in place of the one that the adapter names
+    trust_remote_code: bool = False  # whether code that it brings may be run
+    ignore: tuple[str, ...] = ()  # what it says about how it is read, and is not obeyed
 
 
 def folder_fingerprint(name: str) -> str | None:

@@ -5,12 +5,17 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
 
+from mirepoix.models.backbones.adapter import adapter_folder, base_of, merge_adapter
 from mirepoix.models.backbones.checkpoint_config import Checkpoint, Kind
 from mirepoix.models.errors import Refused
+
+TRUSTED = "backbone.trust_remote_code=true"
 
 
 class LoadedCheckpoint(NamedTuple):
@@ -23,7 +28,7 @@ class LoadedCheckpoint(NamedTuple):
 
     def save(self, folder: Path, state: dict[str, torch.Tensor]) -> None:
         """Writes a checkpoint folder with the weights in `state`; `open_checkpoint` opens it."""
-        with quiet(), without_library("deepspeed"):  # else accelerate imports it to see whether the model is one of its engines
+        with quiet(), saving():
             self.model.save_pretrained(folder, state_dict=state)
         for reader in (self.tokenizer, self.image_processor):
             if reader is not None:
@@ -59,17 +64,36 @@ def without_library(name: str) -> Iterator[None]:
             del sys.modules[name]
 
 
+@contextlib.contextmanager
+def saving() -> Iterator[None]:
+    """In this block transformers saves a model without loading DeepSpeed, which accelerate does to see whether it is one of its engines.
+
+    Accelerate itself is loaded first: without DeepSpeed it would lack what transformers' trainer, and so sentence-transformers, imports.
+    """
+    import accelerate.utils  # noqa: F401
+
+    with without_library("deepspeed"):
+        yield
+
+
 def open_checkpoint(checkpoint: Checkpoint, kind: Kind) -> LoadedCheckpoint:
     """Opens a checkpoint: its model, tokenizer and image processor, as far as its kind has them; images are read with Pillow.
 
-    Of a checkpoint with both towers, kind "vision" gives the vision tower alone. Text towers have no pooler, as no retriever uses it.
-    Code that a checkpoint brings is never run: where transformers has no class of its own for it, the checkpoint is refused.
+    Of a checkpoint with both towers, kind "vision" gives the vision tower alone. Text towers have no pooler, as no retriever uses it. An
+    adapter is merged into the model under it. Code that a checkpoint brings is run only where the user said so: else, where transformers
+    has no class of its own for it, the checkpoint is refused.
     """
+    if (adapter := adapter_folder(checkpoint)) is not None:
+        opened = open_checkpoint(base_of(checkpoint, adapter), kind)
+        with quiet():
+            merge_adapter(opened.model, adapter)
+        return opened
     from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
     from transformers.utils.hub import cached_file
 
     name, pinned = str(checkpoint.name), {"revision": checkpoint.revision}
-    auto = {**pinned, "trust_remote_code": False}  # without it, transformers asks on standard input whether to run a checkpoint's code
+    # Never left out: without it, transformers asks on standard input whether to run a checkpoint's code.
+    auto = {**pinned, "trust_remote_code": checkpoint.trust_remote_code}
     tokenizer = image_processor = None
     try:
         with quiet():
@@ -87,6 +111,12 @@ def open_checkpoint(checkpoint: Checkpoint, kind: Kind) -> LoadedCheckpoint:
                 image_processor = AutoImageProcessor.from_pretrained(name, backend="pil", **auto)
     except (OSError, ValueError) as error:  # what transformers raises where a checkpoint is missing, incomplete or of an unknown type
         raise Refused(_unusable(name, error)) from error
+    except (
+        UnpicklingError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:  # weights that are damaged, of other shapes, or a pickle of more than tensors
+        raise Refused(f"the weights of checkpoint {name} cannot be read: {_first_line(error)}; give a whole one, as safetensors") from error
     if kind == "text" and getattr(model, "pooler", None) is not None:
         model.pooler = None
     absent = sorted(weight for weight in notes["missing_keys"] if kind != "text" or not weight.startswith("pooler."))
@@ -102,18 +132,23 @@ def _vocabulary_files(tokenizer: Any) -> list[str]:
     return list(tokenizer.vocab_files_names.values())
 
 
-def refused_code(error: Exception) -> str | None:
-    """The refusal of a checkpoint that only its own code opens; None for any other error."""
+def refused_code(error: Exception, allowed_by: str = "") -> str | None:
+    """The refusal of a checkpoint that only its own code opens; None for any other error. `allowed_by` is the option that allows it."""
     if "trust_remote_code" not in str(error):
         return None
+    unless = f" unless you say so: read it, then give {allowed_by}" if allowed_by else ""
     return (
-        "it needs code of its own (auto_map), and code from a checkpoint is never run; "
+        f"it needs code of its own (auto_map), and code from a checkpoint is not run{unless}; "
         "give a checkpoint whose model, tokenizer and image processor are classes of transformers itself"
     )
 
 
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 def _unusable(name: str, error: Exception) -> str:
-    if refused := refused_code(error):
+    if refused := refused_code(error, TRUSTED):
         return f"checkpoint {name} cannot be opened: {refused}"
     if Path(name).is_dir():
         return f"backbone folder {name} cannot be opened: {str(error).splitlines()[0]}; it needs config.json, weights, tokenizer"

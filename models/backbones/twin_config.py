@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 
-FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "t5_clip", "bert_clip", "clip")
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "t5_clip", "bert_clip", "clip", "siglip", "siglip2", "chinese_clip")
 QWEN_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",

@@ -1,26 +1,19 @@
 """Makes tiny random twins of published checkpoints: the same classes and files, with a tokenizer trained on the corpus."""
 
 import contextlib
-import json
-import string
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import torch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from mirepoix.models.backbones import two_tower_twins
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
-from mirepoix.models.backbones.checkpoints import quiet, without_library
-from mirepoix.models.backbones.twin_config import FAMILIES, QWEN_TOKENS, Tiny
+from mirepoix.models.backbones.checkpoints import quiet, saving
+from mirepoix.models.backbones.twin_config import FAMILIES, Tiny
+from mirepoix.models.backbones.twin_tokenizers import CLIP_LENGTH, bert_tokenizer, clip_tokenizer, qwen_tokenizer, t5_tokenizer
 from mirepoix.models.errors import Refused
-
-CLIP_TOKENS = ("<|startoftext|>", "<|endoftext|>")
-BERT_TOKENS = ("[PAD]", "[unused0]", "[unused1]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-T5_TOKENS = ("<pad>", "</s>", "<unk>")
-SIGNS = string.ascii_letters + string.digits + string.punctuation
-CLIP_LENGTH = 77
 
 
 @contextlib.contextmanager
@@ -35,7 +28,7 @@ def make_twin(folder: Path, family: str, texts: Iterable[str], config: Tiny, see
     """Writes the twin of a family, with random weights from the seed; returns its checkpoints by the names of an encoder's parts."""
     if family not in FAMILIES:
         raise Refused(f"there is no twin of {family!r}; there are {', '.join(FAMILIES)}")
-    with seeded(seed), quiet(), without_library("deepspeed"):
+    with seeded(seed), quiet(), saving():
         return _MAKERS[family](Path(folder), texts, config)
 
 
@@ -83,7 +76,7 @@ def _qwen(
     from transformers import AutoConfig, AutoModel
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    tokenizer = _qwen_tokenizer(texts, config.vocabulary)
+    tokenizer = qwen_tokenizer(texts, config.vocabulary)
     token = tokenizer.convert_tokens_to_ids
     quarter = config.hidden_size // config.heads // 8
     backbone = AutoConfig.for_model(
@@ -132,7 +125,7 @@ def _qwen(
 def _t5_clip(folder: Path, texts: Iterable[str], config: Tiny) -> dict[str, Checkpoint]:
     from transformers import T5Config, T5Model
 
-    tokenizer = _t5_tokenizer(texts, config.vocabulary)
+    tokenizer = t5_tokenizer(texts, config.vocabulary)
     start: dict[str, Any] = {"decoder_start_token_id": tokenizer.pad_token_id}  # which T5Config reads and does not list
     text = T5Config(
         vocab_size=len(tokenizer),
@@ -155,7 +148,7 @@ def _t5_clip(folder: Path, texts: Iterable[str], config: Tiny) -> dict[str, Chec
 def _bert_clip(folder: Path, texts: Iterable[str], config: Tiny) -> dict[str, Checkpoint]:
     from transformers import BertConfig, BertModel
 
-    tokenizer = _bert_tokenizer(texts, config.vocabulary)
+    tokenizer = bert_tokenizer(texts, config.vocabulary)
     text = BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.hidden_size,
@@ -175,7 +168,7 @@ def _bert_clip(folder: Path, texts: Iterable[str], config: Tiny) -> dict[str, Ch
 def _clip(folder: Path, texts: Iterable[str], config: Tiny) -> dict[str, Checkpoint]:
     from transformers import CLIPConfig, CLIPModel
 
-    tokenizer = _clip_tokenizer(texts, config.vocabulary)
+    tokenizer = clip_tokenizer(texts, config.vocabulary)
     text = {
         "vocab_size": len(tokenizer),
         "hidden_size": config.hidden_size,
@@ -228,85 +221,7 @@ _MAKERS: dict[str, Callable[[Path, Iterable[str], Tiny], dict[str, Checkpoint]]]
     "t5_clip": _t5_clip,
     "bert_clip": _bert_clip,
     "clip": _clip,
+    "siglip": two_tower_twins.siglip,
+    "siglip2": two_tower_twins.siglip2,
+    "chinese_clip": two_tower_twins.chinese_clip,
 }
-
-
-def _qwen_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    from transformers import Qwen2Tokenizer
-    from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
-
-    trained = Tokenizer(models.BPE())
-    trained.normalizer = normalizers.NFC()
-    trained.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(PRETOKENIZE_REGEX), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    trained.decoder = decoders.ByteLevel()
-    trained.train_from_iterator(texts, _trainer(trainers.BpeTrainer, vocabulary, QWEN_TOKENS, pre_tokenizers.ByteLevel.alphabet()))
-    model = _learnt(trained)
-    merges: Any = [tuple(merge) for merge in model["merges"]]  # transformers annotates them as texts
-    return Qwen2Tokenizer(
-        vocab=model["vocab"],
-        merges=merges,
-        additional_special_tokens=list(QWEN_TOKENS[1:]),
-        model_max_length=32768,
-    )
-
-
-def _clip_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    from transformers import CLIPTokenizer
-
-    plain: Any = CLIPTokenizer()  # how text is split before entries are looked up
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    trained = Tokenizer(models.BPE(end_of_word_suffix="</w>", continuing_subword_prefix=""))
-    trained.normalizer, trained.pre_tokenizer = plain._tokenizer.normalizer, plain._tokenizer.pre_tokenizer
-    # Listed here because the trainer would number the word-final entries in a different order in each process.
-    ends = tuple(f"{byte}</w>" for byte in alphabet)
-    trained.train_from_iterator(
-        texts, _trainer(trainers.BpeTrainer, vocabulary, (*CLIP_TOKENS, *ends), alphabet, end_of_word_suffix="</w>")
-    )
-    model = _learnt(trained)
-    merges: Any = [tuple(merge) for merge in model["merges"]]  # transformers annotates them as texts
-    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=CLIP_LENGTH)
-
-
-def _bert_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    from transformers import BertTokenizer
-
-    plain: Any = BertTokenizer()
-    texts = list(texts)
-    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    trained.normalizer, trained.pre_tokenizer = plain._tokenizer.normalizer, plain._tokenizer.pre_tokenizer
-    # Listed here because the trainer would number the word-internal entries in a different order in each process.
-    signs = sorted({*SIGNS, *(sign for text in texts for sign in trained.normalizer.normalize_str(text) if not sign.isspace())})
-    inner = tuple(f"##{sign}" for sign in signs)
-    trained.train_from_iterator(texts, _trainer(trainers.WordPieceTrainer, vocabulary, (*BERT_TOKENS, *inner), signs))
-    return BertTokenizer(vocab=_learnt(trained)["vocab"], model_max_length=512)
-
-
-def _t5_tokenizer(texts: Iterable[str], vocabulary: int) -> Any:
-    """T5's unigram tokenizer over the entries of a BPE tokenizer, as the unigram trainer gives a different vocabulary in each process.
-
-    The scores make the segmentation with the fewest entries the likeliest, and among these the one with the earliest entries.
-    """
-    from transformers import T5Tokenizer
-
-    plain: Any = T5Tokenizer()
-    trained = Tokenizer(models.BPE())
-    trained.normalizer, trained.pre_tokenizer = plain._tokenizer.normalizer, plain._tokenizer.pre_tokenizer
-    trained.train_from_iterator(texts, _trainer(trainers.BpeTrainer, vocabulary, T5_TOKENS, SIGNS))
-    entries = _learnt(trained)["vocab"]
-    scored = [(entry, -1.0 - rank / len(entries)) for rank, entry in enumerate(sorted(entries, key=entries.get))]
-    return T5Tokenizer(vocab=[(entry, 0.0 if entry in T5_TOKENS else score) for entry, score in scored], extra_ids=0, model_max_length=512)
-
-
-def _trainer(kind: Any, vocabulary: int, special: tuple[str, ...], alphabet: Iterable[str], **more: Any) -> Any:
-    tokens = [AddedToken(token, special=True) for token in special]
-    return kind(vocab_size=vocabulary, special_tokens=tokens, show_progress=False, initial_alphabet=list(alphabet), **more)
-
-
-def _learnt(trained: Tokenizer) -> dict[str, Any]:
-    model: dict[str, Any] = json.loads(trained.to_str())["model"]
-    return model

@@ -184,12 +184,12 @@ class Mire(Encoder):
         return encoder
 
     @classmethod
-    def open(cls, folder: str | Path, config: EncoderConfig) -> Self:
+    def open(cls, folder: str | Path, config: EncoderConfig, trust_remote_code: bool = False) -> Self:
         assert isinstance(config, MireConfig), config
         text = Path(folder) / "text"
         if published_linear(Checkpoint(text), config.width) is None:
             raise Refused(f"{text} has no linear.weight, which would be random; give a whole encoder")
-        return super().open(folder, config)
+        return super().open(folder, config, trust_remote_code)
 
     def _reader(self, tuning: MireTuning | None = None) -> MireCollator:
         collator = MireCollator(self.config, self.parts["text"].tokenizer, self.parts["vision"].image_processor, tuning)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from mirepoix.models.adopted.adopted_config import AdoptedConfig
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.backbones.twin_config import FAMILIES
 from mirepoix.models.backbones.twins import seeded
@@ -28,13 +29,16 @@ def test_every_retriever_is_under_the_contract():
         assert issubclass(encoder_class(config), Encoder)
 
 
+SETTINGS = {"adopted": AdoptedConfig(several="sum")}  # so that it reads every item of the tests
+
+
 @pytest.fixture(scope="module")
 def built(twin):
     """The encoder of a retriever over a family's twin, each built once."""
 
     @cache
     def made(name: str, family: str):
-        config = config_class(name)()
+        config = SETTINGS.get(name, config_class(name)())
         with seeded(0):
             return encoder_class(config).build(twin(family), config).eval()
 
@@ -47,7 +51,7 @@ def encoder(request, built):
 
 
 def readable(encoder) -> list[Item]:
-    return [item for item in ITEMS if not item.modality & ~encoder.config.READS]
+    return [item for item in ITEMS if not item.modality & ~encoder.reads]
 
 
 def tuning(encoder, *towers: str, lora: Lora | None = None) -> Tuning:
@@ -91,10 +95,10 @@ def test_the_attention_mask_counts_the_tokens_of_each_item(encoder):
 
 def test_what_it_does_not_read_is_refused(encoder):
     clip = next(item for item in ITEMS if item.video)
-    if encoder.config.READS & Modality.VIDEO:
+    if encoder.reads & Modality.VIDEO:
         assert len(encoder.encode([clip])) == 1
     else:
-        with pytest.raises(Refused, match=f"item 'clip' .* has video, and {encoder.architecture} reads text and image alone"):
+        with pytest.raises(Refused, match=r"item 'clip' .* has video, and .* reads text and image alone"):
             encoder.encode([clip])
 
 

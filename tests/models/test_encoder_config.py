@@ -51,5 +51,5 @@ def test_an_unknown_retriever_is_refused_with_those_there_are():
 
 @pytest.mark.parametrize("base", [EncoderConfig, OneTowerConfig, T5ClipConfig])
 def test_a_config_that_several_retrievers_share_is_refused_with_those_of_one(base):
-    with pytest.raises(Refused, match=rf"^{base.__name__} configures no .*give one of JfeConfig, .*UniVLDRConfig$"):
+    with pytest.raises(Refused, match=rf"^{base.__name__} configures no .*give one of AdoptedConfig, JfeConfig, .*UniVLDRConfig$"):
         base()

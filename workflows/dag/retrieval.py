@@ -95,8 +95,9 @@ class Method:
 
     def __post_init__(self) -> None:
         retriever = self.backbone.encoder
+        towers = self.backbone.traits.towers if self.trainings else None  # None: known once the backbone is opened
         for stage, training in self.trainings.items():
-            if reason := tuning_problem(training.tuning, retriever.TOWERS, retriever.TUNING):
+            if reason := tuning_problem(training.tuning, training.tuning.towers if towers is None else towers, retriever.TUNING):
                 raise Refused(f"{stage}.tuning: {reason}")
             if training.negatives == 0 and not training.loss.in_batch:
                 raise Refused(

@@ -62,6 +62,7 @@ RETRIEVERS = {
     "mire": "late interaction of text with visual tokens that were pooled by it",
     "marvel": "pictures as tokens of a text encoder-decoder (baseline)",
     "univldr": "sum of CLIP's text and picture vectors (baseline)",
+    "adopted": "a published model as its own folder describes it: CLIP, SigLIP, Chinese-CLIP, any dense sentence-transformers model",
 }
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

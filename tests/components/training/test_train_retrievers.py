@@ -10,6 +10,9 @@ from mirepoix.components.pairs.store import PairStore
 from mirepoix.components.training import deepspeed_engine
 from mirepoix.components.training.batch_plan import BatchPlan
 from mirepoix.components.training.job import TrainingJob
+from mirepoix.models.adopted.adopted import Adopted
+from mirepoix.models.adopted.adopted_config import AdoptedConfig
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.backbones.twins import make_twin, seeded
 from mirepoix.models.encoder import encoder_class, load_encoder
@@ -20,6 +23,7 @@ from mirepoix.models.retrievers.marvel_config import MarvelTuning
 from mirepoix.models.retrievers.mire_config import MireTuning
 from tests.components.training.plain_training import assert_same_trace, plain
 from tests.components.training.toy_training import NAMES, TINY, FolderHost, job_of, run, write_toys
+from tests.models.adopted.written import write_clip_with_dense
 
 BATCH, STEPS = 6, 3
 KINDS = "tttittctttittittcictttttttcttctttttt"
@@ -27,6 +31,9 @@ KINDS = "tttittctttittittcictttttttcttctttttt"
 LOSS = Objective(symmetric=True, modality_mask=True, temperature=0.1)
 MORE: dict[str, dict] = {"mimic": {"mix_in": 0.0}, "mire": {"cached_pictures": 8}}
 """Settings that turn off random draws, which differ between ranks, so that every world size trains the same."""
+SUMMED = AdoptedConfig(several="sum")
+SETTINGS = {"adopted": SUMMED}
+"""Of the adopted models, a CLIP straight through transformers and, as "library", one with a projection, through sentence-transformers."""
 PUBLISHED: dict[str, Tuning] = {
     "marvel step 1": MarvelTuning(towers=("vision", "projector")),
     "marvel steps 2 and 3": MarvelTuning(),
@@ -56,13 +63,15 @@ def encoders(tmp_path_factory) -> dict[str, Path]:
         family = cls.FAMILIES[0]
         twins[family] = twins.get(family) or make_twin(home / family, family, texts, TINY, seed=1)
         with seeded(2):
-            encoder_class(cls).build(twins[family], cls()).save(home / name)
-    return {name: home / name for name in ARCHITECTURES}
+            encoder_class(cls).build(twins[family], SETTINGS.get(name, cls())).save(home / name)
+    library = Adopted.build({"model": Checkpoint(write_clip_with_dense(home / "written", twins["clip"]["model"].name, 32))}, SUMMED)
+    library.save(home / "library")
+    return {name: home / name for name in (*ARCHITECTURES, "library")}
 
 
 def tunings(world: int) -> dict[str, Tuning]:
     """The trained weights, by the name of the retriever and its stage."""
-    whole = {name: tuned(config_class(name), **MORE.get(name, {})) for name in ARCHITECTURES}
+    whole = {name: tuned(config_class(name), **MORE.get(name, {})) for name in ARCHITECTURES} | {"library": tuned(AdoptedConfig)}
     return whole | (PUBLISHED if world == 2 else {})
 
 

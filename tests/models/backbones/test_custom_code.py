@@ -52,9 +52,10 @@ for way, folder in json.loads(sys.argv[1]):
 Path(sys.argv[2]).write_text(json.dumps(outcomes))
 """
 REFUSED = (
-    "cannot be opened: it needs code of its own (auto_map), and code from a checkpoint is never run; "
+    "cannot be opened: it needs code of its own (auto_map), and code from a checkpoint is not run{}; "
     "give a checkpoint whose model, tokenizer and image processor are classes of transformers itself"
 )
+UNLESS = " unless you say so: read it, then give backbone.trust_remote_code=true"
 WORDS = ["a small red circle", "two large blue stars at night"]
 
 
@@ -123,7 +124,8 @@ def opened(tmp_path_factory):
 )
 def test_a_checkpoint_that_only_its_own_code_opens_is_refused_in_one_line(opened, what, folder):
     found, _, home = opened
-    assert found[what] == {"refused": f"{folder.format(home)} {REFUSED}", "ran": False}
+    unless = "" if what.startswith(("writer", "projection")) else UNLESS
+    assert found[what] == {"refused": f"{folder.format(home)} {REFUSED.format(unless)}", "ran": False}
 
 
 @pytest.mark.parametrize("what", ["multimodal of known", "multimodal of processor", "writer of generating"])

@@ -1,0 +1,194 @@
+"""What the folder of a published model says about itself, read from its JSON files before any weight is loaded.
+
+modules.json                       the modules of sentence-transformers, in their order; each is a class and a folder
+config_sentence_transformers.json  prompts by name, the default one, the similarity, the width that vectors are cut to
+sentence_bert_config.json          of its first module: which modalities it reads, by which methods, how many tokens
+config.json                        of transformers: the family of the model (model_type), its towers and widths
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Modality
+
+TWO_TOWERS = ("clip", "siglip", "siglip2", "chinese_clip")
+"""Families whose model in transformers has `get_text_features` and `get_image_features`: they are opened without another library."""
+MODULES, PROMPTS, MODEL = "modules.json", "config_sentence_transformers.json", "config.json"
+FIRST = ("sentence_bert_config.json", *(f"sentence_{kind}_config.json" for kind in ("roberta", "distilbert", "camembert", "albert")))
+ADAPTER = "adapter_config.json"
+LIBRARY = "sentence_transformers."
+SIMILARITY = "similarity_fn_name"
+_OTHER_TASKS = {
+    "SparseEncoder": "a sparse encoder",
+    "CrossEncoder": "a reranker",
+    "MultiVectorEncoder": "a late-interaction encoder",
+    "ColBERT": "a late-interaction encoder",
+}
+_MODALITIES = {"text": Modality.TEXT, "image": Modality.IMAGE, "video": Modality.VIDEO}
+_PLAIN = {"text": "get_text_features", "image": "get_image_features"}
+_READ_HERE = {"transformer_task", "modality_config", "module_output_name", "max_seq_length", "do_lower_case", "processor_kwargs"}
+"""Settings of a first module with which transformers alone gives the library's vectors; with any other, the library opens the folder."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a folder says: who opens it, what it reads, and how texts are worded for it."""
+
+    opened_by: Literal["transformers", "sentence-transformers"]
+    family: str  # model_type of its config.json
+    place: str = ""  # the folder of the transformers model in it
+    reads: Modality = Modality.TEXT
+    together: bool = False  # whether an item of several modalities is read as one
+    towers: tuple[str, ...] = ("text",)
+    width: int | None = None  # None: known once it is opened
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    max_length: int | None = None
+    custom_code: tuple[str, ...] = ()  # what of it is code of its own
+    files: Mapping[str, str] = field(default_factory=dict)  # its settings beside the model's own, by their places, to be written again
+
+
+def read_layout(folder: Path, ignore: Collection[str] = ()) -> Layout:
+    """The layout of a folder; refused by name where it holds no dense encoder that can be opened.
+
+    `ignore` names what the folder says and is not obeyed, in the user's own decision.
+    """
+    if (folder / MODULES).is_file():
+        return _library_layout(folder, ignore)
+    config = _json(folder / MODEL)
+    if config is None:
+        raise Refused(f"{folder} {_holds(folder)}; give the folder of a model: {MODULES} or {MODEL}, weights, and what reads its inputs")
+    family = str(config.get("model_type", ""))
+    if family in TWO_TOWERS:
+        return Layout("transformers", family, reads=Modality.TEXT | Modality.IMAGE, towers=("text", "vision"), width=_projected(config))
+    code = _own_code(config, folder / MODEL)
+    if code and not family:
+        family = "a family of its own"
+    raise Refused(
+        f"{folder} is {_named(config, family)}, and nothing in it says how a vector is made of it: it has no {MODULES}; give a folder of "
+        f"sentence-transformers, or one of {', '.join(TWO_TOWERS)}, or build a retriever over it (backbone.encoder, see docs/retrievers.md)"
+    )
+
+
+def refuse_code(layout: Layout, checkpoint: Checkpoint) -> None:
+    """Refuses a folder that needs code of its own, unless the user allows it."""
+    if layout.custom_code and not checkpoint.trust_remote_code:
+        raise Refused(
+            f"{checkpoint.name} needs code of its own ({', '.join(layout.custom_code)}), and code from a checkpoint is not run unless you "
+            "say so: read it, then give backbone.trust_remote_code=true; or take a model without code"
+        )
+
+
+def _library_layout(folder: Path, ignore: Collection[str]) -> Layout:
+    """The layout of a sentence-transformers folder."""
+    listed = _json(folder / MODULES)
+    if not isinstance(listed, list) or not listed or not all(isinstance(each, dict) and "type" in each for each in listed):
+        raise Refused(f"{folder / MODULES} lists no modules; give a whole sentence-transformers folder")
+    settings = _json(folder / PROMPTS) or {}
+    kind = settings.get("model_type", "SentenceTransformer")
+    if kind in _OTHER_TASKS:
+        raise Refused(f"{folder} is {_OTHER_TASKS[kind]} (model_type {kind} in {PROMPTS}); only dense encoders are adopted: give one")
+    types = [str(each["type"]) for each in listed]
+    paths = [str(each.get("path", "")) for each in listed]
+    code = [each for each in types if not each.startswith(LIBRARY)]
+    first = types[0].rpartition(".")[2]
+    place = folder / paths[0]
+    config = _json(place / MODEL) or {}
+    code += _own_code(config, place / MODEL)
+    family = str(config.get("model_type", first))
+    reader: Mapping[str, Any] = next((found for name in FIRST if (found := _json(place / name)) is not None), {})
+    reads, together = _modalities(reader, first, family)
+    described: dict[str, Any] = {
+        "family": family,
+        "place": paths[0],
+        "reads": reads,
+        "together": together,
+        "towers": ("text", "vision") if "vision_config" in config else ("text",),
+        "prompts": {name: text or "" for name, text in settings.get("prompts", {}).items()},
+        "max_length": reader.get("max_seq_length"),
+        "custom_code": tuple(dict.fromkeys(code)),
+    }
+    if SIMILARITY not in ignore:
+        _refuse_similarity(folder, settings, types)
+    further = [name.rpartition(".")[2] for name in types[1:]]
+    if family in TWO_TOWERS and further in ([], ["Normalize"]) and not code and _plain(first, reader) and not settings.get("truncate_dim"):
+        files = [folder / MODULES, folder / PROMPTS, *(place / name for name in FIRST), *(folder / path / MODEL for path in paths[1:])]
+        kept = {file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8") for file in files if file.is_file()}
+        return Layout("transformers", **described, width=_projected(config), files=kept)
+    return Layout("sentence-transformers", **described, width=settings.get("truncate_dim"))
+
+
+def _modalities(reader: Mapping[str, Any], first: str, family: str) -> tuple[Modality, bool]:
+    """What the first module reads, and whether it reads an item of several modalities as one."""
+    if first == "CLIPModel":
+        return Modality.TEXT | Modality.IMAGE, False
+    names = set(reader.get("modality_config") or (_PLAIN if family in TWO_TOWERS else ("text",)))
+    reads = Modality.NONE
+    for name in names:
+        for part in name.split("+"):
+            reads |= _MODALITIES.get(part, Modality.NONE)
+    return reads, "message" in names or any("+" in name for name in names)
+
+
+def _plain(first: str, reader: Mapping[str, Any]) -> bool:
+    """Whether transformers' own reading of a two-tower model is what the first module does."""
+    if first == "CLIPModel":
+        return True
+    methods = {name: way.get("method") for name, way in (reader.get("modality_config") or {}).items()}
+    return (
+        first == "Transformer"
+        and methods in ({}, _PLAIN)
+        and set(reader) <= _READ_HERE
+        and not reader.get("do_lower_case")
+        and set(reader.get("processor_kwargs") or {}) <= {"backend"}
+    )
+
+
+def _refuse_similarity(folder: Path, settings: Mapping[str, Any], types: list[str]) -> None:
+    """Refuses vectors that are compared by something else than their angle: rows of an index have unit length."""
+    similarity = settings.get(SIMILARITY) or "cosine"
+    if similarity != "cosine" and not types[-1].endswith("Normalize"):
+        raise Refused(
+            f"{folder} compares its vectors by {similarity} ({SIMILARITY} in {PROMPTS}) and does not normalise them, and here vectors "
+            f"have unit length; give a model with cosine, or compare them by angle all the same: backbone.ignore=[{SIMILARITY}]"
+        )
+
+
+def _own_code(config: Mapping[str, Any], path: Path) -> list[str]:
+    return [f"auto_map in {path.name}"] if config.get("auto_map") else []
+
+
+def _projected(config: Mapping[str, Any]) -> int | None:
+    """The width of the vectors of a two-tower model; None where its config leaves it to a default."""
+    width = config.get("projection_dim") or (config.get("text_config") or {}).get("projection_size")
+    return None if width is None else int(width)
+
+
+def _named(config: Mapping[str, Any], family: str) -> str:
+    classes = config.get("architectures") or []
+    return f"a {classes[0]} ({family})" if classes else f"a model of {family}"
+
+
+def _holds(folder: Path) -> str:
+    """What a folder holds in place of a model."""
+    if not folder.is_dir():
+        return "is not there"
+    files = sorted(path.name for path in folder.iterdir())
+    pickles = [name for name in files if name.endswith((".pt", ".pth"))]
+    if pickles:
+        return f"holds no {MODEL}, only weights as a pickle ({', '.join(pickles[:3])}), which says nothing of the model that they are of"
+    return f"holds no model ({', '.join(files[:3]) + (', ...' if len(files) > 3 else '') or 'it is empty'})"
+
+
+def _json(path: Path) -> Any:
+    """The content of a JSON file; None where it is not there."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise Refused(f"{path} cannot be read ({error}); give a whole model folder") from error

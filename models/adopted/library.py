@@ -1,0 +1,264 @@
+"""Any dense model that sentence-transformers opens. Only this file imports that library, which is an extra, and only to open a model.
+
+Importing it costs some 6 CPU seconds from nothing, of which torch takes 1.3, transformers 3 and the library 1.7 (scikit-learn, scipy and
+pandas among them). Its `preprocess` is called for the items of one call at a time, since it refuses mixed ones; what it returns beside
+tensors, the names of the modality and of the task, is put back when the modules run.
+
+Shapes: P rows of a call, D width.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from mirepoix.models.adopted.collate import Part
+from mirepoix.models.adopted.layout import Layout
+from mirepoix.models.adopted.two_towers import BLANKS
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.backbones.checkpoints import TRUSTED, quiet, refused_code, saving
+from mirepoix.models.backbones.pictures import decoded
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Modality
+
+_BITS = {"text": Modality.TEXT, "image": Modality.IMAGE, "video": Modality.VIDEO}
+_NAMES = {bit: name for name, bit in _BITS.items()}
+_ROUTED = "Router"
+_MESSAGE = "message"
+PROMPT_LENGTH = "prompt_length"
+UNUSED = ("pooler",)  # parts of a text tower that no module after it reads
+
+
+class LibraryReader:
+    """Makes the tensors of a call by the library's own `preprocess`, with a copy of the model without weights."""
+
+    def __init__(self, model: Any, layout: Layout):
+        self.model = weightless(model)
+        self.prompts = layout.prompts
+        modalities = model.modalities
+        self.message = _MESSAGE in modalities
+        self.reads = Modality.NONE
+        for name in modalities:
+            for part in (name,) if isinstance(name, str) else name:
+                self.reads |= _BITS.get(part, Modality.NONE)
+        self.together = self.message
+        self.routed = type(model[0]).__name__ == _ROUTED
+        self.excluded = any(not getattr(module, "include_prompt", True) for module in model.modules())
+        self.plain = self.reads == Modality.TEXT  # strings; else a text that looks like the address of a picture would be fetched as one
+        names = (_MESSAGE,) if self.message else tuple(name for name, bit in _BITS.items() if self.reads & bit)
+        # A prompt that pooling leaves out has one length for a whole call, and a router has one way for each role.
+        apart = self.routed or self.excluded
+        self.calls = tuple(f"{name}-{role}" for name in names for role in ("query", "document")) if apart else names
+
+    def call_of(self, part: Part) -> str:
+        name = _MESSAGE if self.message else _NAMES[part.item.modality]
+        return f"{name}-{part.role}" if self.routed or self.excluded else name
+
+    def tensors(self, call: str, parts: Sequence[Part]) -> dict[str, torch.Tensor]:
+        name, _, role = call.partition("-")
+        given: dict[str, Any] = {"task": role} if role else {}
+        if self.excluded and role and name == "text":
+            if len({part.prompt for part in parts}) > 1:
+                raise Refused(
+                    "texts of one batch have several prompts or instructions, and this model leaves the prompt out of its pooling, "
+                    "which it does for one prompt at a time; give queries without instructions (pairs.without_instruction=1)"
+                )
+            given["prompt"] = parts[0].prompt or None
+        made = self.model.preprocess([self._input(part, "prompt" in given) for part in parts], **given)
+        tensors = {key: value for key, value in made.items() if isinstance(value, torch.Tensor)}
+        if (length := made.get(PROMPT_LENGTH)) is not None:
+            tensors[PROMPT_LENGTH] = torch.full((len(parts),), int(length))
+        return tensors
+
+    def _input(self, part: Part, prompted: bool) -> Any:
+        """An item as the library takes it, its prompt before its words, or as the system's turn of a conversation."""
+        item = part.item
+        if self.message:
+            contents = [{"type": "image", "image": picture} for picture in decoded(item, item.images)]
+            contents += [{"type": "video", "video": decoded(item, item.video)}] if item.video else []
+            contents += [{"type": "text", "text": item.text}] if item.text.strip() else []
+            turns = [{"role": "user", "content": self._contents(contents)}]
+            system = [{"role": "system", "content": self._contents([{"type": "text", "text": part.prompt}])}] if part.prompt else []
+            return [*system, *turns]
+        if item.video:
+            return {"video": decoded(item, item.video)}
+        if item.images:
+            return {"image": decoded(item, item.images)[0]}
+        text = item.text if prompted else part.prompt + item.text
+        return text if self.plain else {"text": text}
+
+    def _contents(self, contents: list[dict[str, Any]]) -> Any:
+        """The content of a turn, as text where the chat template takes no other."""
+        if self.model[0].input_formatter.message_format == "flat":
+            return "\n".join(each["text"] for each in contents)
+        return contents
+
+    def blank(self, call: str, parts: Sequence[Part]) -> Part | None:
+        name, _, role = call.partition("-")
+        if name == _MESSAGE:
+            if not self.reads & Modality.IMAGE or any(part.item.images for part in parts):
+                return None if parts else Part(BLANKS["text"], "query" if role == "query" else "document")
+            return Part(BLANKS["image"], "query" if role == "query" else "document")
+        if parts or name not in BLANKS:
+            return None
+        return Part(BLANKS[name], "query" if role == "query" else "document")
+
+
+class LibraryModel:
+    """An opened model of the library: the part of an encoder that holds it."""
+
+    unread: tuple[str, ...] = ()
+    temperature: float | None = None
+
+    def __init__(self, model: Any, layout: Layout):
+        self.model = model
+        self.reader = LibraryReader(model, layout)
+        for module in model.modules():
+            _without_scalars(module)
+
+    @property
+    def dimension(self) -> int:
+        width = self.model.truncate_dim or self.model.get_embedding_dimension()
+        if width is None:
+            raise Refused("the model's modules do not say how wide its vectors are; give a model whose last module does")
+        return int(width)
+
+    @property
+    def transformers_model(self) -> Any:
+        """The model that an adapter is made for."""
+        if self.model.transformers_model is None:
+            raise Refused("an adapter needs a model of transformers under it, and this folder has none; give another as backbone.base")
+        return self.model.transformers_model
+
+    @property
+    def towers(self) -> dict[str, torch.nn.Module]:
+        """The parts that read pictures, and all the others; without a pooler that nothing reads."""
+        vision: dict[str, torch.nn.Module] = {}
+        text: dict[str, torch.nn.Module] = {}
+        for name, module in _leaves(self.model):
+            seen = [part for part in name.split(".") if "vis" in part]
+            if not set(UNUSED) & set(name.split(".")):
+                (vision if seen else text)[name.replace(".", "/")] = module
+        return {name: torch.nn.ModuleDict(parts) for name, parts in (("text", text), ("vision", vision)) if parts}
+
+    def vectors(self, call: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The vectors of a call, as the last module gives them, cut to the width that the folder names."""
+        name, _, role = call.partition("-")
+        given = {"task": role} if role else {}
+        vectors_PD: torch.Tensor = self.model({**tensors, "modality": name, **given}, **given)["sentence_embedding"]
+        return vectors_PD[:, : self.dimension]
+
+    def save(self, folder: Path, state: dict[str, torch.Tensor]) -> None:
+        """Writes the library's own layout with the weights in `state`, which have the names of the model without adapters."""
+        with quiet(), saving(), _holding(self.model, state):
+            self.model.save(str(folder), create_model_card=False)
+
+
+def open_library(folder: Path, layout: Layout, checkpoint: Checkpoint, length: int | None) -> LibraryModel:
+    """The model of a folder; refused where the library is not installed, or does not open it whole."""
+    try:
+        with quiet():
+            from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise Refused(
+            f"{checkpoint.name} is a sentence-transformers folder, and that library is not installed ({error}); install mirepoix with the "
+            "extra sentence-transformers"
+        ) from error
+    problems: list[str] = []
+    try:
+        with quiet(), _reported(problems):
+            model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=checkpoint.trust_remote_code, local_files_only=True)
+    except (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
+        raise Refused(f"{checkpoint.name} cannot be opened: {_reason(error)}") from error
+    if problems:
+        shown = ", ".join(problems[:3]) + (", ..." if len(problems) > 3 else "")
+        raise Refused(f"checkpoint {checkpoint.name} lacks {len(problems)} weights ({shown}), which would be random; give a complete one")
+    if length is not None:
+        model.max_seq_length = min(length, model.max_seq_length or length)
+    return LibraryModel(model.float().eval(), layout)
+
+
+def _reason(error: Exception) -> str:
+    """Why a model could not be opened, in one line."""
+    text = str(error)
+    if "orchvision" in text:
+        return f"{text.split(' requires')[0].split()[-1]} of it needs torchvision, which is not installed; install it, or take another"
+    if refused := refused_code(error, TRUSTED):
+        return refused
+    return f"{text.splitlines()[0] if text else type(error).__name__}; give a whole sentence-transformers folder"
+
+
+@contextmanager
+def _reported(problems: list[str]) -> Iterator[None]:
+    """Collects the weights that are missing or of another shape where transformers loads a model, which it only logs."""
+    from transformers import PreTrainedModel
+
+    kept = PreTrainedModel.__dict__["_finalize_model_loading"]
+
+    def finalized(model: Any, load_config: Any, loading_info: Any) -> Any:
+        info = kept.__func__(model, load_config, loading_info)
+        problems.extend(sorted(name for name in info.missing_and_mismatched() if not set(UNUSED) & set(name.split("."))))
+        return info
+
+    PreTrainedModel._finalize_model_loading = staticmethod(finalized)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        PreTrainedModel._finalize_model_loading = kept  # type: ignore[method-assign]
+
+
+def weightless(model: Any) -> Any:
+    """A copy of a model whose weights take no memory: it preprocesses, and cannot run."""
+    empty: dict[int, torch.Tensor] = {
+        id(weight): torch.nn.Parameter(torch.empty_like(weight, device="meta"), False) for weight in model.parameters()
+    }
+    empty |= {id(weight): torch.empty_like(weight, device="meta") for weight in model.buffers()}
+    return copy.deepcopy(model, dict(empty))
+
+
+def _without_scalars(module: Any) -> None:
+    """Makes buffers of the parameters without a dimension, which no engine can shard; the library trains none of them."""
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        if parameter.ndim == 0:
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach())
+
+
+def _leaves(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:
+    """The smallest modules that have parameters of their own, by name."""
+    for name, child in module.named_children():
+        inner = f"{prefix}.{name}" if prefix else name
+        if any(True for _ in child.parameters(recurse=False)):
+            yield inner, child
+        else:
+            yield from _leaves(child, inner)
+
+
+@contextmanager
+def _holding(model: Any, state: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """In this block the model has these weights, and no adapters; it is as it was after it."""
+    adapted = [(name, layer) for name, layer in model.named_modules() if hasattr(layer, "base_layer")]
+    for name, layer in adapted:
+        _put(model, name, layer.base_layer)
+    before = {}
+    try:
+        for name, weight in (*model.named_parameters(), *model.named_buffers()):
+            if name in state:
+                before[name] = weight.data
+                weight.data = state[name].to(weight.dtype)
+        yield
+    finally:
+        for name, weight in (*model.named_parameters(), *model.named_buffers()):
+            if name in before:
+                weight.data = before[name]
+        for name, layer in adapted:
+            _put(model, name, layer)
+
+
+def _put(model: Any, name: str, layer: torch.nn.Module) -> None:
+    owner, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(owner), attribute, layer)

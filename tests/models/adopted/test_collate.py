@@ -1,0 +1,71 @@
+"""The calls of a batch: one for each modality that its items have, and in training one for each that the model reads."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+
+from mirepoix.models.adopted.collate import BLANK
+from mirepoix.models.item import Item
+from tests.models.adopted.test_adopted import PICTURES, TEXTS, adopt
+
+MIXED = [TEXTS[0], PICTURES[0], TEXTS[1]]
+
+
+@pytest.mark.parametrize("name", ["clip", "clip with a dense layer"])
+def test_a_batch_has_a_call_for_each_modality_of_its_items_and_tensors_alone(name, layout):
+    batch = adopt(layout(name)).collator(MIXED[:2], MIXED[2:])
+    assert batch["text.places"].tolist() == [0, 2] and batch["image.places"].tolist() == [1]
+    assert all(isinstance(tensor, torch.Tensor) for tensor in batch.values())
+    texts = adopt(layout(name)).collator((), TEXTS)
+    assert not any(key.startswith("image") for key in texts)
+
+
+@pytest.mark.parametrize("name", ["clip", "clip with a dense layer"])
+@pytest.mark.parametrize(("items", "missing"), [(TEXTS, "image"), (PICTURES, "text"), (MIXED, None)])
+def test_in_training_a_blank_is_read_where_a_batch_has_nothing_for_a_call(name, items, missing, layout):
+    encoder = adopt(layout(name))
+    batch = encoder.training_collator((), items)
+    for call in ("text", "image"):
+        places = batch[f"{call}.places"].tolist()
+        assert (places == [BLANK]) == (call == missing) and (call == missing or BLANK not in places)
+    with torch.inference_mode():
+        torch.testing.assert_close(encoder(**batch)[0], encoder(**encoder.collator((), items))[0], atol=1e-6, rtol=0)
+
+
+def test_a_blank_has_no_gradient_and_runs_its_tower(layout):
+    encoder = adopt(layout("clip"))
+    rows_NTD, _ = encoder(**encoder.training_collator((), TEXTS))
+    rows_NTD[:, :, :3].sum().backward()
+    seen = {name: weight.grad for name, weight in encoder.named_parameters()}
+    assert all(grad is not None for grad in seen.values())
+    assert not any(grad.any() for name, grad in seen.items() if "vis" in name)
+    assert any(grad.any() for name, grad in seen.items() if "text" in name)
+
+
+def test_queries_and_documents_of_a_routed_model_are_calls_of_their_own(layout):
+    batch = adopt(layout("routed")).collator(TEXTS[:1], TEXTS[1:])
+    assert batch["text-query.places"].tolist() == [0] and batch["text-document.places"].tolist() == [1, 2]
+
+
+def test_the_attention_mask_has_the_tokens_of_each_item(layout):
+    batch = adopt(layout("clip")).collator((), MIXED)
+    assert batch["attention_mask"].sum(1).tolist()[1] == 0  # a picture has none
+    assert batch["attention_mask"].sum(1)[[0, 2]].tolist() == batch["text.attention_mask"].sum(1).tolist()
+
+
+@pytest.mark.parametrize("name", ["clip", "clip with a dense layer", "static"])
+def test_a_collator_is_copied_and_pickled_without_the_models_weights(name, layout):
+    collator = adopt(layout(name)).training_collator
+    data = pickle.dumps(collator)
+    assert len(data) < 400_000
+    for other in (copy.deepcopy(collator), pickle.loads(data)):
+        found, expected = other((), TEXTS), collator((), TEXTS)
+        assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_an_instruction_alone_is_no_item(layout):
+    asked = Item("a", images=PICTURES[0].images, instruction="Find it.")
+    encoder = adopt(layout("clip"))
+    torch.testing.assert_close(encoder.encode([asked]).rows_NTD, encoder.encode(PICTURES[:1]).rows_NTD)

@@ -1,0 +1,224 @@
+"""What only sentence-transformers opens: what it needs, what it would run, and how it is refused."""
+
+import json
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file
+from transformers import AutoModel
+
+from mirepoix.models.adopted.adopted import Adopted
+from mirepoix.models.adopted.adopted_config import AdoptedConfig
+from mirepoix.models.adopted.library import weightless
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.encoder import DESCRIPTION, load_encoder
+from mirepoix.models.errors import Refused
+from tests.models.adopted.test_adopted import TEXTS, adopt
+from tests.models.adopted.written import amend, by_library
+from tests.vision import with_torchvision
+
+ROOT = Path(__file__).parents[3]
+MODEL = """
+from pathlib import Path
+
+from transformers import BertModel
+
+
+class Custom(BertModel):
+    def forward(self, *args, **kwargs):
+        Path({marker!r}).touch()
+        out = super().forward(*args, **kwargs)
+        out.last_hidden_state = -2 * out.last_hidden_state[:, :, [1, 0, *range(2, out.last_hidden_state.shape[2])]]
+        return out
+"""
+
+
+@pytest.fixture
+def custom(own, tmp_path):
+    """A text model whose class is in its own folder; it leaves a file behind where it runs."""
+    folder = own("bert, mean")
+    (folder / "custom.py").write_text(MODEL.format(marker=str(tmp_path / "ran")))
+    amend(folder / "config.json", auto_map={"AutoModel": "custom.Custom"})
+    return folder, tmp_path / "ran"
+
+
+def test_code_of_a_folder_runs_where_it_is_trusted_and_travels_with_what_is_saved(custom, layout, tmp_path):
+    folder, ran = custom
+    encoder = adopt(folder, trust_remote_code=True)
+    found = encoder.encode(TEXTS).rows_NTD
+    assert ran.exists() and not torch.allclose(found, adopt(layout("bert, mean")).encode(TEXTS).rows_NTD, atol=1e-2)
+    encoder.save(tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / DESCRIPTION).read_text())["custom_code"] is True
+    ran.unlink()
+    with pytest.raises(Refused, match=r"runs code that its checkpoint brought; read it, then say that it may: trust_remote_code$"):
+        load_encoder(tmp_path / "saved")
+    assert not ran.exists()
+    again = load_encoder(tmp_path / "saved", trust_remote_code=True)
+    torch.testing.assert_close(again.encode(TEXTS).rows_NTD, found, atol=1e-6, rtol=0)
+    again.save(tmp_path / "again")
+    assert load_encoder(tmp_path / "again", trust_remote_code=True).runs_custom_code
+
+
+def test_a_model_without_code_of_its_own_says_nothing_of_it(layout, tmp_path):
+    adopt(layout("bert, mean"), trust_remote_code=True).save(tmp_path / "saved")
+    assert "custom_code" not in json.loads((tmp_path / "saved" / DESCRIPTION).read_text())
+
+
+def test_a_description_without_the_mark_does_not_let_code_run(custom, tmp_path):
+    folder, ran = custom
+    adopt(folder, trust_remote_code=True).save(tmp_path / "saved")
+    described = json.loads((tmp_path / "saved" / DESCRIPTION).read_text())
+    del described["custom_code"]
+    (tmp_path / "saved" / DESCRIPTION).write_text(json.dumps(described))
+    with pytest.raises(Refused, match="needs code of its own"):
+        load_encoder(tmp_path / "saved")
+    assert not ran.exists()
+
+
+def test_an_adapter_over_it_is_merged(layout, bert, tmp_path):
+    model = get_peft_model(AutoModel.from_pretrained(bert), LoraConfig(r=4, lora_alpha=8, target_modules=["query", "value"]))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    model.save_pretrained(tmp_path / "adapter")
+    merged = model.merge_and_unload()
+    folder = shutil.copytree(layout("bert, mean"), tmp_path / "merged")
+    merged.save_pretrained(folder)
+    adapter = Checkpoint(tmp_path / "adapter", base=str(layout("bert, mean")))
+    found = Adopted.build({"model": adapter}, AdoptedConfig()).eval().encode(TEXTS).rows_NTD[:, 0]
+    torch.testing.assert_close(found, by_library(folder, TEXTS), atol=1e-5, rtol=0)
+    assert AdoptedConfig().traits({"model": adapter}).towers == ("text",)
+
+
+class Hostile:
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (open, (str(self.marker), "w"))
+
+
+@pytest.mark.parametrize("name", ["clip", "bert, mean"])
+def test_pickled_weights_are_read_as_tensors_alone_and_run_nothing(name, own, layout, tmp_path):
+    folder = own(name)
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    torch.testing.assert_close(adopt(folder).encode(TEXTS).rows_NTD, adopt(layout(name)).encode(TEXTS).rows_NTD)
+    torch.save({**weights, "more": Hostile(tmp_path / "ran")}, folder / "pytorch_model.bin", pickle_module=pickle)
+    with pytest.raises(Refused, match=rf"{re.escape(str(folder))} cannot be (read|opened): .*; give a whole "):
+        adopt(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_weights_of_another_shape_are_refused(own):
+    folder = own("bert, mean")
+    amend(folder / "config.json", intermediate_size=100)
+    with pytest.raises(Refused, match=rf"^(checkpoint )?{re.escape(str(folder))} (cannot be opened|lacks)"):
+        adopt(folder)
+
+
+def test_a_model_that_reads_clips_needs_torchvision_and_says_so(twin, tmp_path):
+    from tests.models.adopted.test_layout import LISTED
+
+    folder = shutil.copytree(twin("qwen2_vl")["model"].name, tmp_path / "chat")
+    (folder / "modules.json").write_text(json.dumps(LISTED))
+    way = {"method": "forward", "method_output_name": "last_hidden_state"}
+    amend(
+        folder / "sentence_bert_config.json",
+        modality_config={"text": way, "image": way, "message": {**way, "format": "structured"}},
+        module_output_name="token_embeddings",
+    )
+    amend(folder / "1_Pooling" / "config.json", word_embedding_dimension=64, pooling_mode_lasttoken=True)
+    with pytest.raises(Refused, match=rf"^{re.escape(str(folder))} cannot be opened: \w+ of it needs torchvision, which is not installed"):
+        adopt(folder)
+
+
+CONVERSATIONS = """
+import io, sys, torch
+from pathlib import Path
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+from mirepoix.models.encoder import load_encoder
+from mirepoix.models.item import Item
+from tests.models.adopted.test_adopted import PICTURES, TEXTS, adopt
+
+torch.manual_seed(0)
+folder, saved = map(Path, sys.argv[1:])
+encoder, library = adopt(folder), SentenceTransformer(str(folder), device="cpu")
+both = Item("both", text="two stars", images=PICTURES[1].images)
+items = [TEXTS[0], PICTURES[0], both, TEXTS[1]]
+opened = lambda item: Image.open(io.BytesIO(item.images[0])).convert("RGB")
+given = [TEXTS[0].text, {"image": opened(PICTURES[0])}, {"image": opened(both), "text": both.text}, TEXTS[1].text]
+encoder.save(saved)
+for role, encode in (("query", library.encode_query), ("document", library.encode_document)):
+    expected = torch.nn.functional.normalize(torch.stack([encode([each], convert_to_tensor=True)[0] for each in given]), dim=-1)
+    for found in (encoder, load_encoder(saved)):
+        print(role, float((found.encode(items, role=role).rows_NTD[:, 0] - expected).abs().max()))
+queries = library.encode_query(given, convert_to_tensor=True)
+print("apart", float((library.encode_document(given, convert_to_tensor=True) - queries).abs().max()))
+texts = encoder.training_collator(TEXTS[:1], TEXTS[1:2])
+print("blank", "message.pixel_values" in texts, texts["message.places"].tolist(), sorted(encoder.towers))
+"""
+TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\\n{% for c in m.content %}{% if c.type == 'image' %}<|vision_start|><|image_pad|>"
+    "<|vision_end|>{% else %}{{ c.text }}{% endif %}{% endfor %}<|im_end|>\\n{% endfor %}<|im_start|>assistant\\n"
+)
+
+
+def test_a_model_that_reads_conversations_gives_the_librarys_vectors_in_mixed_batches(twin, tmp_path):
+    """Where torchvision is: a prompt is the turn of the system, a picture with a text is one item, and a batch is one call."""
+    from tests.models.adopted.test_layout import LISTED
+
+    folder = shutil.copytree(twin("qwen2_vl")["model"].name, tmp_path / "chat")
+    (folder / "modules.json").write_text(json.dumps(LISTED))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    way = {"method": "forward", "method_output_name": "last_hidden_state"}
+    amend(
+        folder / "sentence_bert_config.json",
+        modality_config={"text": way, "image": way, "image+text": way, "message": {**way, "format": "structured"}},
+        module_output_name="token_embeddings",
+    )
+    amend(folder / "1_Pooling" / "config.json", word_embedding_dimension=64, pooling_mode_lasttoken=True)
+    amend(folder / "config_sentence_transformers.json", prompts={"query": "Find what is meant."})
+    done = with_torchvision(CONVERSATIONS, folder, tmp_path / "saved")
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [line.split(" ", 1) for line in done.stdout.splitlines() if line.split(" ")[0] in ("query", "document", "apart", "blank")]
+    said = [(name, float(value)) for name, value in lines if name != "blank"]
+    assert [name for name, _ in said] == ["query", "query", "document", "document", "apart"]
+    assert all(value < 1e-5 for name, value in said if name != "apart") and dict(said)["apart"] > 1e-3
+    assert lines[-1][1] == "True [0, 1, -1] ['text', 'vision']"
+
+
+def test_where_the_library_is_not_installed_the_extra_is_named(layout):
+    code = (
+        "import sys; sys.modules['sentence_transformers'] = None\n"
+        "from mirepoix.models.adopted.adopted import Adopted\n"
+        "from mirepoix.models.adopted.adopted_config import AdoptedConfig\n"
+        "from mirepoix.models.backbones.checkpoint_config import Checkpoint\n"
+        "for folder in sys.argv[1:]:\n"
+        "    try: print('opened', Adopted.build({'model': Checkpoint(folder)}, AdoptedConfig()).dimension)\n"
+        "    except Exception as error: print(type(error).__name__, error)\n"
+    )
+    command = [sys.executable, "-c", code, str(layout("clip in a root")), str(layout("bert, mean"))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    first, second = [line for line in done.stdout.splitlines() if line]
+    assert first == "opened 64"
+    assert re.match(r"Refused .*bert-mean is a sentence-transformers folder, and that library is not installed .*extra sentence-tr", second)
+
+
+def test_the_reader_of_a_model_has_no_weights(layout):
+    encoder = adopt(layout("clip with a dense layer"))
+    reader = encoder.collator.reader
+    weights = [*reader.model.parameters(), *reader.model.buffers()]
+    assert weights and all(weight.device.type == "meta" for weight in weights)
+    assert all(weight.device.type == "cpu" for weight in encoder.parameters())
+    assert weightless(encoder.model).state_dict().keys() == encoder.model.state_dict().keys()
