@@ -59,20 +59,21 @@ def start(target: str, config: ServeConfig, api_key: str | None = None) -> Serve
     if not config.port:
         config = replace(config, port=address[1] if address else _free_port(config.host))
     release = open_release(target)
+    release.refuse_code(config.trust_remote_code)
     check_port(config, running)
     about = About(release.name, release.version, release.widths, release.instructions)
     try:
         with _quiet():
             _open_port(config)
             if running:  # a release that would not start does not take the place of one that runs
-                ray.get(_verify.remote(target))
+                ray.get(_verify.remote(target, config.trust_remote_code))
             serve.run(_application(target, about, config, api_key), name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
         _await_health(config, release.version)
     except (RuntimeError, RayError, TimeoutError) as error:
         opening_error = None
         if not running:
             serve.shutdown()
-            opening_error = _opening_error(target)
+            opening_error = _opening_error(target, config.trust_remote_code)
         raise _refusal(opening_error or error, release.name) from error
     return Server(_url(config), release.name, release.version)
 
@@ -100,7 +101,7 @@ def _application(target: str, about: About, config: ServeConfig, api_key: str | 
         ray_actor_options={"num_cpus": config.encoder_cpus, "num_gpus": config.encoder_gpus},
         max_ongoing_requests=2 * config.batch_size,
         max_queued_requests=waiting,
-    )(EncoderReplica).bind(target, config.batch_size, config.batch_wait_s)
+    )(EncoderReplica).bind(target, config.batch_size, config.batch_wait_s, config.trust_remote_code)
     index = serve.deployment(
         name="Index",
         num_replicas=config.indexes,
@@ -174,15 +175,15 @@ def _open_port(config: ServeConfig) -> None:
 
 
 @ray.remote(num_cpus=0)
-def _verify(target: str) -> None:
+def _verify(target: str, trust_remote_code: bool) -> None:
     """Opens the encoder in a task, on a CPU; refused unless it reproduces the golden vectors, as a replica would refuse to start."""
-    open_release(target).open_encoder()
+    open_release(target).open_encoder(trust_remote_code=trust_remote_code)
 
 
-def _opening_error(target: str) -> Exception | None:
+def _opening_error(target: str, trust_remote_code: bool) -> Exception | None:
     """Why a release cannot be opened; None if it can. Of a replica that did not start, Serve gives a traceback as text."""
     try:
-        ray.get(_verify.remote(target))
+        ray.get(_verify.remote(target, trust_remote_code))
     except RayError as error:
         return error
     return None

@@ -88,14 +88,27 @@ class Release:
     golden: str
     widths: tuple[int, ...]  # to which rows may be truncated; the last is the full width
     instructions: dict[str, str]  # of queries in training, by task ("t->i"); "" for a search without a target
+    custom_code: bool = False  # whether opening the encoder runs code that its checkpoint brought
 
-    def open_encoder(self, device: str = "cpu") -> "Encoder":
-        """The encoder on a device; refused unless it reproduces the golden vectors there."""
+    def open_encoder(self, device: str = "cpu", trust_remote_code: bool = False) -> "Encoder":
+        """The encoder on a device; refused unless it reproduces the golden vectors there.
+
+        One that runs code of its checkpoint is opened only for a caller that trusts that code.
+        """
+        self.refuse_code(trust_remote_code)
         from mirepoix.models.encoder import load_encoder
 
-        encoder = load_encoder(self.folder / "encoder").to(device)
+        encoder = load_encoder(self.folder / "encoder", trust_remote_code).to(device)
         self.verify(encoder)
         return encoder
+
+    def refuse_code(self, trust_remote_code: bool) -> None:
+        """Refuses a release that runs code of its checkpoint, unless that is trusted."""
+        if self.custom_code and not trust_remote_code:
+            raise Refused(
+                f"release {self.name} {self.version} runs code that its checkpoint brought ({self.folder / 'encoder'}); read it, then give "
+                "--trust-remote-code (serve, export) or deploy.trust_remote_code=true (run)"
+            )
 
     def open_index(self) -> "Index":
         from mirepoix.serving.search.dense import Index
@@ -150,7 +163,7 @@ def assemble(
         shutil.copytree(source, folder / part, ignore=lambda at, _, top=str(source): {MANIFEST, GOLDEN} if at == top else set())
     _write_documents(folder / "documents", Path(corpus_folder), index, report)
     golden.write(folder / GOLDEN)
-    fields = {
+    fields: dict[str, Any] = {
         "name": name,
         "encoder": identity,
         "index": folder_digest(folder / "index"),
@@ -159,6 +172,8 @@ def assemble(
         "widths": sorted({*widths, *description["widths"], golden.width}),
         "instructions": dict(sorted((instructions or {}).items())),
     }
+    if description.get("custom_code"):
+        fields["custom_code"] = True
     fields["version"] = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
     (folder / "release.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     return read_release(folder)

@@ -55,10 +55,10 @@ class EncodeRequest(NamedTuple):
 class EncoderReplica:
     """Encodes the items of several requests in one batch."""
 
-    def __init__(self, target: str, batch_size: int, batch_wait_s: float):
+    def __init__(self, target: str, batch_size: int, batch_wait_s: float, trust_remote_code: bool = False):
         import torch  # not at the top of the module: the ingress and the process that starts the replicas encode nothing
 
-        self.encoder = open_release(target).open_encoder("cuda" if torch.cuda.is_available() else "cpu")
+        self.encoder = open_release(target).open_encoder("cuda" if torch.cuda.is_available() else "cpu", trust_remote_code)
         self.encoder.collator = self.counted = Counted(self.encoder.collator)
         batched: Any = self._batched  # the annotation of `serve.batch` leaves out what it adds to the method
         batched.set_max_batch_size(batch_size)

@@ -21,6 +21,7 @@ class ServeConfig:
     batch_size: int = option(32, "most items per batch")
     batch_wait_s: float = option(0.005, "seconds that an item waits for its batch to fill")
     start_timeout_s: float = option(300.0, "seconds to wait for the server to answer after its start")
+    trust_remote_code: bool = option(False, "serve a release whose encoder runs code that its checkpoint brought; read it first")
     limits: Limits = field(default_factory=Limits, metadata={"help": "limits of one request"})
 
     def __post_init__(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from mirepoix.components.publishing import sentence_transformers, usage_examples
+from mirepoix.components.publishing import adopted_export, sentence_transformers, usage_examples
 from mirepoix.components.publishing.chat_template import CHATS, chat_template, reads_clips
 from mirepoix.components.publishing.lora_adapter import adapters, write_adapter
 from mirepoix.components.publishing.model_card import Layout, card, published
@@ -30,6 +30,7 @@ from mirepoix.serving.release import Release
 
 CARD = "README.md"
 CLIPS = ("univldr",)  # towers whose vectors are added
+ADOPTED = ("adopted",)  # saved in a layout of their own
 LATES = ("mire",)  # a vector for each token
 CHECKOUT = "mirepoix is on no registry of packages: CHECKOUT is a folder that holds its source, such as a clone of its repository."
 LITERAL = "Control tokens in a text, such as `<|im_end|>`, are read as such here; mirepoix reads them as plain characters."
@@ -63,13 +64,14 @@ def export(
     run: Mapping[str, Any] | None = None,
     base: str | None = None,
     report: Callable[[str], None] = print,
+    trust_remote_code: bool = False,
 ) -> Path:
     """Writes the release into a new or empty folder, in one of `LAYOUTS`; the folder appears when it is complete."""
     if to not in LAYOUTS:
         raise Refused(f"layout {to!r} is not known; give one of {', '.join(LAYOUTS)}")
     if base is not None and to != "peft":
         raise Refused(f"a base is given, and --to {to} has the whole weights; leave it out, or export --to peft")
-    encoder = release.open_encoder()
+    encoder = release.open_encoder(trust_remote_code=trust_remote_code)
     with _drafted(folder) as draft:
         layout = LAYOUTS[to](ExportRequest(release, encoder, run, base, report), draft)
         (draft / CARD).write_text(card(release, encoder, layout, run))
@@ -106,6 +108,8 @@ def _drafted(folder: Path) -> Iterator[Path]:
 def _hf(request: ExportRequest, draft: Path) -> Layout:
     encoder = request.encoder
     _copy_encoder(request, draft)
+    if encoder.architecture in ADOPTED:
+        return adopted_export.plain(encoder, draft)
     fields: dict[str, Any] = {
         "library": "transformers",
         "needs": "torch transformers pillow",
@@ -127,6 +131,9 @@ def _hf(request: ExportRequest, draft: Path) -> Layout:
 
 def _sentence_transformers(request: ExportRequest, draft: Path) -> Layout:
     encoder, instructions = request.encoder, request.release.instructions
+    if encoder.architecture in ADOPTED:
+        _copy_encoder(request, draft, DESCRIPTION)
+        return adopted_export.sentence(request.release, encoder, draft)
     if encoder.architecture not in (*CHATS, *CLIPS, *LATES):
         raise Refused(
             f"the release is of {encoder.architecture}, and sentence-transformers has no module that combines its towers; export it --to hf"

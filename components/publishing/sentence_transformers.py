@@ -40,9 +40,14 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content, indent=2) + "\n")
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; empty where it is not there."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
 def amend_json(path: Path, **changes: Any) -> None:
     """Sets some fields of a JSON file, which may be new."""
-    write_json(path, (json.loads(path.read_text()) if path.is_file() else {}) | changes)
+    write_json(path, read_json(path) | changes)
 
 
 def write_modules(folder: Path, *modules: str, first: str = MODULE + "Transformer") -> None:

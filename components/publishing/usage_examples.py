@@ -91,6 +91,11 @@ documents = model.encode(["a small red circle", picture, {"text": "a small red c
 queries = model.encode_query(["a red circle"])  # without a task; with prompt_name=TASK worded for one of model.prompts
 print(model.similarity(queries, documents))
 """
+_SENTENCE_ADOPTED = """
+documents = model.encode_document([DOCUMENT])
+queries = model.encode_query(["a red circle"])  # without a task; with prompt_name=TASK worded for one of model.prompts
+print(model.similarity(queries, documents))
+"""
 _SENTENCE_CLIP = """
 
 def together(text, picture):
@@ -146,6 +151,20 @@ def chat(config: Any, base: str | None = None) -> str:
 def clip(config: Any, base: str | None = None) -> str:
     """An example with transformers over CLIP, or with PEFT over `base`."""
     return _opened(_CLIP.replace("LENGTH", str(config.max_length)), base).replace("CAUSAL", "") + _ITEMS + _SCORED
+
+
+def two_towers(length: int, padded: bool, place: str) -> str:
+    """An example with transformers over a two-tower model, in a folder of the export."""
+    code = _CLIP.replace("LENGTH", f'{length}, padding="max_length"' if padded else str(length))
+    return _opened(code, None).replace('FOLDER = "."', f'FOLDER = ".{place}"') + _ITEMS + _SCORED
+
+
+def sentence_adopted(pictures: bool, trusted: bool) -> str:
+    """An example with sentence-transformers over an adopted model."""
+    opened = _SENTENCE.replace("TRUSTED", ", trust_remote_code=True" if trusted else "")
+    document = "picture" if pictures else '"a small red circle"'
+    opened = opened + _ITEMS.lstrip("\n") if pictures else opened.replace("from PIL import Image\n", "")
+    return opened + _SENTENCE_ADOPTED.replace("DOCUMENT", document)
 
 
 def _opened(code: str, base: str | None) -> str:

@@ -1,0 +1,74 @@
+"""Exports of adopted models: their encoder is saved in their own layout, so it is copied, with the prompts that training used added."""
+
+from pathlib import Path
+from typing import Any
+
+from mirepoix.components.publishing import usage_examples
+from mirepoix.components.publishing.model_card import Layout
+from mirepoix.components.publishing.sentence_transformers import amend_json, read_json, write_json, write_modules
+from mirepoix.models.adopted.layout import MODULES, PROMPTS, TWO_TOWERS, read_layout
+from mirepoix.models.adopted.two_towers import PADDED
+from mirepoix.models.encoder import Encoder
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Modality
+from mirepoix.serving.release import Release
+
+TRUSTED = "The folder has code of its own, which its model needs: read it before you give `trust_remote_code=True`."
+APART = "A text and a picture are encoded apart; the release adds the vectors of an item of both before it normalises them (`several`)."
+
+
+def plain(encoder: Encoder, draft: Path) -> Layout:
+    """What a folder that was copied needs to be opened by transformers alone."""
+    layout = read_layout(draft)
+    if layout.opened_by != "transformers":
+        raise Refused(
+            "the release is of a model whose vectors its sentence-transformers modules make, so transformers alone does not give them; "
+            "export it --to sentence-transformers"
+        )
+    length = getattr(encoder.collator, "reader").length  # noqa: B009 - two-tower readers have it, the contract of collators does not
+    place = f"/{layout.place}" if layout.place else ""
+    before = layout.prompts.get("query")
+    limits = (f"The folder's prompts are not in the example; queries have {before!r} before them.",) if before else ()
+    return Layout(
+        library="transformers",
+        needs="torch transformers pillow",
+        opened=f'AutoModel.from_pretrained("FOLDER{place}")',
+        usage=usage_examples.two_towers(length, layout.family in PADDED, place),
+        limits=limits,
+    )
+
+
+def sentence(release: Release, encoder: Encoder, draft: Path) -> Layout:
+    """Completes a folder that was copied, without our description, so that sentence-transformers opens it."""
+    layout = read_layout(draft)
+    if not (draft / MODULES).is_file():
+        _write_two_towers(draft, layout.family)
+    config: Any = encoder.config
+    worded = {task or "query": config.instructed.format(instruction=words.strip()) for task, words in release.instructions.items() if words}
+    prompts = {"query": "", "document": "", **dict(layout.prompts), **worded}
+    amend_json(draft / PROMPTS, prompts=prompts, similarity_fn_name="cosine", model_type="SentenceTransformer")
+    if config.width is not None:
+        amend_json(draft / PROMPTS, truncate_dim=config.width)
+    pictures = bool(encoder.reads & Modality.IMAGE)
+    trusted = encoder.runs_custom_code
+    return Layout(
+        library="sentence-transformers",
+        task="sentence-similarity",
+        tags=("sentence-transformers", "sentence-similarity"),
+        needs='"sentence-transformers>=6" pillow' + " torchvision" * bool(encoder.reads & Modality.VIDEO),
+        opened=f'SentenceTransformer("FOLDER"{", trust_remote_code=True" * trusted})',
+        usage=usage_examples.sentence_adopted(pictures, trusted),
+        limits=tuple([TRUSTED] * trusted + [APART] * (pictures and config.several == "sum")),
+    )
+
+
+def _write_two_towers(draft: Path, family: str) -> None:
+    """The modules of a two-tower model, and the padding that its texts need, which the library does not know of the family."""
+    assert family in TWO_TOWERS, family
+    write_modules(draft, "Normalize")
+    (draft / "1_Normalize").mkdir()
+    length = read_json(draft / "config.json")["text_config"].get("max_position_embeddings", 64)
+    padded = {"processing_kwargs": {"text": {"padding": "max_length", "truncation": True, "max_length": length}}}
+    methods = {name: {"method": f"get_{name}_features", "method_output_name": "pooler_output"} for name in ("text", "image")}
+    settings = {"transformer_task": "feature-extraction", "modality_config": methods, "module_output_name": "sentence_embedding"}
+    write_json(draft / "sentence_bert_config.json", settings | (padded if family in PADDED else {}))
