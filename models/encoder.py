@@ -19,7 +19,7 @@ from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpo
 from mirepoix.models.backbones.tuning import merged, tune
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.dotted_path import import_named
-from mirepoix.models.encoder_config import DESCRIPTION, EncoderConfig, Role, config_class, read_description
+from mirepoix.models.encoder_config import DESCRIPTION, EncoderConfig, Role, checkpoint_folder, config_class, read_description
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.models.options import revive
@@ -82,7 +82,7 @@ class Encoder(torch.nn.Module):
     @classmethod
     def open(cls, folder: str | Path, config: EncoderConfig) -> Self:
         """The encoder that `save` wrote."""
-        encoder = cls.build({name: Checkpoint(_place(config, Path(folder), name)) for name in config.CHECKPOINTS}, config)
+        encoder = cls.build({name: Checkpoint(checkpoint_folder(config, Path(folder), name)) for name in config.CHECKPOINTS}, config)
         state = encoder.state_dict()
         own, unread = encoder._head(state), {f"{name}.{weight}" for name, part in encoder.parts.items() for weight in part.unread}
         path = Path(folder) / HEAD
@@ -142,7 +142,7 @@ class Encoder(torch.nn.Module):
         for name, part in self.parts.items():
             prefix = f"{name}."
             own = {weight.removeprefix(prefix): tensor for weight, tensor in plain.items() if weight.startswith(prefix)}
-            part.save(_place(self.config, folder, name), own)
+            part.save(checkpoint_folder(self.config, folder, name), own)
         if head := self._head(plain):
             save_file({weight: tensor.contiguous() for weight, tensor in head.items()}, folder / HEAD)
         description = {
@@ -156,10 +156,6 @@ class Encoder(torch.nn.Module):
     def _head(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The weights that belong to no checkpoint."""
         return {weight: tensor for weight, tensor in state.items() if weight.partition(".")[0] not in self.config.CHECKPOINTS}
-
-
-def _place(config: EncoderConfig, folder: Path, name: str) -> Path:
-    return folder if len(config.CHECKPOINTS) == 1 else folder / name
 
 
 def refuse_empty(items: Sequence[Item]) -> None:
