@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mirepoix.components.corpus.parts import part_tables, read_part
+from mirepoix.components.corpus.parts import part_rows, part_tables, read_part
 from mirepoix.components.embedding.vectors import read_vectors
 from mirepoix.components.evaluation.evaluate_config import POOLS, EvaluateConfig, released
 from mirepoix.components.evaluation.metrics import MEASURES, interval, measured
@@ -29,11 +29,6 @@ from mirepoix.serving.search.dense import Index
 from mirepoix.serving.search.hits import Hit
 from mirepoix.serving.search.open import open_index
 
-UNMEASURED = (
-    "there is nothing to measure by: no query has an answer in the corpus; to measure, add queries with their answers, in any format that "
-    "has them"
-)
-"""What is said of a corpus by which a run without a training can measure nothing."""
 DEPTH = max(k for _, k in MEASURES.values())
 
 
@@ -66,8 +61,7 @@ def work(
     if not queries and "trained" in systems:
         raise Refused("there is nothing to evaluate: no query outside the split 'train' has an answer in the corpus")
     if not queries:
-        (context.folder / "metrics.json").write_text(json.dumps({"results": [], "unmeasured": UNMEASURED}, indent=1, sort_keys=True) + "\n")
-        return Outcome(Rows(unanswered, 0, rejected=unanswered), {}, {"notices": [{"detail": UNMEASURED}]})
+        return _unmeasured(context, curate, unanswered)
     config = replace(config, split=headline_split({query.split for query in queries}, config.split))
     rows = []
     for number, (system, (vectors, rows_of)) in enumerate(systems.items()):
@@ -90,6 +84,15 @@ def work(
     accounted = Rows(len(queries) + unanswered, len({row["query"] for row in rows}), rejected=unanswered)
     headline = summary["headline"] | {system: summary["headline"][system]["average"] for system in systems}
     return Outcome(accounted, _flat(summary), {"headline": [headline]})
+
+
+def _unmeasured(context: Context, curate: Path, unanswered: int) -> Outcome:
+    """The outcome for a corpus by which nothing can be measured, with the reason; other arms may train on what queries it has."""
+    trained_on = part_rows(curate, "qrels") and "outside the split 'train' "
+    why = f"there is nothing to measure by: no query {trained_on or ''}has an answer in the corpus"
+    why = f"{why}; to measure, add queries with their answers, in any format that has them"
+    (context.folder / "metrics.json").write_text(json.dumps({"results": [], "unmeasured": why}, indent=1, sort_keys=True) + "\n")
+    return Outcome(Rows(unanswered, 0, rejected=unanswered), {}, {"notices": [{"detail": why}]})
 
 
 def headline_split(there: Collection[str], wanted: str | None) -> str:

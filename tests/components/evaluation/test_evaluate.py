@@ -255,6 +255,10 @@ def test_a_corpus_without_a_query_is_not_measured_and_the_result_says_so(tmp_pat
     outcome, summary = alone(tmp_path, curate, PERFECT)
     assert summary == {"results": [], "unmeasured": outcome.tables["notices"][0]["detail"]} and outcome.metrics == {}
     assert summary["unmeasured"].startswith("there is nothing to measure by: no query has an answer in the corpus; to measure, add queries")
+    rows = [{"id": "q", "text": "?", "split": "train", "task": "t->t"}]
+    learnt = write_corpus(tmp_path / "learnt", corpus=corpus()["corpus"], queries=rows, qrels=[{"query_id": "q", "item_id": "t0"}])
+    _, summary = alone(tmp_path / "other", learnt, PERFECT)
+    assert "no query outside the split 'train' has an answer" in summary["unmeasured"], "another arm is trained on it"
 
 
 @pytest.mark.parametrize(

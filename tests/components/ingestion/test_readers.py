@@ -209,11 +209,12 @@ PICTURES = {"a.png": picture(1), "beach/b.jpg": picture(2, "JPEG"), "beach/2024/
 
 
 def test_a_plain_folder_with_some_other_files_is_one_of_pictures_and_counts_them(tmp_path):
-    others = {"notes.txt": "x", "beach/a.txt": "x", "a.json": '{\n  "title": "a"\n}\n', "README.md": "x", "beach/Thumbs.db": b"x"}
+    others = {"notes.txt": "x", "beach/a.txt": "x", "a.json": '{\n  "title": "a"\n}\n', "README.md": "x", "beach/IMG_1.HEIC": b"x"}
     found = bring(tmp_path, write_files(tmp_path / "in", PICTURES | others))
     assert [row["id"] for row in part(found, "corpus")] == ["a.png.image", "beach/2024/c.webp.image", "beach/b.jpg.image"]
     assert [(row["source"], row["detail"]) for row in found.outcome.tables["notices"]] == [
         ("in/a.json", "not read: the format has no such file here"),
+        ("in/beach/IMG_1.HEIC", "not read: the format has no such file here"),
         ("in/beach/a.txt", "not read and 1 more of .txt: the format has no such file here"),
     ]
     assert not part(found, "queries") and not part(found, "rejects")
