@@ -12,7 +12,7 @@ MODEL = BackboneConfig(name=CLIP_B32, encoder=UniVLDRConfig())
 """The encoder of the recipe where none is named: CLIP, of the smallest size that was published."""
 OWN = CurateConfig(
     max_picture_bytes=100_000_000,
-    max_picture_pixels=120_000_000,
+    max_picture_pixels=89_000_000,  # Pillow warns of more
     picture_pixels=2_000_000,
     near=NearRules(texts=None, pictures=None),
     near_duplicates="keep",
