@@ -19,7 +19,7 @@ from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpo
 from mirepoix.models.backbones.tuning import merged, tune
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.dotted_path import import_named
-from mirepoix.models.encoder_config import DESCRIPTION, EncoderConfig, Role, config_class, read_description
+from mirepoix.models.encoder_config import DESCRIPTION, EncoderConfig, Role, checkpoint_folder, config_class, read_description
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.options import revive
@@ -60,6 +60,11 @@ class Encoder(torch.nn.Module):
         """The modalities that its items may have."""
         return self.config.READS
 
+    def refusal(self, modality: Modality) -> str | None:
+        """Why it does not read items of a modality; None where it does."""
+        more = modality & ~self.reads
+        return f"{self.architecture} reads {self.reads.words} alone" if more else None
+
     @property
     @abstractmethod
     def dimension(self) -> int:
@@ -95,7 +100,7 @@ class Encoder(torch.nn.Module):
     @classmethod
     def open(cls, folder: str | Path, config: EncoderConfig, trust_remote_code: bool = False) -> Self:
         """The encoder that `save` wrote."""
-        places = {name: _place(config, Path(folder), name) for name in config.CHECKPOINTS}
+        places = {name: checkpoint_folder(config, Path(folder), name) for name in config.CHECKPOINTS}
         encoder = cls.build({name: Checkpoint(place, trust_remote_code=trust_remote_code) for name, place in places.items()}, config)
         state = encoder.state_dict()
         own, unread = encoder._head(state), {f"{name}.{weight}" for name, part in encoder.parts.items() for weight in part.unread}
@@ -156,7 +161,7 @@ class Encoder(torch.nn.Module):
         for name, part in self.parts.items():
             prefix = f"{name}."
             own = {weight.removeprefix(prefix): tensor for weight, tensor in plain.items() if weight.startswith(prefix)}
-            part.save(_place(self.config, folder, name), own)
+            part.save(checkpoint_folder(self.config, folder, name), own)
         if head := self._head(plain):
             save_file({weight: tensor.contiguous() for weight, tensor in head.items()}, folder / HEAD)
         description = {
@@ -172,10 +177,6 @@ class Encoder(torch.nn.Module):
     def _head(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The weights that belong to no checkpoint."""
         return {weight: tensor for weight, tensor in state.items() if weight.partition(".")[0] not in self.config.CHECKPOINTS}
-
-
-def _place(config: EncoderConfig, folder: Path, name: str) -> Path:
-    return folder if len(config.CHECKPOINTS) == 1 else folder / name
 
 
 def refuse_empty(items: Sequence[Item]) -> None:

@@ -14,6 +14,7 @@ from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
+from mirepoix.models.options import revive
 
 ARCHITECTURES = {
     "adopted": "mirepoix.models.adopted.adopted_config:AdoptedConfig",
@@ -27,6 +28,9 @@ ARCHITECTURES = {
 """The retrievers: the module and class of each one's config, by its name."""
 DESCRIPTION = "mirepoix.json"
 """The file in an encoder's folder that names its retriever, the config, the temperature and the widths that were trained."""
+FIELDS = ("architecture", "config", "temperature", "widths")
+WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
+"""The weights of a checkpoint folder: one file, or several that an index names."""
 Role = Literal["query", "document"]
 
 
@@ -74,5 +78,42 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     path = Path(folder) / DESCRIPTION
     if not path.is_file():
         raise Refused(f"{folder} holds no {DESCRIPTION}; give the folder of an encoder that training or a release wrote")
-    description: dict[str, Any] = json.loads(path.read_text())
+    description = _json(path)
+    if missing := [field for field in FIELDS if field not in description]:
+        raise Refused(f"{path} has no {', '.join(missing)}; give the folder of a whole encoder")
     return description
+
+
+def describes_encoder(name: str | Path) -> bool:
+    """Whether a name is that of a folder with an encoder that `Encoder.save` wrote."""
+    return (Path(name).expanduser() / DESCRIPTION).is_file()
+
+
+def saved_config(folder: str | Path) -> EncoderConfig:
+    """The config of the encoder in a folder; refused where files of the encoder are missing. No weight is read."""
+    folder = Path(folder).expanduser()
+    description = read_description(folder)
+    config: EncoderConfig = revive(config_class(description["architecture"]), description["config"])
+    for name in () if config.OBEYS_THE_FOLDER else config.CHECKPOINTS:  # of those, whoever opens the folder knows its files
+        place = checkpoint_folder(config, folder, name)
+        weights = [WEIGHTS]
+        if (place / WEIGHTS_INDEX).is_file():
+            weights = sorted(set(_json(place / WEIGHTS_INDEX).get("weight_map", {}).values()))
+        if missing := [file for file in ("config.json", *weights) if not (place / file).is_file()]:
+            raise Refused(f"{place} lacks {', '.join(missing[:3])}; give the folder of a whole encoder")
+    return config
+
+
+def checkpoint_folder(config: EncoderConfig, folder: Path, name: str) -> Path:
+    """The folder of a checkpoint within that of an encoder: the encoder's own where it is built over one, else one of its name."""
+    return folder if len(config.CHECKPOINTS) == 1 else folder / name
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise Refused(f"{path} is no JSON ({str(error).partition(':')[0]}); give the folder of a whole encoder") from error
+    if not isinstance(found, dict):
+        raise Refused(f"{path} is no JSON object; give the folder of a whole encoder")
+    return found

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from mirepoix.serving.search.dense import Index
 
 THUMBNAIL = 160  # pixels of the longer side
+_UNLIMITED = PictureLimits(max_bytes=1 << 40, max_pixels=1 << 40, max_ratio=1 << 40)  # of a corpus, to which curation has applied its own
 _DOCUMENTS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -195,7 +196,7 @@ def open_release(target: str | Path, cache: Path | None = None) -> Release:
 
 def thumbnail(data: bytes) -> bytes:
     """A small JPEG without metadata; a PNG if a small PNG was given."""
-    picture = read_picture(data, PictureLimits())
+    picture = read_picture(data, _UNLIMITED)
     if max(picture.size) <= THUMBNAIL and picture_format(data) == "PNG":
         return encoded(picture, "PNG")
     picture.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -21,6 +21,8 @@ EXAMPLES = """examples:
   mirepoix run quickstart_all only=unite,mire              retrievers side by side, on the same data
   mirepoix submit quickstart --address http://HEAD:8265    the same on a cluster
   mirepoix validate /data/corpus; mirepoix run unite sources.path=/data/corpus
+  mirepoix run search sources.path=/my/pictures            search them through a published encoder, without a training
+  mirepoix release storage/artefacts/instruct/... --corpus /my/pictures
   mirepoix serve storage/runs/quickstart-...; mirepoix search "two small red stars" --target i
   mirepoix export storage/runs/quickstart-... /models/mine --to hf
 """
@@ -38,9 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="run a recipe: stages that are up to date are skipped, those that were killed are resumed")
     _recipe(run)
     _part(run)
-    run.add_argument("--plan", action="store_true", help="print which stages would run, and why, and run none")
-    run.add_argument("--local", action="store_true", help="run the stages in this process, one after the other, for a debugger")
-    run.add_argument("--address", help="HOST:6379 of a Ray head to run on; default: RAY_ADDRESS, else a private cluster on this machine")
+    _execution(run)
 
     describe = commands.add_parser("describe", help="print the whole config of a recipe as YAML, which --config reads")
     _recipe(describe, storage=False)
@@ -55,6 +55,16 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="run a recipe, then search its endpoint with a text, a picture and both")
     _recipe(demo)
+
+    release = commands.add_parser("release", help="make a release of any encoder over a corpus, without a training")
+    what = "folder of an encoder (mirepoix.json: a training's, a release's, an export's), or folder or hub id of a published checkpoint"
+    release.add_argument("encoder", metavar="ENCODER", help=what)
+    release.add_argument("overrides", nargs="*", metavar="a.b=value", help="fields of the recipe `search` to set")
+    what = "folder, file or URI to search, as [NAME=][FORMAT+]PATH; may be repeated"
+    release.add_argument("--corpus", metavar="PATH", action="append", required=True, help=what)
+    release.add_argument("--name", help="model name of requests to the endpoint (default: mirepoix)")
+    _execution(release)
+    _storage(release)
 
     serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
     serve.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
@@ -118,6 +128,16 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _execution(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--plan", action="store_true", help="print which stages would run, and why, and run none")
+    parser.add_argument("--local", action="store_true", help="run the stages in this process, one after the other, for a debugger")
+    parser.add_argument("--address", help="HOST:6379 of a Ray head to run on; default: RAY_ADDRESS, else a private cluster on this machine")
+
+
+def _storage(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--storage", metavar="URI", help="folder or URI of all artefacts (default: $MIREPOIX_STORAGE, else ./storage)")
+
+
 def _corpora(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path", nargs="+", metavar="PATH", help="folder, file or URI, as [NAME=][FORMAT+]PATH; several are read as one corpus"
@@ -147,7 +167,7 @@ def _recipe(parser: argparse.ArgumentParser, storage: bool = True) -> None:
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="read the config from a file that `describe` wrote")
     if storage:
-        parser.add_argument("--storage", metavar="URI", help="folder or URI of all artefacts (default: $MIREPOIX_STORAGE, else ./storage)")
+        _storage(parser)
 
 
 def main(words: list[str] | None = None) -> int:
@@ -210,7 +230,15 @@ def _run(arguments: argparse.Namespace) -> int:
             print(f"{name:<{width}} {verb:<10} {stage.reason.removeprefix('may run: ') if verb != 'up to date' else ''}".rstrip())
         return 0
     with ExitStack() as resources:
-        return run.print_outcome(run.run(request, resources))
+        return run.print_outcome(run.run(request, resources), to_serve=arguments.command == "release")
+
+
+def _release(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.encoder_release import LAST, RECIPE, settings
+
+    arguments.recipe, arguments.config, arguments.until = RECIPE, None, LAST
+    arguments.overrides = [*settings(arguments.encoder, arguments.corpus, arguments.name), *arguments.overrides]
+    return _run(arguments)
 
 
 def _describe(arguments: argparse.Namespace) -> int:
@@ -356,6 +384,7 @@ COMMANDS = {
     "submit": _submit,
     "list": _list,
     "demo": _demo,
+    "release": _release,
     "serve": _serve,
     "search": _search,
     "export": _export,

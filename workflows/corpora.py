@@ -125,8 +125,8 @@ def validate(plan: ValidationPlan) -> Findings:
             resources.enter_context(_cluster_unless(row_checks.is_small(read)))
             kept, stop = _curate_all(read, rules, seed)
             refusal = refusal or stop
-        adapted = () if plan.pairs.adapt_captions else plan.pairs.adapt_tasks
-        refusal = refusal or _pairs_problem(kept, {"adapt": adapted, "instruct": plan.pairs.instruct_tasks})
+        trained = plan.pairs.trained_tasks
+        refusal = refusal or (_pairs_problem(kept, trained) if trained else "")
         findings = _without_consequences(_read_findings(read, named), _read_findings(kept, named))
         candidates: Counter[str] = Counter()
         for table in part_tables(kept, "corpus", ["text", "images", "video"]):
@@ -190,7 +190,7 @@ def _curate_all(read: Path, rules: CurateConfig, seed: int) -> tuple[Path, str]:
     return kept, refusal
 
 
-def _pairs_problem(kept: Path, tasks: Mapping[str, tuple[str, ...] | None]) -> str:
+def _pairs_problem(kept: Path, tasks: Mapping[str, tuple[str, ...]]) -> str:
     """Why a run without passages would stop at its pairs, given the tasks of each training; empty if it would not."""
     splits: Counter[str] = Counter()
     training: dict[str, str] = {}  # id, task
@@ -203,13 +203,14 @@ def _pairs_problem(kept: Path, tasks: Mapping[str, tuple[str, ...] | None]) -> s
         answered = table.filter(pc.greater(table["relevance"], 0))["query_id"].to_pylist()
         found.update(training[query] for query in answered if query in training)
     if found:
-        return next(filter(None, (training_problem(name, wanted or (), found) for name, wanted in tasks.items())), "")
+        return next(filter(None, (training_problem(name, wanted, found) for name, wanted in tasks.items())), "")
     there = ", ".join(f"of {split} there are {count:,}" for split, count in sorted(splits.items())) or "there is no query"
     reason = f"no pair is left to train on: no judgement above 0 is of a query of the split {TRAIN} ({there})"
     triples = sum(pc.sum(pc.equal(table["split"], TRAIN)).as_py() or 0 for table in part_tables(kept, "triples", ["split"]))
     if triples:
         return f"{reason}; of the {triples:,} triples of {TRAIN} passages can be made: set passages.kind to vid2r or written"
-    return f"{reason}; bring a source to train on, or call a split {TRAIN}, as sources.splits=dev={TRAIN} does"
+    other = "`mirepoix run search` searches a corpus without a training"
+    return f"{reason}; bring a source to train on, or call a split {TRAIN}, as sources.splits=dev={TRAIN} does; {other}"
 
 
 def _count_dependent(findings: list[Finding]) -> int:

@@ -35,13 +35,16 @@ def demo(request: RunRequest) -> int:
             return status
         url = read_receipt(_fetched(made, "deploy")).url
         measured = made.record if isinstance(made.config, Retrieval) else made.record["arms"][made.config.serve]
-        for query, task, relevant in _queries(_fetched(made, "curate"), measured["headline"]["split"]):
+        asked = _queries(_fetched(made, "curate"), measured["headline"]["split"]) if "headline" in measured else []
+        for query, task, relevant in asked:
             words = f' "{query.text}"' if query.text else ""
             print(
                 f"\nsearch with {QUERIES[task]}{words}{f' (picture of {query.id})' if query.images else ''}, target {task.split('->')[1]}"
             )
             image = query.images[0] if query.images else None
             print(shown(search_endpoint(url, query.text, image, 3, task.split("->")[1], os.environ.get(KEY)), relevant))
+        if not asked:
+            print("\nno search is shown, as the corpus has no query")
     served = made.config.served
     assert served is not None, "a demo deploys what it made"
     command = Path(sys.executable).with_name("mirepoix")

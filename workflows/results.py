@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from mirepoix.components.evaluation.evaluate_config import POOLS, SYSTEMS
+from mirepoix.components.evaluation.evaluate_config import POOLS, released
 from mirepoix.components.evaluation.report import facts
 from mirepoix.serving import store
 from mirepoix.workflows.dag.comparison import Comparison
@@ -32,7 +32,7 @@ def _results(report: Report, at: Callable[[Mapping[str, StageReport], str], Stag
     backbone, index, evaluation = (at(report.stages, step) for step in ("backbone", "index", "evaluate"))
     if evaluation and evaluation.digest:
         measured = read(evaluation.target, "metrics.json")
-        found |= {"headline": measured["headline"], "results": measured["results"]}
+        found |= {name: measured[name] for name in ("headline", "results", "unmeasured") if name in measured}
     elif evaluation:
         found["failure"] = _failure(report, evaluation)
     if backbone and backbone.digest:
@@ -66,14 +66,14 @@ def read(target: str, name: str) -> dict[str, Any]:
 def figures(results: Mapping[str, Any]) -> dict[str, float]:
     """The headline score of every arm, by the name of the arm and the measure."""
     measured = {name: arm["headline"] for name, arm in results.get("arms", {}).items() if "headline" in arm}
-    return {f"{name} {headline['measure']}": headline["trained"]["average"] for name, headline in measured.items()}
+    return {f"{name} {headline['measure']}": headline[released(headline)]["average"] for name, headline in measured.items()}
 
 
 def results_table(results: Mapping[str, Any]) -> str:
-    """The results as a table of text; empty where nothing was evaluated."""
+    """The results as a table of text, or why nothing could be measured; empty where nothing was evaluated."""
     if "arms" in results:
         return "\n".join(_compared(results["arms"]))
-    return "\n".join(_single(results)) if "headline" in results else ""
+    return "\n".join(_single(results)) if "headline" in results else results.get("unmeasured", "")
 
 
 def _by_pool_and_system(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -83,18 +83,24 @@ def _by_pool_and_system(results: Mapping[str, Any]) -> dict[tuple[str, str], dic
 
 
 def _single(results: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of one retriever's table: untrained and trained scores by task."""
+    """The lines of one retriever's table: untrained and trained scores by task, or those of the one encoder as it came."""
     headline, found = results["headline"], _by_pool_and_system(results)
     measure, pool = headline["measure"], headline["pool"]
-    trained, untrained = (found[pool, system] for system in ("trained", "untrained"))
+    main = released(headline)
+    columns = {"untrained": 11, "trained": 9} if main == "trained" else {main: 9}
+
+    def cells(values: Mapping[str, float]) -> str:
+        return "".join(f"{values[system]:>{width}.3f}" for system, width in columns.items())
+
     yield f"{measure} on {headline['split']}, {pool} pool"
-    yield f"  {'task':<18}{'queries':>9}{'untrained':>11}{'trained':>9}"
-    for task, queries in trained["queries"].items():
-        yield f"  {task:<18}{queries:>9}{untrained[measure]['tasks'][task]:>11.3f}{trained[measure]['tasks'][task]:>9.3f}"
+    yield f"  {'task':<18}{'queries':>9}" + "".join(f"{system:>{width}}" for system, width in columns.items())
+    for task, queries in found[pool, main]["queries"].items():
+        yield f"  {task:<18}{queries:>9}" + cells({system: found[pool, system][measure]["tasks"][task] for system in columns})
     for pool in _pools(headline):
-        before, after = (found[pool, system][measure] for system in ("untrained", "trained"))
-        spread = f"95 % interval {after['low']:.3f} to {after['high']:.3f}"
-        yield f"  {f'average, {pool}':<27}{before['average']:>11.3f}{after['average']:>9.3f}   ({spread})"
+        figures = {system: found[pool, system][measure] for system in columns}
+        spread = f"95 % interval {figures[main]['low']:.3f} to {figures[main]['high']:.3f}"
+        averages = cells({system: entry["average"] for system, entry in figures.items()})
+        yield f"  {f'average, {pool}':<27}{averages}   ({spread})"
 
 
 def _pools(headline: Mapping[str, Any]) -> list[str]:
@@ -112,18 +118,21 @@ def _compared(arms: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     found = {name: _by_pool_and_system(arm) for name, arm in arms.items() if "headline" in arm}
     if found:
         headline = next(arms[name]["headline"] for name in found)
-        measure, first = headline["measure"], next(iter(found.values()))
+        measure, main = headline["measure"], {name: released(arms[name]["headline"]) for name in found}
+        first = next(iter(found))
         yield f"{measure} on {headline['split']}, {headline['pool']} pool"
         yield line("task", {name: name for name in arms}, "queries")
-        for task, queries in first[headline["pool"], "trained"]["queries"].items():
-            tasks = {name: places[headline["pool"], "trained"][measure]["tasks"][task] for name, places in found.items()}
-            yield line(task, {name: f"{value:.3f}" for name, value in tasks.items()}, str(queries))
+        for task, queries in found[first][headline["pool"], main[first]]["queries"].items():
+            tasks = {name: places[headline["pool"], main[name]][measure]["tasks"] for name, places in found.items()}
+            yield line(task, {name: f"{own[task]:.3f}" for name, own in tasks.items() if task in own}, str(queries))
         for pool in _pools(headline):
-            trained, untrained = ({name: places[pool, system][measure] for name, places in found.items()} for system in SYSTEMS)
-            yield line(f"average, {pool}", {name: f"{value['average']:.3f}" for name, value in trained.items()})
-            yield line("  95 % from", {name: f"{value['low']:.3f}" for name, value in trained.items()})
-            yield line("  to", {name: f"{value['high']:.3f}" for name, value in trained.items()})
-            yield line("  untrained", {name: f"{value['average']:.3f}" for name, value in untrained.items()})
+            figures = {name: places[pool, main[name]][measure] for name, places in found.items()}
+            untrained = {name: places[pool, "untrained"][measure] for name, places in found.items() if main[name] == "trained"}
+            yield line(f"average, {pool}", {name: f"{value['average']:.3f}" for name, value in figures.items()})
+            yield line("  95 % from", {name: f"{value['low']:.3f}" for name, value in figures.items()})
+            yield line("  to", {name: f"{value['high']:.3f}" for name, value in figures.items()})
+            if untrained:
+                yield line("  untrained", {name: f"{value['average']:.3f}" for name, value in untrained.items()})
     for label, cells in facts(arms).items():
         yield line(label, cells)
-    yield from (f"  {name}: {arm['failure']}" for name, arm in arms.items() if arm["failure"])
+    yield from (f"  {name}: {why}" for name, arm in arms.items() if (why := arm["failure"] or arm.get("unmeasured")))

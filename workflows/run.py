@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -143,13 +144,16 @@ def _record(request: RunRequest, config: Recipe, report: Report, started: str) -
     }
 
 
-def print_outcome(run: Run) -> int:
-    """Prints the results and the failures of a run; returns the exit status."""
+def print_outcome(run: Run, to_serve: bool = False) -> int:
+    """Prints the results and the failures of a run, with `to_serve` also where its release is; returns the exit status."""
     if text := results.results_table(run.record):
         print(f"\n{text}")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
     if run.endpoint:
         print(f"endpoint  {run.endpoint}")
+    if to_serve and run.report.ok:
+        target = run.report.stages["release"].target
+        print(f"release   {target}\nserve it  mirepoix serve {shlex.quote(target)}")
     for name, stage in run.report.stages.items():
         if stage.status == "failed":
             print(f"mirepoix: stage {name} failed: {stage.error}", file=sys.stderr)

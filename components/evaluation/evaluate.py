@@ -1,4 +1,7 @@
-"""Searches the index with every held-out query and computes metrics by split, task and pool, for the trained and the untrained encoder.
+"""Searches the index with every query of evaluation and computes metrics by split, task and pool.
+
+Both the trained and the untrained encoder are measured. Without a training there is one encoder, and queries of every split are measured,
+as `pairs` chose them; a corpus without any is not an error then: the result says that nothing was measured, and why.
 
 The pool "universal" is the whole corpus, where a result of the wrong modality is an error; "target" holds only the items of the modality
 that the task asks for.
@@ -15,9 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mirepoix.components.corpus.parts import read_part
+from mirepoix.components.corpus.parts import part_rows, part_tables, read_part
 from mirepoix.components.embedding.vectors import read_vectors
-from mirepoix.components.evaluation.evaluate_config import POOLS, SYSTEMS, EvaluateConfig
+from mirepoix.components.evaluation.evaluate_config import POOLS, EvaluateConfig, released
 from mirepoix.components.evaluation.metrics import MEASURES, interval, measured
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
@@ -42,14 +45,24 @@ class _Query:
 
 
 def work(
-    context: Context, config: EvaluateConfig, curate: Path, embed: Path, index: Path, untrained_embed: Path, untrained_index: Path
+    context: Context,
+    config: EvaluateConfig,
+    curate: Path,
+    embed: Path,
+    index: Path,
+    untrained_embed: Path | None = None,
+    untrained_index: Path | None = None,
 ) -> Outcome:
-    """Measures both encoders on the same queries, and writes metrics.json, queries.parquet and TREC run files."""
-    queries, unanswered = _queries(curate)
-    if not queries:
+    """Measures all encoders on the same queries, and writes metrics.json, queries.parquet and TREC run files."""
+    systems = {"encoder": (embed, index)}
+    if untrained_embed is not None and untrained_index is not None:
+        systems = {"trained": (embed, index), "untrained": (untrained_embed, untrained_index)}
+    queries, unanswered = _queries(curate, embed)
+    if not queries and "trained" in systems:
         raise Refused("there is nothing to evaluate: no query outside the split 'train' has an answer in the corpus")
+    if not queries:
+        return _unmeasured(context, curate, unanswered)
     config = replace(config, split=headline_split({query.split for query in queries}, config.split))
-    systems = dict(zip(SYSTEMS, ((embed, index), (untrained_embed, untrained_index)), strict=True))
     rows = []
     for number, (system, (vectors, rows_of)) in enumerate(systems.items()):
         opened = open_index(rows_of)
@@ -69,26 +82,38 @@ def work(
     summary: dict[str, Any] = {"headline": _headline(results, config), "results": results}
     (context.folder / "metrics.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
     accounted = Rows(len(queries) + unanswered, len({row["query"] for row in rows}), rejected=unanswered)
-    headline = summary["headline"] | {system: summary["headline"][system]["average"] for system in SYSTEMS}
+    headline = summary["headline"] | {system: summary["headline"][system]["average"] for system in systems}
     return Outcome(accounted, _flat(summary), {"headline": [headline]})
 
 
+def _unmeasured(context: Context, curate: Path, unanswered: int) -> Outcome:
+    """The outcome for a corpus by which nothing can be measured, with the reason; other arms may train on what queries it has."""
+    trained_on = part_rows(curate, "qrels") and "outside the split 'train' "
+    why = f"there is nothing to measure by: no query {trained_on or ''}has an answer in the corpus"
+    why = f"{why}; to measure, add queries with their answers, in any format that has them"
+    (context.folder / "metrics.json").write_text(json.dumps({"results": [], "unmeasured": why}, indent=1, sort_keys=True) + "\n")
+    return Outcome(Rows(unanswered, 0, rejected=unanswered), {}, {"notices": [{"detail": why}]})
+
+
 def headline_split(there: Collection[str], wanted: str | None) -> str:
-    """The split of the headline, among the held-out ones; refused where `wanted` is not one of them."""
+    """The split of the headline, among those measured, train last; refused where `wanted` is not one of them."""
     if wanted not in (None, *there):
         raise Refused(f"evaluate.split is {wanted!r}; the corpus has queries of {', '.join(sorted(there))}")
-    return wanted or min(there, key=lambda split: (split != "test", not split.startswith("test"), split))
+    return wanted or min(there, key=lambda split: (split == "train", split != "test", not split.startswith("test"), split))
 
 
-def _queries(curate: Path) -> tuple[list[_Query], int]:
-    """The held-out queries with a relevant item, and the number of those without."""
+def _queries(curate: Path, embed: Path) -> tuple[list[_Query], int]:
+    """The queries with a relevant item, and the number of those without: held-out ones, and those of train that `pairs` had embedded."""
     relevant = defaultdict(set)
     for row in read_part(curate, "qrels").to_pylist():
         if row["relevance"] > 0:
             relevant[row["query_id"]].add(row["item_id"])
-    held_out = [row for row in read_part(curate, "queries", ["id", "split", "task"]).to_pylist() if row["split"] != "train"]
-    queries = [_Query(row["id"], row["split"], row["task"], frozenset(relevant[row["id"]])) for row in held_out if relevant[row["id"]]]
-    return queries, sum(not relevant[row["id"]] for row in held_out)
+    embedded = {id for table in part_tables(embed, "queries", ["id"]) for id in table["id"].to_pylist()}
+    rows = [
+        row for row in read_part(curate, "queries", ["id", "split", "task"]).to_pylist() if row["split"] != "train" or row["id"] in embedded
+    ]
+    queries = [_Query(row["id"], row["split"], row["task"], frozenset(relevant[row["id"]])) for row in rows if relevant[row["id"]]]
+    return queries, sum(not relevant[row["id"]] for row in rows)
 
 
 def _rankings(index: Index, vectors: Path, queries: list[_Query]) -> dict[str, dict[str, list[Hit]]]:
@@ -155,8 +180,9 @@ def _headline(results: list[dict], config: EvaluateConfig) -> dict:
 def _flat(summary: dict) -> dict[str, float]:
     """The metrics that are logged to MLflow."""
     headline = summary["headline"]
-    metrics = {f"{system} {headline['measure']}": headline[system]["average"] for system in SYSTEMS}
+    systems = dict.fromkeys(entry["system"] for entry in summary["results"])
+    metrics = {f"{system} {headline['measure']}": headline[system]["average"] for system in systems}
     for entry in summary["results"]:
-        if entry["system"] == "trained":
+        if entry["system"] == released(systems):
             metrics[f"{entry['split']} {entry['pool']} recall@5"] = entry["recall@5"]["average"]
     return metrics

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from mirepoix.components.evaluation.evaluate_config import POOLS, SYSTEMS
+from mirepoix.components.evaluation.evaluate_config import POOLS, SYSTEMS, released
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1d2327; --soft: #69747c; --line: #d9dee2; --paper: #fff; --good: #2f7d4f; --base: #b4bcc2; }
@@ -45,6 +45,8 @@ def render(report: dict[str, Any]) -> str:
     body = [f"<h1>{escape(report['recipe'])}</h1>", f"<p class=soft>run {escape(report['run'])} · {escape(report['created'])}</p>"]
     if report.get("headline"):
         body += [_headline(report["headline"]), *_tables(report)]
+    if report.get("unmeasured"):
+        body.append(f"<p>{escape(report['unmeasured'].capitalize())}.</p>")
     if report.get("arms"):
         body += _comparison(report["arms"])
     body += ["<h2>Data</h2>", f"<p>digest <code>{escape(report['data']['digest'])}</code></p>", _counts(report["data"]["rows"])]
@@ -60,6 +62,7 @@ def _headline(headline: dict[str, Any]) -> str:
     figures = [
         f"<div><div class=figure>{headline[system]['average']:.3f}</div><div class=soft>{system}, {_spread(headline[system])}</div></div>"
         for system in SYSTEMS
+        if system in headline
     ]
     what = f"{headline['measure']} on {headline['split']}, averaged over the tasks, searched in the {headline['pool']} pool"
     return f"<p>{escape(what)}</p><div class=headline>{''.join(figures)}</div>"
@@ -70,19 +73,22 @@ def _spread(entry: dict[str, Any]) -> str:
 
 
 def _tables(report: dict[str, Any]) -> Iterable[str]:
-    """A table per split and pool: the headline's measure of every task, untrained and trained."""
+    """A table per split and pool: the headline's measure of every task, untrained and trained, or of the one encoder as it came."""
     measure = report["headline"]["measure"]
+    main = released(report["headline"])
+    columns = "<th>untrained<th>trained" if main == "trained" else f"<th>{main}"
     found = {(entry["system"], entry["pool"], entry["split"]): entry for entry in report["results"]}
     for pool, split in sorted(
         {(pool, split) for _, pool, split in found}, key=lambda place: (place[0] != report["headline"]["pool"], place)
     ):
-        trained, untrained = (found[system, pool, split] for system in SYSTEMS)
+        shown, before = found[main, pool, split], found.get(("untrained", pool, split))
+        base = before[measure] if before else None
         rows = [
-            _row(task, trained["queries"][task], trained[measure]["tasks"][task], untrained[measure]["tasks"][task])
-            for task in trained["queries"]
+            _row(task, count, shown[measure]["tasks"][task], base["tasks"][task] if base else None)
+            for task, count in shown["queries"].items()
         ]
-        rows.append(_row("average", sum(trained["queries"].values()), trained[measure]["average"], untrained[measure]["average"]))
-        header = f"<tr><th>task<th>queries<th>untrained<th>trained<th>{escape(measure)}"
+        rows.append(_row("average", sum(shown["queries"].values()), shown[measure]["average"], base["average"] if base else None))
+        header = f"<tr><th>task<th>queries{columns}<th>{escape(measure)}"
         yield f"<h2>{escape(split)} · {escape(pool)} pool</h2><div class=wide><table>{header}{''.join(rows)}</table></div>"
 
 
@@ -105,7 +111,8 @@ def _comparison(arms: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
     found = {name: _places(arm) for name, arm in arms.items() if "headline" in arm}
     if found:
         headline = next(arms[name]["headline"] for name in found)
-        splits = sorted({split for _, _, split in next(iter(found.values()))}, key=lambda split: (split != headline["split"], split))
+        measured = {split for places in found.values() for _, _, split in places}
+        splits = sorted(measured, key=lambda split: (split != headline["split"], split))
         pools = sorted(POOLS, key=lambda pool: pool != headline["pool"])
         for split in splits:
             rows = [row for pool in pools for row in _pool(found, list(arms), headline["measure"], pool, split)]
@@ -114,14 +121,14 @@ def _comparison(arms: Mapping[str, Mapping[str, Any]]) -> Iterable[str]:
             yield f"<h2>{escape(headline['measure'])} on {escape(split)}</h2>{_columns(arms, rows)}"
         yield (
             "<p class=soft>In the target pool are the candidates of the modality that a task asks for, in the universal pool are all. "
-            "Averages are over the tasks, with 95 % intervals. Vectors: rows of an item on average x their width; training: seconds of all "
-            "stages that train, where they were made.</p>"
+            "Averages are over the tasks, with 95 % intervals. Of an arm without a training the encoder is measured as it came. Vectors: "
+            "rows of an item on average x their width; training: seconds of all stages that train, where they were made.</p>"
         )
     else:
         yield _columns(arms, _facts(arms))
     for name, arm in arms.items():
-        if arm["failure"]:
-            yield f"<p><b>{escape(name)}</b> is not in the table: {escape(arm['failure'])}</p>"
+        if why := arm["failure"] or arm.get("unmeasured"):
+            yield f"<p><b>{escape(name)}</b> is not in the table: {escape(why)}</p>"
 
 
 def _places(arm: Mapping[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]]:
@@ -130,20 +137,26 @@ def _places(arm: Mapping[str, Any]) -> dict[tuple[str, str, str], dict[str, Any]
 
 
 def _pool(found: Mapping[str, dict], names: Sequence[str], measure: str, pool: str, split: str) -> Iterable[str]:
-    """The rows of a pool: its tasks, the average, and the average of the untrained encoder."""
-    trained, untrained = ({name: places[system, pool, split] for name, places in found.items()} for system in SYSTEMS)
+    """The rows of a pool: its tasks, the average, and the average of the untrained encoder, where an arm has a training."""
+    by_system = {
+        name: {system: entry for (system, *place), entry in places.items() if place == [pool, split]} for name, places in found.items()
+    }
+    main = {name: entries[released(entries)] for name, entries in by_system.items() if entries}
+    untrained = {name: entries["untrained"] for name, entries in by_system.items() if "untrained" in entries}
+    if not main:
+        return
     yield f"<tr><td class=pool colspan={len(names) + 2}>{escape(pool)} pool"
-    for task, queries in next(iter(trained.values()))["queries"].items():
-        values = {name: entry[measure]["tasks"][task] for name, entry in trained.items()}
+    for task, queries in next(iter(main.values()))["queries"].items():
+        values = {name: entry[measure]["tasks"][task] for name, entry in main.items() if task in entry["queries"]}
         best = max(values.values())
         cells = {name: f"<td{' class=best' if value == best else ''}>{value:.3f}" for name, value in values.items()}
         yield _line(task, f"{queries}", [cells.get(name, "<td>–") for name in names])
-    averages = {name: entry[measure] for name, entry in trained.items()}
+    averages = {name: entry[measure] for name, entry in main.items()}
     best = max(entry["average"] for entry in averages.values())
     cells = {name: _average(entry, entry["average"] == best) for name, entry in averages.items()}
-    yield _line("average", f"{sum(next(iter(trained.values()))['queries'].values())}", [cells.get(name, "<td>–") for name in names])
-    before = {name: f"<td>{entry[measure]['average']:.3f}" for name, entry in untrained.items()}
-    yield _line("average, untrained", "", [before.get(name, "<td>–") for name in names])
+    yield _line("average", f"{sum(next(iter(main.values()))['queries'].values())}", [cells.get(name, "<td>–") for name in names])
+    if before := {name: f"<td>{entry[measure]['average']:.3f}" for name, entry in untrained.items()}:
+        yield _line("average, untrained", "", [before.get(name, "<td>–") for name in names])
 
 
 def _average(entry: Mapping[str, float], best: bool) -> str:
@@ -166,9 +179,11 @@ def _columns(arms: Iterable[str], rows: Sequence[str]) -> str:
     return f"<div class=wide><table><tr><th>task<th>queries{header}{''.join(rows)}</table></div>"
 
 
-def _row(task: str, queries: int, trained: float, untrained: float) -> str:
-    bars = f'<div class=bar><i style="width:{trained:.1%}"></i></div><div class=bar><i class=base style="width:{untrained:.1%}"></i></div>'
-    return f"<tr><td>{escape(task)}<td>{queries}<td>{untrained:.3f}<td>{trained:.3f}<td>{bars}"
+def _row(task: str, queries: int, value: float, untrained: float | None) -> str:
+    bars, before = f'<div class=bar><i style="width:{value:.1%}"></i></div>', ""
+    if untrained is not None:
+        bars, before = f'{bars}<div class=bar><i class=base style="width:{untrained:.1%}"></i></div>', f"<td>{untrained:.3f}"
+    return f"<tr><td>{escape(task)}<td>{queries}{before}<td>{value:.3f}<td>{bars}"
 
 
 def _counts(rows: dict[str, int]) -> str:

@@ -132,14 +132,18 @@ def _parse_entry(entry: str) -> tuple[str | None, str | None, str]:
 
 
 def _detected(tree: SourceFiles) -> str:
+    if not tree.sizes:
+        raise Refused(f"there is no file in {tree.path!r}; give a folder with a corpus")
     found = [name for name, module in FORMAT_MODULES.items() if module.detect(tree)]
+    if not found and folder.holds_pictures(tree):
+        return folder.NAME
     if not found:
         why = [
             f" ({tree.source(file)}: {wrong})" for file in data_files(tree, "json", "jsonl")[:4] if (wrong := why_no_columns(tree, file))
         ]
-        raise Refused(
-            f"{tree.path!r} looks like none of the known formats{''.join(why)}; name one as FORMAT+PATH, of {', '.join(FORMAT_MODULES)}"
-        )
+        names = ", ".join(FORMAT_MODULES)
+        alone = f"; {folder.NAME}+{tree.path} reads its pictures alone" if tree.files(PICTURES) else ""
+        raise Refused(f"{tree.path!r} looks like none of the known formats{''.join(why)}; name one as FORMAT+PATH, of {names}{alone}")
     if len(found) > 1:
         raise Refused(f"{tree.path!r} may be {' or '.join(found)}; name the format, as {found[0]}+{tree.path}")
     return found[0]

@@ -33,7 +33,7 @@ FORMATS = {
     "vid2r": FormatInfo("MIRe's ViD2R JSON: questions about pictures, with passages and concise answers"),
     "webdataset": FormatInfo("WebDataset: tars of pictures with captions"),
     "hf-images": FormatInfo("Hugging Face image data sets as Parquet: pictures with captions or labels"),
-    "folder": FormatInfo("a plain folder of pictures, with a CSV, TSV or JSON lines of captions if there are any"),
+    "folder": FormatInfo("a plain folder of pictures, sub-folders too, with a CSV, TSV or JSON lines of captions if there are any"),
     "nlvr": FormatInfo("Cornell NLVR as Parquet: sentences, and pictures of which they are true or false", written=False),
 }
 """All formats by name, in the order in which `readers.FORMAT_MODULES` detects them; here, so that `list` need not import any of them."""

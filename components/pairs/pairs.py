@@ -1,6 +1,7 @@
 """The pairs stage: curated rows become training pairs and evaluation queries, each query with an instruction in one of several wordings.
 
-The pairs are determined from ids alone; then every item is read once and written into each store that needs it.
+The pairs are determined from ids alone; then every item is read once and written into each store that needs it. In a run without a
+training there are no training pairs: queries of every split, none of which anything was trained on, are queries of evaluation.
 """
 
 import json
@@ -50,6 +51,7 @@ class _Judgements:
     """The relevance judgements of the corpus, by ids."""
 
     queries: dict[str, QueryInfo]
+    measured: set[str] = field(default_factory=set)  # queries of evaluation
     training: list[tuple[str, str]] = field(default_factory=list)  # a training query and an answer
     refuted: list[dict[str, Any]] = field(default_factory=list)  # rows of qrels of training queries with candidates judged irrelevant
     scores: dict[tuple[str, str, bool], float] = field(default_factory=dict)  # of a teacher, by query, candidate and relevance
@@ -92,11 +94,12 @@ def work(context: Context, config: PairsConfig, curate: Path, passages: Path | N
     `passages` is a folder of additional training pairs.
     """
     folders = [folder for folder in (curate, passages) if folder is not None]
-    judgements = _read_judgements(folders, passages)
-    if not judgements.training:
+    trainings = config.trained_tasks
+    judgements = _read_judgements(folders, passages, trained=bool(trainings) or config.adapt_captions)
+    if trainings and not judgements.training:
         raise Refused(
             "no pair is left to train on: no row of qrels joins a query of the split 'train' with a candidate; "
-            "check the splits, and the rejects of curation"
+            "check the splits, and the rejects of curation; `mirepoix run search` searches a corpus without a training"
         )
     answered, answers = {query for query, _ in judgements.training}, set(judgements.training)
     negatives: dict[str, list[str]] = {}
@@ -108,32 +111,34 @@ def work(context: Context, config: PairsConfig, curate: Path, passages: Path | N
             rejected.append((row, ALONE))
         else:
             negatives.setdefault(row["query_id"], []).append(row["item_id"])
-    weights = mixture.resolve_weights(config.mixture, {judgements.queries[query].group for query in answered})
+    weights = mixture.resolve_weights(config.mixture, {judgements.queries[query].group for query in answered}) if trainings else {}
     wordings = Wordings(read_part(curate, "prompts").to_pylist())
     worded = config.without_instruction < 1
     instructed = partial(wordings.instructed, seed=context.seed, without=config.without_instruction) if worded else _bare
-    chosen = {"instruct": (config.instruct_tasks, instructed)}
     adapted = instructed if config.adapt_instructions else _bare
-    if config.adapt_tasks is not None and not config.adapt_captions:
-        chosen = {"adapt": (config.adapt_tasks, adapted), **chosen}
+    worded_by = {"adapt": adapted, "instruct": instructed}
     kin = [pair for folder in folders for pair in zip(*map(pa.ChunkedArray.to_pylist, read_part(folder, "kin", KIN).columns), strict=True)]
     dropped: set[tuple[str, str]] = set()
     available, notices = {judgements.queries[query].task for query in answered}, []
     with ExitStack() as stack:
         stores = []
-        for name, (tasks, wording) in chosen.items():
+        for name, tasks in trainings.items():
             if reason := training_problem(name, tasks, available):
                 raise Refused(reason)
             pairs, counts = _weighed(name, tasks, judgements, weights, context.seed)
             if missing := [task for task in tasks if task not in available]:
                 notices.append({"stage": name, "detail": f"tasks of pairs.{name}_tasks that no pair has: {', '.join(missing)}"})
             writer = stack.enter_context(StoreWriter(context.folder / name))
-            stores.append(_Store(name, wording, pairs, [judgements.queries[query].group for query, _ in pairs], counts, negatives, writer))
-        _write_items(context, folders, judgements.queries, stores, partial(wordings.instructed, seed=context.seed) if worded else _bare)
+            groups = [judgements.queries[query].group for query, _ in pairs]
+            stores.append(_Store(name, worded_by[name], pairs, groups, counts, negatives, writer))
+        _write_items(context, folders, judgements, stores, partial(wordings.instructed, seed=context.seed) if worded else _bare)
         if config.adapt_captions:
             captions = _captions(curate, judgements, adapted, stack.enter_context(StoreWriter(context.folder / "adapt")))
-            groups = {group: mixture.weight(config.mixture, group) for group in {*captions.groups}}
-            captions.counts = _counted("adapt", captions.groups, groups, context.seed)
+            caption_groups = {*captions.groups}
+            if not trainings:
+                mixture.resolve_weights(config.mixture, caption_groups)  # refuses an entry that matches nothing
+            caption_weights = {group: mixture.weight(config.mixture, group) for group in caption_groups}
+            captions.counts = _counted("adapt", captions.groups, caption_weights, context.seed)
             stores = [captions, *stores]
         for store in stores:
             dropped |= _finish(store, judgements, kin)
@@ -166,8 +171,8 @@ def _outcome(
     return Outcome(Rows(judgements.read, written, len(rejected), judgements.repeated), metrics, {"mixture": table, "notices": notices})
 
 
-def _read_judgements(folders: list[Path], passages: Path | None) -> _Judgements:
-    """The queries and qrels of the folders, without the content of items."""
+def _read_judgements(folders: list[Path], passages: Path | None, trained: bool) -> _Judgements:
+    """The queries and qrels of the folders, without the content of items; unless something is trained, all queries are of evaluation."""
     judgements = _Judgements({})
     for folder in folders:
         for table in part_tables(folder, "queries", ["id", "split", "task", "source"]):
@@ -178,6 +183,8 @@ def _read_judgements(folders: list[Path], passages: Path | None) -> _Judgements:
                     )
                     raise Refused(f"query {id!r} in {folder} {problem}; correct the stage that wrote it")
                 judgements.queries[id] = QueryInfo(split, task, source_name(source))
+                if split != "train" or not trained:
+                    judgements.measured.add(id)
     seen: set[tuple[str, str, bool]] = set()
     for folder in folders:
         for table in part_tables(folder, "qrels"):
@@ -191,7 +198,7 @@ def _read_judgements(folders: list[Path], passages: Path | None) -> _Judgements:
                 relevant = row["relevance"] > 0
                 if row["score"] is not None:
                     judgements.scores.setdefault((*pair, relevant), row["score"])
-                if judgements.queries[pair[0]].split != "train":
+                if pair[0] in judgements.measured:
                     judgements.evaluation += relevant
                 elif (*pair, relevant) in seen:
                     judgements.repeated += 1
@@ -230,18 +237,18 @@ def _bare(query: Item, task: str) -> Item:
     return replace(query, instruction="")
 
 
-def _write_items(context: Context, folders: list[Path], infos: dict[str, QueryInfo], stores: list[_Store], wording: _Wording) -> None:
+def _write_items(context: Context, folders: list[Path], judgements: _Judgements, stores: list[_Store], wording: _Wording) -> None:
     """Streams queries and documents, each once, into the stores whose pairs name them, and evaluation queries into queries/."""
     wanted = {"queries": set().union(*(store.queries for store in stores)), "corpus": set().union(*(store.documents for store in stores))}
-    held_out = {query for query, info in infos.items() if info.split != "train"}
-    total, done = len(wanted["queries"]) + len(held_out) + len(wanted["corpus"]), 0
+    measured = judgements.measured
+    total, done = len(wanted["queries"]) + len(measured) + len(wanted["corpus"]), 0
     with PartWriter(context.folder, "queries") as evaluation:
         for part, folder in ((part, folder) for part in wanted for folder in folders):
-            for table in rows_with_ids(folder, part, wanted[part] | held_out if part == "queries" else wanted[part]):
+            for table in rows_with_ids(folder, part, wanted[part] | measured if part == "queries" else wanted[part]):
                 queries = []
                 for row in table.to_pylist():
                     item = row_to_item(row)
-                    if part == "queries" and item.id in held_out:
+                    if part == "queries" and item.id in measured:
                         queries.append({**row, **item_to_row(wording(item, row["task"]))})
                         continue
                     key = content_key(item)

@@ -53,11 +53,19 @@ class PairsConfig:
     without_instruction: float = option(
         0.1, "share of training queries without an instruction, as searches without a target have none; 1: no query has any, in serving too"
     )
-    instruct_tasks: tuple[str, ...] = option((), "tasks of the instruction stage, as far as the corpus has them; empty: all")
+    instruct_tasks: tuple[str, ...] | None = option(
+        (), "tasks of the instruction stage, as far as the corpus has them; empty: all; null: no instruction tuning"
+    )
     mixture: tuple[str, ...] = option(
         (),
         "how often pairs occur in an epoch: SOURCE:TASK=WEIGHT with * for any, such as coco:t->i=2 or *:it->t=0.5; the last match wins",
     )
+
+    @property
+    def trained_tasks(self) -> dict[str, tuple[str, ...]]:
+        """The tasks of each store of pairs that is made of judged queries; empty where none is."""
+        asked = {"adapt": None if self.adapt_captions else self.adapt_tasks, "instruct": self.instruct_tasks}
+        return {store: tasks for store, tasks in asked.items() if tasks is not None}
 
     def __post_init__(self) -> None:
         if not 0 <= self.without_instruction <= 1:

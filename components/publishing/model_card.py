@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from mirepoix.components.evaluation.evaluate_config import released
 from mirepoix.models.encoder import Encoder
 from mirepoix.serving.release import Release
 
@@ -49,8 +50,8 @@ def card(release: Release, encoder: Encoder, layout: Layout, run: Mapping[str, A
     ]
     if layout.limits:
         parts += ["### Limits", "\n".join(f"- {limit}" for limit in layout.limits)]
-    trained = {task for _, _, task, _ in _tasks(run)} if run else release.instructions.keys()
-    if rows := [(task or "(any)", words) for task, words in release.instructions.items() if not task or task in trained]:
+    tasks = {task for _, _, task, _ in _tasks(run)} if run and trains(run) else release.instructions.keys()
+    if rows := [(task or "(any)", words) for task, words in release.instructions.items() if not task or task in tasks]:
         parts += [
             "## Instructions",
             "The instruction of a query goes before its text; documents have none.",
@@ -72,7 +73,7 @@ def _head(release: Release, encoder: Encoder, layout: Layout, run: Mapping[str, 
         head["base_model"] = bases
     head["tags"] = ["mirepoix", encoder.architecture, "multimodal-retrieval", *layout.tags]
     if run and run.get("results"):
-        head["model-index"] = [{"name": release.name, "results": [_result(entry, run["headline"]) for entry in _trained(run)]}]
+        head["model-index"] = [{"name": release.name, "results": [_result(entry, run["headline"]) for entry in _released(run)]}]
     return head
 
 
@@ -83,10 +84,15 @@ def published(run: Mapping[str, Any] | None) -> list[str]:
     return [name for name in names if name and name != "tiny" and name[0] not in "/.~" and not Path(name).exists()]
 
 
-def _trained(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The results of the trained model, the headline's split and pool first."""
+def trains(run: Mapping[str, Any]) -> bool:
+    """Whether a run has a training; without one it releases the encoder of its backbone as it came."""
+    return any(run["settings"].get(name) for name in TRAINED)
+
+
+def _released(run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The results of the released model, the headline's split and pool first."""
     headline = (run["headline"]["split"], run["headline"]["pool"])
-    found = [entry for entry in run["results"] if entry["system"] == "trained"]
+    found = [entry for entry in run["results"] if entry["system"] == released(run["headline"])]
     return sorted(found, key=lambda entry: ((entry["split"], entry["pool"]) != headline, entry["split"], entry["pool"]))
 
 
@@ -109,12 +115,12 @@ def _result(entry: Mapping[str, Any], headline: Mapping[str, Any]) -> dict[str, 
 def _scores(run: Mapping[str, Any]) -> list[str]:
     """Tables by split and pool: the headline's measure for every task, next to that of the model before training."""
     if not run.get("results"):
-        return ["## Scores", "The run has no evaluation results."]
+        return ["## Scores", f"The run has no evaluation results{f': {why}' if (why := run.get('unmeasured')) else ''}."]
     measure = run["headline"]["measure"]
     before = {(entry["split"], entry["pool"]): entry for entry in run["results"] if entry["system"] == "untrained"}
     pools = "in the universal pool all candidates are searched, in the target pool those of the modality that a query wants"
     parts = ["## Scores", f"{measure}; {pools}."]
-    for entry in _trained(run):
+    for entry in _released(run):
         first = before.get((entry["split"], entry["pool"]))
         rows = [
             (task, entry["queries"][task], *([f"{first[measure]['tasks'][task]:.3f}"] if first else []), f"{value:.3f}")
@@ -151,6 +157,7 @@ def _training(run: Mapping[str, Any]) -> list[str]:
     done, settings, data = _done(run), run["settings"], run["data"]
     parts = [
         "## Training",
+        "" if trains(run) else "The run trained nothing: the encoder is that of the backbone below, as it came.",
         f"Recipe `{run['recipe']}`, run {run['run']}. Data: digest `{data['digest'] or 'none'}`; "
         + (", ".join(f"{count:,} {name}" for name, count in data["rows"].items()) or "no row counts")
         + ".",

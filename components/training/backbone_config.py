@@ -8,7 +8,7 @@ from mirepoix.models.adopted.own_reading import refuse_own_reading
 from mirepoix.models.backbones.adapter import adapter_folder, base_of
 from mirepoix.models.backbones.checkpoint_config import Checkpoint, folder_fingerprint
 from mirepoix.models.backbones.twin_config import Tiny
-from mirepoix.models.encoder_config import EncoderConfig, Traits
+from mirepoix.models.encoder_config import EncoderConfig, Traits, describes_encoder, read_description, saved_config
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 from mirepoix.models.retrievers.unite_config import UniteConfig
@@ -21,7 +21,11 @@ class BackboneConfig:
     """The retriever that is built, and the checkpoints that it is built over."""
 
     encoder: EncoderConfig = option(UniteConfig, "the retriever, and how it reads an item")
-    name: str = option(TINY, "a checkpoint folder or hub id; tiny: a random twin with a tokenizer trained on the corpus")
+    name: str = option(
+        TINY,
+        "a checkpoint folder or hub id; the folder of an encoder (mirepoix.json): that encoder, with its settings in place of "
+        "backbone.encoder's; tiny: a random twin with a tokenizer trained on the corpus",
+    )
     revision: str | None = option(None, "commit, tag or branch of a hub id; only a commit always names the same weights")
     vision: str | None = option(None, "checkpoint of the vision tower, for a retriever built over two checkpoints")
     vision_revision: str | None = option(None, "its commit, tag or branch")
@@ -31,9 +35,13 @@ class BackboneConfig:
     tiny: Tiny = option(Tiny, "sizes of the tiny twin")
 
     def __post_init__(self) -> None:
+        if self.is_encoder:
+            self._take_saved_settings()
+            return
         retriever = self.encoder
         two_towers = len(retriever.CHECKPOINTS) > 1
-        if self.name != TINY and two_towers != (self.vision is not None):
+        absent = self.name.startswith(("/", ".", "~")) and not Path(self.name).expanduser().is_dir()  # refused when stages are made of it
+        if self.name != TINY and not absent and two_towers != (self.vision is not None):
             problem = f"backbone.vision is {self.vision!r} and {retriever.ARCHITECTURE} is built over {' and '.join(retriever.CHECKPOINTS)}"
             raise Refused(f"{problem}; give backbone.vision where the vision tower is a checkpoint of its own, and only there")
         if self.name == TINY and self.vision is not None:
@@ -41,6 +49,29 @@ class BackboneConfig:
         if self.tiny.family not in (None, *retriever.FAMILIES):
             known = ", ".join(retriever.FAMILIES)
             raise Refused(f"backbone.tiny.family is {self.tiny.family!r}; {retriever.ARCHITECTURE} is built over {known}, or null")
+
+    @property
+    def is_encoder(self) -> bool:
+        """Whether the name is the folder of an encoder that was saved here, which is taken as it is."""
+        return self.name != TINY and describes_encoder(self.name)
+
+    def _take_saved_settings(self) -> None:
+        """Sets `encoder` to the settings that were saved with the encoder; refused where it is of another retriever."""
+        saved = saved_config(self.name)
+        if type(saved) is not type(self.encoder) and not self.encoder.OBEYS_THE_FOLDER:
+            given = (
+                f"backbone.name is {self.name}, an encoder of {saved.ARCHITECTURE}, and backbone.encoder a {type(self.encoder).__name__}"
+            )
+            raise Refused(f"{given}; give backbone.encoder={type(saved).__name__}")
+        for name in ("vision", "revision", "vision_revision"):
+            if getattr(self, name) is not None:
+                raise Refused(f"backbone.{name} is given, and backbone.name is {self.name}, a whole encoder; give backbone.{name}=null")
+        if read_description(Path(self.name).expanduser()).get("custom_code") and not self.trust_remote_code:
+            raise Refused(
+                f"backbone.name is {self.name}, an encoder that runs code which its checkpoint brought; read it, then give "
+                "backbone.trust_remote_code=true"
+            )
+        object.__setattr__(self, "encoder", saved)
 
     @property
     def traits(self) -> Traits:
@@ -76,6 +107,8 @@ def fingerprint(config: BackboneConfig) -> str | None:
 
     A folder that the retriever cannot be built over, as far as its JSON files say, is refused: before the first stage, not in it.
     """
+    if config.is_encoder:
+        return folder_fingerprint(config.name)
     folders = [str(checkpoint.name) for checkpoint in config.checkpoints.values()]
     found = [found for name in (*folders, *([config.base] if config.base else [])) if (found := folder_fingerprint(name))]
     if config.name != TINY:

@@ -59,6 +59,7 @@ class Adopted(Encoder):
     """A published model; the same weights encode queries and documents, unless its folder routes them apart."""
 
     config: AdoptedConfig
+    collator: AdoptedCollator
     model: Any
 
     def __init__(self, config: AdoptedConfig, model: Any, name: str = "the model"):
@@ -93,6 +94,10 @@ class Adopted(Encoder):
     @property
     def reads(self) -> Modality:
         return self._published.reader.reads
+
+    def refusal(self, modality: Modality) -> str | None:
+        """Why it does not read items of a modality; None where it does."""
+        return self.collator.refusal(modality)
 
     @property
     def training_collator(self) -> AdoptedCollator:

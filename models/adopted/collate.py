@@ -94,22 +94,25 @@ class AdoptedCollator:
         length = max(1, int(tokens_N.max()))
         return {"attention_mask": (torch.arange(length)[None] < tokens_N[:, None]).long(), **batch}
 
+    def refusal(self, modality: Modality) -> str | None:
+        """Why items of a modality are not read; None where they are."""
+        if modality & ~self.reader.reads:
+            return f"{self.name} reads {self.reader.reads.words} alone; leave such items out, or take a model that reads them"
+        if self.reader.together or self.config.several == "sum" or modality.bit_count() == 1:
+            return None
+        return (
+            f"{self.name} reads one of them at a time; give backbone.encoder.several=sum, which adds the vectors of its parts, or items of "
+            "one modality"
+        )
+
     def _parts(self, item: Item, role: Role) -> list[Part]:
         """The parts in which an item is read: itself, or one for each of its modalities and pictures."""
-        if more := item.modality & ~self.reader.reads:
-            raise Refused(
-                f"item {item.id!r} ({item.source}:{item.line}) has {more.words}, and {self.name} reads {self.reader.reads.words} alone; "
-                "leave such items out, or take a model that reads them"
-            )
+        if why := self.refusal(item.modality):
+            raise Refused(f"item {item.id!r} ({item.source}:{item.line}) has {item.modality.words}, and {why}")
         prompt = self.config.instructed.format(instruction=item.instruction.strip()) if item.instruction.strip() else self.prompts[role]
         if self.reader.together:
             return [Part(item, role, prompt)]
         bits = [bit for bit in Modality if bit and item.modality & bit]
-        if len(bits) > 1 and self.config.several == "refuse":
-            raise Refused(
-                f"item {item.id!r} ({item.source}:{item.line}) has {item.modality.words}, and {self.name} reads one of them at a time; "
-                "give backbone.encoder.several=sum, which adds the vectors of its parts, or items of one modality"
-            )
         parts = {
             Modality.TEXT: [replace(item, images=(), video=())],
             Modality.IMAGE: [replace(item, text="", images=(picture,), video=()) for picture in item.images],

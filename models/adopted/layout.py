@@ -65,9 +65,6 @@ def read_layout(folder: Path, ignore: Collection[str] = ()) -> Layout:
     family = str(config.get("model_type", ""))
     if family in TWO_TOWERS:
         return Layout("transformers", family, reads=Modality.TEXT | Modality.IMAGE, towers=("text", "vision"), width=_projected(config))
-    code = _own_code(config, folder / MODEL)
-    if code and not family:
-        family = "a family of its own"
     raise Refused(
         f"{folder} is {_named(config, family)}, and nothing in it says how a vector is made of it: it has no {MODULES}; give a folder of "
         f"sentence-transformers, or one of {', '.join(TWO_TOWERS)}, or build a retriever over it (backbone.encoder, see docs/retrievers.md)"
@@ -170,6 +167,8 @@ def _projected(config: Mapping[str, Any]) -> int | None:
 
 def _named(config: Mapping[str, Any], family: str) -> str:
     classes = config.get("architectures") or []
+    if not family:
+        return f"a model of no family ({MODEL} has no model_type)"
     return f"a {classes[0]} ({family})" if classes else f"a model of {family}"
 
 

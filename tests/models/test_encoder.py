@@ -312,7 +312,8 @@ def test_a_folder_that_is_no_encoder_is_refused(tmp_path):
 
 
 def test_an_unknown_retriever_is_refused_with_those_there_are(tmp_path):
-    (tmp_path / DESCRIPTION).write_text(json.dumps({"architecture": "clippy", "config": {}}))
+    described = {"architecture": "clippy", "config": {}, "temperature": None, "widths": []}
+    (tmp_path / DESCRIPTION).write_text(json.dumps(described))
     with pytest.raises(Refused, match="unite"):
         load_encoder(tmp_path)
 

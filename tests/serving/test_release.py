@@ -86,6 +86,13 @@ def test_a_thumbnail_is_small_and_of_the_same_look():
     assert small.format == "PNG" and np.array_equal(np.asarray(small), np.asarray(Image.open(BytesIO(drawing("disc", 0.0, 96)))))
 
 
+def test_whatever_curation_kept_has_a_thumbnail():
+    """Its limits are settings, and may be above those of a request."""
+    buffer = BytesIO()
+    Image.new("RGB", (240, 240), "red").save(buffer, "JPEG")
+    assert Image.open(BytesIO(thumbnail(buffer.getvalue() + bytes(11 << 20)))).size == (THUMBNAIL, THUMBNAIL)
+
+
 def test_golden_vectors_are_reproduced(release_folder):
     release = read_release(release_folder)
     assert release.verify(release.open_encoder()) >= 0.9999

@@ -34,3 +34,16 @@ def test_the_queries_are_of_the_split_that_was_evaluated(tmp_path, monkeypatch, 
         monkeypatch.setattr(demo, name, instead)
     assert demo.demo(RunRequest(words[0], tuple(words[1:]), storage=str(tmp_path))) == 0
     assert asked == ["test"]
+
+
+def test_a_demo_of_a_corpus_without_a_query_searches_nothing_and_says_so(tmp_path, monkeypatch, capsys):
+    config = resolve("search")
+    Receipt("http://nowhere", "abc", "release").write(tmp_path)
+    record = {"results": [], "unmeasured": "there is nothing to measure by"}
+    stages = {config.served: SimpleNamespace(target="released")}
+    made = SimpleNamespace(config=config, record=record, endpoint=None, folder="run", report=SimpleNamespace(stages=stages))
+    monkeypatch.setattr(demo, "run", lambda request, resources: made)
+    monkeypatch.setattr(demo, "print_outcome", lambda made: 0)
+    monkeypatch.setattr(demo, "_fetched", lambda made, stage: tmp_path)
+    assert demo.demo(RunRequest("search", storage=str(tmp_path))) == 0
+    assert "no search is shown, as the corpus has no query" in capsys.readouterr().out

@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.evaluation.metrics import MEASURES
 from mirepoix.serving.store import publish
 from mirepoix.workflows import results
 from mirepoix.workflows.dag.comparison import Arm, Comparison
-from mirepoix.workflows.recipes.registry import recipe
+from mirepoix.workflows.recipes.registry import recipe, resolve
 from mirepoix.workflows.runner.execute import Report, StageReport
 
 TASKS = ("i->t", "t->i")
@@ -152,6 +153,60 @@ def test_the_table_of_a_comparison_has_a_column_for_each_arm(config, report):
 def test_columns_are_aligned_whatever_the_arms_are_called(config, report):
     lines = results.results_table(results.gather(config, report)).splitlines()[1:12]
     assert len({len(line) for line in lines}) == 1
+
+
+def untrained(tmp_path, recall: float) -> dict[str, StageReport]:
+    """The stages of a method without a training, whose encoder was measured as it came."""
+    stages = method(tmp_path / "plain", recall)
+    measured = results.read(stages["evaluate"].target, "metrics.json")
+    measured["results"] = [{**entry, "system": "encoder"} for entry in measured["results"] if entry["system"] == "trained"]
+    measured["headline"]["encoder"] = measured["headline"].pop("trained")
+    del measured["headline"]["untrained"]
+    draft = tmp_path / "plain-draft"
+    draft.mkdir()
+    (draft / "metrics.json").write_text(json.dumps(measured))
+    publish(draft, tmp_path / "untrained", {})
+    return {name: stages[name] for name in ("backbone", "index")} | {"evaluate": done(tmp_path / "untrained")}
+
+
+def test_the_table_of_a_run_without_a_training_has_one_encoder(tmp_path):
+    gathered = results.gather(resolve("quickstart", ["adapt=null", "instruct=null"]), Report(untrained(tmp_path, 0.8)))
+    assert "training_seconds" not in gathered["facts"]
+    table = results.results_table(gathered)
+    _, head, *tasks, target, universal = table.splitlines()
+    assert head.split() == ["task", "queries", "encoder"] and "trained" not in table
+    assert [task.split() for task in tasks] == [["i->t", "36", "0.800"], ["t->i", "36", "0.000"]]
+    assert target.split()[:3] == ["average,", "target", "0.400"] and universal.split()[:3] == ["average,", "universal", "0.200"]
+
+
+def test_an_arm_without_a_training_stands_beside_those_with_one(tmp_path):
+    stages = {f"one:{step}": stage for step, stage in method(tmp_path / "one", 0.4).items()}
+    stages |= {f"plain:{step}": stage for step, stage in untrained(tmp_path, 0.8).items()}
+    compared = Comparison(arms={"one": Arm(), "plain": Arm(adapt=None, instruct=None, embed=EmbedConfig(batch_size=1))})
+    gathered = results.gather(compared, Report(stages))
+    assert results.figures(gathered) == {"one recall@5": 0.2, "plain recall@5": 0.4}
+    lines = [line.split() for line in results.results_table(gathered).splitlines()]
+    assert lines[1:5] == [
+        ["task", "queries", "one", "plain"],
+        ["i->t", "36", "0.400", "0.800"],
+        ["t->i", "36", "0.000", "0.000"],
+        ["average,", "target", "0.200", "0.400"],
+    ]
+    assert lines[7] == ["untrained", "0.040", "-"]
+    assert lines[-1] == ["training", "75", "s", "-"]
+
+
+def test_a_run_by_whose_corpus_nothing_could_be_measured_says_so(tmp_path):
+    (tmp_path / "draft").mkdir()
+    (tmp_path / "draft" / "metrics.json").write_text(json.dumps({"results": [], "unmeasured": "there is nothing to measure by"}))
+    publish(tmp_path / "draft", tmp_path / "evaluate", {})
+    stages = {"evaluate": done(tmp_path / "evaluate")}
+    gathered = results.gather(recipe("quickstart"), Report(stages))
+    assert gathered == {"facts": {}, "results": [], "unmeasured": "there is nothing to measure by"}
+    assert results.results_table(gathered) == "there is nothing to measure by"
+    compared = Comparison(arms={"plain": Arm(adapt=None, instruct=None)})
+    arms = results.gather(compared, Report({"plain:evaluate": stages["evaluate"]}))
+    assert results.figures(arms) == {} and results.results_table(arms).splitlines() == ["  plain: there is nothing to measure by"]
 
 
 def test_a_comparison_in_which_every_arm_failed_still_has_the_reasons(config):

@@ -42,7 +42,8 @@ class Comparison(Service, Data):
     arms: dict[str, Arm] = option(dict, "the methods that are compared, by the name with which their stages begin")
 
     def __post_init__(self) -> None:
-        self.refuse_split(self.evaluate.split)
+        trained = any(arm.trainings for arm in self.arms.values())
+        self.refuse_split(self.evaluate.split, trained)
         if not self.arms:
             raise Refused("arms is empty; name one or more, each with its config")
         for name in self.arms:
@@ -52,6 +53,7 @@ class Comparison(Service, Data):
             known = self.arms if field == "only" else self.chosen
             if unknown := [name for name in named if name not in known]:
                 raise Refused(f"{field} is {', '.join(unknown)}; the arms of this run are {', '.join(known)}")
+        self.refuse_passages(trained)
         if self.at_once is not None and self.at_once < 1:
             raise Refused(f"at_once is {self.at_once}; give 1 or more, or null")
 
@@ -88,8 +90,11 @@ class Comparison(Service, Data):
         if self.at_once is not None:
             return self.at_once
         trainings = [training for arm in self.chosen.values() for training in arm.trainings.values()]
-        fit = [cpus // max(training.num_workers * training.cpus_per_worker for training in trainings)]
-        if taken := max(training.num_workers if training.use_gpu else 0 for training in trainings):
+        embeddings = [arm.embed for arm in self.chosen.values() if not arm.trainings]
+        claimed = [training.num_workers * training.cpus_per_worker for training in trainings]
+        fit = [cpus // max(claimed + [embedding.workers for embedding in embeddings])]
+        on_gpus = [training.num_workers for training in trainings if training.use_gpu]
+        if taken := max(on_gpus + [embedding.workers for embedding in embeddings if embedding.use_gpu], default=0):
             fit.append(gpus // taken)
         return max(1, int(min(fit)))
 

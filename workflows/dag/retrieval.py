@@ -1,14 +1,22 @@
 """The DAG of one retriever, from a raw corpus to a search endpoint, and the config from which it is built.
 
-sources -> curate -> [passages] -> pairs -> [adapt] -> [mine] -> instruct -> [mine-refine -> refine] -> embed -> index -> evaluate
+sources -> curate -> [passages] -> pairs -> [adapt] -> [mine -> instruct] -> [mine-refine -> refine] -> embed -> index -> evaluate
               |                               ^                                   ^                                          ^
-              +-> backbone -------------------+-> embed-untrained -> index-untrained ----------------------------------------+
+              +-> backbone -------------------+-> [embed-untrained -> index-untrained] --------------------------------------+
               +-> [verbalise -> pairs-verbalised] --------------------------------+
               the last training's encoder, its index, the corpus that it searches -> release -> deploy
 
 Stages in brackets are there when the config asks for them. Mining searches an index of its own, made by the encoder that it mines with:
 adapt -> embed-adapted -> index-adapted -> mine, and instruct -> embed-instructed -> index-instructed -> mine-refine. A verbalised corpus is
 what `refine` trains on and what is searched afterwards; the negatives of that training are still found in the corpus as it was.
+
+Each of adapt, instruct and refine may be null. Without any of them the encoder of `backbone` is the one that is measured and released:
+
+sources -> curate -> pairs -> embed -> index -> evaluate
+              +-> backbone ---^          +-> release -> deploy
+
+`pairs` then writes the queries of evaluation alone. Whether a corpus has queries is known only when it is read, so `pairs` and `evaluate`
+are stages of every graph, and succeed where there are none.
 """
 
 from collections.abc import Iterable
@@ -67,13 +75,19 @@ class Data:
     passages: PassagesConfig = option(PassagesConfig, "passages that are made to train on")
     pairs: PairsConfig = option(PairsConfig, "pairs that are trained on")
 
-    def refuse_split(self, split: str | None) -> None:
-        """Refuses a split of evaluation that the generated world does not have."""
+    def refuse_split(self, split: str | None, trained: bool) -> None:
+        """Refuses a split of evaluation that the generated world does not have, or that is trained on."""
         if not self.sources.path and self.sources.format == "auto":
-            held_out = [split for split, entities in self.sources.world.sizes().items() if entities and split != "train"]
-            if split not in (None, *held_out):
-                given = ", ".join(held_out) or "none"
+            sizes = self.sources.world.sizes()
+            measured = [split for split, entities in sizes.items() if entities and not (trained and split == "train")]
+            if split not in (None, *measured):
+                given = ", ".join(measured) or "none"
                 raise Refused(f"evaluate.split is {split!r}; the generated world has queries of {given}")
+
+    def refuse_passages(self, trained: bool) -> None:
+        """Refuses passages where nothing is trained on them."""
+        if self.passages.kind != "none" and not trained:
+            raise Refused(f"passages.kind is {self.passages.kind}, and there is no training to read passages; give passages.kind=none")
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,7 @@ class Method:
     backbone: BackboneConfig = option(BackboneConfig, "the encoder that training starts from")
     adapt: TrainConfig | None = option(TrainConfig, "first stage: post-training adaptation; null: none")
     mine: MineConfig | None = option(None, "hard negatives for the second stage; null: none; MineConfig: by the encoder before it")
-    instruct: TrainConfig = option(TrainConfig, "second stage: instruction tuning")
+    instruct: TrainConfig | None = option(TrainConfig, "second stage: instruction tuning; null: none")
     verbalise: VerbaliseConfig = option(
         VerbaliseConfig, "captions that are extended for the third stage and for the corpus that is searched"
     )
@@ -112,6 +126,8 @@ class Method:
                     f"{stage}.negatives is 0, so the negatives that are mined for it would not be read; "
                     f"give {stage}.negatives={mining.negatives}, or null"
                 )
+        if self.mine is not None and self.instruct is None:
+            raise Refused("mine is given, and there is no instruct to train on its negatives; give instruct=TrainConfig too, or mine=null")
         if self.mine_refine is not None and self.refine is None:
             raise Refused("mine_refine is given, and there is no refine to train on its negatives; give refine=TrainConfig too")
         if self.verbalise.kind != "none" and self.refine is None:
@@ -137,7 +153,7 @@ class Method:
 
 @dataclass(frozen=True)
 class Service:
-    """How a trained retriever is evaluated and served."""
+    """How a retriever is evaluated and served."""
 
     evaluate: EvaluateConfig = option(EvaluateConfig, "how the retriever is evaluated")
     deploy: ServeConfig = option(ServeConfig, "how the release is served")
@@ -149,7 +165,8 @@ class Retrieval(Service, Method, Data):
 
     def __post_init__(self) -> None:
         Method.__post_init__(self)
-        self.refuse_split(self.evaluate.split)
+        self.refuse_split(self.evaluate.split, trained=bool(self.trainings))
+        self.refuse_passages(trained=bool(self.trainings))
 
     @property
     def served(self) -> str | None:
@@ -172,12 +189,22 @@ class Retrieval(Service, Method, Data):
 
 
 def pairs_for(chosen: PairsConfig, methods: Iterable[Method]) -> PairsConfig:
-    """The config of the pairs that the methods read: without pairs to adapt on, where none of them adapts."""
-    if not any(method.adapt for method in methods):
-        return replace(chosen, adapt_tasks=None, adapt_captions=False)
-    if chosen.adapt_tasks is None and not chosen.adapt_captions:
+    """The config of the pairs that the methods read: without those of a training that none of them has."""
+    trainings = {name for method in methods for name in method.trainings}
+    if "adapt" not in trainings:
+        chosen = without_adaptation(chosen)
+    elif chosen.adapt_tasks is None and not chosen.adapt_captions:
         raise Refused("pairs.adapt_tasks is null, and adapt trains on these pairs; name tasks, give [] for all, or set adapt=null")
-    return chosen
+    readers = [name for name in ("instruct", "refine") if name in trainings]
+    if readers and chosen.instruct_tasks is None:
+        null = " and ".join(f"{name}=null" for name in readers)
+        raise Refused(f"pairs.instruct_tasks is null, and {readers[0]} trains on these pairs; name tasks, give [] for all, or set {null}")
+    return chosen if readers else replace(chosen, instruct_tasks=None)
+
+
+def without_adaptation(chosen: PairsConfig) -> PairsConfig:
+    """The config without pairs to adapt on."""
+    return replace(chosen, adapt_tasks=None, adapt_captions=False)
 
 
 def data_stages(config: Data, paired: PairsConfig) -> list[Stage]:
@@ -208,13 +235,15 @@ def method_stages(config: Method, data: Data, chosen: PairsConfig, measured: Eva
         _stage("embed-untrained", "embedding.embed:work", config.embed, {"encoder": "backbone", **read}, ENCODING, encoder),
         _stage("index-untrained", "embedding.index:work", config.index, {"embed": "embed-untrained"}, SEARCHING),
     ]
+    if not config.trainings:
+        untrained = []  # the encoder that is embedded with at the end is that of the backbone
     stages = [_stage("backbone", "training.backbone:work", config.backbone, {"curate": "curate"}, ENCODING, encoder)]
     learnt, trained_on = "backbone", "pairs"
     for name, training in config.trainings.items():
         if name == "refine" and config.verbalise.kind != "none":
             corpus, paired = "verbalise", "pairs-verbalised"
             stages.append(_stage(corpus, "passages.verbalise:work", config.verbalise, {"curate": "curate"}, WRITING))
-            stages.append(pairs_stage(data, pairs_for(chosen, ()), paired, corpus))
+            stages.append(pairs_stage(data, without_adaptation(chosen), paired, corpus))
             trained_on = paired
         mining = {"instruct": config.mine, "refine": config.mine_refine}.get(name)
         if mining is not None:
@@ -227,7 +256,8 @@ def method_stages(config: Method, data: Data, chosen: PairsConfig, measured: Eva
     if untrained:  # one embedding at a time, for a small machine's sake
         untrained[0] = replace(untrained[0], after=("embed",), inputs={**untrained[0].inputs, "curate": corpus})
     searched = {"curate": "curate", "embed": "embed", "index": "index"}
-    searched |= {"untrained_embed": "embed-untrained", "untrained_index": "index-untrained"}
+    if config.trainings:
+        searched |= {"untrained_embed": "embed-untrained", "untrained_index": "index-untrained"}
     released = {"encoder": learnt, "index": "index", "curate": corpus, "pairs": "pairs"}
     stages += [
         _stage("embed", "embedding.embed:work", config.embed, {"encoder": learnt, **read, "curate": corpus}, ENCODING, encoder),

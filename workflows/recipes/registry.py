@@ -19,6 +19,7 @@ from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.dag.retrieval import Retrieval
 from mirepoix.workflows.recipes import published
 from mirepoix.workflows.recipes.quickstarts import quickstart, quickstart_all, quickstart_fusion
+from mirepoix.workflows.recipes.search import search
 
 Recipe = Retrieval | Comparison
 
@@ -72,6 +73,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         quickstart_all,
         quickstart_fusion,
         nlvr,
+        search,
         published.unite,
         published.jfe,
         published.jfe_late,

@@ -14,8 +14,12 @@ from mirepoix.models.item import Item
 
 ABOUT = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")  # metadata files of the library `datasets`
 
-# Files that may contain rows, and files beside them that do not.
-ROWS = r"(?i:.*?\.((?:json|jsonl|ndjson|csv|tsv|txt|parquet|arrow|feather|tar|tgz|zip|lance|h5|npz?|pkl)(?:\.(?:gz|zst|bz2|xz|lz4|zip))?))"
+# Files that may contain rows, or pictures in formats that are not read, and files beside them that do not.
+UNREAD_PICTURES = "heic|heif|avif|jxl|jp2|svg|psd|dng|cr2|cr3|nef|arw"
+ROWS = (
+    r"(?i:.*?\.((?:json|jsonl|ndjson|csv|tsv|txt|parquet|arrow|feather|tar|tgz|zip|lance|h5|npz?|pkl|"
+    rf"{UNREAD_PICTURES})(?:\.(?:gz|zst|bz2|xz|lz4|zip))?))"
+)
 BESIDE = re.compile(r"(readme|licen[cs]e|notice|changelog|requirements)\b.*|manifest\.json|" + "|".join(map(re.escape, ABOUT)), re.I)
 FIRST = 100  # records in which the first object is looked for
 LARGEST_SCORE = 3e38  # that 32 bits hold

@@ -10,8 +10,9 @@ A caption file has a column for the picture (file, file_name, image or path; rel
 one for the caption (text, caption, captions or texts; or label or labels, where there is no caption). CSV is quoted as usual, TSV is
 not. Several lines may be about one picture; consecutive ones are read together. The id of a picture is its path; captions.py describes
 the rows made of its captions; without captions it is a candidate only. If `images` is given, only pictures with captions are read, and
-their paths are relative to that folder. Other columns are reported in one notice per file. BMP and TIFF are read, and curation rejects
-them ("unknown format"): to train on them, convert them to PNG.
+their paths are relative to that folder. Other columns are reported in one notice per file. Some .txt files beside pictures, and JSON files
+that are one object each, are no rows: a folder with them that no other format reads is one of pictures, and a notice counts them. BMP and
+TIFF are read, and curation rejects them ("unknown format"): to train on them, convert them to PNG.
 """
 
 import csv
@@ -52,6 +53,7 @@ PATHS = ("file", "file_name", "image", "path")
 FOREIGN = re.compile(
     r"docid|anchor|query(_\w+)?|qry(_\w+)?|question|premise|sentence_?\w*|messages|candidate|(pos|neg)(itives?|atives?)?(_\w+)?"
 )
+LARGEST_OBJECT = 1 << 20  # bytes of a JSON file beside pictures that is not taken for rows
 PICTURES = 1000  # in a piece of the list of pictures, at most
 
 
@@ -73,6 +75,31 @@ def detect(tree: SourceFiles) -> bool:
     if not tree.files(OTHERS):
         return has_pictures and not tree.images
     return bool(tree.files(FILES)) or (has_pictures and any(_is_caption_table(_columns(tree, file)) for file in tree.files(TABLES)[:4]))
+
+
+def holds_pictures(tree: SourceFiles) -> bool:
+    """Whether a folder that no format recognises has pictures, and beside them only files that are no rows: notes, settings, metadata.
+
+    A .txt for every picture, a table, or a JSON file of several objects may be captions or rows in a form that is not read: not so then.
+    """
+    pictures = [name for name in tree.sizes if _suffix(name) in PICTURE_ENDINGS]
+    others = tree.files(OTHERS)
+    if tree.images or not pictures or not all(is_ending(file, ".txt", ".json") for file in others):
+        return False
+    texts = {file.rpartition(".")[0] for file in others if is_ending(file, ".txt")}
+    settings = [file for file in others if is_ending(file, ".json")]
+    return not all(name.rpartition(".")[0] in texts for name in pictures) and all(_is_object(tree, file) for file in settings[:4])
+
+
+def _is_object(tree: SourceFiles, file: str) -> bool:
+    """Whether a JSON file is one object, and small."""
+    if tree.sizes[file] > LARGEST_OBJECT:
+        return False
+    try:
+        with tree.stream(file) as stream:
+            return isinstance(json.loads(stream.read().decode("utf-8-sig")), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _tables(tree: SourceFiles) -> list[str]:

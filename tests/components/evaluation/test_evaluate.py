@@ -227,6 +227,40 @@ def test_a_corpus_without_a_held_out_query_is_refused(tmp_path):
         run(tmp_path, write_corpus(tmp_path / "curate", **only), PERFECT)
 
 
+def alone(tmp_path, curate, queries, config=CONFIG):
+    """The outcome of an evaluation of one encoder, and its metrics.json."""
+    embed, index = system(tmp_path / "alone", queries)
+    stage_context = context(tmp_path / "run")
+    outcome = evaluate.work(stage_context, config, curate=curate, embed=embed, index=index)
+    return outcome, json.loads((stage_context.folder / "metrics.json").read_text())
+
+
+def test_without_a_training_the_one_encoder_is_measured_under_a_name_that_speaks_of_none(tmp_path, curate):
+    outcome, summary = alone(tmp_path, curate, PERFECT)
+    assert {entry["system"] for entry in summary["results"]} == {"encoder"}
+    assert summary["headline"]["encoder"]["average"] == outcome.metrics["encoder recall@5"] == 1.0
+    assert outcome.metrics["test_combination universal recall@5"] == 1.0
+    assert not any("trained" in name for name in (*summary["headline"], *outcome.metrics, *outcome.tables["headline"][0]))
+
+
+def test_queries_of_the_split_train_are_measured_where_they_were_embedded_and_are_the_last_to_be_the_headline(tmp_path, curate):
+    _, summary = alone(tmp_path, curate, {**PERFECT, "trained": (TEXT, unit(0, TEXT))})
+    (entry,) = entries(summary, pool="universal", split="train")
+    assert entry["queries"] == {"t->t": 1} and summary["headline"]["split"] == "test_combination"
+    assert headline_split(["train", "validation", "zoo"], None) == "validation" and headline_split(["train"], None) == "train"
+
+
+def test_a_corpus_without_a_query_is_not_measured_and_the_result_says_so(tmp_path):
+    curate = write_corpus(tmp_path / "curate", corpus=corpus()["corpus"])
+    outcome, summary = alone(tmp_path, curate, PERFECT)
+    assert summary == {"results": [], "unmeasured": outcome.tables["notices"][0]["detail"]} and outcome.metrics == {}
+    assert summary["unmeasured"].startswith("there is nothing to measure by: no query has an answer in the corpus; to measure, add queries")
+    rows = [{"id": "q", "text": "?", "split": "train", "task": "t->t"}]
+    learnt = write_corpus(tmp_path / "learnt", corpus=corpus()["corpus"], queries=rows, qrels=[{"query_id": "q", "item_id": "t0"}])
+    _, summary = alone(tmp_path / "other", learnt, PERFECT)
+    assert "no query outside the split 'train' has an answer" in summary["unmeasured"], "another arm is trained on it"
+
+
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [

@@ -198,6 +198,50 @@ def test_a_comparison_is_one_table_with_a_column_for_each_arm():
     ]
 
 
+def untrained():
+    """A report of a run without a training."""
+    report = copy.deepcopy(REPORT)
+    report["results"] = [{**each, "system": "encoder"} for each in RESULTS if each["system"] == "trained"]
+    report["headline"] = {**{name: HEADLINE[name] for name in ("split", "measure", "pool")}, "encoder": HEADLINE["trained"]}
+    return report
+
+
+def test_a_run_without_a_training_has_one_column_and_speaks_of_none():
+    page = render(untrained())
+    assert rows(page)[:4] == [
+        ["task", "queries", "encoder", "recall@5"],
+        ["t->t", "12", "0.250", ""],
+        ["it->t", "12", "0.750", ""],
+        ["average", "24", "0.500", ""],
+    ]
+    assert "encoder, 95 % interval 0.450 to 0.550" in page and "trained" not in page and "bar><i class=base" not in page
+
+
+def test_an_arm_without_a_training_stands_beside_those_with_one():
+    report = compared()
+    report["arms"]["mire"] |= {name: untrained()[name] for name in ("headline", "results")}
+    report["arms"]["mire"]["results"].append(entry("encoder", "universal", "train", 1.0))
+    report["arms"]["jfe"] = {"facts": {}, "failure": "", "unmeasured": "there is nothing to measure by"}
+    found = rows(render(report))
+    assert found[4:6] == [
+        ["average", "24", "0.500 0.400 to 0.600", "0.500 0.400 to 0.600", "–"],
+        ["average, untrained", "", "0.100", "–", "–"],
+    ]
+    train = [number for number, row in enumerate(found) if row[0] == "task"][1]
+    assert found[train + 1 : train + 5] == [
+        ["universal pool"],
+        ["t->t", "12", "–", "0.250", "–"],
+        ["it->t", "12", "–", "0.750", "–"],
+        ["average", "24", "–", "0.500 0.400 to 0.600", "–"],
+    ], "a split that only one arm was measured on"
+    assert "<b>jfe</b> is not in the table: there is nothing to measure by" in render(report)
+
+
+def test_a_run_that_had_nothing_to_measure_by_says_so():
+    bare = {name: value for name, value in REPORT.items() if name != "headline"} | {"results": [], "unmeasured": "there is nothing: <x>"}
+    assert "<p>There is nothing: &lt;x&gt;.</p>" in render(bare)
+
+
 def test_the_best_of_a_row_is_marked():
     assert re.findall(r"<td class=best>(\d\.\d+)", render(compared())) == ["0.400", "0.750", "0.500"] * 4
 

@@ -108,6 +108,36 @@ def test_adapt_captions_makes_pairs_of_a_caption_and_its_picture(curated, truth,
     assert read(found.folder, "instruct") == read(usual.folder, "instruct"), "captions are adapted on alone"
 
 
+BARE = PairsConfig(adapt_tasks=None, instruct_tasks=None)
+
+
+def test_without_a_training_the_queries_of_every_split_are_those_of_evaluation(curated, truth, tmp_path):
+    _, queries, labels, judged = truth
+    found = made(tmp_path / "out", pairs.work, replace(BARE, mixture=("nobody=2",)), curate=curated.folder)
+    assert set(evaluation(found.folder)) == set(queries)
+    assert found.outcome.metrics == {"training_pairs": 0, "evaluation_pairs": len(judged), "hard_negatives": 0}
+    assert all(item.instruction in INSTRUCTIONS[labels[item.id][1]] for item in evaluation(found.folder).values())
+    assert json.loads((found.folder / WORDINGS).read_text())["t->i"] == "Find a picture of this."
+    assert {path.name for path in found.folder.iterdir()} == {"queries", "rejects", WORDINGS, "manifest.json"}
+
+
+def test_without_a_training_a_corpus_without_a_query_has_empty_parts(tmp_path):
+    corpus = write_corpus(tmp_path / "in", corpus=[{"id": "d1", "text": "x"}])
+    found = made(tmp_path / "out", pairs.work, replace(BARE, without_instruction=1.0), curate=corpus)
+    assert evaluation(found.folder) == {} and (found.folder / WORDINGS).read_text() == "{}\n"
+    with pytest.raises(Refused, match=r"no pair is left to train on.*`mirepoix run search` searches a corpus without a training"):
+        made(tmp_path / "trained", pairs.work, PairsConfig(), curate=corpus)
+
+
+def test_an_adaptation_alone_is_made_of_captions_and_needs_no_judged_query(tmp_path):
+    corpus = write_corpus(tmp_path / "in", corpus=[{"id": "d1", "text": "a star", "images": [b"i"]}])
+    config = PairsConfig(adapt_captions=True, instruct_tasks=None)
+    found = made(tmp_path / "out", pairs.work, config, curate=corpus)
+    assert [pair.query.text for pair in read(found.folder, "adapt")] == ["a star"] and not (found.folder / "instruct").exists()
+    with pytest.raises(Refused, match="mixture has the entry 'nobody=2', which matches no pair"):
+        made(tmp_path / "weighed", pairs.work, replace(config, mixture=("nobody=2",)), curate=corpus)
+
+
 def test_captions_are_refused_where_there_are_none(tmp_path):
     corpus = small(tmp_path / "in", [query(1), query(2, "test")])
     with pytest.raises(Refused, match="adapt_captions is on, and no picture or clip that is not held out has a text"):

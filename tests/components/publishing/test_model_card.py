@@ -135,6 +135,22 @@ def test_only_tasks_that_a_training_read_are_listed(release, run):
     assert "### Stage `adapt`" not in card(release, Stub(), LAYOUT, run)
 
 
+def test_the_card_of_an_encoder_that_was_not_trained_says_so(release, run):
+    del run["settings"]["adapt"], run["settings"]["instruct"], run["stages"][-1]
+    run["results"] = [{**entry, "system": "encoder"} for entry in run["results"] if entry["system"] == "trained"]
+    run["headline"]["encoder"] = run["headline"].pop("trained")
+    del run["headline"]["untrained"]
+    text = card(release, Stub(), LAYOUT, run)
+    assert "The run trained nothing: the encoder is that of the backbone below, as it came." in text
+    assert "before training" not in text and "Training pairs:" not in text
+    assert ("it->t", "12", "0.750") in lines(text) and len(head_of(text)["model-index"][0]["results"]) == 4
+    assert ("t->i", "Find \\| a &lt;picture>.") in lines(text), "the instructions that it is served with"
+    del run["headline"]
+    run |= {"results": [], "unmeasured": "there is nothing to measure by"}
+    text = card(release, Stub(), LAYOUT, run)
+    assert "The run has no evaluation results: there is nothing to measure by." in text and "model-index" not in head_of(text)
+
+
 def test_mining_verbalising_and_the_third_training_are_listed_if_they_ran(release, marvel_run):
     text = card(release, Stub(), LAYOUT, marvel_run)
     settings = settings_of(text)

@@ -1,5 +1,6 @@
 """Training starts from a given checkpoint with its own weights, or from a tiny random twin made for the corpus."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -9,12 +10,13 @@ from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.training import backbone
 from mirepoix.components.training.backbone_config import BackboneConfig, fingerprint
 from mirepoix.models.backbones.twins import make_twin
-from mirepoix.models.encoder import load_encoder
+from mirepoix.models.encoder import HEAD, load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
+from mirepoix.models.retrievers.marvel_config import MarvelConfig
 from mirepoix.models.retrievers.unite import Unite
 from mirepoix.models.retrievers.unite_config import UniteConfig
-from mirepoix.serving.store import read_manifest
+from mirepoix.serving.store import publish, read_manifest
 from tests.components.fixtures import SIZES, context, made, write_corpus
 
 ITEMS = [Item("a", text="a small red star"), Item("b", text="find the blue disc")]
@@ -80,3 +82,67 @@ def test_a_folder_without_a_checkpoint_is_refused(corpus, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(Refused, match="empty cannot be opened"):
         backbone.work(context(tmp_path / "out"), BackboneConfig(name=str(tmp_path / "empty")), curate=corpus)
+
+
+@pytest.fixture(scope="module")
+def saved(corpus, tmp_path_factory):
+    """An encoder over two checkpoints, as a training leaves it: with a temperature, narrower widths and settings of its own."""
+    home = tmp_path_factory.mktemp("saved")
+    tiny = replace(SIZES, vocabulary=400)
+    encoder = load_encoder(made(home, backbone.work, BackboneConfig(encoder=MarvelConfig(text_length=33), tiny=tiny), curate=corpus).folder)
+    encoder.temperature, encoder.widths = 0.02, (8, 16)
+    encoder.save(home / "encoder")
+    publish(home / "encoder", home / "artefact-of-a-training", {})
+    return home / "artefact-of-a-training"
+
+
+def test_an_encoder_that_was_saved_is_taken_as_it_is_to_the_byte(saved, corpus, tmp_path):
+    config = BackboneConfig(name=str(saved), encoder=MarvelConfig())
+    assert config.encoder == MarvelConfig(text_length=33), "the settings that were saved with it"
+    found = made(tmp_path, backbone.work, config, seed=7, curate=corpus)
+    assert read_manifest(found.folder).digest == read_manifest(saved).digest
+    copied = load_encoder(found.folder)
+    assert (copied.temperature, copied.widths, copied.config.text_length) == (0.02, (8, 16), 33)
+    assert found.outcome.metrics["dimension"] == copied.dimension
+    assert str(saved) not in str(fingerprint(config)) and "mirepoix.json" in fingerprint(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({}, "an encoder of marvel, and backbone.encoder a UniteConfig; give backbone.encoder=MarvelConfig"),
+        ({"encoder": MarvelConfig(), "vision": "x"}, "backbone.vision is given, and .* a whole encoder; give backbone.vision=null"),
+        ({"encoder": MarvelConfig(), "revision": "x"}, "backbone.revision is given, and .* give backbone.revision=null"),
+    ],
+)
+def test_a_config_that_does_not_fit_a_saved_encoder_is_refused(saved, settings, words):
+    with pytest.raises(Refused, match=words):
+        BackboneConfig(name=str(saved), **settings)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("text/model.safetensors", None, r"text lacks model\.safetensors; give the folder of a whole encoder"),
+        ("vision/config.json", None, r"vision lacks config\.json; give the folder of a whole encoder"),
+        ("mirepoix.json", "{", r"mirepoix\.json is no JSON \(Expecting .*\); give the folder of a whole encoder"),
+        ("mirepoix.json", '{"architecture": "marvel"}', r"mirepoix\.json has no config, temperature, widths"),
+        ("mirepoix.json", "[]", r"mirepoix\.json is no JSON object"),
+        ("text/model.safetensors.index.json", '{"weight_map": {"a": "one.safetensors"}}', r"text lacks one\.safetensors"),
+    ],
+)
+def test_an_encoder_of_which_a_part_is_missing_is_refused_before_anything_runs(saved, tmp_path, file, content, words):
+    half = tmp_path / "half"
+    shutil.copytree(saved, half)
+    (half / file).unlink() if content is None else (half / file).write_text(content)
+    with pytest.raises(Refused, match=words) as refusal:
+        BackboneConfig(name=str(half), encoder=MarvelConfig())
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_encoder_whose_weights_are_of_another_is_refused_in_the_run(saved, corpus, tmp_path):
+    half = tmp_path / "half"
+    shutil.copytree(saved, half)
+    (half / HEAD).unlink()
+    with pytest.raises(Refused, match=r"weights of the marvel are missing or unexpected: .*; give a whole encoder"):
+        backbone.work(context(tmp_path / "out"), BackboneConfig(name=str(half), encoder=MarvelConfig()), curate=corpus)

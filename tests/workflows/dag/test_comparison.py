@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from mirepoix.components.pairs.pairs_config import PairsConfig
+from mirepoix.components.passages.passages_config import PassagesConfig
 from mirepoix.models.encoder_config import ARCHITECTURES, config_class
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.config import describe, flatten, read
@@ -124,6 +125,31 @@ def test_arms_on_gpus_need_their_gpus():
     large = changed(Arm(), "instruct", use_gpu=True, num_workers=4, cpus_per_worker=2)
     assert [compared(one=large).parallel_arms(96, gpus) for gpus in (0, 4, 8, 31)] == [1, 1, 2, 7]
     assert compared(one=large).parallel_arms(16, 31) == 2
+
+
+UNTRAINED = Arm(adapt=None, instruct=None)
+
+
+def test_an_arm_without_a_training_is_compared_with_others_by_the_same_queries():
+    stages = {stage.name: stage for stage in compared(one=Arm(), other=UNTRAINED).stages()}
+    assert {stage.step for stage in stages.values() if stage.arm == "other"} == {"embed", "index", "evaluate", "release"}
+    assert stages["other:embed"].inputs == {"encoder": "one:backbone", "curate": "curate", "pairs": "pairs"}
+    assert stages["other:evaluate"].inputs == {"curate": "curate", "embed": "other:embed", "index": "other:index"}
+    assert stages["pairs"].config == PairsConfig(), "what is trained on is not measured by"
+    alone = {stage.name: stage for stage in compared(other=UNTRAINED).stages()}
+    assert alone["pairs"].config == PairsConfig(adapt_tasks=None, instruct_tasks=None)
+
+
+def test_arms_without_a_training_take_the_cpus_and_gpus_of_their_embedding():
+    two = changed(UNTRAINED, "embed", workers=2)
+    assert [compared(one=two).parallel_arms(cpus, 0) for cpus in (1, 2, 8)] == [1, 1, 4]
+    assert compared(one=changed(two, "embed", use_gpu=True)).parallel_arms(96, 8) == 4
+
+
+def test_passages_that_no_arm_trains_on_are_refused():
+    with pytest.raises(Refused, match=r"passages\.kind is vid2r, and there is no training to read passages"):
+        replace(compared(one=UNTRAINED), passages=PassagesConfig(kind="vid2r"))
+    assert replace(compared(one=UNTRAINED, other=Arm()), passages=PassagesConfig(kind="vid2r"))
 
 
 def test_a_field_of_an_arm_is_set_by_its_dotted_name():

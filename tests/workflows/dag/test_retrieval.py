@@ -118,7 +118,66 @@ def test_a_training_that_is_left_out_leaves_its_place_to_the_one_before_it():
     assert mined["embed-untrained"].after == (), "what the training waits for does not wait for it"
 
 
+UNTRAINED = {"sources", "curate", "pairs", "backbone", "embed", "index", "evaluate", "release", "deploy"}
+BOTH = UNTRAINED | {"embed-untrained", "index-untrained"}
+
+
+@pytest.mark.parametrize(
+    ("given", "stages", "last", "made"),
+    [
+        ((), UNTRAINED, "backbone", (False, False)),
+        (("adapt",), BOTH | {"adapt"}, "adapt", (True, False)),
+        (("instruct",), BOTH | {"instruct"}, "instruct", (False, True)),
+        (("refine",), BOTH | {"refine"}, "refine", (False, True)),
+        (("adapt", "instruct"), BOTH | {"adapt", "instruct"}, "instruct", (True, True)),
+        (("adapt", "refine"), BOTH | {"adapt", "refine"}, "refine", (True, True)),
+        (("instruct", "refine"), BOTH | {"instruct", "refine"}, "refine", (False, True)),
+        (("adapt", "instruct", "refine"), BOTH | {"adapt", "instruct", "refine"}, "refine", (True, True)),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, tuple) and all(isinstance(each, str) for each in value) else "",
+)
+def test_each_of_the_trainings_may_be_left_out(given, stages, last, made):
+    settings = [f"{name}={'TrainConfig' if name in given else 'null'}" for name in ("adapt", "instruct", "refine")]
+    graph = {stage.name: stage for stage in resolve("quickstart", settings).stages()}
+    assert set(graph) == stages
+    assert graph["embed"].inputs["encoder"] == graph["release"].inputs["encoder"] == last
+    config = graph["pairs"].config
+    assert (config.adapt_tasks is not None, config.instruct_tasks is not None) == made, "pairs are made for trainings alone"
+    before = "backbone"
+    for name in given:
+        assert graph[name].inputs == {"pairs": "pairs", "encoder": before}
+        before = name
+
+
+def test_without_a_training_there_is_one_encoder_to_embed_with_and_to_measure():
+    graph = {stage.name: stage for stage in resolve("quickstart", ["adapt=null", "instruct=null"]).stages()}
+    assert graph["embed"].inputs == {"encoder": "backbone", "curate": "curate", "pairs": "pairs"} and graph["embed"].after == ()
+    assert graph["evaluate"].inputs == {"curate": "curate", "embed": "embed", "index": "index"}
+    assert graph["release"].inputs == {"encoder": "backbone", "index": "index", "curate": "curate", "pairs": "pairs"}
+    assert graph["deploy"].after == ("evaluate",)
+
+
+def test_a_third_training_that_is_the_only_one_mines_with_the_untrained_encoder_and_after_the_first_with_that():
+    alone = ["instruct=null", "mine_refine=MineConfig", "refine=TrainConfig"]
+    graph = {stage.name: stage for stage in resolve("quickstart", ["adapt=null", *alone]).stages()}
+    assert set(graph) == BOTH | {"mine-refine", "refine"}
+    assert graph["mine-refine"].inputs == {"pairs": "pairs", "curate": "curate", "encoder": "backbone", "index": "index-untrained"}
+    assert graph["refine"].inputs == {"pairs": "mine-refine", "encoder": "backbone"}
+    adapted = {stage.name: stage for stage in resolve("quickstart", alone).stages()}
+    assert set(adapted) - set(graph) == {"adapt", "embed-adapted", "index-adapted"}
+    assert adapted["mine-refine"].inputs == {"pairs": "pairs", "curate": "curate", "encoder": "adapt", "index": "index-adapted"}
+
+
+def test_without_a_training_queries_of_every_split_may_be_the_headline():
+    assert resolve("quickstart", ["adapt=null", "instruct=null", "evaluate.split=train"]).evaluate.split == "train"
+
+
 def test_a_training_without_the_pairs_that_it_would_read_is_refused_before_anything_runs():
+    with pytest.raises(Refused, match=r"pairs\.instruct_tasks is null, and instruct trains on these pairs.*instruct=null"):
+        resolve("quickstart", ["pairs.instruct_tasks=null"]).stages()
+    with pytest.raises(Refused, match=r"set instruct=null and refine=null"):
+        resolve("quickstart", ["pairs.instruct_tasks=null", "refine=TrainConfig"]).stages()
+    assert resolve("quickstart", ["pairs.instruct_tasks=null", "instruct=null"]).stages()
     with pytest.raises(Refused, match=r"pairs\.adapt_tasks is null, and adapt trains on these pairs.*adapt=null"):
         resolve("quickstart", ["pairs.adapt_tasks=null"]).stages()
     assert resolve("quickstart", ["pairs.adapt_tasks=null", "adapt=null"]).stages()
@@ -226,6 +285,8 @@ def test_the_content_of_a_deepspeed_file_is_in_the_key(tmp_path):
         ("instruct.tuning.towers=[]", ("instruct.tuning: towers ()", "language, vision")),
         ("mine_refine=MineConfig", ("mine_refine is given, and there is no refine", "refine=TrainConfig")),
         ("verbalise.kind=written", ("verbalise.kind is written, and there is no refine", "refine=TrainConfig")),
+        ("instruct=null mine=MineConfig", ("mine is given, and there is no instruct", "instruct=TrainConfig", "mine=null")),
+        ("adapt=null instruct=null passages.kind=vid2r", ("passages.kind is vid2r, and there is no training", "passages.kind=none")),
         ("evaluate.split=test", ("evaluate.split is 'test'", "validation, test_entity, test_combination")),
         ("evaluate.split=train", ("evaluate.split is 'train'", "validation, test_entity, test_combination")),
         ("sources.world.held_out_combinations=0", ("evaluate.split is 'test_combination'", "validation, test_entity")),
@@ -234,7 +295,7 @@ def test_the_content_of_a_deepspeed_file_is_in_the_key(tmp_path):
 )
 def test_what_is_wrong_by_itself_is_refused_when_the_config_is_made(setting, words):
     with pytest.raises(Refused) as refusal:
-        resolve("quickstart", [setting])
+        resolve("quickstart", setting.split())
     assert all(word in str(refusal.value) for word in words), refusal.value
     assert "hidden" not in str(refusal.value) and "\n" not in str(refusal.value)
 
