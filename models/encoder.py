@@ -38,6 +38,7 @@ class Encoder(torch.nn.Module):
     """Turns items into Vectors. A subclass has a collator, a forward and its towers; its config says what it is built over."""
 
     PROMPT: str = ""  # words of the prompt around every item, for a tokenizer that is trained on a corpus
+    UNDECAYED: tuple[str, ...] = ()  # ends of the names of matrices without weight decay; vectors have none in any retriever
     config: EncoderConfig  # each retriever has its own subclass, which says what it is built over and what it reads
     collator: Collator
     temperature: float | None = None  # as training learned it

@@ -65,3 +65,15 @@ def test_the_vision_half_of_a_whole_clip_serves_as_well(retriever, config, twin)
     patches_VPD = encoder.patches(encoder.blank(encoder.device))
     assert patches_VPD.shape == (1, 16, encoder.dimension)
     assert not torch.equal(patches_VPD[0, 0], patches_VPD[0, 1])
+
+
+@pytest.mark.parametrize(("retriever", "config"), [(Marvel, MarvelConfig()), (Mimic, MimicConfig())])
+def test_the_matrices_without_decay_are_those_that_marvels_code_takes_for_biases_by_their_names(retriever, config, twin):
+    """Its optimizer has no decay on vectors, nor on what has "bn", "ln", "bias" or "logit_scale" in its name."""
+    matrices = [name for name, weight in retriever.build(twin("t5_clip"), config).named_parameters() if weight.ndim > 1]
+    named = [name for name in matrices if any(part in name for part in ("bn", "ln", "bias", "logit_scale"))]
+    assert named == [
+        "text.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        "text.decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    ]
+    assert [name for name in matrices if name.endswith(retriever.UNDECAYED)] == named

@@ -18,6 +18,7 @@ DENSE = {
     "weight_decay": 0.2,
     "adam_betas": (0.9, 0.98),
     "adam_epsilon": 1e-6,
+    "max_grad_norm": 0.0,
     "num_train_epochs": 20,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0,
@@ -27,6 +28,8 @@ DENSE = {
 ANCE = {"last": 100, "margin": None, "balanced": True, "strategy": "random", "negatives": 2, "own": "replace", "max_score": None}
 FLAT = {"lr_scheduler_type": "constant", "per_device_train_batch_size": 128, "num_workers": 4, "weight_decay": 0.0, "max_grad_norm": 0.0}
 LORA = {"num_train_epochs": 1, "loss.temperature": 0.03, "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.0}
+CLIPPED = {"max_grad_norm": 64.0, "adam_epsilon": 6.4e-7, "adam_betas": (0.9, 0.999)}
+"""UNITE's 1.0 and 1e-8, on gradients that its loss divides by the 64 GPUs of scripts/multi_node/qwen2_vl_2b."""
 IN_BATCH = {"negatives": 0, "loss.in_batch": True}
 
 
@@ -48,9 +51,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "pairs.adapt_tasks": ("t->t", "t->i", "i->t", "t->v", "v->t"),
         "pairs.adapt_instructions": False,
         "pairs.without_instruction": 0.0,
-        **under("adapt", LORA, IN_BATCH, {"learning_rate": 1e-4, "loss.symmetric": True, "loss.modality_mask": False}),
+        **under("adapt", LORA, CLIPPED, IN_BATCH, {"learning_rate": 1e-4, "loss.symmetric": True, "loss.modality_mask": False}),
         **under("adapt.tuning", {"towers": ("language",), "lora.rank": 8, "lora.alpha": 16, "lora.dropout": 0.05}),
-        **under("instruct", LORA, IN_BATCH, {"learning_rate": 2e-5, "loss.symmetric": False, "loss.modality_mask": True}),
+        **under("instruct", LORA, CLIPPED, IN_BATCH, {"learning_rate": 2e-5, "loss.symmetric": False, "loss.modality_mask": True}),
         **under("instruct.tuning", {"towers": ("language",), "lora.rank": 8, "lora.alpha": 64, "lora.dropout": 0.05}),
         "mine": None,
         "refine": None,
@@ -63,6 +66,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "pairs.without_instruction": 0.0,
         "adapt.loss.modality_mask": False,
         "instruct.loss.modality_mask": False,
+        "adapt.max_grad_norm": 1.0,
+        "instruct.max_grad_norm": 1.0,
         "refine": None,
     },
     "jfe_late": {"backbone.encoder.fusion": "late"},
@@ -122,6 +127,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "adapt": None,
         **under("instruct", IN_BATCH, {"per_device_train_batch_size": 105, "num_workers": 8, "learning_rate": 1e-5, "weight_decay": 0.2}),
         **under("instruct", {"num_train_epochs": 20, "lr_scheduler_type": "cosine", "loss.learned_temperature": True, "bf16": True}),
+        **under("instruct", {"adam_betas": (0.9, 0.98), "adam_epsilon": 1e-6, "max_grad_norm": 0.0, "seed": 2023}),
+        "instruct.loss.temperature": None,
         "instruct.tuning.towers": ("text", "vision"),
         "refine": None,
     },
