@@ -41,7 +41,7 @@ class Encoder(torch.nn.Module):
     UNDECAYED: tuple[str, ...] = ()  # ends of the names of matrices without weight decay; vectors have none in any retriever
     config: EncoderConfig  # each retriever has its own subclass, which says what it is built over and what it reads
     collator: Collator
-    temperature: float | None = None  # as training learned it
+    temperature: float | None = None  # as training learned it, or as the checkpoint brings it
     widths: tuple[int, ...] = ()  # narrower widths that were trained too
 
     def __init__(self, config: EncoderConfig, **parts: LoadedCheckpoint):

@@ -3,14 +3,17 @@
 Shapes: N items, L tokens, V pictures, P patches of a picture, C width of the vision tower, D width of T5.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
+from mirepoix.models.backbones.clip_temperature import SCALE, published_temperature
 from mirepoix.models.backbones.pictures import blank_pixels
 from mirepoix.models.encoder import Encoder
+from mirepoix.models.encoder_config import EncoderConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.retrievers.t5_clip_config import T5ClipConfig
 
@@ -70,6 +73,14 @@ class T5Clip(Encoder):
                 raise Refused(f"{config.ARCHITECTURE}'s {name} tower is a {kind}, and the checkpoint holds a {given}; give another")
         super().__init__(config, text=text, vision=vision)
         self.projector = Projector(vision.model.config.hidden_size, self.dimension)
+
+    @classmethod
+    def build(cls, checkpoints: Mapping[str, Checkpoint], config: EncoderConfig) -> Self:
+        """Over a whole CLIP, with the temperature that this was trained with: where training starts if it learns the temperature."""
+        encoder = super().build(checkpoints, config)
+        if SCALE in encoder.parts["vision"].unread:
+            encoder.temperature = published_temperature(checkpoints["vision"])
+        return encoder
 
     @property
     def dimension(self) -> int:

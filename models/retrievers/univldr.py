@@ -27,13 +27,13 @@ import torch
 import torch.nn.functional as F
 
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
+from mirepoix.models.backbones.clip_temperature import temperature_of
 from mirepoix.models.backbones.pictures import blank_pixels, pixels
 from mirepoix.models.encoder import Encoder, refuse_unread
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
 
-LOWEST_TEMPERATURE = 0.01  # CLIP bounds its scale by 100
 _PARTS = {"text": ("text_model", "text_projection"), "vision": ("vision_model", "visual_projection")}
 
 
@@ -138,8 +138,3 @@ class UniVLDR(Encoder):
         """Projected vectors of all pictures, in one call of the tower."""
         picture_VD: torch.Tensor = self.model.get_image_features(pixel_values).pooler_output.float()
         return picture_VD
-
-
-def temperature_of(scale: torch.Tensor) -> float:
-    """The temperature of CLIP's scale, which is the logarithm of its inverse."""
-    return max(LOWEST_TEMPERATURE, math.exp(-scale.item()))

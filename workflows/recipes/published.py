@@ -57,13 +57,13 @@ DENSE = TrainConfig(
     max_grad_norm=0.0,
     negatives=0,
     num_train_epochs=20,
-    loss=Objective(temperature=0.07, learned_temperature=True),
+    loss=Objective(temperature=None, learned_temperature=True),
     use_gpu=True,
     cpus_per_worker=4,
     dataloader_num_workers=4,
 )
-"""The optimizer of MARVEL, UniVL-DR and UniIR, which clip no gradients, with in-batch negatives alone; 0.07 is the initial temperature of
-CLIP."""
+"""The optimizer of MARVEL, UniVL-DR and UniIR, which clip no gradients, with in-batch negatives alone. The temperature is that of the
+CLIP checkpoint, and learns from there."""
 ANCE = MineConfig(negatives=2, last=100, margin=None, strategy="random", balanced=True, own="replace", encode=ENCODED)
 """One picture and one text of the top 100 that are no answers, in place of the negatives that the corpus judged. They are drawn once for
 all epochs, which is chosen here."""
@@ -154,7 +154,7 @@ def mimic() -> Retrieval:
         adapt=None,
         instruct=training,
         mine_refine=ANCE,
-        refine=replace(training, loss=replace(training.loss, temperature=None), negatives=2),
+        refine=replace(training, negatives=2),
         **_on(1),
     )
 
@@ -197,12 +197,13 @@ def marvel() -> Retrieval:
 
     mirepoix run marvel sources.path=/data/corpus        three trainings of 20 epochs at 64 pairs
 
-    From its code: which towers each step freezes, 5e-6 with weight decay 0.2, cosine without warm-up, a learned temperature, 64 tokens of
-    caption in step 1, one picture and one text of the top 100 in step 3, contrasted with all of the batch. Chosen here: no early stop on a
-    development set, so 20 epochs are all of them; step 1 reads the corpus's own captioned pictures, for want of the paper's from the web.
+    From its code: which towers each step freezes, 5e-6 with weight decay 0.2, cosine without warm-up, the temperature of the CLIP
+    checkpoint learning on, 64 tokens of caption in step 1, one picture and one text of the top 100 in step 3, contrasted with all of the
+    batch. Chosen here: no early stop on a development set, so 20 epochs are all of them; step 1 reads the corpus's own captioned pictures,
+    for want of the paper's from the web.
     """
     first = MarvelTuning(towers=("vision", "projector"), text_length=64)
-    goes_on = replace(DENSE, tuning=MarvelTuning(), loss=replace(DENSE.loss, temperature=None), seed=1234)
+    goes_on = replace(DENSE, tuning=MarvelTuning(), seed=1234)
     return Retrieval(
         pairs=replace(BARE, adapt_captions=True),
         backbone=BackboneConfig(name=T5_ANCE, vision=CLIP_B32, encoder=MarvelConfig()),
@@ -224,7 +225,7 @@ def univldr() -> Retrieval:
     afterwards too. Which model writes was not published, and is yours to name; without `verbalise` captions stay as they are. Chosen here:
     no early stop.
     """
-    training = replace(DENSE, tuning=Tuning(towers=("text", "vision"), lora=None), loss=replace(DENSE.loss, temperature=None), seed=1234)
+    training = replace(DENSE, tuning=Tuning(towers=("text", "vision"), lora=None), seed=1234)
     return Retrieval(
         pairs=BARE,
         backbone=BackboneConfig(name=CLIP_B32, encoder=UniVLDRConfig()),
@@ -241,10 +242,10 @@ def uniir() -> Retrieval:
 
     mirepoix run uniir sources.path=/data/mbeir          20 epochs at 840 pairs
 
-    From its code: 105 pairs on each of 8 GPUs, 1e-5 with weight decay 0.2 and cosine to 0, half precision, a learned temperature, an
-    instruction before every query, no clipping, MARVEL's betas and epsilon. Chosen here: bfloat16 in place of float16. There a query draws
-    one of its positives and of its instruction's wordings each time that it is read, and small sets are repeated in an epoch; here every
-    positive is a pair, a query has one wording, and `pairs.mixture` sets the weight of a set.
+    From its code: 105 pairs on each of 8 GPUs, 1e-5 with weight decay 0.2 and cosine to 0, half precision, CLIP's own temperature learning
+    on, an instruction before every query, no clipping, MARVEL's betas and epsilon. Chosen here: bfloat16 in place of float16. There a query
+    draws one of its positives and of its instruction's wordings each time that it is read, and small sets are repeated in an epoch; here
+    every positive is a pair, a query has one wording, and `pairs.mixture` sets the weight of a set.
     """
     return Retrieval(
         pairs=PairsConfig(without_instruction=0.0),
@@ -257,7 +258,6 @@ def uniir() -> Retrieval:
             num_workers=8,
             learning_rate=1e-5,
             bf16=True,
-            loss=replace(DENSE.loss, temperature=None),
             seed=2023,
         ),
         **_on(8),

@@ -22,9 +22,10 @@ DENSE = {
     "num_train_epochs": 20,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0,
+    "loss.temperature": None,
     "loss.learned_temperature": True,
 }
-"""MARVEL's optimizer in every step of its own and of UniVL-DR's."""
+"""MARVEL's optimizer in every step of its own and of UniVL-DR's; the temperature is that of the CLIP checkpoint."""
 ANCE = {"last": 100, "margin": None, "balanced": True, "strategy": "random", "negatives": 2, "own": "replace", "max_score": None}
 FLAT = {"lr_scheduler_type": "constant", "per_device_train_batch_size": 128, "num_workers": 4, "weight_decay": 0.0, "max_grad_norm": 0.0}
 LORA = {"num_train_epochs": 1, "loss.temperature": 0.03, "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.0}
@@ -115,11 +116,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "backbone.name": CLIP_B32,
         "pairs.without_instruction": 1.0,
         "adapt": None,
-        **under("instruct", DENSE, IN_BATCH, {"seed": 1234, "loss.temperature": None}),
+        **under("instruct", DENSE, IN_BATCH, {"seed": 1234}),
         "instruct.tuning.towers": ("text", "vision"),
         "mine": None,
         **under("mine_refine", ANCE),
-        **under("refine", DENSE, {"seed": 1234, "negatives": 2, "loss.in_batch": False, "loss.temperature": None}),
+        **under("refine", DENSE, {"seed": 1234, "negatives": 2, "loss.in_batch": False}),
     },
     "uniir": {
         "backbone.name": "openai/clip-vit-large-patch14",
