@@ -59,6 +59,7 @@ BUILT = {
     "jfe, late": (Jfe, JfeConfig(fusion="late", positions="1d"), "qwen2_vl"),
     "univldr": (UniVLDR, UniVLDRConfig(max_length=12), "clip"),
     "mire": (Mire, MireConfig(width=32, heads=2, global_tokens=2, global_hidden=32, patch_hidden=32, query_length=20), "bert_clip"),
+    "mire, unpunctuated": (Mire, MireConfig(width=32, heads=2, query_length=20, punctuation_rows=False), "bert_clip"),
     "marvel": (Marvel, MarvelConfig(), "t5_clip"),
 }
 
@@ -374,14 +375,15 @@ def test_the_files_are_those_that_servers_parse(releases, tmp_path):
     assert f"in training at most {UniteConfig().max_frames} were, evenly spaced" in (folder / "README.md").read_text()
 
 
-def test_late_interaction_has_the_layout_of_pylate(releases, tmp_path):
-    folder = exported(releases["mire"], tmp_path / "out", "sentence-transformers")
+@pytest.mark.parametrize(("name", "skipped"), [("mire", set()), ("mire, unpunctuated", {".", "!"})])
+def test_late_interaction_has_the_layout_of_pylate(releases, name, skipped, tmp_path):
+    folder = exported(releases[name], tmp_path / "out", "sentence-transformers")
     fields = json.loads((folder / "config_sentence_transformers.json").read_text())
-    config = BUILT["mire"][1]
+    config = BUILT[name][1]
     assert (fields["model_type"], fields["query_prefix"], fields["document_prefix"]) == ("ColBERT", "[unused0]", "[unused1]")
     assert (fields["query_length"], fields["document_length"]) == (config.query_length, config.document_length)
     assert fields["prompts"] == {"query": "", "document": "", **{task: f"{words} " for task, words in INSTRUCTIONS.items()}}
-    assert fields["do_query_expansion"] is False and {".", "!"} <= set(fields["skiplist_words"])
+    assert fields["do_query_expansion"] is False and skipped == {".", "!"} & set(fields["skiplist_words"])
     assert [module["path"] for module in json.loads((folder / "modules.json").read_text())] == ["", "1_Dense"]
     assert list(load_file(folder / "1_Dense/model.safetensors")) == ["linear.weight"]
     assert "linear.weight" not in load_file(folder / "model.safetensors")
@@ -404,8 +406,9 @@ torch.save({{
 """
 
 
-def test_pylate_gives_the_same_vectors_of_texts(releases, tmp_path):
-    release = releases["mire"]
+@pytest.mark.parametrize("name", ["mire", "mire, unpunctuated"])
+def test_pylate_gives_the_same_vectors_of_texts(releases, name, tmp_path):
+    release = releases[name]
     ran = with_pylate(PYLATE, exported(release, tmp_path / "out", "sentence-transformers"), tmp_path / "vectors.pt")
     assert ran.returncode == 0, ran.stderr
     found, encoder = torch.load(tmp_path / "vectors.pt"), release.open_encoder()
