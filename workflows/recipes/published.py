@@ -12,6 +12,8 @@ from typing import Any, Literal
 from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.components.pairs.pairs_config import PairsConfig
+from mirepoix.components.passages.passages_config import PassagesConfig
+from mirepoix.components.passages.vid2r_config import Vid2rConfig
 from mirepoix.components.training.augment_config import AugmentConfig
 from mirepoix.components.training.backbone_config import BackboneConfig
 from mirepoix.components.training.train_config import TrainConfig
@@ -184,6 +186,7 @@ def mire() -> Retrieval:
     aligned = MireTuning(towers=("pooling",), text_rows=False, query_length=40, document_length=400, cached_pictures=100_000)
     tuned = MireTuning(query_length=32, document_length=180, cached_pictures=100_000)
     return Retrieval(
+        passages=PassagesConfig(vid2r=Vid2rConfig(phrases="anywhere")),
         pairs=replace(BARE, adapt_tasks=("it->t",)),
         backbone=BackboneConfig(name=COLBERT, vision=CLIP_B32, encoder=MireConfig(query_length=64, document_length=384)),
         adapt=replace(training, tuning=aligned, num_train_epochs=5, learning_rate=1e-4, warmup_steps=300, loss=Objective(temperature=0.3)),

@@ -95,6 +95,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **under("instruct", FLAT, IN_BATCH, {"num_train_epochs": 15, "learning_rate": 5e-5, "warmup_steps": 10, "loss.temperature": 0.8}),
         **under("instruct.tuning", {"towers": ("text", "pooling"), "text_rows": True, "query_length": 32, "document_length": 180}),
         "instruct.tuning.query_padding": "mask",
+        "backbone.encoder.document_guide": "Can you describe the primary elements in this image?",
+        "backbone.encoder.punctuation_rows": True,
+        **under("passages.vid2r", {"phrases": "anywhere", "min_characters": 30, "few_words": 4, "neighbours": 3, "sentences": 2}),
         "refine": None,
     },
     "marvel": {
