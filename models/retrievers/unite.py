@@ -39,7 +39,7 @@ class UniteCollator(OneTowerCollator):
     def sequences(self, item: Item, views: Sequence[View]) -> list[list[list[int] | TokenBatch]]:
         text = worded(item, "\n")
         request = f"\nSummary above {named(item.modality)} in one word:" if self.config.prompt == "summary" else ""
-        words = TokenBatch("\n" + text if views and text else text, request)
+        words = TokenBatch("\n" + text if views and text and self.config.newline_after_pictures else text, request)
         return [[self.head, *(view.ids for view in views), words, self.tail]]
 
 

@@ -82,16 +82,18 @@ def unite() -> Retrieval:
 
     mirepoix run unite sources.path=/data/corpus         global batch 512; the paper has 4096 on 64 GPUs
 
-    From its code: both stages, LoRA, rates, 1280 x 28 x 28 pixels at most and 256 x 28 x 28 at least, no hard negatives, in the second
-    stage instructions on every query, and gradients clipped as on its 64 GPUs (`UNITE_GPUS`). Chosen here: the tasks that adapt are those
-    of its first stage's sets, text with text, picture and clip; and search, too, reads the 12 frames of a clip that training was published
-    with at most.
+    From its code: both stages, LoRA, rates, 1280 x 28 x 28 pixels at most and 256 x 28 x 28 at least, of frames too, pictures that are
+    resized twice, no hard negatives, in the second stage instructions on every query, and gradients clipped as on its 64 GPUs
+    (`UNITE_GPUS`). Chosen here: the tasks that adapt are those of its first stage's sets, text with text, picture and clip; and search,
+    too, reads the 12 frames of a clip that training was published with at most.
     """
     first, second = Tuning(lora=Lora(8, 16, 0.05)), Tuning(lora=Lora(8, 64, 0.05))
+    fewest, most = 256 * 28 * 28, 1280 * 28 * 28
+    reads = UniteConfig(min_pixels=fewest, max_pixels=most, min_frame_pixels=fewest, resized_twice=True, max_frames=12)
     training = replace(LARGE, max_grad_norm=1.0 * UNITE_GPUS, adam_epsilon=1e-8 * UNITE_GPUS)
     return Retrieval(
         pairs=PairsConfig(adapt_tasks=("t->t", "t->i", "i->t", "t->v", "v->t"), without_instruction=0.0),
-        backbone=BackboneConfig(name=QWEN, encoder=UniteConfig(min_pixels=256 * 28 * 28, max_pixels=1280 * 28 * 28, max_frames=12)),
+        backbone=BackboneConfig(name=QWEN, encoder=reads),
         adapt=replace(training, tuning=first, learning_rate=1e-4, loss=Objective(symmetric=True)),
         instruct=replace(training, tuning=second, learning_rate=2e-5, loss=Objective(modality_mask=True)),
         **_on(8),

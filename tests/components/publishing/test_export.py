@@ -51,6 +51,11 @@ BUILT = {
     "quickstart": (Unite, quickstart().backbone.encoder, "qwen2_vl"),
     "unite, raw": (Unite, UniteConfig(positions="mrope", prompt="raw"), "qwen2_vl"),
     "unite, short": (Unite, UniteConfig(positions="mrope", max_length=60), "qwen2_vl"),
+    "unite, twice": (
+        Unite,
+        UniteConfig(positions="mrope", resized_twice=True, newline_after_pictures=False, min_frame_pixels=56 * 56),
+        "qwen2_vl",
+    ),
     "unite, qwen2.5": (Unite, UniteConfig(positions="mrope"), "qwen2_5_vl"),
     "unite, qwen3": (Unite, UniteConfig(positions="mrope"), "qwen3_vl"),
     "jfe": (Jfe, JfeConfig(), "qwen2_vl"),
@@ -155,9 +160,21 @@ def refused(*parts, at):
 # Plain transformers
 
 
-@pytest.mark.parametrize(
-    "name", ["unite", "unite, 1d", "quickstart", "unite, raw", "unite, qwen2.5", "unite, qwen3", "jfe", "jfe, mean", "jfe, late", "univldr"]
-)
+QWENS = [
+    "unite",
+    "unite, 1d",
+    "quickstart",
+    "unite, raw",
+    "unite, twice",
+    "unite, qwen2.5",
+    "unite, qwen3",
+    "jfe",
+    "jfe, mean",
+    "jfe, late",
+]
+
+
+@pytest.mark.parametrize("name", [*QWENS, "univldr"])
 def test_the_cards_example_gives_the_same_vectors_with_transformers_alone(name, releases, tmp_path, monkeypatch):
     folder = exported(releases[name], tmp_path / "out", "hf")
     monkeypatch.chdir(folder)
@@ -169,6 +186,9 @@ def test_the_cards_example_gives_the_same_vectors_with_transformers_alone(name, 
     more = Item("more", text=f"  {TEXT}\n", images=(picture("blue", 80), picture("green")), instruction="Find a passage.")
     seen = [Image.open(io.BytesIO(image)) for image in more.images]
     assert (namespace["encode"](more.text, seen, more.instruction) - rows(releases[name], [more])[0]).abs().max() < CLOSE
+    odd = Item("odd", images=(noise(100, 80), noise(40, 30)))
+    seen = [Image.open(io.BytesIO(image)) for image in odd.images]
+    assert (namespace["encode"](pictures=seen) - rows(releases[name], [odd])[0]).abs().max() < CLOSE
 
 
 def test_the_example_passes_positions_that_count_tokens(releases, tmp_path, monkeypatch):
@@ -303,6 +323,11 @@ LATE = {
     "long query for texts": (f"model.encode_query(model.prompts['t->t'] + {LONG!r})", {"text": LONG, "target": "t"}),
     "in a batch": (f"model.encode_document([{LONG!r}, {TEXT!r}])[1]", Item("", text=TEXT)),
 }
+TWICE = {
+    "picture": ("model.encode(whole(small))", Item("", images=(noise(40, 30),))),
+    "both": (f"model.encode({{'text': {TEXT!r}, 'image': whole(large)}})", Item("", text=TEXT, images=(noise(640, 480),))),
+    **QUERIES,
+}
 STILL = {name: asked for name, asked in CHAT.items() if name != "clip"}
 ASKED = {
     "unite": CHAT,
@@ -315,6 +340,7 @@ ASKED = {
     "jfe, mean": CHAT,
     "unite, raw": RAW,
     "unite, short": SHORT,
+    "unite, twice": TWICE,
     "univldr": CLIP,
     "mire": LATE,
 }
@@ -359,6 +385,13 @@ def test_clips_whose_frames_would_be_scaled_differently_are_refused(releases, tm
     clip = [{"role": "user", "content": [{"type": "video"}]}]
     with pytest.raises(jinja2.TemplateError, match="clips would not be read as in training"):
         tokenizer.apply_chat_template(clip, chat_template=(folder / "chat_template.jinja").read_text())
+
+
+def test_a_folder_whose_pictures_and_frames_are_resized_twice_says_so_and_refuses_clips(releases, tmp_path):
+    folder = exported(releases["unite, twice"], tmp_path / "out", "sentence-transformers")
+    words = (folder / "README.md").read_text()
+    assert "A picture is resized twice" in words and "Clips are refused: the processor here resizes a frame once" in words
+    assert "clips would not be read as in training" in (folder / "chat_template.jinja").read_text()
 
 
 def test_the_files_are_those_that_servers_parse(releases, tmp_path):

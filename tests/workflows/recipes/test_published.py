@@ -48,6 +48,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "backbone.encoder.min_pixels": 256 * 28 * 28,
         "backbone.encoder.max_pixels": 1280 * 28 * 28,
         "backbone.encoder.max_frame_pixels": 240 * 320,
+        "backbone.encoder.min_frame_pixels": 256 * 28 * 28,
+        "backbone.encoder.resized_twice": True,
         "backbone.encoder.max_frames": 12,
         "pairs.adapt_tasks": ("t->t", "t->i", "i->t", "t->v", "v->t"),
         "pairs.adapt_instructions": False,
