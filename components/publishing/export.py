@@ -38,6 +38,11 @@ COUNTED = (
     "vectors of texts are the same then, those of pictures are not."
 )
 CODE = "Positions count tokens, computed by `counted.py`: the only code in this folder, and the reason for `trust_remote_code=True`."
+CLEANED = (
+    "Texts are not repaired here; in training they were, as OpenAI's own tokenizer of CLIP does it: "
+    "`html.unescape(html.unescape(ftfy.fix_text(text))).lower()` before encoding gives the same vectors. It changes texts with HTML "
+    "entities (`&amp;`), curly quotes, ligatures, full-width letters, or a broken encoding."
+)
 TWICE = (
     "A picture is resized twice, to whole tokens near its size and then within the processor's budget, as in training; `whole` does the "
     "first. Left out, some pictures have other numbers of tokens, and their vectors differ."
@@ -119,7 +124,7 @@ def _hf(request: ExportRequest, draft: Path) -> Layout:
         (draft / "chat_template.jinja").write_text(chat_template(encoder))
         return Layout(usage=usage_examples.chat(encoder.config, _side(encoder)), limits=_shown(encoder), **fields)
     if encoder.architecture in CLIPS:
-        return Layout(usage=usage_examples.clip(encoder.config), limits=(LITERAL,), **fields)
+        return Layout(usage=usage_examples.clip(encoder.config), limits=(*_cleaned(encoder), LITERAL), **fields)
     towers = " and ".join(f"`{name}/`" for name in encoder.config.CHECKPOINTS)
     limits = (
         f"{towers} are checkpoints that transformers' Auto classes open. Only mirepoix, which opens this folder as an encoder, combines "
@@ -159,6 +164,7 @@ def _sentence_transformers(request: ExportRequest, draft: Path) -> Layout:
         limits = (
             "A text with a picture is the sum of both vectors before normalisation, which no module computes: see `together`.",
             "The instruction of a query goes before its text; a query that is only a picture is encoded without it.",
+            *_cleaned(encoder),
             LITERAL,
         )
         return Layout(usage=usage_examples.sentence_clip(), limits=limits, **fields)
@@ -189,6 +195,11 @@ def _side(encoder: Encoder) -> int:
     collator: Any = encoder.collator
     side: int = collator.side
     return side
+
+
+def _cleaned(encoder: Encoder) -> tuple[str, ...]:
+    """The note on texts that are repaired before they are read."""
+    return (CLEANED,) if getattr(encoder.config, "clean_text", False) else ()
 
 
 def _twice(encoder: Encoder) -> tuple[str, ...]:
@@ -239,7 +250,7 @@ def _peft(request: ExportRequest, draft: Path) -> Layout:
         reader.save_pretrained(draft)
     limits = (
         f"The adapter, of rank {rank}, is the sum of what all training stages added to `{base}`; merged, the weights are the release's.",
-        *(_shown(encoder) if encoder.architecture in CHATS else (LITERAL,)),
+        *(_shown(encoder) if encoder.architecture in CHATS else (*_cleaned(encoder), LITERAL)),
     )
     named = repr(base) + (f", revision={revision!r}" if revision else "")
     opened = f'PeftModel.from_pretrained(AutoModel.from_pretrained({named}), "FOLDER")'

@@ -1,5 +1,6 @@
 """Exports open in other libraries and give the same vectors there; impossible ones are refused in a line and leave no files."""
 
+import html
 import io
 import json
 import re
@@ -7,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import ftfy
 import jinja2
 import numpy as np
 import pytest
@@ -385,6 +387,20 @@ def test_clips_whose_frames_would_be_scaled_differently_are_refused(releases, tm
     clip = [{"role": "user", "content": [{"type": "video"}]}]
     with pytest.raises(jinja2.TemplateError, match="clips would not be read as in training"):
         tokenizer.apply_chat_template(clip, chat_template=(folder / "chat_template.jinja").read_text())
+
+
+@pytest.mark.parametrize("layout", ["hf", "sentence-transformers"])
+def test_the_card_of_a_clip_says_how_texts_were_repaired(layout, releases, tmp_path, monkeypatch):
+    folder = exported(releases["univldr"], tmp_path / "out", layout)
+    assert "`html.unescape(html.unescape(ftfy.fix_text(text))).lower()` before" in (folder / "README.md").read_text()
+    if layout == "hf":
+        monkeypatch.chdir(folder)
+        namespace = {}
+        exec(code_of(folder), namespace)
+        text = "two \u201cstars\u201d &amp; a circle"
+        ours = rows(releases["univldr"], [Item("", text=text)])[0]
+        assert (namespace["encode"](html.unescape(html.unescape(ftfy.fix_text(text))).lower()) - ours).abs().max() < CLOSE
+        assert (namespace["encode"](text) - ours).abs().max() > CLOSE
 
 
 def test_a_folder_whose_pictures_and_frames_are_resized_twice_says_so_and_refuses_clips(releases, tmp_path):
