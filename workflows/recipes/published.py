@@ -1,6 +1,7 @@
 """Recipes with the settings that were published, on published checkpoints. They need GPUs, and have not been run here for lack of them.
 
-Settings come from the paper or its code; where neither gives one, the docstring of the recipe lists it as chosen here. Two rules of all
+Settings come from the paper or its code; where neither gives one, the docstring of the recipe lists it as chosen here, and a table in
+docs/retrievers.md names the files in which it was looked for. Two rules of all
 recipes are ours: negatives are gathered over all workers; and known answers of a query, and their kin, are not its negatives
 (`mask_relevant`, `mask_kin`). Queries have no instructions where a paper has none (MiMIC, MIRe, MARVEL, UniVL-DR). Negatives that a corpus
 brings are read only by a training that sets `negatives`.
@@ -90,7 +91,7 @@ def unite() -> Retrieval:
     first, second = Tuning(lora=Lora(8, 16, 0.05)), Tuning(lora=Lora(8, 64, 0.05))
     fewest, most = 256 * 28 * 28, 1280 * 28 * 28
     reads = UniteConfig(min_pixels=fewest, max_pixels=most, min_frame_pixels=fewest, resized_twice=True, max_frames=12)
-    training = replace(LARGE, max_grad_norm=1.0 * UNITE_GPUS, adam_epsilon=1e-8 * UNITE_GPUS)
+    training = replace(LARGE, max_grad_norm=1.0 * UNITE_GPUS, adam_epsilon=1e-8 * UNITE_GPUS, seed=42)
     return Retrieval(
         pairs=PairsConfig(adapt_tasks=("t->t", "t->i", "i->t", "t->v", "v->t"), without_instruction=0.0),
         backbone=BackboneConfig(name=QWEN, encoder=reads),
@@ -169,10 +170,10 @@ def mire() -> Retrieval:
     mirepoix run mire sources.path=/data/vid2r                               pairs of question, picture and passage
     mirepoix run mire sources.path=/data/dialogues passages.kind=vid2r       dialogues, of which passages are made first
 
-    From its code: alignment of the pooling alone for 5 epochs at 1e-4 after 300 steps, temperature 0.3, queries of 40 and documents of 400
-    tokens; fine-tuning as on OKVQA, 15 epochs at 5e-5 after 10 steps, 0.8, 32 and 180 tokens; in search 64 and 384; 128 pairs a GPU;
-    float32; no clipping. There a query's negatives are those of its GPU; here they are those of all four. Chosen here: alignment on queries
-    of picture and text, and fine-tuning on the same corpus, of all its tasks.
+    From its code: alignment of the pooling alone for 5 epochs at 1e-4 after 300 steps, temperature 0.3, on queries of picture and text, of
+    40 tokens, and documents of 400; fine-tuning as on OKVQA, 15 epochs at 5e-5 after 10 steps, 0.8, 32 and 180 tokens; in search 64 and
+    384; 128 pairs a GPU; float32; no clipping. There a query's negatives are those of its GPU; here they are those of all four. Chosen
+    here: fine-tuning on the same corpus, of all its tasks.
     """
     training = TrainConfig(
         per_device_train_batch_size=128,

@@ -1,7 +1,10 @@
 """The published recipes say what the papers and their code say, field by field."""
 
+import ast
+import re
 from dataclasses import fields, replace
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,7 +32,7 @@ DENSE = {
 ANCE = {"last": 100, "margin": None, "balanced": True, "strategy": "random", "negatives": 2, "own": "replace", "max_score": None}
 FLAT = {"lr_scheduler_type": "constant", "per_device_train_batch_size": 128, "num_workers": 4, "weight_decay": 0.0, "max_grad_norm": 0.0}
 LORA = {"num_train_epochs": 1, "loss.temperature": 0.03, "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.0}
-CLIPPED = {"max_grad_norm": 64.0, "adam_epsilon": 6.4e-7, "adam_betas": (0.9, 0.999)}
+CLIPPED = {"max_grad_norm": 64.0, "adam_epsilon": 6.4e-7, "adam_betas": (0.9, 0.999), "seed": 42}
 """UNITE's 1.0 and 1e-8, on gradients that its loss divides by the 64 GPUs of scripts/multi_node/qwen2_vl_2b."""
 IN_BATCH = {"negatives": 0, "loss.in_batch": True}
 
@@ -169,3 +172,13 @@ def test_the_twins_of_jfe_differ_in_fusion_alone():
     assert arms["jfe"] != arms["jfe_late"]
     assert replace(arms["jfe_late"], backbone=replace(arms["jfe_late"].backbone, encoder=fused)) == arms["jfe"]
     assert recipe("quickstart_all").arms["jfe"] == arms["jfe"]
+
+
+def test_the_table_of_sources_has_the_values_of_the_recipes():
+    table = (Path(__file__).parents[3] / "docs/retrievers.md").read_text().partition("## Where the recipes' settings come from")[2]
+    rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| `(.+?)` \| (.+) \|$", table, re.MULTILINE)
+    lines = [line for line in table.partition("\n---\n")[0].splitlines() if line.startswith("| `")]
+    assert len(rows) == len(lines) == len({row[:2] for row in rows}) and len(rows) >= 40
+    for name, field, value, source in rows:
+        assert reduce(getattr, field.split("."), recipe(name)) == ast.literal_eval(value), (name, field)
+        assert "`" in source or "no public code" in source, (name, field)
