@@ -37,10 +37,11 @@ class Collator(Protocol):
 class Encoder(torch.nn.Module):
     """Turns items into Vectors. A subclass has a collator, a forward and its towers; its config says what it is built over."""
 
-    PROMPT: str = ""  # words of the prompt around every item, for a tokenizer that is trained on a corpus
+    PROMPT: str = ""  # words of the prompt around every item
+    UNDECAYED: tuple[str, ...] = ()  # ends of the names of matrices without weight decay; vectors have none in any retriever
     config: EncoderConfig  # each retriever has its own subclass, which says what it is built over and what it reads
     collator: Collator
-    temperature: float | None = None  # as training learned it
+    temperature: float | None = None  # as training learned it, or as the checkpoint brings it
     widths: tuple[int, ...] = ()  # narrower widths that were trained too
 
     def __init__(self, config: EncoderConfig, **parts: LoadedCheckpoint):
@@ -91,6 +92,11 @@ class Encoder(torch.nn.Module):
     def training_collator(self) -> Collator:
         """The collator of training, where that reads items in another way."""
         return self.collator
+
+    @classmethod
+    def prompt(cls, config: EncoderConfig) -> str:
+        """The words that are read beside those of a corpus, for a tokenizer that is trained on it."""
+        return cls.PROMPT
 
     @classmethod
     def build(cls, checkpoints: Mapping[str, Checkpoint], config: EncoderConfig) -> Self:

@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = {
     "requirements.lock": ("cpu", "dev", "sentence-transformers"),
-    "locks/gpu.lock": ("gpu",),
-    "locks/gpu-cuda13.lock": ("gpu-cuda13",),
+    "locks/gpu.lock": ("gpu", "sentence-transformers"),
+    "locks/gpu-cuda13.lock": ("gpu-cuda13", "sentence-transformers"),
     "locks/vllm.lock": ("gpu", "vllm"),
 }
 PYTHONS = ("3.11", "3.12", "3.13")

@@ -51,12 +51,18 @@ _LEADS = (
     re.compile(r"^in (?:the|this) (?:image|scene|photo|picture)\b(?!-)[\s,:]*", re.I),
     re.compile(r"^the image (?:showcases|features|captures|depicts|shows|presents|displays)\b\s*", re.I),
 )
+# The same phrases inside an answer, as the published code takes them out; it has no word boundaries ("piano. It" becomes "pia it" there).
+_PHRASES = (
+    re.compile(r"\b(?:yes|no|answerable)[,.!](?!\S)|\b(?:certainly|sure)[!.](?!\S)", re.I),
+    re.compile(r"\bin (?:the|this) (?:image|scene|photo|picture)\b(?!-),?", re.I),
+    re.compile(r"\bthe image (?:showcases|features|captures|depicts|shows|presents|displays)\b", re.I),
+)
 _QUESTIONS = {
     "region caption": re.compile(
         r"\bbounding box\b|\b(?:descri\w+|caption\w*)\b[^.?]*\bregion\b|\bregion\b[^.?]*\b(?:descri\w+|caption\w*)\b", re.I
     ),
     "how many": re.compile(r"\bhow[\s-]+many\b", re.I),
-    "what colour": re.compile(r"\bwhat\s+colou?rs?\b", re.I),
+    "what colour": re.compile(r"\bwhat\s+(?:(?:is|are)\s+the\s+)?colou?rs?\b", re.I),
 }
 
 
@@ -80,6 +86,10 @@ def apply_rules(
         return Dropped("only digits", text)
     for lead in _LEADS:
         text = lead.sub("", text, count=1)
+    if config.phrases == "anywhere":
+        for phrase in _PHRASES:
+            text = phrase.sub("", text)
+        text = re.sub(r"\s+([,.;:!?])", r"\1", " ".join(text.split()))
     bare = text
     if text and word_count(text) <= config.few_words and (found := nouns(question)):
         text = f"{text.rstrip('.!?;, ')} ({', '.join(found)})"
@@ -109,7 +119,7 @@ def passage(answer: Answer, neighbours: Sequence[str], config: Vid2rConfig) -> s
     """The passage of an answer: its neighbours' first sentences, with the answer in second place or as a title."""
     openings = [opening(text, config.sentences) for text in neighbours]
     if config.form == "titled":
-        return join_sentences([f"title: {answer.bare} text:", *openings])
+        return join_sentences([f"Title: {answer.bare} content:", *openings])
     return join_sentences([*openings[:1], _ended(answer.text), *openings[1:]])
 
 

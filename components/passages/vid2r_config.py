@@ -19,11 +19,14 @@ class Vid2rConfig:
     found_within: int = option(3, "a sample is dropped if its question finds its own answer in so many results; 0: none is dropped")
     neighbours: int = option(3, "passages of the knowledge base that are put around an answer")
     sentences: int = option(2, "first sentences that are used of each of them")
-    form: Literal["second", "titled"] = option("second", "second: D1 answer D2 D3; titled: title: answer text: D1 D2 D3")
+    form: Literal["second", "titled"] = option("second", "second: D1 answer D2 D3; titled: Title: answer content: D1 D2 D3")
     few_words: int = option(4, "the nouns of the question are appended in brackets to an answer of at most so many words")
     min_characters: int = option(30, "a shorter answer is dropped; a wide character counts as two")
     nouns: str = option(HEURISTIC, "how nouns are found: heuristic, or an installed spaCy model such as en_core_web_sm")
     lower_case: bool = option(True, "lower-case the answer, as the paper does; false: names keep their capitals")
+    phrases: Literal["leading", "anywhere"] = option(
+        "leading", "'yes,', 'in the image', 'the image shows' and the like are taken out where an answer begins, or anywhere, as published"
+    )
     excluded: tuple[str, ...] = option(("VG_100K",), "samples with one of these in their source or id are dropped")
     negatives: bool = option(False, "other answers about the same picture are judged irrelevant")
 

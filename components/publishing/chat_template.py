@@ -32,7 +32,7 @@ _STILL = """\
 _UNITE = """\
 {%- set words = [asked, text] | select | join("\\n") -%}
 {{- "<|im_start|>system\\nSYSTEM<|im_end|>\\n<|im_start|>user\\n" -}}
-{{- views + ("\\n" if views and words else "") + words -}}
+{{- views + (NEWLINE if views and words else "") + words -}}
 REQUEST{{- "<|im_end|>\\n<|im_start|>assistant\\n<|endoftext|>" -}}
 """
 _REQUEST = """\
@@ -51,15 +51,19 @@ def chat_template(encoder: Encoder) -> str:
 
 
 def reads_clips(encoder: Encoder) -> bool:
-    """Whether other libraries read clips as this encoder does: not where frames have times, because they scale such frames differently."""
+    """Whether other libraries read clips as this encoder does.
+
+    They scale frames that have times differently, and no frame twice.
+    """
     collator: Any = encoder.collator
-    return collator.times is None
+    return collator.times is None and collator.config.min_frame_pixels is None
 
 
 def _unite(encoder: Encoder) -> str:
     config: Any = encoder.config
     request = _REQUEST if config.prompt == "summary" else ""
-    return _UNITE.replace("SYSTEM", SYSTEM).replace("REQUEST", request)
+    newline = '"\\n"' if config.newline_after_pictures else '""'
+    return _UNITE.replace("SYSTEM", SYSTEM).replace("REQUEST", request).replace("NEWLINE", newline)
 
 
 CHATS = {"unite": _unite, "jfe": lambda encoder: _JFE}

@@ -39,6 +39,15 @@ COUNTED = (
     "vectors of texts are the same then, those of pictures are not."
 )
 CODE = "Positions count tokens, computed by `counted.py`: the only code in this folder, and the reason for `trust_remote_code=True`."
+CLEANED = (
+    "Texts are not repaired here; in training they were, as OpenAI's own tokenizer of CLIP does it: "
+    "`html.unescape(html.unescape(ftfy.fix_text(text))).lower()` before encoding gives the same vectors. It changes texts with HTML "
+    "entities (`&amp;`), curly quotes, ligatures, full-width letters, or a broken encoding."
+)
+TWICE = (
+    "A picture is resized twice, to whole tokens near its size and then within the processor's budget, as in training; `whole` does the "
+    "first. Left out, some pictures have other numbers of tokens, and their vectors differ."
+)
 RESIZED = (
     "Pictures are scaled by Pillow, as in training, because of `use_fast` in sentence_bert_config.json. A transformers without that option "
     "scales with torchvision, and single numbers of a vector then differ by 1e-4 to 2e-3. Frames of clips are always scaled with "
@@ -117,9 +126,9 @@ def _hf(request: ExportRequest, draft: Path) -> Layout:
     }
     if encoder.architecture in CHATS:
         (draft / "chat_template.jinja").write_text(chat_template(encoder))
-        return Layout(usage=usage_examples.chat(encoder.config), limits=_shown(encoder), **fields)
+        return Layout(usage=usage_examples.chat(encoder.config, _side(encoder)), limits=_shown(encoder), **fields)
     if encoder.architecture in CLIPS:
-        return Layout(usage=usage_examples.clip(encoder.config), limits=(LITERAL,), **fields)
+        return Layout(usage=usage_examples.clip(encoder.config), limits=(*_cleaned(encoder), LITERAL), **fields)
     towers = " and ".join(f"`{name}/`" for name in encoder.config.CHECKPOINTS)
     limits = (
         f"{towers} are checkpoints that transformers' Auto classes open. Only mirepoix, which opens this folder as an encoder, combines "
@@ -162,6 +171,7 @@ def _sentence_transformers(request: ExportRequest, draft: Path) -> Layout:
         limits = (
             "A text with a picture is the sum of both vectors before normalisation, which no module computes: see `together`.",
             "The instruction of a query goes before its text; a query that is only a picture is encoded without it.",
+            *_cleaned(encoder),
             LITERAL,
         )
         return Layout(usage=usage_examples.sentence_clip(), limits=limits, **fields)
@@ -175,15 +185,33 @@ def _sentence_transformers(request: ExportRequest, draft: Path) -> Layout:
         f"{_uncut(encoder)} `model.max_seq_length = {config.max_length}` truncates texts as in training; with pictures it cuts "
         "off the token that is pooled.",
         _clips(encoder),
+        *_twice(encoder),
         RESIZED,
         LITERAL,
     )
-    return Layout(usage=usage_examples.sentence_chat(counted), limits=limits, **fields)
+    return Layout(usage=usage_examples.sentence_chat(config, _side(encoder), counted), limits=limits, **fields)
 
 
 def _shown(encoder: Encoder) -> tuple[str, ...]:
     """The limits of the example of a multimodal language model."""
-    return (*_counted(encoder), f"{_uncut(encoder)} The example reads no clips.", LITERAL)
+    return (*_counted(encoder), f"{_uncut(encoder)} The example reads no clips.", *_twice(encoder), LITERAL)
+
+
+def _side(encoder: Encoder) -> int:
+    """The side of a token of a picture, in pixels."""
+    collator: Any = encoder.collator
+    side: int = collator.side
+    return side
+
+
+def _cleaned(encoder: Encoder) -> tuple[str, ...]:
+    """The note on texts that are repaired before they are read."""
+    return (CLEANED,) if getattr(encoder.config, "clean_text", False) else ()
+
+
+def _twice(encoder: Encoder) -> tuple[str, ...]:
+    """The note on pictures that are resized twice."""
+    return (TWICE,) if getattr(encoder.config, "resized_twice", False) else ()
 
 
 def _uncut(encoder: Encoder) -> str:
@@ -197,9 +225,11 @@ def _counted(encoder: Encoder) -> tuple[str, ...]:
 
 
 def _clips(encoder: Encoder) -> str:
+    config: Any = encoder.config
+    if not reads_clips(encoder) and config.min_frame_pixels is not None:
+        return "Clips are refused: the processor here resizes a frame once, and in training each was resized twice."
     if not reads_clips(encoder):
         return "Clips are refused: the processor here has one budget of pixels for all frames, and in training each frame had its own."
-    config: Any = encoder.config
     times = {"fps": config.frames_per_second, "total_num_frames": 8, "frames_indices": list(range(8))}
     note = f"A clip, here of 8 frames, is given with their times: `{{'video': {{'array': frames, 'video_metadata': {times}}}}}`."
     most = config.max_frames
@@ -227,7 +257,7 @@ def _peft(request: ExportRequest, draft: Path) -> Layout:
         reader.save_pretrained(draft)
     limits = (
         f"The adapter, of rank {rank}, is the sum of what all training stages added to `{base}`; merged, the weights are the release's.",
-        *(_shown(encoder) if encoder.architecture in CHATS else (LITERAL,)),
+        *(_shown(encoder) if encoder.architecture in CHATS else (*_cleaned(encoder), LITERAL)),
     )
     named = repr(base) + (f", revision={revision!r}" if revision else "")
     opened = f'PeftModel.from_pretrained(AutoModel.from_pretrained({named}), "FOLDER")'
@@ -241,7 +271,7 @@ def _peft(request: ExportRequest, draft: Path) -> Layout:
     if encoder.architecture in CLIPS:
         return Layout(usage=usage_examples.clip(encoder.config, named), **fields)
     (draft / "chat_template.jinja").write_text(chat_template(encoder))
-    return Layout(usage=usage_examples.chat(encoder.config, named), **fields)
+    return Layout(usage=usage_examples.chat(encoder.config, _side(encoder), named), **fields)
 
 
 def _base(request: ExportRequest) -> tuple[str, str | None]:

@@ -10,18 +10,31 @@ vectors = torch.stack([encode("a small red circle"), encode(pictures=[picture]),
 print(vectors @ vectors.T)
 """
 
+_WHOLE = '''
+
+def whole(picture, side=SIDE, fewest=4, most=16384):
+    """The picture at whole tokens near its size, as in training; the processor resizes it again."""
+    size, tokens = picture.size, picture.width * picture.height / side**2
+    rounded = [max(1, round(edge / side)) for edge in size]
+    if rounded[0] * rounded[1] > most:
+        rounded = [max(1, math.floor(edge / math.sqrt(tokens / most) / side)) for edge in size]
+    elif rounded[0] * rounded[1] < fewest:
+        rounded = [math.ceil(edge * math.sqrt(fewest / tokens) / side) for edge in size]
+    return picture.resize((rounded[0] * side, rounded[1] * side))
+'''
+
 _CHAT = """\
 import torch
 from PIL import Image
 OPENED
 images = AutoImageProcessor.from_pretrained(FOLDER, backend="pil")
-
+WHOLE
 
 def pool(text="", pictures=(), instruction=""):
     content = [{"type": "image"} for _ in pictures] + [{"type": "text", "text": text}]
     messages = [{"role": "system", "content": instruction}, {"role": "user", "content": content}]
     prompt = tokenizer.apply_chat_template(messages, tokenize=False)
-    seen = images(images=list(pictures), return_tensors="pt") if pictures else {}
+    seen = images(images=PICTURES, return_tensors="pt") if pictures else {}
     for grid in seen.get("image_grid_thw", ()):
         prompt = prompt.replace("<|image_pad|>", "<|seen|>" * (int(grid.prod()) // images.merge_size**2), 1)
     tokens = tokenizer(prompt.replace("<|seen|>", "<|image_pad|>"), return_tensors="pt")
@@ -138,14 +151,29 @@ print(maxsim(encoder.encode(items[:1], role="query"), vectors))
 """
 
 
-def chat(config: Any, base: str | None = None) -> str:
-    """An example with transformers over a multimodal language model, or with PEFT over `base`."""
+def chat(config: Any, side: int, base: str | None = None) -> str:
+    """An example with transformers over a multimodal language model whose tokens are `side` pixels wide, or with PEFT over `base`."""
     counted = ", position_ids=torch.arange(tokens.input_ids.shape[1]).expand(3, 1, -1)"
     pooled = "states[0].mean(0)" if getattr(config, "pooling", "last") == "mean" else "states[0, -1]"
     code = _CHAT.replace("POSITIONS", counted if config.positions == "1d" else "").replace("POOLED", pooled)
+    code = code.replace("WHOLE", _whole(config, side)).replace("PICTURES", _resized(config, "pictures"))
     code = code.replace("ENCODE", _LATE if getattr(config, "fusion", "joint") == "late" else _JOINT)
     blind = getattr(config, "attention", "causal") == "causal"
-    return _opened(code, base).replace("CAUSAL", "" if blind else _BOTH_WAYS) + _ITEMS + _SCORED
+    shown = _math(config) + _opened(code, base).replace("CAUSAL", "" if blind else _BOTH_WAYS)
+    return shown + _ITEMS + _SCORED
+
+
+def _whole(config: Any, side: int) -> str:
+    """The function that resizes a picture for the first of two times, where an encoder does."""
+    return _WHOLE.replace("SIDE", str(side)) if config.resized_twice else ""
+
+
+def _resized(config: Any, pictures: str) -> str:
+    return f"[whole(picture) for picture in {pictures}]" if config.resized_twice else f"list({pictures})"
+
+
+def _math(config: Any) -> str:
+    return "import math\n\n" if config.resized_twice else ""
 
 
 def clip(config: Any, base: str | None = None) -> str:
@@ -176,10 +204,12 @@ def ours() -> str:
     return _OURS
 
 
-def sentence_chat(counted: bool) -> str:
+def sentence_chat(config: Any, side: int, counted: bool) -> str:
     """An example with sentence-transformers over a multimodal language model; with `counted`, the folder contains a module of its own."""
     opened = _SENTENCE.replace("TRUSTED", ", trust_remote_code=True" if counted else "")
-    return opened + _ITEMS.lstrip("\n") + _SENTENCE_CHAT.lstrip("\n")
+    first = f"{_whole(config, side)}\n\n" if config.resized_twice else ""
+    items = _ITEMS.lstrip("\n") + ("picture = whole(picture)\n" if config.resized_twice else "")
+    return _math(config) + opened + first + items + _SENTENCE_CHAT.lstrip("\n")
 
 
 def sentence_clip() -> str:

@@ -67,7 +67,7 @@ def _built(context: Context, config: BackboneConfig, curate: Path) -> Encoder:
         checkpoints = config.checkpoints
         if config.name == TINY:
             family = config.tiny.family or config.encoder.FAMILIES[0]
-            checkpoints = make_twin(Path(scratch), family, _texts(curate, retriever.PROMPT), config.tiny, context.seed)
+            checkpoints = make_twin(Path(scratch), family, _texts(curate, retriever.prompt(config.encoder)), config.tiny, context.seed)
         with seeded(context.seed):
             encoder = retriever.build(checkpoints, config.encoder)
         encoder.save(context.folder)

@@ -62,17 +62,27 @@ def _import_muon_uncompiled() -> None:
             compiler.compile = compiled
 
 
-def start(module: torch.nn.Module, settings: dict[str, Any], factor: Callable[[int], float], universal: bool = False) -> Any:
-    """The engine over `module`; `factor` gives the learning rate of a step over the highest, unless the settings name a scheduler."""
+def start(
+    module: torch.nn.Module,
+    settings: dict[str, Any],
+    factor: Callable[[int], float],
+    undecayed: tuple[str, ...] = (),
+    universal: bool = False,
+) -> Any:
+    """The engine over `module`; `factor` gives the learning rate of a step over the highest, unless the settings name a scheduler.
+
+    Matrices decay, but for those whose names end as one of `undecayed`; biases and the scales of norms do not.
+    """
     import deepspeed
 
     if settings["optimizer"].get("type", "").lower() != "muon":
         _import_muon_uncompiled()
     decay = settings["optimizer"]["params"]["weight_decay"]
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    decaying = {name for name, parameter in trained.items() if len(_shape(parameter)) > 1 and not name.endswith(undecayed)}
     groups = [
-        {"params": [p for p in trained if len(_shape(p)) > 1], "weight_decay": decay},
-        {"params": [p for p in trained if len(_shape(p)) <= 1], "weight_decay": 0.0},  # biases and the scales of norms
+        {"params": [parameter for name, parameter in trained.items() if name in decaying], "weight_decay": decay},
+        {"params": [parameter for name, parameter in trained.items() if name not in decaying], "weight_decay": 0.0},
     ]
     if universal:
         settings = {**settings, "checkpoint": {**settings.get("checkpoint", {}), "load_universal": True}}

@@ -166,12 +166,12 @@ def _engine(job: TrainingJob, encoder: Encoder, progress: Progress, folder: Path
             f"pairs; set per_device_train_batch_size so that its product with num_workers is {progress.batch}"
         )
     if folder is None or progress.world == world or stage == 0:
-        engine = deepspeed_engine.start(module, settings, job.factor)
+        engine = deepspeed_engine.start(module, settings, job.factor, encoder.UNDECAYED)
         if folder is not None:
             deepspeed_engine.load(engine, folder)
     else:
         with _reshaped(folder, stage) as universal:
-            engine = deepspeed_engine.start(module, settings, job.factor, universal=True)
+            engine = deepspeed_engine.start(module, settings, job.factor, encoder.UNDECAYED, universal=True)
             deepspeed_engine.load(engine, universal)
             dist.barrier()
     progress.world = world

@@ -3,6 +3,7 @@
 Nothing is bounded here: pictures from outside have passed `serving/pictures.py`, in curation or in a request.
 """
 
+import math
 from collections.abc import Sequence
 from io import BytesIO
 from typing import Any
@@ -22,6 +23,18 @@ def decoded(item: Item, pictures: Sequence[bytes]) -> list[Image.Image]:
         raise Refused(
             f"item {item.id!r} ({item.source}:{item.line}) has a picture that cannot be decoded; curate the corpus first"
         ) from error
+
+
+def whole_sides(size: tuple[int, int], side: int, fewest: int, most: int) -> tuple[int, int]:
+    """A width and a height as multiples of `side` near their own, of at most so many pixels, or at least, as qwen_vl_utils rounds them."""
+    width, height = (max(side, round(edge / side) * side) for edge in size)
+    if width * height > most:
+        shrink = math.sqrt(size[0] * size[1] / most)
+        width, height = (max(side, math.floor(edge / shrink / side) * side) for edge in size)
+    elif width * height < fewest:
+        stretch = math.sqrt(fewest / (size[0] * size[1]))
+        width, height = (math.ceil(edge * stretch / side) * side for edge in size)
+    return width, height
 
 
 def pixels(items: Sequence[Item], image_processor: Any) -> dict[str, torch.Tensor]:

@@ -13,7 +13,7 @@ class Objective:
     """The contrastive loss of queries with documents, and the distillation of a teacher's scores that may be added to it."""
 
     temperature: float | None = option(
-        0.03, "temperature of the softmax over similarities; null: the one that was learned with the encoder"
+        0.03, "temperature of the softmax over similarities; null: the one learned with the encoder, or that its CLIP was trained with"
     )
     learned_temperature: bool = option(False, "train the temperature too, starting there, as the logarithm of its inverse")
     temperature_floor: float = option(0.01, "lowest learned temperature; CLIP's")
@@ -63,7 +63,10 @@ class Objective:
     def resolved(self, temperature: float | None, width: int) -> Self:
         """The objective with its temperature resolved for an encoder of that temperature and width; refused where it does not fit."""
         if self.temperature is None and temperature is None:
-            raise Refused("loss.temperature is null and the encoder has none, as none was learned with it; give a number above 0")
+            raise Refused(
+                "loss.temperature is null and the encoder has none: none was learned with it, and its checkpoint brings none; "
+                "give a number above 0"
+            )
         if too_wide := [given for given in self.widths if given >= width]:
             wide = ", ".join(map(str, too_wide))
             raise Refused(f"loss.widths has {wide}, and the encoder's vectors are {width} wide; give smaller ones")

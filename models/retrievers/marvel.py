@@ -11,11 +11,12 @@ and the vector is the decoder's state for its start token, made unit. From the p
 steps. (1) Adaptation, pictures against captions of 64 tokens: vision and projector are trained, T5 is frozen. (2) In-batch negatives: text
 and projector are trained, CLIP is frozen. (3) The same with, for each query, a picture and a text that were mined as its hard negatives.
 
-Chosen here: what the three new tokens are called; that their embeddings are drawn around the mean of the table with its spread; that the
-end token and "caption:" count as text; that all patches of several pictures follow each other between one start and one end; and that a
-query with a picture, of which the paper has none, is read as a document is.
+The three new tokens have the names that they have there, and take free rows of T5's table as the checkpoint has them. Chosen here: that
+where a table has no free row (a tiny twin's), theirs are drawn around its mean with its spread; that the end token and "caption:" count as
+text; that all patches of several pictures follow each other between one start and one end; and that a query with a picture, of which the
+paper has none, is read as a document is.
 
-The embeddings of the new tokens are rows of T5's table: they stay as drawn in step 1, and are trained in steps 2 and 3, unless T5 is
+The embeddings of the new tokens are rows of T5's table: they stay as they are in step 1, and are trained in steps 2 and 3, unless T5 is
 trained through adapters, which the table has none of. The row of <im_patch> is always overwritten and never read. Dropout is active in
 frozen towers too during training (T5 at 0.1, CLIP at 0).
 
@@ -38,6 +39,8 @@ from mirepoix.models.retrievers.marvel_config import MarvelConfig, MarvelTuning
 from mirepoix.models.retrievers.t5_clip import T5Clip, TokenSequences, patches_of
 
 START, PATCH, END = TOKENS = ("<im_start>", "<im_patch>", "<im_end>")
+ADDED = (PATCH, START, END)
+"""The tokens in the order in which the published code adds them to T5's: the first takes the first free row of its table."""
 CAPTION = "caption: "
 
 
@@ -116,11 +119,13 @@ def _give_tokens(text: LoadedCheckpoint) -> None:
     new = [token for token in TOKENS if token not in known]
     if not new:
         return
-    tokenizer.add_tokens([AddedToken(token, special=True) for token in new], special_tokens=True)
-    if len(tokenizer) > model.config.vocab_size:  # a published table has room
+    tokenizer.add_tokens([AddedToken(token, special=True) for token in sorted(new, key=ADDED.index)], special_tokens=True)
+    room = int(model.config.vocab_size)
+    if len(tokenizer) > room:  # a published table has room, whose rows the tokens take as they are
         with quiet():
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():
-        table_TD, rows = model.shared.weight, tokenizer.convert_tokens_to_ids(new)
-        known_TD = table_TD[: min(rows)]
-        table_TD[rows] = known_TD.mean(0) + known_TD.std(0) * torch.randn(len(rows), table_TD.shape[1])
+        table_TD, rows = model.shared.weight, torch.tensor(tokenizer.convert_tokens_to_ids(new))
+        known_TD = table_TD[: int(rows.min())]
+        drawn_TD = known_TD.mean(0) + known_TD.std(0) * torch.randn(len(rows), table_TD.shape[1])
+        table_TD[rows[rows >= room]] = drawn_TD[rows >= room]

@@ -3,7 +3,8 @@
 A query of words and pictures is the matrix Q = [E_g ; E_m ; E_t], a document D = [E_g ; E_m ; E_d] or E_d alone, all rows of unit norm, and
 s(q, d) = sum over i in Q of max over j in D of q_i . d_j.
 
-E_t, E_d  linear(BERT(tokens)), one encoder for both sides, with ColBERT's markers [Q] and [D]; of E_d the rows of punctuation are left out
+E_t, E_d  linear(BERT(tokens)), one encoder for both sides, with ColBERT's markers [Q] and [D]; E_d has no rows of punctuation in training,
+          and has them in search unless `MireConfig.punctuation_rows` says otherwise, both as published
 E_g, E_m  what `models/retrievers/query_pooling.py` makes of the pictures: 16 global rows of each, and 12 attentive rows of all, their
           patches weighted by E_t
 
@@ -19,7 +20,7 @@ Chosen here:
 - Several pictures of an item share one attention over all their patches; each has its 16 global rows.
 - An item of pictures alone has no text rows; its patches are weighted by the markers alone. An instruction counts as words.
 - In alignment a query without pictures keeps its text rows: without any row it would have no score.
-- The patches of a document are weighted by one question (`MireConfig.document_guide`), which is read as a query of search in training too.
+- The question that weights the patches of a document (`MireConfig.document_guide`) is read as a query of search in training too.
 - Where a text checkpoint has no `linear` beside its BERT, as a ColBERT's has, it is drawn as the pooling is.
 
 Shapes: N items, T rows an item, Q queries and guide, I items with pictures, V pictures, L tokens, P states of a picture (the first, then
@@ -44,7 +45,7 @@ from mirepoix.models.encoder_config import EncoderConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.feature_cache import FeatureCache
-from mirepoix.models.retrievers.mire_config import FRAME, GUIDE, MireConfig, MireTuning
+from mirepoix.models.retrievers.mire_config import FRAME, MireConfig, MireTuning
 from mirepoix.models.retrievers.query_pooling import NOWHERE, Pooling, initialise
 
 
@@ -66,7 +67,8 @@ class MireCollator:
         self.text_rows = stage.text_rows
         self.query_marker, self.document_marker = (self._marker(name) for name in ("query_marker", "document_marker"))
         signs = tokenizer(list(string.punctuation), add_special_tokens=False, split_special_tokens=True)["input_ids"]
-        self.punctuation = {ids[0] for ids in signs} - {tokenizer.unk_token_id}
+        without = tuning is not None or not config.punctuation_rows
+        self.punctuation = {ids[0] for ids in signs} - {tokenizer.unk_token_id} if without else set()  # tokens without a document's row
 
     def _marker(self, name: str) -> int:
         token = getattr(self.config, name)
@@ -157,7 +159,6 @@ class Mire(Encoder):
     The text tower holds `linear`, and is saved with it as a published ColBERT is; transformers opens such a folder as a BERT.
     """
 
-    PROMPT = GUIDE
     config: MireConfig
     text: Any  # a BertModel of transformers
     vision: Any  # a CLIPVisionModel of transformers
@@ -173,6 +174,11 @@ class Mire(Encoder):
         self.collator = self._reader()
         self._training_collator = self._reader(MireTuning())
         self.feature_cache: FeatureCache | None = None
+
+    @classmethod
+    def prompt(cls, config: EncoderConfig) -> str:
+        assert isinstance(config, MireConfig), config
+        return config.document_guide
 
     @classmethod
     def build(cls, checkpoints: Mapping[str, Checkpoint], config: EncoderConfig) -> Self:

@@ -10,7 +10,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 from mirepoix.models.options import option, refuse_unknown
 
-GUIDE = "What does the picture show?"
+GUIDE = "Can you describe the primary elements in this image?"
 FRAME = 3  # tokens around the words of an item: [CLS], the marker, [SEP]
 
 
@@ -55,7 +55,10 @@ class MireConfig(EncoderConfig):
     document_length: int = option(180, "most tokens of a document")
     query_marker: str = option("[unused0]", "token of the text tower that marks a query; this one is ColBERT's")
     document_marker: str = option("[unused1]", "token of the text tower that marks a document; this one is ColBERT's")
-    document_guide: str = option(GUIDE, "question that weights the patches of a document's pictures; worded here")
+    document_guide: str = option(GUIDE, "question that weights the patches of a document's pictures; worded as published")
+    punctuation_rows: bool = option(
+        True, "rows of a document's punctuation in search, as in the published index; in training there are none, as published"
+    )
 
     def __post_init__(self) -> None:
         sizes = ("width", "heads", "global_tokens", "global_hidden", "patch_hidden")

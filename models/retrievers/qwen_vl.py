@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
-from mirepoix.models.backbones.pictures import decoded
+from mirepoix.models.backbones.pictures import decoded, whole_sides
 from mirepoix.models.encoder import Encoder, refuse_empty
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
@@ -26,6 +26,10 @@ from mirepoix.models.retrievers.qwen_vl_config import OneTowerConfig
 
 _NAMES = ((Modality.TEXT, "sentence"), (Modality.IMAGE, "image"), (Modality.VIDEO, "video"))
 _IMAGE, _VIDEO = 1, 2
+FETCHED = (4, 16384)
+"""Fewest and most tokens of a picture that is resized twice, after the first time."""
+FETCHED_FRAME = 128
+"""Fewest tokens of a clip's frame that is resized twice, after the first time."""
 
 
 class TokenBatch(NamedTuple):
@@ -57,12 +61,12 @@ class OneTowerCollator:
         self.image_processor = backbone.image_processor
         self.token_of = {_IMAGE: model_config.image_token_id, _VIDEO: model_config.video_token_id}
         self.times: Callable[..., list[float]] | None = getattr(PROCESSOR_MAPPING[type(model_config)], "_calculate_timestamps", None)
-        size, token = self.image_processor.size, (self.image_processor.patch_size * self.image_processor.merge_size) ** 2
+        size, self.side = self.image_processor.size, self.image_processor.patch_size * self.image_processor.merge_size
         most = config.max_pixels or size["longest_edge"]
         fewest = min(config.min_pixels or size["shortest_edge"], most)
         self.image_processor.size = {"shortest_edge": fewest, "longest_edge": most}
-        most = min(most, config.max_frame_pixels)
-        self.frame_size = {"shortest_edge": min(token, most), "longest_edge": most}
+        frames = (config.min_frame_pixels, most) if config.min_frame_pixels else (self.side**2, min(most, config.max_frame_pixels))
+        self.frame_size = {"shortest_edge": min(frames), "longest_edge": frames[1]}
         self.vision_start, self.vision_end = self.tokenizer.convert_tokens_to_ids(["<|vision_start|>", "<|vision_end|>"])
         self.pad = self.tokenizer.pad_token_id
 
@@ -118,18 +122,34 @@ class OneTowerCollator:
         return [token for ids in read for token in ids]
 
     def _views(self, item: Item) -> list[View]:
-        views = [self._view(_IMAGE, decoded(item, [image]), self.image_processor.size, [0]) for image in item.images]
+        views = [self._view(_IMAGE, self._fetched(decoded(item, [image])), self.image_processor.size, [0]) for image in item.images]
         if item.video:
             count = len(item.video)
             read = np.linspace(0, count - 1, min(count, self.config.max_frames or count)).round().astype(int).tolist()
-            views.append(self._view(_VIDEO, decoded(item, [item.video[place] for place in read]), self.frame_size, read))
+            first, *others = decoded(item, [item.video[place] for place in read])
+            frames = self._fetched_frames([first, *(frame.resize(first.size) for frame in others)])
+            views.append(self._view(_VIDEO, frames, self.frame_size, read))
         return views
 
+    def _fetched(self, pictures: list[Image.Image]) -> list[Image.Image]:
+        """The pictures after the first of two resizings, where they are resized twice."""
+        if not self.config.resized_twice:
+            return pictures
+        fewest, most = (count * self.side**2 for count in FETCHED)
+        return [picture.resize(whole_sides(picture.size, self.side, fewest, most)) for picture in pictures]
+
+    def _fetched_frames(self, frames: list[Image.Image]) -> list[Image.Image]:
+        """The frames after the first of two resizings, where they are resized twice: first to a budget that is below that of the second."""
+        if self.config.min_frame_pixels is None:
+            return frames
+        fewest = min(FETCHED_FRAME * self.side**2, self.config.min_frame_pixels)
+        size = whole_sides(frames[0].size, self.side, fewest, self.config.max_frame_pixels)
+        return [frame.resize(size) for frame in frames]
+
     def _view(self, kind: int, frames: list[Image.Image], size: dict[str, int], read: list[int]) -> View:
-        """The view of a picture, or of a clip, whose frames are resized to the first; `read` has their numbers in the clip."""
+        """The view of a picture, or of a clip, whose frames are of one size; `read` has their numbers in the clip."""
         shared, side = self.image_processor.temporal_patch_size, self.image_processor.patch_size
-        alike = [frames[0], *(frame.resize(frames[0].size) for frame in frames[1:])]
-        processed = self.image_processor(images=alike, size=size, return_tensors="np")
+        processed = self.image_processor(images=frames, size=size, return_tensors="np")
         _, height, width = processed["image_grid_thw"][0].tolist()
         still_FPCThw = processed["pixel_values"].reshape(len(frames), height * width, 3, shared, side, side)
         still_FPCThw = np.concatenate([still_FPCThw] + [still_FPCThw[-1:]] * (-len(frames) % shared))

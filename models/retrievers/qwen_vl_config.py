@@ -23,7 +23,14 @@ class OneTowerConfig(EncoderConfig):
     max_length: int = option(2048, "most tokens of an item; only words are cut")
     max_pixels: int | None = option(None, "most pixels of a picture; null: as the backbone has it")
     min_pixels: int | None = option(None, "fewest pixels of a picture, a smaller one is enlarged; null: as the backbone has it")
-    max_frame_pixels: int = option(240 * 320, "most pixels of a clip's frame, at most those of a picture; fewest: those of one token")
+    max_frame_pixels: int = option(240 * 320, "most pixels of a clip's frame, at most those of a picture")
+    min_frame_pixels: int | None = option(
+        None, "fewest pixels that a clip's frame is enlarged to after max_frame_pixels, as in UNITE's code; null: those of one token"
+    )
+    resized_twice: bool = option(
+        False,
+        "a picture is resized to whole tokens near its size, and then within min_pixels and max_pixels, as in UNITE's code; false: once",
+    )
     max_frames: int | None = option(
         32,
         "most frames of a clip; of a longer one this many are read, evenly spaced from the first to the last; null: all; "
@@ -36,8 +43,10 @@ class OneTowerConfig(EncoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_unknown(self)
-        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
-            raise Refused(f"min_pixels is {self.min_pixels} and max_pixels {self.max_pixels}; give a min_pixels not above max_pixels")
-        for name in ("max_length", "max_pixels", "min_pixels", "max_frame_pixels", "max_frames", "frames_per_second"):
+        for name in ("min_pixels", "min_frame_pixels"):
+            if (least := getattr(self, name)) and self.max_pixels and least > self.max_pixels:
+                raise Refused(f"{name} is {least} and max_pixels {self.max_pixels}; give a {name} not above max_pixels")
+        counts = ("max_length", "max_pixels", "min_pixels", "max_frame_pixels", "min_frame_pixels", "max_frames")
+        for name in (*counts, "frames_per_second"):
             if (given := getattr(self, name)) is not None and not given > 0:
                 raise Refused(f"{name} is {given}; give a number above 0")

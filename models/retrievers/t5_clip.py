@@ -3,14 +3,17 @@
 Shapes: N items, L tokens, V pictures, P patches of a picture, C width of the vision tower, D width of T5.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
+from mirepoix.models.backbones.clip_temperature import SCALE, published_temperature
 from mirepoix.models.backbones.pictures import blank_pixels
 from mirepoix.models.encoder import Encoder
+from mirepoix.models.encoder_config import EncoderConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.retrievers.t5_clip_config import T5ClipConfig
 
@@ -58,6 +61,7 @@ class Projector(torch.nn.Module):
 class T5Clip(Encoder):
     """A retriever whose vector is the state of T5's decoder for its start token."""
 
+    UNDECAYED = ("relative_attention_bias.weight",)  # MARVEL's code has no decay on anything that is named a bias
     config: T5ClipConfig
     text: Any  # a T5Model of transformers
     vision: Any  # a CLIPVisionModel of transformers
@@ -69,6 +73,14 @@ class T5Clip(Encoder):
                 raise Refused(f"{config.ARCHITECTURE}'s {name} tower is a {kind}, and the checkpoint holds a {given}; give another")
         super().__init__(config, text=text, vision=vision)
         self.projector = Projector(vision.model.config.hidden_size, self.dimension)
+
+    @classmethod
+    def build(cls, checkpoints: Mapping[str, Checkpoint], config: EncoderConfig) -> Self:
+        """Over a whole CLIP, with the temperature that this was trained with: where training starts if it learns the temperature."""
+        encoder = super().build(checkpoints, config)
+        if SCALE in encoder.parts["vision"].unread:
+            encoder.temperature = published_temperature(checkpoints["vision"])
+        return encoder
 
     @property
     def dimension(self) -> int:

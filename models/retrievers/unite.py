@@ -7,8 +7,9 @@ merger is frozen, and adapters of the language model are trained.
 
 Different from the published code: only words are cut, and at their end, where the code truncates the whole sequence, placeholders of
 pictures included; the request names modalities in a fixed order, sentence, image, video, where the code follows the keys of a record;
-pictures, then the clip, come before the words, where the code has them wherever a text marks their place. Chosen here: padding never
-counts as a position; an instruction comes before the text and adds no modality.
+pictures, then the clip, come before the words, where the code has them wherever a text marks their place. Pictures and frames are resized
+once by default; as its code does where `resized_twice` and `min_frame_pixels` are set. Chosen here: padding never counts as a position; an
+instruction comes before the text and adds no modality; a line ends after pictures (`newline_after_pictures`).
 
 Shapes: B items, L tokens, D width.
 """
@@ -39,7 +40,7 @@ class UniteCollator(OneTowerCollator):
     def sequences(self, item: Item, views: Sequence[View]) -> list[list[list[int] | TokenBatch]]:
         text = worded(item, "\n")
         request = f"\nSummary above {named(item.modality)} in one word:" if self.config.prompt == "summary" else ""
-        words = TokenBatch("\n" + text if views and text else text, request)
+        words = TokenBatch("\n" + text if views and text and self.config.newline_after_pictures else text, request)
         return [[self.head, *(view.ids for view in views), words, self.tail]]
 
 

@@ -18,3 +18,6 @@ class UniteConfig(OneTowerConfig):
     prompt: Literal["summary", "raw"] = option(
         "summary", "summary asks for one word, naming the modalities, before the pooled token; raw does not"
     )
+    newline_after_pictures: bool = option(
+        True, "a line ends between pictures or a clip and the words behind them; false: as in the published demonstration"
+    )

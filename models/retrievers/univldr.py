@@ -12,6 +12,8 @@ UniIR's CLIP score fusion is this very encoder: e = m_t T(words) + m_v I(picture
 alike. Its training differs, and is not implemented here: queries carry instructions, and the only negatives are in-batch. It encodes a
 missing modality as a black picture or an empty text, with a mask of 0; here it is left out, and the sum is the same.
 
+The code of both reads text by OpenAI's tokenizer, which repairs it first (models/backbones/clip_text.py); transformers' tokenizer does not.
+
 Chosen here: of several pictures the mean is added, so that a second one does not outweigh the words; an instruction comes before the
 text, and is the words of a picture without text; text beyond CLIP's 77 tokens is cut.
 
@@ -27,13 +29,14 @@ import torch
 import torch.nn.functional as F
 
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
+from mirepoix.models.backbones.clip_temperature import temperature_of
+from mirepoix.models.backbones.clip_text import clean_text
 from mirepoix.models.backbones.pictures import blank_pixels, pixels
 from mirepoix.models.encoder import Encoder, refuse_unread
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
 
-LOWEST_TEMPERATURE = 0.01  # CLIP bounds its scale by 100
 _PARTS = {"text": ("text_model", "text_projection"), "vision": ("vision_model", "visual_projection")}
 
 
@@ -60,6 +63,7 @@ class UniVLDRCollator:
 
     def _tokens(self, text: str) -> list[int]:
         """Ids of a text in which control tokens are split into letters, as CLIP pools at the first end-of-text token."""
+        text = clean_text(text) if text and self.config.clean_text else text
         ids = self.tokenizer(text, split_special_tokens=True, add_special_tokens=False)["input_ids"] if text else []
         return [self.tokenizer.bos_token_id, *ids[: self.config.max_length - 2], self.tokenizer.eos_token_id]
 
@@ -138,8 +142,3 @@ class UniVLDR(Encoder):
         """Projected vectors of all pictures, in one call of the tower."""
         picture_VD: torch.Tensor = self.model.get_image_features(pixel_values).pooler_output.float()
         return picture_VD
-
-
-def temperature_of(scale: torch.Tensor) -> float:
-    """The temperature of CLIP's scale, which is the logarithm of its inverse."""
-    return max(LOWEST_TEMPERATURE, math.exp(-scale.item()))

@@ -22,6 +22,10 @@ class UniVLDRConfig(EncoderConfig):
     READS = Modality.TEXT | Modality.IMAGE
 
     max_length: int = option(77, "most tokens of an item's words, its ends included; only text is cut")
+    clean_text: bool = option(
+        True,
+        "repair text and unescape HTML in it, as OpenAI's own tokenizer of CLIP does; false: as transformers' tokenizer, which does not",
+    )
 
     def __post_init__(self) -> None:
         if not self.max_length >= 3:

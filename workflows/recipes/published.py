@@ -1,9 +1,10 @@
 """Recipes with the settings that were published, on published checkpoints. They need GPUs, and have not been run here for lack of them.
 
-Settings come from the paper or its code; where neither gives one, the docstring of the recipe lists it as chosen here. Three rules of all
-recipes are ours: negatives are gathered over all workers; known answers of a query, and their kin, are not its negatives (`mask_relevant`,
-`mask_kin`); and gradients are clipped at a norm of 1 where nothing is known of clipping. Queries have no instructions where a paper has
-none (MiMIC, MIRe, MARVEL, UniVL-DR). Negatives that a corpus brings are read only by a training that sets `negatives`.
+Settings come from the paper or its code; where neither gives one, the docstring of the recipe lists it as chosen here, and a table in
+docs/retrievers.md names the files in which it was looked for. Two rules of all
+recipes are ours: negatives are gathered over all workers; and known answers of a query, and their kin, are not its negatives
+(`mask_relevant`, `mask_kin`). Queries have no instructions where a paper has none (MiMIC, MIRe, MARVEL, UniVL-DR). Negatives that a corpus
+brings are read only by a training that sets `negatives`.
 """
 
 from dataclasses import replace
@@ -12,6 +13,8 @@ from typing import Any, Literal
 from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.components.pairs.pairs_config import PairsConfig
+from mirepoix.components.passages.passages_config import PassagesConfig
+from mirepoix.components.passages.vid2r_config import Vid2rConfig
 from mirepoix.components.training.augment_config import AugmentConfig
 from mirepoix.components.training.backbone_config import BackboneConfig
 from mirepoix.components.training.train_config import TrainConfig
@@ -30,6 +33,9 @@ from mirepoix.workflows.dag.retrieval import Retrieval
 QWEN = "Qwen/Qwen2-VL-2B-Instruct"
 CLIP_B32, CLIP_L14 = "openai/clip-vit-base-patch32", "openai/clip-vit-large-patch14"
 T5_ANCE, COLBERT = "OpenMatch/t5-ance", "colbert-ir/colbertv2.0"
+UNITE_GPUS = 64
+"""GPUs of the published run of UNITE, in both stages. Its gradients are those of the mean loss over that number, and are clipped at 1 then;
+ours are not divided, so that the norm that they are clipped at, and Adam's epsilon, are that much larger, wherever the recipe runs."""
 ENCODED = EmbedConfig(batch_size=32, use_gpu=True)
 SERVED = ServeConfig(encoder_gpus=1)
 LARGE = TrainConfig(
@@ -51,14 +57,16 @@ DENSE = TrainConfig(
     weight_decay=0.2,
     adam_betas=(0.9, 0.98),
     adam_epsilon=1e-6,
+    max_grad_norm=0.0,
     negatives=0,
     num_train_epochs=20,
-    loss=Objective(temperature=0.07, learned_temperature=True),
+    loss=Objective(temperature=None, learned_temperature=True),
     use_gpu=True,
     cpus_per_worker=4,
     dataloader_num_workers=4,
 )
-"""The optimizer of MARVEL and UniVL-DR, with in-batch negatives alone; 0.07 is the initial temperature of CLIP."""
+"""The optimizer of MARVEL, UniVL-DR and UniIR, which clip no gradients, with in-batch negatives alone. The temperature is that of the
+CLIP checkpoint, and learns from there."""
 ANCE = MineConfig(negatives=2, last=100, margin=None, strategy="random", balanced=True, own="replace", encode=ENCODED)
 """One picture and one text of the top 100 that are no answers, in place of the negatives that the corpus judged. They are drawn once for
 all epochs, which is chosen here."""
@@ -75,16 +83,20 @@ def unite() -> Retrieval:
 
     mirepoix run unite sources.path=/data/corpus         global batch 512; the paper has 4096 on 64 GPUs
 
-    From its code: both stages, LoRA, rates, 1280 x 28 x 28 pixels at most and 256 x 28 x 28 at least, no hard negatives, and in the second
-    stage instructions on every query. Chosen here: the tasks that adapt are those of its first stage's sets, text with text, picture and
-    clip; and search, too, reads the 12 frames of a clip that training was published with at most.
+    From its code: both stages, LoRA, rates, 1280 x 28 x 28 pixels at most and 256 x 28 x 28 at least, of frames too, pictures that are
+    resized twice, no hard negatives, in the second stage instructions on every query, and gradients clipped as on its 64 GPUs
+    (`UNITE_GPUS`). Chosen here: the tasks that adapt are those of its first stage's sets, text with text, picture and clip; and search,
+    too, reads the 12 frames of a clip that training was published with at most.
     """
     first, second = Tuning(lora=Lora(8, 16, 0.05)), Tuning(lora=Lora(8, 64, 0.05))
+    fewest, most = 256 * 28 * 28, 1280 * 28 * 28
+    reads = UniteConfig(min_pixels=fewest, max_pixels=most, min_frame_pixels=fewest, resized_twice=True, max_frames=12)
+    training = replace(LARGE, max_grad_norm=1.0 * UNITE_GPUS, adam_epsilon=1e-8 * UNITE_GPUS, seed=42)
     return Retrieval(
         pairs=PairsConfig(adapt_tasks=("t->t", "t->i", "i->t", "t->v", "v->t"), without_instruction=0.0),
-        backbone=BackboneConfig(name=QWEN, encoder=UniteConfig(min_pixels=256 * 28 * 28, max_pixels=1280 * 28 * 28, max_frames=12)),
-        adapt=replace(LARGE, tuning=first, learning_rate=1e-4, loss=Objective(symmetric=True)),
-        instruct=replace(LARGE, tuning=second, learning_rate=2e-5, loss=Objective(modality_mask=True)),
+        backbone=BackboneConfig(name=QWEN, encoder=reads),
+        adapt=replace(training, tuning=first, learning_rate=1e-4, loss=Objective(symmetric=True)),
+        instruct=replace(training, tuning=second, learning_rate=2e-5, loss=Objective(modality_mask=True)),
         **_on(8),
     )
 
@@ -96,7 +108,8 @@ def jfe(fusion: Literal["joint", "late"] = "joint") -> Retrieval:
 
     From the paper: one multimodal tower, and the two stages. All numbers are chosen here, after its neighbours (LamRA, U-MARVEL): LoRA of
     rank 32 on the language model with vision frozen, temperature 0.03, adaptation in both directions on pairs without instructions, then
-    one epoch with instructions on all queries; in-batch negatives alone. Causal attention and the last token are the encoder's own choices.
+    one epoch with instructions on all queries; in-batch negatives alone; gradients clipped at a norm of 1. Causal attention and the last
+    token are the encoder's own choices.
     """
     tuning = Tuning(lora=Lora(32, 64, 0.05))
     return Retrieval(
@@ -133,9 +146,10 @@ def mimic() -> Retrieval:
     mirepoix run mimic sources.path=/data/corpus         two trainings of 20 epochs at 64 pairs
 
     From the paper's abstract and what others noted of it: towers, 128 tokens, batch 64, at most 20 epochs, mix-in, caption dropout, and a
-    second round with negatives of the top 100. Chosen here: the optimizer and the learned temperature of MARVEL, which has the same towers;
-    one text and one picture of the top 100; a fifth for both shares; that every tower learns; no early stop; that documents alone lose
-    captions, as the text of a query with a picture is its question here, and not a caption (`augment.query_captions`, where it is).
+    second round with negatives of the top 100. Its code is not public. Chosen here: the optimizer, without clipping, and the learned
+    temperature of MARVEL, which has the same towers; one text and one picture of the top 100; a fifth for both shares; that every tower
+    learns; no early stop; that documents alone lose captions, as the text of a query with a picture is its question here, and not a
+    caption (`augment.query_captions`, where it is).
     """
     robust, dropped = MimicTuning(mix_in=0.2), AugmentConfig(document_captions=0.2)
     training = replace(DENSE, tuning=robust, augment=dropped)
@@ -145,7 +159,7 @@ def mimic() -> Retrieval:
         adapt=None,
         instruct=training,
         mine_refine=ANCE,
-        refine=replace(training, loss=replace(training.loss, temperature=None), negatives=2),
+        refine=replace(training, negatives=2),
         **_on(1),
     )
 
@@ -156,10 +170,10 @@ def mire() -> Retrieval:
     mirepoix run mire sources.path=/data/vid2r                               pairs of question, picture and passage
     mirepoix run mire sources.path=/data/dialogues passages.kind=vid2r       dialogues, of which passages are made first
 
-    From its code: alignment of the pooling alone for 5 epochs at 1e-4 after 300 steps, temperature 0.3, queries of 40 and documents of 400
-    tokens; fine-tuning as on OKVQA, 15 epochs at 5e-5 after 10 steps, 0.8, 32 and 180 tokens; in search 64 and 384; 128 pairs a GPU;
-    float32; no clipping. There a query's negatives are those of its GPU; here they are those of all four. Chosen here: alignment on queries
-    of picture and text, and fine-tuning on the same corpus, of all its tasks.
+    From its code: alignment of the pooling alone for 5 epochs at 1e-4 after 300 steps, temperature 0.3, on queries of picture and text, of
+    40 tokens, and documents of 400; fine-tuning as on OKVQA, 15 epochs at 5e-5 after 10 steps, 0.8, 32 and 180 tokens; in search 64 and
+    384; 128 pairs a GPU; float32; no clipping. There a query's negatives are those of its GPU; here they are those of all four. Chosen
+    here: fine-tuning on the same corpus, of all its tasks.
     """
     training = TrainConfig(
         per_device_train_batch_size=128,
@@ -175,6 +189,7 @@ def mire() -> Retrieval:
     aligned = MireTuning(towers=("pooling",), text_rows=False, query_length=40, document_length=400, cached_pictures=100_000)
     tuned = MireTuning(query_length=32, document_length=180, cached_pictures=100_000)
     return Retrieval(
+        passages=PassagesConfig(vid2r=Vid2rConfig(phrases="anywhere")),
         pairs=replace(BARE, adapt_tasks=("it->t",)),
         backbone=BackboneConfig(name=COLBERT, vision=CLIP_B32, encoder=MireConfig(query_length=64, document_length=384)),
         adapt=replace(training, tuning=aligned, num_train_epochs=5, learning_rate=1e-4, warmup_steps=300, loss=Objective(temperature=0.3)),
@@ -188,12 +203,13 @@ def marvel() -> Retrieval:
 
     mirepoix run marvel sources.path=/data/corpus        three trainings of 20 epochs at 64 pairs
 
-    From its code: which towers each step freezes, 5e-6 with weight decay 0.2, cosine without warm-up, a learned temperature, 64 tokens of
-    caption in step 1, one picture and one text of the top 100 in step 3, contrasted with all of the batch. Chosen here: no early stop on a
-    development set, so 20 epochs are all of them; step 1 reads the corpus's own captioned pictures, for want of the paper's from the web.
+    From its code: which towers each step freezes, 5e-6 with weight decay 0.2, cosine without warm-up, the temperature of the CLIP
+    checkpoint learning on, 64 tokens of caption in step 1, one picture and one text of the top 100 in step 3, contrasted with all of the
+    batch. Chosen here: no early stop on a development set, so 20 epochs are all of them; step 1 reads the corpus's own captioned pictures,
+    for want of the paper's from the web.
     """
     first = MarvelTuning(towers=("vision", "projector"), text_length=64)
-    goes_on = replace(DENSE, tuning=MarvelTuning(), loss=replace(DENSE.loss, temperature=None), seed=1234)
+    goes_on = replace(DENSE, tuning=MarvelTuning(), seed=1234)
     return Retrieval(
         pairs=replace(BARE, adapt_captions=True),
         backbone=BackboneConfig(name=T5_ANCE, vision=CLIP_B32, encoder=MarvelConfig()),
@@ -215,7 +231,7 @@ def univldr() -> Retrieval:
     afterwards too. Which model writes was not published, and is yours to name; without `verbalise` captions stay as they are. Chosen here:
     no early stop.
     """
-    training = replace(DENSE, tuning=Tuning(towers=("text", "vision"), lora=None), loss=replace(DENSE.loss, temperature=None), seed=1234)
+    training = replace(DENSE, tuning=Tuning(towers=("text", "vision"), lora=None), seed=1234)
     return Retrieval(
         pairs=BARE,
         backbone=BackboneConfig(name=CLIP_B32, encoder=UniVLDRConfig()),
@@ -232,10 +248,10 @@ def uniir() -> Retrieval:
 
     mirepoix run uniir sources.path=/data/mbeir          20 epochs at 840 pairs
 
-    From its code: 105 pairs on each of 8 GPUs, 1e-5 with weight decay 0.2 and cosine to 0, half precision, a learned temperature, an
-    instruction before every query. Chosen here: bfloat16 in place of float16, torch's own betas and epsilon. There a query draws one of its
-    positives and of its instruction's wordings each time that it is read, and small sets are repeated in an epoch; here every positive
-    is a pair, a query has one wording, and `pairs.mixture` sets the weight of a set.
+    From its code: 105 pairs on each of 8 GPUs, 1e-5 with weight decay 0.2 and cosine to 0, half precision, CLIP's own temperature learning
+    on, an instruction before every query, no clipping, MARVEL's betas and epsilon. Chosen here: bfloat16 in place of float16. There a query
+    draws one of its positives and of its instruction's wordings each time that it is read, and small sets are repeated in an epoch; here
+    every positive is a pair, a query has one wording, and `pairs.mixture` sets the weight of a set.
     """
     return Retrieval(
         pairs=PairsConfig(without_instruction=0.0),
@@ -247,10 +263,8 @@ def uniir() -> Retrieval:
             per_device_train_batch_size=105,
             num_workers=8,
             learning_rate=1e-5,
-            adam_betas=(0.9, 0.999),
-            adam_epsilon=1e-8,
             bf16=True,
-            loss=replace(DENSE.loss, temperature=None),
+            seed=2023,
         ),
         **_on(8),
     )

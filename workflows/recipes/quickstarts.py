@@ -114,12 +114,14 @@ def _mimic() -> Arm:
 
 
 def _mire() -> Arm:
-    """The text encoder is trained first, as a published one would be; then the pooling alone, without text in the score; then both."""
+    """The text encoder is trained first, as a published one would be; then the pooling alone, without text in the score; then both.
+
+    The guide is a shorter one than the published, and search has as few rows as training.
+    """
+    sizes: dict[str, Any] = {"width": 64, "heads": 4, "global_tokens": 4, "global_hidden": 128, "patch_hidden": 256, "document_length": 96}
     late = {"weight_decay": 0.0, "lr_scheduler_type": "constant"}
     return Arm(
-        backbone=BackboneConfig(
-            encoder=MireConfig(width=64, heads=4, global_tokens=4, global_hidden=128, patch_hidden=256, document_length=96)
-        ),
+        backbone=BackboneConfig(encoder=MireConfig(**sizes, document_guide="What does the picture show?", punctuation_rows=False)),
         adapt=_trained(STEPS["mire"][0], MireTuning(query_padding="none"), temperature=0.3),
         instruct=_trained(STEPS["mire"][1], MireTuning(towers=("pooling",), text_rows=False), temperature=0.3, **late),
         refine=_trained(STEPS["mire"][2], MireTuning(), temperature=0.8, learning_rate=5e-4),

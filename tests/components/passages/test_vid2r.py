@@ -38,6 +38,9 @@ def test_each_rule_drops_what_it_is_for_by_its_name(reason, outcome):
 def test_the_other_wordings_of_the_rules_are_known_too():
     assert rule("Reading is not required to answer that, it seems").reason == "unanswerable"
     assert rule(LONG, "What colours does the dog have?").reason == "what colour"
+    assert rule(LONG, "What is the color of the dog's coat?").reason == "what colour"
+    assert rule(LONG, "What are the colors of the dog's coat?").reason == "what colour"
+    assert not isinstance(rule(LONG, "What is the dog that chews the color chart doing?"), Dropped)
     assert rule(LONG, "Which bounding box shows the dog?").reason == "region caption"
     assert rule(LONG, "How-many dogs are there?").reason == "how many"
 
@@ -92,6 +95,24 @@ def test_a_lead_in_ends_at_a_dash_or_at_a_sign_with_white_space(lead):
     assert rule(lead + LONG).text == "A" + LONG[1:]
 
 
+@pytest.mark.parametrize(
+    ("answer", "anywhere"),
+    [
+        ("the dog in the image sleeps on the grass of a park", "The dog sleeps on the grass of a park"),
+        ("the dog sleeps on the grass of a park in this photo.", "The dog sleeps on the grass of a park."),
+        ("a dog sleeps on the grass. yes, the image shows a park", "A dog sleeps on the grass. a park"),
+        ("a child plays the old piano. It sounds in the whole house", "A child plays the old piano. It sounds in the whole house"),
+        ("a sure-footed goat in the picture-perfect town climbs", "A sure-footed goat in the picture-perfect town climbs"),
+    ],
+)
+def test_phrases_inside_an_answer_are_taken_out_where_this_is_asked_for(answer, anywhere):
+    """As the published code, but for its blanks and for words that only end like such a phrase."""
+    assert rule(answer, lower_case=False, phrases="anywhere").text == anywhere
+    assert rule(answer, lower_case=False).text == "AT"[answer.startswith("t")] + answer[1:]
+    with pytest.raises(Refused, match=r"vid2r.phrases is 'all'; give one of leading, anywhere"):
+        replace(CONFIG, phrases="all")
+
+
 def test_a_short_answer_gets_the_nouns_of_its_question_in_brackets():
     outcome = rule("Sleeping soundly.", "What is the dog near the wooden fence doing?", min_characters=10)
     assert outcome == Answer("Sleeping soundly (dog, wooden, fence)", "Sleeping soundly.")
@@ -142,7 +163,7 @@ def test_the_answer_is_second_among_the_openings_of_its_neighbours():
 
 def test_the_titled_form_has_the_answer_in_front_and_no_brackets():
     text = passage(Answer("Sleeping (dog)", "Sleeping"), NEIGHBOURS[:2], replace(CONFIG, form="titled"))
-    assert text == "title: Sleeping text: Dogs sleep a lot. They dream. Grass is green. It grows."
+    assert text == "Title: Sleeping content: Dogs sleep a lot. They dream. Grass is green. It grows."
 
 
 def test_an_answer_without_neighbours_is_alone_and_chinese_is_joined_without_spaces():

@@ -122,7 +122,7 @@ def test_pictures_of_the_folder_that_is_left_out_are_counted_from_the_file_on(tm
 
 def test_the_settings_reach_the_rules_and_the_form(curate, tmp_path):
     found = vid2r(tmp_path / "out", curate, neighbours=1, sentences=1, form="titled", min_characters=4, few_words=0)
-    assert rows(found, "corpus")[0]["text"].startswith("title: It guides passing ships safely along the rocky coast at night. text: Light")
+    assert rows(found, "corpus")[0]["text"].startswith("Title: It guides passing ships safely along the rocky coast at night. content:")
     assert "t4" in {row["id"] for row in rows(found, "rejects")}  # nothing is left of a bare yes
     assert found.outcome.metrics["nouns_by_spacy"] == 0
 

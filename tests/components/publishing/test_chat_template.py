@@ -16,6 +16,7 @@ from tests.models.conftest import ITEMS, SIZES, WORDS, picture
 READ = {
     "unite": (Unite, UniteConfig()),
     "unite, raw": (Unite, UniteConfig(prompt="raw")),
+    "unite, one line": (Unite, UniteConfig(newline_after_pictures=False)),
     "jfe": (Jfe, JfeConfig()),
 }
 MORE = [

@@ -1,5 +1,6 @@
 """Exports open in other libraries and give the same vectors there; impossible ones are refused in a line and leave no files."""
 
+import html
 import io
 import json
 import re
@@ -7,6 +8,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import ftfy
 import jinja2
 import numpy as np
 import pytest
@@ -51,6 +53,11 @@ BUILT = {
     "quickstart": (Unite, quickstart().backbone.encoder, "qwen2_vl"),
     "unite, raw": (Unite, UniteConfig(positions="mrope", prompt="raw"), "qwen2_vl"),
     "unite, short": (Unite, UniteConfig(positions="mrope", max_length=60), "qwen2_vl"),
+    "unite, twice": (
+        Unite,
+        UniteConfig(positions="mrope", resized_twice=True, newline_after_pictures=False, min_frame_pixels=56 * 56),
+        "qwen2_vl",
+    ),
     "unite, qwen2.5": (Unite, UniteConfig(positions="mrope"), "qwen2_5_vl"),
     "unite, qwen3": (Unite, UniteConfig(positions="mrope"), "qwen3_vl"),
     "jfe": (Jfe, JfeConfig(), "qwen2_vl"),
@@ -59,6 +66,7 @@ BUILT = {
     "jfe, late": (Jfe, JfeConfig(fusion="late", positions="1d"), "qwen2_vl"),
     "univldr": (UniVLDR, UniVLDRConfig(max_length=12), "clip"),
     "mire": (Mire, MireConfig(width=32, heads=2, global_tokens=2, global_hidden=32, patch_hidden=32, query_length=20), "bert_clip"),
+    "mire, unpunctuated": (Mire, MireConfig(width=32, heads=2, query_length=20, punctuation_rows=False), "bert_clip"),
     "marvel": (Marvel, MarvelConfig(), "t5_clip"),
 }
 
@@ -154,9 +162,21 @@ def refused(*parts, at):
 # Plain transformers
 
 
-@pytest.mark.parametrize(
-    "name", ["unite", "unite, 1d", "quickstart", "unite, raw", "unite, qwen2.5", "unite, qwen3", "jfe", "jfe, mean", "jfe, late", "univldr"]
-)
+QWENS = [
+    "unite",
+    "unite, 1d",
+    "quickstart",
+    "unite, raw",
+    "unite, twice",
+    "unite, qwen2.5",
+    "unite, qwen3",
+    "jfe",
+    "jfe, mean",
+    "jfe, late",
+]
+
+
+@pytest.mark.parametrize("name", [*QWENS, "univldr"])
 def test_the_cards_example_gives_the_same_vectors_with_transformers_alone(name, releases, tmp_path, monkeypatch):
     folder = exported(releases[name], tmp_path / "out", "hf")
     monkeypatch.chdir(folder)
@@ -168,6 +188,9 @@ def test_the_cards_example_gives_the_same_vectors_with_transformers_alone(name, 
     more = Item("more", text=f"  {TEXT}\n", images=(picture("blue", 80), picture("green")), instruction="Find a passage.")
     seen = [Image.open(io.BytesIO(image)) for image in more.images]
     assert (namespace["encode"](more.text, seen, more.instruction) - rows(releases[name], [more])[0]).abs().max() < CLOSE
+    odd = Item("odd", images=(noise(100, 80), noise(40, 30)))
+    seen = [Image.open(io.BytesIO(image)) for image in odd.images]
+    assert (namespace["encode"](pictures=seen) - rows(releases[name], [odd])[0]).abs().max() < CLOSE
 
 
 def test_the_example_passes_positions_that_count_tokens(releases, tmp_path, monkeypatch):
@@ -302,6 +325,11 @@ LATE = {
     "long query for texts": (f"model.encode_query(model.prompts['t->t'] + {LONG!r})", {"text": LONG, "target": "t"}),
     "in a batch": (f"model.encode_document([{LONG!r}, {TEXT!r}])[1]", Item("", text=TEXT)),
 }
+TWICE = {
+    "picture": ("model.encode(whole(small))", Item("", images=(noise(40, 30),))),
+    "both": (f"model.encode({{'text': {TEXT!r}, 'image': whole(large)}})", Item("", text=TEXT, images=(noise(640, 480),))),
+    **QUERIES,
+}
 STILL = {name: asked for name, asked in CHAT.items() if name != "clip"}
 ASKED = {
     "unite": CHAT,
@@ -314,6 +342,7 @@ ASKED = {
     "jfe, mean": CHAT,
     "unite, raw": RAW,
     "unite, short": SHORT,
+    "unite, twice": TWICE,
     "univldr": CLIP,
     "mire": LATE,
 }
@@ -360,6 +389,27 @@ def test_clips_whose_frames_would_be_scaled_differently_are_refused(releases, tm
         tokenizer.apply_chat_template(clip, chat_template=(folder / "chat_template.jinja").read_text())
 
 
+@pytest.mark.parametrize("layout", ["hf", "sentence-transformers"])
+def test_the_card_of_a_clip_says_how_texts_were_repaired(layout, releases, tmp_path, monkeypatch):
+    folder = exported(releases["univldr"], tmp_path / "out", layout)
+    assert "`html.unescape(html.unescape(ftfy.fix_text(text))).lower()` before" in (folder / "README.md").read_text()
+    if layout == "hf":
+        monkeypatch.chdir(folder)
+        namespace = {}
+        exec(code_of(folder), namespace)
+        text = "two \u201cstars\u201d &amp; a circle"
+        ours = rows(releases["univldr"], [Item("", text=text)])[0]
+        assert (namespace["encode"](html.unescape(html.unescape(ftfy.fix_text(text))).lower()) - ours).abs().max() < CLOSE
+        assert (namespace["encode"](text) - ours).abs().max() > CLOSE
+
+
+def test_a_folder_whose_pictures_and_frames_are_resized_twice_says_so_and_refuses_clips(releases, tmp_path):
+    folder = exported(releases["unite, twice"], tmp_path / "out", "sentence-transformers")
+    words = (folder / "README.md").read_text()
+    assert "A picture is resized twice" in words and "Clips are refused: the processor here resizes a frame once" in words
+    assert "clips would not be read as in training" in (folder / "chat_template.jinja").read_text()
+
+
 def test_the_files_are_those_that_servers_parse(releases, tmp_path):
     folder = exported(releases["unite"], tmp_path / "out", "sentence-transformers")
     kinds = [module["type"].rpartition(".")[2] for module in json.loads((folder / "modules.json").read_text())]
@@ -374,14 +424,15 @@ def test_the_files_are_those_that_servers_parse(releases, tmp_path):
     assert f"in training at most {UniteConfig().max_frames} were, evenly spaced" in (folder / "README.md").read_text()
 
 
-def test_late_interaction_has_the_layout_of_pylate(releases, tmp_path):
-    folder = exported(releases["mire"], tmp_path / "out", "sentence-transformers")
+@pytest.mark.parametrize(("name", "skipped"), [("mire", set()), ("mire, unpunctuated", {".", "!"})])
+def test_late_interaction_has_the_layout_of_pylate(releases, name, skipped, tmp_path):
+    folder = exported(releases[name], tmp_path / "out", "sentence-transformers")
     fields = json.loads((folder / "config_sentence_transformers.json").read_text())
-    config = BUILT["mire"][1]
+    config = BUILT[name][1]
     assert (fields["model_type"], fields["query_prefix"], fields["document_prefix"]) == ("ColBERT", "[unused0]", "[unused1]")
     assert (fields["query_length"], fields["document_length"]) == (config.query_length, config.document_length)
     assert fields["prompts"] == {"query": "", "document": "", **{task: f"{words} " for task, words in INSTRUCTIONS.items()}}
-    assert fields["do_query_expansion"] is False and {".", "!"} <= set(fields["skiplist_words"])
+    assert fields["do_query_expansion"] is False and skipped == {".", "!"} & set(fields["skiplist_words"])
     assert [module["path"] for module in json.loads((folder / "modules.json").read_text())] == ["", "1_Dense"]
     assert list(load_file(folder / "1_Dense/model.safetensors")) == ["linear.weight"]
     assert "linear.weight" not in load_file(folder / "model.safetensors")
@@ -404,8 +455,9 @@ torch.save({{
 """
 
 
-def test_pylate_gives_the_same_vectors_of_texts(releases, tmp_path):
-    release = releases["mire"]
+@pytest.mark.parametrize("name", ["mire", "mire, unpunctuated"])
+def test_pylate_gives_the_same_vectors_of_texts(releases, name, tmp_path):
+    release = releases[name]
     ran = with_pylate(PYLATE, exported(release, tmp_path / "out", "sentence-transformers"), tmp_path / "vectors.pt")
     assert ran.returncode == 0, ran.stderr
     found, encoder = torch.load(tmp_path / "vectors.pt"), release.open_encoder()

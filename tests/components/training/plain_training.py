@@ -25,8 +25,12 @@ def plain(job: TrainingJob) -> list[dict[str, Any]]:
     encoder = load_encoder(job.encoder).tune(config.tuning)
     module = Tempered(encoder, config.loss) if config.loss.learned_temperature else encoder
     learning = [p for p in module.parameters() if p.requires_grad]
-    decayed = {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay}
-    optimizer = torch.optim.AdamW([decayed, {"params": [p for p in learning if p.ndim == 1], "weight_decay": 0.0}], lr=config.learning_rate)
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in named if p.ndim > 1 and "relative_attention_bias" not in name]
+    others = [p for name, p in named if p.ndim == 1 or "relative_attention_bias" in name]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=config.learning_rate
+    )
     store = PairStore(job.pairs)
     plan = BatchPlan(store, config.batch, job.seed, config.homogeneous, config.homogeneous_by)
     everything = store.pairs(range(len(store)))

@@ -6,6 +6,7 @@ import pickle
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,22 +33,39 @@ def toy() -> torch.nn.Module:
     return module
 
 
-def _rank(rank: int, world: int, folder: str) -> None:
+UNDECAYED = ("3.weight",)
+STEPS = 3
+
+
+def _engine(stage: int, world: int, bf16: bool = False, **options: bool) -> Any:
+    numbers = replace(NUMBERS, stage=stage, world=world, micro_batch=8 // world, accumulation=1, bf16=bf16, learning_rate=0.01)
+    return deepspeed_engine.start(toy(), resolved({}, numbers, 8), lambda step: 1.0, UNDECAYED, **options)
+
+
+def _inputs(step: int, rank: int) -> torch.Tensor:
+    torch.manual_seed(10 * step + rank)
+    return torch.randn(4, 6)
+
+
+def _stepped(engine: Any, inputs: torch.Tensor) -> float:
+    engine.backward(engine(inputs.to(next(engine.module.parameters()).dtype)).float().square().mean())
+    return deepspeed_engine.step(engine)
+
+
+def _join(rank: int, world: int, rendezvous: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world)
+    dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=world)
     deepspeed_engine.prepare()
+
+
+def _rank(rank: int, world: int, folder: str) -> None:
+    _join(rank, world, f"{folder}/rendezvous")
     results = {}
     for stage in (0, 1, 2, 3):
         for bf16 in (False, True) if stage else (False,):
-            numbers = replace(NUMBERS, stage=stage, world=world, micro_batch=4, accumulation=1, bf16=bf16, learning_rate=0.01)
-            engine = deepspeed_engine.start(toy(), resolved({}, numbers, 8), lambda step: 1.0)
-            norms = []
-            for step in range(3):
-                torch.manual_seed(10 * step + rank)
-                inputs = torch.randn(4, 6)
-                engine.backward(engine(inputs.to(next(engine.module.parameters()).dtype)).float().square().mean())
-                norms.append(deepspeed_engine.step(engine))
+            engine = _engine(stage, world, bf16)
+            norms = [_stepped(engine, _inputs(step, rank)) for step in range(STEPS)]
             deepspeed_engine.save(engine, Path(folder) / f"{stage}-{bf16}")
             results[stage, bf16] = (deepspeed_engine.whole_weights(engine), norms)
     if rank == 0:
@@ -59,6 +77,24 @@ def _rank(rank: int, world: int, folder: str) -> None:
     os._exit(0)  # at a normal exit, gloo's threads may outlive what they use and abort a process that has finished its work
 
 
+def _alone(rank: int, world: int, folder: str) -> None:
+    """A further step, on the batch of both ranks, from the checkpoints of two ranks."""
+    _join(rank, world, f"{folder}/rendezvous of one")
+    results = {}
+    for stage in (0, 1, 2, 3):
+        written = Path(folder) / f"{stage}-False"
+        engine = _engine(stage, world, **({"universal": True} if stage else {}))
+        if stage:
+            deepspeed_engine.reshape(written, stage, Path(folder) / f"reshaped {stage}")
+        deepspeed_engine.load(engine, Path(folder) / f"reshaped {stage}" if stage else written)
+        decays = [group["weight_decay"] for group in engine.basic_optimizer.param_groups]
+        _stepped(engine, torch.cat([_inputs(STEPS, rank) for rank in range(2)]))
+        results[stage] = (deepspeed_engine.whole_weights(engine), decays)
+    Path(folder, "alone.pickle").write_bytes(pickle.dumps(results))
+    dist.destroy_process_group()
+    os._exit(0)
+
+
 @pytest.fixture(scope="module")
 def engines(tmp_path_factory) -> tuple[Path, dict]:
     """Whole weights and gradient norms of two ranks, by stage and precision, and the folder of their checkpoints."""
@@ -67,20 +103,15 @@ def engines(tmp_path_factory) -> tuple[Path, dict]:
     return folder, pickle.loads((folder / "results.pickle").read_bytes())
 
 
-def plain() -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The same steps without DeepSpeed."""
+def plain(steps: int = STEPS) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """The same steps without DeepSpeed; of the two matrices that are trained, the second does not decay."""
     module, norms = toy(), []
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": 0.1},
-        {"params": [p for p in learning if p.ndim == 1], "weight_decay": 0.0},
-    ]
+    first, *others = learning
+    groups = [{"params": [first], "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=0.01, betas=NUMBERS.betas, eps=NUMBERS.epsilon)
-    for step in range(3):
-        losses = []
-        for rank in range(2):
-            torch.manual_seed(10 * step + rank)
-            losses.append(module(torch.randn(4, 6)).square().mean())
+    for step in range(steps):
+        losses = [module(_inputs(step, rank)).square().mean() for rank in range(2)]
         optimizer.zero_grad()
         (sum(losses) / 2).backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(learning, 1.0)))
@@ -96,6 +127,16 @@ def test_every_stage_steps_as_plain_torch_does_and_leaves_frozen_weights_alone(e
     assert norms == pytest.approx(expected_norms, rel=1e-4)
     for name, weight in weights.items():
         torch.testing.assert_close(weight, expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_what_does_not_decay_is_the_same_after_a_checkpoint_of_other_ranks(engines):
+    folder, _ = engines
+    run_ranks(_alone, 1, str(folder))
+    expected, _ = plain(STEPS + 1)
+    for stage, (weights, decays) in pickle.loads((folder / "alone.pickle").read_bytes()).items():
+        assert decays == [0.1, 0.0], stage
+        for name, weight in weights.items():
+            torch.testing.assert_close(weight, expected[name], atol=1e-5, rtol=1e-4, msg=lambda text, at=(stage, name): f"{at}: {text}")
 
 
 def test_no_engine_imports_the_compiler_of_torch(engines):

@@ -109,7 +109,7 @@ def test_a_t5_without_its_tokens_gets_them_and_keeps_the_rest(encoder, twin):
 
 
 def test_the_room_in_a_published_table_is_used_and_stays(twin, tmp_path):
-    """T5's has 28 rows more than its tokenizer has tokens."""
+    """T5's has 28 rows more than its tokenizer has tokens; the published code takes the first of them as they are, in this order."""
     published = open_checkpoint(twin("t5_clip")["text"], "text")
     tokens = len(published.tokenizer)
     published.model.resize_token_embeddings(tokens + 28)
@@ -119,9 +119,21 @@ def test_the_room_in_a_published_table_is_used_and_stays(twin, tmp_path):
     encoder = Marvel.build({**twin("t5_clip"), "text": Checkpoint(tmp_path)}, MarvelConfig())
     table_TD = encoder.text.shared.weight
     assert len(table_TD) == tokens + 28
-    assert torch.equal(table_TD[:tokens], published.model.shared.weight[:tokens])
-    assert torch.equal(table_TD[tokens + 3 :], published.model.shared.weight[tokens + 3 :])
-    assert (table_TD[tokens : tokens + 3] - 5).abs().max() < 0.1  # drawn like the rows that were learnt
+    assert torch.equal(table_TD, published.model.shared.weight)
+    ids = encoder.parts["text"].tokenizer.convert_tokens_to_ids(["<im_patch>", "<im_start>", "<im_end>"])
+    assert ids == [tokens, tokens + 1, tokens + 2]
+
+
+def test_where_a_table_has_no_room_its_tokens_are_drawn_like_the_rows_that_were_learnt(twin, tmp_path):
+    published = open_checkpoint(twin("t5_clip")["text"], "text")
+    tokens = len(published.tokenizer)
+    with torch.no_grad():
+        published.model.shared.weight.mul_(0.01).add_(5)
+    published.save(tmp_path, published.model.state_dict())
+    with seeded(0):
+        table_TD = Marvel.build({**twin("t5_clip"), "text": Checkpoint(tmp_path)}, MarvelConfig()).text.shared.weight
+    assert torch.equal(table_TD[:tokens], published.model.shared.weight)
+    assert (table_TD[tokens : tokens + 3] - 5).abs().max() < 0.1
     assert 0.005 < table_TD[tokens : tokens + 3].std() < 0.02
 
 

@@ -5,6 +5,7 @@ import math
 import pickle
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,7 +21,7 @@ from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.mire import Mire, picture_key
-from mirepoix.models.retrievers.mire_config import GUIDE, MireConfig, MireTuning
+from mirepoix.models.retrievers.mire_config import MireConfig, MireTuning
 from mirepoix.models.vectors import maxsim
 from tests.models.conftest import ITEMS, picture
 from tests.models.retrievers.test_query_pooling import attended, looked
@@ -92,12 +93,14 @@ class Slow:
             return text
         return self.visual(item, text) + (text if text_rows and worded(item) else [])
 
-    def document(self, item, length=SMALL.document_length):
+    def document(self, item, length=SMALL.document_length, signs=True):
         names, text = self.tokens("[unused1]", worded(item), length)
-        text = [row for name, row in zip(names, text, strict=True) if name not in list("""!"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~""")]
+        without = () if signs else list("""!"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~""")
+        text = [row for name, row in zip(names, text, strict=True) if name not in without]
         if not item.images:
             return text
-        return self.visual(item, self.tokens("[unused0]", GUIDE, SMALL.query_length)[1]) + (text if worded(item) else [])
+        guide = "Can you describe the primary elements in this image?"
+        return self.visual(item, self.tokens("[unused0]", guide, SMALL.query_length)[1]) + (text if worded(item) else [])
 
 
 @pytest.fixture(scope="module")
@@ -148,14 +151,14 @@ def test_in_search_every_row_is_what_the_equations_say(mire, slow):
     ids=["fine-tuning", "without [MASK]", "alignment", "other lengths"],
 )
 def test_in_training_every_row_is_what_the_equations_say(mire, slow, tuning, read):
-    """With [MASK] as text like any other, in the score and in what weighs the patches; documents are read as in search."""
+    """With [MASK] as text like any other, in the score and in what weighs the patches; documents without rows of punctuation."""
     mire.tune(tuning)
     with torch.no_grad():
         queries = [BY_ID[name] for name in ("text", "asked alone", "two pictures", "long")]
         documents = [BY_ID["long"], BY_ID["signs"]]
         rows_NTD, mask_NT = mire(**mire.training_collator(queries, documents))
         expected = [slow.query(item, **read) for item in queries]
-        expected += [slow.document(item, tuning.document_length or SMALL.document_length) for item in documents]
+        expected += [slow.document(item, tuning.document_length or SMALL.document_length, signs=False) for item in documents]
         for rows_TD, mask_T, rows in zip(rows_NTD, mask_NT, expected, strict=True):
             assert_equal(rows_TD, mask_T, rows)
 
@@ -201,10 +204,14 @@ def test_alignment_scores_pictures_alone_but_text_where_there_is_no_picture(mire
     assert counts == [VISUAL, VISUAL + SMALL.global_tokens, 12, VISUAL + 3 + 2, VISUAL + SMALL.global_tokens, 3 + 4]
 
 
-def test_a_document_has_no_rows_of_punctuation_and_a_query_has(mire):
+def test_a_document_has_no_rows_of_punctuation_in_training_and_has_them_in_search_as_the_published_index(mire, twin):
     plain, signed, signs = Item("a", text="snow night"), Item("b", text="snow, night!"), Item("c", text="?!")
-    assert [len(rows) for rows in forward(mire, mire.collator, [plain, signed], [plain, signed, signs])] == [5, 7, 5, 5, 3]
-    assert not torch.allclose(*forward(mire, mire.collator, [], [plain, signed]), atol=1e-3), "BERT reads it all the same"
+    documents = [plain, signed, signs]
+    assert [len(rows) for rows in forward(mire, mire.training_collator, [], documents)] == [5, 5, 3]
+    assert not torch.allclose(*forward(mire, mire.training_collator, [], [plain, signed]), atol=1e-3), "BERT reads it all the same"
+    assert [len(rows) for rows in forward(mire, mire.collator, [plain, signed], documents)] == [5, 7, 5, 7, 5]
+    without = made(twin, replace(SMALL, punctuation_rows=False))
+    assert [len(rows) for rows in forward(without, without.collator, [plain, signed], documents)] == [5, 7, 5, 5, 3]
 
 
 def test_an_item_of_pictures_alone_has_visual_rows_alone_and_words_bring_theirs(mire):
@@ -224,6 +231,10 @@ def test_a_querys_own_words_weigh_its_patches_and_leave_its_global_rows_alone(mi
 def test_the_guide_of_documents_weighs_their_patches_and_nothing_else(twin, mire):
     other = made(twin, MireConfig(**{**vars(SMALL), "document_guide": "two large blue stars at night"}))
     items = [BY_ID["both"]]
+    assert (mire.config.document_guide, Mire.prompt(other.config)) == (
+        "Can you describe the primary elements in this image?",
+        "two large blue stars at night",
+    )
     query, document = forward(mire, mire.collator, items, items)
     other_query, other_document = forward(other, other.collator, items, items)
     assert torch.allclose(query, other_query, atol=1e-6)
@@ -319,8 +330,7 @@ def test_over_a_published_colbert_text_alone_has_colberts_own_vectors(twin, tmp_
         names, rows = plain.tokens("[unused0]", item.text, 99)
         assert torch.allclose(query_rows, normalize(torch.stack(rows), dim=-1), atol=1e-5) and len(query_rows) == len(names)
         names, rows = plain.tokens("[unused1]", item.text, 99)
-        kept = [row for name, row in zip(names, rows, strict=True) if name not in (",", "!", "?", "(", ")")]
-        assert torch.allclose(document_rows, normalize(torch.stack(kept), dim=-1), atol=1e-5)
+        assert torch.allclose(document_rows, normalize(torch.stack(rows), dim=-1), atol=1e-5)
 
 
 def test_a_published_projection_of_another_width_is_refused(twin, tmp_path):

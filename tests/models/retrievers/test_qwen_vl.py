@@ -1,9 +1,12 @@
 """How a Qwen-VL model reads an item: budgets, clips, control tokens, batches that have no picture; clips as transformers packs them."""
 
+import io
 import itertools
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
@@ -94,6 +97,75 @@ def test_a_clips_frames_have_a_budget_of_their_own_within_that_of_pictures(tiny_
     enlarging.save(tmp_path)
     for encoder in (enlarging, load_encoder(tmp_path)):
         assert encoder.collator([item])["grid_thw"].tolist() == [[1, 8, 8], [1, 4, 4]], "frames are not enlarged as pictures are"
+
+
+PUBLISHED = {"min_pixels": 256 * 28 * 28, "max_pixels": 1280 * 28 * 28, "min_frame_pixels": 256 * 28 * 28, "resized_twice": True}
+"""As UNITE's training reads pictures and clips."""
+
+
+def sized(width: int, height: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (width, height), "white").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("size", "grid", "once"),
+    [
+        ((100, 80), [1, 28, 38], [1, 30, 36]),
+        ((20, 12), [1, 28, 40], [1, 26, 42]),
+        ((300, 61), [1, 14, 76], [1, 16, 72]),
+        ((640, 480), [1, 34, 46], [1, 34, 46]),
+        ((1400, 900), [1, 56, 88], [1, 56, 88]),
+    ],
+    ids=str,
+)
+def test_a_picture_that_is_resized_twice_has_the_grid_of_unites_code(tiny_qwen, size, grid, once):
+    """By its fetch_image, whose smart_resize was run on these sizes, and then by the processor."""
+    item = Item("a", images=(sized(*size),))
+    collator = Unite.open(tiny_qwen, UniteConfig(**PUBLISHED)).collator
+    assert collator([item])["grid_thw"].tolist() == [grid]
+    collator = Unite.open(tiny_qwen, UniteConfig(**{**PUBLISHED, "resized_twice": False})).collator
+    assert collator([item])["grid_thw"].tolist() == [once]
+
+
+def test_a_picture_that_is_resized_twice_has_pillows_pixels_of_both_times(tiny_qwen):
+    noisy = Image.fromarray(np.random.default_rng(0).integers(256, size=(80, 100, 3), dtype=np.uint8))
+    buffer = io.BytesIO()
+    noisy.save(buffer, "PNG")
+    collator = Unite.open(tiny_qwen, UniteConfig(**PUBLISHED)).collator
+    found = collator([Item("a", images=(buffer.getvalue(),))])["pixel_values"]
+    by_hand = noisy.resize((112, 84), Image.Resampling.BICUBIC).resize((532, 392), Image.Resampling.BICUBIC)
+    again = io.BytesIO()
+    by_hand.save(again, "PNG")
+    plain = Unite.open(tiny_qwen, UniteConfig(max_pixels=1280 * 28 * 28)).collator([Item("a", images=(again.getvalue(),))])
+    assert torch.allclose(found, plain["pixel_values"], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "grid", "once"),
+    [
+        ((320, 240), [2, 28, 38], [2, 16, 22]),
+        ((640, 360), [2, 24, 44], [2, 14, 26]),
+        ((160, 120), [2, 28, 38], [2, 8, 12]),
+        ((240, 240), [2, 32, 32], [2, 18, 18]),
+    ],
+    ids=str,
+)
+def test_frames_are_enlarged_after_their_cap_as_in_unites_code(tiny_qwen, size, grid, once):
+    """By its fetch_video, with 240 x 320 pixels at most, and then by the processor, with 256 x 28 x 28 at least."""
+    item = Item("a", video=(sized(*size),) * 4)
+    batch = Unite.open(tiny_qwen, UniteConfig(**PUBLISHED)).collator([item])
+    assert batch["grid_thw"].tolist() == [grid]
+    assert (batch["mm_token_type_ids"] == 2).sum() == grid[0] * grid[1] * grid[2] // 4
+    plain = Unite.open(tiny_qwen, UniteConfig(**{**PUBLISHED, "min_frame_pixels": None})).collator([item])
+    assert plain["grid_thw"].tolist() == [once]
+
+
+def test_by_default_pictures_and_frames_are_resized_once_and_a_line_ends_after_them():
+    for config in (UniteConfig(), JfeConfig()):
+        assert (config.min_frame_pixels, config.resized_twice) == (None, False)
+    assert UniteConfig().newline_after_pictures
 
 
 def test_of_a_long_clip_frames_are_read_evenly_spaced_at_their_own_times(checkpoints):

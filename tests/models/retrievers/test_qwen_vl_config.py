@@ -15,6 +15,8 @@ from mirepoix.models.retrievers.unite_config import UniteConfig
         {"max_frames": 0},
         {"frames_per_second": 0.0},
         {"min_pixels": 100, "max_pixels": 50},
+        {"min_frame_pixels": 100, "max_pixels": 50},
+        {"min_frame_pixels": 0},
     ],
     ids=str,
 )

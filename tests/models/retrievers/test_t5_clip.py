@@ -2,10 +2,16 @@
 
 import pytest
 import torch
-from transformers import T5Tokenizer
+from safetensors.torch import load_file
+from transformers import CLIPModel, T5Tokenizer
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpoint
+from mirepoix.models.backbones.clip_temperature import published_temperature
+from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
+from mirepoix.models.losses.objective import Objective
 from mirepoix.models.retrievers.marvel import Marvel
 from mirepoix.models.retrievers.marvel_config import MarvelConfig
 from mirepoix.models.retrievers.mimic import Mimic
@@ -65,3 +71,58 @@ def test_the_vision_half_of_a_whole_clip_serves_as_well(retriever, config, twin)
     patches_VPD = encoder.patches(encoder.blank(encoder.device))
     assert patches_VPD.shape == (1, 16, encoder.dimension)
     assert not torch.equal(patches_VPD[0, 0], patches_VPD[0, 1])
+
+
+@pytest.mark.parametrize(("retriever", "config"), [(Marvel, MarvelConfig()), (Mimic, MimicConfig())])
+def test_the_matrices_without_decay_are_those_that_marvels_code_takes_for_biases_by_their_names(retriever, config, twin):
+    """Its optimizer has no decay on vectors, nor on what has "bn", "ln", "bias" or "logit_scale" in its name."""
+    matrices = [name for name, weight in retriever.build(twin("t5_clip"), config).named_parameters() if weight.ndim > 1]
+    named = [name for name in matrices if any(part in name for part in ("bn", "ln", "bias", "logit_scale"))]
+    assert named == [
+        "text.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        "text.decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    ]
+    assert [name for name in matrices if name.endswith(retriever.UNDECAYED)] == named
+
+
+def with_scale(clip, folder, scale: float, **saved) -> Checkpoint:
+    """The twin's CLIP with another scale, in another folder."""
+    model = CLIPModel.from_pretrained(clip.name)
+    model.logit_scale.data.fill_(scale)
+    model.save_pretrained(folder, **saved)
+    CLIPImageProcessorPil.from_pretrained(clip.name).save_pretrained(folder)
+    return Checkpoint(folder)
+
+
+@pytest.mark.parametrize(("retriever", "config"), [(Marvel, MarvelConfig()), (Mimic, MimicConfig())])
+@pytest.mark.parametrize(("scale", "temperature"), [(4.6052, 0.01), (3.912023, 0.02), (2.6592, 0.07)])
+def test_it_starts_at_the_temperature_of_a_whole_clip_as_marvels_code_does(retriever, config, scale, temperature, twin, tmp_path):
+    """The scale of openai/clip-vit-base-patch32 is 4.6052, and CLIP lets none be above the logarithm of 100."""
+    vision = with_scale(twin("clip")["model"], tmp_path / "clip", scale)
+    encoder = retriever.build({"text": twin("t5_clip")["text"], "vision": vision}, config)
+    assert encoder.temperature == pytest.approx(temperature, rel=1e-4)
+    encoder.save(tmp_path / "encoder")
+    assert load_encoder(tmp_path / "encoder").temperature == encoder.temperature
+    resolved = Objective(temperature=None, learned_temperature=True).resolved(encoder.temperature, encoder.dimension)
+    assert resolved.temperature == encoder.temperature
+
+
+def test_the_temperature_is_read_of_every_form_that_a_checkpoint_is_published_in(twin, tmp_path):
+    clip = twin("clip")["model"]
+    sharded = with_scale(clip, tmp_path / "sharded", 3.912023, max_shard_size="100KB")
+    assert len(list((tmp_path / "sharded").glob("model-*.safetensors"))) > 1
+    pickled = with_scale(clip, tmp_path / "pickled", 3.912023)
+    torch.save(load_file(tmp_path / "pickled/model.safetensors"), tmp_path / "pickled/pytorch_model.bin")
+    (tmp_path / "pickled/model.safetensors").unlink()
+    for checkpoint in (sharded, pickled):
+        assert published_temperature(checkpoint) == pytest.approx(0.02, rel=1e-5)
+        vision = Marvel.build({"text": twin("t5_clip")["text"], "vision": checkpoint}, MarvelConfig())
+        assert vision.temperature == pytest.approx(0.02, rel=1e-5)
+
+
+@pytest.mark.parametrize(("retriever", "config"), [(Marvel, MarvelConfig()), (Mimic, MimicConfig())])
+def test_over_a_vision_tower_alone_it_has_no_temperature_and_a_training_has_to_name_one(retriever, config, twin):
+    encoder = retriever.build(twin("t5_clip"), config)
+    assert encoder.temperature is None and published_temperature(twin("t5_clip")["vision"]) is None
+    with pytest.raises(Refused, match=r"loss.temperature is null and the encoder has none: .* its checkpoint brings none; give a number"):
+        Objective(temperature=None, learned_temperature=True).resolved(encoder.temperature, encoder.dimension)

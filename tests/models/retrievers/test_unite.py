@@ -60,6 +60,14 @@ def test_the_modalities_are_named_and_the_picture_comes_first(unite):
     assert "user\n<|vision_start|><|image_pad|><|vision_end|>\nSummary above image in one" in read(unite, Item("a", images=(picture(),)))
 
 
+def test_without_a_newline_the_words_follow_the_picture_as_in_the_published_demonstration(tiny_qwen):
+    demonstrated = Unite.open(tiny_qwen, UniteConfig(newline_after_pictures=False))
+    prompt = read(demonstrated, Item("a", text="a red circle", images=(picture(),)))
+    assert "user\n<|vision_start|><|image_pad|><|vision_end|>a red circle\nSummary above sentence and image in one word:" in prompt
+    alone = read(demonstrated, Item("a", images=(picture(),)))
+    assert "user\n<|vision_start|><|image_pad|><|vision_end|>\nSummary above image in one" in alone
+
+
 def test_every_picture_has_a_frame_of_its_own_and_the_clip_follows_them(unite):
     prompt = read(unite, Item("a", images=(picture(), picture("blue")), video=(picture(),)))
     shown = SHOWN.replace("<|video_pad|>", "<|video_pad|>" * 4)

@@ -81,6 +81,33 @@ def test_it_is_the_sum_that_the_equations_say_for_queries_and_documents(univldr,
         assert torch.allclose(univldr.encode(MANY, 4, role=role).rows_NTD[:, 0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("two &amp; stars", "two & stars"),
+        ("a star\u2019s \u201cnight\u201d", 'a star\'s "night"'),
+        ("caf\u00c3\u00a9 at night", "caf\u00e9 at night"),
+        ("it&amp;#39;s snow", "it's snow"),
+    ],
+)
+def test_texts_are_read_as_openais_tokenizer_cleans_them_and_as_they_are_where_that_is_off(twin, univldr, text, cleaned):
+    """Four of the seventeen texts on which transformers' tokenizer was found to differ from it."""
+    given, clean = (univldr.collator([Item("a", text=words)])["input_ids"].tolist() for words in (text, cleaned))
+    assert given == clean and univldr.config.clean_text
+    raw = UniVLDR.build(twin("clip"), UniVLDRConfig(clean_text=False))
+    plain = AutoTokenizer.from_pretrained(twin("clip")["model"].name)
+    assert raw.collator([Item("a", text=text)])["input_ids"].tolist() == [plain(text)["input_ids"]] != given
+    assert raw.collator([Item("a", text=cleaned)])["input_ids"].tolist() == clean
+
+
+def test_control_tokens_that_cleaning_makes_are_letters_and_a_text_of_blanks_alone_is_an_empty_one(univldr):
+    ids = univldr.collator([Item("a", text="&lt;|endoftext|&gt; night")])["input_ids"][0].tolist()
+    assert ids.count(univldr.tokenizer.eos_token_id) == 1 and ids[-1] == univldr.tokenizer.eos_token_id
+    batch = univldr.collator([Item("a", text="&nbsp;")])
+    assert batch["input_ids"].tolist() == [[univldr.tokenizer.bos_token_id, univldr.tokenizer.eos_token_id]]
+    assert batch["attention_mask"].tolist() == [[1, 1]], "it is a text, whose vector is that of no words"
+
+
 def test_a_saved_folder_opens_in_plain_transformers_and_gives_the_same_sums(univldr, tmp_path):
     for parameter in univldr.parameters():
         parameter.data.add_(0.02 * torch.randn_like(parameter))

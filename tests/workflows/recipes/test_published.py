@@ -1,7 +1,10 @@
 """The published recipes say what the papers and their code say, field by field."""
 
+import ast
+import re
 from dataclasses import fields, replace
 from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,15 +21,19 @@ DENSE = {
     "weight_decay": 0.2,
     "adam_betas": (0.9, 0.98),
     "adam_epsilon": 1e-6,
+    "max_grad_norm": 0.0,
     "num_train_epochs": 20,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0,
+    "loss.temperature": None,
     "loss.learned_temperature": True,
 }
-"""MARVEL's optimizer in every step of its own and of UniVL-DR's."""
+"""MARVEL's optimizer in every step of its own and of UniVL-DR's; the temperature is that of the CLIP checkpoint."""
 ANCE = {"last": 100, "margin": None, "balanced": True, "strategy": "random", "negatives": 2, "own": "replace", "max_score": None}
 FLAT = {"lr_scheduler_type": "constant", "per_device_train_batch_size": 128, "num_workers": 4, "weight_decay": 0.0, "max_grad_norm": 0.0}
 LORA = {"num_train_epochs": 1, "loss.temperature": 0.03, "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.0}
+CLIPPED = {"max_grad_norm": 64.0, "adam_epsilon": 6.4e-7, "adam_betas": (0.9, 0.999), "seed": 42}
+"""UNITE's 1.0 and 1e-8, on gradients that its loss divides by the 64 GPUs of scripts/multi_node/qwen2_vl_2b."""
 IN_BATCH = {"negatives": 0, "loss.in_batch": True}
 
 
@@ -44,13 +51,15 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "backbone.encoder.min_pixels": 256 * 28 * 28,
         "backbone.encoder.max_pixels": 1280 * 28 * 28,
         "backbone.encoder.max_frame_pixels": 240 * 320,
+        "backbone.encoder.min_frame_pixels": 256 * 28 * 28,
+        "backbone.encoder.resized_twice": True,
         "backbone.encoder.max_frames": 12,
         "pairs.adapt_tasks": ("t->t", "t->i", "i->t", "t->v", "v->t"),
         "pairs.adapt_instructions": False,
         "pairs.without_instruction": 0.0,
-        **under("adapt", LORA, IN_BATCH, {"learning_rate": 1e-4, "loss.symmetric": True, "loss.modality_mask": False}),
+        **under("adapt", LORA, CLIPPED, IN_BATCH, {"learning_rate": 1e-4, "loss.symmetric": True, "loss.modality_mask": False}),
         **under("adapt.tuning", {"towers": ("language",), "lora.rank": 8, "lora.alpha": 16, "lora.dropout": 0.05}),
-        **under("instruct", LORA, IN_BATCH, {"learning_rate": 2e-5, "loss.symmetric": False, "loss.modality_mask": True}),
+        **under("instruct", LORA, CLIPPED, IN_BATCH, {"learning_rate": 2e-5, "loss.symmetric": False, "loss.modality_mask": True}),
         **under("instruct.tuning", {"towers": ("language",), "lora.rank": 8, "lora.alpha": 64, "lora.dropout": 0.05}),
         "mine": None,
         "refine": None,
@@ -63,6 +72,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "pairs.without_instruction": 0.0,
         "adapt.loss.modality_mask": False,
         "instruct.loss.modality_mask": False,
+        "adapt.max_grad_norm": 1.0,
+        "instruct.max_grad_norm": 1.0,
         "refine": None,
     },
     "jfe_late": {"backbone.encoder.fusion": "late"},
@@ -89,6 +100,9 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **under("instruct", FLAT, IN_BATCH, {"num_train_epochs": 15, "learning_rate": 5e-5, "warmup_steps": 10, "loss.temperature": 0.8}),
         **under("instruct.tuning", {"towers": ("text", "pooling"), "text_rows": True, "query_length": 32, "document_length": 180}),
         "instruct.tuning.query_padding": "mask",
+        "backbone.encoder.document_guide": "Can you describe the primary elements in this image?",
+        "backbone.encoder.punctuation_rows": True,
+        **under("passages.vid2r", {"phrases": "anywhere", "min_characters": 30, "few_words": 4, "neighbours": 3, "sentences": 2}),
         "refine": None,
     },
     "marvel": {
@@ -110,11 +124,11 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "backbone.name": CLIP_B32,
         "pairs.without_instruction": 1.0,
         "adapt": None,
-        **under("instruct", DENSE, IN_BATCH, {"seed": 1234, "loss.temperature": None}),
+        **under("instruct", DENSE, IN_BATCH, {"seed": 1234}),
         "instruct.tuning.towers": ("text", "vision"),
         "mine": None,
         **under("mine_refine", ANCE),
-        **under("refine", DENSE, {"seed": 1234, "negatives": 2, "loss.in_batch": False, "loss.temperature": None}),
+        **under("refine", DENSE, {"seed": 1234, "negatives": 2, "loss.in_batch": False}),
     },
     "uniir": {
         "backbone.name": "openai/clip-vit-large-patch14",
@@ -122,6 +136,8 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "adapt": None,
         **under("instruct", IN_BATCH, {"per_device_train_batch_size": 105, "num_workers": 8, "learning_rate": 1e-5, "weight_decay": 0.2}),
         **under("instruct", {"num_train_epochs": 20, "lr_scheduler_type": "cosine", "loss.learned_temperature": True, "bf16": True}),
+        **under("instruct", {"adam_betas": (0.9, 0.98), "adam_epsilon": 1e-6, "max_grad_norm": 0.0, "seed": 2023}),
+        "instruct.loss.temperature": None,
         "instruct.tuning.towers": ("text", "vision"),
         "refine": None,
     },
@@ -156,3 +172,13 @@ def test_the_twins_of_jfe_differ_in_fusion_alone():
     assert arms["jfe"] != arms["jfe_late"]
     assert replace(arms["jfe_late"], backbone=replace(arms["jfe_late"].backbone, encoder=fused)) == arms["jfe"]
     assert recipe("quickstart_all").arms["jfe"] == arms["jfe"]
+
+
+def test_the_table_of_sources_has_the_values_of_the_recipes():
+    table = (Path(__file__).parents[3] / "docs/retrievers.md").read_text().partition("## Where the recipes' settings come from")[2]
+    rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| `(.+?)` \| (.+) \|$", table, re.MULTILINE)
+    lines = [line for line in table.partition("\n---\n")[0].splitlines() if line.startswith("| `")]
+    assert len(rows) == len(lines) == len({row[:2] for row in rows}) and len(rows) >= 40
+    for name, field, value, source in rows:
+        assert reduce(getattr, field.split("."), recipe(name)) == ast.literal_eval(value), (name, field)
+        assert "`" in source or "no public code" in source, (name, field)

@@ -101,7 +101,7 @@ def test_an_encoder_of_a_training_is_released_by_one_command(cli, home, trained)
     release = open_release(target)
     assert (release.name, release.widths, release.encoder) == ("mine", (16, 32), read_manifest(trained).digest)
     description = read_description(release.folder / "encoder")
-    assert (description["temperature"], description["config"]) == (0.025, {"max_length": 40})
+    assert (description["temperature"], description["config"]) == (0.025, {"max_length": 40, "clean_text": True})
     assert [stage["name"] for stage in report["stages"]] == ["sources", "curate", "backbone", "pairs", "embed", "index", "release"]
     assert report["settings"]["backbone"]["encoder"] == {"class": "UniVLDRConfig", "max_length": 40}
 

@@ -1,0 +1,36 @@
+"""The temperature that a CLIP was trained with: its logit_scale is the logarithm of the temperature's inverse."""
+
+import math
+from typing import Any
+
+import torch
+
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.backbones.checkpoints import quiet
+
+LOWEST_TEMPERATURE = 0.01  # CLIP bounds its scale by 100
+SCALE = "logit_scale"
+
+
+def temperature_of(scale: torch.Tensor) -> float:
+    """The temperature of CLIP's scale."""
+    return max(LOWEST_TEMPERATURE, math.exp(-scale.item()))
+
+
+def published_temperature(checkpoint: Checkpoint) -> float | None:
+    """The temperature of a CLIP's checkpoint, of which transformers reads this one weight; None where it has none."""
+    from transformers import AutoConfig, PreTrainedModel
+
+    class Scale(PreTrainedModel):
+        def __init__(self, config: Any):
+            super().__init__(config)
+            self.logit_scale = torch.nn.Parameter(torch.zeros(()))
+            finish: Any = self.post_init  # transformers gives it no types
+            finish()
+
+    pinned: dict[str, Any] = {"revision": checkpoint.revision}
+    load: Any = Scale.from_pretrained  # with `output_loading_info` it returns two values, which its annotation leaves out
+    with quiet():
+        config = AutoConfig.from_pretrained(str(checkpoint.name), trust_remote_code=False, **pinned)
+        scale, notes = load(str(checkpoint.name), config=config, dtype=torch.float32, output_loading_info=True, **pinned)
+    return None if SCALE in notes["missing_keys"] else temperature_of(scale.logit_scale.detach())
