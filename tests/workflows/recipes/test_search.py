@@ -103,7 +103,7 @@ def test_an_encoder_of_a_training_is_released_by_one_command(cli, home, trained)
     description = read_description(release.folder / "encoder")
     assert (description["temperature"], description["config"]) == (0.025, {"max_length": 40, "clean_text": True})
     assert [stage["name"] for stage in report["stages"]] == ["sources", "curate", "backbone", "pairs", "embed", "index", "release"]
-    assert report["settings"]["backbone"]["encoder"] == {"class": "UniVLDRConfig", "max_length": 40}
+    assert report["settings"]["backbone"]["encoder"] == {"class": "UniVLDRConfig", "clean_text": True, "max_length": 40}
 
 
 def test_the_recipe_has_no_training_and_keeps_what_a_user_wants_to_find():
