@@ -5,174 +5,19 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirepoix.models.errors import Refused
+from mirepoix.workflows.arguments import parsed
 
 if TYPE_CHECKING:
     from mirepoix.components.ingestion.sources_config import SourcesConfig
     from mirepoix.workflows.run import RunRequest
 
-EXAMPLES = """examples:
-  mirepoix run quickstart                                  from nothing to a searched endpoint, in minutes
-  mirepoix run quickstart instruct.max_steps=600 --plan    the stages that a change runs again, and why
-  mirepoix describe quickstart > mine.yaml; mirepoix run quickstart --config mine.yaml
-  mirepoix run quickstart_all only=unite,mire              retrievers side by side, on the same data
-  mirepoix submit quickstart --address http://HEAD:8265    the same on a cluster
-  mirepoix validate /data/corpus; mirepoix run unite sources.path=/data/corpus
-  mirepoix run search sources.path=/my/pictures            search them through a published encoder, without a training
-  mirepoix release storage/artefacts/instruct/... --corpus /my/pictures
-  mirepoix serve storage/runs/quickstart-...; mirepoix search "two small red stars" --target i
-  mirepoix export storage/runs/quickstart-... /models/mine --to hf
-"""
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="mirepoix",
-        description="Builds and serves universal multimodal retrievers on Ray, from a raw corpus to a search endpoint.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="run a recipe: stages that are up to date are skipped, those that were killed are resumed")
-    _recipe(run)
-    _part(run)
-    _execution(run)
-
-    describe = commands.add_parser("describe", help="print the whole config of a recipe as YAML, which --config reads")
-    _recipe(describe, storage=False)
-
-    submit = commands.add_parser("submit", help="run a recipe as a job of a Ray cluster; the code of mirepoix is sent with it")
-    _recipe(submit)
-    _part(submit)
-    submit.add_argument("--address", required=True, help="http://HEAD:8265, the dashboard of the cluster")
-    submit.add_argument("--no-follow", dest="follow", action="store_false", help="return once the job is submitted, without its log")
-
-    commands.add_parser("list", help="print the recipes, the retrievers and the formats of corpora")
-
-    demo = commands.add_parser("demo", help="run a recipe, then search its endpoint with a text, a picture and both")
-    _recipe(demo)
-
-    release = commands.add_parser("release", help="make a release of any encoder over a corpus, without a training")
-    what = "folder of an encoder (mirepoix.json: a training's, a release's, an export's), or folder or hub id of a published checkpoint"
-    release.add_argument("encoder", metavar="ENCODER", help=what)
-    release.add_argument("overrides", nargs="*", metavar="a.b=value", help="fields of the recipe `search` to set")
-    what = "folder, file or URI to search, as [NAME=][FORMAT+]PATH; may be repeated"
-    release.add_argument("--corpus", metavar="PATH", action="append", required=True, help=what)
-    release.add_argument("--name", help="model name of requests to the endpoint (default: mirepoix)")
-    _execution(release)
-    _storage(release)
-
-    serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
-    serve.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); others need MIREPOIX_API_KEY")
-    serve.add_argument(
-        "--port",
-        type=int,
-        default=8000,
-        help="port to listen at; 0: the port of the cluster's Ray Serve if it runs, else any free one (default: %(default)s)",
-    )
-    serve.add_argument("--encoders", type=int, default=1, help="encoder replicas (default: %(default)s)")
-    serve.add_argument("--address", help="HOST:6379 of a Ray head to serve on; default: RAY_ADDRESS, else a private cluster")
-
-    search = commands.add_parser("search", help="search a served release")
-    search.add_argument("text", nargs="?", default="", help="text of the query")
-    search.add_argument("--image", type=Path, metavar="FILE", help="picture of the query, with or without a text")
-    search.add_argument("--target", help="modality of the results: t (text), i (picture), it (picture with text)")
-    search.add_argument("-k", type=int, default=5, help="number of results (default: %(default)s)")
-    search.add_argument("--url", default="http://127.0.0.1:8000", help="the endpoint (default: %(default)s)")
-    search.add_argument("--json", action="store_true", help="print the reply of the endpoint as JSON")
-
-    export = commands.add_parser("export", help="write a release as a folder that transformers, sentence-transformers or PEFT opens")
-    export.add_argument(
-        "release",
-        metavar="RELEASE",
-        help="folder or URI of a release, or the folder of a run, whose data and settings the model card then lists",
-    )
-    export.add_argument("folder", type=Path, metavar="DIR", help="folder to write; it must be new or empty")
-    export.add_argument(
-        "--to", required=True, metavar="LAYOUT", help="hf: plain checkpoints; sentence-transformers; peft: the adapter that training added"
-    )
-    export.add_argument("--arm", metavar="ARM", help="the retriever to export, of a run that compares several")
-    export.add_argument(
-        "--base",
-        metavar="CHECKPOINT",
-        help="folder or hub id of the checkpoint that the adapter applies to (default: the one that the run started from)",
-    )
-
-    validate = commands.add_parser(
-        "validate",
-        help="print the rows that training would reject, by file and line; exit status 1 if there is one, or if a run would stop",
-    )
-    _corpora(validate)
-    validate.add_argument(
-        "--recipe",
-        metavar="RECIPE",
-        help="recipe whose splits, curation rules and tasks are applied (default: the default rules, and all tasks)",
-    )
-    validate.add_argument(
-        "--copies", action="store_true", help="print also the rows that would be merged: duplicates, and pairs that are judged twice"
-    )
-    validate.add_argument("--json", action="store_true", help="print the findings as JSON")
-
-    convert = commands.add_parser("convert", help="write corpora as one folder of another format")
-    _corpora(convert)
-    convert.add_argument("target", type=Path, metavar="TARGET", help="folder to write; it must be new or empty")
-    convert.add_argument("--to", required=True, metavar="F", help="format of the folder; see `mirepoix list`")
-
-    doctor = commands.add_parser("doctor", help="check this machine for a run, with advice on what is missing")
-    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
-    return parser
-
-
-def _execution(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--plan", action="store_true", help="print which stages would run, and why, and run none")
-    parser.add_argument("--local", action="store_true", help="run the stages in this process, one after the other, for a debugger")
-    parser.add_argument("--address", help="HOST:6379 of a Ray head to run on; default: RAY_ADDRESS, else a private cluster on this machine")
-
-
-def _storage(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--storage", metavar="URI", help="folder or URI of all artefacts (default: $MIREPOIX_STORAGE, else ./storage)")
-
-
-def _corpora(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path", nargs="+", metavar="PATH", help="folder, file or URI, as [NAME=][FORMAT+]PATH; several are read as one corpus"
-    )
-    parser.add_argument(
-        "--format", default="auto", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: %(default)s)"
-    )
-    parser.add_argument("--images", metavar="FOLDER", help="folder that the paths of pictures are relative to (default: the corpus)")
-
-
-def _part(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--until", metavar="STAGE", help="run this stage and those that it depends on, and no others; a stage without its arm: in every arm"
-    )
-    parser.add_argument(
-        "--from", dest="start", metavar="STAGE", help="run this stage and all that depend on it again; the others must be up to date"
-    )
-    parser.add_argument(
-        "--force", metavar="STAGE", action="append", default=[], help="run this stage even if it is up to date; may be repeated"
-    )
-
-
-def _recipe(parser: argparse.ArgumentParser, storage: bool = True) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe; see `mirepoix list`")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=value", help="fields of the config to set; `mirepoix describe RECIPE` names them"
-    )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="read the config from a file that `describe` wrote")
-    if storage:
-        _storage(parser)
-
 
 def main(words: list[str] | None = None) -> int:
     """Runs one command; returns the exit status: 0 done, 1 something failed, 2 refused."""
-    arguments = _parsed(words)
+    arguments = parsed(words)
     signal.signal(signal.SIGTERM, _terminated)
     try:
         return COMMANDS[arguments.command](arguments)
@@ -185,17 +30,6 @@ def main(words: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-
-
-def _parsed(words: list[str] | None) -> argparse.Namespace:
-    """The arguments; overrides may come before, between and after the options."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(words)
-    if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}; see `mirepoix {arguments.command} --help`")
-    if rest:
-        arguments.overrides = [*arguments.overrides, *rest]
-    return arguments
 
 
 def _terminated(*_: object) -> None:
@@ -302,7 +136,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.run import release_of
 
     release = release_of(arguments.release)
-    config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders)
+    trusted = arguments.trust_remote_code
+    config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders, trust_remote_code=trusted)
     from mirepoix.serving.app import check_port, start  # Ray and FastAPI, which a refused release or port does not wait for
     from mirepoix.workflows.cluster.ray_cluster import cluster
 
@@ -341,7 +176,8 @@ def _export(arguments: argparse.Namespace) -> int:
     release, run = lineage(arguments.release, arguments.arm)
     from mirepoix.components.publishing.export import export  # torch, which a refused release does not wait for
 
-    export(open_release(release), arguments.folder, arguments.to, run, arguments.base)
+    trusted = arguments.trust_remote_code
+    export(open_release(release), arguments.folder, arguments.to, run, arguments.base, trust_remote_code=trusted)
     return 0
 
 

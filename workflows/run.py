@@ -169,6 +169,8 @@ def release_of(target: str) -> str:
         return target
     report = store.read(store.join(target, "report.json"))
     if report is None:
+        if any((Path(target).expanduser() / name).is_file() for name in ("config.json", "modules.json", "mirepoix.json")):
+            raise Refused(f"{target} is a model, and a release has a corpus too; make one: mirepoix release {target} --corpus DIR")
         raise Refused(f"{target} is neither a release nor the folder of a run; give one of storage/artefacts/release/* or storage/runs/*")
     made = {stage["name"]: stage["target"] for stage in json.loads(report)["stages"] if stage["digest"]}
     made = {name: folder for name, folder in made.items() if name.rpartition(":")[2] == "release"}

@@ -223,3 +223,27 @@ def test_assembling_reports_its_progress(parts, golden, tmp_path):
 def test_the_modality_of_a_document_is_that_of_its_item(release_folder):
     documents = open_release(release_folder).open_documents()
     assert {documents[n].modality for n in range(60)} == {Modality.TEXT, Modality.IMAGE, Modality.TEXT | Modality.IMAGE}
+
+
+def test_a_release_that_runs_code_of_its_checkpoint_says_so_and_is_opened_only_where_that_is_trusted(parts, golden, tmp_path):
+    encoder = Path(shutil.copytree(parts["encoder_folder"], tmp_path / "encoder"))
+    description = json.loads((encoder / "mirepoix.json").read_text())
+    (encoder / "mirepoix.json").write_text(json.dumps(description | {"custom_code": True}))
+    own = {**parts, "encoder_folder": encoder}
+    rows = load_encoder(encoder, trust_remote_code=True).encode(corpus()).ragged()
+    index = build(rows, [item.id for item in corpus()], [item.modality for item in corpus()], encoder=folder_digest(encoder))
+    index.save(tmp_path / "index")
+    draft = tmp_path / "draft"
+    draft.mkdir()
+    release = assemble(draft, "tiny", golden=golden, instructions=INSTRUCTIONS, **{**own, "index_folder": tmp_path / "index"})
+    assert json.loads((draft / "release.json").read_text())["custom_code"] is True and release.custom_code
+    with pytest.raises(Refused, match=r"^release tiny \w+ runs code that its checkpoint brought .*--trust-remote-code \(serve, export\)"):
+        release.open_encoder()
+    assert len(release.open_encoder(trust_remote_code=True).encode(corpus()[:1])) == 1
+    with pytest.raises(Refused, match="runs code that its checkpoint brought"):
+        load_encoder(encoder)
+
+
+def test_a_release_without_code_says_nothing_of_it(release_folder):
+    assert "custom_code" not in json.loads((release_folder / "release.json").read_text())
+    assert not read_release(release_folder).custom_code

@@ -54,6 +54,8 @@ class Comparison(Service, Data):
             if unknown := [name for name in named if name not in known]:
                 raise Refused(f"{field} is {', '.join(unknown)}; the arms of this run are {', '.join(known)}")
         self.refuse_passages(trained)
+        if self.serve:
+            self.refuse_untrusted(self.arms[self.serve].backbone)
         if self.at_once is not None and self.at_once < 1:
             raise Refused(f"at_once is {self.at_once}; give 1 or more, or null")
 

@@ -158,6 +158,14 @@ class Service:
     evaluate: EvaluateConfig = option(EvaluateConfig, "how the retriever is evaluated")
     deploy: ServeConfig = option(ServeConfig, "how the release is served")
 
+    def refuse_untrusted(self, backbone: BackboneConfig) -> None:
+        """Refuses an endpoint that would not open the release of a backbone that may run code of its own."""
+        if backbone.trust_remote_code and not self.deploy.trust_remote_code:
+            raise Refused(
+                "backbone.trust_remote_code is on and deploy.trust_remote_code off, so the endpoint would not open the release; give "
+                "deploy.trust_remote_code=true too"
+            )
+
 
 @dataclass(frozen=True)
 class Retrieval(Service, Method, Data):
@@ -167,6 +175,7 @@ class Retrieval(Service, Method, Data):
         Method.__post_init__(self)
         self.refuse_split(self.evaluate.split, trained=bool(self.trainings))
         self.refuse_passages(trained=bool(self.trainings))
+        self.refuse_untrusted(self.backbone)
 
     @property
     def served(self) -> str | None:

@@ -18,7 +18,8 @@ from aiohttp import web
 
 from mirepoix.components.training.deepspeed_settings import settings_digest
 from mirepoix.models.errors import Refused
-from mirepoix.workflows.__main__ import _parsed, main
+from mirepoix.workflows.__main__ import main
+from mirepoix.workflows.arguments import parsed
 from mirepoix.workflows.cluster import submit as submission
 from mirepoix.workflows.cluster.shipped_code import LAYERS
 from mirepoix.workflows.cluster.submit import DETACHED, follow_job, job_client, prepare, send, submit
@@ -123,7 +124,7 @@ def test_a_settings_file_travels_and_means_the_same_where_it_arrives(tmp_path: P
     (tmp_path / "job").mkdir()
     job = prepare("quickstart", overrides, tmp_path / "job", config=config, options=["--until", "adapt"], files=files)
     monkeypatch.chdir(tmp_path / "job")
-    arguments = _parsed(shlex.split(job.entrypoint)[3:])
+    arguments = parsed(shlex.split(job.entrypoint)[3:])
     file.unlink()
     arrived = resolve(arguments.recipe, arguments.overrides, arguments.config)
     assert arguments.until == "adapt" and arrived.seed == 3

@@ -373,3 +373,20 @@ def test_only_a_small_generated_corpus_is_read_and_curated_without_ray(tmp_path)
 
     assert use_ray() == set()
     assert use_ray("sources.world.entities=2000") == use_ray(f"sources.path={tmp_path}") == {"sources", "curate"}
+
+
+def test_an_endpoint_that_would_not_open_the_release_is_refused_before_the_first_stage():
+    words = ["backbone.encoder=AdoptedConfig", "backbone.name=some/model", "backbone.trust_remote_code=true"]
+    with pytest.raises(
+        Refused, match=r"backbone\.trust_remote_code is on and deploy\.trust_remote_code off, so the endpoint would not open"
+    ):
+        resolve("search", words)
+    assert resolve("search", [*words, "deploy.trust_remote_code=true"]).deploy.trust_remote_code
+
+
+def test_towers_of_an_adopted_model_are_checked_where_its_folder_is_here(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    words = ["adapt=null", "backbone.encoder=AdoptedConfig", f"backbone.name={tmp_path}"]
+    with pytest.raises(Refused, match=r"instruct\.tuning: towers language cannot be trained; this retriever has text, vision: name one"):
+        resolve("quickstart", [*words, "instruct.tuning.towers=language"])
+    assert resolve("quickstart", [*words, "instruct.tuning.towers=text"])
