@@ -22,6 +22,7 @@ from mirepoix.models.adopted.two_towers import open_two_towers
 from mirepoix.models.backbones.adapter import adapter_folder, base_of, merge_adapter
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import quiet
+from mirepoix.models.backbones.clip_temperature import SCALE
 from mirepoix.models.encoder import Encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
@@ -114,9 +115,9 @@ class Adopted(Encoder):
     def save(self, folder: str | Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Saves as every retriever does, with a learned temperature as the model's own scale, where it has one."""
         plain = dict(self.state_dict() if state is None else state)
-        scale = plain.get("model.logit_scale")
-        if scale is not None and self.temperature != self._published.temperature and self.temperature is not None:
-            plain["model.logit_scale"] = torch.full_like(scale, -math.log(self.temperature))
+        if self.temperature is not None and self.temperature != self._published.temperature:
+            for name in (name for name in plain if name.rpartition(".")[2] == SCALE):
+                plain[name] = torch.full_like(plain[name], -math.log(self.temperature))
         super().save(folder, plain)
 
     def forward(self, attention_mask: torch.Tensor, **batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,7 +18,7 @@ import torch
 
 from mirepoix.models.adopted.collate import Part
 from mirepoix.models.adopted.layout import Layout
-from mirepoix.models.adopted.two_towers import BLANKS
+from mirepoix.models.adopted.two_towers import BLANKS, own_temperature
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import TRUSTED, quiet, refused_code, saving
 from mirepoix.models.backbones.pictures import decoded
@@ -112,13 +112,13 @@ class LibraryModel:
     """An opened model of the library: the part of an encoder that holds it."""
 
     unread: tuple[str, ...] = ()
-    temperature: float | None = None
 
     def __init__(self, model: Any, layout: Layout):
         self.model = model
         self.reader = LibraryReader(model, layout)
-        for module in model.modules():
-            _without_scalars(module)
+        own_temperature(model)
+        inner = model.transformers_model
+        self.temperature = None if inner is None else own_temperature(inner)
 
     @property
     def dimension(self) -> int:
@@ -218,14 +218,6 @@ def weightless(model: Any) -> Any:
     }
     empty |= {id(weight): torch.empty_like(weight, device="meta") for weight in model.buffers()}
     return copy.deepcopy(model, dict(empty))
-
-
-def _without_scalars(module: Any) -> None:
-    """Makes buffers of the parameters without a dimension, which no engine can shard; the library trains none of them."""
-    for name, parameter in list(module.named_parameters(recurse=False)):
-        if parameter.ndim == 0:
-            delattr(module, name)
-            module.register_buffer(name, parameter.detach())
 
 
 def _leaves(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, torch.nn.Module]]:

@@ -6,7 +6,6 @@ to the full length, so theirs are always padded to it; the others' are padded to
 Shapes: P texts or pictures, L tokens, D width.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from mirepoix.models.adopted.collate import Part
 from mirepoix.models.adopted.layout import Layout
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpoint
+from mirepoix.models.backbones.clip_temperature import SCALE, temperature_of
 from mirepoix.models.backbones.pictures import decoded
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 
 PADDED = ("siglip", "siglip2")
-LOWEST_TEMPERATURE = 0.01  # the papers bound the scale by 100
+SCALES = (SCALE, "logit_bias")
 _TOWERS = {"text": ("text_model", "text_projection"), "vision": ("vision_model", "visual_projection")}
 
 
@@ -67,7 +67,7 @@ class TwoTowers:
         self.model = part.model
         self.unread = part.unread
         self.reader = TwoTowerReader(part, layout, length)
-        self.temperature = _without_scale(self.model)
+        self.temperature = own_temperature(self.model)
 
     @property
     def dimension(self) -> int:
@@ -104,14 +104,18 @@ def open_two_towers(folder: Path, layout: Layout, checkpoint: Checkpoint, length
     return TwoTowers(open_checkpoint(checkpoint._replace(name=folder / layout.place, revision=None), "multimodal"), layout, length)
 
 
-def _without_scale(model: Any) -> float | None:
-    """Makes buffers of the parameters without a dimension, which no engine can shard; returns the temperature that the scale is of."""
-    for name, parameter in list(model.named_parameters(recurse=False)):
-        if parameter.ndim == 0 or name in ("logit_scale", "logit_bias"):
-            delattr(model, name)
-            model.register_buffer(name, parameter.detach())
-    scale = getattr(model, "logit_scale", None)
-    return None if scale is None else max(LOWEST_TEMPERATURE, math.exp(-scale.item()))
+def own_temperature(model: Any) -> float | None:
+    """Makes buffers of a model's scale and of all other numbers that it learns, and returns the temperature that the scale is of.
+
+    No engine can shard a parameter without a dimension, and the temperature that training learns is in `Tempered`.
+    """
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.ndim == 0 or name in SCALES:
+                delattr(module, name)
+                module.register_buffer(name, parameter.detach())
+    scale = getattr(model, SCALE, None)
+    return None if scale is None else temperature_of(scale)
 
 
 def blank_picture(side: int = 32) -> bytes:

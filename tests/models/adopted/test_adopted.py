@@ -230,5 +230,6 @@ def test_a_model_without_some_of_its_weights_is_refused(name, own):
 
 
 def test_the_temperature_is_that_of_the_models_scale(layout):
-    assert adopt(layout("clip")).temperature == pytest.approx(0.07, rel=1e-3)  # CLIP's initial scale is 2.6592
+    for name in ("clip", "clip with a dense layer"):
+        assert adopt(layout(name)).temperature == pytest.approx(0.07, rel=1e-3)  # CLIP's initial scale is 2.6592
     assert adopt(layout("bert, mean")).temperature is None
