@@ -24,7 +24,7 @@ from tests.components.evaluation.test_report import REPORT
 class Stub:
     """UNITE, as a card sees it."""
 
-    architecture, READS, dimension, config = "unite", Modality.TEXT | Modality.IMAGE, 64, UniteConfig(max_length=77)
+    architecture, reads, dimension, config = "unite", Modality.TEXT | Modality.IMAGE, 64, UniteConfig(max_length=77)
 
 
 TRAINING = {"max_steps": 520, "learning_rate": 1.1e-3, "tuning": {"towers": ["language"], "lora": None}}
