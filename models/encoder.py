@@ -26,6 +26,9 @@ from mirepoix.models.options import revive
 from mirepoix.models.vectors import Vectors
 
 HEAD = "head.safetensors"
+CODE = "auto_map"
+"""The field by which a checkpoint names classes of its own, and the files that may have it."""
+NAME_CLASSES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
 
 
 class Collator(Protocol):
@@ -82,11 +85,15 @@ class Encoder(torch.nn.Module):
 
     @property
     def runs_custom_code(self) -> bool:
-        """Whether a part of it is a class that its checkpoint brought, and not one of a library."""
+        """Whether a part of it, or what reads its inputs, is a class that its checkpoint brought, and not one of a library."""
+        modules = list(self.modules())
         readers = [
-            reader for part in self.parts.values() for reader in (getattr(part, "tokenizer", None), getattr(part, "image_processor", None))
+            getattr(owner, name, None)
+            for owner in (*self.parts.values(), *modules)
+            for name in ("tokenizer", "image_processor", "processor")
         ]
-        return any(type(part).__module__.startswith("transformers_modules.") for part in (*self.modules(), *readers))
+        readers += [getattr(reader, name, None) for reader in readers for name in ("tokenizer", "image_processor")]
+        return any(type(part).__module__.startswith("transformers_modules.") for part in (*modules, *readers))
 
     @property
     def training_collator(self) -> Collator:
@@ -178,11 +185,20 @@ class Encoder(torch.nn.Module):
         }
         if self.runs_custom_code:
             description["custom_code"] = True
+        else:
+            _drop_code(folder)
         (folder / DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
 
     def _head(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The weights that belong to no checkpoint."""
         return {weight: tensor for weight, tensor in state.items() if weight.partition(".")[0] not in self.config.CHECKPOINTS}
+
+
+def _drop_code(folder: Path) -> None:
+    """Removes from the files of a folder the classes of its own that a checkpoint named and none of which was used."""
+    for path in folder.rglob("*.json"):
+        if path.name in NAME_CLASSES and CODE in (fields := json.loads(path.read_text(encoding="utf-8"))):
+            path.write_text(json.dumps({name: value for name, value in fields.items() if name != CODE}, indent=2) + "\n", encoding="utf-8")
 
 
 def refuse_empty(items: Sequence[Item]) -> None:
@@ -219,3 +235,8 @@ def load_encoder(folder: str | Path, trust_remote_code: bool = False) -> Encoder
     encoder.temperature = description["temperature"]
     encoder.widths = tuple(description["widths"])
     return encoder
+
+
+def load_own_encoder(folder: str | Path) -> Encoder:
+    """The encoder that a stage of this run made; what its description marks as code of its own was allowed when the backbone was made."""
+    return load_encoder(folder, trust_remote_code=bool(read_description(folder).get("custom_code")))

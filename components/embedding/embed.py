@@ -34,10 +34,9 @@ Opener = Callable[[str], "Encoder"]
 
 
 def _open(folder: Path, device: str) -> "Encoder":
-    from mirepoix.models.encoder import load_encoder
+    from mirepoix.models.encoder import load_own_encoder
 
-    # What its checkpoint may run was decided where the backbone was made.
-    return load_encoder(folder, trust_remote_code=True).to(device)
+    return load_own_encoder(folder).to(device)
 
 
 class EncoderActor:

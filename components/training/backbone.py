@@ -68,6 +68,8 @@ def _built(context: Context, config: BackboneConfig, curate: Path) -> Encoder:
         if config.name == TINY:
             family = config.tiny.family or config.encoder.FAMILIES[0]
             checkpoints = make_twin(Path(scratch), family, _texts(curate, retriever.prompt(config.encoder)), config.tiny, context.seed)
+        else:
+            config.refuse_unfit(fetch=True)
         with seeded(context.seed):
             encoder = retriever.build(checkpoints, config.encoder)
         encoder.save(context.folder)

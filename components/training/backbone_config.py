@@ -80,16 +80,16 @@ class BackboneConfig:
             return Traits(self.encoder.READS, self.encoder.TOWERS, None)
         return self.encoder.traits(self.checkpoints)
 
-    def refuse_unfit(self) -> None:
-        """Refuses a checkpoint folder that cannot be opened, or that says how it is read and would not be obeyed."""
+    def refuse_unfit(self, fetch: bool = False) -> None:
+        """Refuses a checkpoint that cannot be opened, or that says how it is read and would not be obeyed, as far as its JSON files tell.
+
+        Those of a hub id are fetched if `fetch` says so; else what is not here is not looked at.
+        """
         for checkpoint in self.checkpoints.values():
-            adapter = adapter_folder(checkpoint, fetch=False)
-            if adapter is not None:
-                base_of(checkpoint, adapter)
-            elif self.encoder.OBEYS_THE_FOLDER:
+            if self.encoder.OBEYS_THE_FOLDER:
                 self.encoder.traits({"model": checkpoint})
             else:
-                refuse_own_reading(Path(checkpoint.name).expanduser(), self.encoder.ARCHITECTURE, self.ignore)
+                refuse_own_reading(checkpoint, self.encoder.ARCHITECTURE, fetch)
 
     @property
     def checkpoints(self) -> dict[str, Checkpoint]:
@@ -109,8 +109,10 @@ def fingerprint(config: BackboneConfig) -> str | None:
     """
     if config.is_encoder:
         return folder_fingerprint(config.name)
-    folders = [str(checkpoint.name) for checkpoint in config.checkpoints.values()]
-    found = [found for name in (*folders, *([config.base] if config.base else [])) if (found := folder_fingerprint(name))]
+    checkpoints = list(config.checkpoints.values())
+    folders = [checkpoint.name for checkpoint in checkpoints]
+    folders += [base_of(each, adapter).name for each in checkpoints if (adapter := adapter_folder(each, fetch=False))]
+    found = [found for name in folders if (found := folder_fingerprint(str(name)))]
     if config.name != TINY:
         config.refuse_unfit()
     return "; ".join(found) or None

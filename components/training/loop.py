@@ -25,7 +25,7 @@ from mirepoix.components.training.augment import augmented
 from mirepoix.components.training.batch_plan import BatchPlan
 from mirepoix.components.training.job import Diverged, RefusedOnAllRanks, TrainingJob
 from mirepoix.components.training.prefetch import Replicas, prefetched
-from mirepoix.models.encoder import Encoder, load_encoder
+from mirepoix.models.encoder import Encoder, load_own_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Pair, content_key
 from mirepoix.models.losses.contrastive import COUNTS, FIGURES, Labels, contrastive
@@ -125,7 +125,7 @@ def train(job: TrainingJob, host: Host) -> dict[str, float]:
 
 def _opened(job: TrainingJob) -> tuple[Encoder, PairStore, TrainingJob]:
     """The encoder, the pairs, and the job with the temperature and widths that its objective takes from the encoder."""
-    encoder = load_encoder(job.encoder, trust_remote_code=True).tune(job.config.tuning)
+    encoder = load_own_encoder(job.encoder).tune(job.config.tuning)
     objective = job.config.loss.resolved(encoder.temperature, encoder.dimension)
     if job.config.gradient_checkpointing:
         checkpoint_activations(encoder)
@@ -269,7 +269,7 @@ def _save_encoder(job: TrainingJob, engine: Any, folder: Path) -> None:
     """Writes the trained encoder on rank 0: the one that training started from, with the trained weights put in."""
     weights = deepspeed_engine.whole_weights(engine)
     if dist.get_rank() == 0:
-        encoder = load_encoder(job.encoder, trust_remote_code=True).tune(job.config.tuning)
+        encoder = load_own_encoder(job.encoder).tune(job.config.tuning)
         encoder.widths = job.config.loss.widths
         if isinstance(engine.module, Tempered):
             weights, encoder.temperature = engine.module.parted(weights)

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 
 from mirepoix.models.adopted.adopted_config import AdoptedConfig
-from mirepoix.models.adopted.collate import BLANK, PLACES, AdoptedCollator, Reader
-from mirepoix.models.adopted.folder import local_folder
+from mirepoix.models.adopted.collate import AGAIN, BLANK, PLACES, AdoptedCollator, Reader
+from mirepoix.models.adopted.folder import resolved
 from mirepoix.models.adopted.layout import read_layout, refuse_code
 from mirepoix.models.adopted.two_towers import open_two_towers
-from mirepoix.models.backbones.adapter import adapter_folder, base_of, merge_adapter
+from mirepoix.models.backbones.adapter import adapter_folder, merge_adapter, merge_loaded_adapter
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import quiet
 from mirepoix.models.backbones.clip_temperature import SCALE
@@ -76,8 +76,7 @@ class Adopted(Encoder):
     def build(cls, checkpoints: Mapping[str, Checkpoint], config: Any) -> Self:
         (adopted,) = checkpoints.values()
         adapter = adapter_folder(adopted)
-        checkpoint = base_of(adopted, adapter) if adapter else adopted
-        folder = local_folder(checkpoint)
+        checkpoint, folder = resolved(adopted, adapter)
         assert folder is not None  # it is fetched, or refused
         layout = read_layout(folder, checkpoint.ignore)
         refuse_code(layout, checkpoint)
@@ -89,7 +88,8 @@ class Adopted(Encoder):
             published = open_library(folder, layout, checkpoint, config.max_length)
         if adapter is not None:
             with quiet():
-                merge_adapter(published.transformers_model, adapter)
+                merge = merge_loaded_adapter if folder == adapter else merge_adapter
+                merge(published.transformers_model, adapter)
         return cls(config, published, str(adopted.name))
 
     @property
@@ -123,11 +123,11 @@ class Adopted(Encoder):
     def forward(self, attention_mask: torch.Tensor, **batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         count, dtype, device = len(attention_mask), next(self.parameters()).dtype, attention_mask.device
         sums_ND = torch.zeros(count, self._published.dimension, device=device)
-        for call in self._published.reader.calls:
-            prefix = f"{call}."
-            tensors = {name.removeprefix(prefix): tensor for name, tensor in batch.items() if name.startswith(prefix)}
-            if not tensors:
-                continue
+        order = {call: number for number, call in enumerate(self._published.reader.calls)}
+        made = {name.partition(".")[0] for name in batch}
+        for prefix in sorted(made, key=lambda name: (order[name.partition(AGAIN)[0]], name)):
+            call = prefix.partition(AGAIN)[0]
+            tensors = {name.partition(".")[2]: tensor for name, tensor in batch.items() if name.partition(".")[0] == prefix}
             places_P = tensors.pop(PLACES)
             read = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
             vectors_PD = self._published.vectors(call, read).float()

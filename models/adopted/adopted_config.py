@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
 from mirepoix.models.backbones.checkpoint_config import Checkpoint, Kind
@@ -37,7 +38,11 @@ class AdoptedConfig(EncoderConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_unknown(self)
-        if "{instruction}" not in self.instructed:
+        try:
+            worded = self.instructed.format(instruction="<>")
+        except (KeyError, IndexError, ValueError):
+            worded = ""
+        if "<>" not in worded:
             raise Refused(f"instructed is {self.instructed!r}; give a text in which {{instruction}} stands for the instruction")
         for name in ("width", "max_length"):
             if (given := getattr(self, name)) is not None and given < 1:
@@ -45,15 +50,14 @@ class AdoptedConfig(EncoderConfig):
 
     def traits(self, checkpoints: Mapping[str, Checkpoint]) -> Traits:
         """What the folder says; of a hub id that is not here yet, nothing is known."""
-        from mirepoix.models.adopted.folder import local_folder
-        from mirepoix.models.adopted.layout import read_layout, refuse_code
-        from mirepoix.models.backbones.adapter import adapter_folder, base_of
+        from mirepoix.models.adopted.folder import resolved
+        from mirepoix.models.adopted.layout import MODEL, MODULES, read_layout, refuse_code
+        from mirepoix.models.backbones.adapter import adapter_folder
 
         (checkpoint,) = checkpoints.values()
-        adapter = adapter_folder(checkpoint, fetch=False)
-        checkpoint = base_of(checkpoint, adapter) if adapter else checkpoint
-        folder = local_folder(checkpoint, fetch=False)
-        if folder is None:
+        checkpoint, folder = resolved(checkpoint, adapter_folder(checkpoint, fetch=False), fetch=False)
+        here = folder is not None and (Path(checkpoint.name).is_dir() or any((folder / name).is_file() for name in (MODULES, MODEL)))
+        if folder is None or not here:  # of a hub id there may be some files alone
             return Traits(self.READS, None, None)
         layout = read_layout(folder, checkpoint.ignore)
         refuse_code(layout, checkpoint)

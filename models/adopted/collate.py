@@ -21,6 +21,7 @@ from mirepoix.models.item import Item, Modality
 
 PLACES = "places"
 BLANK = -1
+AGAIN = "#"  # between a call and its number, where its parts are read in several goes
 
 
 class Part(NamedTuple):
@@ -54,6 +55,9 @@ class Reader(Protocol):
     def tensors(self, call: str, parts: Sequence[Part]) -> dict[str, torch.Tensor]:
         """The tensors of a call; the first dimension of what the model returns for them is that of the parts."""
 
+    def apart(self, parts: Sequence[Part]) -> list[list[int]]:
+        """The places of the parts of a call that can be read at once; most models read all of them at once."""
+
     def blank(self, call: str, parts: Sequence[Part]) -> Part | None:
         """A part to add to those of a call in training, so that it runs all that any batch runs; None where these do already."""
 
@@ -85,12 +89,20 @@ class AdoptedCollator:
             placed = [*placed, *([(BLANK, blank)] if blank else [])]
             if not placed:
                 continue
-            tensors = self.reader.tensors(call, [part for _, part in placed])
-            places_P = torch.tensor([place for place, _ in placed])
-            batch |= {f"{call}.{name}": tensor for name, tensor in tensors.items()} | {f"{call}.{PLACES}": places_P}
-            if (mask := tensors.get("attention_mask")) is not None and len(mask) == len(places_P):
-                own = places_P >= 0
-                tokens_N.index_add_(0, places_P[own], mask.sum(1)[own].long())
+            groups = self.reader.apart([part for _, part in placed])
+            if self.training and len(groups) > 1:
+                raise Refused(
+                    f"texts of one batch have {len(groups)} prompts or instructions, and {self.name} leaves the prompt out of its pooling, "
+                    "which it does for one prompt at a time: ranks would differ in what they run; give pairs.without_instruction=1"
+                )
+            for number, group in enumerate(groups):
+                tensors = self.reader.tensors(call, [placed[place][1] for place in group])
+                places_P = torch.tensor([placed[place][0] for place in group])
+                prefix = f"{call}{AGAIN}{number}" if number else call
+                batch |= {f"{prefix}.{name}": tensor for name, tensor in tensors.items()} | {f"{prefix}.{PLACES}": places_P}
+                if (mask := tensors.get("attention_mask")) is not None and len(mask) == len(places_P):
+                    own = places_P >= 0
+                    tokens_N.index_add_(0, places_P[own], mask.sum(1)[own].long())
         length = max(1, int(tokens_N.max()))
         return {"attention_mask": (torch.arange(length)[None] < tokens_N[:, None]).long(), **batch}
 

@@ -1,7 +1,7 @@
 """What the folder of a published model says about itself, read from its JSON files before any weight is loaded.
 
 modules.json                       the modules of sentence-transformers, in their order; each is a class and a folder
-config_sentence_transformers.json  prompts by name, the default one, the similarity, the width that vectors are cut to
+config_sentence_transformers.json  prompts by name, the similarity, the width that vectors are cut to
 sentence_bert_config.json          of its first module: which modalities it reads, by which methods, how many tokens
 config.json                        of transformers: the family of the model (model_type), its towers and widths
 """
@@ -9,7 +9,7 @@ config.json                        of transformers: the family of the model (mod
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
@@ -22,7 +22,9 @@ MODULES, PROMPTS, MODEL = "modules.json", "config_sentence_transformers.json", "
 FIRST = ("sentence_bert_config.json", *(f"sentence_{kind}_config.json" for kind in ("roberta", "distilbert", "camembert", "albert")))
 ADAPTER = "adapter_config.json"
 LIBRARY = "sentence_transformers."
-SIMILARITY = "similarity_fn_name"
+SIMILARITY, CODE = "similarity_fn_name", "auto_map"
+READERS = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+ROUTER = "router_config.json"
 _OTHER_TASKS = {
     "SparseEncoder": "a sparse encoder",
     "CrossEncoder": "a reranker",
@@ -44,7 +46,7 @@ class Layout:
     place: str = ""  # the folder of the transformers model in it
     reads: Modality = Modality.TEXT
     together: bool = False  # whether an item of several modalities is read as one
-    towers: tuple[str, ...] = ("text",)
+    towers: tuple[str, ...] | None = ("text",)  # None: known once it is opened
     width: int | None = None  # None: known once it is opened
     prompts: Mapping[str, str] = field(default_factory=dict)
     max_length: int | None = None
@@ -60,11 +62,12 @@ def read_layout(folder: Path, ignore: Collection[str] = ()) -> Layout:
     if (folder / MODULES).is_file():
         return _library_layout(folder, ignore)
     config = _json(folder / MODEL)
-    if config is None:
+    if not config:
         raise Refused(f"{folder} {_holds(folder)}; give the folder of a model: {MODULES} or {MODEL}, weights, and what reads its inputs")
     family = str(config.get("model_type", ""))
     if family in TWO_TOWERS:
-        return Layout("transformers", family, reads=Modality.TEXT | Modality.IMAGE, towers=("text", "vision"), width=_projected(config))
+        both, code = Modality.TEXT | Modality.IMAGE, _code_of_readers(folder)
+        return Layout("transformers", family, reads=both, towers=("text", "vision"), width=_projected(config), custom_code=code)
     raise Refused(
         f"{folder} is {_named(config, family)}, and nothing in it says how a vector is made of it: it has no {MODULES}; give a folder of "
         f"sentence-transformers, or one of {', '.join(TWO_TOWERS)}, or build a retriever over it (backbone.encoder, see docs/retrievers.md)"
@@ -82,39 +85,41 @@ def refuse_code(layout: Layout, checkpoint: Checkpoint) -> None:
 
 def _library_layout(folder: Path, ignore: Collection[str]) -> Layout:
     """The layout of a sentence-transformers folder."""
-    listed = _json(folder / MODULES)
-    if not isinstance(listed, list) or not listed or not all(isinstance(each, dict) and "type" in each for each in listed):
-        raise Refused(f"{folder / MODULES} lists no modules; give a whole sentence-transformers folder")
-    settings = _json(folder / PROMPTS) or {}
+    listed = _listed(folder)
+    settings = _json(folder / PROMPTS)
     kind = settings.get("model_type", "SentenceTransformer")
     if kind in _OTHER_TASKS:
         raise Refused(f"{folder} is {_OTHER_TASKS[kind]} (model_type {kind} in {PROMPTS}); only dense encoders are adopted: give one")
-    types = [str(each["type"]) for each in listed]
-    paths = [str(each.get("path", "")) for each in listed]
-    code = [each for each in types if not each.startswith(LIBRARY)]
+    types, paths = [each["type"] for each in listed], [each.get("path", "") for each in listed]
     first = types[0].rpartition(".")[2]
     place = folder / paths[0]
-    config = _json(place / MODEL) or {}
-    code += _own_code(config, place / MODEL)
+    config = _json(place / MODEL)
+    routed = [name for each in paths for name in _json(folder / each / ROUTER).get("types", {}).values()]
+    code = [each for each in (*types, *map(str, routed)) if not each.startswith(LIBRARY)]
+    code += [f"{CODE} in {MODEL}"] * (CODE in config and CODE not in ignore) + [*_code_of_readers(place)]
     family = str(config.get("model_type", first))
-    reader: Mapping[str, Any] = next((found for name in FIRST if (found := _json(place / name)) is not None), {})
+    reader: Mapping[str, Any] = next((found for name in FIRST if (found := _json(place / name))), {})
     reads, together = _modalities(reader, first, family)
     described: dict[str, Any] = {
         "family": family,
         "place": paths[0],
         "reads": reads,
         "together": together,
-        "towers": ("text", "vision") if "vision_config" in config else ("text",),
-        "prompts": {name: text or "" for name, text in settings.get("prompts", {}).items()},
+        "towers": None if routed else ("text", "vision") if "vision_config" in config else ("text",),
+        "prompts": {name: text or "" for name, text in (settings.get("prompts") or {}).items()},
         "max_length": reader.get("max_seq_length"),
         "custom_code": tuple(dict.fromkeys(code)),
     }
+    if routed:  # which modules read what is in their own folders
+        described |= {"reads": Modality.TEXT | Modality.IMAGE | Modality.VIDEO, "together": True}
     if SIMILARITY not in ignore:
         _refuse_similarity(folder, settings, types)
     further = [name.rpartition(".")[2] for name in types[1:]]
     if family in TWO_TOWERS and further in ([], ["Normalize"]) and not code and _plain(first, reader) and not settings.get("truncate_dim"):
         files = [folder / MODULES, folder / PROMPTS, *(place / name for name in FIRST), *(folder / path / MODEL for path in paths[1:])]
         kept = {file.relative_to(folder).as_posix(): file.read_text(encoding="utf-8") for file in files if file.is_file()}
+        if SIMILARITY in ignore and PROMPTS in kept:
+            kept[PROMPTS] = json.dumps(settings | {SIMILARITY: "cosine"}, indent=2)
         return Layout("transformers", **described, width=_projected(config), files=kept)
     return Layout("sentence-transformers", **described, width=settings.get("truncate_dim"))
 
@@ -147,16 +152,30 @@ def _plain(first: str, reader: Mapping[str, Any]) -> bool:
 
 def _refuse_similarity(folder: Path, settings: Mapping[str, Any], types: list[str]) -> None:
     """Refuses vectors that are compared by something else than their angle: rows of an index have unit length."""
-    similarity = settings.get(SIMILARITY) or "cosine"
-    if similarity != "cosine" and not types[-1].endswith("Normalize"):
-        raise Refused(
-            f"{folder} compares its vectors by {similarity} ({SIMILARITY} in {PROMPTS}) and does not normalise them, and here vectors "
-            f"have unit length; give a model with cosine, or compare them by angle all the same: backbone.ignore=[{SIMILARITY}]"
-        )
+    similarity, normalised = settings.get(SIMILARITY) or "cosine", types[-1].endswith("Normalize")
+    if similarity == "cosine" or (normalised and similarity in ("dot", "euclidean")):  # of unit vectors, these rank as the angle does
+        return
+    raise Refused(
+        f"{folder} compares its vectors by {similarity} ({SIMILARITY} in {PROMPTS}), and here they are compared by their angle; give a "
+        f"model with cosine, or compare these so all the same: backbone.ignore=[{SIMILARITY}]"
+    )
 
 
-def _own_code(config: Mapping[str, Any], path: Path) -> list[str]:
-    return [f"auto_map in {path.name}"] if config.get("auto_map") else []
+def _listed(folder: Path) -> list[dict[str, str]]:
+    """The modules of a folder, each with a class and a folder inside it."""
+    whole = _content(folder / MODULES)
+    if not isinstance(whole, list) or not whole or not all(isinstance(each, dict) and isinstance(each.get("type"), str) for each in whole):
+        raise Refused(f"{folder / MODULES} lists no modules; give a whole sentence-transformers folder")
+    for each in whole:
+        path = PurePosixPath(str(each.get("path", "")).replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts or ":" in str(path):
+            raise Refused(f"{folder / MODULES} names a module outside its folder ({path}); give a folder as the library saved it")
+    return whole
+
+
+def _code_of_readers(place: Path) -> tuple[str, ...]:
+    """The files by which the readers of inputs name classes of their own."""
+    return tuple(f"{CODE} in {name}" for name in READERS if CODE in _json(place / name))
 
 
 def _projected(config: Mapping[str, Any]) -> int | None:
@@ -183,7 +202,17 @@ def _holds(folder: Path) -> str:
     return f"holds no model ({', '.join(files[:3]) + (', ...' if len(files) > 3 else '') or 'it is empty'})"
 
 
-def _json(path: Path) -> Any:
+def _json(path: Path) -> dict[str, Any]:
+    """The fields of a JSON file; none where it is not there."""
+    content = _content(path)
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise Refused(f"{path} holds a {type(content).__name__} and no fields; give a whole model folder")
+    return content
+
+
+def _content(path: Path) -> Any:
     """The content of a JSON file; None where it is not there."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -15,9 +15,10 @@ from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from mirepoix.models.adopted.collate import Part
-from mirepoix.models.adopted.layout import Layout
+from mirepoix.models.adopted.layout import SIMILARITY, Layout
 from mirepoix.models.adopted.two_towers import BLANKS, own_temperature
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import TRUSTED, quiet, refused_code, saving
@@ -30,7 +31,7 @@ _NAMES = {bit: name for name, bit in _BITS.items()}
 _ROUTED = "Router"
 _MESSAGE = "message"
 PROMPT_LENGTH = "prompt_length"
-UNUSED = ("pooler",)  # parts of a text tower that no module after it reads
+POOLER = "pooler"  # part of a tower that is read where a modality's output is the pooler's, and not otherwise
 
 
 class LibraryReader:
@@ -62,11 +63,6 @@ class LibraryReader:
         name, _, role = call.partition("-")
         given: dict[str, Any] = {"task": role} if role else {}
         if self.excluded and role and name == "text":
-            if len({part.prompt for part in parts}) > 1:
-                raise Refused(
-                    "texts of one batch have several prompts or instructions, and this model leaves the prompt out of its pooling, "
-                    "which it does for one prompt at a time; give queries without instructions (pairs.without_instruction=1)"
-                )
             given["prompt"] = parts[0].prompt or None
         made = self.model.preprocess([self._input(part, "prompt" in given) for part in parts], **given)
         tensors = {key: value for key, value in made.items() if isinstance(value, torch.Tensor)}
@@ -96,6 +92,15 @@ class LibraryReader:
         if self.model[0].input_formatter.message_format == "flat":
             return "\n".join(each["text"] for each in contents)
         return contents
+
+    def apart(self, parts: Sequence[Part]) -> list[list[int]]:
+        """By prompt, where the pooling leaves it out: the library does that for one length of the prompt at a time."""
+        if not self.excluded or self.message:
+            return [list(range(len(parts)))]
+        groups: dict[str, list[int]] = {}
+        for place, part in enumerate(parts):
+            groups.setdefault(part.prompt, []).append(place)
+        return list(groups.values())
 
     def blank(self, call: str, parts: Sequence[Part]) -> Part | None:
         name, _, role = call.partition("-")
@@ -141,7 +146,7 @@ class LibraryModel:
         text: dict[str, torch.nn.Module] = {}
         for name, module in _leaves(self.model):
             seen = [part for part in name.split(".") if "vis" in part]
-            if not set(UNUSED) & set(name.split(".")):
+            if POOLER not in name.split(".") or _reads_pooler(self.model):
                 (vision if seen else text)[name.replace(".", "/")] = module
         return {name: torch.nn.ModuleDict(parts) for name, parts in (("text", text), ("vision", vision)) if parts}
 
@@ -171,15 +176,53 @@ def open_library(folder: Path, layout: Layout, checkpoint: Checkpoint, length: i
     problems: list[str] = []
     try:
         with quiet(), _reported(problems):
-            model = SentenceTransformer(str(folder), device="cpu", trust_remote_code=checkpoint.trust_remote_code, local_files_only=True)
-    except (ImportError, OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, UnpicklingError) as error:
+            model: Any = SentenceTransformer(
+                str(folder), device="cpu", trust_remote_code=checkpoint.trust_remote_code, local_files_only=True
+            )
+    except (
+        ImportError,
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        EOFError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
         raise Refused(f"{checkpoint.name} cannot be opened: {_reason(error)}") from error
+    problems = [name for name in problems if POOLER not in name.split(".") or _reads_pooler(model)]
     if problems:
         shown = ", ".join(problems[:3]) + (", ..." if len(problems) > 3 else "")
         raise Refused(f"checkpoint {checkpoint.name} lacks {len(problems)} weights ({shown}), which would be random; give a complete one")
+    _refuse_empty_tokenizers(model, folder, checkpoint)
+    if SIMILARITY in checkpoint.ignore:
+        model.similarity_fn_name = "cosine"
     if length is not None:
         model.max_seq_length = min(length, model.max_seq_length or length)
     return LibraryModel(model.float().eval(), layout)
+
+
+def _reads_pooler(model: Any) -> bool:
+    """Whether a first module takes the output of a pooler."""
+    ways = [way for module in model.modules() for way in getattr(module, "modality_config", {}).values()]
+    return any("pooler" in str(way.get("method_output_name")) for way in ways)
+
+
+def _refuse_empty_tokenizers(model: Any, folder: Path, checkpoint: Checkpoint) -> None:
+    """Refuses a tokenizer none of whose files is there: transformers makes one with an empty vocabulary, to which all texts are alike."""
+    from transformers import PreTrainedTokenizerBase
+
+    for module in model.modules():
+        tokenizer = getattr(module, "tokenizer", None)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            continue
+        files = list(tokenizer.vocab_files_names.values())
+        if files and not any(found for file in files for found in folder.rglob(file)):
+            raise Refused(
+                f"{checkpoint.name} has none of {', '.join(files)}, so its tokenizer has no vocabulary; give a whole model folder"
+            )
 
 
 def _reason(error: Exception) -> str:
@@ -201,7 +244,7 @@ def _reported(problems: list[str]) -> Iterator[None]:
 
     def finalized(model: Any, load_config: Any, loading_info: Any) -> Any:
         info = kept.__func__(model, load_config, loading_info)
-        problems.extend(sorted(name for name in info.missing_and_mismatched() if not set(UNUSED) & set(name.split("."))))
+        problems.extend(sorted(info.missing_and_mismatched()))
         return info
 
     PreTrainedModel._finalize_model_loading = staticmethod(finalized)  # type: ignore[method-assign]

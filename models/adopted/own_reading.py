@@ -9,7 +9,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from mirepoix.models.adopted.folder import local_folder
 from mirepoix.models.adopted.layout import MODULES, PROMPTS, TWO_TOWERS
+from mirepoix.models.backbones.adapter import adapter_folder, base_of
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.errors import Refused
 
 SCRIPTS = ("gme_inference.py", "scripts/qwen3_vl_embedding.py", "scripts/qwen3_vl_reranker.py")
@@ -17,10 +20,21 @@ CHAT = ("chat_template.jinja", "chat_template.json")
 _KINDS = {"qwen3_vl": "Qwen3-VL-Embedding", "qwen2_vl": "GME"}
 
 
-def refuse_own_reading(folder: Path, retriever: str, ignore: Collection[str]) -> None:
-    """Refuses a checkpoint folder that says how it is read, unless all that it says is ignored by name."""
-    if not folder.is_dir():
-        return
+def refuse_own_reading(checkpoint: Checkpoint, retriever: str, fetch: bool) -> None:
+    """Refuses a checkpoint, or the model under an adapter, that says how it is read, unless all that it says is ignored by name.
+
+    Of a hub id the files are fetched if `fetch` says so; else what is not here is not looked at.
+    """
+    ignore, adapter = checkpoint.ignore, adapter_folder(checkpoint, fetch)
+    if str(checkpoint.name).startswith(("/", ".", "~")) and not Path(checkpoint.name).expanduser().is_dir():
+        return  # whoever opens it says that it is not there
+    model = base_of(checkpoint, adapter) if adapter else checkpoint
+    for folder in (adapter, local_folder(model, fetch, weights=False)):
+        if folder is not None:
+            _refuse(folder, retriever, ignore)
+
+
+def _refuse(folder: Path, retriever: str, ignore: Collection[str]) -> None:
     said = own_reading(folder)
     unobeyed = {name: what for name, what in said.items() if name not in ignore}
     if unobeyed:

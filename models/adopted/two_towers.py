@@ -54,6 +54,9 @@ class TwoTowerReader:
         texts = [part.prompt + part.item.text for part in parts]
         return dict(self.tokenizer(texts, padding=self.padding, truncation=True, max_length=self.length, return_tensors="pt"))
 
+    def apart(self, parts: Sequence[Part]) -> list[list[int]]:
+        return [list(range(len(parts)))]
+
     def blank(self, call: str, parts: Sequence[Part]) -> Part | None:
         return None if parts else Part(BLANKS[call], "document")
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -41,6 +42,8 @@ LAYOUTS = {
 }
 READS_PICTURES = [name for name in LAYOUTS if "clip" in name]
 WIDTHS = {"clip with a dense layer": 24, "bert with a dense layer": 16, "bert, cut to 20": 20, "static": 32}
+KNOWN = {"bert, cut to 20": 20}
+"""Widths that a folder of the library says; others are those of its modules."""
 PASSAGES = "bert, as it was saved in 2022"
 
 
@@ -83,9 +86,12 @@ def test_what_it_reads_and_its_towers_are_known_from_the_folder_before_its_weigh
     folder = layout(name)
     traits = AdoptedConfig().traits({"model": Checkpoint(folder)})
     encoder = adopt(folder)
+    if name == "routed":  # what its modules read is in folders of their own
+        assert traits.towers is None and traits.width is None
+        return
     assert traits.reads == encoder.reads == (Modality.TEXT | Modality.IMAGE if name in READS_PICTURES else Modality.TEXT)
     assert traits.towers == tuple(encoder.towers)
-    assert traits.width in (None, encoder.dimension)
+    assert traits.width == (KNOWN.get(name) or (64 if LAYOUTS[name] == "transformers" else None))
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -118,7 +124,7 @@ def test_the_pooling_of_the_folder_changes_its_vectors_as_it_changes_the_library
 
 
 @pytest.mark.parametrize("name", ["clip in a root", "bert, mean"])
-def test_a_normalisation_and_a_width_of_the_folder_are_obeyed(name, own):
+def test_a_width_of_the_folder_is_obeyed(name, own):
     folder = own(name)
     amend(folder / "config_sentence_transformers.json", truncate_dim=12)
     encoder = adopt(folder)
@@ -194,12 +200,20 @@ def test_a_text_that_is_the_address_of_a_picture_is_a_text(layout):
     assert not torch.allclose(found, encoder.encode([TEXTS[0]]).rows_NTD[0, 0], atol=1e-3)
 
 
-def test_a_model_that_leaves_prompts_out_of_its_pooling_takes_one_prompt_in_a_batch(layout):
-    encoder = adopt(layout("bert, mean without its prompt"))
-    asked = [Item(str(n), text="a circle", instruction=f"Find {n}.") for n in range(2)]
-    assert len(encoder.encode(asked[:1], role="query")) == 1
-    with pytest.raises(Refused, match=r"several prompts or instructions, and this model leaves the prompt out .*without_instruction=1"):
-        encoder.encode(asked, role="query")
+def test_a_model_that_leaves_prompts_out_of_its_pooling_reads_those_of_each_prompt_at_once(layout):
+    folder = layout("bert, mean without its prompt")
+    encoder = adopt(folder)
+    words = ["a small red circle", "two stars", "snow at night"]
+    asked = [Item(str(n), text=text, instruction=("Find it.", "Find large blue stars.")[n % 2]) for n, text in enumerate(words)]
+    found = encoder.encode(asked, role="query").rows_NTD[:, 0]
+    for row, item in zip(found, asked, strict=True):
+        plain = Item(item.id, text=item.text)
+        torch.testing.assert_close(row, library(folder, [plain], "query", prompt=f"{item.instruction} ")[0], atol=1e-5, rtol=0)
+    assert len(encoder.training_collator(asked[:1], TEXTS)) > 3
+    with pytest.raises(
+        Refused, match=r"have 2 prompts or instructions, and .* leaves the prompt out of its pooling, .*without_instruction=1"
+    ):
+        encoder.training_collator(asked, TEXTS)
 
 
 @pytest.mark.parametrize("name", ["clip in 0_CLIPModel", "clip with a dense layer", "bert, mean", "routed"])
@@ -227,6 +241,17 @@ def test_a_model_without_some_of_its_weights_is_refused(name, own):
     save_file({key: weight for key, weight in weights.items() if key not in absent}, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(Refused, match=rf"^checkpoint {re.escape(str(folder))} lacks {len(absent)} weights .* would be random"):
         adopt(folder)
+
+
+def test_vectors_that_may_be_compared_by_angle_are_opened_again_after_they_were_saved(layout, tmp_path):
+    for number, name in enumerate(("bert with a dense layer", "clip in a root")):
+        folder = shutil.copytree(layout(name), tmp_path / f"own{number}")
+        amend(folder / "config_sentence_transformers.json", similarity_fn_name="manhattan")
+        with pytest.raises(Refused, match=r"compares its vectors by manhattan .*backbone\.ignore=\[similarity_fn_name\]$"):
+            adopt(folder)
+        encoder = Adopted.build({"model": Checkpoint(folder, ignore=("similarity_fn_name",))}, AdoptedConfig()).eval()
+        encoder.save(tmp_path / f"saved{number}")
+        torch.testing.assert_close(load_encoder(tmp_path / f"saved{number}").encode(TEXTS).rows_NTD, encoder.encode(TEXTS).rows_NTD)
 
 
 def test_the_temperature_is_that_of_the_models_scale(layout):

@@ -13,6 +13,7 @@ from mirepoix.models.item import Modality
     ("given", "why"),
     [
         ({"instructed": "Find: "}, r"^instructed is 'Find: '; give a text in which \{instruction\} stands for the instruction$"),
+        ({"instructed": "{x} {instruction}"}, r"^instructed is '\{x\} \{instruction\}'; give a text in which"),
         ({"width": 0}, r"^width is 0; give 1 or more, or null$"),
         ({"max_length": -1}, r"^max_length is -1; give 1 or more, or null$"),
         ({"several": "mean"}, r"^several is 'mean'; give one of refuse, sum$"),

@@ -95,6 +95,11 @@ def test_vectors_that_are_compared_by_their_length_are_refused_unless_they_may_b
     assert read_layout(folder, ["similarity_fn_name"]).opened_by == "sentence-transformers"
     folder = own_normalised(folder)
     assert read_layout(folder).opened_by == "sentence-transformers"
+    amend(
+        folder / "config_sentence_transformers.json", similarity_fn_name="manhattan"
+    )  # ranks otherwise than the angle, also of unit vectors
+    with pytest.raises(Refused, match="compares its vectors by manhattan"):
+        read_layout(folder)
 
 
 def own_normalised(folder):
@@ -113,6 +118,53 @@ def test_a_setting_that_transformers_alone_does_not_obey_leaves_the_folder_to_th
     folder = own("clip in a root")
     amend(folder / "sentence_bert_config.json", **{setting: value})
     assert read_layout(folder).opened_by == "sentence-transformers"
+
+
+@pytest.mark.parametrize("path", ["../outside", "/etc", "1_Pooling/../../x", "C:\\x", "..\\x"])
+def test_a_module_outside_its_folder_is_refused(path, own):
+    folder = own("clip in a root")
+    listed = json.loads((folder / "modules.json").read_text())
+    listed[-1]["path"] = path
+    (folder / "modules.json").write_text(json.dumps(listed))
+    with pytest.raises(Refused, match=r"modules\.json names a module outside its folder \(.*\); give a folder as the library saved it$"):
+        read_layout(folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "config_sentence_transformers.json", "sentence_bert_config.json"])
+def test_a_file_of_another_form_is_refused_by_its_name(name, own):
+    folder = own("clip in a root")
+    (folder / name).write_text("[1]")
+    with pytest.raises(Refused, match=rf"{name} holds a list and no fields; give a whole model folder$"):
+        read_layout(folder)
+
+
+def test_prompts_that_are_null_are_none(own):
+    folder = own("clip in a root")
+    amend(folder / "config_sentence_transformers.json", prompts=None)
+    assert read_layout(folder).prompts == {}
+
+
+def test_transformers_own_class_is_taken_where_the_folders_is_ignored(own):
+    folder = own("bert, mean")
+    amend(folder / "config.json", auto_map={"AutoModel": "custom.Model"})
+    assert read_layout(folder).custom_code == ("auto_map in config.json",)
+    assert read_layout(folder, ["auto_map"]).custom_code == ()
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "processor_config.json", "preprocessor_config.json"])
+@pytest.mark.parametrize("of", ["clip", "clip in a root", "bert, mean"])
+def test_a_reader_of_its_own_is_code_of_its_own(name, of, own):
+    folder = own(of)
+    amend(folder / name, auto_map={"AutoTokenizer": ["custom.Tokenizer", None]})
+    assert read_layout(folder).custom_code == (f"auto_map in {name}",)
+
+
+def test_a_route_of_its_own_class_is_code_of_its_own(own):
+    folder = own("routed")
+    routes = json.loads((folder / "router_config.json").read_text())
+    first = next(iter(routes["types"]))
+    amend(folder / "router_config.json", types=routes["types"] | {first: "custom.Static"})
+    assert read_layout(folder).custom_code == ("custom.Static",)
 
 
 @pytest.mark.parametrize("where", ["config.json", "modules.json"])

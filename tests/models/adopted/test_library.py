@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from mirepoix.models.adopted.adopted import Adopted
 from mirepoix.models.adopted.adopted_config import AdoptedConfig
 from mirepoix.models.adopted.library import weightless
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
-from mirepoix.models.encoder import DESCRIPTION, load_encoder
+from mirepoix.models.encoder import DESCRIPTION, load_encoder, load_own_encoder
 from mirepoix.models.errors import Refused
 from tests.models.adopted.test_adopted import TEXTS, adopt
 from tests.models.adopted.written import amend, by_library
@@ -80,6 +80,76 @@ def test_a_description_without_the_mark_does_not_let_code_run(custom, tmp_path):
     with pytest.raises(Refused, match="needs code of its own"):
         load_encoder(tmp_path / "saved")
     assert not ran.exists()
+
+
+def test_a_class_of_transformers_runs_nothing_of_its_folder_whoever_opens_what_was_saved(own, tmp_path):
+    """A checkpoint of a known family may name a class of its own too, which nobody asked to run."""
+    folder = own("clip")
+    ran = tmp_path / "ran"
+    (folder / "custom.py").write_text(f"open({str(ran)!r}, 'w').close()\n")
+    amend(folder / "config.json", auto_map={"AutoModel": "custom.Model", "AutoConfig": "custom.Config"})
+    encoder = adopt(folder)
+    encoder.save(tmp_path / "saved")
+    assert "auto_map" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+    assert load_own_encoder(tmp_path / "saved").encode(TEXTS).rows_NTD.equal(encoder.encode(TEXTS).rows_NTD)
+    # Who writes the code into a saved folder, and no mark, gets nothing run either.
+    amend(tmp_path / "saved" / "config.json", auto_map={"AutoModel": "custom.Model", "AutoConfig": "custom.Config"})
+    shutil.copy(folder / "custom.py", tmp_path / "saved")
+    load_own_encoder(tmp_path / "saved")
+    assert not ran.exists()
+
+
+def test_an_adapter_with_modules_of_its_own_is_opened_by_the_library_over_its_base(layout, bert, tmp_path):
+    model = get_peft_model(AutoModel.from_pretrained(bert), LoraConfig(r=4, lora_alpha=8, target_modules=["query", "value"]))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.1)
+    folder = tmp_path / "adapter"
+    shutil.copytree(layout("bert with a dense layer"), folder, ignore=shutil.ignore_patterns("model.safetensors", "config.json"))
+    for place in ("1_Pooling", "2_Dense"):
+        shutil.copytree(layout("bert with a dense layer") / place, folder / place, dirs_exist_ok=True)
+    model.save_pretrained(folder)
+    amend(folder / "config_sentence_transformers.json", prompts={"query": "ADAPTED: "})
+    encoder = adopt(folder)
+    assert encoder.dimension == 16 and not any("lora" in name for name in encoder.state_dict())
+    for role in ("query", "document"):
+        torch.testing.assert_close(encoder.encode(TEXTS, role=role).rows_NTD[:, 0], by_library(folder, TEXTS, role), atol=1e-5, rtol=0)
+    encoder.save(tmp_path / "saved")
+    torch.testing.assert_close(load_encoder(tmp_path / "saved").encode(TEXTS).rows_NTD, encoder.encode(TEXTS).rows_NTD, atol=1e-6, rtol=0)
+    with pytest.raises(Refused, match=r"an adapter with modules of its own, .* leave backbone\.base out"):
+        Adopted.build({"model": Checkpoint(folder, base=str(bert))}, AdoptedConfig())
+
+
+def test_a_pooler_that_is_read_has_to_be_there(own):
+    folder = own("bert, mean")
+    way = {"method": "forward", "method_output_name": "pooler_output"}
+    amend(folder / "sentence_bert_config.json", modality_config={"text": way}, module_output_name="sentence_embedding")
+    listed = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps([listed[0]]))
+    encoder = adopt(folder)
+    assert any("pooler" in name for name, _ in encoder.towers["text"].named_parameters())
+    weights = load_file(folder / "model.safetensors")
+    save_file({key: value for key, value in weights.items() if "pooler" not in key}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(Refused, match=r"lacks 2 weights \(pooler\.dense\.bias, pooler\.dense\.weight\), which would be random"):
+        adopt(folder)
+
+
+def test_a_tokenizer_without_its_vocabulary_is_refused(own):
+    folder = own("bert, mean")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(Refused, match=r"so its tokenizer has no vocabulary; give a whole model folder$|cannot be opened: "):
+        adopt(folder)
+
+
+@pytest.mark.parametrize("name", ["clip", "bert, mean"])
+def test_damaged_weights_are_refused_in_one_line(name, own):
+    folder = own(name)
+    whole = (folder / "model.safetensors").read_bytes()
+    for damaged in (whole[: len(whole) // 2], b"no weights at all"):
+        (folder / "model.safetensors").write_bytes(damaged)
+        with pytest.raises(Refused, match=rf"{re.escape(str(folder))} cannot be (read|opened): [^\n]*$"):
+            adopt(folder)
 
 
 def test_an_adapter_over_it_is_merged(layout, bert, tmp_path):

@@ -71,3 +71,22 @@ def test_a_clip_in_a_sentence_transformers_folder_says_nothing_but_its_prompts(l
     assert own_reading(folder) == {"prompts": "config_sentence_transformers.json"}
     with pytest.raises(Refused, match="an embedding model, and univldr reads"):
         fingerprint(BackboneConfig(UniVLDRConfig(), str(folder)))
+
+
+def test_of_a_hub_id_what_is_fetched_is_looked_at_before_it_is_built_and_of_an_adapter_the_model_under_it(gme, tmp_path, monkeypatch):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, **given: str(gme))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", absent)
+    with pytest.raises(Refused, match="has the layout of GME"):
+        BackboneConfig(UniteConfig(), "Alibaba/gme").refuse_unfit(fetch=True)
+    adapter = tmp_path / "adapter"
+    amend(adapter / "adapter_config.json", peft_type="LORA", base_model_name_or_path=str(gme))
+    with pytest.raises(Refused, match="has the layout of GME"):
+        fingerprint(BackboneConfig(UniteConfig(), str(adapter)))
+    with pytest.raises(Refused, match="has the layout of GME"):
+        fingerprint(BackboneConfig(UniteConfig(), str(adapter), base="Alibaba/gme"))
+
+
+def absent(*_, **__):
+    raise OSError("not there")

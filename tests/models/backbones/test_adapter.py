@@ -15,6 +15,7 @@ from mirepoix.models.adopted.adopted import Adopted
 from mirepoix.models.adopted.adopted_config import AdoptedConfig
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import open_checkpoint
+from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.models.retrievers.unite import Unite
@@ -93,7 +94,12 @@ def test_retrievers_and_adopted_models_are_built_over_an_adapter(clip, twin, tmp
     )
     torch.testing.assert_close(of_adapter, of_merged, atol=1e-5, rtol=0)
     made(twin("qwen2_vl")["model"].name, tmp_path / "unite", r".*language_model.*q_proj")
-    assert len(Unite.build({"model": Checkpoint(tmp_path / "unite")}, UniteConfig()).encode(items)) == 2
+    for number, (kind, config, folder) in enumerate(((Adopted, AdoptedConfig(), adapter), (Unite, UniteConfig(), tmp_path / "unite"))):
+        encoder = kind.build({"model": Checkpoint(folder)}, config).eval()
+        encoder.save(tmp_path / f"saved{number}")
+        torch.testing.assert_close(
+            load_encoder(tmp_path / f"saved{number}").encode(items).rows_NTD, encoder.encode(items).rows_NTD, atol=1e-6, rtol=0
+        )
 
 
 def test_the_model_under_it_can_be_named(clip, tmp_path):
