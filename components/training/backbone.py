@@ -4,8 +4,7 @@ It is a retriever over a checkpoint folder, a hub id, or a tiny random twin made
 """
 
 import shutil
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,25 +24,32 @@ from mirepoix.serving.store import MANIFEST
 def work(context: Context, config: BackboneConfig, curate: Path) -> Outcome:
     """Writes the encoder as a checkpoint folder of its own."""
     texts = read_part(curate, "corpus", ["text"]).num_rows
+    found = _modalities(curate)
+    reads = config.traits.reads  # from the checkpoint's folder: an item that is not read is refused before weights are loaded
+    _refuse_unread(found, lambda modality: f"{config.name} reads {reads.words} alone" if modality & ~reads else None)
     encoder = _copied(context, config) if config.is_encoder else _built(context, config, curate)
-    _refuse_unread(encoder, curate)
+    _refuse_unread(found, encoder.refusal)
     parameters = sum(weight.numel() for weight in encoder.parameters())
     return Outcome(Rows(read=texts, written=texts), {"parameters": parameters, "dimension": encoder.dimension})
 
 
-def _refuse_unread(encoder: Encoder, curate: Path) -> None:
-    """Refuses a corpus with items that the encoder does not read, with how many there are: here, and not after hours of embedding."""
+def _modalities(curate: Path) -> dict[tuple[str, Modality], tuple[int, str]]:
+    """How many items of each modality the corpus and the queries have, with the id of the first."""
+    found: dict[tuple[str, Modality], tuple[int, str]] = {}
     for part in ("corpus", "queries"):
-        found: dict[int, int] = defaultdict(int)
-        example: dict[int, str] = {}
         for table in part_tables(curate, part, ITEM_SCHEMA.names):
             codes_N = modality_codes(table)
             for code in np.unique(codes_N).tolist():
-                found[code] += int((codes_N == code).sum())
-                example.setdefault(code, table["id"][int(np.argmax(codes_N == code))].as_py())
-        for code, count in sorted(found.items()):
-            if why := encoder.refusal(Modality(code)):
-                raise Refused(f"{count:,} of the {part}, such as {example[code]!r}, have {Modality(code).words}, and {why}")
+                count, first = found.get((part, Modality(code)), (0, table["id"][int(np.argmax(codes_N == code))].as_py()))
+                found[part, Modality(code)] = count + int((codes_N == code).sum()), first
+    return found
+
+
+def _refuse_unread(found: Mapping[tuple[str, Modality], tuple[int, str]], why: Callable[[Modality], str | None]) -> None:
+    """Refuses a corpus with items that an encoder does not read, with how many there are: here, and not after hours of embedding."""
+    for (part, modality), (count, first) in found.items():
+        if reason := why(modality):
+            raise Refused(f"{count:,} of the {part}, such as {first!r}, have {modality.words}, and {reason}")
 
 
 def _copied(context: Context, config: BackboneConfig) -> Encoder:

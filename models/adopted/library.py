@@ -1,8 +1,8 @@
 """Any dense model that sentence-transformers opens. Only this file imports that library, which is an extra, and only to open a model.
 
-Importing it costs some 6 CPU seconds from nothing, of which torch takes 1.3, transformers 3 and the library 1.7 (scikit-learn, scipy and
-pandas among them). Its `preprocess` is called for the items of one call at a time, since it refuses mixed ones; what it returns beside
-tensors, the names of the modality and of the task, is put back when the modules run.
+Importing it costs some 7 CPU seconds from nothing, of which torch takes 1.7, transformers 3.7 and the library 1.7, for scikit-learn, scipy
+and pandas (`python bench/search.py`). Its `preprocess` is called for the items of one call at a time, since it refuses mixed ones; what it
+returns beside tensors, the names of the modality and of the task, is put back when the modules run.
 
 Shapes: P rows of a call, D width.
 """

@@ -1,5 +1,6 @@
 """Training starts from a given checkpoint with its own weights, or from a tiny random twin made for the corpus."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -9,6 +10,8 @@ import torch
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.training import backbone
 from mirepoix.components.training.backbone_config import BackboneConfig, fingerprint
+from mirepoix.models.adopted.adopted import Adopted
+from mirepoix.models.adopted.adopted_config import AdoptedConfig
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.encoder import HEAD, load_encoder
 from mirepoix.models.errors import Refused
@@ -146,3 +149,22 @@ def test_an_encoder_whose_weights_are_of_another_is_refused_in_the_run(saved, co
     (half / HEAD).unlink()
     with pytest.raises(Refused, match=r"weights of the marvel are missing or unexpected: .*; give a whole encoder"):
         backbone.work(context(tmp_path / "out"), BackboneConfig(name=str(half), encoder=MarvelConfig()), curate=corpus)
+
+
+@pytest.mark.parametrize("several", ["refuse", "sum"])
+def test_a_corpus_that_the_encoder_does_not_read_is_refused_with_how_much_of_it_there_is(several, curated, tmp_path, monkeypatch):
+    folder = make_twin(tmp_path / "clip", "clip", ["a small red circle"] * 40, SIZES, seed=0)["model"].name
+    config = BackboneConfig(AdoptedConfig(several=several), str(folder))
+    if several == "refuse":
+        with pytest.raises(
+            Refused, match=r"of the (corpus|queries), such as '\S+', have text and image, and .* one of them at a time; give"
+        ):
+            made(tmp_path / "both", backbone.work, config, curate=curated.folder)
+    else:
+        assert load_encoder(made(tmp_path / "both", backbone.work, config, curate=curated.folder).folder).config == config.encoder
+    first = {"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}
+    (folder / "modules.json").write_text(json.dumps([first]))
+    (folder / "sentence_bert_config.json").write_text('{"modality_config": {"text": {"method": "get_text_features"}}}')
+    monkeypatch.setattr(Adopted, "build", None)  # no weight is loaded for it
+    with pytest.raises(Refused, match=r"of the corpus, such as '\S+', have (text and )?image, and .*clip reads text alone$"):
+        made(tmp_path / "text", backbone.work, config, curate=curated.folder)
