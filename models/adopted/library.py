@@ -23,6 +23,7 @@ from mirepoix.models.adopted.two_towers import BLANKS, own_temperature
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import TRUSTED, quiet, refused_code, saving
 from mirepoix.models.backbones.pictures import decoded
+from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 
@@ -31,6 +32,19 @@ _NAMES = {bit: name for name, bit in _BITS.items()}
 _ROUTED = "Router"
 _MESSAGE = "message"
 PROMPT_LENGTH = "prompt_length"
+UNOPENED = (
+    ImportError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    EOFError,
+    UnpicklingError,
+    SafetensorError,
+)
+"""What the library and those below it raise where a folder is damaged, incomplete, or of another kind."""
 POOLER = "pooler"  # part of a tower that is read where a modality's output is the pooler's, and not otherwise
 
 
@@ -103,14 +117,13 @@ class LibraryReader:
         return list(groups.values())
 
     def blank(self, call: str, parts: Sequence[Part]) -> Part | None:
-        name, _, role = call.partition("-")
-        if name == _MESSAGE:
-            if not self.reads & Modality.IMAGE or any(part.item.images for part in parts):
-                return None if parts else Part(BLANKS["text"], "query" if role == "query" else "document")
-            return Part(BLANKS["image"], "query" if role == "query" else "document")
-        if parts or name not in BLANKS:
-            return None
-        return Part(BLANKS[name], "query" if role == "query" else "document")
+        name, _, said = call.partition("-")
+        role: Role = "query" if said == "query" else "document"
+        if name != _MESSAGE:
+            return None if parts else Part(BLANKS[name], role)
+        if self.reads & Modality.IMAGE and not any(part.item.images for part in parts):
+            return Part(BLANKS["image"], role)
+        return None if parts else Part(BLANKS["text"], role)
 
 
 class LibraryModel:
@@ -179,18 +192,7 @@ def open_library(folder: Path, layout: Layout, checkpoint: Checkpoint, length: i
             model: Any = SentenceTransformer(
                 str(folder), device="cpu", trust_remote_code=checkpoint.trust_remote_code, local_files_only=True
             )
-    except (
-        ImportError,
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        EOFError,
-        UnpicklingError,
-        SafetensorError,
-    ) as error:
+    except UNOPENED as error:
         raise Refused(f"{checkpoint.name} cannot be opened: {_reason(error)}") from error
     problems = [name for name in problems if POOLER not in name.split(".") or _reads_pooler(model)]
     if problems:

@@ -130,4 +130,8 @@ def blank_picture(side: int = 32) -> bytes:
     return data.getvalue()
 
 
-BLANKS = {"text": Item("blank", text="."), "image": Item("blank", images=(blank_picture(),))}
+BLANKS = {
+    "text": Item("blank", text="."),
+    "image": Item("blank", images=(blank_picture(),)),
+    "video": Item("blank", video=(blank_picture(), blank_picture())),
+}
