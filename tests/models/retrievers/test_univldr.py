@@ -1,5 +1,6 @@
 """UniVL-DR's sum of CLIP's vectors, written out slowly and compared; what trains in each stage; UniIR's masks, which are the same sum."""
 
+import json
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpo
 from mirepoix.models.backbones.pictures import decoded
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import load_encoder
+from mirepoix.models.encoder_config import saved_config
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.models.losses.contrastive import contrastive
@@ -279,3 +281,15 @@ def test_adapters_are_put_on_the_projections_too(univldr):
     changed = {name.partition(".lora_B")[0] for name in moved}
     assert {"model.text_projection", "model.visual_projection", "model.text_model.encoder.layers.1.mlp.fc1"} <= changed
     assert len(changed) == 2 * 2 * 6 + 2  # of two layers in each half
+
+
+def test_an_encoder_that_was_saved_before_texts_were_cleaned_reads_them_as_it_did(univldr, twin, tmp_path):
+    univldr.save(tmp_path)
+    described = {"architecture": "univldr", "config": {"max_length": 77}, "temperature": 0.07, "widths": []}
+    (tmp_path / "mirepoix.json").write_text(json.dumps(described))
+    item = Item("a", text="a star's “night” &amp; snow")
+    plain = UniVLDR.build(twin("clip"), UniVLDRConfig(clean_text=False)).eval()
+    found = load_encoder(tmp_path).encode([item]).rows_NTD
+    assert torch.equal(found, plain.encode([item]).rows_NTD)
+    assert not torch.allclose(found, univldr.encode([item]).rows_NTD, atol=1e-2)
+    assert saved_config(tmp_path) == UniVLDRConfig(clean_text=False)
