@@ -1,4 +1,8 @@
-"""The temperature that a CLIP was trained with: its logit_scale is the logarithm of the temperature's inverse."""
+"""The temperature that a CLIP was trained with: its logit_scale is the logarithm of the temperature's inverse.
+
+It is read as it is. CLIP's own training kept the scale at 100 or below, but neither its public code nor that of MARVEL, UniVL-DR and UniIR,
+which train it on, bounds it.
+"""
 
 import math
 from typing import Any
@@ -8,13 +12,12 @@ import torch
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import quiet
 
-LOWEST_TEMPERATURE = 0.01  # CLIP bounds its scale by 100
 SCALE = "logit_scale"
 
 
 def temperature_of(scale: torch.Tensor) -> float:
     """The temperature of CLIP's scale."""
-    return max(LOWEST_TEMPERATURE, math.exp(-scale.item()))
+    return math.exp(-scale.item())
 
 
 def published_temperature(checkpoint: Checkpoint) -> float | None:

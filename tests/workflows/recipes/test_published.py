@@ -27,6 +27,7 @@ DENSE = {
     "warmup_steps": 0,
     "loss.temperature": None,
     "loss.learned_temperature": True,
+    "loss.temperature_floor": 0.001,
 }
 """MARVEL's optimizer in every step of its own and of UniVL-DR's; the temperature is that of the CLIP checkpoint."""
 ANCE = {"last": 100, "margin": None, "balanced": True, "strategy": "random", "negatives": 2, "own": "replace", "max_score": None}
@@ -137,7 +138,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **under("instruct", IN_BATCH, {"per_device_train_batch_size": 105, "num_workers": 8, "learning_rate": 1e-5, "weight_decay": 0.2}),
         **under("instruct", {"num_train_epochs": 20, "lr_scheduler_type": "cosine", "loss.learned_temperature": True, "bf16": True}),
         **under("instruct", {"adam_betas": (0.9, 0.98), "adam_epsilon": 1e-6, "max_grad_norm": 0.0, "seed": 2023}),
-        "instruct.loss.temperature": None,
+        **under("instruct.loss", {"temperature": None, "temperature_floor": 0.001}),
         "instruct.tuning.towers": ("text", "vision"),
         "refine": None,
     },
