@@ -37,7 +37,7 @@ class Encoder(torch.nn.Module):
     """Turns items into Vectors. A subclass has a collator, a forward and its towers; its config says what it is built over."""
 
     PROMPT: str = ""  # words of the prompt around every item
-    UNDECAYED: tuple[str, ...] = ()  # ends of the names of matrices without weight decay; vectors have none in any retriever
+    UNDECAYED: tuple[str, ...] = ("relative_attention_bias.weight",)  # ends of the names of matrices without weight decay: T5's are biases
     config: EncoderConfig  # each retriever has its own subclass, which says what it is built over and what it reads
     collator: Collator
     temperature: float | None = None  # as training learned it, or as the checkpoint brings it
