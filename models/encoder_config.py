@@ -53,6 +53,7 @@ class EncoderConfig:
     TOWERS: ClassVar[tuple[str, ...]]  # the parts that can be trained apart, as `Tuning.towers` names them
     READS: ClassVar[Modality]  # modalities that its items may have
     TUNING: ClassVar[type[Tuning]] = Tuning  # the settings of a stage of its training
+    TEMPERED: ClassVar[bool | None] = False  # whether published checkpoints bring it a temperature; None: some do
     OBEYS_THE_FOLDER: ClassVar[bool] = False  # whether prompts and pooling are those of the checkpoint, not the retriever's own
     BEFORE: ClassVar[Mapping[str, Any]] = {}  # how items were read before a field was there, where its default reads them in another way
 

@@ -20,6 +20,7 @@ class UniVLDRConfig(EncoderConfig):
     FAMILIES = ("clip",)
     TOWERS = ("text", "vision")
     READS = Modality.TEXT | Modality.IMAGE
+    TEMPERED = True
     BEFORE: ClassVar[dict[str, Any]] = {"clean_text": False}
 
     max_length: int = option(77, "most tokens of an item's words, its ends included; only text is cut")
