@@ -11,6 +11,8 @@ import pytest
 
 from mirepoix.components.training.augment_config import AugmentConfig
 from mirepoix.workflows.dag.retrieval import Method
+from mirepoix.workflows.recipes import published
+from mirepoix.workflows.recipes.published import CHOSEN_HERE
 from mirepoix.workflows.recipes.registry import recipe
 
 T5_ANCE, CLIP_B32 = "OpenMatch/t5-ance", "openai/clip-vit-base-patch32"
@@ -146,7 +148,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "field", "value"), [(name, field, value) for name, published in PUBLISHED.items() for field, value in published.items()]
+    ("name", "field", "value"), [(name, field, value) for name, settings in PUBLISHED.items() for field, value in settings.items()]
 )
 def test_a_published_recipe_has_the_settings_of_the_paper(name, field, value):
     assert reduce(getattr, field.split("."), recipe(name)) == value
@@ -179,7 +181,15 @@ def test_the_table_of_sources_has_the_values_of_the_recipes():
     table = (Path(__file__).parents[3] / "docs/retrievers.md").read_text().partition("## Where the recipes' settings come from")[2]
     rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| `(.+?)` \| (.+) \|$", table, re.MULTILINE)
     lines = [line for line in table.partition("\n---\n")[0].splitlines() if line.startswith("| `")]
-    assert len(rows) == len(lines) == len({row[:2] for row in rows}) and len(rows) >= 40
+    assert len(rows) == len(lines) == len({row[:2] for row in rows}) and len(rows) >= 75
     for name, field, value, source in rows:
         assert reduce(getattr, field.split("."), recipe(name)) == ast.literal_eval(value), (name, field)
         assert "`" in source or "no public code" in source, (name, field)
+    chosen = {(name, field) for name, field, _, source in rows if "chosen here" in source}
+    assert chosen == {(name, field) for name, fields in CHOSEN_HERE.items() for field in fields}
+
+
+def test_a_recipe_that_calls_fields_chosen_here_lists_them():
+    makers = {name: maker for name, maker in vars(published).items() if name in PUBLISHED}
+    assert makers.keys() == PUBLISHED.keys()
+    assert {name for name, maker in makers.items() if "hosen here" in " ".join(maker.__doc__.split())} == CHOSEN_HERE.keys()
