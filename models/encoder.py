@@ -19,10 +19,9 @@ from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpo
 from mirepoix.models.backbones.tuning import merged, tune
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.dotted_path import import_named
-from mirepoix.models.encoder_config import DESCRIPTION, EncoderConfig, Role, checkpoint_folder, config_class, read_description
+from mirepoix.models.encoder_config import DESCRIPTION, EncoderConfig, Role, checkpoint_folder, described_config, read_description
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
-from mirepoix.models.options import revive
 from mirepoix.models.vectors import Vectors
 
 HEAD = "head.safetensors"
@@ -41,7 +40,7 @@ class Encoder(torch.nn.Module):
     """Turns items into Vectors. A subclass has a collator, a forward and its towers; its config says what it is built over."""
 
     PROMPT: str = ""  # words of the prompt around every item
-    UNDECAYED: tuple[str, ...] = ()  # ends of the names of matrices without weight decay; vectors have none in any retriever
+    UNDECAYED: tuple[str, ...] = ("relative_attention_bias.weight",)  # ends of the names of matrices without weight decay: T5's are biases
     config: EncoderConfig  # each retriever has its own subclass, which says what it is built over and what it reads
     collator: Collator
     temperature: float | None = None  # as training learned it, or as the checkpoint brings it
@@ -228,7 +227,7 @@ def encoder_class(config: EncoderConfig | type[EncoderConfig]) -> type[Encoder]:
 def load_encoder(folder: str | Path, trust_remote_code: bool = False) -> Encoder:
     """The encoder that `Encoder.save` wrote into `folder`; one that runs code of its own is refused unless the caller trusts that code."""
     description = read_description(folder)
-    config = revive(config_class(description["architecture"]), description["config"])
+    config = described_config(description)
     if description.get("custom_code") and not trust_remote_code:
         raise Refused(f"the encoder in {folder} runs code that its checkpoint brought; read it, then say that it may: trust_remote_code")
     encoder = encoder_class(config).open(folder, config, trust_remote_code).eval()

@@ -53,7 +53,9 @@ class EncoderConfig:
     TOWERS: ClassVar[tuple[str, ...]]  # the parts that can be trained apart, as `Tuning.towers` names them
     READS: ClassVar[Modality]  # modalities that its items may have
     TUNING: ClassVar[type[Tuning]] = Tuning  # the settings of a stage of its training
+    TEMPERED: ClassVar[bool | None] = False  # whether published checkpoints bring it a temperature; None: some do
     OBEYS_THE_FOLDER: ClassVar[bool] = False  # whether prompts and pooling are those of the checkpoint, not the retriever's own
+    BEFORE: ClassVar[Mapping[str, Any]] = {}  # how items were read before a field was there, where its default reads them in another way
 
     def __post_init__(self) -> None:
         if not hasattr(self, "ENCODER"):
@@ -84,6 +86,13 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     return description
 
 
+def described_config(description: Mapping[str, Any]) -> EncoderConfig:
+    """The config in a description. A field that it lacks has the value by which its encoder read items before there was such a field."""
+    kind = config_class(description["architecture"])
+    config: EncoderConfig = revive(kind, {**kind.BEFORE, **description["config"]})
+    return config
+
+
 def describes_encoder(name: str | Path) -> bool:
     """Whether a name is that of a folder with an encoder that `Encoder.save` wrote."""
     return (Path(name).expanduser() / DESCRIPTION).is_file()
@@ -93,7 +102,7 @@ def saved_config(folder: str | Path) -> EncoderConfig:
     """The config of the encoder in a folder; refused where files of the encoder are missing. No weight is read."""
     folder = Path(folder).expanduser()
     description = read_description(folder)
-    config: EncoderConfig = revive(config_class(description["architecture"]), description["config"])
+    config = described_config(description)
     for name in () if config.OBEYS_THE_FOLDER else config.CHECKPOINTS:  # of those, whoever opens the folder knows its files
         place = checkpoint_folder(config, folder, name)
         weights = [WEIGHTS]

@@ -7,7 +7,7 @@ from typing import Any
 from mirepoix.models.adopted.own_reading import refuse_own_reading
 from mirepoix.models.backbones.adapter import adapter_folder, base_of
 from mirepoix.models.backbones.checkpoint_config import Checkpoint, folder_fingerprint
-from mirepoix.models.backbones.twin_config import Tiny
+from mirepoix.models.backbones.twin_config import SCALED, Tiny
 from mirepoix.models.encoder_config import EncoderConfig, Traits, describes_encoder, read_description, saved_config
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
@@ -79,6 +79,13 @@ class BackboneConfig:
         if self.name == TINY:
             return Traits(self.encoder.READS, self.encoder.TOWERS, None)
         return self.encoder.traits(self.checkpoints)
+
+    @property
+    def tempered(self) -> bool | None:
+        """Whether the encoder has a temperature before it is trained; None: known once its weights are loaded."""
+        if self.is_encoder:
+            return read_description(Path(self.name).expanduser())["temperature"] is not None
+        return (self.tiny.family or self.encoder.FAMILIES[0]) in SCALED if self.name == TINY else self.encoder.TEMPERED
 
     def refuse_unfit(self, fetch: bool = False) -> None:
         """Refuses a checkpoint that cannot be opened, or that says how it is read and would not be obeyed, as far as its JSON files tell.

@@ -69,20 +69,17 @@ def start(
     undecayed: tuple[str, ...] = (),
     universal: bool = False,
 ) -> Any:
-    """The engine over `module`; `factor` gives the learning rate of a step over the highest, unless the settings name a scheduler.
-
-    Matrices decay, but for those whose names end as one of `undecayed`; biases and the scales of norms do not.
-    """
+    """The engine over `module`; `factor` gives the learning rate of a step over the highest, unless the settings name a scheduler."""
     import deepspeed
 
     if settings["optimizer"].get("type", "").lower() != "muon":
         _import_muon_uncompiled()
     decay = settings["optimizer"]["params"]["weight_decay"]
     trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
-    decaying = {name for name, parameter in trained.items() if len(_shape(parameter)) > 1 and not name.endswith(undecayed)}
+    decayed = decaying(module, undecayed)
     groups = [
-        {"params": [parameter for name, parameter in trained.items() if name in decaying], "weight_decay": decay},
-        {"params": [parameter for name, parameter in trained.items() if name not in decaying], "weight_decay": 0.0},
+        {"params": [parameter for name, parameter in trained.items() if name in decayed], "weight_decay": decay},
+        {"params": [parameter for name, parameter in trained.items() if name not in decayed], "weight_decay": 0.0},
     ]
     if universal:
         settings = {**settings, "checkpoint": {**settings.get("checkpoint", {}), "load_universal": True}}
@@ -95,6 +92,15 @@ def start(
         dist_init_required=False,
     )
     return engine
+
+
+def decaying(module: torch.nn.Module, undecayed: tuple[str, ...]) -> set[str]:
+    """The names of the weights that are trained with weight decay.
+
+    Matrices decay, but for those whose names end as one of `undecayed`; biases and the scales of norms do not.
+    """
+    trained = ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+    return {name for name, parameter in trained if len(_shape(parameter)) > 1 and not name.endswith(undecayed)}
 
 
 def _shape(parameter: torch.nn.Parameter) -> torch.Size:

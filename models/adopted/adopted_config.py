@@ -22,6 +22,7 @@ class AdoptedConfig(EncoderConfig):
     FAMILIES = ("clip", "siglip", "siglip2", "chinese_clip")
     TOWERS = ("text", "vision")
     READS = Modality.TEXT | Modality.IMAGE | Modality.VIDEO
+    TEMPERED = None
     OBEYS_THE_FOLDER = True
 
     query_prompt: str | None = option(None, "name of the folder's prompt for queries; null: query, where it has one")

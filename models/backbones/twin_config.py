@@ -7,6 +7,8 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "t5_clip", "bert_clip", "clip", "siglip", "siglip2", "chinese_clip")
+SCALED = ("clip", "siglip", "siglip2", "chinese_clip")
+"""Those with a scale (`logit_scale`), and so a temperature of their own."""
 QWEN_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",

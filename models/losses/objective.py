@@ -16,7 +16,7 @@ class Objective:
         0.03, "temperature of the softmax over similarities; null: the one learned with the encoder, or that its CLIP was trained with"
     )
     learned_temperature: bool = option(False, "train the temperature too, starting there, as the logarithm of its inverse")
-    temperature_floor: float = option(0.01, "lowest learned temperature; CLIP's")
+    temperature_floor: float = option(0.01, "lowest learned temperature; that of CLIP's own training")
     temperature_ceiling: float = option(0.5, "highest learned temperature; chosen here")
     modality_mask: bool = option(False, "negatives are only documents of exactly the positive's modality (MAMCL)")
     symmetric: bool = option(False, "add the loss from document to query")
@@ -72,6 +72,6 @@ class Objective:
             raise Refused(f"loss.widths has {wide}, and the encoder's vectors are {width} wide; give smaller ones")
         if self.temperature is not None:
             return self
-        if self.learned_temperature and temperature is not None:  # CLIP's own may exceed its bound by rounding
+        if self.learned_temperature and temperature is not None:  # a checkpoint's may be beyond them: CLIP's by rounding, others' by more
             temperature = min(max(temperature, self.temperature_floor), self.temperature_ceiling)
         return replace(self, temperature=temperature)

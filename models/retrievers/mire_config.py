@@ -1,7 +1,7 @@
 """How MIRe reads an item, the sizes of its pooling, and a stage of its training."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mirepoix.models.backbones.checkpoint_config import Kind
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
@@ -45,6 +45,7 @@ class MireConfig(EncoderConfig):
     TOWERS = ("text", "pooling")
     READS = Modality.TEXT | Modality.IMAGE
     TUNING = MireTuning
+    BEFORE: ClassVar[dict[str, Any]] = {"punctuation_rows": False}
 
     width: int = option(128, "width of a row")
     heads: int = option(12, "attentive rows of an item with pictures")

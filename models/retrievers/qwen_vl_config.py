@@ -1,7 +1,7 @@
 """What UNITE and JFE share: the Qwen-VL models that they are built over, and the budgets of tokens, pixels and frames."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from mirepoix.models.backbones.checkpoint_config import Kind
 from mirepoix.models.encoder_config import EncoderConfig
@@ -18,6 +18,7 @@ class OneTowerConfig(EncoderConfig):
     FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
     TOWERS = ("language", "vision")
     READS = Modality.TEXT | Modality.IMAGE | Modality.VIDEO
+    BEFORE: ClassVar[dict[str, Any]] = {"resized_twice": False}
 
     positions: Literal["1d", "mrope"] = option("mrope", "1d counts tokens; mrope has a grid for pictures and clips, as the backbone does")
     max_length: int = option(2048, "most tokens of an item; only words are cut")
@@ -27,7 +28,7 @@ class OneTowerConfig(EncoderConfig):
     min_frame_pixels: int | None = option(
         None, "fewest pixels that a clip's frame is enlarged to after max_frame_pixels, as in UNITE's code; null: those of one token"
     )
-    resized_twice: bool = option(
+    resized_twice: bool | None = option(
         False,
         "a picture is resized to whole tokens near its size, and then within min_pixels and max_pixels, as in UNITE's code; false: once",
     )

@@ -61,7 +61,6 @@ class Projector(torch.nn.Module):
 class T5Clip(Encoder):
     """A retriever whose vector is the state of T5's decoder for its start token."""
 
-    UNDECAYED = ("relative_attention_bias.weight",)  # MARVEL's code has no decay on anything that is named a bias
     config: T5ClipConfig
     text: Any  # a T5Model of transformers
     vision: Any  # a CLIPVisionModel of transformers

@@ -19,6 +19,7 @@ class T5ClipConfig(EncoderConfig):
     FAMILIES = ("t5_clip",)
     TOWERS = ("text", "vision", "projector")
     READS = Modality.TEXT | Modality.IMAGE
+    TEMPERED = None  # a whole CLIP does, a vision tower alone does not
 
 
 def refuse_short(name: str, length: int) -> None:

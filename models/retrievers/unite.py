@@ -7,9 +7,10 @@ merger is frozen, and adapters of the language model are trained.
 
 Different from the published code: only words are cut, and at their end, where the code truncates the whole sequence, placeholders of
 pictures included; the request names modalities in a fixed order, sentence, image, video, where the code follows the keys of a record;
-pictures, then the clip, come before the words, where the code has them wherever a text marks their place. Pictures and frames are resized
-once by default; as its code does where `resized_twice` and `min_frame_pixels` are set. Chosen here: padding never counts as a position; an
-instruction comes before the text and adds no modality; a line ends after pictures (`newline_after_pictures`).
+pictures, then the clip, come before the words, where the code has them wherever a text marks their place. Over a Qwen-VL pictures and
+frames are resized once; over UNITE's published weights, and where `resized_twice` and `min_frame_pixels` are set, as its code does. Chosen
+here: padding never counts as a position; an instruction comes before the text and adds no modality; a line ends after pictures
+(`newline_after_pictures`).
 
 Shapes: B items, L tokens, D width.
 """
@@ -50,6 +51,9 @@ class Unite(OneTower):
     PROMPT = f"system\n{SYSTEM}\nuser\nassistant\nSummary above sentence and image in one word:"
     Collator = UniteCollator
     config: UniteConfig
+
+    def __init__(self, config: UniteConfig, model: LoadedCheckpoint):
+        super().__init__(config.resolved(model.model.config.architectures or ()), model)
 
     def forward(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, mm_token_type_ids: torch.Tensor, **vision: torch.Tensor

@@ -1,7 +1,7 @@
 """How UniVL-DR reads an item."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from mirepoix.models.backbones.checkpoint_config import Kind
 from mirepoix.models.encoder_config import EncoderConfig
@@ -20,6 +20,8 @@ class UniVLDRConfig(EncoderConfig):
     FAMILIES = ("clip",)
     TOWERS = ("text", "vision")
     READS = Modality.TEXT | Modality.IMAGE
+    TEMPERED = True
+    BEFORE: ClassVar[dict[str, Any]] = {"clean_text": False}
 
     max_length: int = option(77, "most tokens of an item's words, its ends included; only text is cut")
     clean_text: bool = option(

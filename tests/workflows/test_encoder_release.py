@@ -32,13 +32,13 @@ def corpus(tmp_path):
 def test_a_saved_encoder_names_its_retriever_and_has_its_settings(tmp_path, corpus):
     encoder = write(tmp_path / "encoder", {**CHECKPOINT, "mirepoix.json": json.dumps(DESCRIPTION)})
     config = resolve("search", settings(str(encoder), [str(corpus)], "mine"))
-    assert (config.backbone.name, config.backbone.encoder) == (str(encoder), UniVLDRConfig(max_length=40))
+    assert (config.backbone.name, config.backbone.encoder) == (str(encoder), UniVLDRConfig(max_length=40, clean_text=False))
     assert (config.sources.path, config.release.name) == ((str(corpus),), "mine"), "a comma in a path is part of it"
     over_two = {f"{part}/{name}": text for part in ("text", "vision") for name, text in CHECKPOINT.items()}
     described = {**DESCRIPTION, "architecture": "mire", "config": {"query_length": 48}}
     encoder = write(tmp_path / "two", {**over_two, "mirepoix.json": json.dumps(described)})
     backbone = resolve("search", settings(str(encoder), [str(corpus)])).backbone
-    assert backbone.encoder == MireConfig(query_length=48) and backbone.vision is None
+    assert backbone.encoder == MireConfig(query_length=48, punctuation_rows=False) and backbone.vision is None
 
 
 def test_a_published_checkpoint_is_named_by_its_folder_from_the_root_or_by_its_hub_id(tmp_path, corpus, monkeypatch):

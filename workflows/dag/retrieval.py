@@ -126,12 +126,25 @@ class Method:
                     f"{stage}.negatives is 0, so the negatives that are mined for it would not be read; "
                     f"give {stage}.negatives={mining.negatives}, or null"
                 )
+        self._refuse_untempered()
         if self.mine is not None and self.instruct is None:
             raise Refused("mine is given, and there is no instruct to train on its negatives; give instruct=TrainConfig too, or mine=null")
         if self.mine_refine is not None and self.refine is None:
             raise Refused("mine_refine is given, and there is no refine to train on its negatives; give refine=TrainConfig too")
         if self.verbalise.kind != "none" and self.refine is None:
             raise Refused(f"verbalise.kind is {self.verbalise.kind}, and there is no refine to train on it; give refine=TrainConfig too")
+
+    def _refuse_untempered(self) -> None:
+        """Refuses a training at the temperature of an encoder that is known to have none by then."""
+        tempered = self.backbone.tempered
+        for stage, training in self.trainings.items():
+            if training.loss.temperature is None and tempered is False:
+                name, retriever = self.backbone.name, self.backbone.encoder.ARCHITECTURE
+                raise Refused(
+                    f"{stage}.loss.temperature is null, which is the temperature that the encoder has by then, and {retriever} over {name} "
+                    f"has none; give a number above 0, such as {stage}.loss.temperature=0.07"
+                )
+            tempered = tempered or training.loss.learned_temperature
 
     @property
     def method_fields(self) -> dict[str, Any]:

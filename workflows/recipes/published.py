@@ -1,7 +1,7 @@
 """Recipes with the settings that were published, on published checkpoints. They need GPUs, and have not been run here for lack of them.
 
 Settings come from the paper or its code; where neither gives one, the docstring of the recipe lists it as chosen here, and a table in
-docs/retrievers.md names the files in which it was looked for. Two rules of all
+docs/retrievers.md names the files in which it was looked for (`CHOSEN_HERE`). Two rules of all
 recipes are ours: negatives are gathered over all workers; and known answers of a query, and their kin, are not its negatives
 (`mask_relevant`, `mask_kin`). Queries have no instructions where a paper has none (MiMIC, MIRe, MARVEL, UniVL-DR). Negatives that a corpus
 brings are read only by a training that sets `negatives`.
@@ -60,16 +60,38 @@ DENSE = TrainConfig(
     max_grad_norm=0.0,
     negatives=0,
     num_train_epochs=20,
-    loss=Objective(temperature=None, learned_temperature=True),
+    loss=Objective(temperature=None, learned_temperature=True, temperature_floor=1e-3),
     use_gpu=True,
     cpus_per_worker=4,
     dataloader_num_workers=4,
 )
 """The optimizer of MARVEL, UniVL-DR and UniIR, which clip no gradients, with in-batch negatives alone. The temperature is that of the
-CLIP checkpoint, and learns from there."""
+CLIP checkpoint, 0.01, and learns from there, without a bound in their code. From 0.01 to the floor here, a step of Adam moving its
+logarithm by about the learning rate, are some 460,000 steps at 5e-6 and 230,000 at 1e-5: none of these trainings gets there."""
 ANCE = MineConfig(negatives=2, last=100, margin=None, strategy="random", balanced=True, own="replace", encode=ENCODED)
 """One picture and one text of the top 100 that are no answers, in place of the negatives that the corpus judged. They are drawn once for
 all epochs, which is chosen here."""
+CHOSEN_HERE = {
+    "unite": ("pairs.adapt_tasks", "backbone.encoder.max_frames", "backbone.encoder.newline_after_pictures"),
+    "jfe": (
+        *("adapt.tuning.towers", "adapt.tuning.lora.rank", "adapt.tuning.lora.alpha", "adapt.tuning.lora.dropout"),
+        *("adapt.loss.temperature", "adapt.loss.symmetric", "adapt.learning_rate", "instruct.learning_rate", "adapt.max_grad_norm"),
+        *("adapt.num_train_epochs", "adapt.per_device_train_batch_size", "adapt.negatives"),
+        *("pairs.adapt_tasks", "pairs.without_instruction", "backbone.encoder.attention", "backbone.encoder.pooling"),
+    ),
+    "jfe_late": ("backbone.encoder.fusion",),
+    "mimic": (
+        *("instruct.learning_rate", "instruct.weight_decay", "instruct.adam_betas", "instruct.adam_epsilon", "instruct.max_grad_norm"),
+        *("instruct.num_train_epochs", "instruct.seed", "instruct.loss.temperature", "instruct.loss.temperature_floor"),
+        *("instruct.tuning.towers", "instruct.tuning.mix_in", "instruct.tuning.mix_ratio"),
+        *("instruct.augment.document_captions", "instruct.augment.query_captions", "mine_refine.negatives", "mine_refine.strategy"),
+    ),
+    "mire": ("pairs.instruct_tasks",),
+    "marvel": ("adapt.loss.temperature_floor", "adapt.num_train_epochs", "pairs.adapt_captions", "mine_refine.negatives"),
+    "univldr": ("instruct.loss.temperature_floor", "instruct.bf16", "instruct.num_train_epochs", "mine_refine.last"),
+    "uniir": ("instruct.loss.temperature_floor", "instruct.bf16", "pairs.without_instruction", "pairs.mixture"),
+}
+"""The fields that the docstrings of the recipes call chosen here, each with a row in the table of docs/retrievers.md."""
 BARE = PairsConfig(without_instruction=1.0)
 
 
@@ -85,8 +107,8 @@ def unite() -> Retrieval:
 
     From its code: both stages, LoRA, rates, 1280 x 28 x 28 pixels at most and 256 x 28 x 28 at least, of frames too, pictures that are
     resized twice, no hard negatives, in the second stage instructions on every query, and gradients clipped as on its 64 GPUs
-    (`UNITE_GPUS`). Chosen here: the tasks that adapt are those of its first stage's sets, text with text, picture and clip; and search,
-    too, reads the 12 frames of a clip that training was published with at most.
+    (`UNITE_GPUS`). Chosen here: the tasks that adapt are those of its first stage's sets, text with text, picture and clip; search, too,
+    reads the 12 frames of a clip that training was published with at most; a line ends after pictures.
     """
     first, second = Tuning(lora=Lora(8, 16, 0.05)), Tuning(lora=Lora(8, 64, 0.05))
     fewest, most = 256 * 28 * 28, 1280 * 28 * 28
@@ -147,9 +169,9 @@ def mimic() -> Retrieval:
 
     From the paper's abstract and what others noted of it: towers, 128 tokens, batch 64, at most 20 epochs, mix-in, caption dropout, and a
     second round with negatives of the top 100. Its code is not public. Chosen here: the optimizer, without clipping, and the learned
-    temperature of MARVEL, which has the same towers; one text and one picture of the top 100; a fifth for both shares; that every tower
-    learns; no early stop; that documents alone lose captions, as the text of a query with a picture is its question here, and not a
-    caption (`augment.query_captions`, where it is).
+    temperature of MARVEL, which has the same towers; one text and one picture of the top 100, drawn once; a fifth for both shares, and half
+    of each vector that is mixed; that every tower learns; no early stop; the seed; that documents alone lose captions, as the text of a
+    query with a picture is its question here, and not a caption (`augment.query_captions`, where it is).
     """
     robust, dropped = MimicTuning(mix_in=0.2), AugmentConfig(document_captions=0.2)
     training = replace(DENSE, tuning=robust, augment=dropped)
@@ -206,7 +228,7 @@ def marvel() -> Retrieval:
     From its code: which towers each step freezes, 5e-6 with weight decay 0.2, cosine without warm-up, the temperature of the CLIP
     checkpoint learning on, 64 tokens of caption in step 1, one picture and one text of the top 100 in step 3, contrasted with all of the
     batch. Chosen here: no early stop on a development set, so 20 epochs are all of them; step 1 reads the corpus's own captioned pictures,
-    for want of the paper's from the web.
+    for want of the paper's from the web; negatives are drawn once for all epochs; the floor of the temperature.
     """
     first = MarvelTuning(towers=("vision", "projector"), text_length=64)
     goes_on = replace(DENSE, tuning=MarvelTuning(), seed=1234)
@@ -229,7 +251,7 @@ def univldr() -> Retrieval:
     Two trainings of 20 epochs at 64 pairs. From its code: both stages, MARVEL's optimizer, CLIP's own temperature learning on, and in the
     second a softmax over the positive and its two negatives alone, on captions that a language model extended, which are what is searched
     afterwards too. Which model writes was not published, and is yours to name; without `verbalise` captions stay as they are. Chosen here:
-    no early stop.
+    no early stop; float32 throughout; negatives are drawn once for all epochs; the floor of the temperature.
     """
     training = replace(DENSE, tuning=Tuning(towers=("text", "vision"), lora=None), seed=1234)
     return Retrieval(
@@ -249,9 +271,10 @@ def uniir() -> Retrieval:
     mirepoix run uniir sources.path=/data/mbeir          20 epochs at 840 pairs
 
     From its code: 105 pairs on each of 8 GPUs, 1e-5 with weight decay 0.2 and cosine to 0, half precision, CLIP's own temperature learning
-    on, an instruction before every query, no clipping, MARVEL's betas and epsilon. Chosen here: bfloat16 in place of float16. There a query
-    draws one of its positives and of its instruction's wordings each time that it is read, and small sets are repeated in an epoch; here
-    every positive is a pair, a query has one wording, and `pairs.mixture` sets the weight of a set.
+    on, an instruction before every query, no clipping, MARVEL's betas and epsilon. Chosen here: bfloat16 in place of float16; the floor of
+    the temperature; and what an epoch reads. There a query draws one of its positives and of its instruction's wordings each time that it
+    is read, and small sets are repeated in an epoch; here every positive is a pair, a query has one wording, and `pairs.mixture` sets the
+    weight of a set.
     """
     return Retrieval(
         pairs=PairsConfig(without_instruction=0.0),

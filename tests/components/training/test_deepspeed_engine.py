@@ -14,7 +14,14 @@ import torch.distributed as dist
 
 from mirepoix.components.training import deepspeed_engine, deepspeed_settings
 from mirepoix.components.training.deepspeed_settings import resolved
+from mirepoix.models.backbones.tuning_config import Lora
+from mirepoix.models.backbones.twins import make_twin
+from mirepoix.models.losses.objective import Objective
+from mirepoix.models.losses.temperature import Tempered
+from mirepoix.models.retrievers.marvel import Marvel
+from mirepoix.models.retrievers.marvel_config import MarvelConfig, MarvelTuning
 from tests.components.training.run_numbers import NUMBERS
+from tests.models.conftest import SIZES, WORDS
 from tests.ranks import run_ranks
 
 
@@ -117,6 +124,33 @@ def plain(steps: int = STEPS) -> tuple[dict[str, torch.Tensor], list[float]]:
         norms.append(float(torch.nn.utils.clip_grad_norm_(learning, 1.0)))
         optimizer.step()
     return {name: p.detach() for name, p in module.named_parameters() if p.requires_grad}, norms
+
+
+@pytest.fixture(scope="module")
+def t5_clip(tmp_path_factory):
+    return make_twin(tmp_path_factory.mktemp("t5_clip"), "t5_clip", WORDS * 20, SIZES, seed=0)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_position_biases_of_t5_do_not_decay_with_a_learned_temperature_or_without(t5_clip, learned):
+    encoder = Marvel.build(t5_clip, MarvelConfig()).tune(MarvelTuning())
+    module = Tempered(encoder, Objective(temperature=0.07, learned_temperature=True)) if learned else encoder
+    matrices = {name for name, weight in module.named_parameters() if weight.requires_grad and weight.ndim > 1}
+    prefix = "encoder." if learned else ""
+    assert matrices - deepspeed_engine.decaying(module, encoder.UNDECAYED) == {
+        f"{prefix}text.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        f"{prefix}text.decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    }
+
+
+def test_adapters_of_t5_decay_all_and_nothing_else_is_trained(t5_clip):
+    tuning = MarvelTuning(towers=("text",), lora=Lora(2, 4, 0.0))
+    encoder = Marvel.build(t5_clip, MarvelConfig()).tune(tuning)
+    module = Tempered(encoder, Objective(temperature=0.07, learned_temperature=True))
+    trained = {name for name, weight in module.named_parameters() if weight.requires_grad}
+    decaying = deepspeed_engine.decaying(module, encoder.UNDECAYED)
+    assert trained - decaying == {"moved"}
+    assert decaying and all(".lora_A." in name or ".lora_B." in name for name in decaying)
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

@@ -20,8 +20,9 @@ from mirepoix.models.adopted.library import weightless
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.encoder import DESCRIPTION, load_encoder, load_own_encoder
 from mirepoix.models.errors import Refused
+from tests.models.adopted.layouts import WIDTH
 from tests.models.adopted.test_adopted import TEXTS, adopt
-from tests.models.adopted.written import amend, by_library
+from tests.models.adopted.written import amend, by_library, pooling, transformer, write
 from tests.vision import with_torchvision
 
 ROOT = Path(__file__).parents[3]
@@ -166,6 +167,15 @@ def test_an_adapter_over_it_is_merged(layout, bert, tmp_path):
     found = Adopted.build({"model": adapter}, AdoptedConfig()).eval().encode(TEXTS).rows_NTD[:, 0]
     torch.testing.assert_close(found, by_library(folder, TEXTS), atol=1e-5, rtol=0)
     assert AdoptedConfig().traits({"model": adapter}).towers == ("text",)
+
+
+def test_position_biases_of_an_adopted_t5_do_not_decay(twin, tmp_path):
+    encoder = adopt(write(tmp_path / "t5", transformer(twin("t5_clip")["text"].name), pooling(WIDTH, "mean")))
+    matrices = [name for name, weight in encoder.named_parameters() if weight.ndim > 1]
+    named = [name for name in matrices if name.endswith(encoder.UNDECAYED)]
+    assert len(matrices) > 10 and [name.split(".block.")[1] for name in named] == [
+        "0.layer.0.SelfAttention.relative_attention_bias.weight",
+    ]
 
 
 class Hostile:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import shutil
 
 import pytest
 import torch
@@ -80,6 +81,18 @@ def test_the_temperature_is_that_of_the_models_scale_and_is_saved_as_it(twin, tm
     encoder.save(tmp_path / "saved")
     assert AutoModel.from_pretrained(tmp_path / "saved").logit_scale.item() == pytest.approx(math.log(50), abs=1e-6)
     assert load_encoder(tmp_path / "saved").temperature == 0.02
+
+
+def test_the_temperature_of_a_scale_above_100_is_read_as_it_is(twin, tmp_path):
+    model = AutoModel.from_pretrained(twin("clip")["model"].name)
+    model.logit_scale.data.fill_(math.log(117))
+    folder = shutil.copytree(twin("clip")["model"].name, tmp_path / "own")
+    model.save_pretrained(folder)
+    encoder = adopt(folder)
+    encoder.save(tmp_path / "saved")
+    for found in (encoder, load_encoder(tmp_path / "saved")):
+        assert found.temperature == pytest.approx(0.0085470, rel=1e-5)
+    assert AutoModel.from_pretrained(tmp_path / "saved").logit_scale.item() == pytest.approx(4.7621739)
 
 
 def test_no_parameter_is_without_a_dimension(twin):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from mirepoix.models.backbones.checkpoints import open_checkpoint
-from mirepoix.models.backbones.twin_config import FAMILIES, QWEN_TOKENS, Tiny
+from mirepoix.models.backbones.twin_config import FAMILIES, QWEN_TOKENS, SCALED, Tiny
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.errors import Refused
 from tests.models.conftest import SIZES, WORDS
@@ -17,6 +17,12 @@ from tests.ranks import run_ranks
 def parts(checkpoints):
     kinds = {"model": "multimodal", "text": "text", "vision": "vision"}
     return {name: open_checkpoint(checkpoint, kinds[name]) for name, checkpoint in checkpoints.items()}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_which_twins_have_a_scale_is_known_before_they_are_made(twin, family):
+    weights = [name for each in twin(family).values() for name in load_file(each.name / "model.safetensors")]
+    assert ("logit_scale" in weights) == (family in SCALED)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

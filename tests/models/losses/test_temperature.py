@@ -7,6 +7,7 @@ import torch
 
 from mirepoix.models.losses.objective import Objective
 from mirepoix.models.losses.temperature import Tempered
+from mirepoix.workflows.recipes.registry import recipe
 
 
 class Still(torch.nn.Module):
@@ -46,6 +47,12 @@ def test_it_stays_within_its_bounds_and_comes_back_at_once(slope, bound):
     module = tempered(0.07, temperature_floor=0.05, temperature_ceiling=0.1)
     assert descended(module, slope, steps=30)[-1] == pytest.approx(bound)
     assert descended(module, -slope, steps=3)[-1] != pytest.approx(bound, rel=0.01)
+
+
+def test_of_the_published_recipes_it_falls_from_that_of_clip_as_it_rises():
+    for slope, last in ((-1.0, 0.0081873), (1.0, 0.0122140)):
+        module = Tempered(Still(), recipe("uniir").instruct.loss.resolved(0.01, 16))
+        assert descended(module, slope, steps=3)[-1] == pytest.approx(last, rel=1e-4)
 
 
 def test_at_half_precision_it_starts_as_exactly():

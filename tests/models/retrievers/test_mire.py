@@ -1,6 +1,7 @@
 """MIRe against its equations, written out for one item at a time; what its padding, its stages and its cache do."""
 
 import io
+import json
 import math
 import pickle
 import shutil
@@ -18,6 +19,7 @@ from mirepoix.models.backbones.checkpoints import open_checkpoint, quiet
 from mirepoix.models.backbones.tuning_config import Lora
 from mirepoix.models.backbones.twins import seeded
 from mirepoix.models.encoder import load_encoder
+from mirepoix.models.encoder_config import saved_config
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.mire import Mire, picture_key
@@ -212,6 +214,16 @@ def test_a_document_has_no_rows_of_punctuation_in_training_and_has_them_in_searc
     assert [len(rows) for rows in forward(mire, mire.collator, [plain, signed], documents)] == [5, 7, 5, 7, 5]
     without = made(twin, replace(SMALL, punctuation_rows=False))
     assert [len(rows) for rows in forward(without, without.collator, [plain, signed], documents)] == [5, 7, 5, 5, 3]
+
+
+def test_an_encoder_that_was_saved_before_punctuation_had_rows_has_none_of_it(mire, tmp_path):
+    mire.save(tmp_path)
+    described = json.loads((tmp_path / "mirepoix.json").read_text())
+    del described["config"]["punctuation_rows"]
+    (tmp_path / "mirepoix.json").write_text(json.dumps(described))
+    signed = Item("b", text="snow, night!")
+    assert [each.encode([signed]).mask_NT.sum() for each in (mire, load_encoder(tmp_path))] == [7, 5]
+    assert saved_config(tmp_path) == replace(SMALL, punctuation_rows=False)
 
 
 def test_an_item_of_pictures_alone_has_visual_rows_alone_and_words_bring_theirs(mire):

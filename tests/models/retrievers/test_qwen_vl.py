@@ -2,6 +2,8 @@
 
 import io
 import itertools
+import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from PIL import Image
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import load_encoder
+from mirepoix.models.encoder_config import saved_config
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.models.retrievers.jfe import Jfe
@@ -129,6 +132,51 @@ def test_a_picture_that_is_resized_twice_has_the_grid_of_unites_code(tiny_qwen, 
     assert collator([item])["grid_thw"].tolist() == [once]
 
 
+@pytest.fixture
+def published(tiny_qwen, tmp_path):
+    """The folder of a twin whose config.json names the class of UNITE's published weights."""
+    folder = shutil.copytree(tiny_qwen, tmp_path / "published")
+    described = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(described | {"architectures": ["UniteQwen2VL"]}))
+    return Checkpoint(folder)
+
+
+SEEN = Item("a", images=(sized(100, 80),), video=(sized(320, 240),) * 2)
+
+
+def test_over_unites_published_weights_pictures_and_clips_are_read_as_it_was_trained_and_what_is_saved_keeps_that(
+    published, tiny_qwen, tmp_path
+):
+    encoder = Unite.build({"model": published}, UniteConfig())
+    encoder.save(tmp_path / "saved")
+    for found in (encoder, load_encoder(tmp_path / "saved")):
+        config = found.config
+        assert (config.resized_twice, config.min_pixels, config.max_pixels, config.min_frame_pixels) == (True, 200704, 1003520, 200704)
+        assert found.collator([SEEN])["grid_thw"].tolist() == [[1, 28, 38], [1, 28, 38]]
+    plain = Unite.build({"model": Checkpoint(tiny_qwen)}, UniteConfig()).config
+    assert (plain.resized_twice, plain.min_pixels, plain.max_pixels, plain.min_frame_pixels) == (False, None, None, None)
+
+
+def test_what_the_user_says_of_sizes_holds_over_unites_published_weights(published):
+    once = Unite.build({"model": published}, UniteConfig(resized_twice=False)).config
+    assert once == UniteConfig(resized_twice=False), "then all sizes are as the user and the backbone have them"
+    small = Unite.build({"model": published}, UniteConfig(max_pixels=112 * 112)).config
+    assert (small.resized_twice, small.min_pixels, small.max_pixels, small.min_frame_pixels) == (True, 12544, 12544, 12544)
+    large = Unite.build({"model": published}, UniteConfig(min_pixels=2000 * 28 * 28)).config
+    assert (large.min_pixels, large.max_pixels, large.min_frame_pixels) == (1568000, 1568000, 200704)
+
+
+def test_a_unite_that_was_saved_before_there_was_the_option_resizes_once(published, tmp_path):
+    Unite.build({"model": published}, UniteConfig(resized_twice=False)).save(tmp_path / "saved")
+    shutil.copy(published.name / "config.json", tmp_path / "saved")
+    described = json.loads((tmp_path / "saved/mirepoix.json").read_text())
+    described["config"] = {"positions": "1d", "prompt": "summary", "max_length": 2048, "max_pixels": None, "max_frames": 32}
+    (tmp_path / "saved/mirepoix.json").write_text(json.dumps(described))
+    found = load_encoder(tmp_path / "saved")
+    assert found.config == saved_config(tmp_path / "saved") == UniteConfig(resized_twice=False)
+    assert found.collator([SEEN])["grid_thw"].tolist() == [[1, 2, 4], [1, 2, 4]], "within the 56 x 56 pixels of the twin"
+
+
 def test_a_picture_that_is_resized_twice_has_pillows_pixels_of_both_times(tiny_qwen):
     noisy = Image.fromarray(np.random.default_rng(0).integers(256, size=(80, 100, 3), dtype=np.uint8))
     buffer = io.BytesIO()
@@ -164,7 +212,7 @@ def test_frames_are_enlarged_after_their_cap_as_in_unites_code(tiny_qwen, size, 
 
 def test_by_default_pictures_and_frames_are_resized_once_and_a_line_ends_after_them():
     for config in (UniteConfig(), JfeConfig()):
-        assert (config.min_frame_pixels, config.resized_twice) == (None, False)
+        assert config.min_frame_pixels is None and not config.resized_twice
     assert UniteConfig().newline_after_pictures
 
 

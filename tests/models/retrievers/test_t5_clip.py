@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
-from transformers import CLIPModel, T5Tokenizer
+from transformers import CLIPModel, CLIPVisionModel, T5Tokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
@@ -17,6 +18,7 @@ from mirepoix.models.retrievers.marvel_config import MarvelConfig
 from mirepoix.models.retrievers.mimic import Mimic
 from mirepoix.models.retrievers.mimic_config import MimicConfig
 from mirepoix.models.retrievers.t5_clip import TokenSequences
+from mirepoix.workflows.recipes.registry import recipe
 
 
 @pytest.fixture(scope="module")
@@ -95,16 +97,31 @@ def with_scale(clip, folder, scale: float, **saved) -> Checkpoint:
 
 
 @pytest.mark.parametrize(("retriever", "config"), [(Marvel, MarvelConfig()), (Mimic, MimicConfig())])
-@pytest.mark.parametrize(("scale", "temperature"), [(4.6052, 0.01), (3.912023, 0.02), (2.6592, 0.07)])
+@pytest.mark.parametrize(("scale", "temperature"), [(4.6052, 0.01), (4.8283, 0.008), (3.912023, 0.02), (2.6592, 0.07)])
 def test_it_starts_at_the_temperature_of_a_whole_clip_as_marvels_code_does(retriever, config, scale, temperature, twin, tmp_path):
-    """The scale of openai/clip-vit-base-patch32 is 4.6052, and CLIP lets none be above the logarithm of 100."""
+    """The scale of openai/clip-vit-base-patch32 is 4.6052, the logarithm of 100; that of a CLIP which was trained on may be above."""
     vision = with_scale(twin("clip")["model"], tmp_path / "clip", scale)
     encoder = retriever.build({"text": twin("t5_clip")["text"], "vision": vision}, config)
     assert encoder.temperature == pytest.approx(temperature, rel=1e-4)
     encoder.save(tmp_path / "encoder")
     assert load_encoder(tmp_path / "encoder").temperature == encoder.temperature
-    resolved = Objective(temperature=None, learned_temperature=True).resolved(encoder.temperature, encoder.dimension)
+    resolved = recipe(config.ARCHITECTURE).instruct.loss.resolved(encoder.temperature, encoder.dimension)
     assert resolved.temperature == encoder.temperature
+
+
+@pytest.mark.parametrize(("retriever", "config"), [(Marvel, MarvelConfig()), (Mimic, MimicConfig())])
+def test_over_an_adapter_of_a_vision_tower_it_starts_at_the_temperature_of_the_clip_under_it(retriever, config, twin, tmp_path):
+    clip = with_scale(twin("clip")["model"], tmp_path / "clip", 3.912023)
+    tower = CLIPVisionModel.from_pretrained(clip.name)
+    adapted = get_peft_model(tower, LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    adapted.save_pretrained(tmp_path / "adapter")
+    checkpoint = Checkpoint(tmp_path / "adapter", base=str(clip.name))
+    assert published_temperature(checkpoint) == pytest.approx(0.02, rel=1e-5)
+    encoder = retriever.build({"text": twin("t5_clip")["text"], "vision": checkpoint}, config)
+    assert encoder.temperature == pytest.approx(0.02, rel=1e-5)
+    merged = adapted.merge_and_unload().eval()
+    pixels = torch.rand(1, 3, merged.config.image_size, merged.config.image_size)
+    torch.testing.assert_close(encoder.vision.eval()(pixels).last_hidden_state, merged(pixels).last_hidden_state, atol=1e-5, rtol=0)
 
 
 def test_the_temperature_is_read_of_every_form_that_a_checkpoint_is_published_in(twin, tmp_path):

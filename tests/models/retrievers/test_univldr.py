@@ -1,5 +1,6 @@
 """UniVL-DR's sum of CLIP's vectors, written out slowly and compared; what trains in each stage; UniIR's masks, which are the same sum."""
 
+import json
 import math
 
 import pytest
@@ -12,6 +13,7 @@ from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpo
 from mirepoix.models.backbones.pictures import decoded
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import load_encoder
+from mirepoix.models.encoder_config import saved_config
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.models.losses.contrastive import contrastive
@@ -19,6 +21,7 @@ from mirepoix.models.losses.objective import Objective
 from mirepoix.models.retrievers.univldr import UniVLDR
 from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
 from mirepoix.models.vectors import Vectors
+from mirepoix.workflows.recipes.registry import recipe
 from tests.models.conftest import ITEMS, picture
 from tests.models.losses.reference_losses import labels
 
@@ -194,28 +197,28 @@ def test_a_checkpoint_that_is_no_clip_is_refused():
         UniVLDR(UniVLDRConfig(), LoadedCheckpoint(torch.nn.Identity()))
 
 
-@pytest.mark.parametrize(("scale", "temperature"), [(2.6592, 0.07), (math.log(100), 0.01), (4.6055, 0.01)])
+@pytest.mark.parametrize(("scale", "temperature"), [(2.6592, 0.07), (math.log(100), 0.01), (4.8283, 0.008)])
 def test_it_starts_at_clips_own_temperature_which_a_training_can_go_on_from(twin, scale, temperature):
-    """Published scales are 100 but for rounding, and CLIP lets none be more."""
+    """OpenAI's scales are 100 but for rounding; UniVL-DR's code lets its own go beyond."""
     part = open_checkpoint(twin("clip")["model"], "multimodal")
     part.model.logit_scale.data.fill_(scale)
     encoder = UniVLDR(UniVLDRConfig(), part)
     assert encoder.temperature == pytest.approx(temperature, rel=1e-4)
-    resolved = Objective(temperature=None, learned_temperature=True).resolved(encoder.temperature, encoder.dimension)
+    resolved = recipe("univldr").instruct.loss.resolved(encoder.temperature, encoder.dimension)
     assert resolved.temperature == encoder.temperature
 
 
 def test_a_temperature_that_training_learnt_is_clips_own_scale_for_whoever_opens_the_folder(univldr, tmp_path):
     univldr.save(tmp_path / "untrained")
     assert torch.equal(CLIPModel.from_pretrained(tmp_path / "untrained").logit_scale, univldr.model.logit_scale)
-    univldr.temperature = 0.037
+    univldr.temperature = 0.0037
     univldr.save(tmp_path / "trained")
     clip = CLIPModel.from_pretrained(tmp_path / "trained")
-    assert 1 / clip.logit_scale.exp().item() == pytest.approx(0.037)
+    assert 1 / clip.logit_scale.exp().item() == pytest.approx(0.0037)
     clip.logit_scale.data.fill_(-math.log(0.2))
     clip.save_pretrained(tmp_path / "trained")
     assert UniVLDR.open(tmp_path / "trained", UniVLDRConfig()).temperature == pytest.approx(0.2)
-    assert load_encoder(tmp_path / "trained").temperature == 0.037, "what was saved beside it has all its digits"
+    assert load_encoder(tmp_path / "trained").temperature == 0.0037, "what was saved beside it has all its digits"
 
 
 @pytest.mark.parametrize("kind", ["text", "picture"])
@@ -279,3 +282,15 @@ def test_adapters_are_put_on_the_projections_too(univldr):
     changed = {name.partition(".lora_B")[0] for name in moved}
     assert {"model.text_projection", "model.visual_projection", "model.text_model.encoder.layers.1.mlp.fc1"} <= changed
     assert len(changed) == 2 * 2 * 6 + 2  # of two layers in each half
+
+
+def test_an_encoder_that_was_saved_before_texts_were_cleaned_reads_them_as_it_did(univldr, twin, tmp_path):
+    univldr.save(tmp_path)
+    described = {"architecture": "univldr", "config": {"max_length": 77}, "temperature": 0.07, "widths": []}
+    (tmp_path / "mirepoix.json").write_text(json.dumps(described))
+    item = Item("a", text="a star's “night” &amp; snow")
+    plain = UniVLDR.build(twin("clip"), UniVLDRConfig(clean_text=False)).eval()
+    found = load_encoder(tmp_path).encode([item]).rows_NTD
+    assert torch.equal(found, plain.encode([item]).rows_NTD)
+    assert not torch.allclose(found, univldr.encode([item]).rows_NTD, atol=1e-2)
+    assert saved_config(tmp_path) == UniVLDRConfig(clean_text=False)

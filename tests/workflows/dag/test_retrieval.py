@@ -300,6 +300,50 @@ def test_what_is_wrong_by_itself_is_refused_when_the_config_is_made(setting, wor
     assert "hidden" not in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "settings", "stage"),
+    [
+        ("marvel", "backbone.name=tiny backbone.vision=null", "adapt"),
+        ("mimic", "backbone.name=tiny backbone.vision=null", "instruct"),
+        ("quickstart", "adapt.loss.temperature=null", "adapt"),
+        ("quickstart", "instruct.loss.temperature=null", "instruct"),
+        ("unite", "adapt.loss.temperature=null adapt.loss.learned_temperature=true", "adapt"),
+        ("quickstart_all", "arms.mire.adapt.loss.temperature=null", "adapt"),
+    ],
+)
+def test_a_training_at_a_temperature_that_its_encoder_cannot_have_is_refused_when_the_config_is_made(recipe, settings, stage):
+    words = ["sources.path=DIR"] * (not recipe.startswith("quickstart"))
+    with pytest.raises(Refused, match=rf"{stage}\.loss\.temperature is null, .* has none; give .* {stage}\.loss\.temperature=0\.07$"):
+        resolve(recipe, [*words, *settings.split()])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [
+        ("marvel", "backbone.name=tiny backbone.vision=null adapt.loss.temperature=0.07"),
+        ("univldr", "backbone.name=tiny"),
+        ("univldr", "backbone.name=tiny backbone.encoder=AdoptedConfig backbone.tiny.family=siglip"),
+        ("quickstart", "adapt.loss.learned_temperature=true instruct.loss.temperature=null"),
+        ("mimic", "backbone.vision=a-tower"),
+    ],
+)
+def test_a_training_at_a_temperature_that_its_encoder_has_or_may_have_is_not_refused(recipe, settings):
+    words = ["sources.path=DIR"] * (recipe != "quickstart")
+    assert resolve(recipe, [*words, *settings.split()]).trainings
+
+
+def test_the_temperature_of_a_saved_encoder_is_known_before_it_is_opened(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").touch()
+    described = {"architecture": "unite", "config": {}, "temperature": 0.05, "widths": []}
+    words = [f"backbone.name={tmp_path}", "adapt.loss.temperature=null"]
+    (tmp_path / "mirepoix.json").write_text(json.dumps(described))
+    assert resolve("quickstart", words).adapt.loss.temperature is None
+    (tmp_path / "mirepoix.json").write_text(json.dumps(described | {"temperature": None}))
+    with pytest.raises(Refused, match=rf"unite over {tmp_path} has none; give a number above 0"):
+        resolve("quickstart", words)
+
+
 @pytest.mark.parametrize("stage", ["adapt", "instruct", "refine"])
 @pytest.mark.parametrize("mining", [[], ["mine=MineConfig", "mine_refine=MineConfig"]])
 def test_a_training_that_has_neither_the_batch_nor_hard_negatives_to_contrast_is_refused(stage, mining):

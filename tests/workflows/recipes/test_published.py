@@ -11,6 +11,8 @@ import pytest
 
 from mirepoix.components.training.augment_config import AugmentConfig
 from mirepoix.workflows.dag.retrieval import Method
+from mirepoix.workflows.recipes import published
+from mirepoix.workflows.recipes.published import CHOSEN_HERE
 from mirepoix.workflows.recipes.registry import recipe
 
 T5_ANCE, CLIP_B32 = "OpenMatch/t5-ance", "openai/clip-vit-base-patch32"
@@ -27,6 +29,7 @@ DENSE = {
     "warmup_steps": 0,
     "loss.temperature": None,
     "loss.learned_temperature": True,
+    "loss.temperature_floor": 0.001,
 }
 """MARVEL's optimizer in every step of its own and of UniVL-DR's; the temperature is that of the CLIP checkpoint."""
 ANCE = {"last": 100, "margin": None, "balanced": True, "strategy": "random", "negatives": 2, "own": "replace", "max_score": None}
@@ -137,7 +140,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         **under("instruct", IN_BATCH, {"per_device_train_batch_size": 105, "num_workers": 8, "learning_rate": 1e-5, "weight_decay": 0.2}),
         **under("instruct", {"num_train_epochs": 20, "lr_scheduler_type": "cosine", "loss.learned_temperature": True, "bf16": True}),
         **under("instruct", {"adam_betas": (0.9, 0.98), "adam_epsilon": 1e-6, "max_grad_norm": 0.0, "seed": 2023}),
-        "instruct.loss.temperature": None,
+        **under("instruct.loss", {"temperature": None, "temperature_floor": 0.001}),
         "instruct.tuning.towers": ("text", "vision"),
         "refine": None,
     },
@@ -145,7 +148,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "field", "value"), [(name, field, value) for name, published in PUBLISHED.items() for field, value in published.items()]
+    ("name", "field", "value"), [(name, field, value) for name, settings in PUBLISHED.items() for field, value in settings.items()]
 )
 def test_a_published_recipe_has_the_settings_of_the_paper(name, field, value):
     assert reduce(getattr, field.split("."), recipe(name)) == value
@@ -178,7 +181,15 @@ def test_the_table_of_sources_has_the_values_of_the_recipes():
     table = (Path(__file__).parents[3] / "docs/retrievers.md").read_text().partition("## Where the recipes' settings come from")[2]
     rows = re.findall(r"^\| `(\w+)` \| `([\w.]+)` \| `(.+?)` \| (.+) \|$", table, re.MULTILINE)
     lines = [line for line in table.partition("\n---\n")[0].splitlines() if line.startswith("| `")]
-    assert len(rows) == len(lines) == len({row[:2] for row in rows}) and len(rows) >= 40
+    assert len(rows) == len(lines) == len({row[:2] for row in rows}) and len(rows) >= 75
     for name, field, value, source in rows:
         assert reduce(getattr, field.split("."), recipe(name)) == ast.literal_eval(value), (name, field)
         assert "`" in source or "no public code" in source, (name, field)
+    chosen = {(name, field) for name, field, _, source in rows if "chosen here" in source}
+    assert chosen == {(name, field) for name, fields in CHOSEN_HERE.items() for field in fields}
+
+
+def test_a_recipe_that_calls_fields_chosen_here_lists_them():
+    makers = {name: maker for name, maker in vars(published).items() if name in PUBLISHED}
+    assert makers.keys() == PUBLISHED.keys()
+    assert {name for name, maker in makers.items() if "hosen here" in " ".join(maker.__doc__.split())} == CHOSEN_HERE.keys()
