@@ -176,6 +176,7 @@ OF_SEVERAL_MODULES = {
     "models/backbones/test_custom_code.py": "code that a checkpoint brings, wherever one is opened",
     "serving/http/test_page.py": "the folder page/",
     "serving/search/test_imports.py": "what a search leaves out",
+    "workflows/recipes/test_adopted.py": "the real stages of an adopted model, mined with and trained",
     "workflows/recipes/test_every_arm.py": "the real stages of all retrievers",
     "workflows/recipes/test_nlvr.py": "a recipe on real data",
     "workflows/recipes/test_quickstart.py": "the command line, from nothing to an endpoint",
