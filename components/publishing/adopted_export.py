@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from mirepoix.components.publishing import usage_examples
-from mirepoix.components.publishing.model_card import Layout
+from mirepoix.components.publishing.model_card import Layout as CardLayout
 from mirepoix.components.publishing.sentence_transformers import amend_json, write_json, write_modules
-from mirepoix.models.adopted.layout import FIRST, MODULES, PROMPTS, TWO_TOWERS, read_layout
+from mirepoix.models.adopted.layout import FIRST, MODULES, PROMPTS, TWO_TOWERS, Layout, read_layout
 from mirepoix.models.adopted.two_towers import PADDED
 from mirepoix.models.encoder import Encoder
 from mirepoix.models.errors import Refused
@@ -18,28 +18,57 @@ APART = "A text and a picture are encoded apart; the release adds the vectors of
 REFUSED = "The release refuses an item of text and picture together; the example adds the vectors of both before it normalises them."
 
 
-def plain(encoder: Encoder, draft: Path) -> Layout:
+def plain(encoder: Encoder, draft: Path) -> CardLayout:
     """What a folder that was copied needs to be opened by transformers alone."""
-    layout = read_layout(draft)
+    layout = two_towers(draft)
+    place = f"/{layout.place}" if layout.place else ""
+    return CardLayout(
+        library="transformers",
+        needs="torch transformers pillow",
+        opened=f'AutoModel.from_pretrained("FOLDER{place}")',
+        usage=example(encoder, place),
+        limits=limits(encoder),
+    )
+
+
+def two_towers(folder: Path) -> Layout:
+    """The layout of a saved encoder that transformers alone opens; refused where sentence-transformers modules make the vectors."""
+    layout = read_layout(folder)
     if layout.opened_by != "transformers":
         raise Refused(
             "the release is of a model whose vectors its sentence-transformers modules make, so transformers alone does not give them; "
             "export it --to sentence-transformers"
         )
+    return layout
+
+
+def inner(base: str, place: str) -> str:
+    """The transformers model in a base that is a sentence-transformers folder; refused of a hub id, in which an adapter names no folder."""
+    if not Path(base).expanduser().is_dir():
+        raise Refused(
+            f"the model is in the folder {place} of {base}, and an adapter names a whole base and no folder in it; fetch it and give the "
+            "folder as --base, or export it --to hf"
+        )
+    folder = Path(base).expanduser()
+    return str(folder / place if (folder / place).is_dir() else folder)
+
+
+def example(encoder: Encoder, place: str = "", base: str | None = None) -> str:
+    """The example of a two-tower model in a folder of the export, or with PEFT over `base`."""
     own: Any = encoder
-    place = f"/{layout.place}" if layout.place else ""
-    return Layout(
-        library="transformers",
-        needs="torch transformers pillow",
-        opened=f'AutoModel.from_pretrained("FOLDER{place}")',
-        usage=usage_examples.two_towers(
-            own.collator.reader.length, layout.family in PADDED, place, own.collator.prompts, own.config.instructed
-        ),
-        limits=() if own.config.several == "sum" else (REFUSED,),
+    reader = own.collator.reader
+    return usage_examples.two_towers(
+        reader.length, reader.padding == "max_length", own.collator.prompts, own.config.instructed, place, base
     )
 
 
-def sentence(release: Release, encoder: Encoder, draft: Path) -> Layout:
+def limits(encoder: Encoder) -> tuple[str, ...]:
+    """What the example of a two-tower model does that its release does not."""
+    config: Any = encoder.config
+    return () if config.several == "sum" else (REFUSED,)
+
+
+def sentence(release: Release, encoder: Encoder, draft: Path) -> CardLayout:
     """Completes a folder that was copied, without our description, so that sentence-transformers opens it."""
     layout = read_layout(draft)
     own: Any = encoder
@@ -56,7 +85,7 @@ def sentence(release: Release, encoder: Encoder, draft: Path) -> Layout:
         amend_json(draft / PROMPTS, truncate_dim=config.width)
     pictures = bool(encoder.reads & Modality.IMAGE)
     trusted = encoder.runs_custom_code
-    return Layout(
+    return CardLayout(
         library="sentence-transformers",
         task="sentence-similarity",
         tags=("sentence-transformers", "sentence-similarity"),

@@ -192,11 +192,14 @@ def clip(config: Any, base: str | None = None) -> str:
     return _opened(code, base).replace("CAUSAL", "") + _ITEMS + _SCORED
 
 
-def two_towers(length: int, padded: bool, place: str, prompts: Mapping[str, str], instructed: str) -> str:
-    """An example with transformers over a two-tower model, in a folder of the export; texts have the prompt of their role before them."""
+def two_towers(length: int, padded: bool, prompts: Mapping[str, str], instructed: str, place: str = "", base: str | None = None) -> str:
+    """An example with transformers over a two-tower model in a folder of the export, or with PEFT over `base`.
+
+    A text has the prompt of its role before it, or its instruction.
+    """
     code = _CLIP.replace("ROLE", ', role="document"').replace("WORDS", "worded(text, instruction, role)")
     code = code.replace("LENGTH", f'{length}, padding="max_length"' if padded else str(length))
-    opened = _opened(code, None).replace('FOLDER = "."', f'FOLDER = ".{place}"')
+    opened = _opened(code, base).replace("CAUSAL", "").replace('FOLDER = "."', f'FOLDER = ".{place}"')
     worded = _PROMPTED.replace("INSTRUCTED", repr(instructed)).replace("GIVEN", repr(dict(prompts)))
     return opened.replace("WORDED", worded) + _ITEMS + _SCORED
 

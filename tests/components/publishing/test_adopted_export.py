@@ -9,10 +9,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from mirepoix.models.adopted.layout import PROMPTS
+from mirepoix.models.backbones.tuning_config import Lora
 from mirepoix.models.encoder import DESCRIPTION
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.publishing.test_export import INSTRUCTIONS, code_of, exported, released, rows
+from tests.components.publishing.test_export import INSTRUCTIONS, code_of, exported, released, rows, taught
 from tests.models.adopted.test_adopted import PICTURES, TEXTS, adopt
 from tests.models.adopted.written import normalize, transformer, write
 from tests.models.conftest import picture
@@ -157,3 +158,45 @@ def test_a_width_that_was_asked_for_is_that_of_the_export(release, tmp_path):
     made = release("clip", width=16)
     found = library(exported(made, tmp_path / "exported", "sentence-transformers")).encode_document([TEXTS[0].text], convert_to_tensor=True)
     torch.testing.assert_close(F.normalize(found, dim=-1), rows(made, TEXTS[:1]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["clip", "clip in 0_CLIPModel", "siglip"])
+def test_the_adapter_of_a_trained_two_tower_model_gives_its_vectors_over_the_base(name, layout, twin, tmp_path, monkeypatch):
+    base = str(twin(name)["model"].name if name == "siglip" else layout(name))
+    encoder = taught(adopt(base), Lora(rank=3, alpha=3), 0.05)
+    made = released(tmp_path / "made", encoder)
+    folder = exported(made, tmp_path / "exported", "peft", base=base)
+    assert json.loads((folder / "adapter_config.json").read_text())["r"] == 3 and not (folder / "model.safetensors").exists()
+    monkeypatch.chdir(folder)
+    namespace: dict = {}
+    exec(code_of(folder), namespace)
+    opened, untrained = made.open_encoder(), adopt(base)
+    expected = opened.encode([TEXTS[0], PICTURES[0]]).rows_NTD[:, 0]
+    seen = Image.open(io.BytesIO(PICTURES[0].images[0])).convert("RGB")
+    assert (torch.stack([namespace["encode"](TEXTS[0].text), namespace["encode"](pictures=[seen])]) - expected).abs().max() < 1e-4
+    assert (untrained.encode(TEXTS[:1]).rows_NTD[0, 0] - expected[0]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("bert, mean", r"sentence-transformers modules make, .*--to sentence-transformers$"),
+        ("clip in 0_CLIPModel", r"^the model is in the folder 0_CLIPModel of some/model, and an adapter names a whole base and no folder"),
+    ],
+)
+def test_an_adapter_is_refused_of_modules_and_of_a_model_in_a_folder_of_a_hub_id(name, words, release, tmp_path):
+    with pytest.raises(Refused, match=words):
+        exported(release(name), tmp_path / "exported", "peft", base="some/model")
+    assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("clip", {}, "It reads text and image, one of them in an item; its vectors are 64 wide"),
+        ("clip", {"several": "sum"}, "It reads text and image, alone or mixed; its vectors are 64 wide"),
+        ("bert, mean", {}, "It reads text; its vectors are 64 wide"),
+    ],
+)
+def test_the_card_says_whether_an_item_may_be_of_several_modalities(name, settings, words, release, tmp_path):
+    assert words in (exported(release(name, **settings), tmp_path / "exported", "sentence-transformers") / "README.md").read_text()
