@@ -15,6 +15,10 @@ from mirepoix.serving.release import Release
 
 TRUSTED = "The folder has code of its own, which its model needs: read it before you give `trust_remote_code=True`."
 APART = "A text and a picture are encoded apart; the release adds the vectors of an item of both before it normalises them (`several`)."
+FETCHED = (
+    "sentence-transformers reads a text that is the address or the path of a picture as that picture, and fetches it; the release reads it "
+    'as a text, as does `{"text": TEXT}` here.'
+)
 REFUSED = "The release refuses an item of text and picture together; the example adds the vectors of both before it normalises them."
 
 
@@ -92,7 +96,7 @@ def sentence(release: Release, encoder: Encoder, draft: Path) -> CardLayout:
         needs='"sentence-transformers>=6" pillow' + " torchvision" * bool(encoder.reads & Modality.VIDEO),
         opened=f'SentenceTransformer("FOLDER"{", trust_remote_code=True" * trusted})',
         usage=usage_examples.sentence_adopted(pictures, trusted),
-        limits=tuple([TRUSTED] * trusted + [APART] * (pictures and config.several == "sum")),
+        limits=tuple([TRUSTED] * trusted + [FETCHED] * pictures + [APART] * (pictures and config.several == "sum")),
     )
 
 

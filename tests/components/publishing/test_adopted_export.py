@@ -55,6 +55,9 @@ def test_sentence_transformers_gives_the_vectors_of_the_release_with_its_instruc
     if "image" in model.modalities:
         pictures = [Image.open(io.BytesIO(item.images[0])).convert("RGB") for item in PICTURES]
         same(model.encode(pictures, convert_to_tensor=True), encoder.encode(PICTURES).rows_NTD[:, 0])
+        address = TEXTS[2]
+        same(model.encode({"text": address.text}, convert_to_tensor=True), encoder.encode([address]).rows_NTD[0, 0])
+    assert ('`{"text": TEXT}`' in (folder / "README.md").read_text()) == ("image" in model.modalities)
 
 
 E5 = {"query": "query: ", "passage": "passage: "}
