@@ -72,6 +72,7 @@ def merge_adapter(model: Any, folder: Path) -> int:
     if path is None:
         raise Refused(f"{folder} has an {CONFIG} and no weights ({' or '.join(WEIGHTS)}); give a whole adapter")
     tensors = _tensors(path)
+    conversions = getattr(model, "_weight_conversions", None)
     try:
         info = model.load_adapter(
             peft_config=PeftConfig.from_pretrained(str(folder)), adapter_state_dict=tensors, adapter_name="adopted", is_trainable=True
@@ -94,6 +95,7 @@ def merge_adapter(model: Any, folder: Path) -> int:
                 owner, _, attribute = name.rpartition(".")
                 setattr(model.get_submodule(owner), attribute, merging.get_base_layer())
     model.requires_grad_(True)
+    model._weight_conversions = conversions  # those of the adapter would name the weights of a saved model as an adapter does
     model._hf_peft_config_loaded = False
     del model.peft_config
     return len(tensors)

@@ -15,6 +15,7 @@ from mirepoix.models.adopted.adopted import Adopted
 from mirepoix.models.adopted.adopted_config import AdoptedConfig
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import open_checkpoint
+from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.models.retrievers.unite import Unite
@@ -41,6 +42,17 @@ def made(base, folder, layers: str, **settings):
 def clip(twin, tmp_path):
     base = twin("clip")["model"].name
     return base, tmp_path / "adapter", made(base, tmp_path / "adapter", r".*(q_proj|fc1|visual_projection)")
+
+
+def test_a_model_with_its_adapter_merged_is_saved_and_opened_as_one_without(clip, tmp_path):
+    _, adapter, merged = clip
+    encoder = Adopted.build({"model": Checkpoint(adapter)}, AdoptedConfig()).eval()
+    encoder.save(tmp_path / "saved")
+    whole = AutoModel.from_pretrained(tmp_path / "saved").state_dict()
+    for name, weight in merged.state_dict().items():
+        torch.testing.assert_close(whole[name], weight, atol=1e-6, rtol=0)
+    items = [Item("t", text="a small red circle"), Item("p", images=(picture(),))]
+    torch.testing.assert_close(load_encoder(tmp_path / "saved").encode(items).rows_NTD, encoder.encode(items).rows_NTD)
 
 
 def edit(folder, **fields):
