@@ -21,6 +21,7 @@ from mirepoix.components.publishing.chat_template import CHATS, chat_template, r
 from mirepoix.components.publishing.lora_adapter import adapters, write_adapter
 from mirepoix.components.publishing.model_card import Layout, card, published
 from mirepoix.models.adopted.two_towers import SCALES
+from mirepoix.models.backbones.adapter import adapter_folder, base_of
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import open_checkpoint
 from mirepoix.models.encoder import HEAD, Encoder
@@ -246,7 +247,7 @@ def _peft(request: ExportRequest, draft: Path) -> Layout:
             "adapter cannot contain; export it --to hf"
         )
     place = adopted_export.two_towers(request.release.folder / "encoder").place if adopted else ""
-    base, revision = _base(request)
+    base, revision = _without_adapter(*_base(request), request)
     if place:
         base = adopted_export.inner(base, place)
     (kind,) = encoder.config.CHECKPOINTS.values()
@@ -298,6 +299,17 @@ def _base(request: ExportRequest) -> tuple[str, str | None]:
     if made is None or not store.is_local(made):
         raise Refused(f"the untrained encoder of the run is at {made}, where PEFT cannot open it; fetch it and give its folder as --base")
     return str(store.local_path(made)), None
+
+
+def _without_adapter(base: str, revision: str | None, request: ExportRequest) -> tuple[str, str | None]:
+    """The model under a base that is an adapter itself: PEFT puts one adapter over a model, so the exported one is the sum of both."""
+    under = None if request.base is not None or request.run is None else request.run["settings"]["backbone"].get("base")
+    checkpoint = Checkpoint(base, revision, under)
+    adapter = adapter_folder(checkpoint)
+    if adapter is None:
+        return base, revision
+    model = base_of(checkpoint, adapter)
+    return str(model.name), model.revision
 
 
 def _copy_encoder(request: ExportRequest, draft: Path, *without: str) -> None:

@@ -180,6 +180,20 @@ def test_the_adapter_of_a_trained_two_tower_model_gives_its_vectors_over_the_bas
     assert (untrained.encode(TEXTS[:1]).rows_NTD[0, 0] - expected[0]).abs().max() > 1e-2
 
 
+def test_over_a_base_that_is_an_adapter_itself_the_adapter_is_the_sum_of_both_over_the_model_under_it(layout, tmp_path, monkeypatch):
+    clip = str(layout("clip"))
+    first = released(tmp_path / "first", taught(adopt(clip), Lora(rank=2, alpha=2), 0.05))
+    adapter = exported(first, tmp_path / "adapter", "peft", base=clip)
+    made = released(tmp_path / "made", taught(adopt(adapter), Lora(rank=3, alpha=3), 0.05))
+    folder = exported(made, tmp_path / "exported", "peft", base=str(adapter))
+    written = json.loads((folder / "adapter_config.json").read_text())
+    assert (written["r"], written["base_model_name_or_path"]) == (5, clip)
+    monkeypatch.chdir(folder)
+    namespace: dict = {}
+    exec(code_of(folder), namespace)
+    assert (namespace["encode"](TEXTS[0].text) - rows(made, TEXTS[:1])[0]).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
