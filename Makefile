@@ -2,8 +2,8 @@
 # make test    everything that is promised, tested, but for what takes as long as make soak
 # make soak    the tests that take too long for `make test`: all six retrievers, a verbalised corpus, all of NLVR, and a comparison as
 #              a job, through the real stages; a second demo, a killed one, training on three ranks, and large worlds
-# make bench   what commands take before they answer, what curation costs beside plain tools, how it grows, and what it takes of memory, and
-#              whether that is what is promised; a quarter of an hour and more
+# make bench   what commands take before they answer, what curation costs beside plain tools, how it grows, what it takes of memory, and
+#              what a search over 200 pictures takes, and whether that is what is promised; twenty minutes and more
 # make lint, make format-check, make types
 #              ruff; mypy: strict for models/ and serving/, its defaults for components/ and workflows/
 # make lock    the locks of all extras, by resolution alone
@@ -58,6 +58,7 @@ bench: .venv/ready
 	@$(BIN)/python bench/startup.py --check
 	@$(BIN)/python bench/data.py --check
 	@$(BIN)/python bench/memory.py --check
+	@$(BIN)/python bench/search.py --check
 
 lint: .venv/ready
 	@$(BIN)/ruff check .

@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     _recipe(demo)
 
     release = commands.add_parser("release", help="make a release of any encoder over a corpus, without a training")
-    what = "folder of an encoder (mirepoix.json: a training's, a release's, an export's), or folder or hub id of a published checkpoint"
+    what = "folder of an encoder (mirepoix.json: a training's, a release's, an export's), or folder or hub id of a checkpoint or adapter"
     release.add_argument("encoder", metavar="ENCODER", help=what)
     release.add_argument("overrides", nargs="*", metavar="a.b=value", help="fields of the recipe `search` to set")
     what = "folder, file or URI to search, as [NAME=][FORMAT+]PATH; may be repeated"

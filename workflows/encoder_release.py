@@ -9,7 +9,7 @@ from mirepoix.models.errors import Refused
 
 RECIPE, LAST = "search", "release"
 """The recipe whose release is made, and its last stage that is run."""
-CONFIGS = ("config.json", "modules.json")
+CONFIGS = ("config.json", "modules.json", "adapter_config.json")
 WEIGHTS = ("*.safetensors", "*.bin")
 """Files that the folder of a published checkpoint has, one of each."""
 
@@ -46,7 +46,7 @@ def _refuse_no_checkpoint(folder: Path, encoder: str) -> None:
             raise Refused(f"{encoder} is the folder of a run; give that of an encoder which it made, as its report.json names it")
         raise Refused(
             f"{encoder} holds no encoder: neither mirepoix.json, as every encoder that was trained or saved here has, nor config.json, as "
-            "published checkpoints have; give the folder of one, or a hub id"
+            "published checkpoints have, nor adapter_config.json, as adapters have; give the folder of one, or a hub id"
         )
     if not any(found for pattern in WEIGHTS for found in folder.rglob(pattern)):
         raise Refused(f"{encoder} holds no weights, {' or '.join(WEIGHTS)}; give the folder of a whole checkpoint")

@@ -20,6 +20,8 @@ from mirepoix.components.publishing import adopted_export, sentence_transformers
 from mirepoix.components.publishing.chat_template import CHATS, chat_template, reads_clips
 from mirepoix.components.publishing.lora_adapter import adapters, write_adapter
 from mirepoix.components.publishing.model_card import Layout, card, published
+from mirepoix.models.adopted.two_towers import SCALES
+from mirepoix.models.backbones.adapter import adapter_folder, base_of
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import open_checkpoint
 from mirepoix.models.encoder import HEAD, Encoder
@@ -238,36 +240,44 @@ def _clips(encoder: Encoder) -> str:
 
 def _peft(request: ExportRequest, draft: Path) -> Layout:
     encoder = request.encoder
-    if encoder.architecture not in (*CHATS, *CLIPS):
+    adopted = encoder.architecture in ADOPTED
+    if not adopted and encoder.architecture not in (*CHATS, *CLIPS):
         raise Refused(
             f"the release is of {encoder.architecture}, which has weights outside its {' and '.join(encoder.config.CHECKPOINTS)} that an "
             "adapter cannot contain; export it --to hf"
         )
-    base, revision = _base(request)
+    place = adopted_export.two_towers(request.release.folder / "encoder").place if adopted else ""
+    base, revision = _without_adapter(*_base(request), request)
+    if place:
+        base = adopted_export.inner(base, place)
     (kind,) = encoder.config.CHECKPOINTS.values()
     before = open_checkpoint(Checkpoint(base, revision), kind).model
     trained: Any = encoder.model
     linear = {name for name, module in before.named_modules() if isinstance(module, torch.nn.Linear)}
-    # CLIP's logit_scale is its temperature and does not affect the vectors.
-    after, published = ({k: v for k, v in model.state_dict().items() if k != "logit_scale"} for model in (trained, before))
+    # The scale and the bias of a CLIP or SigLIP are of its loss and do not affect the vectors.
+    after, published = ({k: v for k, v in model.state_dict().items() if k not in SCALES} for model in (trained, before))
     found = adapters(after, published, linear)
     rank = write_adapter(draft, found, base, revision)
     request.report(f"adapter of rank {rank} on {len(found)} layers of {base}")
-    for reader in (encoder.parts["model"].tokenizer, encoder.parts["model"].image_processor):
+    opened: Any = encoder.parts["model"]
+    part = opened.part if adopted else opened
+    for reader in (part.tokenizer, part.image_processor):
         reader.save_pretrained(draft)
+    noted = adopted_export.limits(encoder) if adopted else (*_cleaned(encoder), LITERAL)
     limits = (
         f"The adapter, of rank {rank}, is the sum of what all training stages added to `{base}`; merged, the weights are the release's.",
-        *(_shown(encoder) if encoder.architecture in CHATS else (*_cleaned(encoder), LITERAL)),
+        *(_shown(encoder) if encoder.architecture in CHATS else noted),
     )
     named = repr(base) + (f", revision={revision!r}" if revision else "")
-    opened = f'PeftModel.from_pretrained(AutoModel.from_pretrained({named}), "FOLDER")'
     fields: dict[str, Any] = {
         "library": "peft",
         "needs": "torch transformers peft pillow",
-        "opened": opened,
+        "opened": f'PeftModel.from_pretrained(AutoModel.from_pretrained({named}), "FOLDER")',
         "limits": limits,
         "tags": ("lora",),
     }
+    if adopted:
+        return Layout(usage=adopted_export.example(encoder, base=named), **fields)
     if encoder.architecture in CLIPS:
         return Layout(usage=usage_examples.clip(encoder.config, named), **fields)
     (draft / "chat_template.jinja").write_text(chat_template(encoder))
@@ -289,6 +299,17 @@ def _base(request: ExportRequest) -> tuple[str, str | None]:
     if made is None or not store.is_local(made):
         raise Refused(f"the untrained encoder of the run is at {made}, where PEFT cannot open it; fetch it and give its folder as --base")
     return str(store.local_path(made)), None
+
+
+def _without_adapter(base: str, revision: str | None, request: ExportRequest) -> tuple[str, str | None]:
+    """The model under a base that is an adapter itself: PEFT puts one adapter over a model, so the exported one is the sum of both."""
+    under = None if request.base is not None or request.run is None else request.run["settings"]["backbone"].get("base")
+    checkpoint = Checkpoint(base, revision, under)
+    adapter = adapter_folder(checkpoint)
+    if adapter is None:
+        return base, revision
+    model = base_of(checkpoint, adapter)
+    return str(model.name), model.revision
 
 
 def _copy_encoder(request: ExportRequest, draft: Path, *without: str) -> None:

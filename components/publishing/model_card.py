@@ -43,7 +43,7 @@ def card(release: Release, encoder: Encoder, layout: Layout, run: Mapping[str, A
     parts = [
         f"# {release.name}",
         str(encoder.__doc__).splitlines()[0],
-        f"It reads {encoder.reads.words}, alone or mixed; its vectors are {encoder.dimension} wide, of unit length.",
+        f"It reads {_read(encoder)}; its vectors are {encoder.dimension} wide, of unit length.",
         "## Usage",
         f"```\npip install {layout.needs}\n```",
         f"```python\n{layout.usage.strip()}\n```",
@@ -65,6 +65,14 @@ def card(release: Release, encoder: Encoder, layout: Layout, run: Mapping[str, A
     )
     parts += ["## Versions", _table(("", ""), _versions(release, encoder))]
     return f"---\n{head}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _read(encoder: Encoder) -> str:
+    """The modalities that an encoder reads, and whether an item may have several of them."""
+    reads = encoder.reads
+    if reads.bit_count() == 1:
+        return reads.words
+    return f"{reads.words}, {'one of them in an item' if encoder.refusal(reads) else 'alone or mixed'}"
 
 
 def _head(release: Release, encoder: Encoder, layout: Layout, run: Mapping[str, Any] | None) -> dict[str, Any]:

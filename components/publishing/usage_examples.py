@@ -1,5 +1,6 @@
 """The example code of model cards, one example for each way to open an exported folder; the tests run these examples."""
 
+from collections.abc import Mapping
 from typing import Any
 
 _ITEMS = """
@@ -77,10 +78,10 @@ import torch
 from PIL import Image
 OPENED
 images = AutoImageProcessor.from_pretrained(FOLDER, backend="pil")
+WORDED
 
-
-def encode(text="", pictures=(), instruction=""):
-    words = " ".join(part.strip() for part in (instruction, text) if part.strip())
+def encode(text="", pictures=(), instruction=""ROLE):
+    words = WORDS
     parts = []
     with torch.inference_mode():
         if words:
@@ -92,6 +93,15 @@ def encode(text="", pictures=(), instruction=""):
     return torch.nn.functional.normalize(sum(parts), dim=-1)
 
 """
+_JOINED = '" ".join(part.strip() for part in (instruction, text) if part.strip())'
+_PROMPTED = '''PROMPTS = GIVEN
+
+
+def worded(text, instruction, role):
+    """A text after its instruction, or after the prompt of its role; without a text there is neither."""
+    before = INSTRUCTED.format(instruction=instruction.strip()) if instruction.strip() else PROMPTS[role]
+    return before + text if text.strip() else ""
+'''
 
 _SENTENCE = """\
 from PIL import Image
@@ -178,13 +188,20 @@ def _math(config: Any) -> str:
 
 def clip(config: Any, base: str | None = None) -> str:
     """An example with transformers over CLIP, or with PEFT over `base`."""
-    return _opened(_CLIP.replace("LENGTH", str(config.max_length)), base).replace("CAUSAL", "") + _ITEMS + _SCORED
+    code = _CLIP.replace("WORDED", "").replace("ROLE", "").replace("WORDS", _JOINED).replace("LENGTH", str(config.max_length))
+    return _opened(code, base).replace("CAUSAL", "") + _ITEMS + _SCORED
 
 
-def two_towers(length: int, padded: bool, place: str) -> str:
-    """An example with transformers over a two-tower model, in a folder of the export."""
-    code = _CLIP.replace("LENGTH", f'{length}, padding="max_length"' if padded else str(length))
-    return _opened(code, None).replace('FOLDER = "."', f'FOLDER = ".{place}"') + _ITEMS + _SCORED
+def two_towers(length: int, padded: bool, prompts: Mapping[str, str], instructed: str, place: str = "", base: str | None = None) -> str:
+    """An example with transformers over a two-tower model in a folder of the export, or with PEFT over `base`.
+
+    A text has the prompt of its role before it, or its instruction.
+    """
+    code = _CLIP.replace("ROLE", ', role="document"').replace("WORDS", "worded(text, instruction, role)")
+    code = code.replace("LENGTH", f'{length}, padding="max_length"' if padded else str(length))
+    opened = _opened(code, base).replace("CAUSAL", "").replace('FOLDER = "."', f'FOLDER = ".{place}"')
+    worded = _PROMPTED.replace("INSTRUCTED", repr(instructed)).replace("GIVEN", repr(dict(prompts)))
+    return opened.replace("WORDED", worded) + _ITEMS + _SCORED
 
 
 def sentence_adopted(pictures: bool, trusted: bool) -> str:

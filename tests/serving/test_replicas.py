@@ -1,12 +1,22 @@
 """The replicas of Ray Serve, here without it: requests are encoded together, and one that is refused does not fail the others."""
 
 import asyncio
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
+from mirepoix.models.adopted.adopted import Adopted
+from mirepoix.models.adopted.adopted_config import AdoptedConfig
+from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.backbones.twin_config import Tiny
+from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item, Modality, items_to_table
 from mirepoix.models.retrievers.unite import Unite
@@ -24,7 +34,26 @@ def short_release(encoder_folder, tmp_path_factory) -> Path:
     """A release whose encoder has no room for sixteen pictures."""
     home = tmp_path_factory.mktemp("short")
     Unite.open(encoder_folder, UniteConfig(max_length=120)).save(home / "encoder")
-    items = corpus()[:5]
+    return release_of(home, corpus()[:5])
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory) -> Path:
+    words = [item.text for item in corpus() if item.text]
+    sizes = Tiny(vocabulary=300, hidden_size=32, layers=1, heads=2, intermediate_size=64, vision_depth=1, vision_width=32, vision_heads=2)
+    return Path(make_twin(tmp_path_factory.mktemp("clip"), "clip", words, sizes, seed=0)["model"].name)
+
+
+@pytest.fixture(scope="module")
+def adopted_release(clip_folder, tmp_path_factory) -> Path:
+    """A release of a published CLIP, over texts and pictures."""
+    home = tmp_path_factory.mktemp("adopted")
+    Adopted.build({"model": Checkpoint(clip_folder)}, AdoptedConfig()).save(home / "encoder")
+    return release_of(home, corpus()[15:25])
+
+
+def release_of(home: Path, items: list[Item]) -> Path:
+    """A release of the encoder in home/encoder over items, with the first of them as its golden one."""
     vectors = load_encoder(home / "encoder").encode(items).ragged()
     identity = folder_digest(home / "encoder")
     build(vectors, [item.id for item in items], [item.modality for item in items], encoder=identity).save(home / "index")
@@ -68,3 +97,32 @@ def test_a_thumbnail_is_found_by_id_or_not_at_all(release_folder):
     replica = IndexReplica(str(release_folder))
     assert asyncio.run(replica.thumbnail("picture-03")).startswith(b"\x89PNG")
     assert asyncio.run(replica.thumbnail("text-03")) is None and asyncio.run(replica.thumbnail("nobody")) is None
+
+
+def test_a_release_of_an_adopted_model_encodes_texts_and_pictures_of_one_batch_and_is_searched(adopted_release, clip_folder):
+    """Its vectors are those of transformers' own CLIP; an item of both, which the model does not read, fails its own request alone."""
+    text, picture = Item("", "A bar painted in colour number 17."), Item("", images=(drawing("bar", 0.1),))
+    both = Item("", text.text, picture.images)
+    replica = EncoderReplica(str(adopted_release), batch_size=8, batch_wait_s=0)
+    requests = [[text], [picture], [picture, text, picture], [both]]
+    *found, refused = replica.encode_together([EncodeRequest(items, "query") for items in requests])
+    assert isinstance(refused, str) and "has text and image" in refused and "several=sum" in refused
+
+    model, tokenizer = AutoModel.from_pretrained(clip_folder).eval(), AutoTokenizer.from_pretrained(clip_folder)
+    images = AutoImageProcessor.from_pretrained(clip_folder, backend="pil")
+    words = tokenizer(text.text, return_tensors="pt")
+    with torch.inference_mode():
+        pixels = images(images=Image.open(BytesIO(picture.images[0])).convert("RGB"), return_tensors="pt")
+        rows = [model.get_text_features(**words).pooler_output, model.get_image_features(**pixels).pooler_output]
+    expected = {item: F.normalize(row, dim=-1)[0].numpy() for item, row in zip((text, picture), rows, strict=True)}
+    tokens = {text: words.input_ids.shape[1], picture: 0}
+    for items, encoded in zip(requests, found, strict=False):
+        assert [each.tokens for each in encoded] == [tokens[item] for item in items]
+        for item, each in zip(items, encoded, strict=True):
+            assert np.abs(each.rows_TD[0] - expected[item]).max() < 1e-5
+
+    index = IndexReplica(str(adopted_release))
+    (hit,) = asyncio.run(index.search(found[0][0].rows_TD, 1, Modality.TEXT))
+    assert (hit.id, hit.modality) == ("text-17", "t") and hit.score == pytest.approx(1, abs=1e-4)
+    (hit,) = asyncio.run(index.search(found[1][0].rows_TD, 1, Modality.IMAGE))
+    assert (hit.id, hit.modality, hit.pictured) == ("picture-02", "i", True) and hit.score == pytest.approx(1, abs=1e-4)

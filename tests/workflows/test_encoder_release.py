@@ -51,6 +51,21 @@ def test_a_published_checkpoint_is_named_by_its_folder_from_the_root_or_by_its_h
         assert config.sources.path == ("one=a", "b") and config.release.name == "mirepoix"
 
 
+def test_an_adapter_is_a_published_checkpoint_over_the_model_that_it_names_or_that_is_given(tmp_path, corpus, capsys):
+    base = write(tmp_path / "clip", CHECKPOINT)
+    files = {
+        "adapter_config.json": json.dumps({"peft_type": "LORA", "base_model_name_or_path": str(base)}),
+        "adapter_model.safetensors": "x",
+    }
+    words = ["release", str(write(tmp_path / "adapter", files)), "--corpus", str(corpus), "--plan", "--storage", str(tmp_path / "storage")]
+    assert main(words) == 0
+    assert "backbone" in capsys.readouterr().out
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    assert main(words) == 2
+    assert "is an adapter and names no model under it; give backbone.base=FOLDER_OR_ID" in capsys.readouterr().err
+    assert main([*words, f"backbone.base={base}"]) == 0
+
+
 def test_a_plan_ends_with_the_release_and_settings_of_the_user_come_last(tmp_path, corpus, capsys):
     words = ["release", str(write(tmp_path / "clip", CHECKPOINT)), "--corpus", str(corpus), "release.name=x", "curate.max_rejected=2"]
     assert main([*words, "--plan", "--storage", str(tmp_path / "storage")]) == 2

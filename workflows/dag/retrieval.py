@@ -34,9 +34,10 @@ from mirepoix.components.passages.passages_config import PassagesConfig
 from mirepoix.components.passages.verbalise_config import VerbaliseConfig
 from mirepoix.components.publishing.release_config import ReleaseConfig
 from mirepoix.components.ray_tasks import is_small
-from mirepoix.components.training.backbone_config import BackboneConfig
+from mirepoix.components.training.backbone_config import TINY, BackboneConfig
 from mirepoix.components.training.deepspeed_settings import read_settings
 from mirepoix.components.training.train_config import TrainConfig
+from mirepoix.models.backbones.adapter import CONFIG as ADAPTER
 from mirepoix.models.backbones.tuning_config import tuning_problem
 from mirepoix.models.encoder_config import ARCHITECTURES, EncoderConfig, config_class
 from mirepoix.models.errors import Refused
@@ -50,6 +51,8 @@ from mirepoix.workflows.runner.source_code import module_hashes
 COMPONENTS = "mirepoix.components"
 FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs")
 ENCODING = ("torch", "transformers", "tokenizers", "pillow", "numpy", "pyarrow")
+ADOPTING = ("sentence-transformers", "peft")
+"""Besides those of ENCODING, what decides the vectors of an adopted model: the library that opens it, and that which merges its adapter."""
 TRAINING = (*ENCODING, "deepspeed", "peft")
 WRITING = (*ENCODING, "bm25s", *FAISS)
 SEARCHING = (*FAISS, "numpy", "pyarrow")
@@ -259,7 +262,8 @@ def method_stages(config: Method, data: Data, chosen: PairsConfig, measured: Eva
     ]
     if not config.trainings:
         untrained = []  # the encoder that is embedded with at the end is that of the backbone
-    stages = [_stage("backbone", "training.backbone:work", config.backbone, {"curate": "curate"}, ENCODING, encoder)]
+    merging = ("peft",) if _may_be_adapter(config.backbone) else ()
+    stages = [_stage("backbone", "training.backbone:work", config.backbone, {"curate": "curate"}, (*ENCODING, *merging), encoder)]
     learnt, trained_on = "backbone", "pairs"
     for name, training in config.trainings.items():
         if name == "refine" and config.verbalise.kind != "none":
@@ -322,6 +326,14 @@ def _mining(name: str, mining: MineConfig, config: Method, learnt: str, found: d
     return [mined] if learnt == "backbone" else [*own, mined]
 
 
+def _may_be_adapter(backbone: BackboneConfig) -> bool:
+    """Whether the checkpoint is an adapter over a model, or a hub id, of which this is not known before it is fetched."""
+    if backbone.name == TINY or backbone.is_encoder:
+        return False
+    folder = Path(backbone.name).expanduser()
+    return not folder.is_dir() or (folder / ADAPTER).is_file()
+
+
 def _stage(
     name: str,
     work: str,
@@ -330,12 +342,17 @@ def _stage(
     libraries: tuple[str, ...],
     encoder: EncoderConfig | None = None,
 ) -> Stage:
-    """A stage by the path of its work; if a module of it can open an encoder, its key holds the source of the given one, or of all."""
+    """A stage by the path of its work; if a module of it can open an encoder, its key holds the source of the given one, or of all.
+
+    So it does with the versions of the libraries of an adopted one, where the stage encodes.
+    """
     path = work if work.startswith(COMPONENTS) else f"{COMPONENTS}.{work}"
     opened: list[str] = []
     if "mirepoix.models.encoder" in module_hashes(path.partition(":")[0]):
         configs = [encoder] if encoder else [config_class(name) for name in ARCHITECTURES]
         opened = [each.ENCODER.partition(":")[0] for each in configs]
+        if {*ENCODING} <= {*libraries} and any(each.OBEYS_THE_FOLDER for each in configs):
+            libraries = tuple(dict.fromkeys((*libraries, *ADOPTING)))
     busy = name in BUSY or name.startswith("index")
     light = name in LIGHT or name.startswith(("index", "embed"))
     return Stage(

@@ -15,11 +15,16 @@ from mirepoix.components.pairs import mine, mine_config, pairs
 from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.components.pairs.store import PairStore
+from mirepoix.models.adopted.adopted import Adopted
+from mirepoix.models.adopted.adopted_config import AdoptedConfig
+from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality, row_to_item, table_to_items
+from mirepoix.serving.release import folder_digest
+from mirepoix.serving.search.dense import build
 from mirepoix.serving.store import MANIFEST, Missing, publish, read_manifest
-from tests.components.fixtures import Made, context, made, write_corpus, write_index
+from tests.components.fixtures import SIZES, Made, context, made, write_corpus, write_index
 
 ENCODE = EmbedConfig(threads=1)
 TEXT = Modality.TEXT
@@ -72,8 +77,26 @@ def trace(folder):
 
 
 def test_negatives_are_the_best_that_are_no_answer_and_score_below_the_margin(mined, paired, curated, untrained):
-    """Compared with a direct computation from the definition, with the encoder and all scores."""
-    encoder = load_encoder(untrained.folder)
+    assert_as_defined(mined, paired, curated, untrained.folder)
+
+
+def test_an_adopted_model_mines_as_any_encoder(paired, curated, tmp_path):
+    items = table_to_items(read_part(curated.folder, "corpus"))
+    clip = make_twin(tmp_path / "clip", "clip", [item.text for item in items if item.text], SIZES, seed=0)
+    encoder = Adopted.build(clip, AdoptedConfig(several="sum")).eval()
+    encoder.save(tmp_path / "encoder")
+    identity = folder_digest(tmp_path / "encoder")
+    build(encoder.encode(items).ragged(), [item.id for item in items], [item.modality for item in items], encoder=identity).save(
+        tmp_path / "index"
+    )
+    config = MineConfig(negatives=3, last=20, margin=0.999, encode=ENCODE)
+    inputs = {"pairs": paired.folder, "curate": curated.folder, "encoder": tmp_path / "encoder", "index": tmp_path / "index"}
+    assert_as_defined(made(tmp_path / "mined", mine.work, config, **inputs), paired, curated, tmp_path / "encoder")
+
+
+def assert_as_defined(mined, paired, curated, folder):
+    """Compares mined negatives with a direct computation from the definition, with the encoder in the folder and all scores."""
+    encoder = load_encoder(folder)
     corpus = {item.id: item for item in table_to_items(read_part(curated.folder, "corpus"))}
     ids = sorted(corpus)
     rows = encoder.encode([corpus[id] for id in ids]).rows_NTD[:, 0].double().numpy()

@@ -26,6 +26,9 @@ class Stub:
 
     architecture, reads, dimension, config = "unite", Modality.TEXT | Modality.IMAGE, 64, UniteConfig(max_length=77)
 
+    def refusal(self, modality):
+        return None
+
 
 TRAINING = {"max_steps": 520, "learning_rate": 1.1e-3, "tuning": {"towers": ["language"], "lora": None}}
 MIXTURE = [

@@ -1,5 +1,6 @@
 """Reference training in one process of plain torch, which the training loop is compared with."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,11 @@ from mirepoix.models.vectors import Vectors
 from tests.keys import filled
 
 
-def plain(job: TrainingJob) -> list[dict[str, Any]]:
-    """The rows of the same training without dropout; the first row also has the gradients before clipping."""
+def plain(job: TrainingJob, folder: Path | None = None) -> list[dict[str, Any]]:
+    """The rows of the same training without dropout; the first row also has the gradients before clipping.
+
+    The encoder is saved to the folder, if one is given.
+    """
     config = job.config
     torch.manual_seed(int(np.random.SeedSequence(job.seed).generate_state(1)[0]))  # adapters are initialised at random
     encoder = load_encoder(job.encoder).tune(config.tuning)
@@ -50,7 +54,8 @@ def plain(job: TrainingJob) -> list[dict[str, Any]]:
             rows_NTD, mask_NT, *scale = module(**encoder.training_collator([pair.query for pair in pairs], documents))
             vectors = Vectors(rows_NTD, mask_NT)
             originals = [p.positive for p in whole] + [item for p in whole for item in p.negatives]
-            known = [{_content(o.positive) for o in everything if (o.query.text, o.task) == (p.query.text, p.task)} for p in whole]
+            asked = [(_content(p.query), p.task) for p in whole]
+            known = [{_content(o.positive) for o in everything if (_content(o.query), o.task) == query} for query in asked]
             known = [answers | {_content(pair.positive)} for answers, pair in zip(known, pairs, strict=True)]
             labels = Labels(
                 counts_B=torch.tensor([len(pair.negatives) for pair in pairs]),
@@ -71,6 +76,8 @@ def plain(job: TrainingJob) -> list[dict[str, Any]]:
         optimizer.step()
         means = {"loss": np.mean(losses), "temperature": np.mean(temperatures)}
         rows.append({**means, "grad_norm": float(norm), "learning_rate": optimizer.param_groups[0]["lr"], "gradients": gradients})
+    if folder is not None:
+        encoder.save(folder)
     return rows
 
 

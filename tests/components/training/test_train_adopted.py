@@ -11,12 +11,14 @@ from mirepoix.models.adopted.adopted import Adopted
 from mirepoix.models.adopted.adopted_config import AdoptedConfig
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
+from mirepoix.models.backbones.twin_tokenizers import bert_tokenizer
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item
 from mirepoix.models.losses.objective import Objective
+from tests.components.publishing.test_export import exported, released
 from tests.components.training.toy_training import NAMES, TINY, job_of, picture, run, write_toys
-from tests.models.adopted.written import by_library, write_clip_with_dense
+from tests.models.adopted.written import by_library, normalize, pooling, transformer, write, write_clip_with_dense
 
 STEPS = 20
 ITEMS = [Item("t", text=f"which flag is {NAMES[3]}"), Item("p", images=(picture(NAMES[3]),)), Item("u", text=f"{NAMES[8]} is it")]
@@ -26,15 +28,30 @@ ASKED = {
     "adapters": Tuning(towers=("text", "vision"), lora=Lora(4, 8, 0.0)),
 }
 JOBS = [(name, tower, stage) for name in ("plain", "library") for tower, stage in (("text", 0), ("both", 3), ("adapters", 3))]
+WORDED = ("mean", "routed")
+"""Models of text alone: a BERT with mean pooling, and a table of word vectors for queries beside that BERT for documents."""
+JOBS += [(name, "text", 3) for name in WORDED]
 LEARNT = 0.05  # temperature
 
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory) -> dict[str, Path]:
-    """A CLIP straight through transformers, and one with a projection, which sentence-transformers opens."""
+    """A CLIP straight through transformers, and those that sentence-transformers opens: one with a projection, and two of text alone."""
+    from sentence_transformers.base.modules import Router
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+
     home, texts = tmp_path_factory.mktemp("adopted"), [f"a flag that is {name}" for name in NAMES] * 4
     clip = make_twin(home / "clip", "clip", texts, TINY, seed=1)["model"].name
-    folders = {"plain": Path(clip), "library": write_clip_with_dense(home / "written", clip, 32)}
+    bert = make_twin(home / "bert_clip", "bert_clip", texts, TINY, seed=1)["text"].name
+    torch.manual_seed(5)
+    words = StaticEmbedding(bert_tokenizer(texts, 300)._tokenizer, embedding_dim=TINY.hidden_size)
+    router = Router.for_query_document([words], [transformer(bert), pooling(TINY.hidden_size)])
+    folders = {
+        "plain": Path(clip),
+        "library": write_clip_with_dense(home / "written", clip, 32),
+        "mean": write(home / "written mean", transformer(bert), pooling(TINY.hidden_size), normalize()),
+        "routed": write(home / "written routed", router, normalize()),
+    }
     for name, folder in folders.items():
         Adopted.build({"model": Checkpoint(folder)}, AdoptedConfig()).save(home / name)
     return {name: home / name for name in folders}
@@ -44,7 +61,7 @@ def before(tmp_path_factory) -> dict[str, Path]:
 def trained(before, tmp_path_factory):
     """The rows that each training logged, and the folder of each trained encoder, on one rank."""
     home = tmp_path_factory.mktemp("trained")
-    pairs = write_toys(home / "pairs", "itititititit")
+    pairs, worded = write_toys(home / "pairs", "itititititit"), write_toys(home / "worded", "t" * 12)
     shared = {
         "max_steps": STEPS,
         "per_device_train_batch_size": 6,
@@ -52,7 +69,9 @@ def trained(before, tmp_path_factory):
         "loss": Objective(temperature=LEARNT, symmetric=True),
     }
     jobs = {
-        f"{name} {tower} {stage}": job_of(pairs, before[name], tuning=ASKED[tower], zero_stage=stage, **shared)
+        f"{name} {tower} {stage}": job_of(
+            worded if name in WORDED else pairs, before[name], tuning=ASKED[tower], zero_stage=stage, **shared
+        )
         for name, tower, stage in JOBS
     }
     return run(jobs, 1, home / "runs"), home / "runs"
@@ -79,8 +98,9 @@ def test_twenty_steps_lower_the_loss_and_move_exactly_what_is_asked(name, tower,
 @pytest.mark.parametrize(("name", "tower", "stage"), JOBS)
 def test_what_was_trained_opens_in_its_own_library_with_the_same_vectors(name, tower, stage, trained):
     folder = trained[1] / f"{name} {tower} {stage}" / "final" / "encoder"
-    encoder = load_encoder(folder)
-    torch.testing.assert_close(encoder.encode(ITEMS).rows_NTD[:, 0], by_library(folder, ITEMS), atol=1e-5, rtol=0)
+    encoder, items = load_encoder(folder), ITEMS[::2] if name in WORDED else ITEMS
+    for role in ("query", "document"):
+        torch.testing.assert_close(encoder.encode(items, role=role).rows_NTD[:, 0], by_library(folder, items, role), atol=1e-5, rtol=0)
     if name == "plain":
         from transformers import AutoModel, AutoTokenizer
 
@@ -89,3 +109,11 @@ def test_what_was_trained_opens_in_its_own_library_with_the_same_vectors(name, t
             found = F.normalize(model.get_text_features(**tokenizer([ITEMS[0].text], return_tensors="pt")).pooler_output, dim=-1)
         torch.testing.assert_close(found[0], encoder.encode(ITEMS[:1]).rows_NTD[0, 0], atol=1e-5, rtol=0)
     assert json.loads((folder / "mirepoix.json").read_text())["architecture"] == "adopted"
+
+
+@pytest.mark.parametrize(("name", "tower", "stage"), [job for job in JOBS if job[2] == 3 and job[1] != "adapters"])
+def test_the_export_of_what_was_trained_opens_in_its_own_library_with_the_same_vectors(name, tower, stage, trained, tmp_path):
+    encoder = load_encoder(trained[1] / f"{name} {tower} {stage}" / "final" / "encoder")
+    release = released(tmp_path, encoder, instructions={})
+    folder, items = exported(release, tmp_path / "exported", "sentence-transformers"), ITEMS[::2] if name in WORDED else ITEMS
+    torch.testing.assert_close(encoder.encode(items).rows_NTD[:, 0], by_library(folder, items), atol=1e-5, rtol=0)

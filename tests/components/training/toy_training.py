@@ -78,6 +78,7 @@ def write_encoder(folder: Path) -> Path:
 def write_toys(folder: Path, kinds: Sequence[str], negatives: int | Sequence[int] = 0, kin: bool = False, scored: bool = False) -> Path:
     """A pair for each kind: "i" has a picture of named colours as positive, "t" a sentence, "c" both; every sixth repeats a query.
 
+    Queries are sentences, but for the kind "p", whose query is a picture too, of the colours the other way round.
     `negatives` is the number of hard negatives of a pair; several are used in turn. With `kin`, all documents are kin of each other.
     With `scored`, a teacher has scored the documents of all pairs but every fifth.
     """
@@ -86,11 +87,13 @@ def write_toys(folder: Path, kinds: Sequence[str], negatives: int | Sequence[int
     for number, kind in enumerate(kinds):
         name = NAMES[number % len(NAMES)]
         asks, finds = (number - 3, number - 1) if number % 6 == 5 else (number, number)
-        items.append(Item(f"q{number}", text=f"which flag is {NAMES[asks % len(NAMES)]}"))
-        items.append(Item(f"d{number}", text=f"{name} is it" if kind in "tc" else "", images=(picture(name),) if kind in "ic" else ()))
+        asked = NAMES[asks % len(NAMES)]
+        turned = picture(" ".join(reversed(asked.split())))
+        items.append(Item(f"q{number}", images=(turned,)) if kind == "p" else Item(f"q{number}", text=f"which flag is {asked}"))
+        items.append(Item(f"d{number}", text=f"{name} is it" if kind in "tc" else "", images=(picture(name),) if kind in "icp" else ()))
         others = [2 * ((number + 1 + k) % len(kinds)) + 1 for k in range(counts[number % len(counts)])]
         scores = [0.9 - 0.2 * k for k in range(1 + len(others))] if scored and number % 5 else []
-        pairs.append(PairRow(f"p{number}", 2 * number, 2 * finds + 1, others, task=f"t->{kind}", scores=scores))
+        pairs.append(PairRow(f"p{number}", 2 * number, 2 * finds + 1, others, task="i->i" if kind == "p" else f"t->{kind}", scores=scores))
     documents = range(1, len(items), 2)
     write_pairs(folder, items, pairs, kin=[(a, b) for a in documents for b in documents if a != b] if kin else ())
     return folder

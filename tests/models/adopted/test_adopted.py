@@ -162,6 +162,12 @@ def test_a_text_is_cut_to_the_length_that_the_folder_or_the_config_says(layout):
     assert not torch.equal(few.rows_NTD, whole.rows_NTD)
 
 
+def test_a_length_that_a_model_does_not_have_is_refused(layout):
+    for name, kind in (("static", "StaticEmbedding"), ("routed", "Router")):
+        with pytest.raises(Refused, match=rf"max_length is 6, and .* begins with a {kind}, which has no length to set; give null$"):
+            adopt(layout(name), max_length=6)
+
+
 def test_vectors_are_cut_to_a_width_that_is_asked_for(layout):
     whole = adopt(layout("clip")).encode(items_of("clip")).rows_NTD[:, 0]
     narrow = adopt(layout("clip"), width=8)

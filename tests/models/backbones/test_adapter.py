@@ -44,6 +44,17 @@ def clip(twin, tmp_path):
     return base, tmp_path / "adapter", made(base, tmp_path / "adapter", r".*(q_proj|fc1|visual_projection)")
 
 
+def test_a_model_with_its_adapter_merged_is_saved_and_opened_as_one_without(clip, tmp_path):
+    _, adapter, merged = clip
+    encoder = Adopted.build({"model": Checkpoint(adapter)}, AdoptedConfig()).eval()
+    encoder.save(tmp_path / "saved")
+    whole = AutoModel.from_pretrained(tmp_path / "saved").state_dict()
+    for name, weight in merged.state_dict().items():
+        torch.testing.assert_close(whole[name], weight, atol=1e-6, rtol=0)
+    items = [Item("t", text="a small red circle"), Item("p", images=(picture(),))]
+    torch.testing.assert_close(load_encoder(tmp_path / "saved").encode(items).rows_NTD, encoder.encode(items).rows_NTD)
+
+
 def edit(folder, **fields):
     path = folder / CONFIG
     path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))

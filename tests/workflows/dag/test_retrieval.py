@@ -13,7 +13,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.store import publish
 from mirepoix.workflows.dag.retrieval import Retrieval
 from mirepoix.workflows.recipes.registry import recipe, resolve
-from mirepoix.workflows.runner.fingerprint import ingredients, key_of
+from mirepoix.workflows.runner.fingerprint import ingredients, key_of, library_version
 
 STAGES = {stage.name: stage for stage in recipe("quickstart").stages()}
 
@@ -84,6 +84,38 @@ def test_what_opens_any_release_has_all_retrievers_in_its_key(tmp_path):
     mined = {stage.name: stage for stage in resolve("quickstart", ["mine=MineConfig", f"mine.release={tmp_path}/release"]).stages()}
     for name in ("mine", "deploy"):
         assert {config_class(each).ENCODER.partition(":")[0] for each in ARCHITECTURES} <= set(ingredients(mined[name], {})["source"])
+
+
+ADOPTING = {"sentence-transformers", "peft"}
+TRAINED = {"adapt", "instruct"}
+
+
+def test_the_libraries_of_adopted_models_are_in_the_key_of_what_encodes_with_one_and_of_nothing_else(tmp_path):
+    """Where one of them is not installed its version is "absent", so that installing it makes these stages anew."""
+
+    def versions(*settings):
+        return {stage.name: ingredients(stage, {})["libraries"] for stage in resolve("quickstart", settings).stages()}
+
+    adopted = versions("backbone.encoder=AdoptedConfig", "instruct.tuning.towers=text", "adapt.tuning.towers=text", "mine=MineConfig")
+    encoding = {"backbone", "embed", "embed-untrained", "embed-adapted", "mine", *TRAINED}
+    assert {name for name, found in adopted.items() if found.keys() >= ADOPTING} == encoding
+    assert all(adopted["embed"][name] == library_version(name) for name in ADOPTING) and library_version("no-such") == "absent"
+    assert not any(ADOPTING & found.keys() for name, found in adopted.items() if name not in encoding)
+    plain = versions("mine=MineConfig")
+    assert {name for name, found in plain.items() if ADOPTING & found.keys()} == TRAINED, "where adapters are trained, by PEFT"
+    publish(written(tmp_path / "draft", "x"), tmp_path / "release", {})
+    assert versions("mine=MineConfig", f"mine.release={tmp_path}/release")["mine"].keys() >= ADOPTING, "any release may be of one"
+
+
+@pytest.mark.parametrize(
+    ("file", "merged"), [("adapter_config.json", True), ("config.json", False), (None, True)], ids=["adapter", "model", "hub id"]
+)
+def test_the_library_that_merges_an_adapter_is_in_the_key_of_the_backbone_that_is_one(file, merged, tmp_path):
+    name = "some/model" if file is None else str(tmp_path)
+    if file is not None:
+        (tmp_path / file).write_text('{"peft_type": "LORA", "base_model_name_or_path": "some/model"}')
+    stages = {stage.name: stage.libraries for stage in resolve("quickstart", [f"backbone.name={name}"]).stages()}
+    assert ("peft" in stages["backbone"], "peft" in stages["embed"]) == (merged, False)
 
 
 @pytest.mark.parametrize("name", ["quickstart", "nlvr", "unite"])
