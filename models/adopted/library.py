@@ -206,8 +206,8 @@ def open_library(folder: Path, layout: Layout, checkpoint: Checkpoint, length: i
             model.max_seq_length = min(length, model.max_seq_length or length)
         except AttributeError as error:
             raise Refused(
-                f"backbone.encoder.max_length is {length}, and {checkpoint.name} begins with a {type(model[0]).__name__}, which has no length "
-                "to set; give null"
+                f"backbone.encoder.max_length is {length}, and {checkpoint.name} begins with a {type(model[0]).__name__}, which has no "
+                "length to set; give null"
             ) from error
     return LibraryModel(model.float().eval(), layout)
 
