@@ -27,7 +27,13 @@ from mirepoix.models.vectors import Vectors
 HEAD = "head.safetensors"
 CODE = "auto_map"
 """The field by which a checkpoint names classes of its own, and the files that may have it."""
-NAME_CLASSES = ("config.json", "tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+NAME_CLASSES = (
+    "config.json",
+    "tokenizer_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+)
 
 
 class Collator(Protocol):
@@ -91,7 +97,7 @@ class Encoder(torch.nn.Module):
             for owner in (*self.parts.values(), *modules)
             for name in ("tokenizer", "image_processor", "processor")
         ]
-        readers += [getattr(reader, name, None) for reader in readers for name in ("tokenizer", "image_processor")]
+        readers += [getattr(reader, name, None) for reader in readers for name in ("tokenizer", "image_processor", "video_processor")]
         return any(type(part).__module__.startswith("transformers_modules.") for part in (*modules, *readers))
 
     @property

@@ -36,6 +36,7 @@ def resolved(adopted: Checkpoint, adapter: Path | None, fetch: bool = True) -> t
             f"{adopted.name} is an adapter with modules of its own, which sentence-transformers opens over the model that it names; leave "
             "backbone.base out, or name that model in its adapter_config.json"
         )
+    local_folder(base_of(adopted, adapter), fetch)  # the library looks for it among what is here
     return adopted, adapter
 
 

@@ -7,6 +7,7 @@ config.json                        of transformers: the family of the model (mod
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -19,12 +20,21 @@ from mirepoix.models.item import Modality
 TWO_TOWERS = ("clip", "siglip", "siglip2", "chinese_clip")
 """Families whose model in transformers has `get_text_features` and `get_image_features`: they are opened without another library."""
 MODULES, PROMPTS, MODEL = "modules.json", "config_sentence_transformers.json", "config.json"
-FIRST = ("sentence_bert_config.json", *(f"sentence_{kind}_config.json" for kind in ("roberta", "distilbert", "camembert", "albert")))
+_KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+FIRST = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)
 ADAPTER = "adapter_config.json"
 LIBRARY = "sentence_transformers."
 SIMILARITY, CODE = "similarity_fn_name", "auto_map"
-READERS = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json")
+READERS = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 ROUTER = "router_config.json"
+LOADING = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
+"""Fields of a first module whose settings the library hands on to whoever loads the weights, and the settings that may be handed on: others
+could turn off what keeps a pickle from running code."""
+HARMLESS = {
+    *("attn_implementation", "dtype", "torch_dtype", "use_cache", "low_cpu_mem_usage", "add_pooling_layer", "is_decoder"),
+    *("use_fast", "backend", "padding_side", "truncation_side", "model_max_length", "do_lower_case", "trust_remote_code"),
+}
+NAME = re.compile(r"[\w+-]+")
 _OTHER_TASKS = {
     "SparseEncoder": "a sparse encoder",
     "CrossEncoder": "a reranker",
@@ -98,6 +108,8 @@ def _library_layout(folder: Path, ignore: Collection[str]) -> Layout:
     code = [each for each in (*types, *map(str, routed)) if not each.startswith(LIBRARY)]
     code += [f"{CODE} in {MODEL}"] * (CODE in config and CODE not in ignore) + [*_code_of_readers(place)]
     family = str(config.get("model_type", first))
+    _refuse_loading(folder)
+    _refuse_routes(folder)
     reader: Mapping[str, Any] = next((found for name in FIRST if (found := _json(place / name))), {})
     reads, together = _modalities(reader, first, family)
     described: dict[str, Any] = {
@@ -167,10 +179,29 @@ def _listed(folder: Path) -> list[dict[str, str]]:
     if not isinstance(whole, list) or not whole or not all(isinstance(each, dict) and isinstance(each.get("type"), str) for each in whole):
         raise Refused(f"{folder / MODULES} lists no modules; give a whole sentence-transformers folder")
     for each in whole:
-        path = PurePosixPath(str(each.get("path", "")).replace("\\", "/"))
-        if path.is_absolute() or ".." in path.parts or ":" in str(path):
+        path = PurePosixPath(str(each.setdefault("path", "")).replace("\\", "/"))
+        if not isinstance(each["path"], str) or path.is_absolute() or ".." in path.parts or ":" in str(path):
             raise Refused(f"{folder / MODULES} names a module outside its folder ({path}); give a folder as the library saved it")
     return whole
+
+
+def _refuse_loading(folder: Path) -> None:
+    """Refuses settings that would be handed on to whoever loads the weights, beyond the harmless ones."""
+    for path in (path for name in FIRST for path in folder.rglob(name)):
+        fields = _json(path)
+        for field_name in LOADING:
+            given = fields.get(field_name) or {}
+            if odd := sorted(set(given) - HARMLESS if isinstance(given, dict) else [field_name]):
+                raise Refused(f"{path} sets how weights are loaded ({field_name}: {', '.join(odd)}), which a folder may not; take that out")
+
+
+def _refuse_routes(folder: Path) -> None:
+    """Refuses a router whose routes are no plain names: it saves the modules of a route into a folder of its name."""
+    for path in (*folder.rglob(ROUTER), *folder.rglob(MODEL)):
+        fields = _json(path)
+        for name in (*(fields.get("structure") or {}), *(fields.get("types") or {})) if "structure" in fields else ():
+            if not NAME.fullmatch(str(name)):
+                raise Refused(f"{path} has the route {name!r}, which is no name of a folder; give a folder as the library saved it")
 
 
 def _code_of_readers(place: Path) -> tuple[str, ...]:

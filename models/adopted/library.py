@@ -45,6 +45,8 @@ UNOPENED = (
     SafetensorError,
 )
 """What the library and those below it raise where a folder is damaged, incomplete, or of another kind."""
+LOADED: dict[str, Any] = {"weights_only": True, "dtype": torch.float32}
+"""How weights are loaded, whatever a folder says: pickles as tensors alone, an adapter at the precision that it has."""
 POOLER = "pooler"  # part of a tower that is read where a modality's output is the pooler's, and not otherwise
 
 
@@ -190,7 +192,7 @@ def open_library(folder: Path, layout: Layout, checkpoint: Checkpoint, length: i
     try:
         with quiet(), _reported(problems):
             model: Any = SentenceTransformer(
-                str(folder), device="cpu", trust_remote_code=checkpoint.trust_remote_code, local_files_only=True
+                str(folder), device="cpu", trust_remote_code=checkpoint.trust_remote_code, local_files_only=True, model_kwargs=LOADED
             )
     except UNOPENED as error:
         raise Refused(f"{checkpoint.name} cannot be opened: {_reason(error)}") from error
@@ -198,7 +200,7 @@ def open_library(folder: Path, layout: Layout, checkpoint: Checkpoint, length: i
     if problems:
         shown = ", ".join(problems[:3]) + (", ..." if len(problems) > 3 else "")
         raise Refused(f"checkpoint {checkpoint.name} lacks {len(problems)} weights ({shown}), which would be random; give a complete one")
-    _refuse_empty_tokenizers(model, folder, checkpoint)
+    _refuse_empty_tokenizers(model, checkpoint)
     if SIMILARITY in checkpoint.ignore:
         model.similarity_fn_name = "cosine"
     if length is not None:
@@ -218,19 +220,15 @@ def _reads_pooler(model: Any) -> bool:
     return any("pooler" in str(way.get("method_output_name")) for way in ways)
 
 
-def _refuse_empty_tokenizers(model: Any, folder: Path, checkpoint: Checkpoint) -> None:
-    """Refuses a tokenizer none of whose files is there: transformers makes one with an empty vocabulary, to which all texts are alike."""
+def _refuse_empty_tokenizers(model: Any, checkpoint: Checkpoint) -> None:
+    """Refuses a tokenizer without words: transformers makes one where its file is missing, and to that all texts are alike."""
     from transformers import PreTrainedTokenizerBase
 
     for module in model.modules():
         tokenizer = getattr(module, "tokenizer", None)
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            continue
-        files = list(tokenizer.vocab_files_names.values())
-        if files and not any(found for file in files for found in folder.rglob(file)):
-            raise Refused(
-                f"{checkpoint.name} has none of {', '.join(files)}, so its tokenizer has no vocabulary; give a whole model folder"
-            )
+        if isinstance(tokenizer, PreTrainedTokenizerBase) and not set(tokenizer.get_vocab()) - set(tokenizer.all_special_tokens):
+            files = ", ".join(tokenizer.vocab_files_names.values())
+            raise Refused(f"{checkpoint.name} has a tokenizer without a vocabulary ({files}); give a whole model folder")
 
 
 def _reason(error: Exception) -> str:

@@ -49,12 +49,12 @@ def _refuse(folder: Path, retriever: str, ignore: Collection[str]) -> None:
 def own_reading(folder: Path) -> dict[str, str]:
     """What a folder says about how it is read: by name, where it says it."""
     said: dict[str, str] = {}
-    listed = _json(folder / MODULES)
+    listed = _content(folder / MODULES)
     scripts = [name for name in SCRIPTS if (folder / name).is_file()]
     plain = _json(folder / "config.json").get("model_type") in TWO_TOWERS and not _further(listed)
     if listed and not plain:
         said["modules"] = MODULES
-    if any(text for text in _json(folder / PROMPTS).get("prompts", {}).values()):
+    if any((_json(folder / PROMPTS).get("prompts") or {}).values()):
         said["prompts"] = PROMPTS
     if scripts:
         said["script"] = scripts[0]
@@ -72,9 +72,15 @@ def _further(listed: Any) -> list[str]:
     return [each for each in types if not each.endswith("Normalize")]
 
 
-def _json(path: Path) -> Any:
-    """The content of a JSON file; empty where it is not there or cannot be read, which whoever opens the folder refuses."""
+def _json(path: Path) -> dict[str, Any]:
+    """The fields of a JSON file; none where it has none, which whoever opens the folder refuses."""
+    content = _content(path)
+    return content if isinstance(content, dict) else {}
+
+
+def _content(path: Path) -> Any:
+    """The content of a JSON file; None where it is not there or cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return {}
+        return None

@@ -120,13 +120,34 @@ def test_a_setting_that_transformers_alone_does_not_obey_leaves_the_folder_to_th
     assert read_layout(folder).opened_by == "sentence-transformers"
 
 
-@pytest.mark.parametrize("path", ["../outside", "/etc", "1_Pooling/../../x", "C:\\x", "..\\x"])
+@pytest.mark.parametrize("path", [None, 5, "../outside", "/etc", "1_Pooling/../../x", "C:\\x", "..\\x"])
 def test_a_module_outside_its_folder_is_refused(path, own):
     folder = own("clip in a root")
     listed = json.loads((folder / "modules.json").read_text())
     listed[-1]["path"] = path
     (folder / "modules.json").write_text(json.dumps(listed))
     with pytest.raises(Refused, match=r"modules\.json names a module outside its folder \(.*\); give a folder as the library saved it$"):
+        read_layout(folder)
+
+
+@pytest.mark.parametrize("route", ["/tmp/victim", "../x", "a/b", "."])
+def test_a_route_that_would_be_saved_outside_its_folder_is_refused(route, own):
+    folder = own("routed")
+    routes = json.loads((folder / "router_config.json").read_text())
+    structure = {**routes["structure"], route: next(iter(routes["structure"].values()))}
+    amend(folder / "router_config.json", structure=structure)
+    with pytest.raises(Refused, match=r"router_config\.json has the route .*, which is no name of a folder; give a folder as"):
+        read_layout(folder)
+
+
+@pytest.mark.parametrize("name", ["sentence_bert_config.json", "sentence_xlnet_config.json"])
+@pytest.mark.parametrize("field", ["model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_kwargs"])
+def test_a_folder_may_not_say_how_weights_are_loaded(name, field, own):
+    folder = own("bert, mean")
+    amend(folder / name, **{field: {"attn_implementation": "eager"}})
+    read_layout(folder)
+    amend(folder / name, **{field: {"weights_only": False}})
+    with pytest.raises(Refused, match=rf"{name} sets how weights are loaded \({field}: weights_only\), which a folder may not; take that"):
         read_layout(folder)
 
 

@@ -16,7 +16,8 @@ from transformers import AutoModel
 
 from mirepoix.models.adopted.adopted import Adopted
 from mirepoix.models.adopted.adopted_config import AdoptedConfig
-from mirepoix.models.adopted.library import weightless
+from mirepoix.models.adopted.layout import read_layout
+from mirepoix.models.adopted.library import open_library, weightless
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.encoder import DESCRIPTION, load_encoder, load_own_encoder
 from mirepoix.models.errors import Refused
@@ -114,6 +115,12 @@ def test_an_adapter_with_modules_of_its_own_is_opened_by_the_library_over_its_ba
     amend(folder / "config_sentence_transformers.json", prompts={"query": "ADAPTED: "})
     encoder = adopt(folder)
     assert encoder.dimension == 16 and not any("lora" in name for name in encoder.state_dict())
+    half = tmp_path / "half"  # the usual case: an adapter of float32 over a model of bfloat16
+    shutil.copytree(bert, half)
+    AutoModel.from_pretrained(bert, dtype=torch.bfloat16).save_pretrained(half)
+    shutil.copytree(folder, tmp_path / "over half")
+    amend(tmp_path / "over half" / "adapter_config.json", base_model_name_or_path=str(half))
+    assert (adopt(tmp_path / "over half").encode(TEXTS).rows_NTD - encoder.encode(TEXTS).rows_NTD).abs().max() < 0.02
     for role in ("query", "document"):
         torch.testing.assert_close(encoder.encode(TEXTS, role=role).rows_NTD[:, 0], by_library(folder, TEXTS, role), atol=1e-5, rtol=0)
     encoder.save(tmp_path / "saved")
@@ -136,11 +143,15 @@ def test_a_pooler_that_is_read_has_to_be_there(own):
         adopt(folder)
 
 
-def test_a_tokenizer_without_its_vocabulary_is_refused(own):
+def test_a_tokenizer_without_its_vocabulary_is_refused(own, layout, tmp_path):
     folder = own("bert, mean")
     (folder / "tokenizer.json").unlink()
-    with pytest.raises(Refused, match=r"so its tokenizer has no vocabulary; give a whole model folder$|cannot be opened: "):
+    with pytest.raises(Refused, match=r"has a tokenizer without a vocabulary \(.*tokenizer\.json\); give a whole model folder$"):
         adopt(folder)
+    routed = shutil.copytree(layout("routed"), tmp_path / "routed")  # whose other module has a file of that name
+    next(routed.glob("document_0_*/tokenizer.json")).unlink()
+    with pytest.raises(Refused, match="has a tokenizer without a vocabulary"):
+        adopt(routed)
 
 
 @pytest.mark.parametrize("name", ["clip", "bert, mean"])
@@ -197,6 +208,28 @@ def test_pickled_weights_are_read_as_tensors_alone_and_run_nothing(name, own, la
     with pytest.raises(Refused, match=rf"{re.escape(str(folder))} cannot be (read|opened): .*; give a whole "):
         adopt(folder)
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_does_not_turn_off_what_keeps_a_pickle_from_running(own, tmp_path):
+    folder = own("bert, mean")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save({**weights, "more": Hostile(tmp_path / "ran")}, folder / "pytorch_model.bin", pickle_module=pickle)
+    amend(folder / "config.json", dtype=None)
+    amend(folder / "sentence_bert_config.json", model_args={"weights_only": False, "dtype": "auto"})
+    for given in (False, True):
+        with pytest.raises(Refused, match=r"sets how weights are loaded \(model_args: weights_only\)"):
+            adopt(folder, trust_remote_code=given)
+    with pytest.raises(Refused, match="cannot be opened: "):  # nor where nobody looked at its settings
+        open_library(folder, read_layout(own_copy(folder, tmp_path)), Checkpoint(folder), None)
+    assert not (tmp_path / "ran").exists()
+
+
+def own_copy(folder, tmp_path):
+    """The folder without the settings that are refused."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    amend(copy / "sentence_bert_config.json", model_args={})
+    return copy
 
 
 def test_weights_of_another_shape_are_refused(own):

@@ -90,3 +90,10 @@ def test_of_a_hub_id_what_is_fetched_is_looked_at_before_it_is_built_and_of_an_a
 
 def absent(*_, **__):
     raise OSError("not there")
+
+
+@pytest.mark.parametrize("settings", ['{"prompts": null}', "[1]", "{"])
+def test_settings_of_another_form_say_nothing(settings, twin, tmp_path):
+    folder = shutil.copytree(twin("qwen2_vl")["model"].name, tmp_path / "odd")
+    (folder / "config_sentence_transformers.json").write_text(settings)
+    assert own_reading(folder) == {}
