@@ -191,6 +191,8 @@ def _refuse_loading(folder: Path) -> None:
         fields = _json(path)
         for field_name in LOADING:
             given = fields.get(field_name) or {}
+            if isinstance(given, dict) and "/" in str(given.get("attn_implementation")):  # a kernel of the hub
+                raise Refused(f"{path} names an attention of the hub ({given['attn_implementation']}), which is code; take that out")
             if odd := sorted(set(given) - HARMLESS if isinstance(given, dict) else [field_name]):
                 raise Refused(f"{path} sets how weights are loaded ({field_name}: {', '.join(odd)}), which a folder may not; take that out")
 

@@ -149,6 +149,9 @@ def test_a_folder_may_not_say_how_weights_are_loaded(name, field, own):
     amend(folder / name, **{field: {"weights_only": False}})
     with pytest.raises(Refused, match=rf"{name} sets how weights are loaded \({field}: weights_only\), which a folder may not; take that"):
         read_layout(folder)
+    amend(folder / name, **{field: {"attn_implementation": "some/kernel"}})
+    with pytest.raises(Refused, match=r"names an attention of the hub \(some/kernel\), which is code; take that out"):
+        read_layout(folder)
 
 
 @pytest.mark.parametrize("name", ["config.json", "config_sentence_transformers.json", "sentence_bert_config.json"])
