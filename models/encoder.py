@@ -19,21 +19,21 @@ from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpo
 from mirepoix.models.backbones.tuning import merged, tune
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.dotted_path import import_named
-from mirepoix.models.encoder_config import DESCRIPTION, EncoderConfig, Role, checkpoint_folder, described_config, read_description
+from mirepoix.models.encoder_config import (
+    CODE,
+    DESCRIPTION,
+    READERS,
+    EncoderConfig,
+    Role,
+    checkpoint_folder,
+    described_config,
+    read_description,
+)
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.vectors import Vectors
 
 HEAD = "head.safetensors"
-CODE = "auto_map"
-"""The field by which a checkpoint names classes of its own, and the files that may have it."""
-NAME_CLASSES = (
-    "config.json",
-    "tokenizer_config.json",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "video_preprocessor_config.json",
-)
 
 
 class Collator(Protocol):
@@ -202,7 +202,7 @@ class Encoder(torch.nn.Module):
 def _drop_code(folder: Path) -> None:
     """Removes from the files of a folder the classes of its own that a checkpoint named and none of which was used."""
     for path in folder.rglob("*.json"):
-        if path.name in NAME_CLASSES and CODE in (fields := json.loads(path.read_text(encoding="utf-8"))):
+        if path.name in ("config.json", *READERS) and CODE in (fields := json.loads(path.read_text(encoding="utf-8"))):
             path.write_text(json.dumps({name: value for name, value in fields.items() if name != CODE}, indent=2) + "\n", encoding="utf-8")
 
 

@@ -31,6 +31,9 @@ DESCRIPTION = "mirepoix.json"
 FIELDS = ("architecture", "config", "temperature", "widths")
 WEIGHTS, WEIGHTS_INDEX = "model.safetensors", "model.safetensors.index.json"
 """The weights of a checkpoint folder: one file, or several that an index names."""
+CODE = "auto_map"
+READERS = tuple(f"{kind}_config.json" for kind in ("tokenizer", "processor", "preprocessor", "video_preprocessor"))
+"""The field by which a checkpoint names classes of its own, and the files of what reads inputs, which may have it as config.json may."""
 Role = Literal["query", "document"]
 
 

@@ -4,7 +4,7 @@ It is a retriever over a checkpoint folder, a hub id, or a tiny random twin made
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,36 +20,39 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA, Modality
 from mirepoix.serving.store import MANIFEST
 
+MODALITIES = [Modality(code) for code in range(1, sum(Modality) + 1)]
+"""All that an item may consist of."""
+
 
 def work(context: Context, config: BackboneConfig, curate: Path) -> Outcome:
     """Writes the encoder as a checkpoint folder of its own."""
     texts = read_part(curate, "corpus", ["text"]).num_rows
-    found = _modalities(curate)
     reads = config.traits.reads  # from the checkpoint's folder: an item that is not read is refused before weights are loaded
-    _refuse_unread(found, lambda modality: f"{config.name} reads {reads.words} alone" if modality & ~reads else None)
+    unread = {modality: f"{config.name} reads {reads.words} alone" for modality in MODALITIES if modality & ~reads}
+    _refuse(curate, unread)
     encoder = _copied(context, config) if config.is_encoder else _built(context, config, curate)
-    _refuse_unread(found, encoder.refusal)
+    _refuse(curate, {modality: why for modality in MODALITIES if modality not in unread and (why := encoder.refusal(modality))})
     parameters = sum(weight.numel() for weight in encoder.parameters())
     return Outcome(Rows(read=texts, written=texts), {"parameters": parameters, "dimension": encoder.dimension})
 
 
-def _modalities(curate: Path) -> dict[tuple[str, Modality], tuple[int, str]]:
-    """How many items of each modality the corpus and the queries have, with the id of the first."""
-    found: dict[tuple[str, Modality], tuple[int, str]] = {}
+def _refuse(curate: Path, unread: Mapping[Modality, str]) -> None:
+    """Refuses a corpus with items of these modalities, with how many there are and why: here, and not after hours of embedding.
+
+    The corpus is not read where none is unread.
+    """
+    if not unread:
+        return
     for part in ("corpus", "queries"):
+        found: dict[Modality, tuple[int, str]] = {}
         for table in part_tables(curate, part, ITEM_SCHEMA.names):
             codes_N = modality_codes(table)
             for code in np.unique(codes_N).tolist():
-                count, first = found.get((part, Modality(code)), (0, table["id"][int(np.argmax(codes_N == code))].as_py()))
-                found[part, Modality(code)] = count + int((codes_N == code).sum()), first
-    return found
-
-
-def _refuse_unread(found: Mapping[tuple[str, Modality], tuple[int, str]], why: Callable[[Modality], str | None]) -> None:
-    """Refuses a corpus with items that an encoder does not read, with how many there are: here, and not after hours of embedding."""
-    for (part, modality), (count, first) in found.items():
-        if reason := why(modality):
-            raise Refused(f"{count:,} of the {part}, such as {first!r}, have {modality.words}, and {reason}")
+                count, first = found.get(Modality(code), (0, table["id"][int(np.argmax(codes_N == code))].as_py()))
+                found[Modality(code)] = count + int((codes_N == code).sum()), first
+        for modality, (count, first) in found.items():
+            if modality in unread:
+                raise Refused(f"{count:,} of the {part}, such as {first!r}, have {modality.words}, and {unread[modality]}")
 
 
 def _copied(context: Context, config: BackboneConfig) -> Encoder:

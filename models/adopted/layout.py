@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
+from mirepoix.models.encoder_config import CODE, READERS
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 
@@ -24,8 +25,7 @@ _KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta",
 FIRST = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)
 ADAPTER = "adapter_config.json"
 LIBRARY = "sentence_transformers."
-SIMILARITY, CODE = "similarity_fn_name", "auto_map"
-READERS = ("tokenizer_config.json", "processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+SIMILARITY = "similarity_fn_name"
 ROUTER = "router_config.json"
 LOADING = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
 """Fields of a first module whose settings the library hands on to whoever loads the weights, and the settings that may be handed on: others
