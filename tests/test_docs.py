@@ -52,19 +52,19 @@ def tree(text: str) -> dict[str, set[str]]:
     return found
 
 
-def test_every_file_of_the_tree_in_the_readme_exists():
+def test_every_file_of_the_tree_exists():
     missing = [
         f"{folder}{name}"
-        for folder, names in tree((ROOT / "README.md").read_text()).items()
+        for folder, names in tree((ROOT / "docs/files.md").read_text()).items()
         for name in names
         if not (ROOT / folder / name).exists() and not list((ROOT / folder).glob(f"*/{name}")) and not (ROOT / name).exists()
     ]
     assert not missing
 
 
-def test_the_tree_in_the_readme_names_every_package_and_every_module():
+def test_the_tree_names_every_package_and_every_module():
     """But for config modules, which are beside the work, and formats."""
-    found = tree((ROOT / "README.md").read_text())
+    found = tree((ROOT / "docs/files.md").read_text())
     sources = [path for home in HOMES[:4] for path in (ROOT / home).rglob("*.py")]
     missing = []
     for path in sources:
