@@ -22,7 +22,8 @@ def main(words: list[str] | None = None) -> int:
     try:
         return COMMANDS[arguments.command](arguments)
     except Refused as refusal:
-        print(f"mirepoix: {refusal}", file=sys.stderr)
+        for line in str(refusal).splitlines():  # one, or one for each reason
+            print(f"mirepoix: {line}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("mirepoix: interrupted; results of finished stages are kept, and the same command goes on from there", file=sys.stderr)
@@ -57,18 +58,21 @@ def _run(arguments: argparse.Namespace) -> int:
 
     request = _request(arguments)
     if arguments.plan:
-        planned = run.plan(request).stages
+        report, problems = run.plan(request)
+        planned = report.stages
         width = max(16, *map(len, planned))
         for name, stage in planned.items():
             verb = {"skipped": "up to date", "not run": "may run" if stage.reason.startswith("may run") else "runs"}[stage.status]
             print(f"{name:<{width}} {verb:<10} {stage.reason.removeprefix('may run: ') if verb != 'up to date' else ''}".rstrip())
-        return 0
+        for problem in problems:
+            print(f"mirepoix: {problem}", file=sys.stderr)
+        return 2 if problems else 0
     with ExitStack() as resources:
         return run.print_outcome(run.run(request, resources), to_serve=arguments.command == "release")
 
 
 def _release(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.encoder_release import LAST, RECIPE, settings
+    from mirepoix.workflows.recipes.encoder_release import LAST, RECIPE, settings
 
     arguments.recipe, arguments.config, arguments.until = RECIPE, None, LAST
     arguments.overrides = [*settings(arguments.encoder, arguments.corpus, arguments.name), *arguments.overrides]
@@ -211,7 +215,12 @@ def _sources(arguments: argparse.Namespace) -> "SourcesConfig":
 def _doctor(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.cluster import doctor
 
-    return doctor.main(arguments.json)
+    found = []
+    if arguments.recipe:
+        from mirepoix.workflows.run import diagnose
+
+        found = diagnose(_request(arguments))
+    return doctor.main(arguments.json, arguments.storage, found)
 
 
 COMMANDS = {

@@ -114,7 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("target", type=Path, metavar="TARGET", help="folder to write; it must be new or empty")
     convert.add_argument("--to", required=True, metavar="F", help="format of the folder; see `mirepoix list`")
 
-    doctor = commands.add_parser("doctor", help="check this machine for a run, with advice on what is missing")
+    doctor = commands.add_parser("doctor", help="check this machine, and a recipe if one is given, with advice on what is missing")
+    doctor.add_argument("recipe", nargs="?", metavar="RECIPE", help="recipe that is checked too, as `run` checks it before its first stage")
+    doctor.add_argument("overrides", nargs="*", metavar="a.b=value", help="fields of its config to set")
+    doctor.add_argument("--config", type=Path, metavar="FILE", help="read the config from a file that `describe` wrote")
+    doctor.add_argument("--address", help="HOST:6379 of a Ray head that the recipe would run on; default: RAY_ADDRESS, else this machine")
+    _storage(doctor)
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 

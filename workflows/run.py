@@ -10,19 +10,24 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirepoix.components.evaluation.report import render
 from mirepoix.components.publishing.receipt import RECEIPT
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.workflows import results
+from mirepoix.workflows.checks.problem import CannotSucceed, Problem
+from mirepoix.workflows.cluster.machine import Machine, this_machine
 from mirepoix.workflows.config import describe, jsonable
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.recipes.registry import Recipe, resolve
 from mirepoix.workflows.runner.execute import Report, execute
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.tracking import open_tracker
+
+if TYPE_CHECKING:
+    from mirepoix.workflows.cluster.doctor import MachineCheck
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,51 @@ class Run:
     record: dict[str, Any]  # the content of report.json
 
 
-def plan(request: RunRequest) -> Report:
-    """Which stages would run, and why; nothing is run or written."""
-    return _plan(request, resolve(request.recipe, request.overrides, request.config).stages())
+def plan(request: RunRequest) -> tuple[Report, list[Problem]]:
+    """Which stages would run, and why, and the reasons for which they cannot succeed here; nothing is run or written."""
+    graph = resolve(request.recipe, request.overrides, request.config).stages()
+    planned = _plan(request, graph)
+    return planned, _problems(request, graph, planned)
+
+
+def diagnose(request: RunRequest) -> "list[MachineCheck]":
+    """What `doctor` says of a recipe: the problems that a run of it would be refused for, or that there are none."""
+    from mirepoix.workflows.cluster.doctor import MachineCheck  # and a client of HTTP, which no run waits for
+
+    what = f"recipe {request.recipe}"
+    try:
+        planned, problems = plan(request)
+    except Refused as refusal:
+        said, _, advice = str(refusal).partition("; ")
+        return [MachineCheck(what, "fail", said, advice)]
+    if problems:
+        return [MachineCheck(what, "fail", f"{problem.given}, and {problem.there}", problem.cure) for problem in problems]
+    to_run = sum(report.status != "skipped" for report in planned.stages.values())
+    return [MachineCheck(what, "ok", f"nothing is in the way of its {len(planned.stages)} stages, of which {to_run} would run")]
+
+
+def _problems(request: RunRequest, graph: Sequence[Stage], planned: Report) -> list[Problem]:
+    """What the config and the machine show to be impossible, of the stages that would run."""
+    from mirepoix.workflows.checks.preflight import Preflight, stages_that_run
+
+    running = stages_that_run(graph, planned, request.storage)
+    if not running:
+        return []
+    chosen = [stage for stage in graph if stage.name in planned.stages]
+    return Preflight(chosen, running, request.storage, _machine(request)).problems()
+
+
+def _machine(request: RunRequest) -> Machine:
+    """Where the stages would run: on the cluster that is joined, else on this machine."""
+    if not _joins(request):
+        return this_machine()
+    from mirepoix.workflows.cluster.resources import cluster_at
+
+    return cluster_at(request.address or os.environ.get("RAY_ADDRESS"))
+
+
+def _joins(request: RunRequest) -> bool:
+    return not request.private and bool(request.address or os.environ.get("RAY_ADDRESS") or _ray_is_up())
 
 
 def _plan(request: RunRequest, graph: Sequence[Stage]) -> Report:
@@ -75,14 +122,15 @@ def run(request: RunRequest, resources: ExitStack) -> Run:
     config = resolve(request.recipe, request.overrides, request.config)
     graph = config.stages()
     folder = store.join(request.storage, "runs", f"{request.recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
-    _plan(request, graph)  # a run that is refused leaves no folder
+    if problems := _problems(request, graph, _plan(request, graph)):  # a run that is refused leaves no folder
+        raise CannotSucceed(problems)
     try:
         store.write(store.join(folder, "config.yaml"), describe(config).encode())
     except OSError as error:
         raise _unusable(request.storage, "written to", error) from error
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     tracker = open_tracker(request.storage, request.recipe, config)
-    joins = not request.private and bool(request.address or os.environ.get("RAY_ADDRESS") or _ray_is_up())
+    joins = _joins(request)
     connected: list[bool] = []
 
     def ensure_ray() -> None:
