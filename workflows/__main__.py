@@ -196,7 +196,7 @@ def _validate(arguments: argparse.Namespace) -> int:
         config = resolve(arguments.recipe, [], None)
         sources = replace(config.sources, path=plan.sources.path, images=plan.sources.images)
         sources = sources if arguments.format == "auto" else replace(sources, format=arguments.format)
-        plan = ValidationPlan(sources, config.curate, config.made_pairs, config.seed)
+        plan = ValidationPlan(sources, config.curate, config.corpus_check, config.seed)
     return validate_command(plan, arguments.json, arguments.copies)
 
 

@@ -9,27 +9,25 @@ import sys
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import time
-from typing import TypeVar
-
-import pyarrow.compute as pc
+from typing import Any, TypeVar
 
 from mirepoix.components.corpus.parts import modalities, part_files, part_tables
 from mirepoix.components.curation import curate, row_checks
 from mirepoix.components.curation.curate import MERGED
 from mirepoix.components.curation.curate_config import CurateConfig
-from mirepoix.components.curation.leakage import TRAIN
 from mirepoix.components.ingestion import sources
 from mirepoix.components.ingestion.formats.writing import SEVERAL
 from mirepoix.components.ingestion.readers import FORMAT_MODULES, Source, is_small
 from mirepoix.components.ingestion.sources_config import SourcesConfig
-from mirepoix.components.pairs.pairs import UNCAPTIONED, training_problem
+from mirepoix.components.pairs.corpus_check import LEAKAGE, corpus_problems
+from mirepoix.components.pairs.corpus_check_config import CorpusCheckConfig
 from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.components.stage import Context
 from mirepoix.models.errors import Refused
@@ -71,7 +69,7 @@ class Findings:
     queries: dict[str, dict[str, int]]  # by split and task
     judgements: dict[str, int]
     notices: list[dict[str, str]]  # files, columns and rows that are not read, and not counted as rejected
-    refusal: str  # why a run would stop with this corpus; empty if it would not
+    refusals: list[str]  # why a run would stop with this corpus, a line each
 
     def text(self) -> str:
         lines = [f"{name}: {form}" for name, form in self.formats.items()]
@@ -84,8 +82,7 @@ class Findings:
             reasons = Counter((finding.part, finding.reason) for finding in findings)
             lines += [f"{what:<11} {count:,} of {part}: {reason}" for (part, reason), count in reasons.most_common()]
         lines.append(self._total())
-        if self.refusal:
-            lines.append(f"a run would stop: {self.refusal}")
+        lines += [f"a run would stop: {refusal}" for refusal in self.refusals]
         return "\n".join(lines)
 
     def _total(self) -> str:
@@ -102,7 +99,7 @@ class ValidationPlan:
 
     sources: SourcesConfig
     curate: CurateConfig = CurateConfig()
-    pairs: PairsConfig = PairsConfig(adapt_tasks=())
+    asked: CorpusCheckConfig = CorpusCheckConfig({"pairs": PairsConfig(adapt_tasks=())}, evaluated=False)
     seed: int = 0
 
 
@@ -113,6 +110,7 @@ def validate(plan: ValidationPlan) -> Findings:
     with TemporaryDirectory(prefix="mirepoix-validate-") as scratch, ExitStack() as resources:
         read, kept = Path(scratch) / "read", Path(scratch) / "kept"
         refusal, notices = "", []
+        leakage: list[dict[str, Any]] = []
         resources.enter_context(_cluster_unless(is_small(named)))
         try:
             outcome, refusal = _run_stage("reading", read, partial(sources.read_sources, config=config, sources=named), seed)
@@ -123,16 +121,13 @@ def validate(plan: ValidationPlan) -> Findings:
             refusal = str(error)
         else:
             resources.enter_context(_cluster_unless(row_checks.is_small(read)))
-            kept, stop = _curate_all(read, rules, seed)
+            kept, leakage, stop = _curate_all(read, rules, seed)
             refusal = refusal or stop
-        trained = plan.pairs.trained_tasks
-        refusal = refusal or (_pairs_problem(kept, trained) if trained else "")
         findings = _without_consequences(_read_findings(read, named), _read_findings(kept, named))
         candidates: Counter[str] = Counter()
         for table in part_tables(kept, "corpus", ["text", "images", "video"]):
             candidates.update(code.letters for code in modalities(table))
-        if plan.pairs.adapt_captions and not any("t" in letters and len(letters) > 1 for letters in candidates):
-            refusal = refusal or UNCAPTIONED
+        refusals = [refusal] if refusal else corpus_problems(kept, plan.asked, leakage)
         queries: dict[str, Counter[str]] = {}
         for table in part_tables(kept, "queries", ["split", "task"]):
             for split, task in zip(table["split"].to_pylist(), table["task"].to_pylist(), strict=True):
@@ -146,7 +141,7 @@ def validate(plan: ValidationPlan) -> Findings:
     rest = sorted(finding for finding in findings if finding.reason not in MERGED)
     forms = {source.tree.name: source.format for source in named}
     plain = {split: dict(tasks) for split, tasks in queries.items()}
-    return Findings(rest, _count_dependent(rest), copies, forms, dict(candidates), plain, dict(judged), notices, refusal)
+    return Findings(rest, _count_dependent(rest), copies, forms, dict(candidates), plain, dict(judged), notices, refusals)
 
 
 @contextmanager
@@ -177,40 +172,20 @@ def _without_consequences(read: list[Finding], curated: list[Finding]) -> list[F
     return read + curated
 
 
-def _curate_all(read: Path, rules: CurateConfig, seed: int) -> tuple[Path, str]:
-    """The curated corpus, and why a run would stop there; where it would, curation is done again without its limit on rejected rows."""
+def _curate_all(read: Path, rules: CurateConfig, seed: int) -> tuple[Path, list[dict[str, Any]], str]:
+    """The curated corpus, its table of leakage, and why a run would stop there.
+
+    Where it would, curation is done again without its limit on rejected rows.
+    """
     refusal = ""
     for name, applied in (("kept", rules), ("kept-without-limit", replace(rules, max_rejected=1.0))):
         kept = read.with_name(name)
         try:
-            _run_stage("curating", kept, partial(curate.work, config=applied, sources=read), seed)
-            break
+            outcome = _run_stage("curating", kept, partial(curate.work, config=applied, sources=read), seed)
+            return kept, outcome.tables[LEAKAGE], refusal
         except Refused as error:
             refusal = refusal or str(error)
-    return kept, refusal
-
-
-def _pairs_problem(kept: Path, tasks: Mapping[str, tuple[str, ...]]) -> str:
-    """Why a run without passages would stop at its pairs, given the tasks of each training; empty if it would not."""
-    splits: Counter[str] = Counter()
-    training: dict[str, str] = {}  # id, task
-    for table in part_tables(kept, "queries", ["id", "split", "task"]):
-        splits.update(table["split"].to_pylist())
-        trained = table.filter(pc.equal(table["split"], TRAIN))
-        training.update(zip(trained["id"].to_pylist(), trained["task"].to_pylist(), strict=True))
-    found: set[str] = set()
-    for table in part_tables(kept, "qrels", ["query_id", "relevance"]):
-        answered = table.filter(pc.greater(table["relevance"], 0))["query_id"].to_pylist()
-        found.update(training[query] for query in answered if query in training)
-    if found:
-        return next(filter(None, (training_problem(name, wanted, found) for name, wanted in tasks.items())), "")
-    there = ", ".join(f"of {split} there are {count:,}" for split, count in sorted(splits.items())) or "there is no query"
-    reason = f"no pair is left to train on: no judgement above 0 is of a query of the split {TRAIN} ({there})"
-    triples = sum(pc.sum(pc.equal(table["split"], TRAIN)).as_py() or 0 for table in part_tables(kept, "triples", ["split"]))
-    if triples:
-        return f"{reason}; of the {triples:,} triples of {TRAIN} passages can be made: set passages.kind to vid2r or written"
-    other = "`mirepoix run search` searches a corpus without a training"
-    return f"{reason}; bring a source to train on, or call a split {TRAIN}, as sources.splits=dev={TRAIN} does; {other}"
+    return kept, [], refusal
 
 
 def _count_dependent(findings: list[Finding]) -> int:
@@ -276,8 +251,8 @@ def validate_command(plan: ValidationPlan, as_json: bool, copies: bool) -> int:
     else:
         for finding in sorted([*found.rejected, *(found.copies if copies else ())]):
             print(finding)
-        print(found.text(), file=sys.stderr if found.rejected or found.refusal else sys.stdout)
-    return 1 if found.rejected or found.refusal else 0
+        print(found.text(), file=sys.stderr if found.rejected or found.refusals else sys.stdout)
+    return 1 if found.rejected or found.refusals else 0
 
 
 def convert_command(config: SourcesConfig, form: str, target: Path) -> int:

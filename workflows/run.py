@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,10 @@ from mirepoix.workflows.checks.problem import CannotSucceed, Problem
 from mirepoix.workflows.cluster.machine import Machine, this_machine
 from mirepoix.workflows.config import describe, jsonable
 from mirepoix.workflows.dag.comparison import Comparison
+from mirepoix.workflows.dag.retrieval import CHECK
 from mirepoix.workflows.recipes.registry import Recipe, resolve
 from mirepoix.workflows.runner.execute import Report, execute
-from mirepoix.workflows.runner.graph import Stage
+from mirepoix.workflows.runner.graph import Stage, choose
 from mirepoix.workflows.runner.tracking import open_tracker
 
 if TYPE_CHECKING:
@@ -59,9 +60,18 @@ class Run:
 
 def plan(request: RunRequest) -> tuple[Report, list[Problem]]:
     """Which stages would run, and why, and the reasons for which they cannot succeed here; nothing is run or written."""
-    graph = resolve(request.recipe, request.overrides, request.config).stages()
+    graph = _graph(request, resolve(request.recipe, request.overrides, request.config))
     planned = _plan(request, graph)
     return planned, _problems(request, graph, planned)
+
+
+def _graph(request: RunRequest, config: Recipe) -> list[Stage]:
+    """The stages of a config; where nothing is evaluated, the corpus is not asked for what evaluation takes."""
+    stages = config.stages()
+    chosen, _ = choose(stages, request.until, request.start, set(request.force))
+    if any(stage.step == "evaluate" for stage in chosen):
+        return stages
+    return [replace(stage, config=stage.config.without_evaluation()) if stage.step == CHECK else stage for stage in stages]
 
 
 def diagnose(request: RunRequest) -> "list[MachineCheck]":
@@ -120,7 +130,7 @@ def _unusable(storage: str, how: str, error: OSError) -> Refused:
 def run(request: RunRequest, resources: ExitStack) -> Run:
     """Runs a recipe; its cluster is started when the first stage needs it, and stays up until `resources` are closed."""
     config = resolve(request.recipe, request.overrides, request.config)
-    graph = config.stages()
+    graph = _graph(request, config)
     folder = store.join(request.storage, "runs", f"{request.recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
     if problems := _problems(request, graph, _plan(request, graph)):  # a run that is refused leaves no folder
         raise CannotSucceed(problems)

@@ -13,6 +13,7 @@ others are moved to it. Every split but "train" is held out.
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.curation.edits import Edits
 from mirepoix.components.curation.kin import WHY, kin
 from mirepoix.components.curation.leakage import TRAIN, choose_held_out, first_of, leaking
+from mirepoix.components.curation.leakage_options import held_out_option, leakage_options
 from mirepoix.components.curation.near_duplicates import keepers, near_pairs
 from mirepoix.components.curation.row_checks import RowCheck, checked
 from mirepoix.components.curation.row_features import RowFeatures
@@ -91,6 +93,7 @@ class _Curation:
         tables = {
             "rejects": [{"reason": reason, "part": part, "count": count} for (reason, part), count in sorted(self.why.items())],
             "mixture": [{"source": key[0], "task": key[1], "before": count, "after": after[key]} for key, count in sorted(before.items())],
+            "leakage": self._options(near),
         }
         return Outcome(Rows(sum(self.read.values()), sum(written.values()), rejected, merged), metrics, tables)
 
@@ -235,6 +238,19 @@ class _Curation:
 
     def _reject_leak(self, row: int, origin: int, query: int) -> None:
         self.row_verdicts.reject(np.array([row]), f"leaks into {self.split[query]}", [self.index.id(origin)])
+
+    def _options(self, near: Array) -> list[dict[str, Any]]:
+        """What other settings against leakage would keep; nothing where no training query leaks."""
+        answered = np.unique(self.positive["query"])
+        training, held = (answered[self.role[answered] == role] for role in (TRAINING, HELD_OUT))
+        kept = len(self._accepted(training))
+        if self.config.leakage == "off" or kept == len(training):
+            return []
+        rows = leakage_options(self.config.leakage, kept, training, held, near, self.content, self.preference)
+        names = dict(zip(answered.tolist(), self.index.ids(answered), strict=True))
+        splits = sorted({*self.split.of(held)})
+        judged = self.positive["query"], self.keeper[self.positive["item"]]
+        return rows + held_out_option(*judged, self.content, names, splits, self.context.seed)
 
     def _leak_by_evidence(self) -> None:
         """Rejects the training triples whose evidence is a leaking candidate."""

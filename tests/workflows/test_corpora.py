@@ -176,18 +176,26 @@ def test_a_corpus_without_a_training_pair_has_status_1_and_the_reason_why_a_run_
 
 def test_with_a_recipe_its_splits_and_its_tasks_are_those_that_count(beir, capsys):
     """nlvr calls validation train; mire adapts on questions about pictures, of which a corpus of texts has none, and mimic on nothing."""
-    home = str(beir(TEXTS, validation="ab"))
+    home = str(beir(TEXTS, validation="ab", test="c"))
     assert main(["validate", home]) == 1
     assert main(["validate", home, "--recipe", "nlvr", "--format", "beir"]) == 0
     capsys.readouterr()
     (Path(home) / "qrels/validation.tsv").unlink()
-    assert home == str(beir(TEXTS, train="cd"))
+    assert home == str(beir(TEXTS, train="cd", test="a"))
     assert main(["validate", home, "--recipe", "mire"]) == 1
     assert "a run would stop: no pair to train on has a task of pairs.adapt_tasks=it->t; name some of t->t" in capsys.readouterr().err
     assert main(["validate", home, "--recipe", "marvel"]) == 1
     assert "a run would stop: pairs.adapt_captions is on, and no picture" in capsys.readouterr().err
     assert main(["validate", home, "--recipe", "mimic"]) == 0
     assert main(["validate", home]) == 0
+
+
+def test_with_a_recipe_a_corpus_without_a_query_to_measure_by_is_told_so(beir, capsys):
+    home = str(beir(TEXTS, train="cd", dev="a"))
+    assert main(["validate", home, "--recipe", "nlvr", "--format", "beir"]) == 1  # which calls validation train, and measures by test
+    err = capsys.readouterr().err
+    assert "a run would stop: no held-out query is left to measure by: all 3 queries with an answer are of the split train; " in err
+    assert "curate.held_out=0.1 holds out a tenth of the training queries, and sources.splits=OLD=NEW renames a split" in err
 
 
 def test_a_large_corpus_is_validated_by_workers_of_ray_with_the_same_findings(beir, ray_cluster, monkeypatch):
@@ -267,7 +275,7 @@ def test_judgements_of_rejected_rows_are_dependent_and_those_of_missing_rows_are
     found = json.loads(capsys.readouterr().out)
     reasons = sorted((rejected["part"], rejected["reason"]) for rejected in found["rejected"])
     assert reasons == [("corpus", "empty side"), ("qrels", "unknown item"), ("qrels", "unknown item"), ("queries", "no answer")]
-    assert found["dependent"] == 2 and found["refusal"] == ""
+    assert found["dependent"] == 2 and found["refusals"] == []
 
 
 def test_rejected_examples_are_printed_with_their_line_too(tmp_path, capsys):

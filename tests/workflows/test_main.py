@@ -52,7 +52,7 @@ def test_the_plan_of_a_comparison_names_the_stages_of_every_arm(cli, tmp_path):
     assert status == 0
     lines = [line.split() for line in out.splitlines()]
     assert ["univldr:mine-refine", "may", "run", "waits", "for"] in [line[:5] for line in lines]
-    assert {line[0].partition(":")[0] for line in lines} == {"sources", "curate", "pairs", "mire", "univldr"}
+    assert {line[0].partition(":")[0] for line in lines} == {"sources", "curate", "check", "pairs", "mire", "univldr"}
     assert not [line for line in lines if line[0].endswith(("evaluate", "release"))]
     assert len({re.search(" (may run|runs) ", line).start() for line in out.splitlines()}) == 1, "one column"
 
@@ -171,7 +171,7 @@ def test_an_empty_corpus_stops_the_run_with_one_line_and_leaves_nothing_half_wri
     assert status == 1
     (failure,) = [line for line in err.splitlines() if line.startswith("mirepoix: stage sources failed")]
     assert "is empty" in failure
-    assert "mirepoix: not run: curate, pairs" in err
+    assert "mirepoix: not run: curate, check, pairs" in err
     assert not list((tmp_path / "storage").glob("artefacts/*/*"))
     assert not list((tmp_path / "storage").glob("tmp/*"))
 
@@ -230,7 +230,7 @@ def test_doctor_says_of_a_recipe_what_a_run_of_it_would_be_refused_for(cli, monk
     assert (status, "/no/such" in out) == (1, True)
     status, out, _ = cli("doctor", "quickstart", "--json", "--storage", str(tmp_path))
     assert status == 0
-    assert json.loads(out)[0]["found"] == "nothing is in the way of its 13 stages, of which 13 would run"
+    assert json.loads(out)[0]["found"] == "nothing is in the way of its 14 stages, of which 14 would run"
 
 
 def test_the_corpus_of_a_user_is_a_source(cli, tmp_path):
