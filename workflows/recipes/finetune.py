@@ -22,8 +22,8 @@ TRAINING = TrainConfig(
     cpus_per_worker=2,
     loss=Objective(temperature=None, learned_temperature=True, symmetric=True),
 )
-"""Low-rank adapters on both towers of a CLIP. Rate, batch, dropout, the adapters' scale of a half, and that both towers are trained, are those
-of `run_utils.py` in MaxZanella/CLIP-LoRA; rank, steps and the temperature that goes on learning from CLIP's own are chosen here."""
+"""Low-rank adapters on both towers of a CLIP. Rate, batch, dropout, the adapters' scale of a half, and that both towers are trained, are
+those of `run_utils.py` in MaxZanella/CLIP-LoRA; rank, steps and the temperature that goes on learning from CLIP's own are chosen here."""
 
 
 def finetune() -> Retrieval:
