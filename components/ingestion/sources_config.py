@@ -37,7 +37,7 @@ FORMATS = {
     "table": FormatInfo(
         "CSV, TSV, JSON lines or Parquet of any column names, which sources.columns names; pictures beside them", written=False
     ),
-    "nlvr": FormatInfo("Cornell NLVR as Parquet: sentences, and pictures of which they are true or false", written=False),
+    "nlvr": FormatInfo("Cornell NLVR as published or as Parquet: sentences, and pictures of which they are true or false", written=False),
 }
 """All formats by name, in the order in which `readers.FORMAT_MODULES` detects them; here, so that `list` need not import any of them."""
 CAPTIONED = ("webdataset", "hf-images", "folder", "table")

@@ -110,6 +110,11 @@ class SourceFiles:
         """The folder that file names are relative to, in its file system."""
         return self._opened[1]
 
+    @property
+    def only(self) -> str:
+        """The name of the file where the source is one file; empty for a folder."""
+        return self._opened[2]
+
     # Listing
 
     @cached_property
