@@ -179,7 +179,8 @@ def _validate(arguments: argparse.Namespace) -> int:
     plan = ValidationPlan(_sources(arguments))
     if arguments.recipe:
         config = resolve(arguments.recipe, [], None)
-        sources = replace(config.sources, path=plan.sources.path, images=plan.sources.images)
+        given = {name: getattr(plan.sources, name) for name in ("path", "images", "columns", "captions")}
+        sources = replace(config.sources, **given)
         sources = sources if arguments.format == "auto" else replace(sources, format=arguments.format)
         plan = ValidationPlan(sources, config.curate, config.made_pairs, config.seed)
     return validate_command(plan, arguments.json, arguments.copies)
@@ -194,7 +195,13 @@ def _convert(arguments: argparse.Namespace) -> int:
 def _sources(arguments: argparse.Namespace) -> "SourcesConfig":
     from mirepoix.components.ingestion.sources_config import SourcesConfig
 
-    return SourcesConfig(path=tuple(arguments.path), format=arguments.format, images=arguments.images)
+    return SourcesConfig(
+        path=tuple(arguments.path),
+        format=arguments.format,
+        images=arguments.images,
+        columns=tuple(arguments.columns),
+        captions=arguments.captions,
+    )
 
 
 def _doctor(arguments: argparse.Namespace) -> int:

@@ -148,6 +148,19 @@ def _corpora(parser: argparse.ArgumentParser) -> None:
         "--format", default="auto", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: %(default)s)"
     )
     parser.add_argument("--images", metavar="FOLDER", help="folder that the paths of pictures are relative to (default: the corpus)")
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN",
+        action="append",
+        default=[],
+        help="a column of tables of any names, as picture=file; roles: picture, text, id, query, split; may be repeated",
+    )
+    parser.add_argument(
+        "--captions",
+        choices=["apart", "together"],
+        default="apart",
+        help="whether a picture and its caption are two candidates or one (default: %(default)s)",
+    )
 
 
 def _part(parser: argparse.ArgumentParser) -> None:
