@@ -68,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _release(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.encoder_release import LAST, RECIPE, settings
+    from mirepoix.workflows.recipes.encoder_release import LAST, RECIPE, settings
 
     arguments.recipe, arguments.config, arguments.until = RECIPE, None, LAST
     arguments.overrides = [*settings(arguments.encoder, arguments.corpus, arguments.name), *arguments.overrides]
