@@ -76,10 +76,9 @@ def _release(arguments: argparse.Namespace) -> int:
 
 
 def _describe(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.config import describe
-    from mirepoix.workflows.recipes.registry import resolve
+    from mirepoix.workflows.recipes.registry import described, resolve
 
-    print(describe(resolve(arguments.recipe, arguments.overrides, arguments.config)), end="")
+    print(described(arguments.recipe, resolve(arguments.recipe, arguments.overrides, arguments.config)), end="")
     return 0
 
 

@@ -17,9 +17,9 @@ from mirepoix.components.publishing.receipt import RECEIPT
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.workflows import results
-from mirepoix.workflows.config import describe, jsonable
+from mirepoix.workflows.config import jsonable
 from mirepoix.workflows.dag.comparison import Comparison
-from mirepoix.workflows.recipes.registry import Recipe, resolve
+from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
 from mirepoix.workflows.runner.execute import Report, execute
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.tracking import open_tracker
@@ -27,7 +27,7 @@ from mirepoix.workflows.runner.tracking import open_tracker
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A recipe and the options with which it is run."""
+    """A recipe, or a file that names its recipe, and the options with which it is run."""
 
     recipe: str
     overrides: tuple[str, ...] = ()
@@ -74,14 +74,15 @@ def run(request: RunRequest, resources: ExitStack) -> Run:
     """Runs a recipe; its cluster is started when the first stage needs it, and stays up until `resources` are closed."""
     config = resolve(request.recipe, request.overrides, request.config)
     graph = config.stages()
-    folder = store.join(request.storage, "runs", f"{request.recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    name = recipe_name(request.recipe)
+    folder = store.join(request.storage, "runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
     _plan(request, graph)  # a run that is refused leaves no folder
     try:
-        store.write(store.join(folder, "config.yaml"), describe(config).encode())
+        store.write(store.join(folder, "config.yaml"), described(name, config).encode())
     except OSError as error:
         raise _unusable(request.storage, "written to", error) from error
     started = time.strftime("%Y-%m-%d %H:%M:%S")
-    tracker = open_tracker(request.storage, request.recipe, config)
+    tracker = open_tracker(request.storage, name, config)
     joins = not request.private and bool(request.address or os.environ.get("RAY_ADDRESS") or _ray_is_up())
     connected: list[bool] = []
 
@@ -134,7 +135,7 @@ def _record(request: RunRequest, config: Recipe, report: Report, started: str) -
     """The content of report.json: settings, data, results by task, stages."""
     data = report.stages.get("curate")
     return {
-        "recipe": request.recipe,
+        "recipe": recipe_name(request.recipe),
         "run": started,
         "created": time.strftime("%Y-%m-%d %H:%M:%S"),
         "data": {"digest": data.digest if data else "", "rows": data.rows if data else {}},

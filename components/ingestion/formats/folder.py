@@ -8,25 +8,25 @@
 
 A caption file has a column for the picture (file, file_name, image or path; relative to the file's own folder, else to the source) and
 one for the caption (text, caption, captions or texts; or label or labels, where there is no caption). CSV is quoted as usual, TSV is
-not. Several lines may be about one picture; consecutive ones are read together. The id of a picture is its path; captions.py describes
-the rows made of its captions; without captions it is a candidate only. If `images` is given, only pictures with captions are read, and
-their paths are relative to that folder. Other columns are reported in one notice per file. Some .txt files beside pictures, and JSON files
-that are one object each, are no rows: a folder with them that no other format reads is one of pictures, and a notice counts them. BMP and
-TIFF are read, and curation rejects them ("unknown format"): to train on them, convert them to PNG.
+not; delimited.py recognises delimiter and encoding. Several lines may be about one picture; consecutive ones are read together. The id of
+a picture is its path; captions.py describes the rows made of its captions; without captions it is a candidate only. If `images` is given,
+only pictures with captions are read, and their paths are relative to that folder. Other columns are reported in one notice per file. Some
+.txt files beside pictures, and JSON files that are one object each, are no rows: a folder with them that no other format reads is one of
+pictures, and a notice counts them. BMP and TIFF are read, and curation rejects them ("unknown format"): to train on them, convert them to
+PNG.
 """
 
-import csv
-import io
 import json
 import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mirepoix.components.ingestion.formats import delimited
 from mirepoix.components.ingestion.formats.captions import (
     AUDIO,
     CAPTIONS,
@@ -117,8 +117,8 @@ def _is_caption_table(names: list[str]) -> bool:
 def _columns(tree: SourceFiles, file: str) -> list[str]:
     if is_ending(file, ".jsonl"):
         return columns(tree, file)
-    with suppress(Unreadable, csv.Error), _lines(tree, file) as lines:
-        return _header(lines)
+    with suppress(Unreadable):
+        return list(delimited.recognise(tree, file).header)
     return []
 
 
@@ -193,7 +193,11 @@ def _captions(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
             if entry.blank and not entry.captions and not entry.labels:
                 yield blank_caption(shown_picture.key, list(entry.blank), source, entry.number)
 
-    return rowwise("queries", source, _groups(_cells(tree, shard)), parse)
+    if not is_ending(shard.file, ".jsonl"):
+        with suppress(Unreadable):  # reported by the rows
+            if notice := delimited.recognise(tree, shard.file).notice:
+                yield Notice(source, notice)
+    yield from rowwise("queries", source, _groups(_cells(tree, shard)), parse)
 
 
 def _find_picture(tree: SourceFiles, folder: str, path: str) -> tuple[str, bytes]:
@@ -247,40 +251,14 @@ def _cells(tree: SourceFiles, shard: Shard) -> Iterator[tuple[int, dict[str, Any
     if is_ending(shard.file, ".jsonl"):
         yield from tree.records(shard)
         return
-    source, number = tree.source(shard.file), 0
-    try:
-        with _lines(tree, shard.file) as lines:
-            header = _header(lines)
-            if not set(header) & set(PATHS) or not set(header) & {*CAPTIONS, *LABELS}:
-                raise Unreadable(
-                    f"{source} has the columns {', '.join(header) or 'none'}; its first line is to name one of {', '.join(PATHS)} "
-                    f"and one of {', '.join((*CAPTIONS, *LABELS))}",
-                    1,
-                )
-            number = lines.line_num
-            for cells in lines:
-                first, number = number + 1, lines.line_num
-                if any(re.search("[\udc80-\udcff]", cell) for cell in cells):
-                    yield first, RowError("bad row", "the line is not UTF-8")
-                elif len(cells) == len(header):
-                    yield first, dict(zip(header, cells, strict=True))
-                elif cells:
-                    yield first, RowError("bad row", f"{len(cells)} cells for {len(header)} columns")
-    except csv.Error as error:
-        words = f"cannot be read after line {number} ({error}); repair it, or write it as JSON lines"
-        raise Unreadable(f"{source} {words}", number + 1) from error
-
-
-@contextmanager
-def _lines(tree: SourceFiles, file: str) -> Iterator[Any]:
-    """A csv.reader over a CSV or TSV file."""
-    kind = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_ending(file, ".tsv") else {"strict": True}
-    with tree.stream(file) as stream, io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="") as text:
-        yield csv.reader(text, **kind)
-
-
-def _header(lines: Iterator[list[str]]) -> list[str]:
-    return [name.strip() for name in next(lines, [])]
+    table = delimited.recognise(tree, shard.file)
+    if not set(table.header) & set(PATHS) or not set(table.header) & {*CAPTIONS, *LABELS}:
+        raise Unreadable(
+            f"{tree.source(shard.file)} has the columns {', '.join(table.header) or 'none'}; its first line is to name one of "
+            f"{', '.join(PATHS)} and one of {', '.join((*CAPTIONS, *LABELS))}",
+            1,
+        )
+    yield from delimited.records(tree, shard.file, table)
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:

@@ -139,9 +139,20 @@ def test_a_line_of_csv_with_another_count_of_cells_is_rejected(tmp_path):
     ]
 
 
-def test_a_line_of_csv_that_is_not_utf8_is_rejected(tmp_path):
-    rows = read(tmp_path, {**SHOWN, "captions.csv": b"file,caption\na.png,one\na.png,t\xfcr\na.png,two\n"})
-    assert rejected_rows(rows) == [("mine/captions.csv", 3, "bad row")] and [text for _, text in asked(rows)] == ["one", "two"]
+def test_a_line_that_is_not_utf8_in_a_file_that_is_is_rejected(tmp_path):
+    rows = read(tmp_path, {**SHOWN, "captions.csv": "file,caption\na.png,größe\n".encode() + b"a.png,t\xfcr\na.png,two\n"})
+    assert rejected_rows(rows) == [("mine/captions.csv", 3, "bad row")] and [text for _, text in asked(rows)] == ["größe", "two"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("cp1252", "Windows-1252"), ("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16")]
+)
+def test_captions_in_another_encoding_and_delimiter_are_read_and_a_notice_names_the_encoding(tmp_path, encoding, name):
+    text = "file;caption\na.png;Ein Bär, grün\nx/b.jpg;zwei\n"
+    rows = read(tmp_path, {**SHOWN, "captions.csv": text.encode(encoding)})
+    assert asked(rows) == [("a.png", "Ein Bär, grün"), ("x/b.jpg", "zwei")] and not rejected_rows(rows)
+    [notice] = [row for row in rows if isinstance(row, Notice)]
+    assert notice.source == "mine/captions.csv" and notice.detail.startswith(f"read as {name}, since it is not UTF-8")
 
 
 def test_columns_that_nothing_reads_are_named_once_and_cost_nothing(tmp_path):
@@ -158,7 +169,7 @@ def test_columns_that_nothing_reads_are_named_once_and_cost_nothing(tmp_path):
     [
         ("captions.csv", "", "mine/captions.csv has the columns none"),
         ("captions.csv", "a.png,a star\n", "has the columns a.png, a star; its first line is to name one of file, file_name"),
-        ("captions.tsv", "file,caption\n", "has the columns file,caption;"),
+        ("captions.tsv", "file\n", "has the columns file;"),
         ("metadata.csv", "file_name,width\n", "and one of text, caption"),
         ("captions.csv", 'file,caption\na.png,"x', "cannot be read after line 1"),
     ],
