@@ -23,6 +23,7 @@ from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
 from mirepoix.workflows.runner.execute import Report, execute
 from mirepoix.workflows.runner.graph import Stage
+from mirepoix.workflows.runner.progress import Display
 from mirepoix.workflows.runner.tracking import open_tracker
 
 RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}$")
@@ -43,6 +44,11 @@ class RunRequest:
     address: str | None = None
     private: bool = False  # on a cluster of its own, even if RAY_ADDRESS is set
     local: bool = False  # stages run in this process
+    given: Recipe | None = None  # the config itself, of which `recipe` is but the name then
+
+    def resolved(self) -> Recipe:
+        """The config that is run."""
+        return self.given if self.given is not None else resolve(self.recipe, self.overrides, self.config)
 
 
 @dataclass(frozen=True)
@@ -58,7 +64,7 @@ class Run:
 
 def plan(request: RunRequest) -> Report:
     """Which stages would run, and why; nothing is run or written."""
-    return _plan(request, resolve(request.recipe, request.overrides, request.config).stages())
+    return _plan(request, request.resolved().stages())
 
 
 def _plan(request: RunRequest, graph: Sequence[Stage]) -> Report:
@@ -74,9 +80,9 @@ def _unusable(storage: str, how: str, error: OSError) -> Refused:
     )
 
 
-def run(request: RunRequest, resources: ExitStack) -> Run:
+def run(request: RunRequest, resources: ExitStack, display: Display | None = None) -> Run:
     """Runs a recipe; its cluster is started when the first stage needs it, and stays up until `resources` are closed."""
-    config = resolve(request.recipe, request.overrides, request.config)
+    config = request.resolved()
     graph = config.stages()
     name = recipe_name(request.recipe)
     folder = store.join(request.storage, "runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
@@ -110,6 +116,7 @@ def run(request: RunRequest, resources: ExitStack) -> Run:
         request.start,
         request.force,
         tracker=tracker,
+        display=display,
         ensure_ray=ensure_ray,
         parallel_arms=parallel_arms,
         local=request.local,
