@@ -12,7 +12,7 @@ EXAMPLES = """examples:
   mirepoix validate /data/corpus; mirepoix run unite sources.path=/data/corpus
   mirepoix run search sources.path=/my/pictures            search them through a published encoder, without a training
   mirepoix release storage/artefacts/instruct/... --corpus /my/pictures
-  mirepoix serve storage/runs/quickstart-...; mirepoix search "two small red stars" --target i
+  mirepoix serve --open; mirepoix search "two small red stars" --target i
   mirepoix export storage/runs/quickstart-... /models/mine --to hf
 """
 
@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     _storage(release)
 
     serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
-    serve.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
+    what = "folder or URI of a release, or the folder of a run that made one (default: the latest release in the storage)"
+    serve.add_argument("release", metavar="RELEASE", nargs="?", help=what)
+    serve.add_argument("--open", action="store_true", help="open the search page in the browser once it answers")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); others need MIREPOIX_API_KEY")
     serve.add_argument(
         "--port",
@@ -67,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _trusted(serve)
     serve.add_argument("--encoders", type=int, default=1, help="encoder replicas (default: %(default)s)")
     serve.add_argument("--address", help="HOST:6379 of a Ray head to serve on; default: RAY_ADDRESS, else a private cluster")
+    _storage(serve)
 
     search = commands.add_parser("search", help="search a served release")
     search.add_argument("text", nargs="?", default="", help="text of the query")
@@ -145,6 +148,19 @@ def _corpora(parser: argparse.ArgumentParser) -> None:
         "--format", default="auto", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: %(default)s)"
     )
     parser.add_argument("--images", metavar="FOLDER", help="folder that the paths of pictures are relative to (default: the corpus)")
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN",
+        action="append",
+        default=[],
+        help="a column of tables of any names, as picture=file; roles: picture, text, id, query, split; may be repeated",
+    )
+    parser.add_argument(
+        "--captions",
+        choices=["apart", "together"],
+        default="apart",
+        help="whether a picture and its caption are two candidates or one (default: %(default)s)",
+    )
 
 
 def _part(parser: argparse.ArgumentParser) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shlex
 import sys
@@ -24,6 +25,9 @@ from mirepoix.workflows.runner.execute import Report, execute
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.progress import Display
 from mirepoix.workflows.runner.tracking import open_tracker
+
+RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}$")
+"""The end of the name of a run's folder: when it began."""
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,34 @@ def print_outcome(run: Run, to_serve: bool = False) -> int:
     return 0 if run.report.ok else 1
 
 
+def latest_release(storage: str) -> str:
+    """The release of the latest run in a storage that made one and whose release is still there; else the only release in it."""
+    runs = store.join(storage, "runs")
+    for name in sorted(filter(RUN.search, store.list_names(runs)), key=lambda name: RUN.search(name)[0], reverse=True):  # type: ignore[index]
+        releases = [_moved(storage, target) for target in _releases(store.read(store.join(runs, name, "report.json"))).values()]
+        if kept := [target for target in releases if store.read_manifest(target) is not None]:
+            return kept[0] if len(kept) == 1 else release_of(store.join(runs, name))
+    home = store.join(storage, "artefacts", "release")
+    keys = [key for key in store.list_names(home) if not key.startswith(".")]
+    found = [target for target in (store.join(home, key) for key in keys) if store.read_manifest(target) is not None]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Refused(f"no run in {storage} says which of its {len(found)} releases is the latest; give one: {', '.join(found[:5])}")
+    raise Refused(f"there is no release in the storage {storage}; make one with `mirepoix run`, or give the folder of one, or --storage")
+
+
+def _moved(storage: str, target: str) -> str:
+    """The target of a stage as its report names it; in a storage that was moved since, where it lies now."""
+    return target if store.read_manifest(target) is not None else store.join(storage, "artefacts", *target.rstrip("/").split("/")[-2:])
+
+
+def _releases(report: bytes | None) -> dict[str, str]:
+    """The folders of the releases that a run made, by their stages."""
+    made = {stage["name"]: stage["target"] for stage in json.loads(report)["stages"] if stage["digest"]} if report else {}
+    return {name: folder for name, folder in made.items() if name.rpartition(":")[2] == "release"}
+
+
 def release_of(target: str) -> str:
     """The folder of a release, from that folder itself or from the folder of a run that made one."""
     if store.read_manifest(target) is not None:
@@ -180,8 +212,7 @@ def release_of(target: str) -> str:
         if any((Path(target).expanduser() / name).is_file() for name in ("config.json", "modules.json", "mirepoix.json")):
             raise Refused(f"{target} is a model, and a release has a corpus too; make one: mirepoix release {target} --corpus DIR")
         raise Refused(f"{target} is neither a release nor the folder of a run; give one of storage/artefacts/release/* or storage/runs/*")
-    made = {stage["name"]: stage["target"] for stage in json.loads(report)["stages"] if stage["digest"]}
-    made = {name: folder for name, folder in made.items() if name.rpartition(":")[2] == "release"}
+    made = _releases(report)
     if len(made) > 1:
         named = ", ".join(f"{name.rpartition(':')[0]} {folder}" for name, folder in made.items())
         raise Refused(f"the run in {target} made {len(made)} releases; give the folder of one: {named}")

@@ -18,6 +18,7 @@ from mirepoix.workflows.config import RECIPE, Document, describe, override, pars
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.dag.retrieval import Retrieval
 from mirepoix.workflows.recipes import published
+from mirepoix.workflows.recipes.finetune import finetune
 from mirepoix.workflows.recipes.quickstarts import quickstart, quickstart_all, quickstart_fusion
 from mirepoix.workflows.recipes.recipe_file import is_recipe_file, over, read_recipe_file
 from mirepoix.workflows.recipes.search import search
@@ -75,6 +76,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         quickstart_fusion,
         nlvr,
         search,
+        finetune,
         published.unite,
         published.jfe,
         published.jfe_late,

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mirepoix.components.ingestion.formats import folder
+from mirepoix.components.ingestion.formats import folder, listed_pictures
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Query, Unreadable, unnamed_candidate
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.components.ingestion.readers import FORMAT_MODULES
@@ -190,7 +190,7 @@ def test_the_list_of_pictures_is_cut_by_count_and_by_bytes(tmp_path, monkeypatch
     whole = read(tmp_path, files)
     for name, most in (("PICTURES", 3), ("SHARD_BYTES", 200)):
         with monkeypatch.context() as patch:
-            patch.setattr(folder, name, most)
+            patch.setattr(listed_pictures, name, most)
             pieces = folder.shards(SourceFiles(str(tmp_path), "mine"))
             assert [len(json.loads(piece.part)) for piece in pieces] in ([3, 3, 1], [2, 2, 2, 1])
             assert read(tmp_path, {}) == whole
@@ -203,6 +203,38 @@ def test_it_is_detected_by_its_captions_or_by_pictures_alone(tmp_path):
     assert known("bare", {**SHOWN, "README.md": "x"}) and known("captions", {**SHOWN, "captions.csv": "x"})
     assert known("hub", {"train/1.png": RED, "train/metadata.jsonl": "x"}) and known("apart", {"captions.tsv": "x"}, images="elsewhere")
     assert not known("examples", {**SHOWN, "train.json": "[]"}) and not known("tars", {"a.tar": b""}) and not known("empty", {"x.md": "x"})
+
+
+TOGETHER = {
+    **SHOWN,
+    "c.gif": picture(3, "GIF"),
+    "captions.csv": "file,caption,label\na.png,one,\nx/b.jpg,,star\na.png,two,\nx/b.jpg, ,\nnowhere.png,x,\n",
+    "more.jsonl": [{"path": "a.png", "text": "three"}],
+}
+
+
+def test_captions_together_with_their_picture_are_one_candidate_wherever_the_lines_are_and_no_query(tmp_path):
+    rows = read(tmp_path, TOGETHER, captions="together")
+    assert [
+        (row.item.id, row.item.text, len(row.item.images), row.item.source, row.item.line) for row in rows if isinstance(row, Candidate)
+    ] == [
+        ("a.png.image", "one\ntwo\nthree", 1, "mine/captions.csv", 2),
+        ("c.gif.image", "", 1, "mine/c.gif", 1),
+        ("x/b.jpg.image", "star", 1, "mine/captions.csv", 3),
+    ]
+    assert not [row for row in rows if isinstance(row, (Query, Judgement))]
+    assert rejected_rows(rows) == [("mine/captions.csv", 6, "missing picture"), ("mine/captions.csv", 5, "empty side")]
+
+
+def test_captions_together_with_pictures_that_lie_elsewhere_are_those_of_the_tables_alone(tmp_path):
+    write_files(tmp_path / "pictures", SHOWN)
+    rows = read(tmp_path / "in", {"captions.csv": "file,caption\nx/b.jpg,one\n"}, images=str(tmp_path / "pictures"), captions="together")
+    assert rows == [Candidate(Item("x/b.jpg.image", "one", (BLUE,), source="mine/captions.csv", line=2))]
+
+
+def test_a_path_is_found_with_the_separators_of_windows_and_from_the_root(tmp_path):
+    rows = read(tmp_path, {**SHOWN, "captions.csv": f"file,caption\nx\\b.jpg,one\n{tmp_path}/a.png,two\n"})
+    assert asked(rows) == [("x/b.jpg", "one"), ("a.png", "two")] and not rejected_rows(rows)
 
 
 def test_what_is_written_is_read_again(tmp_path):
