@@ -82,7 +82,11 @@ def test_the_tree_names_every_package_and_every_module():
 def table_of_checks(section: str) -> list[list[str]]:
     """The lines of the table below a heading of docs/checks.md, by their cells."""
     text = (ROOT / "docs/checks.md").read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
-    return [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("| ")][1:]
+    return [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in text.splitlines()
+        if line.startswith("| ") and not line.startswith("| what is wrong")
+    ]
 
 
 def test_every_check_that_is_documented_has_a_test_and_a_cure():
@@ -93,7 +97,7 @@ def test_every_check_that_is_documented_has_a_test_and_a_cure():
         for path in (ROOT / home).glob("test_*.py")
         for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
     }
-    for section, least in (("From config and machine", 14), ("From the corpus", 8)):
+    for section, least in (("From config and machine", 14), ("From the corpus", 13)):
         lines = table_of_checks(section)
         assert len(lines) >= least
         for line in lines:

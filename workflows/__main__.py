@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -164,7 +165,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from mirepoix.serving.release import open_release
-    from mirepoix.workflows.lineage import lineage
+    from mirepoix.workflows.upkeep.lineage import lineage
 
     release, run = lineage(arguments.release, arguments.arm)
     from mirepoix.components.publishing.export import export  # torch, which a refused release does not wait for
@@ -175,37 +176,64 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from dataclasses import replace
+    from mirepoix.workflows.checks.validate import planned, validate_command
 
-    from mirepoix.workflows.corpora import ValidationPlan, validate_command
-    from mirepoix.workflows.recipes.registry import resolve
-
-    plan = ValidationPlan(_sources(arguments))
-    if arguments.recipe:
-        config = resolve(arguments.recipe, [], None)
-        given = {name: getattr(plan.sources, name) for name in ("path", "images", "columns", "captions")}
-        sources = replace(config.sources, **given)
-        sources = sources if arguments.format == "auto" else replace(sources, format=arguments.format)
-        plan = ValidationPlan(sources, config.curate, config.corpus_check, config.seed)
-    return validate_command(plan, arguments.json, arguments.copies)
+    plan = planned(arguments.path, _sources(arguments, ()), arguments.recipe)
+    return validate_command(plan, arguments.json, arguments.copies, arguments.out)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.corpora import convert_command
+    from mirepoix.workflows.checks.convert import convert_command
 
-    return convert_command(_sources(arguments), arguments.to, arguments.target)
+    return convert_command(_sources(arguments, arguments.path), arguments.to, arguments.target)
 
 
-def _sources(arguments: argparse.Namespace) -> "SourcesConfig":
+def _sources(arguments: argparse.Namespace, paths: Iterable[str]) -> "SourcesConfig":
     from mirepoix.components.ingestion.sources_config import SourcesConfig
 
     return SourcesConfig(
-        path=tuple(arguments.path),
+        path=tuple(paths),
         format=arguments.format,
         images=arguments.images,
         columns=tuple(arguments.columns),
         captions=arguments.captions,
     )
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.listing import runs_command
+
+    return runs_command(opened_storage(arguments.storage), arguments.json)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.listing import show_command
+
+    return show_command(opened_storage(arguments.storage), arguments.run, arguments.json)
+
+
+def _keep(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.listing import keep_command
+
+    return keep_command(opened_storage(arguments.storage), arguments.run, arguments.undo)
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.gc import Limits, gc_command, seconds_of
+
+    age = None if arguments.older_than is None else seconds_of(arguments.older_than)
+    return gc_command(opened_storage(arguments.storage), Limits(arguments.keep_last, age), arguments.dry_run, arguments.json)
+
+
+def _mlflow(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.mlflow_page import mlflow_command
+
+    return mlflow_command(opened_storage(arguments.storage), arguments.host, arguments.port)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -229,6 +257,11 @@ COMMANDS = {
     "serve": _serve,
     "search": _search,
     "export": _export,
+    "runs": _runs,
+    "show": _show,
+    "keep": _keep,
+    "gc": _gc,
+    "mlflow": _mlflow,
     "validate": _validate,
     "convert": _convert,
     "doctor": _doctor,

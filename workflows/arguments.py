@@ -97,11 +97,13 @@ def _parser() -> argparse.ArgumentParser:
         help="folder or hub id of the checkpoint that the adapter applies to (default: the one that the run started from)",
     )
 
+    _upkeep(commands)
+
     validate = commands.add_parser(
         "validate",
         help="print the rows that training would reject, by file and line; exit status 1 if there is one, or if a run would stop",
     )
-    _corpora(validate)
+    _corpora(validate, "*", "folder, file or URI, as [NAME=][FORMAT+]PATH; a .yaml file of a recipe; fields of its config, as a.b=value")
     validate.add_argument(
         "--recipe",
         metavar="RECIPE",
@@ -110,10 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument(
         "--copies", action="store_true", help="print also the rows that would be merged: duplicates, and pairs that are judged twice"
     )
+    validate.add_argument("--out", type=Path, metavar="FILE", help="write all findings into a file that ends in .json or .csv")
     validate.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     convert = commands.add_parser("convert", help="write corpora as one folder of another format")
-    _corpora(convert)
+    _corpora(convert, "+", "folder, file or URI, as [NAME=][FORMAT+]PATH; several are read as one corpus")
     convert.add_argument("target", type=Path, metavar="TARGET", help="folder to write; it must be new or empty")
     convert.add_argument("--to", required=True, metavar="F", help="format of the folder; see `mirepoix list`")
 
@@ -133,6 +136,29 @@ def _execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help="HOST:6379 of a Ray head to run on; default: RAY_ADDRESS, else a private cluster on this machine")
 
 
+def _upkeep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The commands on what a storage holds."""
+    which = "folder of a run, its name, the beginning of its name, or latest"
+    runs = commands.add_parser("runs", help="list the runs of a storage: recipe, state, score, size, whether kept or served")
+    show = commands.add_parser("show", help="print one run: stages, scores, release, which other runs need its results, what to do next")
+    show.add_argument("run", metavar="RUN", help=which)
+    keep = commands.add_parser("keep", help="pin a run, so that `gc` keeps it and all results that it names")
+    keep.add_argument("run", metavar="RUN", help=which)
+    keep.add_argument("--undo", action="store_true", help="take the pin away")
+    gc = commands.add_parser("gc", help="remove runs, and the results, scratch and logs that no kept run needs")
+    gc.add_argument("--keep-last", type=int, metavar="N", help="keep the last N runs that are done, and what began after them")
+    age = "remove runs that ended longer ago, and older results that no run names: 30d, 12h, 2w, 0 (default: no run; such results: 7d)"
+    gc.add_argument("--older-than", metavar="D", help=age)
+    gc.add_argument("--dry-run", action="store_true", help="print what would go, and why the rest stays; remove nothing")
+    page = commands.add_parser("mlflow", help="open the tracking page of MLflow on a storage, until Ctrl-C")
+    page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); the page has no password")
+    page.add_argument("--port", type=int, default=5000, help="port to listen at (default: %(default)s)")
+    for command in (runs, show, gc):
+        command.add_argument("--json", action="store_true", help="print it as JSON")
+    for command in (runs, show, keep, gc, page):
+        _storage(command)
+
+
 def _storage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", metavar="URI", help="folder or URI of all artefacts (default: $MIREPOIX_STORAGE, else ./storage)")
 
@@ -145,10 +171,8 @@ def _trusted(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _corpora(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path", nargs="+", metavar="PATH", help="folder, file or URI, as [NAME=][FORMAT+]PATH; several are read as one corpus"
-    )
+def _corpora(parser: argparse.ArgumentParser, count: str, help: str) -> None:
+    parser.add_argument("path", nargs=count, metavar="PATH", help=help)
     parser.add_argument(
         "--format", default="auto", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: %(default)s)"
     )
@@ -195,8 +219,9 @@ def parsed(words: list[str] | None) -> argparse.Namespace:
     """The arguments; overrides may come before, between and after the options."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(words)
-    if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
+    words_of = "path" if arguments.command == "validate" else "overrides"
+    if rest and (not hasattr(arguments, words_of) or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}; see `mirepoix {arguments.command} --help`")
     if rest:
-        arguments.overrides = [*arguments.overrides, *rest]
+        setattr(arguments, words_of, [*getattr(arguments, words_of), *rest])
     return arguments

@@ -122,7 +122,7 @@ def _no_pair(counts: CorpusCounts, leakage: Table) -> str:
 def _all_leak(leakage: Table) -> str:
     """Why nothing is left to train on where everything leaks, with what each other setting would keep."""
     now, *others = leakage
-    most = max(row["training"] for row in others)
+    most = max(row["training"] for row in others if row["setting"].startswith("curate.leakage"))
     kept = [f"{row['setting']} would leave {row['training']:,} to train on and {row['held_out']:,} to measure by" for row in others]
     return (
         f"no pair is left to train on: all {most:,} training queries leak, for they or their answers are near-equal to held-out queries or "

@@ -1,1 +1,1 @@
-"""What is told before a stage runs: of the machine, of what the config names, and of the corpus."""
+"""What is told before a run: of the machine, of what the config names, of the corpus; `convert` reads a corpus in the same way."""
