@@ -7,6 +7,7 @@ Shapes: T rows of an item, D width.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,6 +21,7 @@ from ray.serve.handle import DeploymentHandle
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
+from mirepoix.serving.heartbeat import served_mark
 from mirepoix.serving.http.api import About, Busy, Encoded, build_app
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.release import open_release
@@ -100,10 +102,20 @@ class EncoderReplica:
 
 
 class IndexReplica:
-    """Searches the index, and reads the documents of the hits."""
+    """Searches the index, and reads the documents of the hits; with a mark, it is recorded in the storage that the release is served."""
 
-    def __init__(self, target: str):
+    def __init__(self, target: str, mark: tuple[str, str] | None = None):
+        self._mark = served_mark(*mark) if mark else None  # before the release is read, so that `gc` sees it
+        if self._mark is not None:
+            self._mark.__enter__()
         self.searcher = Searcher(open_release(target))
+
+    def __del__(self) -> None:
+        """Serve calls this when it ends a replica; a record that is left by one that was killed does not count."""
+        mark = getattr(self, "_mark", None)
+        if mark is not None:
+            with suppress(OSError, RuntimeError):
+                mark.__exit__()
 
     async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]:
         return await asyncio.to_thread(self.searcher.search, rows_TD, k, target)

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
@@ -44,7 +45,7 @@ def read_items(given: ItemLike | Iterable[ItemLike], name: str) -> Given:
         return Given([read_item(given, name)], single=True)
     if isinstance(given, set | frozenset) or not isinstance(given, Iterable):
         raise Refused(f"{name} is {_described(given)}; give {FORMS}, or a list of these")
-    items = [read_item(each, f"{name}[{number}]") for number, each in enumerate(given)]
+    items = list(map(read_item, given, (f"{name}[{number}]" for number in count())))
     if not items:
         raise Refused(f"{name} is an empty list; give at least one item")
     return Given(items, single=False)

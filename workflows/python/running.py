@@ -4,7 +4,7 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mirepoix.models.errors import Refused
@@ -22,7 +22,8 @@ class RunResult:
     folder: str  # of the run: config.yaml, report.json, report.html
     failures: dict[str, str]  # by the stage that failed: why, in one line
     scores: dict[str, float]  # of what is released, by task, and their average; in a comparison by ARM:TASK; empty if nothing was measured
-    record: dict[str, Any] = field(repr=False)  # the content of report.json
+    endpoint: str | None  # the URL of an endpoint that is up after the run
+    record: dict[str, Any]  # the content of report.json
 
     @property
     def release(self) -> str:
@@ -90,4 +91,4 @@ def run(
     with ExitStack() as resources:
         ended = run_request(request, resources, Display(io.StringIO()) if quiet else None)
     failures = {name: stage.error for name, stage in ended.report.stages.items() if stage.status == "failed"}
-    return RunResult(ended.report.ok, ended.folder, failures, scores(ended.record), ended.record)
+    return RunResult(ended.report.ok, ended.folder, failures, scores(ended.record), ended.endpoint, ended.record)

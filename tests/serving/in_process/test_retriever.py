@@ -157,6 +157,15 @@ def test_a_search_that_cannot_be_answered_is_refused_in_one_line(release, argume
     assert str(refused.value).startswith(line)
 
 
+def test_a_warning_of_a_text_that_names_a_file_points_at_the_program(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("disc.png").write_bytes(PICTURE)
+    with pytest.warns(UserWarning, match=r"pathlib.Path\('disc.png'\)") as warned:
+        model.encode("disc.png")
+        model.encode(["a disc", "disc.png"])
+    assert [one.filename for one in warned] == [__file__, __file__]
+
+
 def test_what_cannot_be_encoded_is_refused_in_one_line(model, tmp_path):
     with pytest.raises(Refused, match=r"^role is 'author'; give 'query' or 'document'$"):
         model.encode("a disc", role="author")

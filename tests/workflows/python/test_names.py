@@ -9,6 +9,7 @@ import textwrap
 import pytest
 
 import mirepoix
+from mirepoix.workflows.cluster.shipped_code import stage_code
 from tests.workflows.recipes.small_quickstart import ROOT
 
 LIGHT = """
@@ -27,9 +28,11 @@ LIGHT = """
 """
 
 
-def test_importing_the_package_imports_nothing_heavy_and_neither_does_a_refusal(tmp_path):
+@pytest.mark.parametrize("layout", ["checkout", "job"])
+def test_importing_the_package_imports_nothing_heavy_and_neither_does_a_refusal(layout, tmp_path):
     command = [sys.executable, "-c", textwrap.dedent(LIGHT)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path)}
+    code = ROOT if layout == "checkout" else stage_code(tmp_path)
+    environment = os.environ | {"PYTHONPATH": str(code), "XDG_CACHE_HOME": str(tmp_path)}
     ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     refusal = "/nowhere is no folder here; give the folder of an encoder or of a checkpoint, or a hub id"

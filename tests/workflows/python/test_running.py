@@ -1,8 +1,12 @@
 """`mirepoix.run`: a recipe from a program, beside a cluster that is up and within an event loop, and how its end is told."""
 
 import asyncio
+import doctest
+import io
 import json
+import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import ray
@@ -12,38 +16,62 @@ from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.recipes.registry import recipe
 from tests.components.fixtures import SIZES
-from tests.workflows.recipes.test_search import write_pictures
+from tests.serving.fixtures import SHAPES, drawing
+from tests.workflows.recipes.small_quickstart import ROOT
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> Path:
-    """Pictures with captions, a published CLIP, and a file that names both."""
+    """Where the examples of docs/python.md run: a folder with captioned pictures, and with a tiny CLIP where the recipe looks first."""
     home = tmp_path_factory.mktemp("running")
-    captions = "".join(f"p{number:02}.png,picture number {number}\n" for number in range(0, 6, 2))
-    (write_pictures(home / "pictures", 6) / "captions.csv").write_text(f"file,caption\n{captions}")
-    make_twin(home / "clip", "clip", ["two small red stars"] * 10, SIZES, seed=0)
-    lines = ["recipe: search", "sources:", f"  path: [{home}/pictures]", "backbone:", f"  name: {home}/clip"]
+    (home / "pictures").mkdir()
+    captions = ["file,caption"]
+    for number, (colour, hue) in enumerate({"red": 0.0, "yellow": 0.15, "blue": 0.6}.items()):
+        for shape in SHAPES[: 2 + number % 2]:
+            (home / "pictures" / f"{colour}-{shape}.png").write_bytes(drawing(shape, hue, 64))
+            captions.append(f"{colour}-{shape}.png,a {colour} {shape}")
+    (home / "pictures" / "captions.csv").write_text("\n".join(captions[:6]) + "\n")
+    make_twin(home / "openai" / "clip-vit-base-patch32", "clip", ["a small red disc"] * 10, SIZES, seed=0)
+    lines = ["recipe: search", "sources:", f"  path: [{home}/pictures]", "backbone:", f"  name: {home}/openai/clip-vit-base-patch32"]
     (home / "mine.yaml").write_text("\n".join(lines) + "\n")
     return home
 
 
+class Page(NamedTuple):
+    """What the examples of the page left, and of those that print something else, how."""
+
+    names: dict[str, Any]
+    differences: str
+
+
 @pytest.fixture(scope="module")
-def searched(ray_cluster, home):
-    """The result of a run in an event loop, as a notebook has one, on the cluster that this process is connected to."""
+def page(ray_cluster, home) -> Page:
+    """docs/python.md, executed in an event loop, as a notebook has one, on the cluster that this process is connected to."""
+    text = (ROOT / "docs" / "python.md").read_text()
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"__name__": "__main__"}
+    examples = doctest.DocTestParser().get_doctest("\n".join(blocks), names, "docs/python.md", None, 0)
+    out = io.StringIO()
+    runner = doctest.DocTestRunner(verbose=False, optionflags=doctest.ELLIPSIS)
 
-    async def cell():
-        return mirepoix.run(
-            "search",
-            {"evaluate.draws": 20},
-            storage=home / "storage",
-            until="release",
-            local=True,
-            quiet=True,
-            sources__path=home / "pictures",
-            backbone__name=home / "clip",
-        )
+    async def notebook() -> None:
+        runner.run(examples, out=out.write, clear_globs=False)
 
-    return asyncio.run(cell())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.delenv("MIREPOIX_STORAGE", raising=False)
+        asyncio.run(notebook())
+    assert len(examples.examples) >= 25
+    return Page(examples.globs, out.getvalue())
+
+
+@pytest.fixture(scope="module")
+def searched(page):
+    return page.names["result"]
+
+
+def test_the_examples_of_the_page_print_what_it_says(page):
+    assert page.differences == ""
 
 
 def test_a_run_makes_a_release_that_opens_and_leaves_the_cluster_up(searched, home):
@@ -51,7 +79,7 @@ def test_a_run_makes_a_release_that_opens_and_leaves_the_cluster_up(searched, ho
     assert searched.ok and searched.failures == {} and searched.scores == {}
     assert Path(searched.folder).parent == home / "storage" / "runs" and Path(searched.folder).name.startswith("search-")
     assert searched.record == json.loads(Path(searched.folder, "report.json").read_text())
-    assert len(mirepoix.open(searched.release).search("a star", 20)) == len(mirepoix.open(searched.folder).search("a star", 20)) == 9
+    assert len(mirepoix.open(searched.release).search("a star", 20)) == len(mirepoix.open(searched.folder).search("a star", 20)) == 12
     assert repr(searched) == f"<run {searched.folder}: done>"
 
 
