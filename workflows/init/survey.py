@@ -82,8 +82,8 @@ def survey(path: Path) -> Survey:
     tables = [table for table in tables if table.chosen("picture") or table.chosen("text")]
     tables.sort(key=lambda table: (not table.chosen("picture"), -table.rows))
     named = [table for table in tables if table.chosen("picture")]
-    # Formats of texts are recognised by few columns; that a column names the pictures of the folder says more.
-    if tables and (not found or (named and found[0] in ("sentence-transformers", "tevatron", "flagembedding"))):
+    # Pairs of texts are recognised by the order of columns alone; that a column names the pictures of the folder says more.
+    if tables and (not found or (named and found[0] == "sentence-transformers")):
         found.insert(0, any_table.NAME)
     if not found:
         raise Refused(_nothing(path, tree, pictures))
@@ -104,7 +104,8 @@ def _opened(path: Path) -> SourceFiles:
     if not path.is_dir():
         raise Refused(f"{path} is a file; give the folder that it is in: {path.parent}")
     try:
-        next(os.scandir(path), None)
+        with os.scandir(path) as entries:
+            next(entries, None)
     except OSError as error:
         raise Refused(f"{path} cannot be read ({error.strerror}); give a folder that you may read, or change its permissions") from error
     tree = SourceFiles(str(path))
