@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pyarrow import fs
+from pyarrow import NativeFile, fs
 
 from mirepoix.models.errors import Refused
 
@@ -129,6 +129,12 @@ def read(target: str | Path) -> bytes | None:
         return None
 
 
+def open_file(target: str | Path) -> NativeFile:
+    """One file or object, to read any part of it; FileNotFoundError where it does not exist."""
+    filesystem, path = _open(target)
+    return filesystem.open_input_file(path)
+
+
 def write(target: str | Path, content: bytes) -> None:
     """Writes one file or object atomically: a reader sees the old content or the new."""
     if is_local(target):
@@ -172,6 +178,24 @@ def _set_aside(path: Path) -> Path:
         aside.rmdir()
         raise
     return aside
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What is below a target: bytes of all files, and when the newest of them was written, in seconds since 1970."""
+
+    bytes: int
+    newest: float
+
+
+def usage(target: str | Path) -> Usage:
+    """The bytes and the age of a file or a folder; zero where it does not exist."""
+    filesystem, path = _open(target)
+    infos = [filesystem.get_file_info(path)]
+    if infos[0].type == fs.FileType.Directory:
+        infos += _listing(target, recursive=True)[1]
+    times = [info.mtime_ns / 1e9 for info in infos if info.mtime_ns is not None]
+    return Usage(sum(info.size for info in infos if info.type == fs.FileType.File), max(times, default=0.0))
 
 
 # Artefacts

@@ -166,7 +166,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from mirepoix.serving.release import open_release
-    from mirepoix.workflows.lineage import lineage
+    from mirepoix.workflows.upkeep.lineage import lineage
 
     release, run = lineage(arguments.release, arguments.arm)
     from mirepoix.components.publishing.export import export  # torch, which a refused release does not wait for
@@ -210,6 +210,42 @@ def _sources(arguments: argparse.Namespace) -> "SourcesConfig":
     )
 
 
+def _runs(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.listing import runs_command
+
+    return runs_command(opened_storage(arguments.storage), arguments.json)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.listing import show_command
+
+    return show_command(opened_storage(arguments.storage), arguments.run, arguments.json)
+
+
+def _keep(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.listing import keep_command
+
+    return keep_command(opened_storage(arguments.storage), arguments.run, arguments.undo)
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.gc import Limits, gc_command, seconds_of
+
+    age = None if arguments.older_than is None else seconds_of(arguments.older_than)
+    return gc_command(opened_storage(arguments.storage), Limits(arguments.keep_last, age), arguments.dry_run, arguments.json)
+
+
+def _mlflow(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.mlflow_page import mlflow_command
+
+    return mlflow_command(opened_storage(arguments.storage), arguments.host, arguments.port)
+
+
 def _doctor(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.cluster import doctor
 
@@ -227,6 +263,11 @@ COMMANDS = {
     "serve": _serve,
     "search": _search,
     "export": _export,
+    "runs": _runs,
+    "show": _show,
+    "keep": _keep,
+    "gc": _gc,
+    "mlflow": _mlflow,
     "validate": _validate,
     "convert": _convert,
     "doctor": _doctor,

@@ -105,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         help="folder or hub id of the checkpoint that the adapter applies to (default: the one that the run started from)",
     )
 
+    _upkeep(commands)
+
     validate = commands.add_parser(
         "validate",
         help="print the rows that training would reject, by file and line; exit status 1 if there is one, or if a run would stop",
@@ -134,6 +136,29 @@ def _execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="print which stages would run, and why, and run none")
     parser.add_argument("--local", action="store_true", help="run the stages in this process, one after the other, for a debugger")
     parser.add_argument("--address", help="HOST:6379 of a Ray head to run on; default: RAY_ADDRESS, else a private cluster on this machine")
+
+
+def _upkeep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The commands on what a storage holds."""
+    which = "folder of a run, its name, the beginning of its name, or latest"
+    runs = commands.add_parser("runs", help="list the runs of a storage: recipe, state, score, size, whether kept or served")
+    show = commands.add_parser("show", help="print one run: stages, scores, release, which other runs need its results, what to do next")
+    show.add_argument("run", metavar="RUN", help=which)
+    keep = commands.add_parser("keep", help="pin a run, so that `gc` keeps it and all results that it names")
+    keep.add_argument("run", metavar="RUN", help=which)
+    keep.add_argument("--undo", action="store_true", help="take the pin away")
+    gc = commands.add_parser("gc", help="remove runs, and the results, scratch and logs that no kept run needs")
+    gc.add_argument("--keep-last", type=int, metavar="N", help="keep the last N runs that are done, and what began after them")
+    age = "remove runs that ended longer ago, and older results that no run names: 30d, 12h, 2w, 0 (default: no run; such results: 7d)"
+    gc.add_argument("--older-than", metavar="D", help=age)
+    gc.add_argument("--dry-run", action="store_true", help="print what would go, and why the rest stays; remove nothing")
+    page = commands.add_parser("mlflow", help="open the tracking page of MLflow on a storage, until Ctrl-C")
+    page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); the page has no password")
+    page.add_argument("--port", type=int, default=5000, help="port to listen at (default: %(default)s)")
+    for command in (runs, show, gc):
+        command.add_argument("--json", action="store_true", help="print it as JSON")
+    for command in (runs, show, keep, gc, page):
+        _storage(command)
 
 
 def _storage(parser: argparse.ArgumentParser) -> None:

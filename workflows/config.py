@@ -10,8 +10,8 @@ import difflib
 import json
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -52,7 +52,7 @@ def override(config: Config, settings: Iterable[str]) -> Config:
         name, equals, text = setting.partition("=")
         if not equals:
             raise Refused(f"{setting!r} has no '='; write NAME=VALUE, such as {next(iter(flatten(config)), 'name')}=VALUE")
-        _set(type(config), plain, name.strip(), text)
+        put(type(config), plain, name.strip(), partial(_from_text, name=name.strip(), text=text))
     return build(type(config), plain, "", Origin(type(config).__name__, {}))
 
 
@@ -91,7 +91,7 @@ def parse(source: str | Path) -> Document:
     return Document(recipe, plain, Origin(label, lines))
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """One field of a config, or one entry of a list or dict of configs, in plain form."""
 
     key: str | int
@@ -100,15 +100,15 @@ class _Part(NamedTuple):
     help: str
 
 
-def _parts(annotation: Any, plain: Any) -> list[_Part] | None:
+def _parts(annotation: Any, plain: Any) -> list[Part] | None:
     """The parts of a config, or of a list or dict of configs, in plain form; None for a value without parts."""
     if isinstance(plain, dict) and classes_of(annotation):
         cls = class_of(annotation, plain)
         hints = hints_of(cls)
-        return [_Part(f.name, hints[f.name], plain[f.name], f.metadata.get("help", "")) for f in _fields(cls)]
+        return [Part(f.name, hints[f.name], plain[f.name], f.metadata.get("help", "")) for f in _fields(cls)]
     if isinstance(plain, dict | list) and classes_of(inner_annotation(annotation, 0)):
         pairs = plain.items() if isinstance(plain, dict) else enumerate(plain)
-        return [_Part(key, inner_annotation(annotation, key), each, "") for key, each in pairs]
+        return [Part(key, inner_annotation(annotation, key), each, "") for key, each in pairs]
     return None
 
 
@@ -132,21 +132,21 @@ def plain_form(annotation: Any, value: Any) -> Any:
     return value
 
 
-def _set(annotation: Any, root: dict[str, Any], name: str, text: str) -> None:
-    """Put the value of one dotted name into a plain form."""
+def put(annotation: Any, root: dict[str, Any], name: str, value: Callable[[Part], Any]) -> None:
+    """Put the value of one dotted name into a plain form; `value` makes it for the part that it is given."""
     parent: Any = None
-    part = _Part("", annotation, root, "")
+    part = Part("", annotation, root, "")
     for key in name.split("."):
         parts = {str(each.key): each for each in _parts(part.annotation, part.plain) or ()}
         if key not in parts:
             raise Refused(f"there is no {name!r} here; {_nearest(name, [known for known, _ in _leaves(annotation, root, '')])}")
         parent, part = part.plain, parts[key]
-    parent[part.key] = _from_text(part, name, text)
+    parent[part.key] = value(part)
 
 
-def _from_text(part: _Part, name: str, text: str) -> Any:
+def _from_text(part: Part, name: str, text: str) -> Any:
     """The plain form of a value from the command line."""
-    kinds, classes = _alternatives(part.annotation), classes_of(part.annotation)
+    kinds, classes = alternatives(part.annotation), classes_of(part.annotation)
     if type(None) in kinds and text.strip().lower() in NULLS:
         return None
     if text.strip() in classes:
@@ -220,13 +220,13 @@ def build(annotation: Any, plain: Any, name: str, source: Origin) -> Any:
         built = {part.key: build(part.annotation, part.plain, _dotted(name, part.key), source) for part in parts}
         return built if isinstance(plain, dict) else tuple(built.values())
     allowed = _admitted(annotation)
-    if plain is None and type(None) in _alternatives(annotation):
+    if plain is None and type(None) in alternatives(annotation):
         return None
     try:
         if not classes_of(annotation):
             return _adapter(annotation).validate_json(json.dumps(plain), strict=True)
     except (ValidationError, TypeError):
-        allowed += "; put quotes around a text that looks like something else" if str in _alternatives(annotation) else ""
+        allowed += "; put quotes around a text that looks like something else" if str in alternatives(annotation) else ""
     raise Refused(f"{source.at(name)}: {name or 'the whole'} is {'null' if plain is None else repr(plain)} but takes {allowed}")
 
 
@@ -312,18 +312,18 @@ def _adapter(annotation: Any) -> TypeAdapter:
     return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
 
 
-def _alternatives(annotation: Any) -> list[Any]:
+def alternatives(annotation: Any) -> list[Any]:
     """The members of a union, or the annotation alone; pydantic checks the constraints of Annotated."""
     if get_origin(annotation) is Annotated:
-        return _alternatives(get_args(annotation)[0])
+        return alternatives(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return [each for member in get_args(annotation) for each in _alternatives(member)]
+        return [each for member in get_args(annotation) for each in alternatives(member)]
     return [annotation]
 
 
 def listed_classes(annotation: Any) -> list[type]:
     """The config classes that an annotation names."""
-    return [each for each in _alternatives(annotation) if isinstance(each, type) and dataclasses.is_dataclass(each)]
+    return [each for each in alternatives(annotation) if isinstance(each, type) and dataclasses.is_dataclass(each)]
 
 
 def classes_of(annotation: Any) -> dict[str, type]:
@@ -344,7 +344,7 @@ def class_of(annotation: Any, plain: Mapping[str, Any]) -> type:
 
 def inner_annotation(annotation: Any, key: Any) -> Any:
     """The annotation of the entry at an index of a tuple or under a key of a dict."""
-    for each in _alternatives(annotation):
+    for each in alternatives(annotation):
         origin, arguments = get_origin(each), get_args(each)
         if origin is dict:
             return arguments[1]
@@ -364,7 +364,7 @@ def _new(cls: type, name: str) -> Any:
 def _admitted(annotation: Any) -> str:
     """The values that an annotation admits, in words."""
     words = []
-    for each in _alternatives(annotation):
+    for each in alternatives(annotation):
         origin, arguments = get_origin(each), get_args(each)
         if origin is Literal:
             words.append(f"one of {', '.join(map(str, arguments))}")

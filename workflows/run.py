@@ -17,13 +17,16 @@ from mirepoix.components.evaluation.report import render
 from mirepoix.components.publishing.receipt import RECEIPT
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
-from mirepoix.workflows import results
 from mirepoix.workflows.config import jsonable
+from mirepoix.workflows.dag import results
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
 from mirepoix.workflows.runner.execute import Report, execute
 from mirepoix.workflows.runner.graph import Stage
+from mirepoix.workflows.runner.lease import Driver
+from mirepoix.workflows.runner.progress import Display
 from mirepoix.workflows.runner.tracking import open_tracker
+from mirepoix.workflows.storage import present
 
 RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}$")
 """The end of the name of a run's folder: when it began."""
@@ -43,6 +46,11 @@ class RunRequest:
     address: str | None = None
     private: bool = False  # on a cluster of its own, even if RAY_ADDRESS is set
     local: bool = False  # stages run in this process
+    given: Recipe | None = None  # the config itself, of which `recipe` is but the name then
+
+    def resolved(self) -> Recipe:
+        """The config that is run."""
+        return self.given if self.given is not None else resolve(self.recipe, self.overrides, self.config)
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Run:
 
 def plan(request: RunRequest) -> Report:
     """Which stages would run, and why; nothing is run or written."""
-    return _plan(request, resolve(request.recipe, request.overrides, request.config).stages())
+    return _plan(request, request.resolved().stages())
 
 
 def _plan(request: RunRequest, graph: Sequence[Stage]) -> Report:
@@ -74,9 +82,9 @@ def _unusable(storage: str, how: str, error: OSError) -> Refused:
     )
 
 
-def run(request: RunRequest, resources: ExitStack) -> Run:
+def run(request: RunRequest, resources: ExitStack, display: Display | None = None) -> Run:
     """Runs a recipe; its cluster is started when the first stage needs it, and stays up until `resources` are closed."""
-    config = resolve(request.recipe, request.overrides, request.config)
+    config = request.resolved()
     graph = config.stages()
     name = recipe_name(request.recipe)
     folder = store.join(request.storage, "runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
@@ -85,7 +93,7 @@ def run(request: RunRequest, resources: ExitStack) -> Run:
         store.write(store.join(folder, "config.yaml"), described(name, config).encode())
     except OSError as error:
         raise _unusable(request.storage, "written to", error) from error
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    began = time.time()
     tracker = open_tracker(request.storage, name, config)
     joins = not request.private and bool(request.address or os.environ.get("RAY_ADDRESS") or _ray_is_up())
     connected: list[bool] = []
@@ -103,21 +111,24 @@ def run(request: RunRequest, resources: ExitStack) -> Run:
             return 1
         return config.parallel_arms(known.get("CPU", os.cpu_count() or 1), known.get("GPU", 0))
 
-    report = execute(
-        graph,
-        request.storage,
-        request.until,
-        request.start,
-        request.force,
-        tracker=tracker,
-        ensure_ray=ensure_ray,
-        parallel_arms=parallel_arms,
-        local=request.local,
-    )
-    record = _record(request, config, report, started)
-    pages = {"report.json": json.dumps(record, indent=1, sort_keys=True) + "\n", "report.html": render(record)}
-    for name, text in pages.items():
-        store.write(store.join(folder, name), text.encode())
+    with Driver(_root(request.storage), folder=folder) as driver:  # until the report is written, which names what the run needs
+        report = execute(
+            graph,
+            request.storage,
+            request.until,
+            request.start,
+            request.force,
+            tracker=tracker,
+            display=display,
+            ensure_ray=ensure_ray,
+            parallel_arms=parallel_arms,
+            local=request.local,
+            driver=driver,
+        )
+        record = _record(request, config, report, began)
+        pages = {"report.json": json.dumps(record, indent=1, sort_keys=True) + "\n", "report.html": render(record)}
+        for page, text in reversed(pages.items()):  # the report that others read last: with it, the run is over
+            store.write(store.join(folder, page), text.encode())
     tracker.attach(pages, results.figures(record))
     return Run(report, folder, config, _endpoint(report, joins), record)
 
@@ -135,13 +146,19 @@ def _endpoint(report: Report, joined: bool) -> str | None:
     return results.read(stage.target, RECEIPT)["url"]
 
 
-def _record(request: RunRequest, config: Recipe, report: Report, started: str) -> dict[str, Any]:
+def _root(storage: str) -> str:
+    return str(store.local_path(storage)) if store.is_local(storage) else storage
+
+
+def _record(request: RunRequest, config: Recipe, report: Report, began: float) -> dict[str, Any]:
     """The content of report.json: settings, data, results by task, stages."""
     data = report.stages.get("curate")
     return {
         "recipe": recipe_name(request.recipe),
-        "run": started,
+        "run": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began)),
         "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "began": began,
+        "ended": time.time(),
         "data": {"digest": data.digest if data else "", "rows": data.rows if data else {}},
         "settings": jsonable(config),
         "stages": [{"name": name, **asdict(stage)} for name, stage in report.stages.items()],
@@ -211,4 +228,4 @@ def release_of(target: str) -> str:
         raise Refused(f"the run in {target} made {len(made)} releases; give the folder of one: {named}")
     if not made:
         raise Refused(f"the run in {target} made no release; run its recipe again, up to release")
-    return next(iter(made.values()))
+    return present(next(iter(made.values())), target)

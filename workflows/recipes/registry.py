@@ -132,8 +132,9 @@ def _of_file(document: Document) -> Recipe:
 
 
 def described(argument: str, config: Recipe) -> str:
-    """A config as a file that names its recipe, with the help of every field."""
-    return f"{RECIPE}: {recipe_name(argument)}\n{describe(config)}"
+    """A config as a file that names its recipe, with the help of every field; one that was made in Python has none."""
+    name = recipe_name(argument)
+    return f"{RECIPE}: {name}\n{describe(config)}" if name in RECIPES else describe(config)
 
 
 def summary(name: str) -> str:
