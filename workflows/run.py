@@ -19,6 +19,7 @@ from mirepoix.serving import store
 from mirepoix.workflows import results
 from mirepoix.workflows.config import describe, jsonable
 from mirepoix.workflows.dag.comparison import Comparison
+from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.registry import Recipe, resolve
 from mirepoix.workflows.runner.execute import Report, execute
 from mirepoix.workflows.runner.graph import Stage
@@ -47,14 +48,19 @@ class Run:
 
     report: Report
     folder: str
-    config: Recipe
+    config: Any  # of the recipe, or of the revision
     endpoint: str | None  # the URL of an endpoint that is up after the run
     record: dict[str, Any]  # the content of report.json
 
 
 def plan(request: RunRequest) -> Report:
     """Which stages would run, and why; nothing is run or written."""
-    return _plan(request, resolve(request.recipe, request.overrides, request.config).stages())
+    return plan_config(request, resolve(request.recipe, request.overrides, request.config))
+
+
+def plan_config(request: RunRequest, config: Recipe | Revision) -> Report:
+    """Which stages of a config would run, and why."""
+    return _plan(request, config.stages())
 
 
 def _plan(request: RunRequest, graph: Sequence[Stage]) -> Report:
@@ -72,7 +78,11 @@ def _unusable(storage: str, how: str, error: OSError) -> Refused:
 
 def run(request: RunRequest, resources: ExitStack) -> Run:
     """Runs a recipe; its cluster is started when the first stage needs it, and stays up until `resources` are closed."""
-    config = resolve(request.recipe, request.overrides, request.config)
+    return run_config(request, resolve(request.recipe, request.overrides, request.config), resources)
+
+
+def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitStack) -> Run:
+    """Runs the stages of a config; the recipe of the request names the run."""
     graph = config.stages()
     folder = store.join(request.storage, "runs", f"{request.recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
     _plan(request, graph)  # a run that is refused leaves no folder
@@ -130,7 +140,7 @@ def _endpoint(report: Report, joined: bool) -> str | None:
     return results.read(stage.target, RECEIPT)["url"]
 
 
-def _record(request: RunRequest, config: Recipe, report: Report, started: str) -> dict[str, Any]:
+def _record(request: RunRequest, config: Recipe | Revision, report: Report, started: str) -> dict[str, Any]:
     """The content of report.json: settings, data, results by task, stages."""
     data = report.stages.get("curate")
     return {

@@ -14,8 +14,9 @@ from PIL import Image
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, items_to_table
+from mirepoix.serving.documents import THUMBNAIL, thumbnail
 from mirepoix.serving.golden import Golden
-from mirepoix.serving.release import THUMBNAIL, assemble, folder_digest, open_release, read_release, thumbnail
+from mirepoix.serving.release import assemble, folder_digest, open_release, read_release
 from mirepoix.serving.search.dense import build
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import Damaged, read_manifest
@@ -34,6 +35,7 @@ def golden(parts) -> Golden:
 
 def test_a_release_holds_its_parts_and_describes_them(release_folder, parts):
     assert sorted(path.name for path in release_folder.iterdir()) == [
+        "contents.npy",
         "documents",
         "encoder",
         "golden.json",
