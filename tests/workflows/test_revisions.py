@@ -205,7 +205,7 @@ def test_golden_items_that_are_removed_are_in_the_release_no_more(cli, base, rea
 
 def test_an_id_that_is_there_with_other_content_is_refused_replaced_or_renamed(cli, home, base, tmp_path):
     folder, before = base
-    pictures(tmp_path / "same names", {"p01.png": 70, "p99.png": 99})
+    corpus(tmp_path / "same names", {"p01.png": 70, "p99.png": 99}, {})
     status, _, err, _ = cli("add", folder, tmp_path / "same names")
     assert status == 1
     assert "the release has other items with the ids 'p01.png'; give --replace to put the new in their place, or --prefix TEXT" in err
