@@ -23,6 +23,7 @@ from mirepoix.serving.http.client import KEY
 from mirepoix.serving.release import open_release
 from mirepoix.serving.replicas import EncoderReplica, IndexReplica, IngressReplica
 from mirepoix.serving.serve_config import ServeConfig
+from mirepoix.serving.store import is_local, local_path
 
 APPLICATION = "mirepoix"
 
@@ -44,9 +45,10 @@ class Server:
                 serve.shutdown()
 
 
-def start(target: str, config: ServeConfig, api_key: str | None = None) -> Server:
+def start(target: str, config: ServeConfig, api_key: str | None = None, stored: str | None = None) -> Server:
     """Serves the release at a path or URI on the connected Ray cluster, in place of an earlier one; returns when it answers.
 
+    While it is served, its storage has a record of that, for `mirepoix gc`; of a copy, `stored` says where the release lies itself.
     Requests must carry `api_key`, or else the environment's MIREPOIX_API_KEY; if neither is set, no key is required.
     """
     assert ray.is_initialized(), "connect to a Ray cluster first"
@@ -67,7 +69,12 @@ def start(target: str, config: ServeConfig, api_key: str | None = None) -> Serve
             _open_port(config)
             if running:  # a release that would not start does not take the place of one that runs
                 ray.get(_verify.remote(target, config.trust_remote_code))
-            serve.run(_application(target, about, config, api_key), name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
+            serve.run(
+                _application(target, about, config, api_key, _absolute(stored or target)),
+                name=APPLICATION,
+                route_prefix="/",
+                logging_config=_LOGGING,
+            )
         _await_health(config, release.version)
     except (RuntimeError, RayError, TimeoutError) as error:
         opening_error = None
@@ -93,7 +100,7 @@ def _quiet() -> Iterator[None]:
 _LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 
 
-def _application(target: str, about: About, config: ServeConfig, api_key: str | None) -> serve.Application:
+def _application(target: str, about: About, config: ServeConfig, api_key: str | None, stored: str) -> serve.Application:
     waiting = config.limits.max_in_flight
     encoder = serve.deployment(
         name="Encoder",
@@ -108,7 +115,7 @@ def _application(target: str, about: About, config: ServeConfig, api_key: str | 
         ray_actor_options={"num_cpus": 0.5},
         max_ongoing_requests=16,
         max_queued_requests=waiting,
-    )(IndexReplica).bind(target)
+    )(IndexReplica).bind(target, (stored, _url(config)))
     # The guard refuses excess requests with the API's own error; Serve's limit is higher, so that it is never reached first.
     return serve.deployment(
         name="Ingress",
@@ -116,6 +123,10 @@ def _application(target: str, about: About, config: ServeConfig, api_key: str | 
         ray_actor_options={"num_cpus": 0.25},
         max_ongoing_requests=4 * waiting,
     )(IngressReplica).bind(about, config.limits, api_key, config.batch_size, encoder, index)
+
+
+def _absolute(target: str) -> str:
+    return str(local_path(target)) if is_local(target) else target
 
 
 def _url(config: ServeConfig) -> str:

@@ -67,7 +67,7 @@ class Release:
         if self.custom_code and not trust_remote_code:
             raise Refused(
                 f"release {self.name} {self.version} runs code that its checkpoint brought ({self.folder / 'encoder'}); read it, then give "
-                "--trust-remote-code (serve, export) or deploy.trust_remote_code=true (run)"
+                "--trust-remote-code (serve, export, add, remove) or deploy.trust_remote_code=true (run)"
             )
 
     def open_index(self) -> "Index":

@@ -180,6 +180,24 @@ def _set_aside(path: Path) -> Path:
     return aside
 
 
+@dataclass(frozen=True)
+class Usage:
+    """What is below a target: bytes of all files, and when the newest of them was written, in seconds since 1970."""
+
+    bytes: int
+    newest: float
+
+
+def usage(target: str | Path) -> Usage:
+    """The bytes and the age of a file or a folder; zero where it does not exist."""
+    filesystem, path = _open(target)
+    infos = [filesystem.get_file_info(path)]
+    if infos[0].type == fs.FileType.Directory:
+        infos += _listing(target, recursive=True)[1]
+    times = [info.mtime_ns / 1e9 for info in infos if info.mtime_ns is not None]
+    return Usage(sum(info.size for info in infos if info.type == fs.FileType.File), max(times, default=0.0))
+
+
 # Artefacts
 
 

@@ -74,7 +74,7 @@ def _print_plan(report: "Report") -> int:
 
 
 def _release(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.encoder_release import LAST, RECIPE, settings
+    from mirepoix.workflows.recipes.encoder_release import LAST, RECIPE, settings
 
     arguments.recipe, arguments.config, arguments.until = RECIPE, None, LAST
     arguments.overrides = [*settings(arguments.encoder, arguments.corpus, arguments.name), *arguments.overrides]
@@ -82,7 +82,7 @@ def _release(arguments: argparse.Namespace) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.revisions import addition
+    from mirepoix.workflows.upkeep.revisions import addition
 
     trusted = arguments.trust_remote_code
     revision, origin = addition(arguments.release, arguments.overrides, arguments.replace, arguments.prefix, trusted)
@@ -90,14 +90,14 @@ def _add(arguments: argparse.Namespace) -> int:
 
 
 def _remove(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.revisions import removal
+    from mirepoix.workflows.upkeep.revisions import removal
 
     return _revise(arguments, removal(arguments.release, arguments.overrides, arguments.ids, arguments.trust_remote_code))
 
 
 def _revise(arguments: argparse.Namespace, revision: "Revision", origin: str = "") -> int:
-    from mirepoix.workflows.revisions import revise
     from mirepoix.workflows.run import plan_config
+    from mirepoix.workflows.upkeep.revisions import revise
 
     arguments.recipe, arguments.config, arguments.overrides = arguments.command, None, []
     request = _request(arguments)
@@ -105,10 +105,9 @@ def _revise(arguments: argparse.Namespace, revision: "Revision", origin: str = "
 
 
 def _describe(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.config import describe
-    from mirepoix.workflows.recipes.registry import resolve
+    from mirepoix.workflows.recipes.registry import described, resolve
 
-    print(describe(resolve(arguments.recipe, arguments.overrides, arguments.config)), end="")
+    print(described(arguments.recipe, resolve(arguments.recipe, arguments.overrides, arguments.config)), end="")
     return 0
 
 
@@ -159,29 +158,19 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    import threading
-
     from mirepoix.serving.serve_config import ServeConfig
-    from mirepoix.workflows.run import release_of
+    from mirepoix.workflows.run import latest_release, release_of
+    from mirepoix.workflows.storage import default_storage
 
-    release = release_of(arguments.release)
+    storage = arguments.storage or default_storage()
+    release = release_of(arguments.release) if arguments.release else latest_release(storage)
+    if not arguments.release:
+        print(f"{release} is the latest release in {storage}", flush=True)
     trusted = arguments.trust_remote_code
     config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders, trust_remote_code=trusted)
-    from mirepoix.serving.app import check_port, start  # Ray and FastAPI, which a refused release or port does not wait for
-    from mirepoix.workflows.cluster.ray_cluster import cluster
+    from mirepoix.workflows.cluster.serve import serve  # Ray and FastAPI, which a refused release does not wait for
 
-    if not (arguments.address or os.environ.get("RAY_ADDRESS")):
-        check_port(config, running=False)
-    with cluster(arguments.address):
-        server = start(release, config)
-        print(f"{server.name} {server.version} is served at {server.url}  (Ctrl-C stops it)", flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            print("\nstopped")
-        finally:
-            server.stop()
-    return 0
+    return serve(release, config, arguments.address, arguments.open)
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -200,7 +189,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 def _export(arguments: argparse.Namespace) -> int:
     from mirepoix.serving.release import open_release
-    from mirepoix.workflows.lineage import lineage
+    from mirepoix.workflows.upkeep.lineage import lineage
 
     release, run = lineage(arguments.release, arguments.arm)
     from mirepoix.components.publishing.export import export  # torch, which a refused release does not wait for
@@ -219,7 +208,8 @@ def _validate(arguments: argparse.Namespace) -> int:
     plan = ValidationPlan(_sources(arguments))
     if arguments.recipe:
         config = resolve(arguments.recipe, [], None)
-        sources = replace(config.sources, path=plan.sources.path, images=plan.sources.images)
+        given = {name: getattr(plan.sources, name) for name in ("path", "images", "columns", "captions")}
+        sources = replace(config.sources, **given)
         sources = sources if arguments.format == "auto" else replace(sources, format=arguments.format)
         plan = ValidationPlan(sources, config.curate, config.made_pairs, config.seed)
     return validate_command(plan, arguments.json, arguments.copies)
@@ -234,7 +224,49 @@ def _convert(arguments: argparse.Namespace) -> int:
 def _sources(arguments: argparse.Namespace) -> "SourcesConfig":
     from mirepoix.components.ingestion.sources_config import SourcesConfig
 
-    return SourcesConfig(path=tuple(arguments.path), format=arguments.format, images=arguments.images)
+    return SourcesConfig(
+        path=tuple(arguments.path),
+        format=arguments.format,
+        images=arguments.images,
+        columns=tuple(arguments.columns),
+        captions=arguments.captions,
+    )
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.listing import runs_command
+
+    return runs_command(opened_storage(arguments.storage), arguments.json)
+
+
+def _show(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.listing import show_command
+
+    return show_command(opened_storage(arguments.storage), arguments.run, arguments.json)
+
+
+def _keep(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.listing import keep_command
+
+    return keep_command(opened_storage(arguments.storage), arguments.run, arguments.undo)
+
+
+def _gc(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.gc import Limits, gc_command, seconds_of
+
+    age = None if arguments.older_than is None else seconds_of(arguments.older_than)
+    return gc_command(opened_storage(arguments.storage), Limits(arguments.keep_last, age), arguments.dry_run, arguments.json)
+
+
+def _mlflow(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+    from mirepoix.workflows.upkeep.mlflow_page import mlflow_command
+
+    return mlflow_command(opened_storage(arguments.storage), arguments.host, arguments.port)
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
@@ -255,6 +287,11 @@ COMMANDS = {
     "serve": _serve,
     "search": _search,
     "export": _export,
+    "runs": _runs,
+    "show": _show,
+    "keep": _keep,
+    "gc": _gc,
+    "mlflow": _mlflow,
     "validate": _validate,
     "convert": _convert,
     "doctor": _doctor,

@@ -6,13 +6,13 @@ from pathlib import Path
 EXAMPLES = """examples:
   mirepoix run quickstart                                  from nothing to a searched endpoint, in minutes
   mirepoix run quickstart instruct.max_steps=600 --plan    the stages that a change runs again, and why
-  mirepoix describe quickstart > mine.yaml; mirepoix run quickstart --config mine.yaml
+  mirepoix describe quickstart > mine.yaml; mirepoix run mine.yaml
   mirepoix run quickstart_all only=unite,mire              retrievers side by side, on the same data
   mirepoix submit quickstart --address http://HEAD:8265    the same on a cluster
   mirepoix validate /data/corpus; mirepoix run unite sources.path=/data/corpus
   mirepoix run search sources.path=/my/pictures            search them through a published encoder, without a training
   mirepoix release storage/artefacts/instruct/... --corpus /my/pictures
-  mirepoix serve storage/runs/quickstart-...; mirepoix search "two small red stars" --target i
+  mirepoix serve --open; mirepoix search "two small red stars" --target i
   mirepoix add storage/runs/search-... /my/new/pictures; mirepoix remove storage/runs/add-... beach/p01.png
   mirepoix export storage/runs/quickstart-... /models/mine --to hf
 """
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     _part(run)
     _execution(run)
 
-    describe = commands.add_parser("describe", help="print the whole config of a recipe as YAML, which --config reads")
+    describe = commands.add_parser("describe", help="print the whole config of a recipe as YAML, which `run` reads")
     _recipe(describe, storage=False)
 
     submit = commands.add_parser("submit", help="run a recipe as a job of a Ray cluster; the code of mirepoix is sent with it")
@@ -82,7 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     _revision(remove)
 
     serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
-    serve.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
+    what = "folder or URI of a release, or the folder of a run that made one (default: the latest release in the storage)"
+    serve.add_argument("release", metavar="RELEASE", nargs="?", help=what)
+    serve.add_argument("--open", action="store_true", help="open the search page in the browser once it answers")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); others need MIREPOIX_API_KEY")
     serve.add_argument(
         "--port",
@@ -93,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     _trusted(serve)
     serve.add_argument("--encoders", type=int, default=1, help="encoder replicas (default: %(default)s)")
     serve.add_argument("--address", help="HOST:6379 of a Ray head to serve on; default: RAY_ADDRESS, else a private cluster")
+    _storage(serve)
 
     search = commands.add_parser("search", help="search a served release")
     search.add_argument("text", nargs="?", default="", help="text of the query")
@@ -120,6 +123,8 @@ def _parser() -> argparse.ArgumentParser:
         help="folder or hub id of the checkpoint that the adapter applies to (default: the one that the run started from)",
     )
 
+    _upkeep(commands)
+
     validate = commands.add_parser(
         "validate",
         help="print the rows that training would reject, by file and line; exit status 1 if there is one, or if a run would stop",
@@ -128,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument(
         "--recipe",
         metavar="RECIPE",
-        help="recipe whose splits, curation rules and tasks are applied (default: the default rules, and all tasks)",
+        help="recipe, or .yaml file of one, whose splits, curation rules and tasks are applied (default: the default rules, and all tasks)",
     )
     validate.add_argument(
         "--copies", action="store_true", help="print also the rows that would be merged: duplicates, and pairs that are judged twice"
@@ -157,6 +162,29 @@ def _execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--address", help="HOST:6379 of a Ray head to run on; default: RAY_ADDRESS, else a private cluster on this machine")
 
 
+def _upkeep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The commands on what a storage holds."""
+    which = "folder of a run, its name, the beginning of its name, or latest"
+    runs = commands.add_parser("runs", help="list the runs of a storage: recipe, state, score, size, whether kept or served")
+    show = commands.add_parser("show", help="print one run: stages, scores, release, which other runs need its results, what to do next")
+    show.add_argument("run", metavar="RUN", help=which)
+    keep = commands.add_parser("keep", help="pin a run, so that `gc` keeps it and all results that it names")
+    keep.add_argument("run", metavar="RUN", help=which)
+    keep.add_argument("--undo", action="store_true", help="take the pin away")
+    gc = commands.add_parser("gc", help="remove runs, and the results, scratch and logs that no kept run needs")
+    gc.add_argument("--keep-last", type=int, metavar="N", help="keep the last N runs that are done, and what began after them")
+    age = "remove runs that ended longer ago, and older results that no run names: 30d, 12h, 2w, 0 (default: no run; such results: 7d)"
+    gc.add_argument("--older-than", metavar="D", help=age)
+    gc.add_argument("--dry-run", action="store_true", help="print what would go, and why the rest stays; remove nothing")
+    page = commands.add_parser("mlflow", help="open the tracking page of MLflow on a storage, until Ctrl-C")
+    page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); the page has no password")
+    page.add_argument("--port", type=int, default=5000, help="port to listen at (default: %(default)s)")
+    for command in (runs, show, gc):
+        command.add_argument("--json", action="store_true", help="print it as JSON")
+    for command in (runs, show, keep, gc, page):
+        _storage(command)
+
+
 def _storage(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", metavar="URI", help="folder or URI of all artefacts (default: $MIREPOIX_STORAGE, else ./storage)")
 
@@ -177,6 +205,19 @@ def _corpora(parser: argparse.ArgumentParser) -> None:
         "--format", default="auto", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: %(default)s)"
     )
     parser.add_argument("--images", metavar="FOLDER", help="folder that the paths of pictures are relative to (default: the corpus)")
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN",
+        action="append",
+        default=[],
+        help="a column of tables of any names, as picture=file; roles: picture, text, id, query, split; may be repeated",
+    )
+    parser.add_argument(
+        "--captions",
+        choices=["apart", "together"],
+        default="apart",
+        help="whether a picture and its caption are two candidates or one (default: %(default)s)",
+    )
 
 
 def _part(parser: argparse.ArgumentParser) -> None:
@@ -192,11 +233,12 @@ def _part(parser: argparse.ArgumentParser) -> None:
 
 
 def _recipe(parser: argparse.ArgumentParser, storage: bool = True) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe; see `mirepoix list`")
+    what = "name of a recipe, see `mirepoix list`; or a .yaml file: `recipe: NAME` on top, and what of its config differs"
+    parser.add_argument("recipe", metavar="RECIPE", help=what)
     parser.add_argument(
         "overrides", nargs="*", metavar="a.b=value", help="fields of the config to set; `mirepoix describe RECIPE` names them"
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="read the config from a file that `describe` wrote")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="read the config of the recipe from a file")
     if storage:
         _storage(parser)
 

@@ -1,10 +1,20 @@
-"""The default folder of artefacts."""
+"""The storage: its default folder, how its folder is recognised, and where in it a result lies whose path was recorded elsewhere."""
 
 import os
+import re
+from contextlib import suppress
 from pathlib import Path
+
+from mirepoix.models.errors import Refused
+from mirepoix.serving.heartbeat import place_of
+from mirepoix.serving.store import is_local, join, list_names, local_path, read_manifest
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """A variable that Ray sets in the driver of a submitted job, and in no other process."""
+RUN_NAME = re.compile(r"(?P<recipe>.+)-(?P<when>\d{8}-\d{6})-[0-9a-f]{4}")
+"""The folder of a run below runs/."""
+KEY = re.compile(r"[0-9a-f]{16}")
+"""The folder of a result below artefacts/<stage>/."""
 
 
 def default_storage() -> str:
@@ -13,3 +23,44 @@ def default_storage() -> str:
         return given
     home = Path.home() / ".mirepoix" / "storage"
     return str(home if JOB_VARIABLE in os.environ else Path("storage").absolute())
+
+
+def opened_storage(storage: str | None) -> str:
+    """The storage that is given, or the default one, as runs record it: a local one by its absolute path."""
+    given = storage or default_storage()
+    return str(local_path(given)) if is_local(given) else given
+
+
+def is_storage(storage: str) -> bool:
+    """Whether a folder or URI holds what runs write: a run, a result or a driver's record, each under a name that only runs give."""
+    with suppress(OSError):  # a file, or a folder that cannot be read
+        if any(RUN_NAME.fullmatch(name) for name in list_names(join(storage, "runs"))):
+            return True
+        if any(name.endswith(".json") for name in list_names(join(storage, "leases"))):
+            return True
+        stages = [join(storage, "artefacts", stage) for stage in list_names(join(storage, "artefacts"))]
+        return any(KEY.fullmatch(name) for stage in stages for name in list_names(stage))
+    return False
+
+
+def refuse_other_folders(storage: str) -> None:
+    """Refuses a folder that is no storage."""
+    if not is_storage(storage):
+        raise Refused(f"{storage} is no storage (no run and no result is in it); give --storage the folder or URI that runs were given")
+
+
+def present(target: str, run: str) -> str:
+    """A result as the report of a run names it or, where its storage was moved or restored elsewhere, in the storage of that folder."""
+    place = place_of(target)
+    if place is None or read_manifest(target) is not None:
+        return target
+    storage = _parent(_parent(run.rstrip("/")))
+    moved = join(storage, place)
+    return moved if read_manifest(moved) is not None else target
+
+
+def _parent(target: str) -> str:
+    if is_local(target):
+        return str(local_path(target).parent)
+    path, mark, query = target.partition("?")
+    return path.rstrip("/").rpartition("/")[0] + mark + query

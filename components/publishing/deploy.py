@@ -16,13 +16,14 @@ from mirepoix.models.picture_formats import picture_format
 from mirepoix.serving.golden import COSINE, GOLDEN
 from mirepoix.serving.http.client import KEY
 from mirepoix.serving.serve_config import ServeConfig
+from mirepoix.serving.store import is_local, join, read_manifest
 
 
 def work(context: Context, config: ServeConfig, release: Path) -> Outcome:
     """Starts the endpoint, and encodes the golden items over HTTP; the endpoint keeps serving as long as the cluster runs."""
     from mirepoix.serving.app import start
 
-    server = start(str(release), config)
+    server = start(str(release), config, stored=_stored(context.scratch, release))
     golden = json.loads((release / GOLDEN).read_text())
     checked = [(item, rows[0]) for item, rows in zip(golden["items"], golden["vectors"], strict=True) if _expressible(item)]
     cosines = [_cosine(expected, _embedding(server.url, item)) for item, expected in checked]
@@ -34,6 +35,15 @@ def work(context: Context, config: ServeConfig, release: Path) -> Outcome:
     Receipt(server.url, server.version, server.name).write(context.folder)
     rows = Rows(read=len(golden["items"]), written=len(checked), rejected=len(golden["items"]) - len(checked))
     return Outcome(rows, {"golden_cosine": min(cosines)} if cosines else {})
+
+
+def _stored(scratch: str, release: Path) -> str | None:
+    """Where a release lies in an object store, of which the stage is given a copy; None of one in a local storage."""
+    manifest = None if is_local(scratch) else read_manifest(release)
+    if manifest is None:
+        return None
+    path, mark, query = scratch.partition("?")
+    return join(path.rpartition("/work/")[0] + mark + query, "artefacts", manifest.fields["stage"], manifest.fields["key"][:16])
 
 
 def _expressible(item: dict[str, Any]) -> bool:

@@ -21,6 +21,7 @@ from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item, Modality, items_to_table
 from mirepoix.models.retrievers.unite import Unite
 from mirepoix.models.retrievers.unite_config import UniteConfig
+from mirepoix.serving.heartbeat import SERVED, living
 from mirepoix.serving.release import folder_digest, open_release
 from mirepoix.serving.replicas import EncodeRequest, EncoderReplica, IndexReplica
 from mirepoix.serving.search.dense import build
@@ -82,6 +83,16 @@ def test_a_refused_item_fails_its_own_request_and_no_other(short_release):
     first, refused, last = replica.encode_together([EncodeRequest([item], "document") for item in items])
     assert isinstance(refused, str) and "max_length" in refused
     assert first[0].rows_TD.shape == last[0].rows_TD.shape == (1, 32)
+
+
+def test_an_index_replica_records_in_the_storage_of_its_release_that_it_is_served(release_folder, tmp_path):
+    stored = tmp_path / "artefacts" / "release" / "0123456789abcdef"
+    stored.parent.mkdir(parents=True)
+    stored.symlink_to(release_folder)
+    replica = IndexReplica(str(stored), (str(stored), "http://127.0.0.1:8000"))
+    assert [record["url"] for record in living(str(tmp_path), SERVED)] == ["http://127.0.0.1:8000"]
+    replica.__del__()
+    assert living(str(tmp_path), SERVED) == []
 
 
 def test_a_search_brings_documents_with_their_scores(release_folder):

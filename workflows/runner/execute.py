@@ -8,7 +8,7 @@ the digests of its inputs and not their keys: a stage that runs again and makes 
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -65,16 +65,17 @@ def execute(
     ensure_ray: Callable[[], None] = lambda: None,
     parallel_arms: Callable[[], int] = lambda: 1,
     local: bool = False,
+    driver: Driver | None = None,
 ) -> Report:
     """Run the stages whose results are not up to date, or with `plan` only say which and why; a failed stage is in the report, not raised.
 
     Stages run as Ray tasks, or with `local` one after the other in this process. At most `parallel_arms()` arms of a comparison run at the
-    same time, in their order.
+    same time, in their order. A `driver` that is given was entered, and stays so.
     """
     chosen, forced = choose(stages, until, start, set(force))
     root = str(local_path(storage)) if is_local(storage) else storage
     executor = partial(LocalExecutor if local else RayExecutor, ensure_ray=ensure_ray)
-    run = _Run(chosen, root, forced, tracker or Tracker(), display or Display(), parallel_arms, executor)
+    run = _Run(chosen, root, forced, tracker or Tracker(), display or Display(), parallel_arms, executor, driver)
     planned = run.plan()
     sources().save()
     if start is not None:
@@ -98,12 +99,14 @@ class _Run:
         display: Display,
         parallel_arms: Callable[[], int],
         executor: Callable[[OnReports], Executor],
+        driver: Driver | None,
     ):
         self.stages, self.storage, self.forced = stages, storage, set(forced)
         self.names = {stage.name for stage in stages}
         self.tracker, self.display, self.parallel_arms = tracker, display, parallel_arms
         display.fit(self.names)
-        self.driver = Driver(storage)
+        self.driver = driver or Driver(storage)
+        self.entered = driver is not None
         self.executor = executor(self.on_reports)
         self.reports: dict[str, StageReport] = {}
         self.running: dict[str, tuple[Task, float]] = {}  # by stage: its task, and when that was started
@@ -126,7 +129,7 @@ class _Run:
 
     def execute(self) -> Report:
         ending = "KILLED"
-        with self.driver, ExitStack() as last:
+        with nullcontext() if self.entered else self.driver, ExitStack() as last:
             self.tracker.begin(self.driver.id, self.storage, self.driver.clean())
             last.callback(lambda: self.tracker.end(ending))
             last.callback(self.display.close)
@@ -162,9 +165,16 @@ class _Run:
                     return
                 lookup = self.look_up(stage)  # the driver that held the lease until now may have finished
                 if lookup.manifest is None:
+                    self.driver.rely(lookup.target)
                     self.submit(stage, lookup)
                     return
                 self.driver.release(lookup.key[:16])
+            self.driver.rely(lookup.target)
+            if (holder := self.driver.deleting(lookup.key[:16])) is not None:
+                self.wait_for(holder, stage)
+                return
+            if read_manifest(lookup.target) is None:  # `gc` deleted it before it could see that this driver relies on it
+                return
             self.reports[stage.name] = _report("skipped", lookup, lookup.manifest)
             self.tracker.cached(stage.name, lookup.manifest, lookup.target)
             self.display.print_line(stage.name, f"up to date  {lookup.manifest.digest[:12]}")
@@ -176,8 +186,10 @@ class _Run:
 
     def wait_for(self, holder: dict[str, Any], stage: Stage) -> None:
         if stage.name not in self.retry_at:
-            self.display.print_line(stage.name, f"waits for another driver that runs it: {holder['host']}, pid {holder['pid']}")
-        self.forced.discard(stage.name)  # the result of the other driver is as new as one made here
+            what = "`mirepoix gc`, which deletes its result" if holder.get("work") == "gc" else "another driver that runs it"
+            self.display.print_line(stage.name, f"waits for {what}: {holder['host']}, pid {holder['pid']}")
+        if holder.get("work") != "gc":
+            self.forced.discard(stage.name)  # the result of the other driver is as new as one made here
         self.retry_at[stage.name] = time.monotonic() + POLL_SECONDS * 4
 
     def submit(self, stage: Stage, lookup: StageLookup) -> None:

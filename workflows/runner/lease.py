@@ -1,10 +1,14 @@
 """Leases on keys, so that of several drivers one runs a stage; heartbeats of drivers; removal of what dead drivers left behind.
 
-leases/driver-<id>.json holds the host, process and last heartbeat of a driver; leases/key-<key>.json names the driver that runs a key.
-A driver of this machine is dead when its process has ended; one of another machine, when its last heartbeat is older than a minute.
+leases/driver-<id>.json holds the host, process and last heartbeat of a driver (serving/heartbeat.py), and the results that it relies on;
+leases/key-<key>.json names the driver that runs a key, or the `gc` that deletes its result.
 On a local storage a file lock makes a lease exclusive (O_EXCL alone cannot take over a dead driver's lease without a race). An object
 store has no locks: the lease is written, and read back after a moment. Two drivers that write in the same instant may then both run the
 stage; they publish the same artefact, whole both times, so only time is lost.
+
+A driver and a `gc` at the same time: the driver writes which result it relies on, then looks whether a `gc` holds its key, then whether the
+result is still there. `gc` takes the key, then reads what living drivers rely on, and only then deletes. Whichever writes second sees the
+other: `gc` gives way, and the driver waits and looks again. No lock is needed, so an object store does as well.
 """
 
 import fcntl
@@ -15,14 +19,14 @@ import secrets
 import shutil
 import socket
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mirepoix.serving.store import Damaged, cache_folder, delete, is_local, join, list_names, local_path, read, read_manifest, write
+from mirepoix.serving.heartbeat import LEASES, SERVED, Heartbeat, identity, is_alive, read_record, record_names
+from mirepoix.serving.store import Damaged, cache_folder, delete, is_local, join, local_path, read_manifest, write
 
 
 def drafts_folder(storage: str) -> Path:
@@ -41,96 +45,97 @@ def draft(storage: str, driver: str, key: str) -> Path:
     return Path(tempfile.mkdtemp(dir=home, prefix=f"{driver}.{key}."))
 
 
-def process_start(pid: int) -> str | None:
-    """When a process of this machine started, in clock ticks since boot; None when it has ended."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in "ZX" else fields[19]
-
-
 ABANDONED_SECONDS = 600.0
 """Age from which a file that is being written has lost its writer: writing one takes moments."""
 
 
-def machine() -> str:
-    """An id of the space in which process ids are unique: one boot of one kernel, and in it one container."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + " " + os.readlink("/proc/self/ns/pid")
+RUN_FILE = "run.json"
+"""In the folder of a run: the record of its driver, with the results that it has made or relied on so far."""
 
 
 class Driver:
-    """One execution of the runner; it sends heartbeats while it is entered, and gives its leases back at the end."""
+    """One execution of the runner; it sends heartbeats while it is entered, and gives its leases back at the end.
 
-    def __init__(self, storage: str, beat_s: float = 5.0, timeout_s: float = 60.0, settle_s: float = 0.5):
-        self.storage, self.beat_s, self.timeout_s, self.settle_s = storage, beat_s, timeout_s, settle_s
+    With `folder`, that of a run, its record is written there too and stays there, so that a run that was killed still names its results.
+    """
+
+    def __init__(
+        self,
+        storage: str,
+        beat_s: float = 5.0,
+        timeout_s: float = 60.0,
+        settle_s: float = 0.5,
+        folder: str | None = None,
+        work: str = "run",
+    ):
+        self.storage, self.timeout_s, self.settle_s, self.folder = storage, timeout_s, settle_s, folder
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-        self.record = {
-            "driver": self.id,
-            "host": socket.gethostname(),
-            "machine": machine(),
-            "pid": os.getpid(),
-            "start": process_start(os.getpid()),
-        }
+        self.record = {"driver": self.id, "work": work, **identity()}
+        self.targets: dict[str, None] = {}  # in their order
         self._held: set[str] = set()
-        self._over = threading.Event()
-        self._heart = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
+        self._heartbeat = Heartbeat(self._path("driver", self.id), {**self.record, "targets": []}, beat_s)
+        self._began = 0.0
 
     def __enter__(self) -> "Driver":
-        self._beat()
-        self._heart.start()
+        self._heartbeat.__enter__()
+        self._began = time.time()
+        self._note()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._heart.join()
         for key in list(self._held):
             self.release(key)
-        delete(self._path("driver", self.id))
+        self._heartbeat.__exit__()
+
+    def rely(self, target: str) -> None:
+        """Record that a result is needed while this driver lives: one that it reads, or one that it makes."""
+        if target not in self.targets:
+            self.targets[target] = None
+            self._heartbeat.update(targets=list(self.targets))
+            self._note()
+
+    def _note(self) -> None:
+        if self.folder is not None:
+            record = {**self.record, "began": self._began, "noted": time.time(), "targets": list(self.targets)}
+            write(join(self.folder, RUN_FILE), json.dumps(record, indent=1).encode())
 
     def _path(self, kind: str, name: str) -> str:
-        return join(self.storage, "leases", f"{kind}-{name}.json")
-
-    def _beat(self) -> None:
-        write(self._path("driver", self.id), json.dumps({**self.record, "beat": time.time()}).encode())
-
-    def _beat_on(self) -> None:
-        while not self._over.wait(self.beat_s):
-            with suppress(OSError):  # a storage that fails for a moment costs one heartbeat, not the run
-                self._beat()
+        return join(self.storage, LEASES, f"{kind}-{name}.json")
 
     @contextmanager
     def _turn(self) -> Iterator[None]:
         if not is_local(self.storage):
             yield
             return
-        home = local_path(self.storage) / "leases"
+        home = local_path(self.storage) / LEASES
         home.mkdir(parents=True, exist_ok=True)
         with (home / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def _record(self, kind: str, name: str) -> dict[str, Any] | None:
-        text = read(self._path(kind, name))
-        return None if text is None else json.loads(text)
+        return read_record(self.storage, kind, name)
 
     def _alive(self, driver: str) -> dict[str, Any] | None:
         record = self._record("driver", driver)
-        if record is None:
-            return None
-        if record["machine"] == self.record["machine"]:
-            alive = process_start(record["pid"]) == record["start"]
-        else:
-            alive = time.time() - record["beat"] < self.timeout_s
-        return record if alive else None
+        return record if record is not None and is_alive(record, self.record["machine"], self.timeout_s) else None
 
     def _names(self, kind: str) -> list[str]:
-        names = list_names(join(self.storage, "leases"))
-        return [name[len(kind) + 1 : -len(".json")] for name in names if name.startswith(f"{kind}-") and name.endswith(".json")]
+        return record_names(self.storage, kind)
 
     def live(self) -> set[str]:
         """The ids of the drivers that are alive, this one included."""
         return {driver for driver in self._names("driver") if self._alive(driver)}
+
+    def relied_on(self) -> set[str]:
+        """The results that other living drivers rely on."""
+        records = [self._alive(driver) for driver in self._names("driver") if driver != self.id]
+        return {target for record in records if record is not None for target in record.get("targets", ())}
+
+    def deleting(self, key: str) -> dict[str, Any] | None:
+        """The record of the living `gc` that deletes the result of a key; None where none does."""
+        holder = self._holder(key)
+        return holder if holder is not None and holder.get("work") == "gc" else None
 
     def acquire(self, key: str, target: str) -> dict[str, Any] | None:
         """Take the lease of a key; returns None if this driver has it now, else the record of the living driver that holds it."""
@@ -173,15 +178,23 @@ class Driver:
             for driver in self._names("driver"):
                 if driver not in live:
                     delete(self._path("driver", driver))
-        home = drafts_folder(self.storage)
-        leftovers = [path for path in home.glob("*.*.*") if path.name.rsplit(".", 2)[0] not in live]
-        if is_local(self.storage):
-            root = local_path(self.storage)
-            leftovers += [*root.glob("artefacts/*/.removed-*"), *root.glob("work/.removed-*")]
-            leftovers += (path for pattern in ("*/.draft-*", "runs/*/.draft-*") for path in root.glob(pattern) if _old(path))
-        for path in leftovers:
+            for name in self._names(SERVED):
+                record = self._record(SERVED, name)
+                if record is not None and not is_alive(record, self.record["machine"]):
+                    delete(self._path(SERVED, name))
+        for path in self.leftovers(live):
             shutil.rmtree(path, ignore_errors=True)
         return live
+
+    def leftovers(self, live: set[str]) -> list[Path]:
+        """Folders that dead drivers, and processes that were killed while they wrote or deleted, have left half done."""
+        home = drafts_folder(self.storage)
+        found = [path for path in home.glob("*.*.*") if path.name.rsplit(".", 2)[0] not in live]
+        if is_local(self.storage):
+            root = local_path(self.storage)
+            found += (path for folder in ("artefacts/*", "work", "runs") for path in root.glob(f"{folder}/.removed-*"))
+            found += (path for pattern in ("*/.draft-*", "runs/*/.draft-*") for path in root.glob(pattern) if _old(path))
+        return found
 
 
 def _old(path: Path) -> bool:

@@ -14,7 +14,7 @@ from mirepoix.serving.app import Server
 from mirepoix.serving.http.client import KEY, search_endpoint
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
-from mirepoix.serving.store import Missing
+from mirepoix.serving.store import Manifest, Missing
 from tests.components.fixtures import context
 from tests.serving.fixtures import free_port
 
@@ -107,3 +107,10 @@ def test_an_endpoint_reachable_from_other_machines_needs_a_key_whatever_the_conf
 def test_items_that_a_request_cannot_contain_are_left_to_the_replicas(more):
     plain = {"text": "a star", "images": [], "video": [], "instruction": ""}
     assert deploy._expressible(plain) and not deploy._expressible(plain | more)
+
+
+def test_a_copy_of_a_release_is_recorded_as_served_where_the_release_lies_itself(tmp_path):
+    (tmp_path / "manifest.json").write_text(Manifest("d", {}, {"stage": "release", "key": "0123456789abcdef0123"}).dumps().decode())
+    scratch = "s3://bucket/mine/work/fedcba9876543210?region=x"
+    assert deploy._stored(scratch, tmp_path) == "s3://bucket/mine/artefacts/release/0123456789abcdef?region=x"
+    assert deploy._stored(str(tmp_path / "work" / "fedcba9876543210"), tmp_path) is None, "one in a local storage is served from there"

@@ -16,8 +16,8 @@ from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
 from mirepoix.serving.release import open_release
 from mirepoix.serving.store import publish, read_manifest
 from mirepoix.workflows.__main__ import main
-from mirepoix.workflows.lineage import lineage
 from mirepoix.workflows.recipes.registry import recipe, resolve
+from mirepoix.workflows.upkeep.lineage import lineage
 from tests.components.fixtures import SIZES
 
 

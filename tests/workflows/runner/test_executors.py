@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from mirepoix.serving.heartbeat import process_start
 from mirepoix.serving.store import list_names
 from mirepoix.workflows.cluster.shipped_code import code_root
 from mirepoix.workflows.runner import execute as execute_module
 from mirepoix.workflows.runner.execute import execute
 from mirepoix.workflows.runner.executors import LocalExecutor, LocalReporter
 from mirepoix.workflows.runner.graph import Stage
-from mirepoix.workflows.runner.lease import Driver, process_start
+from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.runner.progress import Display
 from mirepoix.workflows.runner.tracking import Tracker
 from tests.workflows.runner.stub_stages import (

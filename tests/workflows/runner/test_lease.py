@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from mirepoix.serving.heartbeat import machine, process_start
 from mirepoix.serving.store import join, list_names, publish, read_manifest, write
-from mirepoix.workflows.runner.lease import Driver, draft, drafts_folder, machine, process_start
+from mirepoix.workflows.runner.lease import Driver, draft, drafts_folder
 
 
 @pytest.fixture

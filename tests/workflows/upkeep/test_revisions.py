@@ -18,8 +18,8 @@ from mirepoix.serving.golden import GOLDEN, read_golden
 from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.store import MANIFEST, publish, read_manifest
 from mirepoix.workflows.__main__ import main
-from mirepoix.workflows.lineage import lineage
-from mirepoix.workflows.revisions import addition, rules_of
+from mirepoix.workflows.upkeep.lineage import lineage
+from mirepoix.workflows.upkeep.revisions import addition, rules_of
 from tests.components.embedding.recorder import run_in_process
 from tests.components.fixtures import SIZES, write_corpus
 
@@ -222,7 +222,10 @@ def test_an_id_that_is_there_with_other_content_is_refused_replaced_or_renamed(c
 @pytest.mark.parametrize(
     ("words", "refusal"),
     [
-        (["remove", "RUN", "p1.png", "x", "y", "z", "p02.png"], "has no item 'p1.png', 'x', 'y' and 1 more; near to the first are p01.png, "),
+        (
+            ["remove", "RUN", "p1.png", "x", "y", "z", "p02.png"],
+            "has no item 'p1.png', 'x', 'y' and 1 more; near to the first are",
+        ),
         (["remove", "RUN", "--ids", "ALL"], "all 16 items of"),
         (["remove", "RUN"], "there is nothing to remove; give ids of items as a search shows them, or --ids FILE"),
         (["remove", "RUN", "--ids", "no such file"], "the ids in no such file cannot be read (No such file or directory)"),

@@ -7,8 +7,8 @@ import pytest
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.config import describe, jsonable
 from mirepoix.workflows.dag.comparison import Comparison
-from mirepoix.workflows.lineage import lineage
 from mirepoix.workflows.recipes.registry import recipe
+from mirepoix.workflows.upkeep.lineage import lineage
 
 
 @pytest.fixture

@@ -1,0 +1,52 @@
+"""Records of processes that use a storage."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from mirepoix.serving.heartbeat import SERVED, Heartbeat, living, place_of, served_mark, storage_of
+
+KEY = "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("target", "storage"),
+    [
+        (f"/data/storage/artefacts/release/{KEY}", "/data/storage"),
+        (f"/data/storage/artefacts/release/{KEY}/", "/data/storage"),
+        (f"s3://bucket/mine/artefacts/release/{KEY}?region=x", "s3://bucket/mine?region=x"),
+        (f"s3://bucket/artefacts/release/{KEY}", "s3://bucket"),
+        ("/models/mine", None),
+        (f"/data/storage/artefacts/release/{KEY}0", None),
+        (f"/data/storage/artefacts/release/{KEY}/encoder", None),
+    ],
+)
+def test_the_storage_of_a_result_and_its_place_are_known_by_its_target(target, storage):
+    assert storage_of(target) == storage
+    assert place_of(target) == (None if storage is None else f"artefacts/release/{KEY}")
+
+
+def test_a_served_release_is_recorded_in_its_storage_while_it_is_served(tmp_path):
+    release = f"{tmp_path}/artefacts/release/{KEY}"
+    with served_mark(release, "http://127.0.0.1:8000"):
+        (record,) = living(str(tmp_path), SERVED)
+        assert (record["target"], record["url"]) == (release, "http://127.0.0.1:8000")
+    assert living(str(tmp_path), SERVED) == []
+    assert served_mark("/models/mine", "http://127.0.0.1:8000") is None
+
+
+@pytest.mark.parametrize(("age", "alive"), [(200.0, True), (400.0, False)])
+def test_a_server_on_another_machine_lives_by_its_own_timeout(tmp_path, age, alive):
+    with served_mark(f"{tmp_path}/artefacts/release/{KEY}", "http://a") as mark:
+        record = json.loads(Path(mark.target).read_text()) | {"machine": "elsewhere", "beat": time.time() - age}
+        Path(mark.target).write_text(json.dumps(record))
+        assert bool(living(str(tmp_path), SERVED)) == alive
+
+
+def test_a_beat_never_takes_back_a_change(tmp_path):
+    with Heartbeat(str(tmp_path / "record.json"), {"targets": []}, beat_s=0.0005) as beat:
+        for count in range(50):
+            beat.update(targets=list(range(count)))
+            assert json.loads((tmp_path / "record.json").read_text())["targets"] == list(range(count))

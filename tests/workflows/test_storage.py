@@ -1,0 +1,52 @@
+"""How a storage is recognised, and where a result is found after it was moved."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from mirepoix.workflows.run import release_of
+from mirepoix.workflows.storage import is_storage, opened_storage, present
+from tests.workflows.upkeep.storages import make_result, make_run, run_name, target
+
+
+@pytest.mark.parametrize(
+    ("path", "recognised"),
+    [
+        ("runs/search-20260102-030405-00ff/config.yaml", True),
+        ("artefacts/embed/0123456789abcdef/manifest.json", True),
+        ("leases/driver-host-1-abc.json", True),
+        ("runs/monday/track.gpx", False),
+        ("artefacts/pottery/vase/photo.jpg", False),
+        ("photo.jpg", False),
+    ],
+)
+def test_a_storage_is_recognised_by_the_names_that_only_runs_give(tmp_path, path, recognised):
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).touch()
+    assert is_storage(str(tmp_path)) == recognised
+
+
+def test_a_file_and_a_missing_folder_are_no_storage(tmp_path):
+    (tmp_path / "file").touch()
+    assert not is_storage(str(tmp_path / "file")) and not is_storage(str(tmp_path / "none"))
+
+
+def test_the_storage_is_that_given_else_the_default_one(monkeypatch, tmp_path):
+    monkeypatch.setenv("MIREPOIX_STORAGE", str(tmp_path))
+    assert opened_storage(None) == str(tmp_path)
+    assert opened_storage("mine") == str(Path("mine").absolute())
+    assert opened_storage("s3://bucket/a?region=x") == "s3://bucket/a?region=x"
+
+
+def test_the_release_of_a_run_is_found_after_its_storage_was_moved(tmp_path):
+    make_result(str(tmp_path / "here"), "a", "release")
+    make_run(str(tmp_path / "here"), 1, {"a": "release"})
+    os.rename(tmp_path / "here", tmp_path / "there")
+    assert release_of(str(tmp_path / "there" / "runs" / run_name(1))) == target(str(tmp_path / "there"), "a", "release")
+
+
+def test_a_result_that_is_nowhere_keeps_the_name_that_the_report_gives(tmp_path):
+    gone = target(str(tmp_path / "here"), "a", "release")
+    assert present(gone, str(tmp_path / "there" / "runs" / run_name(1))) == gone
+    assert present("/exported/release", str(tmp_path)) == "/exported/release"

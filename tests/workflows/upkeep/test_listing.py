@@ -1,0 +1,140 @@
+"""`runs`, `show` and `keep`."""
+
+import json
+
+import pytest
+
+from mirepoix.serving.heartbeat import served_mark
+from mirepoix.serving.store import delete, join
+from mirepoix.workflows.__main__ import main
+from mirepoix.workflows.runner.lease import Driver
+from tests.workflows.upkeep.storages import DAY, make_result, make_run, run_name, target
+
+
+@pytest.fixture
+def cli(capsys):
+    def run(*words):
+        status = main(list(words))
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+HEADLINE = {
+    "split": "test",
+    "pool": "target",
+    "measure": "recall@5",
+    "encoder": {"average": 0.625, "low": 0.5, "high": 0.75},
+}
+
+MEASURED = {"average": 0.625, "low": 0.5, "high": 0.75, "tasks": {"t->i": 0.625}}
+RESULTS = [
+    {"split": "test", "pool": pool, "system": "encoder", "recall@5": MEASURED, "queries": {"t->i": 8}} for pool in ("target", "universal")
+]
+
+
+@pytest.fixture
+def storage(tmp_path):
+    """Two runs that share their vectors: the older one made a release, the newer one failed."""
+    home = str(tmp_path / "storage")
+    make_result(home, "vectors", "embed", 1000)
+    make_result(home, "first", "release", 3_000_000)
+    make_run(home, 1, {"vectors": "embed", "first": "release"}, age=3 * DAY, headline=HEADLINE, results=RESULTS)
+    make_run(home, 2, {"vectors": "embed", "second": "release"}, age=2 * DAY, failed=("second",))
+    return home
+
+
+def test_runs_are_listed_newest_first_with_state_score_and_size(cli, storage):
+    status, out, _ = cli("runs", "--storage", storage)
+    head, newer, older = out.splitlines()
+    assert status == 0
+    assert head.split() == ["run", "recipe", "state", "score", "size", "when"]
+    assert newer.split()[:6] == [run_name(2), "search", "failed", "-", "1.0", "kB"]
+    assert older.split()[:7] == [run_name(1), "search", "done", "recall@5", "0.625", "3.0", "MB"]
+
+
+def test_runs_as_json_say_how_much_is_a_runs_own(cli, storage):
+    newer, older = json.loads(cli("runs", "--json", "--storage", storage)[1])
+    assert (older["bytes"], older["bytes_alone"]) == (3_001_000, 3_000_000)
+    assert (newer["bytes"], newer["bytes_alone"], newer["state"]) == (1000, 0, "failed")
+    assert older["score"] == {"arm": "", "measure": "recall@5", "average": 0.625}
+    assert older["releases"] == {"release": target(storage, "first", "release")}
+
+
+def test_a_storage_without_a_run_is_said_to_have_none_in_one_line(cli, tmp_path):
+    assert cli("runs", "--storage", str(tmp_path / "none"))[:2] == (0, f"there is no run in {tmp_path / 'none'} yet\n")
+    assert cli("runs", "--json", "--storage", str(tmp_path / "none"))[:2] == (0, "[]\n")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_run_that_goes_on_and_one_that_was_killed_are_told_apart(cli, storage):
+    name = run_name(3)
+    make_run(storage, 3, {"vectors": "embed"}, report=False)
+    with Driver(storage, folder=join(storage, "runs", name)) as driver:
+        driver.rely(target(storage, "vectors"))
+        assert json.loads(cli("runs", "--json", "--storage", storage)[1])[0]["state"] == "running"
+        shown = cli("show", name, "--storage", storage)[1]
+        assert f"{name}  running" in shown and "1 results were made or relied on so far" in shown
+    assert json.loads(cli("runs", "--json", "--storage", storage)[1])[0]["state"] == "killed"
+
+
+def test_the_best_arm_of_a_comparison_is_its_score(cli, storage):
+    better = {**HEADLINE, "encoder": {"average": 0.75, "low": 0.5, "high": 0.8}}
+    make_run(storage, 4, {"vectors": "embed"}, age=DAY, arms={"unite": {"headline": HEADLINE}, "mire": {"headline": better}, "jfe": {}})
+    assert "recall@5 0.750 (mire)" in cli("runs", "--storage", storage)[1]
+
+
+def test_show_prints_stages_scores_release_who_else_needs_a_result_and_what_to_do_next(cli, storage):
+    status, out, _ = cli("show", run_name(1), "--storage", storage)
+    assert status == 0
+    lines = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    assert lines["embed"] == ["embed", "done", "1:02", "1.0", "kB", run_name(2)]
+    assert lines["t->i"] == ["t->i", "8", "0.625"]
+    assert lines["release"][:2] == ["release", target(storage, "first", "release")]
+    assert f"serve it   mirepoix serve {storage}/runs/{run_name(1)}" in out
+    assert f"run again  mirepoix run search --config {storage}/runs/{run_name(1)}/config.yaml --storage {storage}" in out
+
+
+def test_show_names_the_error_of_a_failed_stage_and_a_result_that_is_gone(cli, storage):
+    delete(target(storage, "vectors"))
+    out = cli("show", run_name(2), "--storage", storage)[1]
+    assert "the disk is full" in out
+    assert next(line for line in out.splitlines() if line.startswith("embed")).split()[:2] == ["embed", "gone"]
+
+
+@pytest.mark.parametrize("given", ["latest", run_name(2), run_name(2)[:-3], "FOLDER", "FOLDER/"])
+def test_a_run_is_named_by_its_folder_its_name_its_beginning_or_as_the_latest(cli, storage, given):
+    given = given.replace("FOLDER", f"{storage}/runs/{run_name(2)}")
+    assert cli("show", given, "--storage", storage)[1].startswith(run_name(2))
+
+
+@pytest.mark.parametrize(("given", "message"), [("search", "2 runs begin with"), ("nope", "there is no run 'nope'")])
+def test_a_name_that_means_no_run_or_several_is_refused(cli, storage, given, message):
+    status, _, err = cli("show", given, "--storage", storage)
+    assert status == 2 and message in err and run_name(2) in err
+
+
+def test_a_run_of_another_storage_is_refused(cli, storage, tmp_path):
+    status, _, err = cli("show", f"{tmp_path}/other/runs/{run_name(2)}", "--storage", storage)
+    assert status == 2 and "is not in" in err
+
+
+def test_a_run_is_pinned_and_the_pin_taken_away(cli, storage):
+    assert cli("keep", "latest", "--storage", storage)[0] == 0
+    assert cli("runs", "--storage", storage)[1].splitlines()[1].endswith("kept")
+    assert cli("keep", "latest", "--undo", "--storage", storage)[0] == 0
+    assert not cli("runs", "--storage", storage)[1].splitlines()[1].endswith("kept")
+
+
+def test_a_run_whose_release_is_served_is_listed_as_served(cli, storage):
+    with served_mark(target(storage, "first", "release"), "http://127.0.0.1:8000"):
+        assert cli("runs", "--storage", storage)[1].splitlines()[2].endswith("served at http://127.0.0.1:8000")
+    assert "served" not in cli("runs", "--storage", storage)[1]
+
+
+def test_nothing_is_kept_in_a_folder_that_is_no_storage(cli, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "notes.txt").write_text("mine")
+    status, _, err = cli("keep", "latest", "--storage", str(tmp_path))
+    assert status == 2 and "is no storage" in err

@@ -1,0 +1,86 @@
+"""The tracking page on the storage in use."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+from mirepoix.models.errors import Refused
+from mirepoix.workflows.__main__ import main
+from mirepoix.workflows.upkeep import mlflow_page
+from tests.workflows.recipes.small_quickstart import ROOT, environment
+
+
+@pytest.fixture
+def storage(tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "mlflow.db").touch()
+    return str(tmp_path)
+
+
+def test_the_page_is_on_the_store_in_which_runs_are_tracked(storage):
+    command = mlflow_page.server_command(storage, "127.0.0.1", 5001)
+    assert command[command.index("--backend-store-uri") + 1] == f"sqlite:///{storage}/mlflow.db"
+    assert command[-4:] == ["--host", "127.0.0.1", "--port", "5001"]
+
+
+@pytest.mark.parametrize("uri", ["http://tracking:5000", "https://tracking", "databricks"])
+def test_a_server_that_tracks_the_runs_has_its_own_page(storage, monkeypatch, capsys, uri):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert main(["mlflow", "--storage", storage]) == 2
+    assert f"MLFLOW_TRACKING_URI, {uri}" in capsys.readouterr().err
+
+
+def test_a_storage_in_which_nothing_was_tracked_is_refused(tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert main(["mlflow", "--storage", str(tmp_path)]) == 2
+    assert f"no run was tracked in {tmp_path}/mlflow.db" in capsys.readouterr().err
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_port_in_use_is_refused(storage, capsys):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["mlflow", "--storage", storage, "--port", str(port)]) == 2
+    assert f"port {port} is in use" in capsys.readouterr().err
+
+
+STUB = """
+import http.server, os, sys
+assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+"""
+PAGE = """
+import sys
+from mirepoix.workflows.upkeep import mlflow_page
+mlflow_page.server_command = lambda storage, host, port: [sys.executable, "-c", sys.argv[1], str(port)]
+sys.exit(mlflow_page.mlflow_command("here", "127.0.0.1", int(sys.argv[2])))
+"""
+
+
+def test_the_url_is_printed_once_the_page_answers_and_an_interrupt_ends_the_server(tmp_path):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-c", PAGE, STUB, str(port)]
+    page = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert page.stdout.readline() == f"the tracking page of here is at http://127.0.0.1:{port}  (Ctrl-C stops it)\n"
+    os.kill(page.pid, signal.SIGINT)
+    assert page.communicate(timeout=30)[0] == "\nstopped\n" and page.returncode == 0
+    with pytest.raises(OSError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2)
+
+
+def test_a_server_that_ends_at_once_is_told_with_its_last_line(storage, monkeypatch):
+    monkeypatch.setattr(mlflow_page, "server_command", lambda *_: [sys.executable, "-c", "raise SystemExit('the database is newer')"])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with pytest.raises(Refused, match="did not start: the database is newer"):
+        mlflow_page.mlflow_command(storage, "127.0.0.1", port)

@@ -1,0 +1,1 @@
+"""What a storage holds: its runs, what they need, what is kept, what is removed."""

@@ -1,0 +1,194 @@
+"""The runs of a storage, read from their folders: how each ended, what it measured, which results it names, and whether it is kept."""
+
+import json
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+from mirepoix.components.evaluation.evaluate_config import released
+from mirepoix.models.errors import Refused
+from mirepoix.serving import store
+from mirepoix.serving.heartbeat import SERVED, is_alive, living, place_of, read_record
+from mirepoix.workflows.runner.lease import ABANDONED_SECONDS, RUN_FILE
+from mirepoix.workflows.storage import RUN_NAME
+
+PIN, REMOVAL, REPORT = "pin.json", "removal.json", "report.json"
+READERS = 16
+"""Threads that read small files; on an object store each read is a request."""
+_PLACE = re.compile(r"artefacts/[^/\s\"]+/[0-9a-f]{16}(?![0-9a-f])")
+State = Literal["running", "done", "failed", "killed", "being removed"]
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A folder of runs/, as far as it is needed to list the run and to decide what it needs."""
+
+    name: str
+    folder: str
+    recipe: str
+    state: State
+    began: float
+    ended: float  # of a run that goes on or was killed, when it was last heard of
+    report: Mapping[str, Any] | None  # the content of report.json
+    driver: Mapping[str, Any] | None  # the content of run.json
+    pinned: bool
+    read: tuple[str, ...]  # the results that its settings name, as artefacts/<stage>/<key>: an encoder, or the release that it adds to
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The results that it made, relied on, began or read: artefacts/<stage>/<key>, wherever the storage was then."""
+        made = (place for target in self._targets() if (place := place_of(target)) is not None)
+        return tuple(dict.fromkeys([*made, *self.read]))
+
+    def _targets(self) -> Iterable[str]:
+        yield from (stage["target"] for stage in self.stages)
+        yield from (self.driver or {}).get("targets", ())
+
+    @property
+    def stages(self) -> Sequence[Mapping[str, Any]]:
+        return [] if self.report is None else self.report["stages"]
+
+    @property
+    def released(self) -> dict[str, str]:
+        """The releases that it made, by the name of their stage: their targets as they were recorded."""
+        return {
+            stage["name"]: stage["target"] for stage in self.stages if stage["name"].rpartition(":")[2] == "release" and stage["digest"]
+        }
+
+    @property
+    def score(self) -> tuple[str, str, float] | None:
+        """The arm (empty where there are none), the measure and the average of its headline; of a comparison those of the best arm."""
+        if self.report is None:
+            return None
+        arms = self.report.get("arms") or {"": self.report}
+        found = [
+            (arm, headline["measure"], headline[released(headline)]["average"])
+            for arm, results in arms.items()
+            if (headline := results.get("headline"))
+        ]
+        return max(found, key=lambda score: score[2], default=None)
+
+
+def read_runs(storage: str) -> list[StoredRun]:
+    """All runs of a storage, the newest first."""
+    home = store.join(storage, "runs")
+    names = [name for name in store.list_names(home) if not name.startswith(".")]
+    alive = {record["driver"] for record in living(storage, "driver")} if names else set()
+    with ThreadPoolExecutor(READERS) as pool:
+        found = list(pool.map(partial(_read_run, storage, alive), names))
+    return sorted((run for run in found if run is not None), key=lambda run: (run.began, run.name), reverse=True)
+
+
+def _read_run(storage: str, alive: set[str], name: str) -> StoredRun | None:
+    """The run in a folder; None where it was removed meanwhile, and of a folder that is no run's. A run may have been renamed."""
+    folder = store.join(storage, "runs", name)
+    files = set(store.list_names(folder))
+    named = RUN_NAME.fullmatch(name)
+    if not files or not (named or {RUN_FILE, REPORT} & files):
+        return None
+    driver = _content(folder, RUN_FILE) if RUN_FILE in files else None
+    going = driver is not None and (driver["driver"] in alive or _lives(storage, driver["driver"]))
+    report = _content(folder, REPORT)  # read after the record of the driver: one that is gone has written its report before
+    if report is not None and not {"recipe", "stages"} <= set(report):
+        return None
+    settings = json.dumps(report["settings"]) if report is not None else (store.read(store.join(folder, "config.yaml")) or b"").decode()
+    began = (report or {}).get("began") or (driver or {}).get("began") or _written(named, report)
+    ended = (report or {}).get("ended") or (driver or {}).get("noted") or began
+    if REMOVAL in files:
+        state: State = "being removed"
+    elif report is not None:
+        state = "done" if all(stage["status"] in ("done", "skipped") for stage in report["stages"]) else "failed"
+    elif going or (driver is None and time.time() - began < ABANDONED_SECONDS):
+        state = "running"
+    else:
+        state = "killed"
+    recipe = report["recipe"] if report is not None else named["recipe"] if named else name
+    return StoredRun(
+        name, folder, recipe, state, began, ended, report, driver, PIN in files, tuple(dict.fromkeys(_PLACE.findall(settings)))
+    )
+
+
+def _written(named: re.Match[str] | None, report: Mapping[str, Any] | None) -> float:
+    """When a run began whose record does not say it in seconds: by its report, or by the name of its folder."""
+    if report is not None:
+        return time.mktime(time.strptime(report["run"], "%Y-%m-%d %H:%M:%S"))
+    return time.mktime(time.strptime(named["when"], "%Y%m%d-%H%M%S")) if named else time.time()
+
+
+def _lives(storage: str, driver: str) -> bool:
+    """Whether a driver lives that was not there when the records of all were read."""
+    record = read_record(storage, "driver", driver)
+    return record is not None and is_alive(record)
+
+
+def _content(folder: str, name: str) -> dict[str, Any] | None:
+    text = store.read(store.join(folder, name))
+    try:
+        return None if text is None else json.loads(text)
+    except ValueError as error:
+        raise Refused(f"{store.join(folder, name)} cannot be read ({error}); restore the file, or delete the folder of the run") from error
+
+
+def find_run(runs: Sequence[StoredRun], given: str, storage: str) -> StoredRun:
+    """The run that is meant by its folder, its name, the beginning of its name, or `latest`."""
+    if given == "latest":
+        if not runs:
+            raise Refused(f"there is no run in {storage}; give --storage the folder or URI that runs were given")
+        return runs[0]
+    name = given.partition("?")[0].rstrip("/").rpartition("/")[2]
+    exact = [run for run in runs if run.name == name]
+    found = exact or [run for run in runs if run.name.startswith(name)]
+    if "/" in given and exact and not _same_folder(given, exact[0].folder):
+        raise Refused(f"{given} is not in {storage}; give --storage the folder or URI that holds it")
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Refused(f"{len(found)} runs begin with {name!r}: {', '.join(run.name for run in found[:5])}; give more of the name")
+    known = ", ".join(run.name for run in runs[:5]) or "none"
+    raise Refused(f"there is no run {given!r} in {storage}; the newest are {known}; `mirepoix runs` lists all")
+
+
+def _same_folder(one: str, other: str) -> bool:
+    if store.is_local(one) and store.is_local(other):
+        return store.local_path(one).resolve() == store.local_path(other).resolve()
+    return one.rstrip("/") == other
+
+
+def servers(storage: str) -> dict[str, list[dict[str, Any]]]:
+    """The records of the processes that serve a release of this storage, by its artefacts/<stage>/<key>; those of the dead do not count."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in living(storage, SERVED):
+        place = place_of(record["target"])
+        assert place is not None, record
+        found.setdefault(place, []).append(record)
+    return found
+
+
+def sizes(storage: str, places: Iterable[str]) -> dict[str, int | None]:
+    """The bytes of each result, by its manifest; None where it is not there, or was never committed."""
+    wanted = list(places)
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(zip(wanted, pool.map(partial(_size, storage), wanted), strict=True))
+
+
+def _size(storage: str, place: str) -> int | None:
+    with suppress(store.Damaged):
+        manifest = store.read_manifest(store.join(storage, *place.split("/")))
+        if manifest is not None:
+            return sum(file["size"] for file in manifest.files.values())
+    return None
+
+
+def as_bytes(count: int) -> str:
+    """A number of bytes as text: 812 B, 1.2 MB, 34 GB."""
+    number, unit = float(count), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if number < 999.5:
+            break
+        number, unit = number / 1000, larger
+    return f"{number:.0f} {unit}" if unit == "B" or number >= 9.95 else f"{number:.1f} {unit}"
