@@ -239,7 +239,9 @@ def test_a_release_that_runs_code_of_its_checkpoint_says_so_and_is_opened_only_w
     draft.mkdir()
     release = assemble(draft, "tiny", golden=golden, instructions=INSTRUCTIONS, **{**own, "index_folder": tmp_path / "index"})
     assert json.loads((draft / "release.json").read_text())["custom_code"] is True and release.custom_code
-    with pytest.raises(Refused, match=r"^release tiny \w+ runs code that its checkpoint brought .*--trust-remote-code \(serve, export\)"):
+    with pytest.raises(
+        Refused, match=r"^release tiny \w+ runs code that its checkpoint brought .*--trust-remote-code \(serve, export, add, remove\)"
+    ):
         release.open_encoder()
     assert len(release.open_encoder(trust_remote_code=True).encode(corpus()[:1])) == 1
     with pytest.raises(Refused, match="runs code that its checkpoint brought"):
