@@ -54,6 +54,12 @@ def _request(arguments: argparse.Namespace) -> "RunRequest":
     )
 
 
+def _init(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.init.command import init
+
+    return init(arguments.folder, arguments.output, arguments.force, arguments.recipe, arguments.json)
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows import run
 
@@ -276,6 +282,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS = {
+    "init": _init,
     "run": _run,
     "describe": _describe,
     "submit": _submit,

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 EXAMPLES = """examples:
+  mirepoix init /my/pictures; mirepoix run mirepoix.yaml   search your own pictures: what was found, proposed, and costs
   mirepoix run quickstart                                  from nothing to a searched endpoint, in minutes
   mirepoix run quickstart instruct.max_steps=600 --plan    the stages that a change runs again, and why
   mirepoix describe quickstart > mine.yaml; mirepoix run mine.yaml
@@ -32,6 +33,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="look at a folder of pictures or texts, and write a config for it: mirepoix.yaml")
+    init.add_argument("folder", type=Path, metavar="DIR", help="folder of pictures, of tables, or of a corpus in a known format")
+    init.add_argument("--output", type=Path, default=Path("mirepoix.yaml"), metavar="FILE", help="file to write (default: %(default)s)")
+    init.add_argument("--force", action="store_true", help="write over the file if it is there")
+    init.add_argument("--recipe", metavar="RECIPE", help="search: a model as it is; finetune: trained on pairs (default: what fits)")
+    init.add_argument("--json", action="store_true", help="print what was found and proposed as JSON")
 
     run = commands.add_parser("run", help="run a recipe: stages that are up to date are skipped, those that were killed are resumed")
     _recipe(run)

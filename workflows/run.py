@@ -17,8 +17,8 @@ from mirepoix.components.evaluation.report import render
 from mirepoix.components.publishing.receipt import RECEIPT
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
-from mirepoix.workflows import results
 from mirepoix.workflows.config import jsonable
+from mirepoix.workflows.dag import results
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
