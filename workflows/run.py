@@ -177,15 +177,17 @@ def _record(request: RunRequest, config: Recipe | Revision, report: Report, bega
 
 
 def print_outcome(run: Run, to_serve: bool = False) -> int:
-    """Prints the results and the failures of a run, with `to_serve` also where its release is; returns the exit status."""
+    """Prints results and failures, and how to serve the release, with `to_serve` also where that is; returns the exit status."""
     if text := results.results_table(run.record):
         print(f"\n{text}")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
     if run.endpoint:
         print(f"endpoint  {run.endpoint}")
-    if to_serve and run.report.ok:
-        target = run.report.stages["release"].target
-        print(f"release   {target}\nserve it  mirepoix serve {shlex.quote(target)}")
+    made = [stage.target for name, stage in run.report.stages.items() if name.rpartition(":")[2] == "release" and stage.digest]
+    if to_serve and made and run.report.ok:
+        print(f"release   {made[0]}\nserve it  mirepoix serve {shlex.quote(made[0])}")
+    elif len(made) == 1 and not run.endpoint:
+        print(f"serve it  mirepoix serve {shlex.quote(run.folder)} --open")
     for name, stage in run.report.stages.items():
         if stage.status == "failed":
             print(f"mirepoix: stage {name} failed: {stage.error}", file=sys.stderr)
