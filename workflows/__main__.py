@@ -12,7 +12,9 @@ from mirepoix.workflows.arguments import parsed
 
 if TYPE_CHECKING:
     from mirepoix.components.ingestion.sources_config import SourcesConfig
+    from mirepoix.workflows.dag.revision import Revision
     from mirepoix.workflows.run import RunRequest
+    from mirepoix.workflows.runner.execute import Report
 
 
 def main(words: list[str] | None = None) -> int:
@@ -63,14 +65,18 @@ def _run(arguments: argparse.Namespace) -> int:
 
     request = _request(arguments)
     if arguments.plan:
-        planned = run.plan(request).stages
-        width = max(16, *map(len, planned))
-        for name, stage in planned.items():
-            verb = {"skipped": "up to date", "not run": "may run" if stage.reason.startswith("may run") else "runs"}[stage.status]
-            print(f"{name:<{width}} {verb:<10} {stage.reason.removeprefix('may run: ') if verb != 'up to date' else ''}".rstrip())
-        return 0
+        return _print_plan(run.plan(request))
     with ExitStack() as resources:
         return run.print_outcome(run.run(request, resources), to_serve=arguments.command == "release")
+
+
+def _print_plan(report: "Report") -> int:
+    planned = report.stages
+    width = max(16, *map(len, planned))
+    for name, stage in planned.items():
+        verb = {"skipped": "up to date", "not run": "may run" if stage.reason.startswith("may run") else "runs"}[stage.status]
+        print(f"{name:<{width}} {verb:<10} {stage.reason.removeprefix('may run: ') if verb != 'up to date' else ''}".rstrip())
+    return 0
 
 
 def _release(arguments: argparse.Namespace) -> int:
@@ -79,6 +85,29 @@ def _release(arguments: argparse.Namespace) -> int:
     arguments.recipe, arguments.config, arguments.until = RECIPE, None, LAST
     arguments.overrides = [*settings(arguments.encoder, arguments.corpus, arguments.name), *arguments.overrides]
     return _run(arguments)
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.upkeep.revisions import addition
+
+    trusted = arguments.trust_remote_code
+    revision, origin = addition(arguments.release, arguments.overrides, arguments.replace, arguments.prefix, trusted)
+    return _revise(arguments, revision, origin)
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.upkeep.revisions import removal
+
+    return _revise(arguments, removal(arguments.release, arguments.overrides, arguments.ids, arguments.trust_remote_code))
+
+
+def _revise(arguments: argparse.Namespace, revision: "Revision", origin: str = "") -> int:
+    from mirepoix.workflows.run import plan_config
+    from mirepoix.workflows.upkeep.revisions import revise
+
+    arguments.recipe, arguments.config, arguments.overrides = arguments.command, None, []
+    request = _request(arguments)
+    return _print_plan(plan_config(request, revision)) if arguments.plan else revise(revision, request, origin)
 
 
 def _describe(arguments: argparse.Namespace) -> int:
@@ -260,6 +289,8 @@ COMMANDS = {
     "list": _list,
     "demo": _demo,
     "release": _release,
+    "add": _add,
+    "remove": _remove,
     "serve": _serve,
     "search": _search,
     "export": _export,

@@ -14,7 +14,14 @@ EXAMPLES = """examples:
   mirepoix run search sources.path=/my/pictures            search them through a published encoder, without a training
   mirepoix release storage/artefacts/instruct/... --corpus /my/pictures
   mirepoix serve --open; mirepoix search "two small red stars" --target i
+  mirepoix add storage/runs/search-... /my/new/pictures; mirepoix remove storage/runs/add-... beach/p01.png
   mirepoix export storage/runs/quickstart-... /models/mine --to hf
+"""
+
+ADDITIONS = """examples:
+  mirepoix add storage/runs/search-... /my/pictures/2027
+  mirepoix add s3://bucket/release captions=folder+/new --prefix 2027/ --storage /data/storage
+  mirepoix add storage/artefacts/release/... /my/pictures --replace curate.near_duplicates=merge
 """
 
 
@@ -62,6 +69,25 @@ def _parser() -> argparse.ArgumentParser:
     release.add_argument("--name", help="model name of requests to the endpoint (default: mirepoix)")
     _execution(release)
     _storage(release)
+
+    add = commands.add_parser(
+        "add",
+        help="make a release with more items of a release: only new items are encoded, and the old release stays as it is",
+        epilog=ADDITIONS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
+    what = "folder, file or URI with the new items, as [NAME=][FORMAT+]PATH; fields to set, as curate.max_rejected=1, may be among them"
+    add.add_argument("overrides", nargs="+", metavar="PATH", help=what)
+    add.add_argument("--replace", action="store_true", help="replace items by new ones with the same ids (default: refuse them)")
+    add.add_argument("--prefix", default="", metavar="TEXT", help="put this before the ids of the new items")
+    _revision(add)
+
+    remove = commands.add_parser("remove", help="make a release with fewer items of a release, which stays as it is; nothing is encoded")
+    remove.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
+    remove.add_argument("overrides", nargs="*", metavar="ID", help="ids of the items to remove, as a search shows them")
+    remove.add_argument("--ids", metavar="FILE", help="file with an id on each line, of items to remove")
+    _revision(remove)
 
     serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
     what = "folder or URI of a release, or the folder of a run that made one (default: the latest release in the storage)"
@@ -130,6 +156,12 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="check this machine for a run, with advice on what is missing")
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
+
+
+def _revision(parser: argparse.ArgumentParser) -> None:
+    _trusted(parser)
+    _execution(parser)
+    _storage(parser)
 
 
 def _execution(parser: argparse.ArgumentParser) -> None:
