@@ -9,9 +9,9 @@ The sentence of a presentation is a query; its pictures of which it is true are 
 give the same rows. Where a line names no directory, or another one than its pictures are in, they are found by their names. An example with
 only some of its permutations is read with these, and a notice counts the others.
 
-The hidden split was for the leaderboard alone. Its files (a name or folder with the word "hidden") are left out with a notice, unless the
-path of the source ends in that folder or file; then their split is `hidden`, which is never trained on. Files whose lines have no labels are
-left out with a notice too; where the source is such a file, its lines are rejected.
+The hidden split was for the leaderboard alone. Its files (a name or folder with the word "hidden") are left out with a notice, unless
+the path of the source ends in that folder or file; then their split is `hidden`, which is never trained on. Files whose lines have no
+labels are left out with a notice too; where the source is such a file, its lines are rejected.
 """
 
 import posixpath
