@@ -4,7 +4,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,10 @@ from mirepoix.workflows.arguments import parsed
 
 if TYPE_CHECKING:
     from mirepoix.components.ingestion.sources_config import SourcesConfig
+    from mirepoix.workflows.checks.problem import Problem
+    from mirepoix.workflows.dag.revision import Revision
     from mirepoix.workflows.run import RunRequest
+    from mirepoix.workflows.runner.execute import Report
 
 
 def main(words: list[str] | None = None) -> int:
@@ -54,22 +57,31 @@ def _request(arguments: argparse.Namespace) -> "RunRequest":
     )
 
 
+def _init(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.init.command import init
+
+    return init(arguments.folder, arguments.output, arguments.force, arguments.recipe, arguments.json)
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows import run
 
     request = _request(arguments)
     if arguments.plan:
-        report, problems = run.plan(request)
-        planned = report.stages
-        width = max(16, *map(len, planned))
-        for name, stage in planned.items():
-            verb = {"skipped": "up to date", "not run": "may run" if stage.reason.startswith("may run") else "runs"}[stage.status]
-            print(f"{name:<{width}} {verb:<10} {stage.reason.removeprefix('may run: ') if verb != 'up to date' else ''}".rstrip())
-        for problem in problems:
-            print(f"mirepoix: {problem}", file=sys.stderr)
-        return 2 if problems else 0
+        return _print_plan(*run.plan(request))
     with ExitStack() as resources:
         return run.print_outcome(run.run(request, resources), to_serve=arguments.command == "release")
+
+
+def _print_plan(report: "Report", problems: "Sequence[Problem]") -> int:
+    planned = report.stages
+    width = max(16, *map(len, planned))
+    for name, stage in planned.items():
+        verb = {"skipped": "up to date", "not run": "may run" if stage.reason.startswith("may run") else "runs"}[stage.status]
+        print(f"{name:<{width}} {verb:<10} {stage.reason.removeprefix('may run: ') if verb != 'up to date' else ''}".rstrip())
+    for problem in problems:
+        print(f"mirepoix: {problem}", file=sys.stderr)
+    return 2 if problems else 0
 
 
 def _release(arguments: argparse.Namespace) -> int:
@@ -78,6 +90,29 @@ def _release(arguments: argparse.Namespace) -> int:
     arguments.recipe, arguments.config, arguments.until = RECIPE, None, LAST
     arguments.overrides = [*settings(arguments.encoder, arguments.corpus, arguments.name), *arguments.overrides]
     return _run(arguments)
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.upkeep.revisions import addition
+
+    trusted = arguments.trust_remote_code
+    revision, origin = addition(arguments.release, arguments.overrides, arguments.replace, arguments.prefix, trusted)
+    return _revise(arguments, revision, origin)
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.upkeep.revisions import removal
+
+    return _revise(arguments, removal(arguments.release, arguments.overrides, arguments.ids, arguments.trust_remote_code))
+
+
+def _revise(arguments: argparse.Namespace, revision: "Revision", origin: str = "") -> int:
+    from mirepoix.workflows.run import plan_config
+    from mirepoix.workflows.upkeep.revisions import revise
+
+    arguments.recipe, arguments.config, arguments.overrides = arguments.command, None, []
+    request = _request(arguments)
+    return _print_plan(*plan_config(request, revision)) if arguments.plan else revise(revision, request, origin)
 
 
 def _describe(arguments: argparse.Namespace) -> int:
@@ -248,12 +283,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS = {
+    "init": _init,
     "run": _run,
     "describe": _describe,
     "submit": _submit,
     "list": _list,
     "demo": _demo,
     "release": _release,
+    "add": _add,
+    "remove": _remove,
     "serve": _serve,
     "search": _search,
     "export": _export,

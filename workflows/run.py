@@ -17,12 +17,13 @@ from mirepoix.components.evaluation.report import render
 from mirepoix.components.publishing.receipt import RECEIPT
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
-from mirepoix.workflows import results
 from mirepoix.workflows.checks.problem import CannotSucceed, Problem
 from mirepoix.workflows.cluster.machine import Machine, this_machine
 from mirepoix.workflows.config import jsonable
+from mirepoix.workflows.dag import results
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.dag.retrieval import CHECK
+from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
 from mirepoix.workflows.runner.execute import Report, execute
 from mirepoix.workflows.runner.graph import Stage, choose
@@ -65,19 +66,24 @@ class Run:
 
     report: Report
     folder: str
-    config: Recipe
+    config: Any  # of the recipe, or of the revision
     endpoint: str | None  # the URL of an endpoint that is up after the run
     record: dict[str, Any]  # the content of report.json
 
 
 def plan(request: RunRequest) -> tuple[Report, list[Problem]]:
     """Which stages would run, and why, and the reasons for which they cannot succeed here; nothing is run or written."""
-    graph = _graph(request, request.resolved())
+    return plan_config(request, request.resolved())
+
+
+def plan_config(request: RunRequest, config: Recipe | Revision) -> tuple[Report, list[Problem]]:
+    """Which stages of a config would run, and why, and the reasons for which they cannot succeed here."""
+    graph = _graph(request, config)
     planned = _plan(request, graph)
     return planned, _problems(request, graph, planned)
 
 
-def _graph(request: RunRequest, config: Recipe) -> list[Stage]:
+def _graph(request: RunRequest, config: Recipe | Revision) -> list[Stage]:
     """The stages of a config; where nothing is evaluated, the corpus is not asked for what evaluation takes."""
     stages = config.stages()
     chosen, _ = choose(stages, request.until, request.start, set(request.force))
@@ -141,7 +147,11 @@ def _unusable(storage: str, how: str, error: OSError) -> Refused:
 
 def run(request: RunRequest, resources: ExitStack, display: Display | None = None) -> Run:
     """Runs a recipe; its cluster is started when the first stage needs it, and stays up until `resources` are closed."""
-    config = request.resolved()
+    return run_config(request, request.resolved(), resources, display)
+
+
+def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitStack, display: Display | None = None) -> Run:
+    """Runs the stages of a config; the recipe of the request names the run."""
     graph = _graph(request, config)
     name = recipe_name(request.recipe)
     folder = store.join(request.storage, "runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
@@ -208,7 +218,7 @@ def _root(storage: str) -> str:
     return str(store.local_path(storage)) if store.is_local(storage) else storage
 
 
-def _record(request: RunRequest, config: Recipe, report: Report, began: float) -> dict[str, Any]:
+def _record(request: RunRequest, config: Recipe | Revision, report: Report, began: float) -> dict[str, Any]:
     """The content of report.json: settings, data, results by task, stages."""
     data = report.stages.get("curate")
     return {
@@ -225,15 +235,17 @@ def _record(request: RunRequest, config: Recipe, report: Report, began: float) -
 
 
 def print_outcome(run: Run, to_serve: bool = False) -> int:
-    """Prints the results and the failures of a run, with `to_serve` also where its release is; returns the exit status."""
+    """Prints results and failures, and how to serve the release, with `to_serve` also where that is; returns the exit status."""
     if text := results.results_table(run.record):
         print(f"\n{text}")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
     if run.endpoint:
         print(f"endpoint  {run.endpoint}")
-    if to_serve and run.report.ok:
-        target = run.report.stages["release"].target
-        print(f"release   {target}\nserve it  mirepoix serve {shlex.quote(target)}")
+    made = [stage.target for name, stage in run.report.stages.items() if name.rpartition(":")[2] == "release" and stage.digest]
+    if to_serve and made and run.report.ok:
+        print(f"release   {made[0]}\nserve it  mirepoix serve {shlex.quote(made[0])}")
+    elif len(made) == 1 and not run.endpoint:
+        print(f"serve it  mirepoix serve {shlex.quote(run.folder)} --open")
     for name, stage in run.report.stages.items():
         if stage.status == "failed":
             print(f"mirepoix: stage {name} failed: {stage.error}", file=sys.stderr)
