@@ -243,7 +243,8 @@ class _Collection:
             self._remove_run(place)
             return
         key = place.removesuffix(".log")[-16:]
-        holder = self.driver.acquire(key, self.target(place))
+        # Without a target, what this process leaves of scratch is not taken for a half-published result.
+        holder = self.driver.acquire(key, self.target(place) if node.kind == "result" else "")
         if holder is not None:
             node.goes, node.needed_by = False, [f"a run that goes on: {holder['host']}, pid {holder['pid']}"]
             return
