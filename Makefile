@@ -1,3 +1,4 @@
+# make install the environment in .venv, with the tested versions; then `. .venv/bin/activate`
 # make demo    from nothing to a searched endpoint, on two CPU cores
 # make test    everything that is promised, tested, but for what takes as long as make soak
 # make soak    the tests that take too long for `make test`: all six retrievers, a verbalised corpus, all of NLVR, and a comparison as
@@ -15,7 +16,7 @@ BIN := .venv/bin
 # Tests run in this many processes; `make test WORKERS=0` runs them in one, for a debugger.
 WORKERS ?= 2
 
-.PHONY: help demo test soak bench lint format-check types lock clean
+.PHONY: help install demo test soak bench lint format-check types lock clean
 
 help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
@@ -44,6 +45,9 @@ INSTALL = install() { $(BIN)/uv pip install --quiet --compile-bytecode --python 
 		"sentence-transformers==5.3.0" "transformers==5.3.0" "tokenizers==0.22.2" "huggingface-hub==1.33.0" "datasets==5.2.0" \
 		"multiprocess==0.70.19" "dill==0.4.0" "ujson==5.12.0"
 	@touch $@
+
+install: .venv/ready
+	@echo "mirepoix is installed in .venv; type \`. .venv/bin/activate\`, then \`mirepoix init DIR\` or \`mirepoix --help\`"
 
 demo: .venv/ready
 	@$(BIN)/mirepoix demo quickstart

@@ -40,3 +40,4 @@ class Context:
     scratch: str  # path or URI that survives kills until the stage is published: checkpoints of long stages
     report: Callable[[dict[str, float]], None]  # {"step": 3, "total": 10, "loss": 0.2}: progress and metric curves; pickles for Ray workers
     seed: int
+    artefacts: str = ""  # path or URI of the storage's finished results, by stage and key; empty: none may be read

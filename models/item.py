@@ -80,6 +80,11 @@ def content_hash(item: Item) -> bytes:
     return whole.digest()
 
 
+def encoded_hash(item: Item) -> bytes:
+    """A hash of all that an encoder reads of an item: its content and its instruction. Two items with equal ones have equal vectors."""
+    return hashlib.sha256(content_hash(item) + item.instruction.encode()).digest()
+
+
 def content_key(item: Item) -> int:
     """The content hash as a number that a column or a tensor of 64 bits can hold."""
     return int.from_bytes(content_hash(item)[:8], "little", signed=True)

@@ -73,7 +73,12 @@ class Golden:
 
 def read_golden(path: Path) -> Golden:
     """The golden vectors that `Golden.write` wrote."""
-    plain = json.loads(path.read_text())
+    return parse_golden(path.read_bytes())
+
+
+def parse_golden(text: bytes) -> Golden:
+    """The golden vectors in the content of a file that `Golden.write` wrote."""
+    plain = json.loads(text)
     items = [_from_json(row) for row in plain["items"]]
     vectors, queries = ([np.asarray(rows, np.float32) for rows in plain[name]] for name in ("vectors", "queries"))
     return Golden(items, vectors, queries)

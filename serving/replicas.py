@@ -21,11 +21,11 @@ from ray.serve.handle import DeploymentHandle
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
-from mirepoix.models.ragged import RaggedRows
 from mirepoix.serving.heartbeat import served_mark
-from mirepoix.serving.http.api import About, Busy, Encoded, SearchResult, build_app
+from mirepoix.serving.http.api import About, Busy, Encoded, build_app
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.release import open_release
+from mirepoix.serving.searcher import Searcher, SearchResult
 
 if TYPE_CHECKING:
     import torch
@@ -108,8 +108,7 @@ class IndexReplica:
         self._mark = served_mark(*mark) if mark else None  # before the release is read, so that `gc` sees it
         if self._mark is not None:
             self._mark.__enter__()
-        release = open_release(target)
-        self.index, self.documents = release.open_index(), release.open_documents()
+        self.searcher = Searcher(open_release(target))
 
     def __del__(self) -> None:
         """Serve calls this when it ends a replica; a record that is left by one that was killed does not count."""
@@ -119,24 +118,13 @@ class IndexReplica:
                 mark.__exit__()
 
     async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]:
-        return await asyncio.to_thread(self._search, rows_TD, k, target)
+        return await asyncio.to_thread(self.searcher.search, rows_TD, k, target)
 
     async def thumbnail(self, id: str) -> bytes | None:
-        position = self.index.position(id)
-        return None if position is None else self.documents.thumbnail(position)
+        return self.searcher.thumbnail(id)
 
     async def ready(self) -> None:
         """Returns at once; a replica that cannot run this is not ready."""
-
-    def _search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]:
-        query = RaggedRows(rows_TD, np.array([0, len(rows_TD)]))
-        (hits,) = self.index.search(query, k, None if target is None else {target})
-        positions = [self.index.position(hit.id) for hit in hits]
-        shown = [self.documents[position] for position in positions if position is not None]
-        return [
-            SearchResult(hit.id, hit.score, document.modality.letters, document.text, document.pictured)
-            for hit, document in zip(hits, shown, strict=True)
-        ]
 
 
 class Replicas:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from pyarrow import fs
+from pyarrow import NativeFile, fs
 
 from mirepoix.models.errors import Refused
 
@@ -127,6 +127,12 @@ def read(target: str | Path) -> bytes | None:
             return content
     except FileNotFoundError:
         return None
+
+
+def open_file(target: str | Path) -> NativeFile:
+    """One file or object, to read any part of it; FileNotFoundError where it does not exist."""
+    filesystem, path = _open(target)
+    return filesystem.open_input_file(path)
 
 
 def write(target: str | Path, content: bytes) -> None:

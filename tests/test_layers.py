@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,8 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy
+import PIL
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -308,9 +311,10 @@ def test_an_installed_wheel_imports_itself_and_stages_itself_for_a_job(wheel: Pa
     code = """
         import sys
         from pathlib import Path
+        import mirepoix
         from mirepoix.models import item
         from mirepoix.workflows.cluster.ray_cluster import code_root, stage_code
-        print(item.__file__, code_root())
+        print(item.__file__, code_root(), mirepoix.open.__module__, *mirepoix.__all__)
         stage_code(Path(sys.argv[1]))
     """
     staged = tmp_path / "staged"
@@ -319,7 +323,8 @@ def test_an_installed_wheel_imports_itself_and_stages_itself_for_a_job(wheel: Pa
     command = [sys.executable, "-c", textwrap.dedent(code), str(staged)]
     found = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert found.stdout.split() == [str(wheel / "mirepoix" / "models" / "item.py"), str(wheel)]
+    names = ["mirepoix.workflows.python.opening", "open", "run"]
+    assert found.stdout.split() == [str(wheel / "mirepoix" / "models" / "item.py"), str(wheel), *names]
     assert {path.relative_to(staged) for path in staged.rglob("*.py")} == {
         Path("mirepoix") / "__init__.py",
         *(Path("mirepoix") / path.relative_to(ROOT) for path in SOURCES),
@@ -328,6 +333,7 @@ def test_an_installed_wheel_imports_itself_and_stages_itself_for_a_job(wheel: Pa
 
 
 WRONG = """
+import mirepoix
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item
 from mirepoix.serving.release import open_release
@@ -337,21 +343,35 @@ load_encoder("folder").encode([Item("a")], role="author")
 width: str = load_encoder("folder").encode([Item("a")]).width
 open_release("folder").open_index().search(["words"], 10)
 open_release("folder").named
+mirepoix.opne("folder")
+mirepoix.open(3)
+mirepoix.open("folder").search("words", k="ten")
+mirepoix.open("folder").encode("words", role="author")
+mirepoix.open("folder").encode([3])
+mirepoix.run(3)
+best: int = mirepoix.open("folder").search("words")[0].score
+reveal_type(mirepoix.open)
+reveal_type(mirepoix.run)
 """
 
 
 def test_a_program_that_uses_the_wheel_has_its_types_checked(wheel: Path, tmp_path: Path):
-    """Where torch is not installed, so that only our own types are read, which takes seconds."""
+    """With numpy and Pillow, whose types are in ours, and without torch and all others, whose types would take half a minute to read."""
     (tmp_path / "consumer.py").write_text((ROOT / "tests" / "consumer.py").read_text())
     (tmp_path / "wrong.py").write_text(WRONG)
     venv.create(tmp_path / "venv")
     (installed,) = (tmp_path / "venv").glob("lib/*/site-packages")
     (installed / "mirepoix").symlink_to(wheel / "mirepoix")
+    for library in (numpy, PIL):
+        (installed / library.__name__).symlink_to(Path(library.__file__).parent)
     options = ["--strict", "--config-file=", "--cache-dir=cache", f"--python-executable={tmp_path}/venv/bin/python"]
     command = [sys.executable, "-m", "mypy", *options, "consumer.py", "wrong.py"]
     checked = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     found = [line.partition(": error:")[0] for line in checked.stdout.splitlines() if ": error:" in line]
-    assert found == [f"wrong.py:{number}" for number in range(5, 11)], checked.stdout + checked.stderr
+    assert found == [f"wrong.py:{number}" for number in range(6, 19)], checked.stdout + checked.stderr
+    opening, running = re.findall(r'note: Revealed type is "(.*)"', checked.stdout)
+    assert opening.endswith("-> mirepoix.serving.in_process.retriever.Retriever") and "device: str | None =" in opening
+    assert running.endswith("-> mirepoix.workflows.python.running.RunResult") and "local: bool =" in running
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["submit", "--help"], ["doctor", "--help"]])

@@ -68,7 +68,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _release(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.encoder_release import LAST, RECIPE, settings
+    from mirepoix.workflows.recipes.encoder_release import LAST, RECIPE, settings
 
     arguments.recipe, arguments.config, arguments.until = RECIPE, None, LAST
     arguments.overrides = [*settings(arguments.encoder, arguments.corpus, arguments.name), *arguments.overrides]
@@ -76,10 +76,9 @@ def _release(arguments: argparse.Namespace) -> int:
 
 
 def _describe(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.config import describe
-    from mirepoix.workflows.recipes.registry import resolve
+    from mirepoix.workflows.recipes.registry import described, resolve
 
-    print(describe(resolve(arguments.recipe, arguments.overrides, arguments.config)), end="")
+    print(described(arguments.recipe, resolve(arguments.recipe, arguments.overrides, arguments.config)), end="")
     return 0
 
 
@@ -130,29 +129,19 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    import threading
-
     from mirepoix.serving.serve_config import ServeConfig
-    from mirepoix.workflows.run import release_of
+    from mirepoix.workflows.run import latest_release, release_of
+    from mirepoix.workflows.storage import default_storage
 
-    release = release_of(arguments.release)
+    storage = arguments.storage or default_storage()
+    release = release_of(arguments.release) if arguments.release else latest_release(storage)
+    if not arguments.release:
+        print(f"{release} is the latest release in {storage}", flush=True)
     trusted = arguments.trust_remote_code
     config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders, trust_remote_code=trusted)
-    from mirepoix.serving.app import check_port, start  # Ray and FastAPI, which a refused release or port does not wait for
-    from mirepoix.workflows.cluster.ray_cluster import cluster
+    from mirepoix.workflows.cluster.serve import serve  # Ray and FastAPI, which a refused release does not wait for
 
-    if not (arguments.address or os.environ.get("RAY_ADDRESS")):
-        check_port(config, running=False)
-    with cluster(arguments.address):
-        server = start(release, config)
-        print(f"{server.name} {server.version} is served at {server.url}  (Ctrl-C stops it)", flush=True)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            print("\nstopped")
-        finally:
-            server.stop()
-    return 0
+    return serve(release, config, arguments.address, arguments.open)
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -190,7 +179,8 @@ def _validate(arguments: argparse.Namespace) -> int:
     plan = ValidationPlan(_sources(arguments))
     if arguments.recipe:
         config = resolve(arguments.recipe, [], None)
-        sources = replace(config.sources, path=plan.sources.path, images=plan.sources.images)
+        given = {name: getattr(plan.sources, name) for name in ("path", "images", "columns", "captions")}
+        sources = replace(config.sources, **given)
         sources = sources if arguments.format == "auto" else replace(sources, format=arguments.format)
         plan = ValidationPlan(sources, config.curate, config.made_pairs, config.seed)
     return validate_command(plan, arguments.json, arguments.copies)
@@ -205,7 +195,13 @@ def _convert(arguments: argparse.Namespace) -> int:
 def _sources(arguments: argparse.Namespace) -> "SourcesConfig":
     from mirepoix.components.ingestion.sources_config import SourcesConfig
 
-    return SourcesConfig(path=tuple(arguments.path), format=arguments.format, images=arguments.images)
+    return SourcesConfig(
+        path=tuple(arguments.path),
+        format=arguments.format,
+        images=arguments.images,
+        columns=tuple(arguments.columns),
+        captions=arguments.captions,
+    )
 
 
 def _runs(arguments: argparse.Namespace) -> int:

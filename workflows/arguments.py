@@ -6,13 +6,13 @@ from pathlib import Path
 EXAMPLES = """examples:
   mirepoix run quickstart                                  from nothing to a searched endpoint, in minutes
   mirepoix run quickstart instruct.max_steps=600 --plan    the stages that a change runs again, and why
-  mirepoix describe quickstart > mine.yaml; mirepoix run quickstart --config mine.yaml
+  mirepoix describe quickstart > mine.yaml; mirepoix run mine.yaml
   mirepoix run quickstart_all only=unite,mire              retrievers side by side, on the same data
   mirepoix submit quickstart --address http://HEAD:8265    the same on a cluster
   mirepoix validate /data/corpus; mirepoix run unite sources.path=/data/corpus
   mirepoix run search sources.path=/my/pictures            search them through a published encoder, without a training
   mirepoix release storage/artefacts/instruct/... --corpus /my/pictures
-  mirepoix serve storage/runs/quickstart-...; mirepoix search "two small red stars" --target i
+  mirepoix serve --open; mirepoix search "two small red stars" --target i
   mirepoix export storage/runs/quickstart-... /models/mine --to hf
 """
 
@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     _part(run)
     _execution(run)
 
-    describe = commands.add_parser("describe", help="print the whole config of a recipe as YAML, which --config reads")
+    describe = commands.add_parser("describe", help="print the whole config of a recipe as YAML, which `run` reads")
     _recipe(describe, storage=False)
 
     submit = commands.add_parser("submit", help="run a recipe as a job of a Ray cluster; the code of mirepoix is sent with it")
@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     _storage(release)
 
     serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
-    serve.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
+    what = "folder or URI of a release, or the folder of a run that made one (default: the latest release in the storage)"
+    serve.add_argument("release", metavar="RELEASE", nargs="?", help=what)
+    serve.add_argument("--open", action="store_true", help="open the search page in the browser once it answers")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); others need MIREPOIX_API_KEY")
     serve.add_argument(
         "--port",
@@ -67,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _trusted(serve)
     serve.add_argument("--encoders", type=int, default=1, help="encoder replicas (default: %(default)s)")
     serve.add_argument("--address", help="HOST:6379 of a Ray head to serve on; default: RAY_ADDRESS, else a private cluster")
+    _storage(serve)
 
     search = commands.add_parser("search", help="search a served release")
     search.add_argument("text", nargs="?", default="", help="text of the query")
@@ -104,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument(
         "--recipe",
         metavar="RECIPE",
-        help="recipe whose splits, curation rules and tasks are applied (default: the default rules, and all tasks)",
+        help="recipe, or .yaml file of one, whose splits, curation rules and tasks are applied (default: the default rules, and all tasks)",
     )
     validate.add_argument(
         "--copies", action="store_true", help="print also the rows that would be merged: duplicates, and pairs that are judged twice"
@@ -170,6 +173,19 @@ def _corpora(parser: argparse.ArgumentParser) -> None:
         "--format", default="auto", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: %(default)s)"
     )
     parser.add_argument("--images", metavar="FOLDER", help="folder that the paths of pictures are relative to (default: the corpus)")
+    parser.add_argument(
+        "--columns",
+        metavar="ROLE=COLUMN",
+        action="append",
+        default=[],
+        help="a column of tables of any names, as picture=file; roles: picture, text, id, query, split; may be repeated",
+    )
+    parser.add_argument(
+        "--captions",
+        choices=["apart", "together"],
+        default="apart",
+        help="whether a picture and its caption are two candidates or one (default: %(default)s)",
+    )
 
 
 def _part(parser: argparse.ArgumentParser) -> None:
@@ -185,11 +201,12 @@ def _part(parser: argparse.ArgumentParser) -> None:
 
 
 def _recipe(parser: argparse.ArgumentParser, storage: bool = True) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="name of a recipe; see `mirepoix list`")
+    what = "name of a recipe, see `mirepoix list`; or a .yaml file: `recipe: NAME` on top, and what of its config differs"
+    parser.add_argument("recipe", metavar="RECIPE", help=what)
     parser.add_argument(
         "overrides", nargs="*", metavar="a.b=value", help="fields of the config to set; `mirepoix describe RECIPE` names them"
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="read the config from a file that `describe` wrote")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="read the config of the recipe from a file")
     if storage:
         _storage(parser)
 

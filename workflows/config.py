@@ -10,8 +10,8 @@ import difflib
 import json
 import re
 import types
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -21,8 +21,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from mirepoix.models.errors import Refused
 
 Config = TypeVar("Config")
-CLASS = "class"
+CLASS, RECIPE = "class", "recipe"
+"""Keys of a file that are no fields: the class of a config where there may be several, and on top the recipe that the file changes."""
 NULLS = ("null", "none")
+ENDINGS = (".yaml", ".yml")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 SCALARS = {
     "null": re.compile(r"^(?:~|null|)$"),
@@ -35,7 +37,7 @@ SCALARS = {
 
 def jsonable(config: Any) -> dict[str, Any]:
     """The plain form of a config, which can be written as JSON or YAML, and hashed."""
-    return _plain(type(config), config)
+    return plain_form(type(config), config)
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -50,8 +52,8 @@ def override(config: Config, settings: Iterable[str]) -> Config:
         name, equals, text = setting.partition("=")
         if not equals:
             raise Refused(f"{setting!r} has no '='; write NAME=VALUE, such as {next(iter(flatten(config)), 'name')}=VALUE")
-        _set(type(config), plain, name.strip(), text)
-    return _build(type(config), plain, "", _Source(type(config).__name__, {}))
+        put(type(config), plain, name.strip(), partial(_from_text, name=name.strip(), text=text))
+    return build(type(config), plain, "", Origin(type(config).__name__, {}))
 
 
 def describe(config: Any) -> str:
@@ -60,10 +62,24 @@ def describe(config: Any) -> str:
 
 
 def read(source: str | Path, cls: type[Config]) -> Config:
-    """A config of the class, read from a file (a Path) or a text (a str); every field must be there, and no other."""
+    """A config of the class, read from a file (a Path) or a text (a str); every field must be there, and no other but `recipe`."""
+    _, plain, origin = parse(source)
+    return build(cls, plain, "", origin)
+
+
+class Document(NamedTuple):
+    """A config as a file has it: the recipe that it names, its plain form, which may be a part of one, and its origin."""
+
+    recipe: Any
+    plain: Any
+    origin: "Origin"
+
+
+def parse(source: str | Path) -> Document:
+    """The content of a file (a Path) or a text (a str); refused unless it is YAML."""
     label = str(source) if isinstance(source, Path) else "the config"
     try:
-        text = source.read_text(encoding="utf-8") if isinstance(source, Path) else source
+        text = source.read_text(encoding="utf-8-sig") if isinstance(source, Path) else source
         node = yaml.compose(text, Loader=_Loader)
         lines = dict(_lines(node, "")) if node else {}
         plain = yaml.load(text, Loader=_Loader)
@@ -71,10 +87,11 @@ def read(source: str | Path, cls: type[Config]) -> Config:
         raise Refused(f"cannot read the config {label}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise Refused(f"{label} is not a config in YAML: {' '.join(str(error).split())}") from error
-    return _build(cls, plain, "", _Source(label, lines))
+    recipe = plain.pop(RECIPE, None) if isinstance(plain, dict) else None
+    return Document(recipe, plain, Origin(label, lines))
 
 
-class _Part(NamedTuple):
+class Part(NamedTuple):
     """One field of a config, or one entry of a list or dict of configs, in plain form."""
 
     key: str | int
@@ -83,15 +100,15 @@ class _Part(NamedTuple):
     help: str
 
 
-def _parts(annotation: Any, plain: Any) -> list[_Part] | None:
+def _parts(annotation: Any, plain: Any) -> list[Part] | None:
     """The parts of a config, or of a list or dict of configs, in plain form; None for a value without parts."""
-    if isinstance(plain, dict) and _classes(annotation):
-        cls = _class_of(annotation, plain)
-        hints = _hints(cls)
-        return [_Part(f.name, hints[f.name], plain[f.name], f.metadata.get("help", "")) for f in _fields(cls)]
-    if isinstance(plain, dict | list) and _classes(_inner(annotation, 0)):
+    if isinstance(plain, dict) and classes_of(annotation):
+        cls = class_of(annotation, plain)
+        hints = hints_of(cls)
+        return [Part(f.name, hints[f.name], plain[f.name], f.metadata.get("help", "")) for f in _fields(cls)]
+    if isinstance(plain, dict | list) and classes_of(inner_annotation(annotation, 0)):
         pairs = plain.items() if isinstance(plain, dict) else enumerate(plain)
-        return [_Part(key, _inner(annotation, key), each, "") for key, each in pairs]
+        return [Part(key, inner_annotation(annotation, key), each, "") for key, each in pairs]
     return None
 
 
@@ -103,40 +120,40 @@ def _leaves(annotation: Any, plain: Any, name: str) -> Iterator[tuple[str, Any]]
         yield from _leaves(part.annotation, part.plain, _dotted(name, part.key))
 
 
-def _plain(annotation: Any, value: Any) -> Any:
+def plain_form(annotation: Any, value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        tag = {CLASS: type(value).__name__} if _listed_classes(annotation) != [type(value)] else {}
-        hints = _hints(type(value))
-        return tag | {field.name: _plain(hints[field.name], getattr(value, field.name)) for field in _fields(type(value))}
+        tag = {CLASS: type(value).__name__} if listed_classes(annotation) != [type(value)] else {}
+        hints = hints_of(type(value))
+        return tag | {field.name: plain_form(hints[field.name], getattr(value, field.name)) for field in _fields(type(value))}
     if isinstance(value, tuple):
-        return [_plain(_inner(annotation, index), each) for index, each in enumerate(value)]
+        return [plain_form(inner_annotation(annotation, index), each) for index, each in enumerate(value)]
     if isinstance(value, Mapping):
-        return {key: _plain(_inner(annotation, key), each) for key, each in value.items()}
+        return {key: plain_form(inner_annotation(annotation, key), each) for key, each in value.items()}
     return value
 
 
-def _set(annotation: Any, root: dict[str, Any], name: str, text: str) -> None:
-    """Put the value of one dotted name into a plain form."""
+def put(annotation: Any, root: dict[str, Any], name: str, value: Callable[[Part], Any]) -> None:
+    """Put the value of one dotted name into a plain form; `value` makes it for the part that it is given."""
     parent: Any = None
-    part = _Part("", annotation, root, "")
+    part = Part("", annotation, root, "")
     for key in name.split("."):
         parts = {str(each.key): each for each in _parts(part.annotation, part.plain) or ()}
         if key not in parts:
             raise Refused(f"there is no {name!r} here; {_nearest(name, [known for known, _ in _leaves(annotation, root, '')])}")
         parent, part = part.plain, parts[key]
-    parent[part.key] = _from_text(part, name, text)
+    parent[part.key] = value(part)
 
 
-def _from_text(part: _Part, name: str, text: str) -> Any:
+def _from_text(part: Part, name: str, text: str) -> Any:
     """The plain form of a value from the command line."""
-    kinds, classes = _alternatives(part.annotation), _classes(part.annotation)
+    kinds, classes = alternatives(part.annotation), classes_of(part.annotation)
     if type(None) in kinds and text.strip().lower() in NULLS:
         return None
     if text.strip() in classes:
-        return _plain(part.annotation, _new(classes[text.strip()], name))
+        return plain_form(part.annotation, _new(classes[text.strip()], name))
     for candidate, strict in _candidates(kinds, text) if not classes else ():
         try:
-            return _plain(part.annotation, _adapter(part.annotation).validate_python(candidate, strict=strict))
+            return plain_form(part.annotation, _adapter(part.annotation).validate_python(candidate, strict=strict))
         except ValidationError:
             continue
     inside = [known for known, _ in _leaves(part.annotation, part.plain, name)] if _parts(part.annotation, part.plain) else []
@@ -166,7 +183,7 @@ def _frozen(value: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Source:
+class Origin:
     """The origin of a plain form, for error messages: its name, and the line of each dotted name."""
 
     name: str
@@ -184,6 +201,8 @@ def _lines(node: yaml.Node, name: str) -> Iterator[tuple[str, int]]:
         for key, value in node.value:
             if key.value in seen:
                 raise yaml.YAMLError(f"{_dotted(name, key.value)} is given twice, the second time in line {key.start_mark.line + 1}")
+            if isinstance(value, yaml.ScalarNode) and not (value.value or value.style):
+                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value} has no value; write null, or leave the line out")
             seen.add(key.value)
             yield from _lines(value, _dotted(name, key.value))
             yield _dotted(name, key.value), key.start_mark.line + 1
@@ -192,33 +211,33 @@ def _lines(node: yaml.Node, name: str) -> Iterator[tuple[str, int]]:
             yield from _lines(value, _dotted(name, index))
 
 
-def _build(annotation: Any, plain: Any, name: str, source: _Source) -> Any:
-    """A value from its plain form, checked against its annotation."""
-    if isinstance(plain, dict) and _classes(annotation):
+def build(annotation: Any, plain: Any, name: str, source: Origin) -> Any:
+    """A value from its plain form, checked against its annotation; a refusal names the file and the line."""
+    if isinstance(plain, dict) and classes_of(annotation):
         return _build_config(annotation, plain, name, source)
     parts = _parts(annotation, plain)
     if parts is not None:
-        built = {part.key: _build(part.annotation, part.plain, _dotted(name, part.key), source) for part in parts}
+        built = {part.key: build(part.annotation, part.plain, _dotted(name, part.key), source) for part in parts}
         return built if isinstance(plain, dict) else tuple(built.values())
     allowed = _admitted(annotation)
-    if plain is None and type(None) in _alternatives(annotation):
+    if plain is None and type(None) in alternatives(annotation):
         return None
     try:
-        if not _classes(annotation):
+        if not classes_of(annotation):
             return _adapter(annotation).validate_json(json.dumps(plain), strict=True)
     except (ValidationError, TypeError):
-        allowed += "; put quotes around a text that looks like something else" if str in _alternatives(annotation) else ""
+        allowed += "; put quotes around a text that looks like something else" if str in alternatives(annotation) else ""
     raise Refused(f"{source.at(name)}: {name or 'the whole'} is {'null' if plain is None else repr(plain)} but takes {allowed}")
 
 
-def _build_config(annotation: Any, plain: dict[str, Any], name: str, source: _Source) -> Any:
-    classes = _classes(annotation)
-    open_choice = len(_listed_classes(annotation)) > 1
+def _build_config(annotation: Any, plain: dict[str, Any], name: str, source: Origin) -> Any:
+    classes = classes_of(annotation)
+    open_choice = len(listed_classes(annotation)) > 1
     if (CLASS in plain and plain[CLASS] not in classes) or (CLASS not in plain and open_choice):
         tag = _dotted(name, CLASS)
         raise Refused(f"{source.at(tag)}: {tag} is {plain.get(CLASS, 'missing')!r}; it must be {_listed(classes, 'or')}")
-    cls = _class_of(annotation, plain)
-    hints, names = _hints(cls), [field.name for field in _fields(cls)]
+    cls = class_of(annotation, plain)
+    hints, names = hints_of(cls), [field.name for field in _fields(cls)]
     values = {key: value for key, value in plain.items() if key != CLASS}
     for key in values:
         if key not in names:
@@ -226,7 +245,7 @@ def _build_config(annotation: Any, plain: dict[str, Any], name: str, source: _So
             raise Refused(f"{source.at(unknown)}: there is no {unknown!r}; {_nearest(unknown, [_dotted(name, each) for each in names])}")
     if missing := [_dotted(name, key) for key in names if key not in values]:
         raise Refused(f"{source.at(name)}: {_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing; every field must be there")
-    built = {key: _build(hints[key], value, _dotted(name, key), source) for key, value in values.items()}
+    built = {key: build(hints[key], value, _dotted(name, key), source) for key, value in values.items()}
     try:
         return cls(**built)
     except Refused as error:
@@ -235,7 +254,7 @@ def _build_config(annotation: Any, plain: dict[str, Any], name: str, source: _So
 
 def _yaml_lines(annotation: Any, plain: Any) -> Iterator[str]:
     """The lines of YAML of a plain form that has parts."""
-    if isinstance(plain, dict) and CLASS in plain and _classes(annotation):
+    if isinstance(plain, dict) and CLASS in plain and classes_of(annotation):
         yield f"{CLASS}: {plain[CLASS]}"
     for part in _parts(annotation, plain) or ():
         comment = f"  # {' '.join(part.help.split())}" if part.help else ""
@@ -254,13 +273,10 @@ def _flow(plain: Any) -> str:
         return f"[{', '.join(map(_flow, plain))}]"
     if isinstance(plain, dict):
         return f"{{{', '.join(f'{_flow(key)}: {_flow(value)}' for key, value in plain.items())}}}"
-    if isinstance(plain, str) and (not re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", plain) or _is_number_or_name(plain)):
+    is_other = isinstance(plain, str) and any(scalar.match(plain) for scalar in SCALARS.values())
+    if is_other or (isinstance(plain, str) and not re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", plain)):
         return yaml.dump(plain, Dumper=_Dumper, default_style='"', width=float("inf"), allow_unicode=True).rstrip("\n")
     return yaml.dump(plain, Dumper=_Dumper, width=float("inf")).split("\n")[0]
-
-
-def _is_number_or_name(scalar: str) -> bool:
-    return any(expression.match(scalar) for expression in SCALARS.values())
 
 
 class _Loader(yaml.SafeLoader):
@@ -287,7 +303,7 @@ def _fields(cls: type) -> list[dataclasses.Field]:
 
 
 @cache
-def _hints(cls: type) -> dict[str, Any]:
+def hints_of(cls: type) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 
@@ -296,24 +312,24 @@ def _adapter(annotation: Any) -> TypeAdapter:
     return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
 
 
-def _alternatives(annotation: Any) -> list[Any]:
+def alternatives(annotation: Any) -> list[Any]:
     """The members of a union, or the annotation alone; pydantic checks the constraints of Annotated."""
     if get_origin(annotation) is Annotated:
-        return _alternatives(get_args(annotation)[0])
+        return alternatives(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
-        return [each for member in get_args(annotation) for each in _alternatives(member)]
+        return [each for member in get_args(annotation) for each in alternatives(member)]
     return [annotation]
 
 
-def _listed_classes(annotation: Any) -> list[type]:
+def listed_classes(annotation: Any) -> list[type]:
     """The config classes that an annotation names."""
-    return [each for each in _alternatives(annotation) if isinstance(each, type) and dataclasses.is_dataclass(each)]
+    return [each for each in alternatives(annotation) if isinstance(each, type) and dataclasses.is_dataclass(each)]
 
 
-def _classes(annotation: Any) -> dict[str, type]:
+def classes_of(annotation: Any) -> dict[str, type]:
     """The config classes that an annotation admits, by name: those that it names, and their subclasses."""
     found: dict[str, type] = {}
-    left = _listed_classes(annotation)
+    left = listed_classes(annotation)
     while left:
         cls = left.pop(0)
         found[cls.__name__] = cls
@@ -322,13 +338,13 @@ def _classes(annotation: Any) -> dict[str, type]:
     return found
 
 
-def _class_of(annotation: Any, plain: Mapping[str, Any]) -> type:
-    return _classes(annotation)[plain[CLASS]] if CLASS in plain else _listed_classes(annotation)[0]
+def class_of(annotation: Any, plain: Mapping[str, Any]) -> type:
+    return classes_of(annotation)[plain[CLASS]] if CLASS in plain else listed_classes(annotation)[0]
 
 
-def _inner(annotation: Any, key: Any) -> Any:
+def inner_annotation(annotation: Any, key: Any) -> Any:
     """The annotation of the entry at an index of a tuple or under a key of a dict."""
-    for each in _alternatives(annotation):
+    for each in alternatives(annotation):
         origin, arguments = get_origin(each), get_args(each)
         if origin is dict:
             return arguments[1]
@@ -348,7 +364,7 @@ def _new(cls: type, name: str) -> Any:
 def _admitted(annotation: Any) -> str:
     """The values that an annotation admits, in words."""
     words = []
-    for each in _alternatives(annotation):
+    for each in alternatives(annotation):
         origin, arguments = get_origin(each), get_args(each)
         if origin is Literal:
             words.append(f"one of {', '.join(map(str, arguments))}")
@@ -358,8 +374,8 @@ def _admitted(annotation: Any) -> str:
             words.append(f"a list of {len(arguments)}: {', '.join(map(_admitted, arguments))}")
         elif origin is dict:
             words.append(f"a dict, each value {_admitted(arguments[1])}")
-        elif each in _listed_classes(annotation):
-            words.append(f"the fields of {_listed(_classes(each), 'or')}")
+        elif each in listed_classes(annotation):
+            words.append(f"the fields of {_listed(classes_of(each), 'or')}")
         else:
             words.append(KINDS.get(each, str(each)))
     return " or ".join(words)

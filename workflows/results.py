@@ -69,6 +69,17 @@ def figures(results: Mapping[str, Any]) -> dict[str, float]:
     return {f"{name} {headline['measure']}": headline[released(headline)]["average"] for name, headline in measured.items()}
 
 
+def scores(results: Mapping[str, Any]) -> dict[str, float]:
+    """What is released, by task, in the measure and the pool of the headline, and the average; of arms, by ARM:TASK."""
+    if "arms" in results:
+        return {f"{arm}:{task}": score for arm, own in results["arms"].items() for task, score in scores(own).items()}
+    if "headline" not in results:
+        return {}
+    headline, found = results["headline"], _by_pool_and_system(results)
+    entry = found[headline["pool"], released(headline)][headline["measure"]]
+    return {**entry["tasks"], "average": entry["average"]}
+
+
 def results_table(results: Mapping[str, Any]) -> str:
     """The results as a table of text, or why nothing could be measured; empty where nothing was evaluated."""
     if "arms" in results:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import shlex
 import sys
@@ -17,19 +18,23 @@ from mirepoix.components.publishing.receipt import RECEIPT
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.workflows import results
-from mirepoix.workflows.config import describe, jsonable
+from mirepoix.workflows.config import jsonable
 from mirepoix.workflows.dag.comparison import Comparison
-from mirepoix.workflows.recipes.registry import Recipe, resolve
+from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
 from mirepoix.workflows.runner.execute import Report, execute
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import Driver
+from mirepoix.workflows.runner.progress import Display
 from mirepoix.workflows.runner.tracking import open_tracker
 from mirepoix.workflows.storage import present
+
+RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}$")
+"""The end of the name of a run's folder: when it began."""
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A recipe and the options with which it is run."""
+    """A recipe, or a file that names its recipe, and the options with which it is run."""
 
     recipe: str
     overrides: tuple[str, ...] = ()
@@ -41,6 +46,11 @@ class RunRequest:
     address: str | None = None
     private: bool = False  # on a cluster of its own, even if RAY_ADDRESS is set
     local: bool = False  # stages run in this process
+    given: Recipe | None = None  # the config itself, of which `recipe` is but the name then
+
+    def resolved(self) -> Recipe:
+        """The config that is run."""
+        return self.given if self.given is not None else resolve(self.recipe, self.overrides, self.config)
 
 
 @dataclass(frozen=True)
@@ -56,7 +66,7 @@ class Run:
 
 def plan(request: RunRequest) -> Report:
     """Which stages would run, and why; nothing is run or written."""
-    return _plan(request, resolve(request.recipe, request.overrides, request.config).stages())
+    return _plan(request, request.resolved().stages())
 
 
 def _plan(request: RunRequest, graph: Sequence[Stage]) -> Report:
@@ -72,18 +82,19 @@ def _unusable(storage: str, how: str, error: OSError) -> Refused:
     )
 
 
-def run(request: RunRequest, resources: ExitStack) -> Run:
+def run(request: RunRequest, resources: ExitStack, display: Display | None = None) -> Run:
     """Runs a recipe; its cluster is started when the first stage needs it, and stays up until `resources` are closed."""
-    config = resolve(request.recipe, request.overrides, request.config)
+    config = request.resolved()
     graph = config.stages()
-    folder = store.join(request.storage, "runs", f"{request.recipe}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    name = recipe_name(request.recipe)
+    folder = store.join(request.storage, "runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
     _plan(request, graph)  # a run that is refused leaves no folder
     try:
-        store.write(store.join(folder, "config.yaml"), describe(config).encode())
+        store.write(store.join(folder, "config.yaml"), described(name, config).encode())
     except OSError as error:
         raise _unusable(request.storage, "written to", error) from error
     began = time.time()
-    tracker = open_tracker(request.storage, request.recipe, config)
+    tracker = open_tracker(request.storage, name, config)
     joins = not request.private and bool(request.address or os.environ.get("RAY_ADDRESS") or _ray_is_up())
     connected: list[bool] = []
 
@@ -108,6 +119,7 @@ def run(request: RunRequest, resources: ExitStack) -> Run:
             request.start,
             request.force,
             tracker=tracker,
+            display=display,
             ensure_ray=ensure_ray,
             parallel_arms=parallel_arms,
             local=request.local,
@@ -115,8 +127,8 @@ def run(request: RunRequest, resources: ExitStack) -> Run:
         )
         record = _record(request, config, report, began)
         pages = {"report.json": json.dumps(record, indent=1, sort_keys=True) + "\n", "report.html": render(record)}
-        for name, text in reversed(pages.items()):  # the report that others read last: with it, the run is over
-            store.write(store.join(folder, name), text.encode())
+        for page, text in reversed(pages.items()):  # the report that others read last: with it, the run is over
+            store.write(store.join(folder, page), text.encode())
     tracker.attach(pages, results.figures(record))
     return Run(report, folder, config, _endpoint(report, joins), record)
 
@@ -142,7 +154,7 @@ def _record(request: RunRequest, config: Recipe, report: Report, began: float) -
     """The content of report.json: settings, data, results by task, stages."""
     data = report.stages.get("curate")
     return {
-        "recipe": request.recipe,
+        "recipe": recipe_name(request.recipe),
         "run": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began)),
         "created": time.strftime("%Y-%m-%d %H:%M:%S"),
         "began": began,
@@ -173,6 +185,34 @@ def print_outcome(run: Run, to_serve: bool = False) -> int:
     return 0 if run.report.ok else 1
 
 
+def latest_release(storage: str) -> str:
+    """The release of the latest run in a storage that made one and whose release is still there; else the only release in it."""
+    runs = store.join(storage, "runs")
+    for name in sorted(filter(RUN.search, store.list_names(runs)), key=lambda name: RUN.search(name)[0], reverse=True):  # type: ignore[index]
+        releases = [_moved(storage, target) for target in _releases(store.read(store.join(runs, name, "report.json"))).values()]
+        if kept := [target for target in releases if store.read_manifest(target) is not None]:
+            return kept[0] if len(kept) == 1 else release_of(store.join(runs, name))
+    home = store.join(storage, "artefacts", "release")
+    keys = [key for key in store.list_names(home) if not key.startswith(".")]
+    found = [target for target in (store.join(home, key) for key in keys) if store.read_manifest(target) is not None]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Refused(f"no run in {storage} says which of its {len(found)} releases is the latest; give one: {', '.join(found[:5])}")
+    raise Refused(f"there is no release in the storage {storage}; make one with `mirepoix run`, or give the folder of one, or --storage")
+
+
+def _moved(storage: str, target: str) -> str:
+    """The target of a stage as its report names it; in a storage that was moved since, where it lies now."""
+    return target if store.read_manifest(target) is not None else store.join(storage, "artefacts", *target.rstrip("/").split("/")[-2:])
+
+
+def _releases(report: bytes | None) -> dict[str, str]:
+    """The folders of the releases that a run made, by their stages."""
+    made = {stage["name"]: stage["target"] for stage in json.loads(report)["stages"] if stage["digest"]} if report else {}
+    return {name: folder for name, folder in made.items() if name.rpartition(":")[2] == "release"}
+
+
 def release_of(target: str) -> str:
     """The folder of a release, from that folder itself or from the folder of a run that made one."""
     if store.read_manifest(target) is not None:
@@ -182,8 +222,7 @@ def release_of(target: str) -> str:
         if any((Path(target).expanduser() / name).is_file() for name in ("config.json", "modules.json", "mirepoix.json")):
             raise Refused(f"{target} is a model, and a release has a corpus too; make one: mirepoix release {target} --corpus DIR")
         raise Refused(f"{target} is neither a release nor the folder of a run; give one of storage/artefacts/release/* or storage/runs/*")
-    made = {stage["name"]: stage["target"] for stage in json.loads(report)["stages"] if stage["digest"]}
-    made = {name: folder for name, folder in made.items() if name.rpartition(":")[2] == "release"}
+    made = _releases(report)
     if len(made) > 1:
         named = ", ".join(f"{name.rpartition(':')[0]} {folder}" for name, folder in made.items())
         raise Refused(f"the run in {target} made {len(made)} releases; give the folder of one: {named}")

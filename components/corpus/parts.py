@@ -194,13 +194,25 @@ def part_rows(folder: Path, part: str) -> int:
     return sum(pq.read_metadata(file).num_rows for file in part_files(folder, part))
 
 
-def part_tables(folder: Path, part: str, columns: list[str] | None = None, rows: int = 1000) -> Iterator[pa.Table]:
-    """The rows of a part in order, in tables that never span row groups, since row groups bound the size in bytes."""
+def part_tables(
+    folder: Path, part: str, columns: list[str] | None = None, rows: int = 1000, chosen: npt.NDArray[np.bool_] | None = None
+) -> Iterator[pa.Table]:
+    """The rows of a part in order, in tables that never span row groups, since row groups bound the size in bytes.
+
+    With `chosen`, only the rows for which it is true; row groups without any of them are not read.
+    """
+    first = 0
     for file in part_files(folder, part):
         with pq.ParquetFile(file) as opened:
             for group in range(opened.num_row_groups):
-                for batch in opened.iter_batches(batch_size=rows, columns=columns, row_groups=[group]):
-                    yield pa.Table.from_batches([batch])
+                size = opened.metadata.row_group(group).num_rows
+                if chosen is None or chosen[first : first + size].any():
+                    place = first
+                    for batch in opened.iter_batches(batch_size=rows, columns=columns, row_groups=[group]):
+                        table = pa.Table.from_batches([batch])
+                        yield table if chosen is None else table.filter(pa.array(chosen[place : place + table.num_rows]))
+                        place += table.num_rows
+                first += size
 
 
 def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.Table:

@@ -13,6 +13,7 @@ others are moved to it. Every split but "train" is held out.
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from mirepoix.components.corpus.text import clean
 from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.curation.edits import Edits
 from mirepoix.components.curation.kin import WHY, kin
-from mirepoix.components.curation.leakage import TRAIN, choose_held_out, first_of, leaking
+from mirepoix.components.curation.leakage import TOGETHER, TRAIN, alike, choose_held_out, first_of, leaking, without_classes
 from mirepoix.components.curation.near_duplicates import keepers, near_pairs
 from mirepoix.components.curation.row_checks import RowCheck, checked
 from mirepoix.components.curation.row_features import RowFeatures
@@ -59,6 +60,7 @@ class _Curation:
         self.candidates, self.queries, self.triples = self.index.candidates, self.index.queries, self.index.triples
         self.read = {part: part_rows(sources, part) for part in PARTS if part not in ("kin", "held", "rejects")}
         self.row_verdicts = Verdicts(len(self.index))
+        self.notices: list[str] = []
         self.why: Counter[tuple[str, str]] = Counter()  # rejected rows by reason and part
 
     def outcome(self) -> Outcome:
@@ -88,7 +90,8 @@ class _Curation:
         for (reason, _), count in sorted(self.why.items()):
             if reason not in MERGED:
                 metrics[f"rejected {reason}"] = metrics.get(f"rejected {reason}", 0) + count
-        tables = {
+        tables: dict[str, list[dict[str, Any]]] = {
+            "notices": [{"detail": detail} for detail in self.notices],
             "rejects": [{"reason": reason, "part": part, "count": count} for (reason, part), count in sorted(self.why.items())],
             "mixture": [{"source": key[0], "task": key[1], "before": count, "after": after[key]} for key, count in sorted(before.items())],
         }
@@ -143,21 +146,37 @@ class _Curation:
         return positive[self.row_verdicts.accepted(positive["query"]) & self.row_verdicts.accepted(positive["item"])]
 
     def _hold_out(self) -> int:
-        """Moves a share of the training queries to the split "held_out", in sources that have no split but "train"."""
-        sources = dict(zip(self.queries.tolist(), self.index.source_names(self.queries), strict=True))
-        sources_with_splits = {sources[row] for row in self.queries[~self.split.among(TRAIN)[self.queries]].tolist()}
-        eligible = np.array([row for row in self._accepted(self.queries).tolist() if sources[row] not in sources_with_splits], np.int64)
-        if not len(eligible):
-            raise Refused(f"held_out is {self.config.held_out}, but every source has queries of another split than train; set it to 0")
-        positive, names = self._positive(), dict(zip(eligible.tolist(), self.index.ids(eligible), strict=True))
-        queries, answers, share = positive["query"], positive["item"], self.config.held_out
-        moved = choose_held_out(queries, answers, self._contents(), eligible, names, share, self.context.seed)
-        self.split.set(moved, "held_out")
-        return len(moved)
+        """Moves a share of the training queries to the split "held_out", in sources that have no split but "train".
 
-    def _contents(self) -> Array:
-        """A content id for each row: two rows have the same one if they are equal byte by byte."""
-        return np.unique(self.features.rows["content"].view([("", "u8"), ("", "u8")]), return_inverse=True)[1]
+        Triples go with the queries that they are like, or whose answers are their evidence.
+        """
+        rows = np.concatenate([self.queries, self.triples])
+        sources = dict(zip(rows.tolist(), self.index.source_names(rows), strict=True))
+        sources_with_splits = {sources[row] for row in rows[~self.split.among(TRAIN)[rows]].tolist()}
+        eligible = np.array([row for row in self._accepted(rows).tolist() if sources[row] not in sources_with_splits], np.int64)
+        count = int(np.isin(eligible, self.queries).sum())
+        if not count:
+            raise Refused(f"held_out is {self.config.held_out}, but every source has queries of another split than train; set it to 0")
+        names, share = dict(zip(eligible.tolist(), self.index.ids(eligible), strict=True)), self.config.held_out
+        content = self.features.contents()
+        queries, answers = self._answered(content)
+        order = self._accepted(self.index.order(np.zeros(len(self.index), bool)))
+        related = alike(self.features, order, len(self.candidates), self.config.near, self.config.largest_kin)
+        moved = choose_held_out(queries, answers, content, eligible, names, share, self.context.seed, related, self.triples)
+        self.split.set(moved, "held_out")
+        held, wanted = int(np.isin(moved, self.queries).sum()), round(share * count)
+        if held != wanted:
+            self.notices.append(f"held_out is {share}, {wanted} of {count} training queries, and {held} are held out: {TOGETHER}")
+        return held
+
+    def _answered(self, content: Array) -> tuple[Array, Array]:
+        """Queries with their answers but for classes, and triples with their evidence."""
+        positive = self._positive()
+        positive = positive[without_classes(positive["query"], positive["item"], content, self.config.shared_answers)]
+        triples = np.repeat(self.triples, np.diff(self.evidence_ends))
+        fine = self.evidence >= 0
+        fine[fine] = self.row_verdicts.accepted(self.evidence[fine]) & self.row_verdicts.accepted(triples[fine])
+        return np.concatenate([positive["query"], triples[fine]]), np.concatenate([positive["item"], self.evidence[fine]])
 
     def _merge(self) -> tuple[Array, int, int]:
         """Merges equal and near-equal candidates.
@@ -171,7 +190,7 @@ class _Curation:
         role[self.positive["item"][role[self.positive["query"]] == HELD_OUT]] = ANSWER
         order = self.index.order(np.isin(role, (CANDIDATE, TRAINING)))
         self.preference = np.argsort(order)
-        self.role, self.content, self.keeper = role, self._contents(), np.arange(len(role))
+        self.role, self.content, self.keeper = role, self.features.contents(), np.arange(len(role))
         rows = self._accepted(order[order < len(self.candidates)])
         _, first, equal = np.unique(self.content[rows], return_index=True, return_inverse=True)
         self.keeper[rows] = rows[first[equal]]

@@ -50,7 +50,9 @@ class CurateConfig:
         16, "an answer of more queries than this is a class or an entry of a knowledge base, which training and test may share"
     )
     held_out: float = option(
-        0.0, "share of the training queries that is moved to the split held_out, in sources that have only training rows"
+        0.0,
+        "share of the training queries that is moved to the split held_out, in sources that have only training rows; "
+        "queries that are alike, or have answers alike, stay together",
     )
     max_rejected: float = option(0.2, "share of rejected candidates above which the stage fails, since the source as a whole is wrong then")
     batch_size: int = option(2000, "most rows that one task checks")

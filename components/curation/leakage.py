@@ -4,9 +4,14 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
+from mirepoix.components.curation.curate_config import NearRules
+from mirepoix.components.curation.kin import kin
+from mirepoix.components.curation.near_duplicates import near_pairs
+from mirepoix.components.curation.row_features import RowFeatures
 from mirepoix.models.errors import Refused
 
 TRAIN = "train"
+TOGETHER = "queries that share an answer, are like each other, or have answers alike, stay together"
 
 Array = npt.NDArray
 
@@ -49,13 +54,44 @@ def _marked(rows: Array, count: int) -> Array:
     return marks
 
 
-def choose_held_out(
-    queries: Array, answers: Array, content: Array, eligible: Array, names: dict[int, str], share: float, seed: int
-) -> list[int]:
-    """Chooses whole groups of eligible queries, up to the share, in an order that the seed decides.
+NO_PAIRS = np.empty((0, 2), np.int64)
 
-    Queries that are equal or share an answer are one group: split apart, they would leak. `queries` and `answers` are the rows of each
-    positive judgement; `names` are the ids of the eligible queries.
+
+def alike(features: RowFeatures, rows: Array, candidates: int, rules: NearRules, largest: int) -> Array:
+    """Pairs of rows that are near-equal, of rows with equal pictures, and of candidates with equal texts; see `kin` for `largest`.
+
+    `rows` are in order of preference; those below `candidates` are candidates.
+    """
+    others = (rows >= candidates).astype(np.int64)
+    near = rows[near_pairs(features, rows, others, np.ones((2, 2), bool), rules)[0]]
+    known = features.rows[rows]
+    return kin(rows, np.where(others, 0, known["text"]), known["pictures"], near, largest)[0]
+
+
+def without_classes(queries: Array, answers: Array, content: Array, largest: int) -> Array:
+    """Which positive judgements are not of a class, an answer of more than so many queries, which both sides of a hold-out may have."""
+    pairs = np.unique(np.stack([queries, content[answers]]), axis=1)
+    shared, counts = np.unique(pairs[1], return_counts=True)
+    return ~np.isin(content[answers], shared[counts > largest])
+
+
+def choose_held_out(
+    queries: Array,
+    answers: Array,
+    content: Array,
+    eligible: Array,
+    names: dict[int, str],
+    share: float,
+    seed: int,
+    related: Array = NO_PAIRS,
+    uncounted: Array = NO_PAIRS,
+) -> list[int]:
+    """Chooses whole groups of eligible rows, up to the share of the eligible queries, in an order that the seed decides.
+
+    Rows that are equal, that share an answer, or that are joined by a chain of `related` pairs of rows, are one group: split apart, they
+    would leak. `queries` and `answers` are the rows of each positive judgement; `names` are the ids of the eligible rows. Rows that are
+    `uncounted` (triples) go with their group. Where even the smallest group is larger than the share, it is taken, if it is at most half of
+    the queries.
     """
     parent: dict[int, int] = {}
 
@@ -65,21 +101,28 @@ def choose_held_out(
             node = parent[node]
         return node
 
-    for query, answer in zip(content[queries].tolist(), content[answers].tolist(), strict=True):
-        parent[root(query)] = root(answer)
+    for ones, others in ((queries, answers), (related[:, 0], related[:, 1])):
+        for one, other in zip(content[ones].tolist(), content[others].tolist(), strict=True):
+            parent[root(one)] = root(other)
     groups: dict[int, list[int]] = {}
     for query in np.unique(np.concatenate([queries, eligible])).tolist():
         groups.setdefault(root(int(content[query])), []).append(query)
-    whole = [group for group in groups.values() if all(query in names for query in group)]
-    wanted = round(share * len(eligible))
-    taken: list[int] = []
-    for group in sorted(whole, key=lambda group: xxhash.xxh3_128_digest(f"{seed} {min(names[query] for query in group)}".encode())):
-        if len(taken) + len(group) <= wanted:
-            taken += group
-    if not taken:
-        smallest = f"the smallest group has {min(map(len, whole))}" if whole else "all share one with queries of other splits"
+    free = set(uncounted.ravel().tolist())
+    sizes = {node: sum(row not in free for row in group) for node, group in groups.items()}
+    whole = [node for node, group in groups.items() if sizes[node] and all(row in names for row in group)]
+    order = sorted(whole, key=lambda node: xxhash.xxh3_128_digest(f"{seed} {min(names[row] for row in groups[node])}".encode()))
+    count = sum(row not in free for row in eligible.tolist())
+    wanted, taken = round(share * count), 0
+    chosen: list[int] = []
+    for node in order:
+        if taken + sizes[node] <= wanted:
+            taken += sizes[node]
+            chosen += groups[node]
+    if not chosen and whole and 2 * sizes[smallest := min(order, key=sizes.__getitem__)] <= count:
+        chosen = groups[smallest]
+    if not chosen:
+        least = f"the smallest group has {min(sizes[node] for node in whole)}" if whole else "all share one with queries of other splits"
         raise Refused(
-            f"held_out is {share}, {wanted} of {len(eligible)} training queries, but queries that share an answer stay together and "
-            f"{smallest}; raise held_out, or set it to 0"
+            f"held_out is {share}, {wanted} of {count} training queries, but {TOGETHER}, and {least}; raise held_out, or set it to 0"
         )
-    return sorted(taken)
+    return sorted(chosen)

@@ -1,10 +1,13 @@
-"""Embeds items by a pool of actors, each with the encoder loaded; finished shards survive a kill."""
+"""Embeds items by a pool of actors, each with the encoder loaded; finished shards survive a kill.
+
+Items of which the storage has vectors already are not encoded (`reuse`); where that is all of them, no actor is started.
+"""
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,11 +19,12 @@ import ray
 
 from mirepoix.components.corpus.parts import GROUP_BYTES, modality_codes, part_rows, part_tables, row_sizes
 from mirepoix.components.embedding.embed_config import EmbedConfig
-from mirepoix.components.embedding.vectors import DESCRIPTION, rows_to_arrow
+from mirepoix.components.embedding.reuse import GoldenVectors, Identity, Reuse, Vanished, earlier_results, golden_vectors, item_hashes
+from mirepoix.components.embedding.vectors import CONTENT, DESCRIPTION, rows_to_arrow
 from mirepoix.components.ray_tasks import actor_pool, map_in_order
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.encoder_config import Role
-from mirepoix.models.item import ITEM_SCHEMA, table_to_items
+from mirepoix.models.item import ITEM_SCHEMA, encoded_hash, table_to_items
 from mirepoix.serving import store
 from mirepoix.serving.golden import GOLDEN, Golden
 
@@ -40,10 +44,13 @@ def _open(folder: Path, device: str) -> "Encoder":
 
 
 class EncoderActor:
-    """An actor that encodes tables of items with an encoder that it opens itself, on the device that `opener` is given."""
+    """An actor that encodes tables of items with an encoder that it opens itself, on the device that `opener` is given.
 
-    def __init__(self, opener: Opener, config: EmbedConfig):
-        self.opener, self.config = opener, config
+    With `verified`, the encoder is refused unless it reproduces these golden vectors.
+    """
+
+    def __init__(self, opener: Opener, config: EmbedConfig, verified: Golden | None = None):
+        self.opener, self.config, self.verified = opener, config, verified
         self._encoder: Encoder | None = None
 
     def open(self) -> "Encoder":
@@ -53,7 +60,10 @@ class EncoderActor:
 
         if self._encoder is None:
             torch.set_num_threads(self.config.threads)
-            self._encoder = self.opener("cuda" if self.config.use_gpu else "cpu")
+            encoder = self.opener("cuda" if self.config.use_gpu else "cpu")
+            if self.verified is not None:
+                self.verified.verify(encoder, "the vectors that would be reused (embed.reuse=false encodes all items)")
+            self._encoder = encoder
         return self._encoder
 
     def ready(self) -> None:
@@ -70,6 +80,7 @@ class EncoderActor:
         whole = {
             "id": table["id"],
             "modality": pa.array([int(item.modality) for item in items], pa.int8()),
+            CONTENT: item_hashes(table),
             "rows": rows_to_arrow(vectors),
         }
         return pa.table(whole).slice(skip)
@@ -79,96 +90,195 @@ class EncoderActor:
         return Golden.encode(self.open(), table_to_items(table), self.config.batch_size)
 
 
-def work(context: Context, config: EmbedConfig, encoder: Path, curate: Path, pairs: Path, opener: Opener | None = None) -> Outcome:
+def work(
+    context: Context, config: EmbedConfig, encoder: Path, curate: Path, pairs: Path, opener: Opener | None = None, versions: str = ""
+) -> Outcome:
     """Encodes the curated corpus and the evaluation queries with one pool of actors.
 
     The first items of each modality of the corpus are encoded again, as documents and as queries: the golden vectors of a release.
-    `opener` opens the encoder of the folder on a device, where that is more than loading it: a release verifies it too.
+    `opener` opens the encoder of the folder on a device, where that is more than loading it: a release verifies it too. `versions` names
+    the code and the libraries that run the encoder; without it, nothing is reused.
     """
-    folders = {"corpus": curate, QUERIES: pairs}
-    counts = {part: part_rows(folder, part) for part, folder in folders.items()}
-    total, done, width = sum(counts.values()), 0, 0
+    manifest = store.read_manifest(encoder)
+    identity = Identity(manifest.digest if manifest else "", versions, config.use_gpu)
+    return embed(context, config, identity, {"corpus": curate, QUERIES: pairs}, opener or partial(_open, encoder))
+
+
+def embed(context: Context, config: EmbedConfig, identity: Identity, folders: Mapping[str, Path], opener: Opener) -> Outcome:
+    """Encodes the parts in the folders, those of which the storage has no vectors, into the folder of the context."""
     for part in folders:
         (context.folder / part).mkdir()
-    with closing(_shards(context, config, opener or partial(_open, encoder), folders, counts)) as shards:  # ends the actors, on errors too
+    gone: set[str] = set()
+    while True:
+        try:
+            counts, width = _written(_Embedding(context, config, identity, folders, opener, gone))
+            break
+        except Vanished as vanished:  # the shards so far are kept, and what it had is encoded, or taken from another result
+            gone.add(str(vanished))
+    description = {"width": width, **asdict(identity)}
+    (context.folder / DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
+    total = sum(counts.values())
+    metrics = {name: counts[name] for name in ("encoded", "reused", "resumed")}
+    return Outcome(Rows(read=total, written=total), {"items": total, "width": width, **metrics})
+
+
+def _written(embedding: "_Embedding") -> tuple[Counter[str], int]:
+    """Writes all shards; returns the counts of items by how they came by their vectors, and the width of these."""
+    folder, total, width = embedding.context.folder, sum(embedding.counts.values()), 0
+    counts: Counter[str] = Counter()
+    with closing(embedding.shards()) as shards:  # ends the actors, on errors too
         for shard in shards:
             assert shard.table is not None
-            pq.write_table(shard.table, context.folder / shard.part / f"part-{shard.number:05d}.parquet")
-            done += shard.table.num_rows
+            pq.write_table(shard.table, folder / shard.part / f"part-{shard.number:05d}.parquet")
+            counts["reused"] += shard.reused
+            counts["resumed" if shard.resumed else "encoded"] += shard.rows - shard.reused
             width = shard.table["rows"].type.value_type.list_size
-            context.report({"step": done, "total": total})
-    manifest = store.read_manifest(encoder)
-    description = {"width": width, "encoder": manifest.digest if manifest else ""}
-    (context.folder / DESCRIPTION).write_text(json.dumps(description, indent=2, sort_keys=True) + "\n")
-    return Outcome(Rows(read=total, written=done), {"items": done, "width": width})
+            embedding.context.report({"step": sum(counts.values()), "total": total})
+    return counts, width
 
 
 @dataclass(frozen=True)
 class _Shard:
     part: str
     number: int
+    first: int  # row of the part
     rows: int
     table: pa.Table | None = None
+    reused: int = 0
+    resumed: bool = False  # an earlier attempt at this stage made it
 
 
-def _shards(
-    context: Context, config: EmbedConfig, opener: Opener, folders: dict[str, Path], counts: dict[str, int]
-) -> Generator[_Shard, None, None]:
-    """All shards in order: first those that an earlier, killed attempt saved, then the others as they are encoded.
+@dataclass
+class _Embedding:
+    """One attempt to embed some parts."""
 
-    At the end the golden vectors are written, unless the corpus is empty.
-    """
-    wanted = [
-        _Shard(part, number, min(config.shard_rows, counts[part] - start))
-        for part in folders
-        for number, start in enumerate(range(0, counts[part], config.shard_rows))
-    ]
-    skip = 0
-    while wanted and (kept := store.read(_kept(context, wanted[0]))) is not None:
-        shard = replace(wanted.pop(0), table=pq.read_table(pa.BufferReader(kept)))
-        skip += shard.rows
-        yield shard
-    if not wanted and not counts["corpus"]:
-        return
-    workers = config.workers if wanted else 1
-    with closing(_encoded(replace(config, workers=workers), opener, folders, skip, context.folder / GOLDEN)) as encoded:
-        pending: list[pa.Table] = []
-        for shard in wanted:
-            while sum(rows.num_rows for rows in pending) < shard.rows:
-                pending.append(next(encoded))
-            whole = pa.concat_tables(pending)
-            pending = [whole.slice(shard.rows)]
-            table = whole.slice(0, shard.rows)
-            sink = pa.BufferOutputStream()
-            pq.write_table(table, sink)
-            store.write(_kept(context, shard), sink.getvalue().to_pybytes())
-            yield replace(shard, table=table)
-        rest = next(encoded, None)  # encodes and writes the golden vectors
-        assert rest is None, "more rows were encoded than the parts have"
+    context: Context
+    config: EmbedConfig
+    identity: Identity
+    folders: Mapping[str, Path]
+    opener: Opener
+    gone: set[str]  # earlier results that cannot be read
+    counts: dict[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = {part: part_rows(folder, part) for part, folder in self.folders.items()}
+
+    def shards(self) -> Generator[_Shard, None, None]:
+        """All shards in order: first those that an earlier, killed attempt saved, then the others as they are made.
+
+        At the end the golden vectors are written, unless the corpus is empty. A kept shard is whole whatever it was made of, so it stays
+        valid where another attempt finds other vectors to reuse.
+        """
+        wanted = [
+            _Shard(part, number, start, min(self.config.shard_rows, self.counts[part] - start))
+            for part in self.folders
+            for number, start in enumerate(range(0, self.counts[part], self.config.shard_rows))
+        ]
+        skip = 0
+        while wanted and (kept := store.read(_kept(self.context, wanted[0]))) is not None:
+            shard = replace(wanted.pop(0), table=pq.read_table(pa.BufferReader(kept)), resumed=True)
+            skip += shard.rows
+            yield shard
+        if not wanted and not self.counts["corpus"]:
+            return
+        golden = _GoldenChoice()
+        reuse = self._reuse(golden)
+        to_encode = sum(shard.rows for shard in wanted) if reuse is None else sum(_missing(reuse, shard) for shard in wanted)
+        known = golden.known(opens=to_encode > 0)
+        if known is not None:
+            known.write(self.context.folder / GOLDEN)
+        workers = self.config.workers if to_encode else 1
+        made = _encoded(replace(self.config, workers=workers), self.opener, self.folders, skip, golden, self.context.folder, reuse)
+        with closing(made if to_encode or known is None else _none()) as encoded:
+            pending: list[pa.Table] = []
+            for shard in wanted:
+                missing = shard.rows if reuse is None else _missing(reuse, shard)
+                while sum(rows.num_rows for rows in pending) < missing:
+                    pending.append(next(encoded))
+                table = None
+                if pending:
+                    whole = pa.concat_tables(pending)
+                    pending, table = [whole.slice(missing)], whole.slice(0, missing)
+                if reuse is not None and missing < shard.rows:
+                    table = _merged(table, reuse, shard)
+                assert table is not None
+                sink = pa.BufferOutputStream()
+                pq.write_table(table, sink)
+                store.write(_kept(self.context, shard), sink.getvalue().to_pybytes())
+                yield replace(shard, table=table, reused=shard.rows - missing)
+            rest = next(encoded, None)  # encodes and writes the golden vectors, unless they are known
+            assert rest is None, "more rows were encoded than the parts have"
+
+    def _reuse(self, golden: "_GoldenChoice") -> Reuse | None:
+        """What the storage has of the parts; None where it has no results to look into, so that no item is read twice."""
+        if not self.config.reuse:
+            return None
+        found = earlier_results(self.context.artefacts, self.identity, self.gone)
+        if not found:
+            return None
+        golden.begin(golden_vectors(found))
+
+        def see(part: str, table: pa.Table, hashes: pa.Array) -> None:
+            if part != QUERIES:
+                golden.see(table, hashes)
+
+        return Reuse(found, self.folders, see)
+
+
+def _missing(reuse: Reuse, shard: _Shard) -> int:
+    """How many items of a shard have to be encoded."""
+    return int(reuse.missing(shard.part)[shard.first : shard.first + shard.rows].sum())
+
+
+def _merged(encoded: pa.Table | None, reuse: Reuse, shard: _Shard) -> pa.Table:
+    """The items of a shard in their order, of those that were encoded and those whose vectors are reused."""
+    stop = shard.first + shard.rows
+    missing = reuse.missing(shard.part)[shard.first : stop]
+    reused = reuse.rows(shard.part, shard.first, stop)
+    if encoded is None or not encoded.num_rows:
+        return reused
+    order = np.concatenate([np.flatnonzero(missing), np.flatnonzero(~missing)])
+    return pa.concat_tables([encoded.cast(reused.schema), reused]).take(pa.array(np.argsort(order)))
 
 
 def _kept(context: Context, shard: _Shard) -> str:
     return store.join(context.scratch, f"{shard.part}-{shard.number:05d}.parquet")
 
 
+def _none() -> Generator[pa.Table, None, None]:
+    yield from ()
+
+
 def _encoded(
-    config: EmbedConfig, opener: Opener, folders: dict[str, Path], skip: int, golden_file: Path
+    config: EmbedConfig,
+    opener: Opener,
+    folders: Mapping[str, Path],
+    skip: int,
+    golden: "_GoldenChoice",
+    folder: Path,
+    reuse: Reuse | None,
 ) -> Generator[pa.Table, None, None]:
-    """Vectors of all rows after the first `skip`, in order; after the last, the golden vectors of the corpus are written to `golden_file`.
+    """Vectors of all rows after the first `skip` that are not reused, in order; after the last, the golden vectors of the corpus are
+    written into `folder`, unless they are there.
 
     The parts are read here: the files of an artefact may lie on this node alone.
     """
     create: Any = ray.remote(EncoderActor).options(num_cpus=1, num_gpus=1 if config.use_gpu else 0, max_restarts=3, max_task_retries=3)
-    chosen = _FirstItems(GOLDEN_ITEMS)
-    with actor_pool(create.remote(opener, config) for _ in range(config.workers)) as actors:
+    missing = None
+    if reuse is not None:
+        missing = {part: reuse.missing(part) for part in folders}
+        skip = int(np.concatenate([*missing.values()])[:skip].sum())
+    verified = reuse.verified if reuse is not None else None
+    with actor_pool(create.remote(opener, config, verified) for _ in range(config.workers)) as actors:
 
         def ready(actor: Any) -> Any:
             return actor.ready.remote()
 
-        tables = _tables(folders, skip, config.batch_size * 4, chosen)
+        tables = _tables(folders, skip, config.batch_size * 4, golden.first if reuse is None else None, missing)
         yield from map_in_order(actors, tables, lambda actor, each: actor.encode.remote(*each), ready)
-        for golden in map_in_order(actors, chosen.tables(), lambda actor, table: actor.golden.remote(table), ready):
-            golden.write(golden_file)
+        if not (folder / GOLDEN).is_file():
+            for made in map_in_order(actors, golden.first.tables(), lambda actor, table: actor.golden.remote(table), ready):
+                made.write(folder / GOLDEN)
 
 
 class _FirstItems:
@@ -176,7 +286,7 @@ class _FirstItems:
 
     def __init__(self, each: int):
         self.each = each
-        self._found: dict[int, int] = defaultdict(int)  # by modality
+        self.found: dict[int, int] = defaultdict(int)  # by modality
         self._chosen: list[pa.Table] = []
 
     def add(self, table: pa.Table) -> None:
@@ -184,8 +294,8 @@ class _FirstItems:
         codes_N = modality_codes(table)
         rows: list[int] = []
         for code in np.unique(codes_N).tolist():
-            taken = np.flatnonzero(codes_N == code)[: self.each - self._found[code]]
-            self._found[code] += len(taken)
+            taken = np.flatnonzero(codes_N == code)[: self.each - self.found[code]]
+            self.found[code] += len(taken)
             rows += taken.tolist()
         if rows:
             self._chosen.append(table.take(pa.array(sorted(rows), pa.int64())))
@@ -195,15 +305,51 @@ class _FirstItems:
         return [pa.concat_tables(self._chosen).combine_chunks()] if self._chosen else []
 
 
-def _tables(folders: dict[str, Path], skip: int, rows: int, chosen: _FirstItems) -> Iterator[tuple[pa.Table, Role, int]]:
+class _GoldenChoice:
+    """The items with golden vectors: the first of each modality.
+
+    Where no item has to be encoded, they are the first of those with golden vectors already, if every modality has one.
+    """
+
+    def __init__(self) -> None:
+        self.first, self._first_known = _FirstItems(GOLDEN_ITEMS), _FirstItems(GOLDEN_ITEMS)
+        self._vectors: GoldenVectors = {}
+
+    def begin(self, vectors: GoldenVectors) -> None:
+        """Golden vectors that are known."""
+        self._vectors = vectors
+
+    def see(self, table: pa.Table, hashes: pa.Array) -> None:
+        """Takes the next items of the corpus."""
+        self.first.add(table)
+        known = np.array([each in self._vectors for each in hashes.to_pylist()], bool)
+        if known.any():
+            self._first_known.add(table.filter(pa.array(known)))
+
+    def known(self, opens: bool) -> Golden | None:
+        """The golden vectors as far as they are known; None if they have to be encoded. `opens`: an encoder is opened in any case."""
+        for tables in [self.first.tables()] if opens else [self.first.tables(), self._first_known.tables()]:
+            items = [item for table in tables for item in table_to_items(table)]
+            vectors = [self._vectors.get(encoded_hash(item)) for item in items]
+            found = [each for each in vectors if each is not None]
+            codes = {code for table in tables for code in modality_codes(table).tolist()}
+            if found and len(found) == len(items) and codes == {*self.first.found}:
+                return Golden(items, [as_document for as_document, _ in found], [as_query for _, as_query in found])
+        return None
+
+
+def _tables(
+    folders: Mapping[str, Path], skip: int, rows: int, chosen: _FirstItems | None, missing: Mapping[str, np.ndarray] | None
+) -> Iterator[tuple[pa.Table, Role, int]]:
     """Tables of items of one part, with their role, beginning with the table of the first item after `skip`, and its rows before that.
 
-    All items of the corpus are shown to `chosen`.
+    Only the items that are missing, of all if it is not given. All of them that are of the corpus are shown to `chosen`.
     """
     first = 0
     for part, folder in folders.items():
-        for table in _cut(part_tables(folder, part, ITEM_SCHEMA.names), rows):
-            if part != QUERIES:
+        wanted = None if missing is None else missing[part]
+        for table in _cut(part_tables(folder, part, ITEM_SCHEMA.names, chosen=wanted), rows):
+            if part != QUERIES and chosen is not None:
                 chosen.add(table)
             if first + table.num_rows > skip:
                 yield table, "query" if part == QUERIES else "document", max(0, skip - first)

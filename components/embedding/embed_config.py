@@ -15,6 +15,7 @@ class EmbedConfig:
     threads: int = option(2, "CPU threads per actor")
     shard_rows: int = option(2048, "items per file of vectors, which is what a kill can lose at most")
     use_gpu: bool = option(False, "give each actor a GPU")
+    reuse: bool = option(True, "take vectors of equal items from earlier results of the same encoder in the storage; false: encode all")
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "workers", "threads", "shard_rows"):

@@ -1,4 +1,4 @@
-"""Vectors on disk: id, modality and rows of each item, as Parquet that is read without Ray and torch."""
+"""Vectors on disk: id, modality, hash and rows of each item, as Parquet that is read without Ray and torch."""
 
 import json
 from pathlib import Path
@@ -11,6 +11,8 @@ from mirepoix.components.corpus.parts import part_files
 from mirepoix.models.ragged import RaggedRows
 
 DESCRIPTION = "vectors.json"
+CONTENT = "content"
+"""The column with the hash of what the encoder read of each item."""
 
 
 def rows_to_arrow(vectors: RaggedRows) -> pa.Array:

@@ -25,6 +25,7 @@ from mirepoix.components.ingestion.formats import (
     msswift,
     nlvr,
     sentencetransformers,
+    table,
     tars,
     tevatron,
     unite,
@@ -34,6 +35,7 @@ from mirepoix.components.ingestion.formats import (
 from mirepoix.components.ingestion.formats.fields import data_files, unused_files, why_no_columns
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Prompt, Query, RejectedRow, Row, Triple, Unreadable
 from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, Shard, SourceFiles
+from mirepoix.components.ingestion.sources_config import CAPTIONED, COLUMN
 from mirepoix.components.ray_tasks import data_context, one_task_per_row, stream_tables, worker_count
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import content_key, item_to_row
@@ -55,6 +57,7 @@ FORMAT_MODULES: dict[str, ModuleType] = {
         tars,
         hfimages,
         folder,
+        table,
         nlvr,
     )
 }
@@ -77,7 +80,13 @@ class Source:
     @cached_property
     def files(self) -> list[str]:
         """The files that are read, except pictures in another folder."""
-        return sorted({shard.file for shard in self.shards} | set(self.tree.files(PICTURES)))
+        return sorted({shard.file for shard in self.shards} | set(self.tree.files(PICTURES)) | set(self.sidecars))
+
+    @cached_property
+    def sidecars(self) -> list[str]:
+        """The files that are read with the pictures beside them."""
+        module = FORMAT_MODULES[self.format]
+        return module.sidecars(self.tree) if hasattr(module, "sidecars") else []
 
     @cached_property
     def elsewhere(self) -> SourceFiles | None:
@@ -101,8 +110,18 @@ class Source:
         return f"{self.format} {infos}"
 
 
-def open_sources(paths: Sequence[str], default: str = "auto", images: str | None = None) -> list[Source]:
-    """Opens the sources; refuses a path that does not exist, whose format is not recognised, or whose name is given twice."""
+def open_sources(
+    paths: Sequence[str],
+    default: str = "auto",
+    images: str | None = None,
+    columns: Sequence[str] = (),
+    captions: str = "apart",
+) -> list[Source]:
+    """Opens the sources.
+
+    Refuses a path that does not exist, whose format is not recognised, or whose name is given twice; columns for another format than table;
+    and captions that are to be read together where no source has any.
+    """
     found: list[Source] = []
     for entry in paths:
         name, form, path = _parse_entry(entry)
@@ -111,15 +130,36 @@ def open_sources(paths: Sequence[str], default: str = "auto", images: str | None
                 form, path = None, f"{form}+{path}"
             else:
                 raise Refused(f"format {form!r} of {entry!r} is unknown; give one of {', '.join(FORMAT_MODULES)}, or none")
-        tree = SourceFiles(path, name or "", images)
-        found.append(Source(tree, form or (default if default != "auto" else _detected(tree))))
+        tree = SourceFiles(path, name or "", images, captions=captions)
+        tree.columns = _columns_of(tree.name, columns)
+        found.append(Source(tree, form or (default if default != "auto" else table.NAME if tree.columns else _detected(tree))))
+    _refuse_names(found, paths)
+    for source in found:
+        if source.tree.columns and source.format != table.NAME:
+            raise Refused(
+                f"sources.columns names columns of source {source.tree.name!r}, which is read as {source.format}; they are for the format "
+                f"{table.NAME}: leave them out, or write NAME:ROLE=COLUMN with the name of the source that has them"
+            )
+    if captions == "together" and not any(source.format in CAPTIONED for source in found):
+        given = ", ".join(sorted({source.format for source in found}))
+        raise Refused(f"sources.captions is together, which is for {', '.join(CAPTIONED)}, and the format is {given}; give apart")
+    return found
+
+
+def _columns_of(name: str, columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """The roles and columns of one source."""
+    parts = [found for entry in columns if (found := COLUMN.fullmatch(entry))]
+    return tuple((found["role"], found["column"].strip()) for found in parts if found["name"] in (None, name))
+
+
+def _refuse_names(found: Sequence[Source], paths: Sequence[str]) -> None:
+    """Refuses two sources of one name."""
     first: dict[str, str] = {}
     for source, entry in zip(found, paths, strict=True):
         if (name := source.tree.name) in first:
             one, another = (given.removeprefix(f"{name}=") for given in (first[name], entry))
             raise Refused(f"two sources are called {name!r}; leave one out, or give them names: one={one} another={another}")
         first[name] = entry
-    return found
 
 
 def _parse_entry(entry: str) -> tuple[str | None, str | None, str]:
@@ -143,7 +183,10 @@ def _detected(tree: SourceFiles) -> str:
         ]
         names = ", ".join(FORMAT_MODULES)
         alone = f"; {folder.NAME}+{tree.path} reads its pictures alone" if tree.files(PICTURES) else ""
-        raise Refused(f"{tree.path!r} looks like none of the known formats{''.join(why)}; name one as FORMAT+PATH, of {names}{alone}")
+        raise Refused(
+            f"{tree.path!r} looks like none of the known formats{''.join(why)}; name one as FORMAT+PATH, of {names}{alone}; "
+            f"mirepoix init {tree.path} proposes a config, for tables of any column names too"
+        )
     if len(found) > 1:
         raise Refused(f"{tree.path!r} may be {' or '.join(found)}; name the format, as {found[0]}+{tree.path}")
     return found[0]
@@ -176,7 +219,7 @@ class PieceReader:
     def __init__(self, sources: Sequence[Source]):
         self.pieces = [(source.tree, source.format, shard) for source in sources for shard in source.shards]
         self.prefixed = len(sources) > 1
-        self.unused_files = [notice for source in sources for notice in unused_files(source.tree, source.shards)]
+        self.unused_files = [notice for source in sources for notice in unused_files(source.tree, source.files)]
 
     def __call__(self, table: pa.Table) -> Iterator[pa.Table]:
         for number in table["piece"].to_pylist():

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from mirepoix.components.corpus.parts import TASK, PartWriter, modalities, part_tables, source_name
 from mirepoix.components.ingestion.id_map import IdMap
 from mirepoix.components.ingestion.readers import Source, open_sources, tables
-from mirepoix.components.ingestion.sources_config import SPLIT, SourcesConfig
+from mirepoix.components.ingestion.sources_config import COLUMN, SPLIT, SourcesConfig
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.components.synthetic import world as generated
 from mirepoix.models.errors import Refused
@@ -38,13 +38,16 @@ def fingerprint(sources: Sequence[Source]) -> str:
 
 def opened(config: SourcesConfig) -> list[Source]:
     """Opens the sources of a config: their files are listed and their formats detected; refuses a path without a corpus."""
-    sources = open_sources(config.path, config.format, config.images)
+    sources = open_sources(config.path, config.format, config.images, config.columns, config.captions)
     names = [source.tree.name for source in sources]
-    for entry in config.splits:
-        parts = SPLIT.fullmatch(entry)
-        assert parts is not None, entry
-        if parts["name"] and parts["name"] not in names:
-            raise Refused(f"sources.splits has {entry!r}, and no source is called {parts['name']!r}; the sources are {', '.join(names)}")
+    for field, pattern, entries in (("splits", SPLIT, config.splits), ("columns", COLUMN, config.columns)):
+        for entry in entries:
+            parts = pattern.fullmatch(entry)
+            assert parts is not None, entry
+            if parts["name"] and parts["name"] not in names:
+                raise Refused(
+                    f"sources.{field} has {entry!r}, and no source is called {parts['name']!r}; the sources are {', '.join(names)}"
+                )
     return sources
 
 
@@ -62,6 +65,10 @@ def work(context: Context, config: SourcesConfig, sources: Sequence[Source] | No
 def read_sources(context: Context, config: SourcesConfig, sources: Sequence[Source] | None = None) -> tuple[Outcome, str]:
     """Converts the sources as far as they are readable; also the reason for which a run would stop, empty if there is none."""
     if not config.path:
+        if config.columns or config.captions != "apart":
+            raise Refused(
+                "sources.columns and sources.captions are for corpora, and sources.path names none; give a path, or leave them out"
+            )
         return generated.work(context, config.world), ""
     if sources is None:
         sources = opened(config)

@@ -2,11 +2,11 @@
 
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from mirepoix.components.synthetic.world_config import WorldConfig
 from mirepoix.models.errors import Refused
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 from mirepoix.serving.store import refuse_credentials
 
 
@@ -34,9 +34,17 @@ FORMATS = {
     "webdataset": FormatInfo("WebDataset: tars of pictures with captions"),
     "hf-images": FormatInfo("Hugging Face image data sets as Parquet: pictures with captions or labels"),
     "folder": FormatInfo("a plain folder of pictures, sub-folders too, with a CSV, TSV or JSON lines of captions if there are any"),
-    "nlvr": FormatInfo("Cornell NLVR as Parquet: sentences, and pictures of which they are true or false", written=False),
+    "table": FormatInfo(
+        "CSV, TSV, JSON lines or Parquet of any column names, which sources.columns names; pictures beside them", written=False
+    ),
+    "nlvr": FormatInfo("Cornell NLVR as published or as Parquet: sentences, and pictures of which they are true or false", written=False),
 }
 """All formats by name, in the order in which `readers.FORMAT_MODULES` detects them; here, so that `list` need not import any of them."""
+CAPTIONED = ("webdataset", "hf-images", "folder", "table")
+"""Formats of pictures with captions, which may be read together."""
+ROLES = ("picture", "text", "id", "query", "split")
+"""What a column of the format table may hold."""
+COLUMN = re.compile(r"(?:(?P<name>[^:=\s]+):)?(?P<role>[^:=\s]+)=(?P<column>.*\S)")
 SPLIT = re.compile(r"(?:(?P<name>[^:=\s]+):)?(?P<old>[^:=\s]+)=(?P<new>[^=\s]+)")
 
 
@@ -48,10 +56,19 @@ class SourcesConfig:
     format: str = option("auto", f"format of the paths that name none: auto, {', '.join(FORMATS)}")
     images: str | None = option(None, "folder or URI that the paths of pictures are relative to; null: the source's own")
     splits: tuple[str, ...] = option((), "splits to rename: dev=train in all sources, or NAME:dev=train in the source NAME alone")
+    columns: tuple[str, ...] = option(
+        (), f"columns of the format table: ROLE=COLUMN, or NAME:ROLE=COLUMN for one source; ROLE is {', '.join(ROLES)}"
+    )
+    captions: Literal["apart", "together"] = option(
+        "apart",
+        "apart: a picture and its caption are two candidates, and the caption is a query for the picture; "
+        "together: they are one candidate, with which no query is made",
+    )
     workers: int | None = option(None, "pieces that are read at a time; null: as many as the cluster's CPUs")
     world: WorldConfig = option(WorldConfig, "the generated world, for when path is empty")
 
     def __post_init__(self) -> None:
+        refuse_unknown(self, "sources.")
         assert not isinstance(self.path, str), "path is a tuple of paths"
         for path in (*self.path, *filter(None, [self.images])):
             refuse_credentials(path)
@@ -62,3 +79,13 @@ class SourcesConfig:
         for entry in self.splits:
             if not SPLIT.fullmatch(entry):
                 raise Refused(f"sources.splits has {entry!r}; give old=new, such as dev=train, or NAME:old=new for one source")
+        given: dict[str | None, list[str]] = {}
+        for entry in self.columns:
+            parts = COLUMN.fullmatch(entry)
+            if not parts or parts["role"] not in ROLES:
+                raise Refused(f"sources.columns has {entry!r}; give ROLE=COLUMN, such as picture=file, where ROLE is {', '.join(ROLES)}")
+            given.setdefault(parts["name"], []).append(parts["role"])
+        for name, roles in given.items():
+            of = f" of {name}" if name else ""
+            if twice := next((role for role in roles if role != "text" and roles.count(role) > 1), None):
+                raise Refused(f"sources.columns{of} names two columns for {twice}; give one: only text may have several, which are joined")

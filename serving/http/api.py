@@ -30,6 +30,7 @@ from mirepoix.serving.http.guard import ApiError, Figures, Guard, error_reply
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.http.schemas import Reader
 from mirepoix.serving.pictures import PictureRefused
+from mirepoix.serving.searcher import SearchResult, instruction_for
 
 _PAGE = Path(__file__).parent / "page"
 _CONTENT_POLICY = (
@@ -56,16 +57,6 @@ class Encoded(NamedTuple):
     rows_TD: np.ndarray
     tokens: int
     batch: int
-
-
-class SearchResult(NamedTuple):
-    """A document and its score."""
-
-    id: str
-    score: float
-    modality: str
-    text: str
-    pictured: bool
 
 
 class Busy(Exception):
@@ -142,7 +133,9 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
         target = _target(body.target)
         item = await reader.query(body, upload)
         if body.instruction is None:
-            item = Item(id=item.id, text=item.text, images=item.images, instruction=_instruction(about, item.modality, target))
+            item = Item(
+                id=item.id, text=item.text, images=item.images, instruction=instruction_for(about.instructions, item.modality, target)
+            )
         (encoded,) = await encode([item], "query")
         found = await backend.search(encoded.rows_TD, body.k, target)
         results = [
@@ -224,12 +217,6 @@ def _target(letters: str | None) -> Modality | None:
         return Modality.of_letters(letters)
     except ValueError:
         raise ApiError(400, 'target is unknown; give "t", "i", "it" or null', "target") from None
-
-
-def _instruction(about: About, query: Modality, target: Modality | None) -> str:
-    """The instruction that the encoder was trained with for this task, or the general one."""
-    task = f"{query.letters}->{target.letters}" if target is not None else ""
-    return about.instructions.get(task, about.instructions.get("", ""))
 
 
 def _embedding(rows_TD: np.ndarray, width: int | None, form: str) -> dict[str, Any]:

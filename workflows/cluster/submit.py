@@ -24,6 +24,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.store import refuse_credentials
 from mirepoix.workflows.cluster.ray_cluster import TOKEN_ADVICE, environment
 from mirepoix.workflows.cluster.shipped_code import stage_code
+from mirepoix.workflows.config import ENDINGS
 
 ANSWER_SECONDS = 8.0
 LOST_TRIES, LOST_PAUSE = 10, 3.0
@@ -84,20 +85,23 @@ def prepare(
     # Every process of a job, on whatever node, starts in a copy of the job's folder; of two values of a field the last one counts.
     shipped = {field: f"settings/{field}.json" for field in files or {}}
     settings = [f"{field}={copy}" for field, copy in shipped.items()]
-    command = ["python", "-m", "mirepoix.workflows", "run", recipe, *overrides, *settings, *options]
+    own = Path(recipe) if recipe.lower().endswith(ENDINGS) else None
+    named = f"config/{own.name}" if own else recipe
+    command = ["python", "-m", "mirepoix.workflows", "run", named, *overrides, *settings, *options]
     fingerprint = hashlib.sha256("\0".join(command).encode())
     for field, file in (files or {}).items():
         (folder / "settings").mkdir(exist_ok=True)
         shutil.copyfile(file, folder / shipped[field])
         fingerprint.update(file.read_bytes())
-    if config is not None:
-        if not config.is_file():
-            raise Refused(f"there is no config file {str(config)!r}")
+    for file in filter(None, (own, config)):
+        if not file.is_file():
+            raise Refused(f"there is no config file {str(file)!r}")
         (folder / "config").mkdir()
-        shutil.copy(config, folder / "config")
+        shutil.copy(file, folder / "config")
+        fingerprint.update(file.read_bytes())
+    if config is not None:
         command += ["--config", f"config/{config.name}"]
-        fingerprint.update(config.read_bytes())
-    readable = re.sub(r"[^A-Za-z0-9]+", "-", recipe).strip("-")
+    readable = re.sub(r"[^A-Za-z0-9]+", "-", own.stem if own else recipe).strip("-")
     name = f"{readable}-{fingerprint.hexdigest()[:6]}-{time.strftime('%Y%m%d-%H%M%S')}"
     return SubmittedJob(name, shlex.join(command), folder, variables)
 

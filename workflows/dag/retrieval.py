@@ -45,6 +45,7 @@ from mirepoix.models.options import option
 from mirepoix.serving.search.index_config import IndexConfig
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.workflows.dag.outside import with_outside
+from mirepoix.workflows.runner.fingerprint import key_of, library_version
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.source_code import module_hashes
 
@@ -353,6 +354,7 @@ def _stage(
         opened = [each.ENCODER.partition(":")[0] for each in configs]
         if {*ENCODING} <= {*libraries} and any(each.OBEYS_THE_FOLDER for each in configs):
             libraries = tuple(dict.fromkeys((*libraries, *ADOPTING)))
+    arguments = {"versions": encoding_versions(encoder, libraries)} if work == "embedding.embed:work" and encoder else {}
     busy = name in BUSY or name.startswith("index")
     light = name in LIGHT or name.startswith(("index", "embed"))
     return Stage(
@@ -366,4 +368,11 @@ def _stage(
         retries=1,
         light=light,
         uses_ray=not busy and name not in LIGHT,
+        arguments=arguments,
     )
+
+
+def encoding_versions(encoder: EncoderConfig, libraries: Iterable[str]) -> str:
+    """A hash of the code and the libraries that run a retriever: its vectors are comparable with those of the same versions alone."""
+    source = module_hashes(encoder.ENCODER.partition(":")[0])
+    return key_of({"source": source, "libraries": {name: library_version(name) for name in libraries}})

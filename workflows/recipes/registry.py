@@ -14,11 +14,13 @@ from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.errors import Refused
 from mirepoix.models.losses.objective import Objective
 from mirepoix.serving.serve_config import ServeConfig
-from mirepoix.workflows.config import override, read
+from mirepoix.workflows.config import RECIPE, Document, describe, override, parse, read
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.dag.retrieval import Retrieval
 from mirepoix.workflows.recipes import published
+from mirepoix.workflows.recipes.finetune import finetune
 from mirepoix.workflows.recipes.quickstarts import quickstart, quickstart_all, quickstart_fusion
+from mirepoix.workflows.recipes.recipe_file import is_recipe_file, over, read_recipe_file
 from mirepoix.workflows.recipes.search import search
 
 Recipe = Retrieval | Comparison
@@ -74,6 +76,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         quickstart_fusion,
         nlvr,
         search,
+        finetune,
         published.unite,
         published.jfe,
         published.jfe_late,
@@ -94,10 +97,44 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]()
 
 
-def resolve(name: str, overrides: Sequence[str] = (), config: Path | None = None) -> Recipe:
-    """The config of a recipe, or of a file that describes a config of the same class, with overrides."""
-    named = recipe(name)
-    return override(named if config is None else read(config, type(named)), overrides)
+def recipe_name(argument: str) -> str:
+    """The name of the recipe that an argument names: itself, or what a file says on top."""
+    if not is_recipe_file(argument):
+        return argument
+    return read_recipe_file(Path(argument)).recipe
+
+
+def resolve(argument: str, overrides: Sequence[str] = (), config: Path | None = None) -> Recipe:
+    """The config that an argument names, with overrides: that of a recipe, or of a file that names its recipe (recipe_file.py).
+
+    `config` is a file for a recipe that is named apart from it; without a recipe of its own it holds every field.
+    """
+    if is_recipe_file(argument):
+        if config is not None:
+            raise Refused(f"{argument} is a config, and so is --config {config}; give one of them")
+        return override(_of_file(read_recipe_file(Path(argument))), overrides)
+    named = recipe(argument)
+    if config is None:
+        return override(named, overrides)
+    document = parse(config)
+    if document.recipe is None:
+        return override(read(config, type(named)), overrides)
+    if document.recipe != argument:
+        raise Refused(f"{config} is of the recipe {document.recipe!r}, and {argument!r} is given beside it; run {config} by itself")
+    return override(over(named, document), overrides)
+
+
+def _of_file(document: Document) -> Recipe:
+    if document.recipe not in RECIPES:
+        place = document.origin.at("recipe")
+        raise Refused(f"{place}: there is no recipe {document.recipe!r}; there are {', '.join(RECIPES)}: see `mirepoix list`")
+    return over(recipe(document.recipe), document)
+
+
+def described(argument: str, config: Recipe) -> str:
+    """A config as a file that names its recipe, with the help of every field; one that was made in Python has none."""
+    name = recipe_name(argument)
+    return f"{RECIPE}: {name}\n{describe(config)}" if name in RECIPES else describe(config)
 
 
 def summary(name: str) -> str:

@@ -78,7 +78,9 @@ def _published(task: Task, report: StageReporter, folder: Path) -> Manifest:
         local_path(scratch).mkdir(parents=True, exist_ok=True)
     folders = {argument: fetch(target, cache_folder()) for argument, target in task.inputs.items()}
     work = import_named(stage.work)
-    outcome = work(Context(folder, scratch, report, stage.seed), stage.config, **folders, **stage.arguments)
+    # A result that is replaced, because it is forced or damaged, is made without what the storage has.
+    artefacts = "" if lookup.replace else join(task.storage, "artefacts")
+    outcome = work(Context(folder, scratch, report, stage.seed, artefacts), stage.config, **folders, **stage.arguments)
     if not isinstance(outcome, Outcome):
         raise TypeError(f"the work of stage {stage.name} returned {type(outcome).__name__} and not an Outcome")
     fields = {

@@ -5,6 +5,9 @@ Each picture is a candidate, `<key>.image`. Its captions give queries in both di
     <key>.i2t           the picture as a query; each caption is an answer, as a candidate whose id is a hash of its content
     <key>.t2i-<hash>    a caption as a query; the picture is the answer
 
+Where captions are read together with their pictures (`sources.captions`), a picture and its captions are one candidate, `<key>.image`, with
+the captions as its text, a line each; labels where there are none. No query is made of them: a caption is in its own answer word for word.
+
 A label is a caption that many pictures share: it answers the picture, but is no query, since most of its answers would be unjudged.
 A picture without a caption is only a candidate; so is one whose caption is blank, and that caption is rejected.
 """
@@ -14,7 +17,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -47,6 +50,20 @@ class Captioned:
         if not self.picture:
             raise RowError("missing picture", "the picture is empty")
         return Candidate(Item(f"{self.key}.image", images=(self.picture,), source=source, line=line))
+
+    def joined(self, source: str, line: int) -> Candidate:
+        """The picture and its captions, or else its labels, as one candidate."""
+        return replace(
+            alone := self.candidate(source, line), item=replace(alone.item, text="\n".join(dict.fromkeys(self.captions or self.labels)))
+        )
+
+    def rows(self, captions: str, split: str, source: str, line: int) -> Iterator[Row]:
+        """The candidates and queries of the picture, with its captions apart or together."""
+        if captions == "together":
+            yield self.joined(source, line)
+        else:
+            yield self.candidate(source, line)
+            yield from self.pairs(split, source, line)
 
     def pairs(self, split: str, source: str, line: int, lines: Mapping[str, int] = MappingProxyType({})) -> Iterator[Row]:
         """The texts as candidates, and the queries of both directions; `lines` has the lines of texts that are not in `line`."""

@@ -48,9 +48,9 @@ def records(tree: SourceFiles, shard: Shard, rows: int = 256) -> Iterator[tuple[
         yield from enumerate(table.to_pylist(), number)
 
 
-def unused_files(tree: SourceFiles, shards: Iterable[Shard]) -> list[Notice]:
-    """A notice for each extension of files that may contain rows but are in none of the pieces."""
-    taken = {shard.file for shard in shards}
+def unused_files(tree: SourceFiles, taken: Iterable[str]) -> list[Notice]:
+    """A notice for each extension of files that may contain rows but are not among those taken."""
+    taken = set(taken)
     left: dict[str, list[str]] = {}
     for file in tree.files(ROWS):
         if file not in taken and not BESIDE.fullmatch(file.rpartition("/")[2]):

@@ -1,6 +1,7 @@
-"""A plain folder of pictures, with or without files of captions.
+"""A plain folder of pictures, with or without captions in tables or in files beside them.
 
     <any>/<picture>.jpg                                    jpeg, png, webp, gif, bmp, tif
+    <any>/<picture>.txt, .json                             its caption (sidecars.py)
     captions.csv, captions.tsv, captions_test.jsonl, ...   in any folder: captions of the pictures
     metadata.csv, metadata.jsonl                           the same, under Hugging Face's name
     labels.csv, train.jsonl, ...                           the same under any other name, if it has such columns, and none of another
@@ -8,27 +9,28 @@
 
 A caption file has a column for the picture (file, file_name, image or path; relative to the file's own folder, else to the source) and
 one for the caption (text, caption, captions or texts; or label or labels, where there is no caption). CSV is quoted as usual, TSV is
-not. Several lines may be about one picture; consecutive ones are read together. The id of a picture is its path; captions.py describes
-the rows made of its captions; without captions it is a candidate only. If `images` is given, only pictures with captions are read, and
-their paths are relative to that folder. Other columns are reported in one notice per file. Some .txt files beside pictures, and JSON files
-that are one object each, are no rows: a folder with them that no other format reads is one of pictures, and a notice counts them. BMP and
-TIFF are read, and curation rejects them ("unknown format"): to train on them, convert them to PNG.
+not; delimited.py recognises delimiter and encoding. Several lines may be about one picture; consecutive ones are read together. The id of
+a picture is its path; captions.py describes the rows made of its captions; without captions it is a candidate only. If `images` is given,
+only pictures with captions in tables are read, and their paths are relative to that folder. Other columns are reported in one notice per
+file. Other .txt files, and JSON files that are one object each, are no rows: a folder with them that no other format reads is one of
+pictures, and a notice counts them. BMP and TIFF are read, and curation rejects them ("unknown format"): to train on them, convert them to
+PNG.
+
+Where captions are read together with pictures, those of all tables are held in memory, since the lines about a picture may lie anywhere.
 """
 
-import csv
-import io
 import json
 import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from mirepoix.components.ingestion.formats import delimited, listed_pictures
 from mirepoix.components.ingestion.formats.captions import (
-    AUDIO,
     CAPTIONS,
     LABELS,
     Captioned,
@@ -40,8 +42,11 @@ from mirepoix.components.ingestion.formats.captions import (
     texts_of,
 )
 from mirepoix.components.ingestion.formats.fields import columns
+from mirepoix.components.ingestion.formats.listed_pictures import Joined, found_path, key_of, picture_names
 from mirepoix.components.ingestion.formats.rows import Notice, RejectedRow, Row, RowError, Unreadable, rowwise
-from mirepoix.components.ingestion.formats.source_files import CLIPS, PICTURE_ENDINGS, SHARD_BYTES, Shard, SourceFiles, is_ending
+from mirepoix.components.ingestion.formats.sidecars import beside
+from mirepoix.components.ingestion.formats.sidecars import sidecars as sidecars  # the name by which the sources ask for them
+from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, Shard, SourceFiles, is_ending
 from mirepoix.components.ingestion.formats.writing import Files, split_file
 from mirepoix.models.errors import Refused
 
@@ -54,7 +59,6 @@ FOREIGN = re.compile(
     r"docid|anchor|query(_\w+)?|qry(_\w+)?|question|premise|sentence_?\w*|messages|candidate|(pos|neg)(itives?|atives?)?(_\w+)?"
 )
 LARGEST_OBJECT = 1 << 20  # bytes of a JSON file beside pictures that is not taken for rows
-PICTURES = 1000  # in a piece of the list of pictures, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,24 +75,21 @@ class Line:
 
 def detect(tree: SourceFiles) -> bool:
     """A caption file by its name, pictures with a caption file by its columns, or pictures without any file of another format."""
-    has_pictures = bool(tree.images) or any(_suffix(name) in PICTURE_ENDINGS for name in tree.sizes)
+    has_pictures = bool(tree.images) or bool(picture_names(tree))
     if not tree.files(OTHERS):
         return has_pictures and not tree.images
     return bool(tree.files(FILES)) or (has_pictures and any(_is_caption_table(_columns(tree, file)) for file in tree.files(TABLES)[:4]))
 
 
 def holds_pictures(tree: SourceFiles) -> bool:
-    """Whether a folder that no format recognises has pictures, and beside them only files that are no rows: notes, settings, metadata.
+    """Whether a folder that no format recognises has pictures, and beside them only captions, notes, settings and metadata.
 
-    A .txt for every picture, a table, or a JSON file of several objects may be captions or rows in a form that is not read: not so then.
+    A table, or a JSON file of several objects, may be rows in a form that is not read: not so then.
     """
-    pictures = [name for name in tree.sizes if _suffix(name) in PICTURE_ENDINGS]
     others = tree.files(OTHERS)
-    if tree.images or not pictures or not all(is_ending(file, ".txt", ".json") for file in others):
+    if not picture_names(tree) or not all(is_ending(file, ".txt", ".json") for file in others):
         return False
-    texts = {file.rpartition(".")[0] for file in others if is_ending(file, ".txt")}
-    settings = [file for file in others if is_ending(file, ".json")]
-    return not all(name.rpartition(".")[0] in texts for name in pictures) and all(_is_object(tree, file) for file in settings[:4])
+    return all(_is_object(tree, file) for file in [file for file in others if is_ending(file, ".json")][:4])
 
 
 def _is_object(tree: SourceFiles, file: str) -> bool:
@@ -117,101 +118,76 @@ def _is_caption_table(names: list[str]) -> bool:
 def _columns(tree: SourceFiles, file: str) -> list[str]:
     if is_ending(file, ".jsonl"):
         return columns(tree, file)
-    with suppress(Unreadable, csv.Error), _lines(tree, file) as lines:
-        return _header(lines)
+    with suppress(Unreadable):
+        return list(delimited.recognise(tree, file).header)
     return []
 
 
 def shards(tree: SourceFiles) -> list[Shard]:
-    """Pieces of the list of pictures, with the names in `part` so that the folder is listed once; then pieces of the caption files."""
-    pieces: list[Shard] = []
-    names: list[str] = []
-    held = 0
-    for name, size in () if tree.images else tree.sizes.items():
-        if _suffix(name) in (*PICTURE_ENDINGS, *AUDIO) or f".{_suffix(name)}" in CLIPS:
-            if names and (held + size > SHARD_BYTES or len(names) >= PICTURES):
-                pieces.append(Shard(names[0], json.dumps(names)))
-                names, held = [], 0
-            names.append(name)
-            held += size
-    if names:
-        pieces.append(Shard(names[0], json.dumps(names)))
-    for file in _tables(tree):
-        pieces += tree.shards(file) if is_ending(file, ".jsonl") else [Shard(file)]  # CSV has line breaks within its cells
-    if not pieces:
+    """Pieces of the list of pictures, then pieces of the caption files."""
+    tables = _tables(tree)
+    found = listed_pictures.pieces(tree, _joined(tree, tables) if tree.captions == "together" else {})
+    for file in tables:
+        found += tree.shards(file) if is_ending(file, ".jsonl") else [Shard(file)]  # CSV has line breaks within its cells
+    if not found:
         raise Refused(f"there are neither pictures ({', '.join(PICTURE_ENDINGS)}) nor captions.csv, .tsv or .jsonl in {tree.path!r}")
-    return pieces
+    return found
 
 
 def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
-    return _pictures(tree, json.loads(shard.part)) if shard.part else _captions(tree, shard)
+    return listed_pictures.read(tree, shard, beside) if shard.part else _captions(tree, shard)
 
 
-def _suffix(name: str) -> str:
-    return name.rpartition(".")[2].lower()
-
-
-def _pictures(tree: SourceFiles, names: list[str]) -> Iterator[Row]:
-    """The pictures as candidates, each from its own file."""
-
-    def parse(line: int, name: str) -> Iterable[Row]:
-        if _suffix(name) not in PICTURE_ENDINGS:
-            raise RowError("audio" if _suffix(name) in AUDIO else "video file", name)
-        return [Captioned(_key(name), tree.picture(name)).candidate(tree.source(name), line)]
-
-    for name in names:
-        yield from rowwise("corpus", tree.source(name), [(1, name)], parse)
-
-
-def _key(path: str) -> str:
-    return re.sub(r"\s", "_", path)
+def _joined(tree: SourceFiles, tables: Iterable[str]) -> dict[str, Joined]:
+    """The captions of all tables by the path of their picture; what cannot be read is rejected when the table is read."""
+    found: dict[str, Joined] = {}
+    for file in tables:
+        with suppress(Unreadable):
+            for number, group in _groups(_cells(tree, Shard(file))):
+                with suppress(RowError):
+                    if not isinstance(group, RowError):
+                        texts = found.setdefault(found_path(tree, posixpath.dirname(file), group[0].path), Joined(file, number))
+                        texts.captions += (text for line in group for text in line.captions)
+                        texts.labels += (text for line in group for text in line.labels)
+    return found
 
 
 def _captions(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
-    """The rows of a caption file; consecutive lines about one picture are read together."""
+    """The rows of a caption file; consecutive lines about one picture are read together.
+
+    Where captions are read together with their pictures, the pieces of pictures have them, and these are only the rejections.
+    """
     source, split, folder = tree.source(shard.file), tree.split(shard.file), posixpath.dirname(shard.file)
     reported: set[str] = set()
+    together = tree.captions == "together"
 
     def parse(line: int, group: list[Line]) -> Iterable[Row]:
         for entry in group:
             if unread := [name for name in entry.unread if name not in reported]:
                 reported.update(unread)
                 yield Notice(source, f"{', '.join(unread)}; the rows are read without"[:200])
+        captions = tuple(text for entry in group for text in entry.captions)
+        labels = () if captions else tuple(text for entry in group for text in entry.labels)
         try:
-            path, picture = _find_picture(tree, folder, group[0].path)
+            path = found_path(tree, folder, group[0].path)
+            shown_picture = Captioned(key_of(path), b"" if together else tree.picture(path), captions, labels)
         except RowError as error:
             yield from (RejectedRow("queries", "", error.reason, error.detail, source, entry.number) for entry in group)
             return
-        captions = tuple(text for entry in group for text in entry.captions)
-        labels = () if captions else tuple(text for entry in group for text in entry.labels)
-        lines = {text: entry.number for entry in reversed(group) for text in (*entry.captions, *entry.labels)}
-        shown_picture = Captioned(_key(path), picture, captions, labels)
-        if tree.images:
-            yield replace(shown_picture.candidate(source, line), named=False)  # the picture may come again in other lines
-        yield from shown_picture.pairs(split, source, line, lines)
+        if not together:
+            if tree.images:
+                yield replace(shown_picture.candidate(source, line), named=False)  # the picture may come again in other lines
+            lines = {text: entry.number for entry in reversed(group) for text in (*entry.captions, *entry.labels)}
+            yield from shown_picture.pairs(split, source, line, lines)
         for entry in group:
             if entry.blank and not entry.captions and not entry.labels:
                 yield blank_caption(shown_picture.key, list(entry.blank), source, entry.number)
 
-    return rowwise("queries", source, _groups(_cells(tree, shard)), parse)
-
-
-def _find_picture(tree: SourceFiles, folder: str, path: str) -> tuple[str, bytes]:
-    """A picture and its path, relative to the source or to `images`."""
-    if "://" in path:
-        return path, tree.picture(path)  # raises RowError
-    paths = [posixpath.normpath(path)]
-    if folder and not tree.images:
-        paths.insert(0, posixpath.normpath(f"{folder}/{path}"))
-    if any(path.startswith(("/", "../")) for path in paths):
-        raise RowError("bad row", f"{path[:150]} lies outside of the folder")
-    for path in paths[:-1]:
-        try:
-            return path, tree.picture(path)
-        except RowError as error:
-            if error.reason != "missing picture":
-                raise
-    return paths[-1], tree.picture(paths[-1])
+    if not is_ending(shard.file, ".jsonl"):
+        with suppress(Unreadable):  # reported by the rows
+            if notice := delimited.recognise(tree, shard.file).notice:
+                yield Notice(source, notice)
+    yield from rowwise("queries", source, _groups(_cells(tree, shard)), parse)
 
 
 def _groups(cells: Iterable[tuple[int, dict[str, Any] | RowError]]) -> Iterator[tuple[int, list[Line] | RowError]]:
@@ -247,40 +223,14 @@ def _cells(tree: SourceFiles, shard: Shard) -> Iterator[tuple[int, dict[str, Any
     if is_ending(shard.file, ".jsonl"):
         yield from tree.records(shard)
         return
-    source, number = tree.source(shard.file), 0
-    try:
-        with _lines(tree, shard.file) as lines:
-            header = _header(lines)
-            if not set(header) & set(PATHS) or not set(header) & {*CAPTIONS, *LABELS}:
-                raise Unreadable(
-                    f"{source} has the columns {', '.join(header) or 'none'}; its first line is to name one of {', '.join(PATHS)} "
-                    f"and one of {', '.join((*CAPTIONS, *LABELS))}",
-                    1,
-                )
-            number = lines.line_num
-            for cells in lines:
-                first, number = number + 1, lines.line_num
-                if any(re.search("[\udc80-\udcff]", cell) for cell in cells):
-                    yield first, RowError("bad row", "the line is not UTF-8")
-                elif len(cells) == len(header):
-                    yield first, dict(zip(header, cells, strict=True))
-                elif cells:
-                    yield first, RowError("bad row", f"{len(cells)} cells for {len(header)} columns")
-    except csv.Error as error:
-        words = f"cannot be read after line {number} ({error}); repair it, or write it as JSON lines"
-        raise Unreadable(f"{source} {words}", number + 1) from error
-
-
-@contextmanager
-def _lines(tree: SourceFiles, file: str) -> Iterator[Any]:
-    """A csv.reader over a CSV or TSV file."""
-    kind = {"delimiter": "\t", "quoting": csv.QUOTE_NONE} if is_ending(file, ".tsv") else {"strict": True}
-    with tree.stream(file) as stream, io.TextIOWrapper(stream, "utf-8-sig", "surrogateescape", newline="") as text:
-        yield csv.reader(text, **kind)
-
-
-def _header(lines: Iterator[list[str]]) -> list[str]:
-    return [name.strip() for name in next(lines, [])]
+    table = delimited.recognise(tree, shard.file)
+    if not set(table.header) & set(PATHS) or not set(table.header) & {*CAPTIONS, *LABELS}:
+        raise Unreadable(
+            f"{tree.source(shard.file)} has the columns {', '.join(table.header) or 'none'}; its first line is to name one of "
+            f"{', '.join(PATHS)} and one of {', '.join((*CAPTIONS, *LABELS))}",
+            1,
+        )
+    yield from delimited.records(tree, shard.file, table)
 
 
 def write(target: Path, corpus: Path) -> Counter[str]:

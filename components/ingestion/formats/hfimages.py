@@ -80,8 +80,7 @@ def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
         captions = tuple(text for name in CAPTIONS for text in texts_of(row.get(name)))
         labels = () if captions else tuple(text for name in LABELS for text in _label(row.get(name), name, classes))
         entry = Captioned(key, picture(tree, row[image]), captions, labels)
-        yield entry.candidate(source, line)
-        yield from entry.pairs(split, source, line)
+        yield from entry.rows(tree.captions, split, source, line)
         if (empty := blank_columns(row)) and not captions and not labels:
             yield blank_caption(key, empty, source, line)
 

@@ -7,6 +7,7 @@ A format is a module with
     shards(tree)                   pieces of the source that are read independently
     read(tree, shard)              the rows of a piece: Candidate, Query, Judgement, Triple, Prompt; RejectedRow for a bad row; Notice for
                                    columns or files that are ignored
+    sidecars(tree)                 optional: files that are read with the pictures that they lie beside, and are in no piece
     write(target, corpus)          optional: writes a canonical corpus folder in this format, and returns counts of what the format cannot
                                    represent; Refused if an item cannot be written whole
 
@@ -205,14 +206,19 @@ def unnamed_candidate(
     return Candidate(Item("c-" + content_hash(item).hex()[:32], text, images, video, source=source, line=line), named=False)
 
 
+_SPLITS = {
+    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("dev", "val", "valid", "validation", "devel"), "validation"),
+    **dict.fromkeys(("train", "training"), "train"),
+}
+
+
 def split_of(file: str) -> str:
     """The split in the name of a file: train, validation or test; train where it has none."""
     words = file.lower().replace("\\", "/").replace("-", "/").replace("_", "/").replace(".", "/").split("/")
-    for word in reversed(words):
-        if word in ("test", "testing"):
-            return "test"
-        if word in ("dev", "val", "valid", "validation", "devel"):
-            return "validation"
-        if word in ("train", "training"):
-            return "train"
-    return "train"
+    return next((_SPLITS[word] for word in reversed(words) if word in _SPLITS), "train")
+
+
+def split_named(name: str) -> str:
+    """The split that a cell names: dev and val are validation, as in names of files; any other name is taken as it is."""
+    return _SPLITS.get(name.strip().lower(), name.strip())

@@ -9,7 +9,7 @@ import codecs
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -58,13 +58,16 @@ class ListedFile:
 class SourceFiles:
     """The files of a source, listed once; it pickles with its listing, so that a worker need not list them again."""
 
-    def __init__(self, path: str, name: str = "", images: str | None = None):
+    def __init__(
+        self, path: str, name: str = "", images: str | None = None, columns: Sequence[tuple[str, str]] = (), captions: str = "apart"
+    ):
         refuse_credentials(path)
         self.path, self.images = path, images
+        self.columns, self.captions = tuple(columns), captions  # columns: roles with their columns, as the format table reads them
         self.name = name or re.sub(r"\s+", "_", path.partition("?")[0].rstrip("/").rpartition("/")[2])
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {"path": self.path, "name": self.name, "images": self.images}
+        state = {name: self.__dict__[name] for name in ("path", "name", "images", "columns", "captions")}
         return state | ({"listing": self.listing} if "listing" in self.__dict__ else {})
 
     @cached_property
@@ -101,6 +104,16 @@ class SourceFiles:
         """The path that file names are relative to, as the user gave it."""
         only = self._opened[2]
         return self.path.removesuffix(only).rstrip("/") or "." if only else self.path.rstrip("/")
+
+    @property
+    def root(self) -> str:
+        """The folder that file names are relative to, in its file system."""
+        return self._opened[1]
+
+    @property
+    def only(self) -> str:
+        """The name of the file where the source is one file; empty for a folder."""
+        return self._opened[2]
 
     # Listing
 

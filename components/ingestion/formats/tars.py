@@ -98,8 +98,7 @@ def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
         labels = () if captions else [text for name in LABELS if not isinstance(about.get(name), int) for text in texts_of(about.get(name))]
         for name, data in pictures.items():
             entry = Captioned(key if len(pictures) == 1 else f"{key}.{name}", data, tuple(captions), tuple(labels))
-            yield entry.candidate(source, line)
-            yield from entry.pairs(split, source, line)
+            yield from entry.rows(tree.captions, split, source, line)
         empty = blank_columns(about) + [".txt"] * ("txt" in sample.members and not alone)
         if empty and not captions and not labels:
             yield blank_caption(key, empty, source, line)

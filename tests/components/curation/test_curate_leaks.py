@@ -1,8 +1,11 @@
 """What is like a held-out query or its answers, exactly or nearly, is not trained on, and is named for later stages."""
 
+import io
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.curation import near_duplicates
@@ -222,3 +225,109 @@ def test_a_share_of_the_training_queries_is_held_out_where_a_source_has_no_other
 def test_holding_out_of_sources_that_have_tests_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"held_out is 0.5, but every source has queries of another split than train"):
         curated_of(tmp_path, CurateConfig(held_out=0.5), **LEAKY)
+
+
+def noise(seed, brighter=0):
+    """A picture of noise, like no other of another seed."""
+    pixels = np.random.default_rng(seed).integers(20, 230, (4, 4, 3), np.uint8) + np.uint8(brighter)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels.repeat(8, 0).repeat(8, 1)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+WORDS = [
+    "amber",
+    "bench",
+    "canal",
+    "delta",
+    "ember",
+    "flint",
+    "grove",
+    "harbor",
+    "island",
+    "jungle",
+    "kettle",
+    "lagoon",
+    "meadow",
+    "nickel",
+    "orchard",
+    "pebble",
+]
+
+
+def sentence(number, last=""):
+    """A text of forty words, like no other of another number; `last` replaces its last word."""
+    chosen = np.random.default_rng(1000 + number).choice(WORDS, 40).tolist()
+    return " ".join([*chosen[:39], last or chosen[39]])
+
+
+def captioned_corpus(count):
+    """Captioned pictures as the formats yield them, in both directions, some of them alike: by caption, picture, or nearly so."""
+    corpus, queries, qrels = [], [], []
+    for number in range(count):
+        # 1 is nearly the picture of 0, 3 has the caption of 2, 5 nearly the caption of 4, 7 the picture of 6; then they repeat.
+        kind = number % 10
+        picture = noise(number - 1, 1) if kind == 1 else noise(number - 1) if kind == 7 else noise(number)
+        text = sentence(number - 1) if kind == 3 else sentence(number - 1, "zebra") if kind == 5 else sentence(number)
+        corpus += [Item(f"p{number}.image", images=(picture,), source="s/a"), Item(f"p{number}.text", text=text, source="s/b")]
+        queries += [Item(f"p{number}.i2t", images=(picture,), source="s/a"), Item(f"p{number}.t2i", text=text, source="s/b")]
+        qrels += [(f"p{number}.i2t", f"p{number}.text"), (f"p{number}.t2i", f"p{number}.image")]
+    return {"corpus": corpus, "queries": queries, "qrels": qrels}
+
+
+@pytest.mark.parametrize("settings", [{}, {"near_duplicates": "keep"}, {"leakage": "off"}], ids=str)
+def test_both_directions_of_a_picture_and_all_that_is_like_it_are_on_one_side_of_a_hold_out(tmp_path, settings):
+    folder, outcome = curated_of(tmp_path, CurateConfig(held_out=0.3, **settings), **captioned_corpus(40))
+    side = {row["id"]: row["split"] for row in read_part(folder, "queries").to_pylist()}
+    assert outcome.metrics["held_out"] == 24 and len(side) == 80 and not outcome.tables["notices"]
+    for number in range(40):
+        assert side[f"p{number}.i2t"] == side[f"p{number}.t2i"]
+        if number % 10 in (1, 3, 5, 7):
+            assert side[f"p{number}.i2t"] == side[f"p{number - 1}.i2t"]
+    assert not [name for name in outcome.metrics if "leaks" in name]
+
+
+def test_candidates_with_one_picture_or_one_text_are_on_one_side_of_a_hold_out(tmp_path):
+    corpus = [Item(f"d{n}", text=sentence(n // 2), images=(noise(n),)) for n in range(10)]
+    corpus += [Item(f"d{n}", text=sentence(n), images=(noise(50 + n // 2),)) for n in range(10, 20)]
+    queries = [Item(f"q{n}", text=sentence(100 + n)) for n in range(20)]
+    folder, outcome = curated_of(
+        tmp_path, CurateConfig(held_out=0.4), corpus=corpus, queries=queries, qrels=[(f"q{n}", f"d{n}") for n in range(20)]
+    )
+    side = {row["id"]: row["split"] for row in read_part(folder, "queries").to_pylist()}
+    assert outcome.metrics["held_out"] == 8 and outcome.metrics["kin"] == 10
+    assert all(side[f"q{n}"] == side[f"q{n + 1}"] for n in range(0, 20, 2))
+
+
+def test_an_answer_of_more_queries_than_shared_answers_is_a_class_that_both_sides_may_have(tmp_path):
+    corpus = [Item("star", text="a star of the sky"), *(Item(f"d{n}", text=sentence(n)) for n in range(10))]
+    queries = [Item(f"q{n}", text=sentence(100 + n)) for n in range(10)]
+    qrels = [(f"q{n}", name) for n in range(10) for name in ("star", f"d{n}")]
+    _, outcome = curated_of(tmp_path, CurateConfig(held_out=0.3, shared_answers=9), corpus=corpus, queries=queries, qrels=qrels)
+    assert outcome.metrics["held_out"] == 3 and not [name for name in outcome.metrics if "leaks" in name]
+    with pytest.raises(Refused, match=r"held_out is 0.3, 3 of 10 training queries.*the smallest group has 10; raise held_out"):
+        curated_of(tmp_path, CurateConfig(held_out=0.3, shared_answers=10), corpus=corpus, queries=queries, qrels=qrels)
+
+
+def test_a_share_that_cannot_be_met_is_noticed(tmp_path):
+    corpus = [Item(f"d{n}", text=sentence(n)) for n in range(3)]
+    queries = [Item(f"q{n}", text=sentence(100 + n)) for n in range(12)]
+    qrels = [(f"q{n}", f"d{n % 3}") for n in range(12)]
+    _, outcome = curated_of(tmp_path, CurateConfig(held_out=0.1), corpus=corpus, queries=queries, qrels=qrels)
+    assert outcome.metrics["held_out"] == 4
+    [notice] = outcome.tables["notices"]
+    assert notice["detail"].startswith("held_out is 0.1, 1 of 12 training queries, and 4 are held out: queries that share an answer")
+
+
+def test_triples_go_with_the_queries_whose_answers_are_their_evidence(tmp_path):
+    corpus = [Item(f"d{n}", text=sentence(n)) for n in range(8)]
+    queries = [Item(f"q{n}", text=sentence(100 + n), source="one/q") for n in range(8)]
+    triples = [
+        {**item_to_row(Item(f"t{n}", text=sentence(200 + n), images=(noise(n),), source="one/t")), "split": "train", "answer": "it"}
+        | {"evidence": [f"d{n}"]}
+        for n in range(8)
+    ]
+    qrels = [(f"q{n}", f"d{n}") for n in range(8)]
+    folder, outcome = curated_of(tmp_path, CurateConfig(held_out=0.5), {"triples": triples}, corpus=corpus, queries=queries, qrels=qrels)
+    side, with_triple = ({row["id"][1:]: row["split"] for row in read_part(folder, part).to_pylist()} for part in ("queries", "triples"))
+    assert outcome.metrics["held_out"] == 4 and side == with_triple and outcome.rows.rejected == 0

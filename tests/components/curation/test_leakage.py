@@ -49,7 +49,8 @@ def test_groups_that_share_an_answer_stay_together_and_the_share_is_kept(pairs, 
         return
     answers = [{answer for query, answer in pairs if (query in moved) == side} for side in (True, False)]
     assert not answers[0] & answers[1]
-    assert 0 < len(moved) <= round(share * len({query for query, _ in pairs}))
+    count = len({query for query, _ in pairs})
+    assert 0 < len(moved) <= max(round(share * count), count / 2)
     assert sorted(moved) == chosen(list(reversed(pairs)), share, seed)
 
 
@@ -72,6 +73,20 @@ def test_a_group_with_a_query_of_another_split_is_not_moved():
     pairs = [(0, 100), (1, 100), (2, 101), (3, 102)]
     for seed in range(8):
         assert 0 not in chosen(pairs, 0.7, seed, eligible=(0, 2, 3))
+
+
+def test_related_rows_stay_together_by_chains_and_uncounted_rows_go_with_them():
+    queries, answers = rows(0, 1, 2, 3, 50), rows(100, 101, 102, 103, 104)
+    related = np.array([[0, 200], [200, 101], [50, 2]])
+    for seed in range(8):
+        moved = choose_held_out(
+            queries, answers, np.arange(1000), queries, {int(n): f"q{n}" for n in queries}, 0.5, seed, related, uncounted=rows(50)
+        )
+        assert (0 in moved) == (1 in moved) and (2 in moved) == (50 in moved) and sum(row < 50 for row in moved) == 2
+
+
+def test_the_smallest_group_is_taken_where_the_share_is_smaller_if_half_of_the_queries_are_left():
+    assert len(chosen([(query, 100 + query // 2) for query in range(4)], 0.1)) == 2
 
 
 def test_a_share_that_no_group_fits_is_refused():

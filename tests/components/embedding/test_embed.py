@@ -69,7 +69,7 @@ def resumed(untrained, curated, paired, tmp_path_factory):
     table = pq.read_table(second)
     vectors = arrow_to_rows(table["rows"])
     turned = rows_to_arrow(RaggedRows(-vectors.rows_RD, vectors.bounds))
-    pq.write_table(table.set_column(2, "rows", turned), second)
+    pq.write_table(table.set_column(3, "rows", turned), second)
     steps: list[dict[str, float]] = []
     again = Context(home / "again", killed.scratch, steps.append, killed.seed)
     again.folder.mkdir()
@@ -142,7 +142,17 @@ def test_rows_are_accounted_for(embedded, resumed, expected):
     total = sum(len(items) for items, _ in expected.values())
     for outcome in (embedded.outcome, resumed[1]):
         assert outcome.rows.read == outcome.rows.written == total
-        assert outcome.metrics == {"items": total, "width": expected["corpus"][1].width}
+        assert {name: outcome.metrics[name] for name in ("items", "width")} == {"items": total, "width": expected["corpus"][1].width}
+    assert {name: embedded.outcome.metrics[name] for name in ("encoded", "reused", "resumed")} == {
+        "encoded": total,
+        "reused": 0,
+        "resumed": 0,
+    }
+    assert {name: resumed[1].metrics[name] for name in ("encoded", "reused", "resumed")} == {
+        "encoded": total - 60,
+        "reused": 0,
+        "resumed": 60,
+    }
 
 
 def test_the_encoder_is_named_by_its_published_digest(embedded, untrained):
@@ -153,7 +163,8 @@ def test_the_encoder_is_named_by_its_published_digest(embedded, untrained):
 def test_files_are_read_by_plain_parquet_and_numpy(embedded):
     (file,) = part_files(embedded.folder, "corpus")
     table = pq.ParquetFile(file).read()
-    assert table.schema.names == ["id", "modality", "rows"]
+    assert table.schema.names == ["id", "modality", "content", "rows"]
+    assert table.schema.field("content").type == pa.binary(32)
     assert table.schema.field("rows").type.value_type == pa.list_(pa.float32(), 32)
 
 

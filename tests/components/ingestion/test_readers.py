@@ -209,13 +209,13 @@ PICTURES = {"a.png": picture(1), "beach/b.jpg": picture(2, "JPEG"), "beach/2024/
 
 
 def test_a_plain_folder_with_some_other_files_is_one_of_pictures_and_counts_them(tmp_path):
-    others = {"notes.txt": "x", "beach/a.txt": "x", "a.json": '{\n  "title": "a"\n}\n', "README.md": "x", "beach/IMG_1.HEIC": b"x"}
+    others = {"notes.txt": "x", "beach/a.txt": "x", "settings.json": '{\n  "title": "a"\n}\n', "README.md": "x", "beach/IMG_1.HEIC": b"x"}
     found = bring(tmp_path, write_files(tmp_path / "in", PICTURES | others))
     assert [row["id"] for row in part(found, "corpus")] == ["a.png.image", "beach/2024/c.webp.image", "beach/b.jpg.image"]
     assert [(row["source"], row["detail"]) for row in found.outcome.tables["notices"]] == [
-        ("in/a.json", "not read: the format has no such file here"),
         ("in/beach/IMG_1.HEIC", "not read: the format has no such file here"),
         ("in/beach/a.txt", "not read and 1 more of .txt: the format has no such file here"),
+        ("in/settings.json", "not read: the format has no such file here"),
     ]
     assert not part(found, "queries") and not part(found, "rejects")
 
@@ -223,7 +223,6 @@ def test_a_plain_folder_with_some_other_files_is_one_of_pictures_and_counts_them
 @pytest.mark.parametrize(
     "others",
     [
-        {"a.txt": "one", "beach/b.txt": "two", "beach/2024/c.txt": "three"},
         {"sizes.csv": "image,width\na.png,4\n"},
         {"train.jsonl": [{"what": "a"}]},
         {"rows.json": [{"what": "a"}, {"what": "b"}]},
@@ -233,7 +232,10 @@ def test_a_plain_folder_with_some_other_files_is_one_of_pictures_and_counts_them
 )
 def test_pictures_with_what_may_be_captions_or_rows_are_of_no_known_format(tmp_path, others):
     folder = write_files(tmp_path / "in", PICTURES | others)
-    with pytest.raises(Refused, match=rf"looks like none of the known formats.*; folder\+{folder} reads its pictures alone"):
+    with pytest.raises(
+        Refused,
+        match=rf"looks like none of the known formats.*; folder\+{folder} reads its pictures alone; mirepoix init {folder} proposes",
+    ):
         readers.open_sources((str(folder),))
     (source,) = readers.open_sources((f"folder+{folder}",))
     assert len(source.files) == 3

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
-from mirepoix.models.ragged import RaggedRows
 from mirepoix.serving.http import api
-from mirepoix.serving.http.api import About, Busy, Encoded, HealthProbe, SearchResult, build_app
+from mirepoix.serving.http.api import About, Busy, Encoded, HealthProbe, build_app
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.pictures_config import PictureLimits
 from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.replicas import Counted
+from mirepoix.serving.searcher import Searcher, SearchResult
 from tests.serving.fixtures import INSTRUCTIONS, corpus, drawing
 from tests.serving.test_pictures import png_claiming
 
@@ -30,7 +30,7 @@ class InProcess:
     """A backend without replicas; keeps what it was asked to encode."""
 
     def __init__(self, release: Release):
-        self.encoder, self.index, self.documents = release.open_encoder(), release.open_index(), release.open_documents()
+        self.encoder, self.searcher = release.open_encoder(), Searcher(release)
         self.encoder.collator = self.counted = Counted(self.encoder.collator)
         self.asked: list[Item] = []
         self.role: Role | None = None
@@ -41,14 +41,10 @@ class InProcess:
         return [Encoded(rows_TD, self.counted.tokens[item.id], len(items)) for item, rows_TD in zip(items, vectors, strict=True)]
 
     async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]:
-        query = RaggedRows(rows_TD, np.array([0, len(rows_TD)]))
-        (hits,) = self.index.search(query, k, None if target is None else {target})
-        shown = [self.documents[self.index.position(hit.id)] for hit in hits]
-        return [SearchResult(hit.id, hit.score, doc.modality.letters, doc.text, doc.pictured) for hit, doc in zip(hits, shown, strict=True)]
+        return self.searcher.search(rows_TD, k, target)
 
     async def thumbnail(self, id: str) -> bytes | None:
-        position = self.index.position(id)
-        return None if position is None else self.documents.thumbnail(position)
+        return self.searcher.thumbnail(id)
 
     async def ready(self) -> None:
         pass

@@ -323,6 +323,16 @@ def test_a_submission_that_is_not_followed_returns_at_once(job_head, tmp_path: P
     assert shlex.split(job.entrypoint)[-2:] == ["--config", "config/run.yaml"]
 
 
+def test_a_file_that_names_its_recipe_is_sent_with_the_job(tmp_path: Path):
+    file = tmp_path / "my pictures.yaml"
+    file.write_text("recipe: search\n")
+    (tmp_path / "stage").mkdir()
+    job = prepare(str(file), ["seed=1"], tmp_path / "stage")
+    assert shlex.split(job.entrypoint)[-3:] == ["run", "config/my pictures.yaml", "seed=1"]
+    assert (tmp_path / "stage" / "config" / "my pictures.yaml").read_text() == "recipe: search\n"
+    assert job.name.startswith("my-pictures-")
+
+
 def test_the_command_line_ships_the_settings_file_that_an_override_names(job_head, tmp_path: Path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     Path("zero.json").write_text('{"zero_optimization": {"stage": 1}}')

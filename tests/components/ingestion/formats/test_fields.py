@@ -224,12 +224,12 @@ def test_files_that_may_hold_rows_and_are_in_no_piece_are_reported_by_their_exte
         ".x.json",
     )
     tree = SourceFiles(str(write_files(tmp_path, dict.fromkeys(names, b"x"))), "mine")
-    assert [(notice.source, notice.detail) for notice in fields.unused_files(tree, [Shard("train.jsonl")])] == [
+    assert [(notice.source, notice.detail) for notice in fields.unused_files(tree, ["train.jsonl"])] == [
         ("mine/b.NDJSON", "not read: the format has no such file here"),
         ("mine/b.tgz", "not read: the format has no such file here"),
         ("mine/more.jsonl.zst", "not read and 1 more of .jsonl.zst: the format has no such file here"),
     ]
-    assert not fields.unused_files(tree, [Shard(name) for name in names])
+    assert not fields.unused_files(tree, names)
 
 
 @pytest.mark.parametrize("name", ["MORE.JSONL", "more.Jsonl.GZ", "more.jsonl.gz"])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mirepoix.components.ingestion.formats import folder
+from mirepoix.components.ingestion.formats import folder, listed_pictures
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Query, Unreadable, unnamed_candidate
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.components.ingestion.readers import FORMAT_MODULES
@@ -139,9 +139,20 @@ def test_a_line_of_csv_with_another_count_of_cells_is_rejected(tmp_path):
     ]
 
 
-def test_a_line_of_csv_that_is_not_utf8_is_rejected(tmp_path):
-    rows = read(tmp_path, {**SHOWN, "captions.csv": b"file,caption\na.png,one\na.png,t\xfcr\na.png,two\n"})
-    assert rejected_rows(rows) == [("mine/captions.csv", 3, "bad row")] and [text for _, text in asked(rows)] == ["one", "two"]
+def test_a_line_that_is_not_utf8_in_a_file_that_is_is_rejected(tmp_path):
+    rows = read(tmp_path, {**SHOWN, "captions.csv": "file,caption\na.png,größe\n".encode() + b"a.png,t\xfcr\na.png,two\n"})
+    assert rejected_rows(rows) == [("mine/captions.csv", 3, "bad row")] and [text for _, text in asked(rows)] == ["größe", "two"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name"), [("cp1252", "Windows-1252"), ("utf-16", "UTF-16"), ("utf-16-le", "UTF-16"), ("utf-16-be", "UTF-16")]
+)
+def test_captions_in_another_encoding_and_delimiter_are_read_and_a_notice_names_the_encoding(tmp_path, encoding, name):
+    text = "file;caption\na.png;Ein Bär, grün\nx/b.jpg;zwei\n"
+    rows = read(tmp_path, {**SHOWN, "captions.csv": text.encode(encoding)})
+    assert asked(rows) == [("a.png", "Ein Bär, grün"), ("x/b.jpg", "zwei")] and not rejected_rows(rows)
+    [notice] = [row for row in rows if isinstance(row, Notice)]
+    assert notice.source == "mine/captions.csv" and notice.detail.startswith(f"read as {name}, since it is not UTF-8")
 
 
 def test_columns_that_nothing_reads_are_named_once_and_cost_nothing(tmp_path):
@@ -158,7 +169,7 @@ def test_columns_that_nothing_reads_are_named_once_and_cost_nothing(tmp_path):
     [
         ("captions.csv", "", "mine/captions.csv has the columns none"),
         ("captions.csv", "a.png,a star\n", "has the columns a.png, a star; its first line is to name one of file, file_name"),
-        ("captions.tsv", "file,caption\n", "has the columns file,caption;"),
+        ("captions.tsv", "file\n", "has the columns file;"),
         ("metadata.csv", "file_name,width\n", "and one of text, caption"),
         ("captions.csv", 'file,caption\na.png,"x', "cannot be read after line 1"),
     ],
@@ -179,7 +190,7 @@ def test_the_list_of_pictures_is_cut_by_count_and_by_bytes(tmp_path, monkeypatch
     whole = read(tmp_path, files)
     for name, most in (("PICTURES", 3), ("SHARD_BYTES", 200)):
         with monkeypatch.context() as patch:
-            patch.setattr(folder, name, most)
+            patch.setattr(listed_pictures, name, most)
             pieces = folder.shards(SourceFiles(str(tmp_path), "mine"))
             assert [len(json.loads(piece.part)) for piece in pieces] in ([3, 3, 1], [2, 2, 2, 1])
             assert read(tmp_path, {}) == whole
@@ -192,6 +203,38 @@ def test_it_is_detected_by_its_captions_or_by_pictures_alone(tmp_path):
     assert known("bare", {**SHOWN, "README.md": "x"}) and known("captions", {**SHOWN, "captions.csv": "x"})
     assert known("hub", {"train/1.png": RED, "train/metadata.jsonl": "x"}) and known("apart", {"captions.tsv": "x"}, images="elsewhere")
     assert not known("examples", {**SHOWN, "train.json": "[]"}) and not known("tars", {"a.tar": b""}) and not known("empty", {"x.md": "x"})
+
+
+TOGETHER = {
+    **SHOWN,
+    "c.gif": picture(3, "GIF"),
+    "captions.csv": "file,caption,label\na.png,one,\nx/b.jpg,,star\na.png,two,\nx/b.jpg, ,\nnowhere.png,x,\n",
+    "more.jsonl": [{"path": "a.png", "text": "three"}],
+}
+
+
+def test_captions_together_with_their_picture_are_one_candidate_wherever_the_lines_are_and_no_query(tmp_path):
+    rows = read(tmp_path, TOGETHER, captions="together")
+    assert [
+        (row.item.id, row.item.text, len(row.item.images), row.item.source, row.item.line) for row in rows if isinstance(row, Candidate)
+    ] == [
+        ("a.png.image", "one\ntwo\nthree", 1, "mine/captions.csv", 2),
+        ("c.gif.image", "", 1, "mine/c.gif", 1),
+        ("x/b.jpg.image", "star", 1, "mine/captions.csv", 3),
+    ]
+    assert not [row for row in rows if isinstance(row, (Query, Judgement))]
+    assert rejected_rows(rows) == [("mine/captions.csv", 6, "missing picture"), ("mine/captions.csv", 5, "empty side")]
+
+
+def test_captions_together_with_pictures_that_lie_elsewhere_are_those_of_the_tables_alone(tmp_path):
+    write_files(tmp_path / "pictures", SHOWN)
+    rows = read(tmp_path / "in", {"captions.csv": "file,caption\nx/b.jpg,one\n"}, images=str(tmp_path / "pictures"), captions="together")
+    assert rows == [Candidate(Item("x/b.jpg.image", "one", (BLUE,), source="mine/captions.csv", line=2))]
+
+
+def test_a_path_is_found_with_the_separators_of_windows_and_from_the_root(tmp_path):
+    rows = read(tmp_path, {**SHOWN, "captions.csv": f"file,caption\nx\\b.jpg,one\n{tmp_path}/a.png,two\n"})
+    assert asked(rows) == [("x/b.jpg", "one"), ("a.png", "two")] and not rejected_rows(rows)
 
 
 def test_what_is_written_is_read_again(tmp_path):

@@ -9,7 +9,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.retrievers.mire_config import MireConfig
 from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
 from mirepoix.workflows.__main__ import main
-from mirepoix.workflows.encoder_release import settings
+from mirepoix.workflows.recipes.encoder_release import settings
 from mirepoix.workflows.recipes.registry import resolve
 
 DESCRIPTION = {"architecture": "univldr", "config": {"max_length": 40}, "temperature": 0.02, "widths": []}

@@ -23,18 +23,19 @@ def settings(encoder: str, corpora: Sequence[str], name: str | None = None) -> t
     chosen = [f"sources.path={json.dumps(list(corpora))}"]
     if describes_encoder(encoder):
         chosen.append(f"backbone.encoder={type(saved_config(encoder)).__name__}")
-    elif (folder := Path(encoder).expanduser()).exists() or not _may_be_hub_id(encoder):
-        _refuse_no_checkpoint(folder, encoder)
+    elif (folder := Path(encoder).expanduser()).exists() or not may_be_hub_id(encoder):
+        refuse_no_checkpoint(folder, encoder)
     here = Path(encoder).expanduser()
     chosen.append(f"backbone.name={here.resolve() if here.exists() else encoder}")
     return (*chosen, f"release.name={name}") if name else tuple(chosen)
 
 
-def _may_be_hub_id(name: str) -> bool:
+def may_be_hub_id(name: str) -> bool:
+    """Whether a name that is no folder here may be that of a model on the hub."""
     return "://" not in name and name.count("/") <= 1 and not name.startswith(("/", ".", "~")) and not name.endswith("/")
 
 
-def _refuse_no_checkpoint(folder: Path, encoder: str) -> None:
+def refuse_no_checkpoint(folder: Path, encoder: str) -> None:
     """Refuses what is not the folder of a published checkpoint."""
     if not folder.is_dir():
         what = "is a file" if folder.exists() else "is no folder here"

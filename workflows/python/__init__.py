@@ -1,0 +1,1 @@
+"""What `import mirepoix` gives to a Python program."""

@@ -1,0 +1,22 @@
+"""The names of the package itself: mirepoix.py and package/__init__.py take them from here.
+
+Each is imported when it is first asked for, so that `import mirepoix` imports neither torch nor Ray.
+"""
+
+import sys
+from importlib import import_module
+from typing import Any
+
+HOMES = {"open": "mirepoix.workflows.python.opening", "run": "mirepoix.workflows.python.running"}
+"""The module of each."""
+__all__ = ["open", "run"]  # noqa: F822 - `__getattr__` below finds them
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'mirepoix' has no attribute {name!r}")
+    return getattr(import_module(HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*vars(sys.modules["mirepoix"]), *__all__})
