@@ -22,14 +22,26 @@ def main(words: list[str] | None = None) -> int:
     try:
         return COMMANDS[arguments.command](arguments)
     except Refused as refusal:
-        print(f"mirepoix: {refusal}", file=sys.stderr)
-        return 2
+        return _ended(arguments, 2, "refused", str(refusal))
     except KeyboardInterrupt:
-        print("mirepoix: interrupted; results of finished stages are kept, and the same command goes on from there", file=sys.stderr)
-        return 130
+        return _ended(arguments, 130, "interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+INTERRUPTED = "interrupted; results of finished stages are kept, and the same command goes on from there"
+
+
+def _ended(arguments: argparse.Namespace, status: int, event: str, why: str) -> int:
+    """Says in one line, or under --json as the last event, why a command did not do its work; returns the exit status."""
+    if getattr(arguments, "output", "text") == "json":
+        from mirepoix.workflows.runner.progress import write_event
+
+        write_event(event, error=why)
+    else:
+        print(f"mirepoix: {why}", file=sys.stderr)
+    return status
 
 
 def _terminated(*_: object) -> None:
@@ -54,17 +66,14 @@ def _request(arguments: argparse.Namespace) -> "RunRequest":
 
 def _run(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows import run
+    from mirepoix.workflows.runner.progress import display_of
 
     request = _request(arguments)
     if arguments.plan:
-        planned = run.plan(request).stages
-        width = max(16, *map(len, planned))
-        for name, stage in planned.items():
-            verb = {"skipped": "up to date", "not run": "may run" if stage.reason.startswith("may run") else "runs"}[stage.status]
-            print(f"{name:<{width}} {verb:<10} {stage.reason.removeprefix('may run: ') if verb != 'up to date' else ''}".rstrip())
-        return 0
+        return run.print_plan(run.plan(request).stages, arguments.output)
     with ExitStack() as resources:
-        return run.print_outcome(run.run(request, resources), to_serve=arguments.command == "release")
+        made = run.run(request, resources, display_of(arguments.output))
+        return run.print_outcome(made, arguments.command == "release", arguments.output)
 
 
 def _release(arguments: argparse.Namespace) -> int:
@@ -125,7 +134,7 @@ def _list(_: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.demo import demo
 
-    return demo(_request(arguments))
+    return demo(_request(arguments), arguments.output)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

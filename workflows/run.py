@@ -6,8 +6,9 @@ import re
 import secrets
 import shlex
 import sys
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,12 +22,12 @@ from mirepoix.workflows import results
 from mirepoix.workflows.config import jsonable
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
-from mirepoix.workflows.runner.execute import Report, execute
+from mirepoix.workflows.runner.execute import Report, StageReport, execute
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import Driver
-from mirepoix.workflows.runner.progress import Display
+from mirepoix.workflows.runner.progress import LINE, Display, Output, write_event
 from mirepoix.workflows.runner.tracking import open_tracker
-from mirepoix.workflows.storage import present
+from mirepoix.workflows.storage import REMOVAL, present
 
 RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}$")
 """The end of the name of a run's folder: when it began."""
@@ -88,7 +89,7 @@ def run(request: RunRequest, resources: ExitStack, display: Display | None = Non
     graph = config.stages()
     name = recipe_name(request.recipe)
     folder = store.join(request.storage, "runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
-    _plan(request, graph)  # a run that is refused leaves no folder
+    planned = _plan(request, graph)  # a run that is refused leaves no folder
     try:
         store.write(store.join(folder, "config.yaml"), described(name, config).encode())
     except OSError as error:
@@ -111,6 +112,8 @@ def run(request: RunRequest, resources: ExitStack, display: Display | None = Non
             return 1
         return config.parallel_arms(known.get("CPU", os.cpu_count() or 1), known.get("GPU", 0))
 
+    if display is not None:
+        display.open(recipe=name, run=folder, storage=request.storage, stages=list(planned.stages))
     with Driver(_root(request.storage), folder=folder) as driver:  # until the report is written, which names what the run needs
         report = execute(
             graph,
@@ -166,8 +169,39 @@ def _record(request: RunRequest, config: Recipe, report: Report, began: float) -
     }
 
 
-def print_outcome(run: Run, to_serve: bool = False) -> int:
+def print_plan(planned: Mapping[str, StageReport], output: Output = "text") -> int:
+    """Prints which stages would run, and why."""
+    width = max(16, *map(len, planned))
+    states = {"skipped": "up to date", "not run": "runs"}
+    for name, stage in planned.items():
+        verb = "may run" if stage.reason.startswith("may run") else states[stage.status]
+        reason = "" if verb == "up to date" else stage.reason.removeprefix("may run: ")
+        if output == "json":
+            write_event("plan", stage=name, state=verb, reason=reason)
+        else:
+            print(f"{name:<{width}} {verb:<10} {reason}".rstrip())
+    return 0
+
+
+def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> int:
     """Prints the results and the failures of a run, with `to_serve` also where its release is; returns the exit status."""
+    failures = {name: stage.error for name, stage in run.report.stages.items() if stage.status == "failed"}
+    missing = [name for name, stage in run.report.stages.items() if stage.status == "not run"]
+    if output == "json":
+        made = {name: stage.target for name, stage in run.report.stages.items() if name.rpartition(":")[2] == "release" and stage.digest}
+        write_event(
+            "end",
+            ok=run.report.ok,
+            run=run.folder,
+            report=store.join(run.folder, "report.json"),
+            scores=results.scores(run.record),
+            releases=made,
+            endpoint=run.endpoint,
+            failures=failures,
+            not_run=missing,
+            seconds=round(run.record["ended"] - run.record["began"], 3),
+        )
+        return 0 if run.report.ok else 1
     if text := results.results_table(run.record):
         print(f"\n{text}")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
@@ -176,12 +210,10 @@ def print_outcome(run: Run, to_serve: bool = False) -> int:
     if to_serve and run.report.ok:
         target = run.report.stages["release"].target
         print(f"release   {target}\nserve it  mirepoix serve {shlex.quote(target)}")
-    for name, stage in run.report.stages.items():
-        if stage.status == "failed":
-            print(f"mirepoix: stage {name} failed: {stage.error}", file=sys.stderr)
-    missing = [name for name, stage in run.report.stages.items() if stage.status == "not run"]
+    for name, why in failures.items():
+        print("\n  ".join(textwrap.wrap(f"mirepoix: stage {name} failed: {why}", LINE - 2, break_on_hyphens=False)), file=sys.stderr)
     if missing:
-        print(f"mirepoix: not run: {', '.join(missing)}", file=sys.stderr)
+        print("\n  ".join(textwrap.wrap(f"mirepoix: not run: {', '.join(missing)}", LINE - 2, break_on_hyphens=False)), file=sys.stderr)
     return 0 if run.report.ok else 1
 
 
@@ -189,6 +221,8 @@ def latest_release(storage: str) -> str:
     """The release of the latest run in a storage that made one and whose release is still there; else the only release in it."""
     runs = store.join(storage, "runs")
     for name in sorted(filter(RUN.search, store.list_names(runs)), key=lambda name: RUN.search(name)[0], reverse=True):  # type: ignore[index]
+        if store.read(store.join(runs, name, REMOVAL)) is not None:
+            continue
         releases = [_moved(storage, target) for target in _releases(store.read(store.join(runs, name, "report.json"))).values()]
         if kept := [target for target in releases if store.read_manifest(target) is not None]:
             return kept[0] if len(kept) == 1 else release_of(store.join(runs, name))

@@ -57,7 +57,7 @@ def _artefact(name: str, arm: str | None) -> Path | None:
             f"{name} cannot be read ({str(error).splitlines()[0]}); give the folder or URI of a release, a run or a model"
         ) from error
     if is_run:
-        from mirepoix.workflows.lineage import lineage
+        from mirepoix.workflows.upkeep.lineage import lineage
 
         name, arm = lineage(name, arm).release, None
     if arm is not None:

@@ -26,8 +26,8 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.serving.heartbeat import place_of
 from mirepoix.workflows.runner.lease import Driver
-from mirepoix.workflows.storage import KEY, refuse_other_folders
-from mirepoix.workflows.upkeep.runs import REMOVAL, StoredRun, as_bytes, read_runs, servers, sizes
+from mirepoix.workflows.storage import KEY, REMOVAL, refuse_other_folders
+from mirepoix.workflows.upkeep.runs import StoredRun, as_bytes, read_runs, servers, sizes
 
 UNNAMED_SECONDS = 7 * 86400.0
 """The age at which a result that no run names goes, and scratch that no run claims, unless --older-than says otherwise."""
