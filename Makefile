@@ -4,7 +4,7 @@
 # make soak    the tests that take too long for `make test`: all six retrievers, a verbalised corpus, all of NLVR, and a comparison as
 #              a job, through the real stages; a second demo, a killed one, training on three ranks, and large worlds
 # make bench   what commands take before they answer, what curation costs beside plain tools, how it grows, what it takes of memory, and
-#              what a search over 200 pictures takes, and whether that is what is promised; twenty minutes and more
+#              what a search over 200 pictures takes, and adding to a release, and whether that is what is promised; forty minutes and more
 # make lint, make format-check, make types
 #              ruff; mypy: strict for models/ and serving/, its defaults for components/ and workflows/
 # make lock    the locks of all extras, by resolution alone
@@ -63,6 +63,7 @@ bench: .venv/ready
 	@$(BIN)/python bench/data.py --check
 	@$(BIN)/python bench/memory.py --check
 	@$(BIN)/python bench/search.py --check
+	@$(BIN)/python bench/add.py --check
 
 lint: .venv/ready
 	@$(BIN)/ruff check .

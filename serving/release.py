@@ -4,76 +4,35 @@ encoder/        what Encoder.save wrote
 index/          what Index.save wrote
 documents/      documents.arrow: id, text, modality, thumbnail, in corpus order; order.npy: its row for each position in the index
 golden.json     a few items with the vectors that the encoder gave them when the corpus was embedded, as documents and as queries
+contents.npy    the hash of what the encoder read of each item, in the order of the index; zeros where it is not known
 release.json    name, version and digests of the parts; it holds no time, so that equal parts give an equal version
 """
 
 import hashlib
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mirepoix.models.encoder_config import read_description
+from mirepoix.models.encoder_config import DESCRIPTION, read_description
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item, Modality, row_to_item
-from mirepoix.models.picture_formats import picture_format
+from mirepoix.serving.documents import CONTENTS, Documents, DocumentWriter
 from mirepoix.serving.golden import GOLDEN, Golden, read_golden
-from mirepoix.serving.pictures import encoded, read_picture
-from mirepoix.serving.pictures_config import PictureLimits
 from mirepoix.serving.search.open import open_index
-from mirepoix.serving.store import CHUNK, MANIFEST, cache_folder, digest_of, fetch
+from mirepoix.serving.store import CHUNK, MANIFEST, cache_folder, digest_of, fetch, files_of, join, open_file, read, read_manifest
 
 # torch, the encoders and FAISS are imported where an encoder or an index is opened, so that reading what a release says, or the documents
 # that it shows, loads none of them, and assembling one loads no encoder.
 if TYPE_CHECKING:
     from mirepoix.models.encoder import Encoder
     from mirepoix.serving.search.dense import Index
-
-THUMBNAIL = 160  # pixels of the longer side
-_UNLIMITED = PictureLimits(max_bytes=1 << 40, max_pixels=1 << 40, max_ratio=1 << 40)  # of a corpus, to which curation has applied its own
-_DOCUMENTS = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("text", pa.large_string(), nullable=False),
-        pa.field("modality", pa.int8(), nullable=False),
-        pa.field("thumbnail", pa.large_binary()),
-    ]
-)
-
-
-class Document(NamedTuple):
-    """An item as a search result shows it."""
-
-    id: str
-    text: str
-    modality: Modality
-    pictured: bool
-
-
-class Documents:
-    """The documents of a release, memory-mapped, by their positions in its index."""
-
-    def __init__(self, folder: Path):
-        self._table = pa.ipc.open_file(pa.memory_map(str(folder / "documents.arrow"))).read_all()
-        self._order = np.load(folder / "order.npy", mmap_mode="r", allow_pickle=False)
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def __getitem__(self, position: int) -> Document:
-        row = int(self._order[position])
-        id, text, code = (self._table[name][row].as_py() for name in ("id", "text", "modality"))
-        return Document(id, text, Modality(code), self._table["thumbnail"][row].is_valid)
-
-    def thumbnail(self, position: int) -> bytes | None:
-        picture: bytes | None = self._table["thumbnail"][int(self._order[position])].as_py()
-        return picture
 
 
 @dataclass(frozen=True)
@@ -108,7 +67,7 @@ class Release:
         if self.custom_code and not trust_remote_code:
             raise Refused(
                 f"release {self.name} {self.version} runs code that its checkpoint brought ({self.folder / 'encoder'}); read it, then give "
-                "--trust-remote-code (serve, export) or deploy.trust_remote_code=true (run)"
+                "--trust-remote-code (serve, export, add, remove) or deploy.trust_remote_code=true (run)"
             )
 
     def open_index(self) -> "Index":
@@ -120,6 +79,19 @@ class Release:
 
     def open_documents(self) -> Documents:
         return Documents(self.folder / "documents")
+
+    def contents(self) -> np.ndarray:
+        """The hash of what the encoder read of each item, as 32 octets, in the order of the index; zeros where it is not known.
+
+        Releases of earlier versions know none.
+        """
+        file = self.folder / CONTENTS
+        found: np.ndarray = np.load(file, allow_pickle=False) if file.is_file() else np.zeros((self.items().num_rows, 32), np.uint8)
+        return found
+
+    def items(self) -> pa.Table:
+        """Id and modality of each item, in the order of the index, which is not opened."""
+        return pq.read_table(self.folder / "index" / "items.parquet", columns=["id", "modality"])
 
     def verify(self, encoder: "Encoder") -> float:
         """The least cosine between a golden row and the row that the encoder computes now; refused if it is too low."""
@@ -160,21 +132,75 @@ def assemble(
     assert isinstance(index, Index)  # an index of words names no encoder
     if index.description.width != golden.width:
         raise Refused(f"the index is {index.description.width} wide and the encoder {golden.width}; build the index again")
-    for part, source in (("encoder", encoder_folder), ("index", index_folder)):
-        shutil.copytree(source, folder / part, ignore=lambda at, _, top=str(source): {MANIFEST, GOLDEN} if at == top else set())
-    _write_documents(folder / "documents", Path(corpus_folder), index, report)
-    golden.write(folder / GOLDEN)
+    shutil.copytree(encoder_folder, folder / "encoder", ignore=_outer(encoder_folder))
+    shutil.copytree(index_folder, folder / "index", ignore=_outer(index_folder))
+    with DocumentWriter(folder, index) as writer:
+        writer.add_corpus(Path(corpus_folder), report)
     fields: dict[str, Any] = {
         "name": name,
         "encoder": identity,
-        "index": folder_digest(folder / "index"),
-        "documents": folder_digest(folder / "documents"),
-        "golden": _sha256(folder / GOLDEN),
         "widths": sorted({*widths, *description["widths"], golden.width}),
         "instructions": dict(sorted((instructions or {}).items())),
     }
     if description.get("custom_code"):
         fields["custom_code"] = True
+    return _described(folder, fields, golden)
+
+
+def revise(
+    folder: str | Path,
+    release: Release,
+    index_folder: str | Path,
+    kept: np.ndarray,
+    corpus_folder: str | Path,
+    golden: Golden,
+    report: Callable[[dict[str, Any]], None] | None = None,
+) -> Release:
+    """Writes a release with the encoder, the name, the widths and the wordings of another into an empty folder.
+
+    The index is of the items at the positions `kept` in the index of the other release, and of those in the corpus folder; the documents of
+    the former are copied. The files of the encoder are linked where they can be, as published files never change.
+    """
+    from mirepoix.serving.search.dense import Index
+
+    folder, index_folder, encoder = Path(folder), Path(index_folder), release.folder / "encoder"
+    index = open_index(index_folder)
+    if index.description.encoder != release.encoder:
+        raise Refused(f"the index was not made by the encoder of release {release.name} {release.version}; index with that encoder")
+    assert isinstance(index, Index)
+    shutil.copytree(encoder, folder / "encoder", copy_function=_linked)
+    shutil.copytree(index_folder, folder / "index", ignore=_outer(index_folder))
+    with DocumentWriter(folder, index) as writer:
+        writer.add_documents(release.open_documents(), release.items()["id"], release.contents(), kept)
+        writer.add_corpus(Path(corpus_folder), report)
+    fields: dict[str, Any] = {
+        "name": release.name,
+        "encoder": release.encoder,
+        "widths": list(release.widths),
+        "instructions": release.instructions,
+    }
+    if release.custom_code:
+        fields["custom_code"] = True
+    return _described(folder, fields, golden)
+
+
+def _outer(folder: Path) -> Callable[[str, list[str]], set[str]]:
+    """Leaves out of a copy what an artefact has besides its part of a release."""
+    return lambda at, _: {MANIFEST, GOLDEN} if at == str(folder) else set()
+
+
+def _linked(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
+
+
+def _described(folder: Path, fields: dict[str, Any], golden: Golden) -> Release:
+    """Writes the golden vectors and the description of a release whose other parts are written."""
+    golden.write(folder / GOLDEN)
+    fields |= {part: folder_digest(folder / part) for part in ("index", "documents")}
+    fields["golden"] = _sha256(folder / GOLDEN)
     fields["version"] = hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()[:12]
     (folder / "release.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     return read_release(folder)
@@ -185,66 +211,37 @@ def read_release(folder: str | Path) -> Release:
     path = Path(folder) / "release.json"
     if not path.is_file():
         raise Refused(f"{folder} holds no release.json; give the folder or URI of a release")
-    plain = json.loads(path.read_text())
-    return Release(**{**plain, "folder": Path(folder), "widths": tuple(plain["widths"])})
+    return _parsed(path.read_bytes(), Path(folder))
+
+
+def _parsed(text: bytes, folder: Path) -> Release:
+    plain = json.loads(text)
+    return Release(**{**plain, "folder": folder, "widths": tuple(plain["widths"])})
+
+
+def peek(target: str | Path) -> tuple[Release, dict[str, Any]]:
+    """The description of the published release at a path or URI, and that of its encoder; no other file is read, and none is verified."""
+    manifest = read_manifest(target)
+    home = files_of(target, manifest) if manifest else str(target)
+    text, encoder = read(join(home, "release.json")), read(join(home, "encoder", DESCRIPTION))
+    if manifest is None or text is None or encoder is None:
+        raise Refused(f"{target} holds no published release; give the folder or URI of one")
+    return _parsed(text, Path(home)), json.loads(encoder)
+
+
+def item_ids(target: str | Path) -> list[str]:
+    """The ids of the items of the published release at a path or URI, sorted."""
+    manifest = read_manifest(target)
+    if manifest is None:
+        raise Refused(f"{target} holds no published release; give the folder or URI of one")
+    with open_file(join(files_of(target, manifest), "index", "items.parquet")) as file:
+        ids: list[str] = pq.read_table(file, columns=["id"])["id"].to_pylist()
+        return ids
 
 
 def open_release(target: str | Path, cache: Path | None = None) -> Release:
     """The published release at a path or URI; every file is verified against the manifest first."""
     return read_release(fetch(target, cache or cache_folder()))
-
-
-def thumbnail(data: bytes) -> bytes:
-    """A small JPEG without metadata; a PNG if a small PNG was given."""
-    picture = read_picture(data, _UNLIMITED)
-    if max(picture.size) <= THUMBNAIL and picture_format(data) == "PNG":
-        return encoded(picture, "PNG")
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    return encoded(picture, "JPEG", quality=85)
-
-
-def _write_documents(folder: Path, corpus: Path, index: "Index", report: Callable[[dict[str, Any]], None] | None) -> None:
-    folder.mkdir(parents=True)
-    order = np.full(len(index), -1, dtype=np.int64)
-    written = 0
-    with pa.OSFile(str(folder / "documents.arrow"), "wb") as sink, pa.ipc.new_file(sink, _DOCUMENTS) as writer:
-        for items in _corpus(corpus):
-            rows: list[tuple[str, str, int, bytes | None]] = []
-            for item in items:
-                position = index.position(item.id)
-                if position is None:
-                    continue
-                if order[position] >= 0:
-                    raise Refused(f"the corpus {corpus} has two items with the id {item.id!r}; give each its own")
-                if item.modality != index.modalities_N[position]:
-                    raise Refused(
-                        f"item {item.id!r} is {item.modality.letters!r} in the corpus and another in the index; index this corpus"
-                    )
-                order[position] = written + len(rows)
-                shown = (item.images or item.video)[:1]
-                rows.append((item.id, item.text, int(item.modality), thumbnail(shown[0]) if shown else None))
-            if rows:
-                columns = zip(*rows, strict=True)
-                writer.write_batch(pa.record_batch([pa.array(c, f.type) for c, f in zip(columns, _DOCUMENTS, strict=True)], _DOCUMENTS))
-            written += len(rows)
-            if report:
-                report({"step": written, "total": len(index)})
-    if written < len(index):
-        absent = index.ids[int(np.argmin(order))].as_py()
-        raise Refused(
-            f"{len(index) - written} indexed items, such as {absent!r}, are not in the corpus {corpus}; give the corpus that was indexed"
-        )
-    np.save(folder / "order.npy", order)
-
-
-def _corpus(folder: Path) -> Iterator[list[Item]]:
-    paths = sorted(folder.glob("*.parquet"))
-    if not paths:
-        raise Refused(f"{folder} holds no .parquet file; give the folder of a corpus")
-    for path in paths:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=256):
-                yield [row_to_item(row) for row in batch.to_pylist()]
 
 
 def _sha256(path: Path) -> str:

@@ -210,6 +210,11 @@ def read_manifest(target: str | Path) -> Manifest | None:
         raise Damaged(f"{join(target, MANIFEST)} cannot be read: {error}; delete the folder {target} and run its stage again") from error
 
 
+def files_of(target: str | Path, manifest: Manifest) -> str:
+    """Where the files of an artefact lie."""
+    return str(target) if is_local(target) else join(target, manifest.digest)
+
+
 def digest_of(hashes: Iterable[tuple[str, str]]) -> str:
     """The digest of an artefact, from file names and content hashes only: equal results have equal digests whenever they were made."""
     return hashlib.sha256(json.dumps(sorted(hashes)).encode()).hexdigest()

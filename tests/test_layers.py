@@ -104,6 +104,7 @@ ORDER = (
     "training",
     "evaluation",
     "publishing",
+    "revision",
 )
 """Packages of components/, each of which may import those before it, and stage.py; docs/architecture.md explains the order."""
 

@@ -12,6 +12,7 @@ from mirepoix.workflows.arguments import parsed
 
 if TYPE_CHECKING:
     from mirepoix.components.ingestion.sources_config import SourcesConfig
+    from mirepoix.workflows.dag.revision import Revision
     from mirepoix.workflows.run import RunRequest
 
 
@@ -35,7 +36,7 @@ INTERRUPTED = "interrupted; results of finished stages are kept, and the same co
 
 def _ended(arguments: argparse.Namespace, status: int, event: str, why: str) -> int:
     """Says in one line, or under --json as the last event, why a command did not do its work; returns the exit status."""
-    if getattr(arguments, "output", "text") == "json":
+    if getattr(arguments, "form", "text") == "json":
         from mirepoix.workflows.runner.progress import write_event
 
         write_event(event, error=why)
@@ -64,16 +65,22 @@ def _request(arguments: argparse.Namespace) -> "RunRequest":
     )
 
 
+def _init(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.init.command import init
+
+    return init(arguments.folder, arguments.output, arguments.force, arguments.recipe, arguments.json)
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows import run
     from mirepoix.workflows.runner.progress import display_of
 
     request = _request(arguments)
     if arguments.plan:
-        return run.print_plan(run.plan(request).stages, arguments.output)
+        return run.print_plan(run.plan(request).stages, arguments.form)
     with ExitStack() as resources:
-        made = run.run(request, resources, display_of(arguments.output))
-        return run.print_outcome(made, arguments.command == "release", arguments.output)
+        made = run.run(request, resources, display_of(arguments.form))
+        return run.print_outcome(made, arguments.command == "release", arguments.form)
 
 
 def _release(arguments: argparse.Namespace) -> int:
@@ -82,6 +89,31 @@ def _release(arguments: argparse.Namespace) -> int:
     arguments.recipe, arguments.config, arguments.until = RECIPE, None, LAST
     arguments.overrides = [*settings(arguments.encoder, arguments.corpus, arguments.name), *arguments.overrides]
     return _run(arguments)
+
+
+def _add(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.upkeep.revisions import addition
+
+    trusted = arguments.trust_remote_code
+    revision, origin = addition(arguments.release, arguments.overrides, arguments.replace, arguments.prefix, trusted)
+    return _revise(arguments, revision, origin)
+
+
+def _remove(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.upkeep.revisions import removal
+
+    return _revise(arguments, removal(arguments.release, arguments.overrides, arguments.ids, arguments.trust_remote_code))
+
+
+def _revise(arguments: argparse.Namespace, revision: "Revision", origin: str = "") -> int:
+    from mirepoix.workflows.run import plan_config, print_plan
+    from mirepoix.workflows.upkeep.revisions import revise
+
+    arguments.recipe, arguments.config, arguments.overrides = arguments.command, None, []
+    request = _request(arguments)
+    if arguments.plan:
+        return print_plan(plan_config(request, revision).stages, arguments.form)
+    return revise(revision, request, origin, arguments.form)
 
 
 def _describe(arguments: argparse.Namespace) -> int:
@@ -134,7 +166,7 @@ def _list(_: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.demo import demo
 
-    return demo(_request(arguments), arguments.output)
+    return demo(_request(arguments), arguments.form)
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -256,12 +288,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
 
 
 COMMANDS = {
+    "init": _init,
     "run": _run,
     "describe": _describe,
     "submit": _submit,
     "list": _list,
     "demo": _demo,
     "release": _release,
+    "add": _add,
+    "remove": _remove,
     "serve": _serve,
     "search": _search,
     "export": _export,

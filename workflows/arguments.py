@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 EXAMPLES = """examples:
+  mirepoix init /my/pictures; mirepoix run mirepoix.yaml   search your own pictures: what was found, proposed, and costs
   mirepoix run quickstart                                  from nothing to a searched endpoint, in minutes
   mirepoix run quickstart instruct.max_steps=600 --plan    the stages that a change runs again, and why
   mirepoix describe quickstart > mine.yaml; mirepoix run mine.yaml
@@ -13,7 +14,14 @@ EXAMPLES = """examples:
   mirepoix run search sources.path=/my/pictures            search them through a published encoder, without a training
   mirepoix release storage/artefacts/instruct/... --corpus /my/pictures
   mirepoix serve --open; mirepoix search "two small red stars" --target i
+  mirepoix add storage/runs/search-... /my/new/pictures; mirepoix remove storage/runs/add-... beach/p01.png
   mirepoix export storage/runs/quickstart-... /models/mine --to hf
+"""
+
+ADDITIONS = """examples:
+  mirepoix add storage/runs/search-... /my/pictures/2027
+  mirepoix add s3://bucket/release captions=folder+/new --prefix 2027/ --storage /data/storage
+  mirepoix add storage/artefacts/release/... /my/pictures --replace curate.near_duplicates=merge
 """
 
 
@@ -25,6 +33,13 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    init = commands.add_parser("init", help="look at a folder of pictures or texts, and write a config for it: mirepoix.yaml")
+    init.add_argument("folder", type=Path, metavar="DIR", help="folder of pictures, of tables, or of a corpus in a known format")
+    init.add_argument("--output", type=Path, default=Path("mirepoix.yaml"), metavar="FILE", help="file to write (default: %(default)s)")
+    init.add_argument("--force", action="store_true", help="write over the file if it is there")
+    init.add_argument("--recipe", metavar="RECIPE", help="search: a model as it is; finetune: trained on pairs (default: what fits)")
+    init.add_argument("--json", action="store_true", help="print what was found and proposed as JSON")
 
     run = commands.add_parser("run", help="run a recipe: stages that are up to date are skipped, those that were killed are resumed")
     _recipe(run)
@@ -55,6 +70,25 @@ def _parser() -> argparse.ArgumentParser:
     release.add_argument("--name", help="model name of requests to the endpoint (default: mirepoix)")
     _execution(release)
     _storage(release)
+
+    add = commands.add_parser(
+        "add",
+        help="make a release with more items of a release: only new items are encoded, and the old release stays as it is",
+        epilog=ADDITIONS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
+    what = "folder, file or URI with the new items, as [NAME=][FORMAT+]PATH; fields to set, as curate.max_rejected=1, may be among them"
+    add.add_argument("overrides", nargs="+", metavar="PATH", help=what)
+    add.add_argument("--replace", action="store_true", help="replace items by new ones with the same ids (default: refuse them)")
+    add.add_argument("--prefix", default="", metavar="TEXT", help="put this before the ids of the new items")
+    _revision(add)
+
+    remove = commands.add_parser("remove", help="make a release with fewer items of a release, which stays as it is; nothing is encoded")
+    remove.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
+    remove.add_argument("overrides", nargs="*", metavar="ID", help="ids of the items to remove, as a search shows them")
+    remove.add_argument("--ids", metavar="FILE", help="file with an id on each line, of items to remove")
+    _revision(remove)
 
     serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
     what = "folder or URI of a release, or the folder of a run that made one (default: the latest release in the storage)"
@@ -125,6 +159,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _revision(parser: argparse.ArgumentParser) -> None:
+    _trusted(parser)
+    _execution(parser)
+    _storage(parser)
+
+
 def _execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="print which stages would run, and why, and run none")
     parser.add_argument("--local", action="store_true", help="run the stages in this process, one after the other, for a debugger")
@@ -135,8 +175,8 @@ def _execution(parser: argparse.ArgumentParser) -> None:
 def _output(parser: argparse.ArgumentParser) -> None:
     forms = parser.add_mutually_exclusive_group()
     what = "print an object of JSON a line on standard output: every stage's begin, progress and end, and the result (docs/storage.md)"
-    forms.add_argument("--json", dest="output", action="store_const", const="json", default="text", help=what)
-    forms.add_argument("--quiet", dest="output", action="store_const", const="quiet", help="print errors and the result, and no progress")
+    forms.add_argument("--json", dest="form", action="store_const", const="json", default="text", help=what)
+    forms.add_argument("--quiet", dest="form", action="store_const", const="quiet", help="print errors and the result, and no progress")
 
 
 def _upkeep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -262,17 +262,17 @@ def _yaml_lines(annotation: Any, plain: Any) -> Iterator[str]:
         if isinstance(plain, list) and inside:
             yield f"- {inside.pop(0).lstrip()}"
         else:
-            head = "-" if isinstance(plain, list) else f"{_flow(part.key)}:"
-            yield f"{head}{'' if inside else ' ' + _flow(part.plain)}{comment}"
+            head = "-" if isinstance(plain, list) else f"{flow(part.key)}:"
+            yield f"{head}{'' if inside else ' ' + flow(part.plain)}{comment}"
         yield from inside
 
 
-def _flow(plain: Any) -> str:
+def flow(plain: Any) -> str:
     """A plain value on one line of YAML."""
     if isinstance(plain, list):
-        return f"[{', '.join(map(_flow, plain))}]"
+        return f"[{', '.join(map(flow, plain))}]"
     if isinstance(plain, dict):
-        return f"{{{', '.join(f'{_flow(key)}: {_flow(value)}' for key, value in plain.items())}}}"
+        return f"{{{', '.join(f'{flow(key)}: {flow(value)}' for key, value in plain.items())}}}"
     is_other = isinstance(plain, str) and any(scalar.match(plain) for scalar in SCALARS.values())
     if is_other or (isinstance(plain, str) and not re.fullmatch(r"[A-Za-z_./][A-Za-z0-9_./-]*", plain)):
         return yaml.dump(plain, Dumper=_Dumper, default_style='"', width=float("inf"), allow_unicode=True).rstrip("\n")

@@ -18,9 +18,10 @@ from mirepoix.components.evaluation.report import render
 from mirepoix.components.publishing.receipt import RECEIPT
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
-from mirepoix.workflows import results
 from mirepoix.workflows.config import jsonable
+from mirepoix.workflows.dag import results
 from mirepoix.workflows.dag.comparison import Comparison
+from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
 from mirepoix.workflows.runner.execute import Report, StageReport, execute
 from mirepoix.workflows.runner.graph import Stage
@@ -60,14 +61,19 @@ class Run:
 
     report: Report
     folder: str
-    config: Recipe
+    config: Any  # of the recipe, or of the revision
     endpoint: str | None  # the URL of an endpoint that is up after the run
     record: dict[str, Any]  # the content of report.json
 
 
 def plan(request: RunRequest) -> Report:
     """Which stages would run, and why; nothing is run or written."""
-    return _plan(request, request.resolved().stages())
+    return plan_config(request, request.resolved())
+
+
+def plan_config(request: RunRequest, config: Recipe | Revision) -> Report:
+    """Which stages of a config would run, and why."""
+    return _plan(request, config.stages())
 
 
 def _plan(request: RunRequest, graph: Sequence[Stage]) -> Report:
@@ -85,7 +91,11 @@ def _unusable(storage: str, how: str, error: OSError) -> Refused:
 
 def run(request: RunRequest, resources: ExitStack, display: Display | None = None) -> Run:
     """Runs a recipe; its cluster is started when the first stage needs it, and stays up until `resources` are closed."""
-    config = request.resolved()
+    return run_config(request, request.resolved(), resources, display)
+
+
+def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitStack, display: Display | None = None) -> Run:
+    """Runs the stages of a config; the recipe of the request names the run."""
     graph = config.stages()
     name = recipe_name(request.recipe)
     folder = store.join(request.storage, "runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
@@ -153,7 +163,7 @@ def _root(storage: str) -> str:
     return str(store.local_path(storage)) if store.is_local(storage) else storage
 
 
-def _record(request: RunRequest, config: Recipe, report: Report, began: float) -> dict[str, Any]:
+def _record(request: RunRequest, config: Recipe | Revision, report: Report, began: float) -> dict[str, Any]:
     """The content of report.json: settings, data, results by task, stages."""
     data = report.stages.get("curate")
     return {

@@ -4,7 +4,7 @@ Items of which the storage has vectors already are not encoded (`reuse`); where 
 """
 
 import json
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -17,14 +17,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
-from mirepoix.components.corpus.parts import GROUP_BYTES, modality_codes, part_rows, part_tables, row_sizes
+from mirepoix.components.corpus.parts import GROUP_BYTES, part_rows, part_tables, row_sizes
 from mirepoix.components.embedding.embed_config import EmbedConfig
-from mirepoix.components.embedding.reuse import GoldenVectors, Identity, Reuse, Vanished, earlier_results, golden_vectors, item_hashes
+from mirepoix.components.embedding.golden_choice import GoldenChoice
+from mirepoix.components.embedding.reuse import Identity, Reuse, Vanished, earlier_results, golden_vectors, item_hashes
 from mirepoix.components.embedding.vectors import CONTENT, DESCRIPTION, rows_to_arrow
 from mirepoix.components.ray_tasks import actor_pool, map_in_order
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.encoder_config import Role
-from mirepoix.models.item import ITEM_SCHEMA, encoded_hash, table_to_items
+from mirepoix.models.item import ITEM_SCHEMA, table_to_items
 from mirepoix.serving import store
 from mirepoix.serving.golden import GOLDEN, Golden
 
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from mirepoix.models.encoder import Encoder
 
 QUERIES = "queries"
-GOLDEN_ITEMS = 4
-"""Items of each modality with golden vectors, by which a release is verified where it is opened."""
 Opener = Callable[[str], "Encoder"]
 
 
@@ -104,14 +103,24 @@ def work(
     return embed(context, config, identity, {"corpus": curate, QUERIES: pairs}, opener or partial(_open, encoder))
 
 
-def embed(context: Context, config: EmbedConfig, identity: Identity, folders: Mapping[str, Path], opener: Opener) -> Outcome:
-    """Encodes the parts in the folders, those of which the storage has no vectors, into the folder of the context."""
+def embed(
+    context: Context,
+    config: EmbedConfig,
+    identity: Identity,
+    folders: Mapping[str, Path],
+    opener: Opener,
+    golden: GoldenChoice | None = None,
+) -> Outcome:
+    """Encodes the parts in the folders, those of which the storage has no vectors, into the folder of the context.
+
+    `golden` says which items have golden vectors, if not the first of the corpus.
+    """
     for part in folders:
         (context.folder / part).mkdir()
     gone: set[str] = set()
     while True:
         try:
-            counts, width = _written(_Embedding(context, config, identity, folders, opener, gone))
+            counts, width = _written(_Embedding(context, config, identity, folders, opener, gone, golden or GoldenChoice()))
             break
         except Vanished as vanished:  # the shards so far are kept, and what it had is encoded, or taken from another result
             gone.add(str(vanished))
@@ -158,6 +167,7 @@ class _Embedding:
     folders: Mapping[str, Path]
     opener: Opener
     gone: set[str]  # earlier results that cannot be read
+    golden: GoldenChoice
     counts: dict[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -179,10 +189,9 @@ class _Embedding:
             shard = replace(wanted.pop(0), table=pq.read_table(pa.BufferReader(kept)), resumed=True)
             skip += shard.rows
             yield shard
-        if not wanted and not self.counts["corpus"]:
+        if not wanted and self.golden.of_corpus and not self.counts["corpus"]:
             return
-        golden = _GoldenChoice()
-        reuse = self._reuse(golden)
+        golden, reuse = self.golden, self._reuse()
         to_encode = sum(shard.rows for shard in wanted) if reuse is None else sum(_missing(reuse, shard) for shard in wanted)
         known = golden.known(opens=to_encode > 0)
         if known is not None:
@@ -209,18 +218,18 @@ class _Embedding:
             rest = next(encoded, None)  # encodes and writes the golden vectors, unless they are known
             assert rest is None, "more rows were encoded than the parts have"
 
-    def _reuse(self, golden: "_GoldenChoice") -> Reuse | None:
+    def _reuse(self) -> Reuse | None:
         """What the storage has of the parts; None where it has no results to look into, so that no item is read twice."""
         if not self.config.reuse:
             return None
         found = earlier_results(self.context.artefacts, self.identity, self.gone)
         if not found:
             return None
-        golden.begin(golden_vectors(found))
+        self.golden.begin(golden_vectors(found))
 
         def see(part: str, table: pa.Table, hashes: pa.Array) -> None:
             if part != QUERIES:
-                golden.see(table, hashes)
+                self.golden.see(table, hashes)
 
         return Reuse(found, self.folders, see)
 
@@ -254,7 +263,7 @@ def _encoded(
     opener: Opener,
     folders: Mapping[str, Path],
     skip: int,
-    golden: "_GoldenChoice",
+    golden: GoldenChoice,
     folder: Path,
     reuse: Reuse | None,
 ) -> Generator[pa.Table, None, None]:
@@ -274,83 +283,26 @@ def _encoded(
         def ready(actor: Any) -> Any:
             return actor.ready.remote()
 
-        tables = _tables(folders, skip, config.batch_size * 4, golden.first if reuse is None else None, missing)
+        tables = _tables(folders, skip, config.batch_size * 4, golden.add if reuse is None else None, missing)
         yield from map_in_order(actors, tables, lambda actor, each: actor.encode.remote(*each), ready)
         if not (folder / GOLDEN).is_file():
-            for made in map_in_order(actors, golden.first.tables(), lambda actor, table: actor.golden.remote(table), ready):
-                made.write(folder / GOLDEN)
-
-
-class _FirstItems:
-    """The first items of each modality, so many of each."""
-
-    def __init__(self, each: int):
-        self.each = each
-        self.found: dict[int, int] = defaultdict(int)  # by modality
-        self._chosen: list[pa.Table] = []
-
-    def add(self, table: pa.Table) -> None:
-        """Takes what the next items of a corpus have of those that are wanted."""
-        codes_N = modality_codes(table)
-        rows: list[int] = []
-        for code in np.unique(codes_N).tolist():
-            taken = np.flatnonzero(codes_N == code)[: self.each - self.found[code]]
-            self.found[code] += len(taken)
-            rows += taken.tolist()
-        if rows:
-            self._chosen.append(table.take(pa.array(sorted(rows), pa.int64())))
-
-    def tables(self) -> list[pa.Table]:
-        """The items in their order, as one table, or none if there are none."""
-        return [pa.concat_tables(self._chosen).combine_chunks()] if self._chosen else []
-
-
-class _GoldenChoice:
-    """The items with golden vectors: the first of each modality.
-
-    Where no item has to be encoded, they are the first of those with golden vectors already, if every modality has one.
-    """
-
-    def __init__(self) -> None:
-        self.first, self._first_known = _FirstItems(GOLDEN_ITEMS), _FirstItems(GOLDEN_ITEMS)
-        self._vectors: GoldenVectors = {}
-
-    def begin(self, vectors: GoldenVectors) -> None:
-        """Golden vectors that are known."""
-        self._vectors = vectors
-
-    def see(self, table: pa.Table, hashes: pa.Array) -> None:
-        """Takes the next items of the corpus."""
-        self.first.add(table)
-        known = np.array([each in self._vectors for each in hashes.to_pylist()], bool)
-        if known.any():
-            self._first_known.add(table.filter(pa.array(known)))
-
-    def known(self, opens: bool) -> Golden | None:
-        """The golden vectors as far as they are known; None if they have to be encoded. `opens`: an encoder is opened in any case."""
-        for tables in [self.first.tables()] if opens else [self.first.tables(), self._first_known.tables()]:
-            items = [item for table in tables for item in table_to_items(table)]
-            vectors = [self._vectors.get(encoded_hash(item)) for item in items]
-            found = [each for each in vectors if each is not None]
-            codes = {code for table in tables for code in modality_codes(table).tolist()}
-            if found and len(found) == len(items) and codes == {*self.first.found}:
-                return Golden(items, [as_document for as_document, _ in found], [as_query for _, as_query in found])
-        return None
+            for made in map_in_order(actors, golden.to_encode(), lambda actor, table: actor.golden.remote(table), ready):
+                golden.whole(made).write(folder / GOLDEN)
 
 
 def _tables(
-    folders: Mapping[str, Path], skip: int, rows: int, chosen: _FirstItems | None, missing: Mapping[str, np.ndarray] | None
+    folders: Mapping[str, Path], skip: int, rows: int, see: Callable[[pa.Table], None] | None, missing: Mapping[str, np.ndarray] | None
 ) -> Iterator[tuple[pa.Table, Role, int]]:
     """Tables of items of one part, with their role, beginning with the table of the first item after `skip`, and its rows before that.
 
-    Only the items that are missing, of all if it is not given. All of them that are of the corpus are shown to `chosen`.
+    Only the items that are missing, of all if it is not given. All of them that are of the corpus are shown to `see`.
     """
     first = 0
     for part, folder in folders.items():
         wanted = None if missing is None else missing[part]
         for table in _cut(part_tables(folder, part, ITEM_SCHEMA.names, chosen=wanted), rows):
-            if part != QUERIES and chosen is not None:
-                chosen.add(table)
+            if part != QUERIES and see is not None:
+                see(table)
             if first + table.num_rows > skip:
                 yield table, "query" if part == QUERIES else "document", max(0, skip - first)
             first += table.num_rows

@@ -96,7 +96,7 @@ def earlier_results(artefacts: str, identity: Identity, excluded: Collection[str
                 manifest = None if target in excluded else store.read_manifest(target)
                 if manifest is None:
                     continue
-                home = target if store.is_local(target) else store.join(target, manifest.digest)
+                home = store.files_of(target, manifest)
                 description = json.loads(store.read(store.join(home, DESCRIPTION)) or b"{}")
                 if asdict(identity).items() <= description.items():
                     found.append(Earlier(target, home, tuple(sorted(manifest.files))))

@@ -33,7 +33,9 @@ FORMATS = {
     "vid2r": FormatInfo("MIRe's ViD2R JSON: questions about pictures, with passages and concise answers"),
     "webdataset": FormatInfo("WebDataset: tars of pictures with captions"),
     "hf-images": FormatInfo("Hugging Face image data sets as Parquet: pictures with captions or labels"),
-    "folder": FormatInfo("a plain folder of pictures, sub-folders too, with a CSV, TSV or JSON lines of captions if there are any"),
+    "folder": FormatInfo(
+        "a plain folder of pictures, sub-folders too, with captions in CSV, TSV, JSON lines or files beside them, or none"
+    ),
     "table": FormatInfo(
         "CSV, TSV, JSON lines or Parquet of any column names, which sources.columns names; pictures beside them", written=False
     ),

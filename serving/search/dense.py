@@ -68,6 +68,14 @@ class Index:
         """The place of an item in the order of ids; None if it is not in the index."""
         return position(self.ids, id)
 
+    def vectors(self, positions: np.ndarray) -> RaggedRows:
+        """The rows of the items at the given positions, as they were indexed: every kind of index keeps them whole."""
+        counts_C = self._count_N[positions]
+        ends_C = np.cumsum(counts_C)
+        numbers_R = np.repeat(self._first_N[positions] - (ends_C - counts_C), counts_C) + np.arange(counts_C.sum())
+        rows_RD = self._rows(numbers_R) if len(numbers_R) else np.empty((0, self.description.width), np.float32)
+        return RaggedRows(np.array(rows_RD, np.float32), np.append(0, ends_C))  # a copy, which may outlive the index
+
     def save(self, folder: str | Path) -> None:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,9 @@ from PIL import Image
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, items_to_table
+from mirepoix.serving.documents import THUMBNAIL, thumbnail
 from mirepoix.serving.golden import Golden
-from mirepoix.serving.release import THUMBNAIL, assemble, folder_digest, open_release, read_release, thumbnail
+from mirepoix.serving.release import assemble, folder_digest, open_release, read_release
 from mirepoix.serving.search.dense import build
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import Damaged, read_manifest
@@ -34,6 +35,7 @@ def golden(parts) -> Golden:
 
 def test_a_release_holds_its_parts_and_describes_them(release_folder, parts):
     assert sorted(path.name for path in release_folder.iterdir()) == [
+        "contents.npy",
         "documents",
         "encoder",
         "golden.json",
@@ -237,7 +239,9 @@ def test_a_release_that_runs_code_of_its_checkpoint_says_so_and_is_opened_only_w
     draft.mkdir()
     release = assemble(draft, "tiny", golden=golden, instructions=INSTRUCTIONS, **{**own, "index_folder": tmp_path / "index"})
     assert json.loads((draft / "release.json").read_text())["custom_code"] is True and release.custom_code
-    with pytest.raises(Refused, match=r"^release tiny \w+ runs code that its checkpoint brought .*--trust-remote-code \(serve, export\)"):
+    with pytest.raises(
+        Refused, match=r"^release tiny \w+ runs code that its checkpoint brought .*--trust-remote-code \(serve, export, add, remove\)"
+    ):
         release.open_encoder()
     assert len(release.open_encoder(trust_remote_code=True).encode(corpus()[:1])) == 1
     with pytest.raises(Refused, match="runs code that its checkpoint brought"):

@@ -82,6 +82,10 @@ def test_a_small_corpus_is_validated_without_a_heavy_library(corpus, tmp_path):
     assert imported(["validate", str(corpus)], tmp_path) == (0, [])
 
 
+def test_a_folder_is_looked_at_without_a_heavy_library(corpus, tmp_path):
+    assert imported(["init", str(corpus), "--output", str(tmp_path / "mine.yaml")], tmp_path) == (0, [])
+
+
 def test_a_small_corpus_is_converted_without_a_heavy_library(corpus, tmp_path):
     assert imported(["convert", str(corpus), str(tmp_path / "out"), "--to", "flagembedding"], tmp_path) == (0, [])
 

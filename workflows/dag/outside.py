@@ -13,6 +13,7 @@ from mirepoix.components.pairs.mine_config import fingerprint as release_fingerp
 from mirepoix.components.passages import passages_config, verbalise_config
 from mirepoix.components.passages.passages_config import PassagesConfig
 from mirepoix.components.passages.verbalise_config import VerbaliseConfig
+from mirepoix.components.revision.revision_config import MergeConfig, ReencodeConfig, RevisedConfig, listed_fingerprint
 from mirepoix.components.training.backbone_config import TINY, BackboneConfig
 from mirepoix.components.training.backbone_config import fingerprint as checkpoint_fingerprint
 from mirepoix.components.training.deepspeed_settings import settings_digest
@@ -50,6 +51,11 @@ def outside(config: Any) -> Mapping[str, str]:
             found = checkpoint_fingerprint(config)
             return {"checkpoint": found} if found else {}
         case MineConfig(release=release) if release is not None:
+            return {"release": release_fingerprint(release)}
+        case MergeConfig(release=release, remove_listed=listed):
+            ids = {"ids": listed_fingerprint(listed)} if listed else {}
+            return {"release": release_fingerprint(release), **ids}
+        case ReencodeConfig(release=release) | RevisedConfig(release=release):
             return {"release": release_fingerprint(release)}
         case TrainConfig(deepspeed=path) if path is not None:
             return {"deepspeed settings": settings_digest(path)}

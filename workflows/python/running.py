@@ -36,7 +36,7 @@ class RunResult:
         return release_of(self.folder)
 
     def __repr__(self) -> str:
-        from mirepoix.workflows.results import results_table
+        from mirepoix.workflows.dag.results import results_table
 
         lines = [f"<run {self.folder}: {'done' if self.ok else 'failed'}>"]
         lines += [f"stage {stage} failed: {why}" for stage, why in self.failures.items()]
@@ -64,9 +64,9 @@ def run(
     What cannot be run is refused; a stage that fails is not raised, but said in the result, as what other stages made is there.
     """
     from mirepoix.workflows.dag.comparison import Comparison
+    from mirepoix.workflows.dag.results import scores
     from mirepoix.workflows.dag.retrieval import Retrieval
     from mirepoix.workflows.recipes.registry import resolve
-    from mirepoix.workflows.results import scores
     from mirepoix.workflows.run import RunRequest
     from mirepoix.workflows.run import run as run_request
     from mirepoix.workflows.runner.progress import Display

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from inspect import getdoc
 from pathlib import Path
+from typing import Any
 
 from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
@@ -131,8 +132,8 @@ def _of_file(document: Document) -> Recipe:
     return over(recipe(document.recipe), document)
 
 
-def described(argument: str, config: Recipe) -> str:
-    """A config as a file that names its recipe, with the help of every field; one that was made in Python has none."""
+def described(argument: str, config: Any) -> str:
+    """A config as a file that names its recipe, with the help of every field; one that is of no recipe names none."""
     name = recipe_name(argument)
     return f"{RECIPE}: {name}\n{describe(config)}" if name in RECIPES else describe(config)
 

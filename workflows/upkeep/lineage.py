@@ -24,7 +24,9 @@ def lineage(target: str, arm: str | None = None) -> Lineage:
     if report is None or "arms" not in report:
         if arm is not None:
             raise Refused(f"--arm is {arm!r}, and {target} compares no arms; leave --arm out")
-        return Lineage(release_of(target), report)
+        # A run of `add` or `remove` has neither the data nor the settings by which the encoder was made.
+        made = report if report is None or "backbone" in report["settings"] else None
+        return Lineage(release_of(target), made)
     config = read((store.read(store.join(target, "config.yaml")) or b"").decode(), Comparison)
     if arm is None and len(config.chosen) == 1:
         (arm,) = config.chosen

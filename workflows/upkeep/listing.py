@@ -10,7 +10,7 @@ from typing import Any
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.serving.heartbeat import place_of
-from mirepoix.workflows import results
+from mirepoix.workflows.dag import results
 from mirepoix.workflows.runner.progress import clock
 from mirepoix.workflows.storage import REMOVAL, present, refuse_other_folders
 from mirepoix.workflows.upkeep.runs import PIN, StoredRun, as_bytes, find_run, read_runs, servers, sizes

@@ -9,8 +9,9 @@ The sentence of a presentation is a query; its pictures of which it is true are 
 give the same rows. Where a line names no directory, or another one than its pictures are in, they are found by their names. An example with
 only some of its permutations is read with these, and a notice counts the others.
 
-The hidden split was for the leaderboard alone. Its files (a name or folder with the word "hidden", or lines without labels) are left out
-with a notice, unless the path of the source itself has that word or is that file; then their split is `hidden`, which is never trained on.
+The hidden split was for the leaderboard alone. Its files (a name or folder with the word "hidden") are left out with a notice, unless
+the path of the source ends in that folder or file; then their split is `hidden`, which is never trained on. Files whose lines have no
+labels are left out with a notice too; where the source is such a file, its lines are rejected.
 """
 
 import posixpath
@@ -80,7 +81,9 @@ def _is_hidden(path: str) -> bool:
 def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
     source = tree.source(shard.file)
     if shard.part == LEFT:
-        words = f"not read, as it is the hidden split, or has no labels; to read it as the split {HIDDEN!r}, give the path of this file"
+        words = "not read, as its lines have no labels"
+        if _is_hidden(shard.file):
+            words = f"not read, as it is the hidden split; to read it as the split {HIDDEN!r}, give the path of this file"
         return iter([Notice(source, words)])
     split = HIDDEN if _is_hidden(shard.file) else tree.split(shard.file)
     return _table(tree, shard, split) if is_ending(shard.file, ".parquet") else _published(tree, shard, split)

@@ -86,7 +86,7 @@ class RejectedRow:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Columns or files that are ignored, while no row is rejected."""
+    """Columns or files that are ignored, or an encoding that is not UTF-8, while no row is rejected."""
 
     source: str
     detail: str

@@ -256,6 +256,10 @@ def _cells(tree: SourceFiles, file: str, row: dict[str, Any], roles: Roles) -> C
     split = "" if not roles.split else split_named(" ".join(_texts(row.get(roles.split))))
     cells = Cells(texts, () if not roles.query else _texts(row.get(roles.query)), id, split)
     cell = row.get(roles.picture) if roles.picture else None
+    if isinstance(cell, list):
+        if len(cell) > 1:
+            raise RowError("bad row", f"{roles.picture} has {len(cell)} pictures, and a row has one")
+        cell = cell[0] if cell else None
     if isinstance(cell, dict):
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes) and cell:

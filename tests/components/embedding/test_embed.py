@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mirepoix.components.corpus.parts import PartWriter, part_files, read_part
 from mirepoix.components.embedding import embed
 from mirepoix.components.embedding.embed_config import EmbedConfig
+from mirepoix.components.embedding.golden_choice import FirstItems
 from mirepoix.components.embedding.vectors import arrow_to_rows, read_vectors, recorded_encoder_digest, rows_to_arrow
 from mirepoix.components.stage import Context
 from mirepoix.models.encoder import load_encoder
@@ -183,7 +184,7 @@ def test_golden_vectors_are_those_of_the_encoder_in_both_roles(embedded, resumed
 
 def test_a_modality_with_few_items_gives_all_of_them(expected):
     items, _ = expected["corpus"]
-    chosen = embed._FirstItems(10_000)
+    chosen = FirstItems(10_000)
     for table in (items_to_table(items[:7]), items_to_table(items[7:])):
         chosen.add(table)
     (table,) = chosen.tables()

@@ -241,6 +241,42 @@ def test_pictures_with_what_may_be_captions_or_rows_are_of_no_known_format(tmp_p
     assert len(source.files) == 3
 
 
+def test_captions_together_are_for_formats_that_have_captions(tmp_path):
+    folder = write_files(tmp_path / "in", {"train.jsonl": [PAIR]})
+    words = r"sources\.captions is together, which is for webdataset, hf-images, folder, table, and the format is flagembedding; give apart"
+    with pytest.raises(Refused, match=words):
+        readers.open_sources((str(folder),), captions="together")
+    mixed = readers.open_sources((str(folder), str(write_files(tmp_path / "pictures", PICTURES))), captions="together")
+    assert [source.format for source in mixed] == ["flagembedding", "folder"]
+
+
+def test_columns_of_a_source_that_is_not_there_and_of_no_source_are_refused(tmp_path):
+    folder = write_files(tmp_path / "in", {"rows.csv": "a,b\n1,2\n"})
+    with pytest.raises(Refused, match=r"sources\.columns has 'on:text=a', and no source is called 'on'; the sources are in"):
+        sources.opened(SourcesConfig(path=(str(folder),), columns=("text=a", "on:text=a")))
+    for config in (SourcesConfig(columns=("text=a",)), SourcesConfig(captions="together")):
+        with pytest.raises(Refused, match=r"and sources\.captions are for corpora, and sources\.path names none; give a path"):
+            made(tmp_path / f"out{len(config.columns)}", sources.work, config)
+
+
+def test_large_tables_and_sidecars_are_read_in_pieces_as_they_are_at_once(tmp_path, monkeypatch):
+    rows = [{"p": f"i/{n}.png", "t": f"caption {n}", "q": f"query {n % 3}"} for n in range(9)]
+    folder = write_files(tmp_path / "in", {**{f"i/{n}.png": picture(n) for n in range(12)}, "rows.jsonl": rows, "i/11.txt": "beside"})
+    configs = [
+        SourcesConfig(path=(str(folder),), columns=("picture=p", "text=t")),
+        SourcesConfig(path=(str(folder),), columns=("picture=p", "text=t"), captions="together"),
+        SourcesConfig(path=(str(folder),), columns=("picture=p", "text=t", "query=q")),
+        SourcesConfig(path=(f"folder+{folder}",), captions="together"),
+    ]
+    at_once = [part(made(tmp_path / f"once{n}", sources.work, config), "corpus") for n, config in enumerate(configs)]
+    monkeypatch.setattr("mirepoix.components.ingestion.formats.source_files.SHARD_BYTES", 200)
+    monkeypatch.setattr("mirepoix.components.ingestion.formats.listed_pictures.PICTURES", 2)
+    for n, config in enumerate(configs):
+        assert len(sources.opened(config)[0].shards) >= 5
+        pieces = part(made(tmp_path / f"pieces{n}", sources.work, config), "corpus")
+        assert pieces == at_once[n] and len({row["id"] for row in pieces}) == (21, 12, 12, 12)[n]
+
+
 def test_an_empty_folder_is_refused_as_that(tmp_path):
     (tmp_path / ".hidden").write_text("x")
     with pytest.raises(Refused, match=r"there is no file in '.*'; give a folder with a corpus"):

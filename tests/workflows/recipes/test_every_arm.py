@@ -6,7 +6,7 @@ from mirepoix.models.encoder_config import ARCHITECTURES
 from mirepoix.models.item import Item
 from mirepoix.serving.release import open_release
 from mirepoix.serving.store import local_path
-from mirepoix.workflows import results
+from mirepoix.workflows.dag import results
 from mirepoix.workflows.recipes.registry import recipe, resolve
 from mirepoix.workflows.runner.execute import execute
 from tests.models.conftest import picture

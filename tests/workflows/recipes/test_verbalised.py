@@ -7,8 +7,8 @@ from mirepoix.components.pairs.store import PairStore
 from mirepoix.models.item import Modality, table_to_items
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import local_path
+from mirepoix.workflows.dag.results import read
 from mirepoix.workflows.recipes.registry import resolve
-from mirepoix.workflows.results import read
 from mirepoix.workflows.runner.execute import execute
 from tests.components.generation.endpoints import Answer, endpoint
 from tests.workflows.recipes.small_quickstart import MODEL, of_arm

@@ -30,6 +30,13 @@ def test_a_caption_makes_pairs_of_both_directions():
     ]
 
 
+def test_captions_together_with_their_picture_are_one_candidate_and_labels_where_there_are_none():
+    both = Item("k.image", "a star\na disc", (RED,), source="s/f", line=3)
+    assert list(Captioned("k", RED, ("a star", "a disc", "a star"), ("red",)).rows("together", "train", "s/f", 3)) == [Candidate(both)]
+    assert next(Captioned("k", RED, (), ("red",)).rows("together", "train", "s/f", 3)).item.text == "red"
+    assert list(Captioned("k", RED, ("a star",)).rows("apart", "test", "s/f", 3)) == rows(Captioned("k", RED, ("a star",)), "test")
+
+
 def test_several_captions_answer_one_query_and_ask_each_for_itself():
     made = rows(Captioned("k", RED, ("one", "two", "one")))
     assert [row.task for row in made if isinstance(row, Query)] == ["i->t", "t->i", "t->i"]

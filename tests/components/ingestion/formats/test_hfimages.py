@@ -160,3 +160,8 @@ def test_a_caption_that_is_empty_is_rejected_and_its_picture_is_a_candidate(tmp_
     rows = read(write_data_set(tmp_path, "test.parquet", image=[RED, BLUE, RED, BLUE], text=["", "one", None, " "]))
     assert rejected_rows(rows) == [("mine/test.parquet", 1, "empty side"), ("mine/test.parquet", 4, "empty side")]
     assert len(candidates(rows)) == 4 and asked(rows) == [("one", "test")]
+
+
+def test_captions_are_read_together_with_their_pictures(tmp_path):
+    rows = read(write_data_set(tmp_path, image=[RED, BLUE], caption=["one", None], id=["a", "b"]), captions="together")
+    assert [(row.item.id, row.item.text, row.item.images) for row in rows] == [("a.image", "one", (RED,)), ("b.image", "", (BLUE,))]

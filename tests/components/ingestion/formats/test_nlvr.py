@@ -177,8 +177,8 @@ def test_the_hidden_split_is_not_read_with_the_others_and_is_named(tmp_path, fil
     rows = read(write_files(tmp_path / "in", {"dev/dev.json": [LINE], "dev/images/3/dev-7-0-0.png": picture(1), **files}))
     assert {row.split for row in rows if isinstance(row, Query)} == {"validation"}
     assert [row.item.id for row in rows if isinstance(row, Candidate)] == ["dev-7-0-0"]
-    [notice] = [row for row in rows if isinstance(row, Notice) and "hidden" in row.detail]
-    assert notice.source == f"mine/{name}" and notice.detail.startswith("not read, as it is the hidden split, or has no labels")
+    [notice] = [row for row in rows if isinstance(row, Notice) and row.detail.startswith("not read")]
+    assert notice.source == f"mine/{name}" and ("give the path of this file" in notice.detail) == ("hidden" in name)
 
 
 @pytest.mark.parametrize("path", ["hidden", "hidden/hidden_final.json"])

@@ -142,6 +142,13 @@ def test_pictures_that_no_row_names_are_candidates_alone_unless_the_table_has_no
     assert [id for id, _, images in candidates(read(tmp_path, files, (("text", "Titel"),))) if images] == []
 
 
+def test_a_list_of_one_picture_is_a_picture_and_a_longer_one_is_rejected(tmp_path):
+    rows = read(
+        tmp_path, {**SHOWN, "rows.jsonl": [{"Bild": ["i/a.png"], "Titel": "one"}, {"Bild": ["i/a.png", "i/b.jpg"], "Titel": "two"}]}
+    )
+    assert asked(rows) == [("one", "train", ["i/a.png.image"])] and rejected_rows(rows) == [("mine/rows.jsonl", 2, "bad row")]
+
+
 def test_rows_that_cannot_be_used_are_rejected_with_their_line(tmp_path):
     lines = [{"Bild": "no.png"}, {"Titel": " "}, {"Bild": 3, "Titel": "x"}, {"Bild": "i/a.png", "Titel": {"x": 1}}, {"Bild": "../a.png"}]
     rows = read(tmp_path, {**SHOWN, "rows.jsonl": [{"Bild": "i/a.png", "Titel": "good"}, *lines]})

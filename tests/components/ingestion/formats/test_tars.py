@@ -238,3 +238,12 @@ def test_a_caption_that_begins_with_a_mark_of_order_is_one_caption(tmp_path, cap
     assert [row.item.text for row in rows if isinstance(row, Query) and row.item.text] == [caption]
     tars.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
     assert meaning(rows_of(tars, tmp_path / "out")) == meaning(rows)
+
+
+def test_captions_are_read_together_with_their_pictures(tmp_path):
+    folder = write_files(tmp_path, {"cc-000.tar": tar(("1.png", RED), ("1.txt", "one"), ("2.jpg", BLUE))})
+    rows = rows_of(tars, folder, captions="together")
+    assert [(row.item.id, row.item.text, row.item.images) for row in rows] == [
+        ("cc-000/1.image", "one", (RED,)),
+        ("cc-000/2.image", "", (BLUE,)),
+    ]

@@ -8,7 +8,7 @@ import pytest
 from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.evaluation.metrics import MEASURES
 from mirepoix.serving.store import publish
-from mirepoix.workflows import results
+from mirepoix.workflows.dag import results
 from mirepoix.workflows.dag.comparison import Arm, Comparison
 from mirepoix.workflows.recipes.registry import recipe, resolve
 from mirepoix.workflows.runner.execute import Report, StageReport

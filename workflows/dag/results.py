@@ -8,15 +8,15 @@ from mirepoix.components.evaluation.evaluate_config import POOLS, released
 from mirepoix.components.evaluation.report import facts
 from mirepoix.serving import store
 from mirepoix.workflows.dag.comparison import Comparison
-from mirepoix.workflows.dag.retrieval import TRAININGS, Retrieval
+from mirepoix.workflows.dag.retrieval import TRAININGS
 from mirepoix.workflows.runner.execute import Report, StageReport
 
 LABEL, COLUMN = 27, 11
 
 
-def gather(config: Retrieval | Comparison, report: Report) -> dict[str, Any]:
+def gather(config: Any, report: Report) -> dict[str, Any]:
     """The results of a run: those of its retriever, or of a comparison those of each arm, under `arms`."""
-    if isinstance(config, Retrieval):
+    if not isinstance(config, Comparison):
         return {name: value for name, value in _results(report, lambda stages, step: stages.get(step)).items() if name != "failure"}
     executed_as = config.executed_as
     return {"arms": {arm: _results(report, _of_arm(arm, executed_as)) for arm in config.chosen}}

@@ -1,0 +1,132 @@
+"""The way of docs/your_pictures.md, run and measured: folders of drawn pictures, a stand-in for a published model, and CPU seconds.
+
+    python bench/your_pictures.py corpus DIR            DIR/pictures, DIR/captioned and DIR/asked, of 300 drawn pictures each
+    python bench/your_pictures.py model DIR             a random CLIP of the size of ViT-B/32: what a published one costs, not what it knows
+    python bench/your_pictures.py model DIR --tiny      one of a fraction of that size, which is soon trained
+    python bench/your_pictures.py measure               init, run and run again over each folder: CPU seconds, Ray's processes included
+
+No published weights are at hand where the page was written, so its times are those of the first model, and its scores those of the second,
+trained in all of its weights.
+"""
+
+import argparse
+import csv
+import json
+import os
+import platform
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(HERE), str(HERE / "bench")]
+
+from suite import measure  # noqa: E402
+
+PICTURES = 300
+SIDE = 224
+"""Pixels of a side of a drawn picture."""
+TRAINED = ("instruct.tuning.lora=null", "instruct.learning_rate=1e-3", "instruct.max_steps=200", "instruct.loss.temperature=0.07")
+"""How a random model is trained, in place of the adapters over a published one."""
+
+
+def write_corpora(home: Path, pictures: int) -> None:
+    """Three folders of the same pictures: alone in sub-folders; with a table of captions; with a table of what people asked for."""
+    from mirepoix.components.synthetic.drawing import draw
+    from mirepoix.components.synthetic.entities import invent, stream
+
+    entities = invent({"train": pictures, "validation": 0, "test_entity": 0, "test_combination": 0}, 0.0, stream("your pictures"))
+    drawn = [(entity.identity, draw(entity.identity, SIDE, stream("look", number))) for number, entity in enumerate(entities)]
+    captioned, searched = home / "captioned", home / "asked"
+    captioned.mkdir(parents=True)
+    (searched / "images").mkdir(parents=True)
+    with (captioned / "captions.csv").open("w", newline="") as captions, (searched / "searches.csv").open("w", newline="") as asked:
+        rows, searches = csv.writer(captions), csv.writer(asked, delimiter=";")
+        rows.writerow(["file_name", "caption"])
+        searches.writerow(["Searched", "Picked", "Title"])
+        for number, (identity, png) in enumerate(drawn):
+            caption, search = identity.wordings()
+            place = home / "pictures" / identity.ground / f"{number:04d}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            for path in (place, captioned / f"{number:04d}.png", searched / "images" / f"{number:04d}.png"):
+                path.write_bytes(png)
+            rows.writerow([f"{number:04d}.png", caption])
+            searches.writerow([search, f"{number:04d}.png", f"{identity.colour} {identity.shape}"])
+
+
+def write_model(home: Path, tiny: bool) -> Path:
+    """A random CLIP, as transformers saves one."""
+    import torch
+    from transformers import CLIPConfig, CLIPModel
+
+    from mirepoix.models.backbones.twin_config import Tiny
+    from mirepoix.models.backbones.twins import make_twin
+
+    texts = ["one small red plain circle mark on snow", "three large blue striped star marks on night"] * 40
+    folder = Path(make_twin(home, "clip", texts, Tiny(), seed=0)["model"].name)
+    if not tiny:
+        torch.manual_seed(0)
+        small = json.loads((folder / "config.json").read_text())["text_config"]
+        ids = {name: small[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id") if name in small}
+        CLIPModel(CLIPConfig(text_config=ids)).save_pretrained(folder)
+        pixels = folder / "preprocessor_config.json"
+        settings = json.loads(pixels.read_text()) | {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
+        pixels.write_text(json.dumps(settings, indent=1) + "\n")
+    return folder
+
+
+def _timed(words: list[str], home: Path, storage: Path) -> float:
+    """CPU seconds of a command, Ray's processes included."""
+    log = home / "log"
+    command = ["sh", "-c", 'log="$1"; shift; exec "$@" > "$log" 2>&1', "sh", str(log), sys.executable, "-m", "mirepoix.workflows", *words]
+    os.environ["MIREPOIX_STORAGE"] = str(storage)
+    cost = measure(command)
+    if cost.status:
+        raise SystemExit(f"bench/your_pictures.py: `mirepoix {' '.join(words)}` ended with {cost.status}:\n{log.read_text()[-2000:]}")
+    return cost.cpu
+
+
+def print_costs(pictures: int) -> None:
+    """A table: each step of the page, and what it takes with the model of full size, and with the tiny one."""
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        write_corpora(home, pictures)
+        whole, tiny = write_model(home / "whole", tiny=False), write_model(home / "tiny", tiny=True)
+        steps = [
+            ("init of pictures alone", "pictures", whole, ()),
+            ("captions: a training of the tiny model", "captioned", tiny, TRAINED),
+            ("searches: a training of the tiny model", "asked", tiny, TRAINED),
+        ]
+        print(f"{pictures} pictures of {SIDE} x {SIDE}, Python {platform.python_version()}, CPU seconds\n")
+        print("| folder | init | run | the same run again |\n|---|---|---|---|")
+        for _, folder, model, trained in steps:
+            storage, file = home / f"storage-{folder}", home / f"{folder}.yaml"
+            init = _timed(
+                ["init", str(home / folder), "--output", str(file), *(["--recipe", "finetune"] if trained else [])], home, storage
+            )
+            run = ["run", str(file), f"backbone.name={model}", *trained]
+            print(f"| {folder} | {init:.1f} | {_timed(run, home, storage):.1f} | {_timed(run, home, storage):.1f} |", flush=True)
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=PICTURES, help="pictures of each folder (default: %(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for command, words in (("corpus", "write the folders of pictures"), ("model", "write the stand-in for a published model")):
+        one = commands.add_parser(command, help=words)
+        one.add_argument("folder", type=Path, metavar="DIR")
+        if command == "model":
+            one.add_argument("--tiny", action="store_true", help="a fraction of the size")
+    commands.add_parser("measure", help="run the steps of the page, and print what they take")
+    asked = parser.parse_args(arguments)
+    if asked.command == "measure":
+        print_costs(asked.pictures)
+    elif asked.command == "corpus":
+        write_corpora(asked.folder, asked.pictures)
+    else:
+        print(write_model(asked.folder, asked.tiny))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,322 @@
+"""Items are added to a release and removed from one: only what is new is encoded, and the result is what a rebuild would give."""
+
+import io
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from moto.server import ThreadedMotoServer
+from PIL import Image
+from pyarrow import fs
+
+from mirepoix.models.backbones.twins import make_twin
+from mirepoix.models.encoder import Encoder
+from mirepoix.serving.golden import GOLDEN, read_golden
+from mirepoix.serving.release import Release, open_release
+from mirepoix.serving.store import MANIFEST, publish, read_manifest
+from mirepoix.workflows.__main__ import main
+from mirepoix.workflows.upkeep.lineage import lineage
+from mirepoix.workflows.upkeep.revisions import addition, rules_of
+from tests.components.embedding.recorder import run_in_process
+from tests.components.fixtures import SIZES, write_corpus
+
+
+def drawn(number: int) -> bytes:
+    """A small picture, another for each number, as a PNG."""
+    file = io.BytesIO()
+    Image.frombytes("RGB", (24, 16), random.Random(number).randbytes(3 * 24 * 16)).save(file, "PNG")
+    return file.getvalue()
+
+
+def pictures(folder: Path, numbers: dict[str, int]) -> Path:
+    """A plain folder of pictures."""
+    for name, number in numbers.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(drawn(number))
+    return folder
+
+
+def corpus(folder: Path, numbers: dict[str, int], texts: dict[str, str]) -> Path:
+    """A corpus of pictures and texts."""
+    rows = [{"id": id, "images": [drawn(number)]} for id, number in numbers.items()]
+    return write_corpus(folder, corpus=[*rows, *({"id": id, "text": text} for id, text in texts.items())])
+
+
+OLD, TEXTS = {f"p{n:02}.png": n for n in range(10)}, {f"t{n}": f"picture number {n}" for n in range(6)}
+NEW, NEW_TEXTS = {"z/p10.png": 10, "z/p11.png": 11, "z/copy.png": 3}, {"z/t": "a new picture", "z/again": "picture number 2"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A CLIP, a corpus of ten pictures and six texts, and another of three and two, of which one each is a copy."""
+    home = tmp_path_factory.mktemp("revisions")
+    make_twin(home / "clip", "clip", ["two small red stars"] * 10, SIZES, seed=0)
+    corpus(home / "old", OLD, TEXTS)
+    corpus(home / "more", NEW, NEW_TEXTS)
+    return home
+
+
+@pytest.fixture(scope="module")
+def storage(home):
+    return home / "storage"
+
+
+@pytest.fixture
+def cli(ray_cluster, storage, capsys, monkeypatch):
+    """Runs a command with all its work in this process; returns its status, its output, its errors, and the report of its run."""
+    run_in_process(monkeypatch)
+
+    def run(*words: object, at: Path = storage):
+        status = main([*map(str, words), "--local", "--storage", str(at)])
+        out, err = capsys.readouterr()
+        folder = next((Path(line.split()[-1]).parent for line in out.splitlines() if line.startswith("report ")), None)
+        return status, out, err, None if folder is None else {"folder": folder, **json.loads((folder / "report.json").read_text())}
+
+    return run
+
+
+@pytest.fixture
+def read(monkeypatch):
+    """The ids of the items that an encoder is given, by role, in order; those of golden items are set aside."""
+    calls: list[tuple[str, str]] = []
+    encode = Encoder.encode
+
+    def recorded(self, items, batch_size=32, report=None, role="document"):
+        calls.extend((role, item.id) for item in items)
+        return encode(self, items, batch_size, report, role)
+
+    monkeypatch.setattr(Encoder, "encode", recorded)
+    return calls
+
+
+def target_of(out: str) -> Path:
+    return Path(next(line.split()[-1] for line in out.splitlines() if line.startswith("release ")))
+
+
+@pytest.fixture
+def base(cli, home):
+    """The folder of the run that made the release, and that of the release."""
+    status, out, err, report = cli("release", home / "clip", "--corpus", home / "old", "--name", "mine")
+    assert status == 0, err
+    return report["folder"], target_of(out)
+
+
+def stages(report) -> dict[str, dict]:
+    return {stage["name"]: stage for stage in report["stages"]}
+
+
+def vectors(release: Release) -> dict[str, np.ndarray]:
+    index = release.open_index()
+    return dict(zip(index.ids.to_pylist(), index.vectors(np.arange(len(index))), strict=True))
+
+
+def shown(release: Release) -> dict[str, tuple]:
+    documents = release.open_documents()
+    return {
+        id: (documents[n].text, documents[n].modality, documents.thumbnail(n))
+        for n, id in enumerate(release.items()["id"].to_pylist())
+        if documents[n].id == id
+    }
+
+
+def test_only_new_items_are_encoded_and_the_result_is_that_of_a_rebuild(cli, home, base, read, tmp_path):
+    folder, before = base
+    read.clear()
+    digest = read_manifest(before).digest
+    status, out, err, report = cli("add", folder, home / "more")
+    assert status == 0, err
+    golden = [item.id for item in read_golden(before / GOLDEN).items]
+    verified = [(role, id) for role in ("document", "query") for id in golden]
+    assert read[: len(verified)] == verified and len(golden) == 8
+    assert sorted(read[len(verified) :]) == [("document", "z/p10.png"), ("document", "z/p11.png"), ("document", "z/t")]
+    lines = out.splitlines()
+    assert lines[0] == f"rules     those of the run {folder}"
+    version = open_release(before).version
+    assert f"items     3 added, 2 there already; 3 encoded; 19 in all (mine {version} is as it was)" in lines
+    assert lines[-1] == f"serve it  mirepoix serve {target_of(out)}"
+    assert [stage["name"] for stage in report["stages"]] == ["sources", "curate", "merge", "embed", "index", "release"]
+    assert read_manifest(before).digest == digest
+
+    whole = corpus(tmp_path / "whole", OLD | NEW, TEXTS | NEW_TEXTS)
+    status, rebuilt, err, _ = cli("release", home / "clip", "--corpus", whole, "--name", "mine", "embed.reuse=false", at=tmp_path / "other")
+    assert status == 0, err
+    grown, built = open_release(target_of(out)), open_release(target_of(rebuilt))
+    found, expected = vectors(grown), vectors(built)
+    assert list(found) == list(expected) and len(found) == 19
+    assert max(abs(found[id] - expected[id]).max() for id in found) < 1e-5
+    assert shown(grown) == shown(built) and len(shown(grown)) == 19
+    assert np.array_equal(grown.contents(), built.contents()) and grown.contents().any(axis=1).all()
+    for name in ("name", "encoder", "widths", "instructions"):
+        assert getattr(grown, name) == getattr(built, name)
+    grown.open_encoder()
+    assert (grown.folder / "encoder" / "model.safetensors").stat().st_ino == (before / "encoder" / "model.safetensors").stat().st_ino
+
+
+def test_what_is_done_is_not_done_again_and_a_plan_says_so(cli, home, base, read):
+    _, before = base
+    assert cli("add", before, home / "more")[0] == 0
+    read.clear()
+    status, out, _, report = cli("add", before, home / "more")
+    assert status == 0 and read == [] and {stage["status"] for stage in report["stages"]} == {"skipped"}
+    assert "3 added" in out
+    status, out, _, _ = cli("add", before, home / "more", "--plan")
+    assert [line.split()[1:3] for line in out.splitlines()] == [["up", "to"]] * 6
+
+
+def test_items_are_removed_without_an_encoder_and_come_back_without_one(cli, home, base, read, tmp_path):
+    folder, before = base
+    read.clear()
+    (tmp_path / "ids.txt").write_text("p07.png\n\n p08.png \n")
+    status, out, err, report = cli("remove", folder, "p09.png", "--ids", tmp_path / "ids.txt")
+    assert status == 0, err
+    assert "items     3 removed; 0 encoded; 13 in all" in out
+    less = open_release(target_of(out))
+    whole = open_release(before)
+    assert [*vectors(less)] == [id for id in vectors(whole) if id not in ("p07.png", "p08.png", "p09.png")]
+    assert all(np.array_equal(rows, vectors(whole)[id]) for id, rows in vectors(less).items())
+    assert shown(less) == {id: document for id, document in shown(whole).items() if id in vectors(less)}
+    assert [stage["name"] for stage in report["stages"]] == ["merge", "embed", "index", "release"] and read == []
+    status, out, err, _ = cli("add", report["folder"], home / "old")
+    assert status == 0, err
+    assert "items     3 added, 13 there already; 0 encoded; 16 in all" in out, "the storage has their vectors"
+    again = open_release(target_of(out))
+    assert {id: rows.tobytes() for id, rows in vectors(again).items()} == {id: rows.tobytes() for id, rows in vectors(whole).items()}
+    assert shown(again) == shown(whole)
+
+
+def test_golden_items_that_are_removed_are_in_the_release_no_more(cli, base, read):
+    folder, before = base
+    golden = read_golden(before / GOLDEN)
+    shows = [item.id for item in golden.items if item.images]
+    read.clear()
+    status, out, err, _ = cli("remove", folder, *shows)
+    assert status == 0, err
+    less = open_release(target_of(out))
+    made = read_golden(less.folder / GOLDEN)
+    kept = [item.id for item in golden.items if not item.images]
+    assert [item.id for item in made.items] == [*kept, "p04.png", "p05.png", "p06.png", "p07.png"]
+    assert {role for role, _ in read} == {"document", "query"} and less.open_encoder()
+    status, out, err, _ = cli("remove", folder, shows[0])
+    assert [item.id for item in read_golden(target_of(out) / GOLDEN).items] == [item.id for item in golden.items if item.id != shows[0]]
+
+
+def test_an_id_that_is_there_with_other_content_is_refused_replaced_or_renamed(cli, home, base, tmp_path):
+    folder, before = base
+    corpus(tmp_path / "same names", {"p01.png": 70, "p99.png": 99}, {})
+    status, _, err, _ = cli("add", folder, tmp_path / "same names")
+    assert status == 1
+    assert "the release has other items with the ids 'p01.png'; give --replace to put the new in their place, or --prefix TEXT" in " ".join(
+        err.split()
+    )
+    status, out, err, _ = cli("add", folder, tmp_path / "same names", "--replace")
+    assert status == 0 and "items     1 added, 1 replaced; 2 encoded; 17 in all" in out, err
+    replaced = open_release(target_of(out))
+    assert not np.allclose(vectors(replaced)["p01.png"], vectors(open_release(before))["p01.png"], atol=1e-3)
+    assert "p01.png" not in [item.id for item in read_golden(replaced.folder / GOLDEN).items]
+    status, out, err, _ = cli("add", folder, tmp_path / "same names", "--prefix", "2027/")
+    assert status == 0 and "items     2 added; 0 encoded; 18 in all" in out, "the run before encoded both"
+    assert {"2027/p01.png", "2027/p99.png", "p01.png"} < {*vectors(open_release(target_of(out)))}
+
+
+@pytest.mark.parametrize(
+    ("words", "refusal"),
+    [
+        (
+            ["remove", "RUN", "p1.png", "x", "y", "z", "p02.png"],
+            "has no item 'p1.png', 'x', 'y' and 1 more; near to the first are",
+        ),
+        (["remove", "RUN", "--ids", "ALL"], "all 16 items of"),
+        (["remove", "RUN"], "there is nothing to remove; give ids of items as a search shows them, or --ids FILE"),
+        (["remove", "RUN", "--ids", "no such file"], "the ids in no such file cannot be read (No such file or directory)"),
+        (["add", "RUN", "curate.max_rejected=1"], "there is nothing to add; give a folder, file or URI"),
+        (["add", "RUN", "no/such/folder"], "there is no corpus at"),
+        (["add", "MODEL", "MORE"], "is a model, and a release has a corpus too"),
+        (["add", "RUN", "MORE", "curate.max_reject=1"], "did you mean"),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_refused_in_a_line_before_anything_runs(words, refusal, cli, home, base, tmp_path):
+    folder, before = base
+    (tmp_path / "all").write_text("\n".join(vectors(open_release(before))))
+    names = {"RUN": folder, "ALL": tmp_path / "all", "MODEL": home / "clip", "MORE": home / "more"}
+    status, _, err, report = cli(*(names.get(word, word) for word in words), at=tmp_path / "untouched")
+    (line,) = err.splitlines()
+    assert status == 2 and refusal in line and report is None and not (tmp_path / "untouched").exists(), err
+
+
+def test_the_rules_are_those_of_the_run_where_it_is_known(cli, home, base, tmp_path):
+    status, out, err, report = cli("release", home / "clip", "--corpus", home / "old", "curate.near.texts=0.7", "curate.leakage=queries")
+    assert status == 0, err
+    target = target_of(out)
+    for given in (report["folder"], target):
+        revision, origin = addition(str(given), [str(home / "more"), "curate.max_rejected=0.5"])
+        assert (revision.curate.near.texts, revision.curate.leakage, revision.curate.max_rejected) == (0.7, "off", 0.5)
+        assert origin == f"those of the run {report['folder']}"
+    copy = tmp_path / "elsewhere"
+    shutil.copytree(target, copy)
+    rules = rules_of(str(copy), str(copy))
+    assert rules.curate.near.texts is None
+    assert rules.origin == "those of the recipe search, as the run that made the release is not known"
+    revision, origin = addition(str(copy), ["x=folder+y", "embed.batch_size=3"])
+    assert (revision.sources.path, revision.embed.batch_size) == (("x=folder+y",), 3)
+
+
+def test_a_killed_addition_goes_on_where_it_was(cli, home, base, monkeypatch, tmp_path):
+    folder, _ = base
+    more = pictures(tmp_path / "six", {f"six/{n}.png": 60 + n for n in range(6)})
+    encode, given = Encoder.encode, []
+
+    def killed(self, items, batch_size=32, report=None, role="document"):
+        if any(item.id.startswith("six/") for item in items):
+            given.extend(item.id for item in items)
+            if len(given) > 4:
+                raise KeyboardInterrupt
+        return encode(self, items, batch_size, report, role)
+
+    words = ("add", folder, more, "embed.batch_size=1", "embed.shard_rows=2")
+    monkeypatch.setattr(Encoder, "encode", killed)
+    assert cli(*words)[0] == 130
+    monkeypatch.setattr(Encoder, "encode", encode)
+    status, out, err, report = cli(*words)
+    assert status == 0, err
+    metrics = stages(report)["embed"]["metrics"]
+    assert (metrics["resumed"], metrics["encoded"]) == (4, 2)
+    assert len(vectors(open_release(target_of(out)))) == 22
+
+
+def test_a_release_on_an_object_store_is_added_to(cli, home, base, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        query = "endpoint_override={}:{}&scheme=http&region=us-east-1".format(*server.get_host_and_port())
+        filesystem, _ = fs.FileSystem.from_uri(f"s3://bucket?{query}&allow_bucket_creation=true")
+        filesystem.create_dir("bucket")
+        shutil.copytree(base[1], tmp_path / "draft", ignore=shutil.ignore_patterns(MANIFEST))
+        publish(tmp_path / "draft", f"s3://bucket/mine?{query}", {})
+        status, out, err, _ = cli("add", f"s3://bucket/mine?{query}", home / "more", at=tmp_path / "fresh")
+        assert status == 0, err
+        assert "rules     those of the recipe search" in out and "3 added, 2 there already; 3 encoded; 19 in all" in out
+        status, _, err, _ = cli("remove", f"s3://bucket/mine?{query}", "nothing", at=tmp_path / "fresh")
+        assert status == 2 and "has no item 'nothing'; its ids are such as p00.png" in err
+    finally:
+        server.stop()
+
+
+def test_a_release_that_knows_no_hashes_compares_what_it_shows(cli, home, base, tmp_path):
+    shutil.copytree(base[1], tmp_path / "draft", ignore=shutil.ignore_patterns(MANIFEST, "contents.npy"))
+    publish(tmp_path / "draft", tmp_path / "old", {})
+    status, out, err, report = cli("add", tmp_path / "old", home / "old", home / "more")
+    assert status == 0, err
+    assert stages(report)["merge"]["metrics"]["unhashed"] == 16
+    status, out, err, report = cli("add", tmp_path / "old", home / "old")
+    assert status == 0, err
+    assert "items     16 there already; 0 encoded; 16 in all" in out
+
+
+def test_an_added_to_release_has_no_run_of_a_training_in_its_lineage(cli, home, base):
+    _, out, _, report = cli("add", base[0], home / "more")
+    assert lineage(str(report["folder"])) == (str(target_of(out)), None)

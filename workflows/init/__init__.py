@@ -1,0 +1,1 @@
+"""The command `init`: looks at a folder, and proposes a config for it."""

@@ -1,0 +1,67 @@
+"""What a run costs here: an estimate from the sizes of the model, the counts of the corpus and the speed of this machine.
+
+embedding   operations of a picture and of a text, times their numbers, over the speed that a product of matrices has here
+training    three times the operations of each tower that is trained, once those of one that is frozen, for each pair
+reading     the seconds that one picture took here, twice: it is checked, and decoded again to be embedded
+"""
+
+from dataclasses import dataclass
+
+from mirepoix.workflows.init.machine import Machine
+from mirepoix.workflows.init.models import Model
+from mirepoix.workflows.init.pictures import Pictures
+from mirepoix.workflows.recipes.search import OWN
+
+REACHED = 0.7
+"""Share of the speed of a product of matrices that a model reaches; chosen here: CLIP ViT-B/32 reached 0.85 of it on two cores, forward and
+in training by adapters, with nothing else to do."""
+EMBEDDED = 16
+"""Items of a batch that is embedded, as the recipes have it."""
+PROCESS = 1.5e9
+"""Bytes that the processes of a run take without a model: the driver, Ray, and an actor with torch; about, chosen here."""
+STARTING = 60.0
+"""Seconds that starting the cluster and the processes of the stages takes, about."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The estimate, in bytes and seconds."""
+
+    download: int
+    disk: int
+    memory: float
+    reading: float
+    embedding: float
+    training: float = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return STARTING + self.reading + self.embedding + self.training
+
+
+def costs(
+    model: Model, machine: Machine, pictures: Pictures, items: tuple[int, int], pairs_seen: int = 0, batch: int = 32, here: bool = False
+) -> Costs:
+    """The costs of a run over so many pictures and texts, which embeds both, and trains on so many pairs of a picture and a text."""
+    count, texts = items
+    speed = machine.rate * REACHED
+    vision = model.vision.operations if model.vision else 0.0
+    passes = 2 if pairs_seen else 1  # an untrained model is measured beside the trained one
+    embedding = passes * (count * vision + texts * model.text.operations) / speed
+    training = 3 * pairs_seen * (vision + model.text.operations) / speed
+    kept = pictures.bytes * min(1.0, (OWN.picture_pixels or 1e9) / max(1.0, pictures.megapixels * 1e6))
+    encoders = 3 if pairs_seen else 2  # of the backbone, of the training, in the release
+    vectors = passes * (count + texts) * model.vector * 4
+    disk = pictures.bytes + 2 * kept + encoders * model.bytes + 2 * vectors  # as read, as curated and in the release
+    towers = [tower for tower in (model.text, model.vision) if tower]
+    working = (
+        sum(tower.activation_bytes(batch) for tower in towers) if pairs_seen else max(t.activation_bytes(16) / t.layers for t in towers)
+    )
+    return Costs(
+        download=0 if here else model.download,
+        disk=round(disk),
+        memory=PROCESS + model.bytes + working,
+        reading=2 * count * pictures.seconds / max(1, machine.cpus),
+        embedding=embedding,
+        training=training,
+    )

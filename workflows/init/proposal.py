@@ -1,0 +1,179 @@
+"""The config that is proposed for a folder, and why: recipe, backbone, and the settings that differ from the recipe's."""
+
+import math
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+from mirepoix.components.ingestion.formats import table as any_table
+from mirepoix.models.errors import Refused
+from mirepoix.workflows.init.costs import Costs, costs
+from mirepoix.workflows.init.language import language_of
+from mirepoix.workflows.init.machine import Machine, is_here
+from mirepoix.workflows.init.models import (
+    CHINESE_CLIP,
+    CLIP_B32,
+    CLIP_L14,
+    MINILM,
+    MINILM_MULTILINGUAL,
+    SIGLIP_MULTILINGUAL,
+    Model,
+)
+from mirepoix.workflows.init.survey import Survey
+from mirepoix.workflows.recipes.finetune import TRAINING
+
+SEARCH, FINETUNE = "search", "finetune"
+LEAST_PAIRS, LONGEST = 200, 3 * 3600.0
+"""A training is proposed from so many pairs on, and where its estimate is so many seconds at most; chosen here."""
+EPOCHS, LEAST_STEPS = 5, 50
+"""A training goes over the pairs so often, in the recipe's steps at most and in so many at least; chosen here."""
+MOST_THREADS = 16
+LARGE_GPU = 8 << 30
+"""Free bytes of a GPU from which the larger CLIP is proposed."""
+FREE = 0.8
+"""Share of the available memory that a run may take."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe with its settings, the reasons for them, and what it costs here."""
+
+    recipe: str
+    why: str
+    other: str  # how to have the other recipe
+    model: Model
+    why_model: str
+    here: bool  # whether the model is on this machine
+    costs: Costs
+    language: str
+    settings: dict[str, Any] = field(default_factory=dict)  # parts of the config
+    alternative: dict[str, Any] = field(default_factory=dict)  # what the other recipe has, with its name
+    warnings: tuple[str, ...] = ()
+
+
+def propose(found: Survey, machine: Machine, recipe: str | None = None) -> Proposal:
+    """What is proposed for a folder on this machine; with the recipe that is asked for, if one is."""
+    if recipe not in (None, SEARCH, FINETUNE):
+        raise Refused(f"--recipe is {recipe!r}; init writes {SEARCH} or {FINETUNE}, and `mirepoix describe RECIPE` any other")
+    contents = found.contents
+    language = language_of(contents.texts) if contents.texts else ""
+    pictures = max(found.pictures.usable, sum(count for letters, count in contents.candidates.items() if "i" in letters or "v" in letters))
+    texts = sum(count for letters, count in contents.candidates.items() if "t" in letters) + sum(contents.splits.values())
+    model, why_model = _model(bool(pictures), language, machine)
+    trained_on = _trained_on(contents.splits)
+    pairs = contents.splits.get(trained_on, 0)
+    steps = min(TRAINING.max_steps or 0, max(LEAST_STEPS, math.ceil(EPOCHS * pairs / TRAINING.per_device_train_batch_size)))
+    seen = steps * TRAINING.per_device_train_batch_size
+    here = is_here(model.id)
+    trained = costs(model, machine, found.pictures, (pictures, texts), seen, TRAINING.per_device_train_batch_size, here)
+    plain = costs(model, machine, found.pictures, (pictures, texts), here=here)
+    chosen, why = (recipe, "as --recipe says") if recipe else _recipe(pairs, trained, machine)
+    if chosen == FINETUNE and not pairs:
+        raise Refused(f"--recipe is {FINETUNE}, and {found.folder} has no pair to train on: no caption, and no query; give {SEARCH}")
+    cost = trained if chosen == FINETUNE else plain
+    if chosen == FINETUNE:
+        other = "without a training: mirepoix run FILE instruct=null curate.held_out=0"
+    elif pairs:
+        time = duration(trained.seconds)
+        other = f"{FINETUNE}, on the {pairs:,} pairs of the split {trained_on}, is in the file as a comment: about {time} here"
+    else:
+        other = f"`recipe: {FINETUNE}` trains, once there are captions or queries"
+    settings, training = _settings(found, machine, model), _training(found, machine, model, steps)
+    settings |= training if chosen == FINETUNE else {}
+    alternative = {"recipe": FINETUNE, **training} if chosen == SEARCH and pairs else {}
+    warnings = tuple(_warnings(found, machine, model, cost, here))
+    return Proposal(chosen, why, other, model, why_model, here, cost, language, settings, alternative, warnings)
+
+
+def _trained_on(splits: dict[str, int]) -> str:
+    """The split that is trained on; validation where there is none of that name and another is left to measure on."""
+    return "validation" if "train" not in splits and "validation" in splits and len(splits) > 1 else "train"
+
+
+def _recipe(pairs: int, trained: Costs, machine: Machine) -> tuple[str, str]:
+    if pairs < LEAST_PAIRS:
+        given = f"there are {pairs:,} pairs to train on" if pairs else "there is no pair to train on"
+        return SEARCH, f"the model as it is: {given}, and a training is proposed from {LEAST_PAIRS} on"
+    if trained.memory > FREE * machine.memory:
+        needed, free = gigabytes(trained.memory), gigabytes(machine.memory)
+        return SEARCH, f"the model as it is: training takes about {needed} of memory, and {free} are free"
+    if not machine.gpu and trained.training > LONGEST:
+        return SEARCH, f"the model as it is: training takes about {duration(trained.training)} on these {machine.cpus} cores"
+    return FINETUNE, f"there are {pairs:,} pairs to train on, and it is measured on held-out queries before and after"
+
+
+def _model(pictures: bool, language: str, machine: Machine) -> tuple[Model, str]:
+    """The model for what is in the folder, and the grounds."""
+    said = f"the texts are {language}" if language else "there are no texts, so queries are taken to be English"
+    if not pictures:
+        model = MINILM if language in ("", "English") else MINILM_MULTILINGUAL
+        if machine.library:
+            return model, f"there are texts alone, and {said}"
+        if language in ("", "English"):
+            missing = 'a smaller model of texts alone needs the extra: pip install "mirepoix[sentence-transformers]"'
+            return CLIP_B32, f"it reads texts of up to 77 tokens; {missing}"
+    if language == "Chinese":
+        return CHINESE_CLIP, said
+    if language not in ("", "English"):
+        return SIGLIP_MULTILINGUAL, said
+    if machine.gpu_memory >= LARGE_GPU:
+        return CLIP_L14, f"{said}, and {machine.gpu} has {gigabytes(machine.gpu_memory)} free; {CLIP_B32.id} is a tenth of the work"
+    return CLIP_B32, said
+
+
+def _settings(found: Survey, machine: Machine, model: Model) -> dict[str, Any]:
+    """The parts of the config that both recipes have."""
+    sources: dict[str, Any] = {"path": [_entry(found)]}
+    if table := found.table:
+        roles = [(role, name) for role in ("picture", "text", "query", "id", "split") for name in table.chosen(role)]
+        sources["columns"] = [f"{role}={name}" for role, name in roles]
+        if table.images:
+            sources["images"] = os.path.join(os.path.abspath(found.folder), table.images)
+    if _trained_on(found.contents.splits) != "train":
+        sources["splits"] = [f"{_trained_on(found.contents.splits)}=train"]
+    if found.captioned:
+        sources["captions"] = "apart"
+    embedding = {"threads": min(machine.cpus, MOST_THREADS)} | ({"use_gpu": True} if machine.gpu else {})
+    return {"sources": sources, "backbone": {"name": model.id}, "embed": embedding}
+
+
+def _training(found: Survey, machine: Machine, model: Model, steps: int) -> dict[str, Any]:
+    """The parts of the config that a training has besides."""
+    # The private cluster has six logical CPUs at least, of which a stage and its controller take one each.
+    training: dict[str, Any] = {"max_steps": steps, "cpus_per_worker": min(machine.cpus, MOST_THREADS, max(6, machine.cpus) - 2)}
+    if model.vision is None:
+        training |= {"tuning": {"towers": ["text"]}, "loss": {"temperature": 0.05}}
+    return {"curate": {"held_out": 0.1 if set(found.contents.splits) <= {"train"} else 0.0}, "instruct": training}
+
+
+def _entry(found: Survey) -> str:
+    """The folder as an absolute path, which is right from any folder; with its format where several fit."""
+    path = os.path.abspath(found.folder)
+    return f"{found.format}+{path}" if found.others and found.format != any_table.NAME else path
+
+
+def _warnings(found: Survey, machine: Machine, model: Model, cost: Costs, here: bool) -> list[str]:
+    said = []
+    for ending, count, what in found.pictures.unread:
+        said.append(f"{count:,} .{ending}: {what}")
+    if found.pictures.refused:
+        name, reason = found.pictures.refused[0]
+        many = f"{len(found.pictures.refused)} of the {found.pictures.looked} pictures looked at would be rejected: {name} ({reason})"
+        said.append(many + (", ..." if len(found.pictures.refused) > 1 else ""))
+    if cost.memory > machine.memory:
+        said.append(f"this takes about {gigabytes(cost.memory)} of memory, and {gigabytes(machine.memory)} are free")
+    if machine.disk and cost.disk + cost.download > machine.disk:
+        said.append(f"this takes about {gigabytes(cost.disk + cost.download)} on the disk, and {gigabytes(machine.disk)} are free")
+    if machine.offline and not here:
+        said.append(f"HF_HUB_OFFLINE is set and {model.id} is not here: give the folder of a model as backbone.name")
+    return said
+
+
+def gigabytes(count: float) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(1, round(seconds))} seconds"
+    return f"{round(seconds / 60)} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"

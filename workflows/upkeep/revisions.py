@@ -1,0 +1,111 @@
+"""The commands `add` and `remove`: the config that revises a release, and what is said of the result."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from mirepoix.components.curation.curate_config import CurateConfig
+from mirepoix.components.embedding.embed_config import EmbedConfig
+from mirepoix.components.ingestion.sources_config import SourcesConfig
+from mirepoix.components.revision.revision_config import MergeConfig, refuse_removal
+from mirepoix.models.errors import Refused
+from mirepoix.models.options import revive
+from mirepoix.serving import store
+from mirepoix.serving.release import item_ids, peek
+from mirepoix.workflows.config import override
+from mirepoix.workflows.dag.revision import Revision
+from mirepoix.workflows.recipes.search import search
+from mirepoix.workflows.run import Run, RunRequest, print_outcome, release_of, run_config
+from mirepoix.workflows.runner.progress import Output, display_of
+
+OVERRIDE = re.compile(r"(seed|trust_remote_code|(sources|curate|merge|embed)(\.\w+)+)=.*", re.DOTALL)
+"""A word of the command line that sets a field, and is no path."""
+
+
+class Rules(NamedTuple):
+    """How the items of a release were curated and encoded, and where that is known from."""
+
+    curate: CurateConfig
+    embed: EmbedConfig
+    origin: str
+
+
+def addition(release: str, words: Sequence[str], replaced: bool = False, prefix: str = "", trusted: bool = False) -> tuple[Revision, str]:
+    """The config that adds corpora to a release, and the origin of the rules by which items are kept; `words` are paths and overrides."""
+    paths = tuple(word for word in words if not OVERRIDE.fullmatch(word))
+    if not paths:
+        raise Refused("there is nothing to add; give a folder, file or URI: mirepoix add RELEASE PATH")
+    target = release_of(release)
+    rules = rules_of(release, target)
+    merge = MergeConfig(target, prefix, replaced)
+    revision = Revision(0, SourcesConfig(path=paths), rules.curate, merge, rules.embed, trusted)
+    return override(revision, [word for word in words if OVERRIDE.fullmatch(word)]), rules.origin
+
+
+def removal(release: str, ids: Sequence[str], listed: str | None = None, trusted: bool = False) -> Revision:
+    """The config that removes items from a release; refused where the release has no such items, or would have none left."""
+    target = release_of(release)
+    merge = MergeConfig(target, remove=tuple(ids), remove_listed=listed)
+    if not merge.removed:
+        raise Refused("there is nothing to remove; give ids of items as a search shows them, or --ids FILE with an id on each line")
+    refuse_removal(release, item_ids(target), merge.removed)
+    return Revision(0, merge=merge, embed=rules_of(release, target).embed, trust_remote_code=trusted)
+
+
+def rules_of(given: str, target: str) -> Rules:
+    """The rules of the run that made a release, given by its own folder or by the run's; if that is not known, those of `search`."""
+    plain = search()
+    runs = [given] if given != target else _runs_beside(target)
+    for run in runs:
+        report = json.loads(store.read(store.join(run, "report.json")) or b"{}")
+        stage = next((each for each in report.get("stages", ()) if each["digest"] and _same(each["target"], target)), None)
+        if stage is None:
+            continue
+        settings = report["settings"]
+        with suppress(Refused, KeyError, TypeError):  # settings of another version
+            arm = settings.get("arms", {}).get(stage["name"].rpartition(":")[0], {})
+            # Nothing is trained here, so there is nothing to hold out, and nothing that could leak.
+            curate = replace(revive(CurateConfig, settings["curate"]), leakage="off", held_out=0.0)
+            return Rules(curate, revive(EmbedConfig, {**settings, **arm}["embed"]), f"those of the run {run}")
+    return Rules(plain.curate, plain.embed, "those of the recipe search, as the run that made the release is not known")
+
+
+def _runs_beside(target: str) -> list[str]:
+    """The folders of the runs in the storage of a release, the newest first."""
+    path, mark, query = target.partition("?") if not store.is_local(target) else (target, "", "")
+    home, names = path.rstrip("/").split("/")[:-3], path.rstrip("/").split("/")[-3:-1]
+    if names != ["artefacts", "release"]:
+        return []
+    runs = ("/".join([*home, "runs"]) or "runs") + mark + query
+    dated = [name for name in store.list_names(runs) if name.count("-") >= 3]
+    return [store.join(runs, name) for name in sorted(dated, key=lambda name: name.rsplit("-", 3)[1:3], reverse=True)]
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two targets are one release: the same key, wherever its storage is reached."""
+    return one.partition("?")[0].rstrip("/").split("/")[-2:] == other.partition("?")[0].rstrip("/").split("/")[-2:]
+
+
+def revise(revision: Revision, request: RunRequest, origin: str = "", form: Output = "text") -> int:
+    """Runs the stages of a revision, and prints what became of the items and where the new release is; returns the exit status."""
+    if origin and form == "text":
+        print(f"rules     {origin}")
+    with ExitStack() as resources:
+        done = run_config(request, revision, resources, display_of(form))
+    if done.report.ok and form != "json":
+        print(f"\n{counted(done, revision)}", end="")
+    return print_outcome(done, to_serve=True, output=form)
+
+
+def counted(run: Run, revision: Revision) -> str:
+    """What became of the items, in a line."""
+    metrics: Mapping[str, Any] = run.report.stages["merge"].metrics
+    count = {name: int(metrics[name]) for name in ("added", "replaced", "there already", "removed", "items")}
+    encoded = int(run.report.stages["embed"].metrics["encoded"])
+    said = [f"{count[name]} {name}" for name in ("added", "replaced", "there already", "removed") if count[name]]
+    before, _ = peek(revision.merge.release)
+    all_of = f"{count['items']} in all ({before.name} {before.version} is as it was)"
+    return f"items     {', '.join(said) or 'none are new'}; {encoded} encoded; {all_of}\n"
