@@ -43,7 +43,7 @@ def write_corpora(home: Path, pictures: int) -> None:
     with (captioned / "captions.csv").open("w", newline="") as captions, (searched / "searches.csv").open("w", newline="") as asked:
         rows, searches = csv.writer(captions), csv.writer(asked, delimiter=";")
         rows.writerow(["file_name", "caption"])
-        searches.writerow(["Searched", "Picked", "Title"])
+        searches.writerow(["Search", "Clicked", "Title"])
         for number, (identity, png) in enumerate(drawn):
             caption, search = identity.wordings()
             place = home / "pictures" / identity.ground / f"{number:04d}.png"

@@ -194,11 +194,11 @@ def print_plan(planned: Mapping[str, StageReport], output: Output = "text") -> i
 
 
 def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> int:
-    """Prints the results and the failures of a run, with `to_serve` also where its release is; returns the exit status."""
+    """Prints results and failures, and how to serve the release, with `to_serve` also where that is; returns the exit status."""
     failures = {name: stage.error for name, stage in run.report.stages.items() if stage.status == "failed"}
     missing = [name for name, stage in run.report.stages.items() if stage.status == "not run"]
+    made = {name: stage.target for name, stage in run.report.stages.items() if name.rpartition(":")[2] == "release" and stage.digest}
     if output == "json":
-        made = {name: stage.target for name, stage in run.report.stages.items() if name.rpartition(":")[2] == "release" and stage.digest}
         write_event(
             "end",
             ok=run.report.ok,
@@ -217,9 +217,11 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
     if run.endpoint:
         print(f"endpoint  {run.endpoint}")
-    if to_serve and run.report.ok:
-        target = run.report.stages["release"].target
+    if to_serve and made and run.report.ok:
+        target = next(iter(made.values()))
         print(f"release   {target}\nserve it  mirepoix serve {shlex.quote(target)}")
+    elif len(made) == 1 and not run.endpoint:
+        print(f"serve it  mirepoix serve {shlex.quote(run.folder)} --open")
     for name, why in failures.items():
         print("\n  ".join(textwrap.wrap(f"mirepoix: stage {name} failed: {why}", LINE - 2, break_on_hyphens=False)), file=sys.stderr)
     if missing:

@@ -25,8 +25,8 @@ NAMES = {
     "title": "title titel titre titulo título titolo tytuł name bezeichnung 标题 题目 タイトル",
     "text": "text caption captions description beschreibung bildbeschreibung legende légende descripcion descripción descrição descrizione "
     "opis beschrijving beskrivning 描述 说明 文本 説明 описание подпись content body abstract alt alt_text bildtext bildunterschrift",
-    "query": "query question search search_query keyword keywords anfrage suchanfrage suchbegriff frage requete requête recherche pregunta "
-    "consulta busca domanda ricerca vraag zoekopdracht zapytanie 查询 问题 検索 質問 запрос вопрос",
+    "query": "query question search searched searches search_query gesucht keyword keywords anfrage suchanfrage suchbegriff frage requete "
+    "requête recherche pregunta consulta busca domanda ricerca vraag zoekopdracht zapytanie 查询 问题 検索 質問 запрос вопрос",
     "id": "id ids uid uuid key sku nr no nummer number code asin artikelnummer artnr item_id image_id product_id signatur referenz ref "
     "numero número 编号 番号",
     "split": "split splits subset partition fold set teil aufteilung ensemble conjunto",

@@ -23,7 +23,7 @@ from mirepoix.workflows.init.survey import Survey
 from mirepoix.workflows.recipes.finetune import TRAINING
 
 SEARCH, FINETUNE = "search", "finetune"
-LEAST_PAIRS, LONGEST = 200, 3 * 3600.0
+LEAST_PAIRS, LONGEST = 200, 3600.0
 """A training is proposed from so many pairs on, and where its estimate is so many seconds at most; chosen here."""
 EPOCHS, LEAST_STEPS = 5, 50
 """A training goes over the pairs so often, in the recipe's steps at most and in so many at least; chosen here."""

@@ -31,7 +31,7 @@ def test_enough_pairs_are_trained_on_in_no_more_steps_than_they_fill():
     found = propose(folder([("train", 640)]), MACHINE)
     assert found.recipe == "finetune" and "640 pairs" in found.why
     assert found.settings["instruct"] == {"max_steps": 100, "cpus_per_worker": 4} and found.settings["curate"] == {"held_out": 0.1}
-    assert propose(folder([("train", 10_000)]), MACHINE).settings["instruct"]["max_steps"] == 300
+    assert propose(folder([("train", 10_000)]), replace(MACHINE, rate=1e12)).settings["instruct"]["max_steps"] == 300
     assert propose(folder([("train", 640), ("test", 9)]), MACHINE).settings["curate"] == {"held_out": 0.0}
     assert propose(folder([("train", 640)]), MACHINE, "search").alternative["recipe"] == "finetune"
 

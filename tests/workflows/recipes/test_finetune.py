@@ -33,6 +33,7 @@ def home(tmp_path_factory) -> Path:
     return home
 
 
+@pytest.mark.soak
 def test_a_model_is_measured_before_and_after_on_what_was_held_out(ray_cluster, home, capsys):
     words = ["run", "finetune", f"sources.path={home / 'pictures'}", f"backbone.name={home / 'clip'}", *BRIEF]
     status = main([*words, "--local", "--until", "evaluate", "--storage", str(home / "storage")])
@@ -45,6 +46,15 @@ def test_a_model_is_measured_before_and_after_on_what_was_held_out(ray_cluster, 
     stages = {stage["name"]: stage for stage in report["stages"]}
     assert stages["curate"]["metrics"]["held_out"] == 6, "a tenth of 60 queries: three pictures and their captions"
     assert stages["instruct"]["status"] == "done" and stages["instruct"]["metrics"]["temperature"] == pytest.approx(0.07, rel=0.01)
+
+
+def test_a_tenth_of_the_queries_is_held_out_and_the_others_are_trained_on(ray_cluster, home, tmp_path, capsys):
+    words = ["run", "finetune", f"sources.path={home / 'pictures'}", f"backbone.name={home / 'clip'}", *BRIEF]
+    assert main([*words, "--local", "--until", "pairs", "--storage", str(tmp_path)]) == 0, capsys.readouterr().err
+    (report,) = tmp_path.glob("runs/*/report.json")
+    stages = {stage["name"]: stage for stage in json.loads(report.read_text())["stages"]}
+    assert stages["curate"]["metrics"]["held_out"] == 6, "three pictures and their captions"
+    assert stages["pairs"]["metrics"]["instruct_pairs"] == 54
 
 
 def test_the_recipe_trains_adapters_alone_and_keeps_what_a_user_wants_to_find():
