@@ -1,6 +1,8 @@
 """The documents name only files and folders that exist."""
 
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -110,3 +112,34 @@ def test_a_path_that_does_not_exist_is_found():
     text = "see `models/gone.py`, components/PACKAGE/NAME.py, docs/data.md and https://host/docs/gone.md"
     assert {path for path in named_paths(text) if not (ROOT / path).exists()} == {"models/gone.py"}
     assert "gone.py" in tree("## The files\n```\nmodels/    torch\n  gone.py  nothing\n```\n")["models/"]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The blocks of code of a document in a language."""
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="it checks with systemd's own parser")
+def test_the_unit_of_the_service_is_one_that_systemd_reads(tmp_path):
+    (unit,) = blocks("docs/storage.md", "ini")
+    assert "ExecStart=/srv/mirepoix/.venv/bin/mirepoix serve" in unit
+    file = tmp_path / "mirepoix.service"
+    file.write_text(unit.replace("/srv/mirepoix/.venv/bin/mirepoix", "/bin/true"))  # the program itself is not there
+    checked = subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True)
+    assert not [line for line in checked.stderr.splitlines() if "mirepoix.service" in line], checked.stderr
+    file.write_text(unit.replace("KillMode=mixed", "KillMode=gently"))
+    assert "gently" in subprocess.run(["systemd-analyze", "verify", str(file)], capture_output=True, text=True).stderr
+
+
+@pytest.mark.skipif(not (shutil.which("nginx") and shutil.which("openssl")), reason="it checks with nginx itself")
+def test_the_proxy_of_the_service_is_one_that_nginx_reads(tmp_path):
+    (server,) = blocks("docs/storage.md", "nginx")
+    pem, key = tmp_path / "search.example.org.pem", tmp_path / "search.example.org.key"
+    subject, out = ["-subj", "/CN=search.example.org"], ["-keyout", str(key), "-out", str(pem)]
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject, *out]
+    subprocess.run(make, check=True, capture_output=True)
+    server = server.replace("/etc/ssl", str(tmp_path))
+    config = f"pid {tmp_path}/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\n{server}\n}}\n"
+    (tmp_path / "nginx.conf").write_text(config)
+    checked = subprocess.run(["nginx", "-t", "-c", str(tmp_path / "nginx.conf")], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr

@@ -4,7 +4,7 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,8 @@ from mirepoix.workflows.arguments import parsed
 
 if TYPE_CHECKING:
     from mirepoix.components.ingestion.sources_config import SourcesConfig
-    from mirepoix.workflows.checks.problem import Problem
     from mirepoix.workflows.dag.revision import Revision
     from mirepoix.workflows.run import RunRequest
-    from mirepoix.workflows.runner.execute import Report
 
 
 def main(words: list[str] | None = None) -> int:
@@ -26,15 +24,30 @@ def main(words: list[str] | None = None) -> int:
     try:
         return COMMANDS[arguments.command](arguments)
     except Refused as refusal:
-        for line in str(refusal).splitlines():  # one, or one for each reason
-            print(f"mirepoix: {line}", file=sys.stderr)
-        return 2
+        return _ended(arguments, 2, "refused", str(refusal))
     except KeyboardInterrupt:
-        print("mirepoix: interrupted; results of finished stages are kept, and the same command goes on from there", file=sys.stderr)
-        return 130
+        return _ended(arguments, 130, "interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+INTERRUPTED = "interrupted; results of finished stages are kept, and the same command goes on from there"
+
+
+def _ended(arguments: argparse.Namespace, status: int, event: str, why: str) -> int:
+    """Says in one line, or in one for each reason, or under --json as the last event, why a command did not do its work.
+
+    Returns the exit status.
+    """
+    if getattr(arguments, "form", "text") == "json":
+        from mirepoix.workflows.runner.progress import write_event
+
+        write_event(event, error=why)
+    else:
+        for line in why.splitlines():  # one, or one for each reason
+            print(f"mirepoix: {line}", file=sys.stderr)
+    return status
 
 
 def _terminated(*_: object) -> None:
@@ -65,23 +78,15 @@ def _init(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows import run
+    from mirepoix.workflows.runner.progress import display_of
 
     request = _request(arguments)
     if arguments.plan:
-        return _print_plan(*run.plan(request))
+        report, problems = run.plan(request)
+        return run.print_plan(report.stages, arguments.form, problems)
     with ExitStack() as resources:
-        return run.print_outcome(run.run(request, resources), to_serve=arguments.command == "release")
-
-
-def _print_plan(report: "Report", problems: "Sequence[Problem]") -> int:
-    planned = report.stages
-    width = max(16, *map(len, planned))
-    for name, stage in planned.items():
-        verb = {"skipped": "up to date", "not run": "may run" if stage.reason.startswith("may run") else "runs"}[stage.status]
-        print(f"{name:<{width}} {verb:<10} {stage.reason.removeprefix('may run: ') if verb != 'up to date' else ''}".rstrip())
-    for problem in problems:
-        print(f"mirepoix: {problem}", file=sys.stderr)
-    return 2 if problems else 0
+        made = run.run(request, resources, display_of(arguments.form))
+        return run.print_outcome(made, arguments.command == "release", arguments.form)
 
 
 def _release(arguments: argparse.Namespace) -> int:
@@ -107,12 +112,15 @@ def _remove(arguments: argparse.Namespace) -> int:
 
 
 def _revise(arguments: argparse.Namespace, revision: "Revision", origin: str = "") -> int:
-    from mirepoix.workflows.run import plan_config
+    from mirepoix.workflows.run import plan_config, print_plan
     from mirepoix.workflows.upkeep.revisions import revise
 
     arguments.recipe, arguments.config, arguments.overrides = arguments.command, None, []
     request = _request(arguments)
-    return _print_plan(*plan_config(request, revision)) if arguments.plan else revise(revision, request, origin)
+    if arguments.plan:
+        report, problems = plan_config(request, revision)
+        return print_plan(report.stages, arguments.form, problems)
+    return revise(revision, request, origin, arguments.form)
 
 
 def _describe(arguments: argparse.Namespace) -> int:
@@ -165,7 +173,7 @@ def _list(_: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.demo import demo
 
-    return demo(_request(arguments))
+    return demo(_request(arguments), arguments.form)
 
 
 def _serve(arguments: argparse.Namespace) -> int:

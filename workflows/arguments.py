@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="run a recipe, then search its endpoint with a text, a picture and both")
     _recipe(demo)
+    _output(demo)
 
     release = commands.add_parser("release", help="make a release of any encoder over a corpus, without a training")
     what = "folder of an encoder (mirepoix.json: a training's, a release's, an export's), or folder or hub id of a checkpoint or adapter"
@@ -174,6 +175,14 @@ def _execution(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plan", action="store_true", help="print which stages would run, and why, and run none")
     parser.add_argument("--local", action="store_true", help="run the stages in this process, one after the other, for a debugger")
     parser.add_argument("--address", help="HOST:6379 of a Ray head to run on; default: RAY_ADDRESS, else a private cluster on this machine")
+    _output(parser)
+
+
+def _output(parser: argparse.ArgumentParser) -> None:
+    forms = parser.add_mutually_exclusive_group()
+    what = "print an object of JSON a line on standard output: every stage's begin, progress and end, and the result (docs/storage.md)"
+    forms.add_argument("--json", dest="form", action="store_const", const="json", default="text", help=what)
+    forms.add_argument("--quiet", dest="form", action="store_const", const="quiet", help="print errors and the result, and no progress")
 
 
 def _upkeep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

@@ -17,34 +17,39 @@ from mirepoix.serving.http.client import KEY, search_endpoint, shown
 from mirepoix.workflows.dag.retrieval import Retrieval
 from mirepoix.workflows.recipes.registry import resolve
 from mirepoix.workflows.run import RunRequest, print_outcome, run
+from mirepoix.workflows.runner.progress import Output, display_of, write_event
 from mirepoix.workflows.runner.tracking import tracking_uri
 
 QUERIES = {"t->i": "a text", "i->t": "a picture", "it->t": "a picture and a question about it"}
 """The tasks of which a held-out query is searched, and how each is described."""
 
 
-def demo(request: RunRequest) -> int:
+def demo(request: RunRequest, output: Output = "text") -> int:
     """Runs a recipe on a private cluster, searches the endpoint that it deployed, and ends both."""
     began = time.monotonic()
     if resolve(request.recipe, request.overrides, request.config).served is None:
         raise Refused(f"a demo searches an endpoint, and {request.recipe} serves nothing; give serve=ARM, one of its arms")
     with ExitStack() as resources:
-        made = run(replace(request, private=True), resources)
-        status = print_outcome(made)
+        made = run(replace(request, private=True), resources, display_of(output))
+        status = print_outcome(made, output=output)
         if status:
             return status
         url = read_receipt(_fetched(made, "deploy")).url
         measured = made.record if isinstance(made.config, Retrieval) else made.record["arms"][made.config.serve]
         asked = _queries(_fetched(made, "curate"), measured["headline"]["split"]) if "headline" in measured else []
         for query, task, relevant in asked:
+            target = task.split("->")[1]
+            reply = search_endpoint(url, query.text, query.images[0] if query.images else None, 3, target, os.environ.get(KEY))
+            if output == "json":
+                write_event("search", query=query.id, task=task, text=query.text, relevant=sorted(relevant), reply=reply)
+                continue
             words = f' "{query.text}"' if query.text else ""
-            print(
-                f"\nsearch with {QUERIES[task]}{words}{f' (picture of {query.id})' if query.images else ''}, target {task.split('->')[1]}"
-            )
-            image = query.images[0] if query.images else None
-            print(shown(search_endpoint(url, query.text, image, 3, task.split("->")[1], os.environ.get(KEY)), relevant))
-        if not asked:
+            print(f"\nsearch with {QUERIES[task]}{words}{f' (picture of {query.id})' if query.images else ''}, target {target}")
+            print(shown(reply, relevant))
+        if not asked and output != "json":
             print("\nno search is shown, as the corpus has no query")
+    if output == "json":
+        return 0
     served = made.config.served
     assert served is not None, "a demo deploys what it made"
     command = Path(sys.executable).with_name("mirepoix")
@@ -55,8 +60,8 @@ def demo(request: RunRequest) -> int:
     released = made.folder if isinstance(made.config, Retrieval) else made.report.stages[served].target
     print(f"  the search page   http://127.0.0.1:8000   after   {command} serve {released}")
     uri = tracking_uri(request.storage)
-    server = "" if uri.startswith("http") else f"   after   {command.with_name('mlflow')} server --workers 1 --backend-store-uri {uri}"
-    print(f"  the MLflow page   {uri if uri.startswith('http') else 'http://127.0.0.1:5000'}{server}")
+    page = uri if uri.startswith("http") else f"http://127.0.0.1:5000   after   {command} mlflow --storage {request.storage}"
+    print(f"  the MLflow page   {page}")
     return 0
 
 

@@ -6,8 +6,9 @@ import re
 import secrets
 import shlex
 import sys
+import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,12 +26,12 @@ from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.dag.retrieval import CHECK
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
-from mirepoix.workflows.runner.execute import Report, execute
+from mirepoix.workflows.runner.execute import Report, StageReport, execute
 from mirepoix.workflows.runner.graph import Stage, choose
 from mirepoix.workflows.runner.lease import Driver
-from mirepoix.workflows.runner.progress import Display
+from mirepoix.workflows.runner.progress import LINE, Display, Output, write_event
 from mirepoix.workflows.runner.tracking import open_tracker
-from mirepoix.workflows.storage import present
+from mirepoix.workflows.storage import REMOVAL, present
 
 if TYPE_CHECKING:
     from mirepoix.workflows.cluster.doctor import MachineCheck
@@ -155,7 +156,8 @@ def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitSt
     graph = _graph(request, config)
     name = recipe_name(request.recipe)
     folder = store.join(request.storage, "runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
-    if problems := _problems(request, graph, _plan(request, graph)):  # a run that is refused leaves no folder
+    planned = _plan(request, graph)
+    if problems := _problems(request, graph, planned):  # a run that is refused leaves no folder
         raise CannotSucceed(problems)
     try:
         store.write(store.join(folder, "config.yaml"), described(name, config).encode())
@@ -179,6 +181,8 @@ def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitSt
             return 1
         return config.parallel_arms(known.get("CPU", os.cpu_count() or 1), known.get("GPU", 0))
 
+    if display is not None:
+        display.open(recipe=name, run=folder, storage=request.storage, stages=list(planned.stages))
     with Driver(_root(request.storage), folder=folder) as driver:  # until the report is written, which names what the run needs
         report = execute(
             graph,
@@ -234,24 +238,58 @@ def _record(request: RunRequest, config: Recipe | Revision, report: Report, bega
     }
 
 
-def print_outcome(run: Run, to_serve: bool = False) -> int:
+def print_plan(planned: Mapping[str, StageReport], output: Output = "text", problems: Iterable[Problem] = ()) -> int:
+    """Prints which stages would run, and why, and the reasons for which they cannot succeed; returns the exit status."""
+    width = max(16, *map(len, planned))
+    states = {"skipped": "up to date", "not run": "runs"}
+    for name, stage in planned.items():
+        verb = "may run" if stage.reason.startswith("may run") else states[stage.status]
+        reason = "" if verb == "up to date" else stage.reason.removeprefix("may run: ")
+        if output == "json":
+            write_event("plan", stage=name, state=verb, reason=reason)
+        else:
+            print(f"{name:<{width}} {verb:<10} {reason}".rstrip())
+    for problem in problems:
+        if output == "json":
+            write_event("problem", **asdict(problem))
+        else:
+            print(f"mirepoix: {problem}", file=sys.stderr)
+    return 2 if problems else 0
+
+
+def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> int:
     """Prints results and failures, and how to serve the release, with `to_serve` also where that is; returns the exit status."""
+    failures = {name: stage.error for name, stage in run.report.stages.items() if stage.status == "failed"}
+    missing = [name for name, stage in run.report.stages.items() if stage.status == "not run"]
+    made = {name: stage.target for name, stage in run.report.stages.items() if name.rpartition(":")[2] == "release" and stage.digest}
+    if output == "json":
+        write_event(
+            "end",
+            ok=run.report.ok,
+            run=run.folder,
+            report=store.join(run.folder, "report.json"),
+            scores=results.scores(run.record),
+            releases=made,
+            endpoint=run.endpoint,
+            failures=failures,
+            not_run=missing,
+            seconds=round(run.record["ended"] - run.record["began"], 3),
+        )
+        return 0 if run.report.ok else 1
     if text := results.results_table(run.record):
         print(f"\n{text}")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
     if run.endpoint:
         print(f"endpoint  {run.endpoint}")
-    made = [stage.target for name, stage in run.report.stages.items() if name.rpartition(":")[2] == "release" and stage.digest]
     if to_serve and made and run.report.ok:
-        print(f"release   {made[0]}\nserve it  mirepoix serve {shlex.quote(made[0])}")
+        target = next(iter(made.values()))
+        print(f"release   {target}\nserve it  mirepoix serve {shlex.quote(target)}")
     elif len(made) == 1 and not run.endpoint:
         print(f"serve it  mirepoix serve {shlex.quote(run.folder)} --open")
-    for name, stage in run.report.stages.items():
-        if stage.status == "failed":
-            print(f"mirepoix: stage {name} failed: {stage.error}", file=sys.stderr)
-    missing = [name for name, stage in run.report.stages.items() if stage.status == "not run"]
+    for name, why in failures.items():
+        print("\n  ".join(textwrap.wrap(f"mirepoix: stage {name} failed: {why}", LINE - 2, break_on_hyphens=False)), file=sys.stderr)
     if missing:
-        print(f"mirepoix: not run: {', '.join(missing)}", file=sys.stderr)
+        print("\n  ".join(textwrap.wrap(f"mirepoix: not run: {', '.join(missing)}", LINE - 2, break_on_hyphens=False)), file=sys.stderr)
     return 0 if run.report.ok else 1
 
 
@@ -259,6 +297,8 @@ def latest_release(storage: str) -> str:
     """The release of the latest run in a storage that made one and whose release is still there; else the only release in it."""
     runs = store.join(storage, "runs")
     for name in sorted(filter(RUN.search, store.list_names(runs)), key=lambda name: RUN.search(name)[0], reverse=True):  # type: ignore[index]
+        if store.read(store.join(runs, name, REMOVAL)) is not None:
+            continue
         releases = [_moved(storage, target) for target in _releases(store.read(store.join(runs, name, "report.json"))).values()]
         if kept := [target for target in releases if store.read_manifest(target) is not None]:
             return kept[0] if len(kept) == 1 else release_of(store.join(runs, name))

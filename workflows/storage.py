@@ -13,6 +13,8 @@ JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """A variable that Ray sets in the driver of a submitted job, and in no other process."""
 RUN_NAME = re.compile(r"(?P<recipe>.+)-(?P<when>\d{8}-\d{6})-[0-9a-f]{4}")
 """The folder of a run below runs/."""
+REMOVAL = "removal.json"
+"""In the folder of a run that `mirepoix gc` removes: from then on it is none."""
 KEY = re.compile(r"[0-9a-f]{16}")
 """The folder of a result below artefacts/<stage>/."""
 

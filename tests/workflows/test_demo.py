@@ -26,8 +26,8 @@ def test_the_queries_are_of_the_split_that_was_evaluated(tmp_path, monkeypatch, 
     made = SimpleNamespace(config=config, record=record, endpoint=None, folder="run", report=SimpleNamespace(stages=stages))
     asked = []
     for name, instead in {
-        "run": lambda request, resources: made,
-        "print_outcome": lambda made: 0,
+        "run": lambda request, resources, display: made,
+        "print_outcome": lambda made, output: 0,
         "_fetched": lambda made, stage: folders[stage],
         "search_endpoint": lambda url, text, *rest: asked.append(text) or REPLY,
     }.items():
@@ -42,8 +42,8 @@ def test_a_demo_of_a_corpus_without_a_query_searches_nothing_and_says_so(tmp_pat
     record = {"results": [], "unmeasured": "there is nothing to measure by"}
     stages = {config.served: SimpleNamespace(target="released")}
     made = SimpleNamespace(config=config, record=record, endpoint=None, folder="run", report=SimpleNamespace(stages=stages))
-    monkeypatch.setattr(demo, "run", lambda request, resources: made)
-    monkeypatch.setattr(demo, "print_outcome", lambda made: 0)
+    monkeypatch.setattr(demo, "run", lambda request, resources, display: made)
+    monkeypatch.setattr(demo, "print_outcome", lambda made, output: 0)
     monkeypatch.setattr(demo, "_fetched", lambda made, stage: tmp_path)
     assert demo.demo(RunRequest("search", storage=str(tmp_path))) == 0
     assert "no search is shown, as the corpus has no query" in capsys.readouterr().out

@@ -169,8 +169,9 @@ def test_an_empty_corpus_stops_the_run_with_one_line_and_leaves_nothing_half_wri
             writer.write(rows)
     status, _, err = cli("run", "quickstart", f"sources.path={tmp_path / 'corpus'}", "--storage", str(tmp_path / "storage"))
     assert status == 1
-    (failure,) = [line for line in err.splitlines() if line.startswith("mirepoix: stage sources failed")]
-    assert "is empty" in failure
+    assert err.count("mirepoix: stage sources failed") == 1
+    assert "is empty" in " ".join(err.partition("mirepoix: stage sources failed")[2].split())
+    assert max(map(len, err.splitlines())) <= 119
     assert "mirepoix: not run: curate, check, pairs" in err
     assert not list((tmp_path / "storage").glob("artefacts/*/*"))
     assert not list((tmp_path / "storage").glob("tmp/*"))

@@ -51,6 +51,10 @@ def imported(arguments: list[str], folder: Path) -> tuple[int, list[str]]:
         (["run", "quickstart_all", "--plan"], 0),
         (["run", "search", "--plan"], 2),  # its model is not here, and HF_HUB_OFFLINE is set
         (["release", "/nowhere", "--corpus", "/nowhere"], 2),
+        (["runs"], 0),
+        (["show", "latest"], 2),
+        (["gc"], 2),
+        (["mlflow"], 2),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
 )

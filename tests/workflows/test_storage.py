@@ -1,13 +1,18 @@
 """How a storage is recognised, and where a result is found after it was moved."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from mirepoix.workflows.run import release_of
+from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.storage import is_storage, opened_storage, present
-from tests.workflows.upkeep.storages import make_result, make_run, run_name, target
+from mirepoix.workflows.upkeep.gc import Limits, collect
+from mirepoix.workflows.upkeep.runs import read_runs
+from tests.workflows.runner.stub_stages import COPY, StubConfig, run
+from tests.workflows.upkeep.storages import DAY, make_result, make_run, run_name, target
 
 
 @pytest.mark.parametrize(
@@ -50,3 +55,28 @@ def test_a_result_that_is_nowhere_keeps_the_name_that_the_report_gives(tmp_path)
     gone = target(str(tmp_path / "here"), "a", "release")
     assert present(gone, str(tmp_path / "there" / "runs" / run_name(1))) == gone
     assert present("/exported/release", str(tmp_path)) == "/exported/release"
+
+
+def test_a_backup_that_was_made_while_a_run_ended_is_whole_and_is_restored_elsewhere(tmp_path):
+    """As docs/storage.md says: first the runs, then the results; back in the other order, to another path."""
+    storage, backup, restored = (tmp_path / name for name in ("storage", "backup", "elsewhere"))
+    log = str(tmp_path / "log")
+    stages = [Stage("load", COPY, StubConfig(log, "load")), Stage("index", COPY, StubConfig(log, "index"), {"before": "load"})]
+    first, _ = run(stages, storage)
+    make_result(str(storage), "a", "release")
+    make_run(str(storage), 1, {"a": "release"})
+    shutil.copytree(storage / "runs", backup / "runs")
+    make_result(str(storage), "b", "release")  # a run that ends between the two copies
+    make_run(str(storage), 2, {"b": "release"})
+    shutil.copytree(storage / "artefacts", backup / "artefacts")
+    shutil.rmtree(storage)
+    shutil.copytree(backup / "artefacts", restored / "artefacts")
+    shutil.copytree(backup / "runs", restored / "runs")
+    (found,) = read_runs(str(restored))
+    assert (found.name, found.state) == (run_name(1), "done")
+    assert release_of(found.folder) == target(str(restored), "a", "release")
+    again, _ = run(stages, restored)
+    assert [stage.status for stage in again.stages.values()] == ["skipped", "skipped"]
+    assert [stage.digest for stage in again.stages.values()] == [stage.digest for stage in first.stages.values()]
+    collect(str(restored), Limits(older_than=100 * DAY))
+    assert release_of(found.folder) == target(str(restored), "a", "release")

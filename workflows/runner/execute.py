@@ -19,7 +19,7 @@ from mirepoix.workflows.runner.executors import POLL_SECONDS, Executor, LocalExe
 from mirepoix.workflows.runner.fingerprint import StageLookup, look_up
 from mirepoix.workflows.runner.graph import Stage, choose, downstream, matching_names
 from mirepoix.workflows.runner.lease import Driver
-from mirepoix.workflows.runner.progress import Display, ProgressReport, clock
+from mirepoix.workflows.runner.progress import Display, ProgressReport, clock, shortened
 from mirepoix.workflows.runner.source_code import sources
 from mirepoix.workflows.runner.task import Failure, Task
 from mirepoix.workflows.runner.tracking import Tracker
@@ -153,7 +153,8 @@ class _Run:
         lost = [name for name in needed if name in self.reports and self.reports[name].status in ("failed", "not run")]
         if lost:
             self.reports[stage.name] = StageReport("not run", f"no result of {', '.join(lost)}")
-            self.display.print_line(stage.name, f"not run: no result of {', '.join(lost)}")
+            why = self.reports[stage.name].reason
+            self.display.print_line(stage.name, f"not run: {why}", "not run", reason=why)
         elif any(name not in self.reports for name in (*stage.after, *stage.requires) if name in self.names) or not self.has_room(stage):
             return
         elif len(sources) == len(set(stage.inputs.values())) and time.monotonic() >= self.retry_at.get(stage.name, 0):
@@ -179,7 +180,8 @@ class _Run:
                 return
             self.reports[stage.name] = _report("skipped", lookup, lookup.manifest)
             self.tracker.cached(stage.name, lookup.manifest, lookup.target)
-            self.display.print_line(stage.name, f"up to date  {lookup.manifest.digest[:12]}")
+            digest = lookup.manifest.digest
+            self.display.print_line(stage.name, f"up to date  {digest[:12]}", "up to date", digest=digest, target=lookup.target)
 
     def has_room(self, stage: Stage) -> bool:
         """Whether its arm is one of the first unfinished ones; what two arms share runs in the first, so none waits for a later one."""
@@ -189,7 +191,7 @@ class _Run:
     def wait_for(self, holder: dict[str, Any], stage: Stage) -> None:
         if stage.name not in self.retry_at:
             what = "`mirepoix gc`, which deletes its result" if holder.get("work") == "gc" else "another driver that runs it"
-            self.display.print_line(stage.name, f"waits for {what}: {holder['host']}, pid {holder['pid']}")
+            self.display.print_line(stage.name, f"waits for {what}: {holder['host']}, pid {holder['pid']}", "waiting")
         if holder.get("work") != "gc":
             self.forced.discard(stage.name)  # the result of the other driver is as new as one made here
         self.retry_at[stage.name] = time.monotonic() + POLL_SECONDS * 4
@@ -198,7 +200,7 @@ class _Run:
         self.executor.prepare(stage)
         inputs = {argument: self.reports[name] for argument, name in stage.inputs.items()}
         run_id = self.tracker.start(stage.name, lookup.parts, inputs)
-        self.display.print_line(stage.name, f"runs: {lookup.reason}")
+        self.display.print_line(stage.name, f"runs: {shortened(lookup.reason)}", reason=lookup.reason)
         self.display.begin(stage.name)
         targets = {argument: report.target for argument, report in inputs.items()}
         task = Task(stage, lookup, targets, self.storage, self.driver.id, run_id)
@@ -226,13 +228,16 @@ class _Run:
             log = join(self.storage, "logs", f"{stage.name}-{lookup.key[:16]}.log")
             write(log, (result.trace or result.line).encode())
             report = _report("failed", lookup, None, seconds, result.line)
-            self.display.print_line(stage.name, f"failed after {clock(seconds)}: {result.line} (log: {log})")
+            self.display.print_line(
+                stage.name, f"failed after {clock(seconds)}: {result.line}", "failed", error=result.line, log=log, seconds=round(seconds, 3)
+            )
         else:
             delete(join(self.storage, "work", lookup.key[:16]))
             report = _report("done", lookup, result, seconds)
-            self.display.print_line(stage.name, f"done in {clock(seconds)}  {result.digest[:12]}")
             for row in report.tables.get("warnings", ()):
-                self.display.print_line(stage.name, f"warns: {row['detail']}")
+                self.display.print_line(stage.name, f"warns: {row['detail']}", warning=row["detail"])
+            done = {"digest": result.digest, "target": lookup.target, "seconds": round(seconds, 3)}
+            self.display.print_line(stage.name, f"done in {clock(seconds)}  {result.digest[:12]}", "done", **done)
         self.reports[stage.name] = report
         self.driver.release(lookup.key[:16])
         self.tracker.finish(stage.name, report, None if isinstance(result, Failure) else result)

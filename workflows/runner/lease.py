@@ -172,7 +172,7 @@ class Driver:
             for key in self._names("key"):
                 lease = self._record("key", key)
                 if lease is not None and lease["driver"] not in live:
-                    if not _committed(lease["target"]):
+                    if lease["target"] and not _committed(lease["target"]):
                         delete(lease["target"])
                     delete(self._path("key", key))
             for driver in self._names("driver"):

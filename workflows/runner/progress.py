@@ -1,14 +1,33 @@
-"""Progress of running stages: the numbers that they report, and the lines that show them."""
+"""Progress of running stages: the numbers that they report, and the lines that show them.
 
+On a terminal each running stage has a line that is redrawn. Elsewhere (a log, a job) lines are written at growing distances, and only where
+the numbers have changed. `--json` writes an object a line instead (its schema: docs/storage.md), `--quiet` nothing.
+"""
+
+import json
 import shutil
 import sys
+import textwrap
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TextIO
+from typing import Any, Literal, TextIO
 
 BAR_WIDTH = 24
-TTY_SECONDS, PLAIN_SECONDS = 0.2, 5.0  # between two drawings; between two plain lines of one stage
+TTY_SECONDS = 0.2  # between two drawings
+PLAIN_SECONDS = (
+    5.0,
+    15.0,
+    30.0,
+    60.0,
+    120.0,
+    300.0,
+)  # from a stage's begin to its first line, from that to the next, ...; the last repeats
+JSON_SECONDS = (1.0, 5.0)
+LINE = 119
+"""The most characters of a line that stays."""
+Output = Literal["text", "json", "quiet"]
+State = Literal["running", "waiting", "up to date", "done", "failed", "not run"]
 
 
 @dataclass(frozen=True)
@@ -21,34 +40,50 @@ class ProgressReport:
 
 
 class Display:
-    """One line per running stage: redrawn with a bar on a terminal; elsewhere a plain line every PLAIN_SECONDS."""
+    """One line per running stage: redrawn with a bar on a terminal; elsewhere a plain line now and then."""
 
-    def __init__(self, stream: TextIO | None = None):
+    def __init__(self, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic):
         self.stream = sys.stderr if stream is None else stream
+        self.now = now
         self.live = self.stream.isatty()
         self.width = 12
+        self.distances: Sequence[float] = PLAIN_SECONDS
         self._first: dict[str, ProgressReport] = {}
         self._latest: dict[str, ProgressReport] = {}
-        self._shown: dict[str, float] = {}
+        self._written: dict[str, tuple[int, float, dict[str, float]]] = {}  # lines so far, when the last was, and its numbers
         self._drawn_lines = 0
         self._drawn_at = 0.0
+
+    def open(self, **facts: Any) -> None:
+        """Tell what begins: the recipe, the folder of the run, the names of its stages."""
 
     def fit(self, stages: Iterable[str]) -> None:
         """Make the column of names as wide as the longest of them."""
         self.width = max(self.width, *map(len, stages))
 
-    def print_line(self, stage: str, text: str) -> None:
-        """Write a line that is not drawn over."""
+    def print_line(self, stage: str, text: str, state: State = "running", **facts: Any) -> None:
+        """Write a line that is not drawn over, on further lines where it is long; of a failure the log is on a line of its own."""
         self._erase()
-        self.stream.write(f"{stage:<{self.width}} {text}\n")
+        log = facts.get("log")
+        whole = f"{text} (log: {log})" if log else text
+        lines = [whole]
+        if len(whole) > LINE - self.width - 1:
+            lines = textwrap.wrap(text, LINE - self.width - 1, break_on_hyphens=False)
+            if log:  # by its place in the storage where its path is longer than a line
+                place = "/".join(log.partition("?")[0].split("/")[-2:])
+                lines.append(f"log: {log}" if len(log) < LINE - 8 else f"log: {place} in the storage")
+        for number, each in enumerate(lines):
+            head = f"{'' if number else stage:<{self.width}} "
+            self.stream.write(f"{head if len(head + each) <= LINE else '  '}{each}\n")
         self._draw()
 
     def begin(self, stage: str) -> None:
         self._latest[stage] = ProgressReport(stage, time.time(), {})
+        self._written[stage] = (0, self.now(), {})
         self._draw()
 
     def end(self, stage: str) -> None:
-        for known in (self._first, self._latest, self._shown):
+        for known in (self._first, self._latest, self._written):
             known.pop(stage, None)
         self._erase()
         self._draw()
@@ -62,15 +97,25 @@ class Display:
 
     def refresh(self) -> None:
         """Draw or write the lines whose time has come."""
-        now = time.monotonic()
-        if self.live and now - self._drawn_at >= TTY_SECONDS:
-            self._erase()
-            self._draw()
-        for stage, report in self._latest.items():
-            if not self.live and report.numbers and now - self._shown.get(stage, -PLAIN_SECONDS) >= PLAIN_SECONDS:
-                self._shown[stage] = now
-                self.stream.write(f"{stage:<{self.width}} {line(report, self._first[stage])}\n")
+        if self.live:
+            if self.now() - self._drawn_at >= TTY_SECONDS:
+                self._erase()
+                self._draw()
+        else:
+            for report in self._due():
+                self.stream.write(f"{f'{report.stage:<{self.width}} {line(report, self._first[report.stage])}'[:LINE]}\n")
         self.stream.flush()
+
+    def _due(self) -> list[ProgressReport]:
+        """The reports that are to be written now: those that differ from what was written last, which was long enough ago."""
+        found = []
+        for stage, report in self._latest.items():
+            count, at, numbers = self._written[stage]
+            distance = self.distances[min(count, len(self.distances) - 1)]
+            if report.numbers and report.numbers != numbers and self.now() - at >= distance:
+                self._written[stage] = (count + 1, self.now(), report.numbers)
+                found.append(report)
+        return found
 
     def close(self) -> None:
         self._erase()
@@ -88,8 +133,62 @@ class Display:
             for stage, report in self._latest.items():
                 text = f"{stage:<{self.width}} {bar(report)}{line(report, self._first.get(stage, report))}"
                 self.stream.write(f"{text[:width]}\n")
-            self._drawn_lines, self._drawn_at = len(self._latest), time.monotonic()
+            self._drawn_lines, self._drawn_at = len(self._latest), self.now()
         self.stream.flush()
+
+
+class QuietDisplay(Display):
+    """Shows nothing: what failed, and the result, are printed at the end of a run."""
+
+    def print_line(self, stage: str, text: str, state: State = "running", **facts: Any) -> None:
+        pass
+
+    def refresh(self) -> None:
+        pass
+
+    def _draw(self) -> None:
+        pass
+
+
+class JsonDisplay(Display):
+    """One JSON object a line, on standard output: the begin of a run, every change of a stage's state, and its numbers now and then."""
+
+    def __init__(self, stream: TextIO | None = None, now: Callable[[], float] = time.monotonic):
+        super().__init__(sys.stdout if stream is None else stream, now)
+        self.live = False
+        self.distances = JSON_SECONDS
+
+    def open(self, **facts: Any) -> None:
+        self._write("begin", facts)
+
+    def print_line(self, stage: str, text: str, state: State = "running", **facts: Any) -> None:
+        self._write("stage", {"stage": stage, "state": state, **facts})
+
+    def refresh(self) -> None:
+        for report in self._due():
+            self._write("progress", {"stage": report.stage, "numbers": report.numbers})
+
+    def _write(self, event: str, facts: dict[str, Any]) -> None:
+        write_event(event, self.stream, **facts)
+
+
+def write_event(event: str, stream: TextIO | None = None, **facts: Any) -> None:
+    """Write one event as a line of JSON."""
+    print(json.dumps({"event": event, "time": round(time.time(), 3), **facts}), file=stream or sys.stdout, flush=True)
+
+
+def display_of(output: Output) -> Display:
+    """The display of a form of output."""
+    return {"text": Display, "json": JsonDisplay, "quiet": QuietDisplay}[output]()
+
+
+def shortened(reasons: str, room: int = LINE - 24) -> str:
+    """The first of several reasons, separated by "; ", that fit into a line, and how many more there are."""
+    parts = reasons.split("; ")
+    kept = 1
+    while kept < len(parts) and len("; ".join(parts[: kept + 1])) <= room - len("; and 99 more"):
+        kept += 1
+    return "; ".join(parts[:kept]) + (f"; and {len(parts) - kept} more" if kept < len(parts) else "")
 
 
 def bar(report: ProgressReport) -> str:

@@ -26,8 +26,8 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.serving.heartbeat import place_of
 from mirepoix.workflows.runner.lease import Driver
-from mirepoix.workflows.storage import KEY, refuse_other_folders
-from mirepoix.workflows.upkeep.runs import REMOVAL, StoredRun, as_bytes, read_runs, servers, sizes
+from mirepoix.workflows.storage import KEY, REMOVAL, refuse_other_folders
+from mirepoix.workflows.upkeep.runs import StoredRun, as_bytes, read_runs, servers, sizes
 
 UNNAMED_SECONDS = 7 * 86400.0
 """The age at which a result that no run names goes, and scratch that no run claims, unless --older-than says otherwise."""
@@ -243,7 +243,8 @@ class _Collection:
             self._remove_run(place)
             return
         key = place.removesuffix(".log")[-16:]
-        holder = self.driver.acquire(key, self.target(place))
+        # Without a target, what this process leaves of scratch is not taken for a half-published result.
+        holder = self.driver.acquire(key, self.target(place) if node.kind == "result" else "")
         if holder is not None:
             node.goes, node.needed_by = False, [f"a run that goes on: {holder['host']}, pid {holder['pid']}"]
             return

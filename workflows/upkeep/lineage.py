@@ -25,7 +25,7 @@ def lineage(target: str, arm: str | None = None) -> Lineage:
         if arm is not None:
             raise Refused(f"--arm is {arm!r}, and {target} compares no arms; leave --arm out")
         # A run of `add` or `remove` has neither the data nor the settings by which the encoder was made.
-        made = report if report is None or "backbone" in report["settings"] else None
+        made = None if report is None or "merge" in report.get("settings", {}) else report
         return Lineage(release_of(target), made)
     config = read((store.read(store.join(target, "config.yaml")) or b"").decode(), Comparison)
     if arm is None and len(config.chosen) == 1:

@@ -12,8 +12,8 @@ from mirepoix.serving import store
 from mirepoix.serving.heartbeat import place_of
 from mirepoix.workflows.dag import results
 from mirepoix.workflows.runner.progress import clock
-from mirepoix.workflows.storage import present, refuse_other_folders
-from mirepoix.workflows.upkeep.runs import PIN, REMOVAL, StoredRun, as_bytes, find_run, read_runs, servers, sizes
+from mirepoix.workflows.storage import REMOVAL, present, refuse_other_folders
+from mirepoix.workflows.upkeep.runs import PIN, StoredRun, as_bytes, find_run, read_runs, servers, sizes
 
 
 def runs_command(storage: str, as_json: bool) -> int:

@@ -19,6 +19,7 @@ from mirepoix.workflows.config import override
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.search import search
 from mirepoix.workflows.run import Run, RunRequest, print_outcome, release_of, run_config
+from mirepoix.workflows.runner.progress import Output, display_of
 
 OVERRIDE = re.compile(r"(seed|trust_remote_code|(sources|curate|merge|embed)(\.\w+)+)=.*", re.DOTALL)
 """A word of the command line that sets a field, and is no path."""
@@ -88,14 +89,15 @@ def _same(one: str, other: str) -> bool:
     return one.partition("?")[0].rstrip("/").split("/")[-2:] == other.partition("?")[0].rstrip("/").split("/")[-2:]
 
 
-def revise(revision: Revision, request: RunRequest, origin: str = "") -> int:
+def revise(revision: Revision, request: RunRequest, origin: str = "", form: Output = "text") -> int:
     """Runs the stages of a revision, and prints what became of the items and where the new release is; returns the exit status."""
-    if origin:
+    if origin and form == "text":
         print(f"rules     {origin}")
     with ExitStack() as resources:
-        done = run_config(request, revision, resources)
-    print(f"\n{counted(done, revision)}" if done.report.ok else "", end="")
-    return print_outcome(done, to_serve=True)
+        done = run_config(request, revision, resources, display_of(form))
+    if done.report.ok and form != "json":
+        print(f"\n{counted(done, revision)}", end="")
+    return print_outcome(done, to_serve=True, output=form)
 
 
 def counted(run: Run, revision: Revision) -> str:

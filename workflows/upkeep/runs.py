@@ -15,9 +15,9 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.serving.heartbeat import SERVED, is_alive, living, place_of, read_record
 from mirepoix.workflows.runner.lease import ABANDONED_SECONDS, RUN_FILE
-from mirepoix.workflows.storage import RUN_NAME
+from mirepoix.workflows.storage import REMOVAL, RUN_NAME
 
-PIN, REMOVAL, REPORT = "pin.json", "removal.json", "report.json"
+PIN, REPORT = "pin.json", "report.json"
 READERS = 16
 """Threads that read small files; on an object store each read is a request."""
 _PLACE = re.compile(r"artefacts/[^/\s\"]+/[0-9a-f]{16}(?![0-9a-f])")

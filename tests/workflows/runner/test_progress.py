@@ -1,17 +1,32 @@
 """The lines of running stages: how far each is, and how long it still takes."""
 
 import io
+import json
 import pickle
 
 import pytest
 
+from mirepoix.models.errors import Refused
 from mirepoix.workflows.runner import progress
-from mirepoix.workflows.runner.progress import Display, ProgressReport, bar, clock, line
+from mirepoix.workflows.runner.execute import execute
+from mirepoix.workflows.runner.graph import Stage
+from mirepoix.workflows.runner.progress import Display, JsonDisplay, ProgressReport, QuietDisplay, bar, clock, line, shortened
+from tests.workflows.runner import stub_stages
+from tests.workflows.runner.stub_stages import COPY, FAIL, StubConfig
 
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+class Time:
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def note(step: float, moment: float, **numbers: float) -> ProgressReport:
@@ -40,21 +55,73 @@ def test_a_clock_reads_like_a_clock(seconds, text):
     assert clock(seconds) == text
 
 
-def test_without_a_terminal_a_stage_prints_a_line_now_and_then(monkeypatch):
-    stream = io.StringIO()
-    display = Display(stream)
+def moments(display: Display, time: Time, seconds: int, step=lambda second: second) -> list[int]:
+    """The seconds at which a line was written, of a stage that reports each second."""
+    written = []
     display.begin("adapt")
-    for step in range(100):
-        display.update(note(step, float(step)))
+    for second in range(seconds):
+        time.now = float(second)
+        before = display.stream.tell()
+        display.update(note(step(second), float(second)))
         display.refresh()
-    assert stream.getvalue() == "adapt        0/300\n"
-    monkeypatch.setattr(progress, "PLAIN_SECONDS", 0.0)
-    display.update(note(150, 150.0))
+        if display.stream.tell() > before:
+            written.append(second)
+    return written
+
+
+def test_without_a_terminal_lines_come_at_growing_distances():
+    time = Time()
+    assert moments(Display(io.StringIO(), time), time, 900) == [5, 20, 50, 110, 230, 530, 830]
+
+
+def test_a_line_is_not_repeated_while_its_numbers_stay_the_same():
+    time, stream = Time(), io.StringIO()
+    assert moments(Display(stream, time), time, 900, step=lambda second: second // 200) == [5, 200, 400, 600, 800]
+    lines = stream.getvalue().splitlines()
+    assert lines[:2] == ["adapt        0/300", "adapt        1/300  16:36:40 left"] and len(set(lines)) == 5
+
+
+def test_a_stage_that_reports_no_numbers_or_ends_soon_writes_no_progress():
+    time, stream = Time(), io.StringIO()
+    display = Display(stream, time)
+    display.begin("adapt")
+    time.now = 100.0
+    display.update(ProgressReport("adapt", 0.0, {}))
     display.refresh()
-    assert stream.getvalue().splitlines()[1] == "adapt        150/300  2:30 left"
     display.end("adapt")
     display.refresh()
-    assert len(stream.getvalue().splitlines()) == 2
+    assert stream.getvalue() == ""
+
+
+def test_no_line_is_longer_than_119_characters():
+    time, stream = Time(), io.StringIO()
+    display = Display(stream, time)
+    display.fit(["univldr:mine-refine"])
+    display.begin("adapt")
+    time.now = 10.0
+    display.update(note(1, 1.0, **{f"a_long_name_of_a_metric_{number}": 0.123456 for number in range(9)}))
+    display.refresh()
+    why = "failed after 0:03: " + "words that say why " * 20
+    display.print_line("curate", why, "failed", log="/a/folder/logs/curate-0123456789abcdef.log")
+    display.print_line("curate", "x" * 400, "failed", log=f"/{'deep/' * 21}logs/curate-0123456789abcdef.log")
+    lines = stream.getvalue().splitlines()
+    assert max(map(len, lines)) <= 119
+    assert " " * 20 + "log: /a/folder/logs/curate-0123456789abcdef.log" in lines, "the log can be copied from its line"
+    assert " " * 20 + "log: logs/curate-0123456789abcdef.log in the storage" in lines, "one that is longer than a line by its place"
+    assert sum(line.startswith("curate ") for line in lines) == 2
+
+
+def test_a_short_failure_is_one_line_with_its_log():
+    stream = io.StringIO()
+    Display(stream).print_line("curate", "failed after 0:03: no room", "failed", log="/logs/curate.log")
+    assert stream.getvalue() == "curate       failed after 0:03: no room (log: /logs/curate.log)\n"
+
+
+def test_of_many_reasons_the_first_are_shown_and_how_many_more_there_are():
+    assert shortened("config changed: seed 0 -> 1") == "config changed: seed 0 -> 1"
+    assert shortened("; ".join(f"source changed: mirepoix.module{number}" for number in range(9))) == (
+        "source changed: mirepoix.module0; source changed: mirepoix.module1; and 7 more"
+    )
 
 
 def test_on_a_terminal_the_lines_of_running_stages_are_drawn_over(monkeypatch):
@@ -84,3 +151,56 @@ def test_a_report_of_a_stage_that_is_over_is_not_shown():
 
 def test_notes_pickle():
     assert pickle.loads(pickle.dumps(note(1, 2.0))) == note(1, 2.0)
+
+
+# Whole runs
+
+
+@pytest.fixture
+def stages(tmp_path):
+    log = str(tmp_path / "log")
+    return [
+        Stage("load", COPY, StubConfig(log, "load")),
+        Stage("lose", FAIL, StubConfig(log, "lose"), {"before": "load"}),
+        Stage("join", COPY, StubConfig(log, "join"), {"before": "lose"}),
+    ]
+
+
+def test_a_run_as_json_has_an_object_a_line_for_every_change_of_a_stage(tmp_path, stages, monkeypatch):
+    monkeypatch.setattr(progress, "JSON_SECONDS", (0.0,))
+    storage = str(tmp_path / "storage")
+    stream = io.StringIO()
+    report = execute(stages, storage, display=JsonDisplay(stream), local=True)
+    events = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [(event["event"], event["stage"], event.get("state")) for event in events] == [
+        ("stage", "load", "running"),
+        ("progress", "load", None),
+        ("progress", "load", None),
+        ("progress", "load", None),
+        ("stage", "load", "done"),
+        ("stage", "lose", "running"),
+        ("stage", "lose", "failed"),
+        ("stage", "join", "not run"),
+    ]
+    assert events[0]["reason"] == "never ran" and events[0]["time"] > 1.7e9
+    assert events[1]["numbers"] == {"step": 1.0, "total": 3.0, "loss": 1.0}
+    assert (events[4]["digest"], events[4]["target"]) == (report.stages["load"].digest, report.stages["load"].target)
+    assert events[6]["error"] == "KeyError: 'salt'" and events[6]["log"].startswith(f"{storage}/logs/lose-")
+    assert events[7]["reason"] == "no result of lose"
+    again = io.StringIO()
+    execute(stages[:1], storage, display=JsonDisplay(again), local=True)
+    assert json.loads(again.getvalue())["state"] == "up to date"
+
+
+def test_a_quiet_run_shows_nothing_on_a_terminal_either(tmp_path, stages):
+    for stream in (io.StringIO(), Terminal()):
+        report = execute(stages, str(tmp_path / "storage"), display=QuietDisplay(stream), local=True)
+        assert not report.ok and stream.getvalue() == ""
+
+
+def test_a_run_without_a_terminal_writes_a_line_for_each_change_of_a_stage(tmp_path, stages):
+    _, shown = stub_stages.run(stages[:1], tmp_path / "storage")
+    first, last = shown.splitlines()
+    assert first == "load         runs: never ran" and last.startswith("load         done in 0:00  ")
+    with pytest.raises(Refused):
+        stub_stages.run(stages, tmp_path / "storage", until="nowhere")
