@@ -176,6 +176,7 @@ def test_a_folder_has_about_twelve_entries():
 
 OF_SEVERAL_MODULES = {
     "components/ingestion/formats/test_formats.py": "the contract of all formats",
+    "components/ingestion/formats/test_named_splits.py": "what three formats say before they are read",
     "components/test_light_imports.py": "what importing a work leaves out",
     "models/backbones/test_custom_code.py": "code that a checkpoint brings, wherever one is opened",
     "serving/http/test_page.py": "the folder page/",

@@ -27,7 +27,7 @@ from mirepoix.workflows.dag.retrieval import CHECK
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
 from mirepoix.workflows.runner.execute import Report, StageReport, execute
-from mirepoix.workflows.runner.graph import Stage, choose
+from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.runner.progress import LINE, Display, Output, write_event
 from mirepoix.workflows.runner.tracking import open_tracker
@@ -79,18 +79,22 @@ def plan(request: RunRequest) -> tuple[Report, list[Problem]]:
 
 def plan_config(request: RunRequest, config: Recipe | Revision) -> tuple[Report, list[Problem]]:
     """Which stages of a config would run, and why, and the reasons for which they cannot succeed here."""
-    graph = _graph(request, config)
-    planned = _plan(request, graph)
+    graph, planned = _graph(request, config)
     return planned, _problems(request, graph, planned)
 
 
-def _graph(request: RunRequest, config: Recipe | Revision) -> list[Stage]:
-    """The stages of a config; where nothing is evaluated, the corpus is not asked for what evaluation takes."""
+def _graph(request: RunRequest, config: Recipe | Revision) -> tuple[Sequence[Stage], Report]:
+    """The stages of a config, and their plan.
+
+    Where nothing is evaluated, the corpus is not asked for what evaluation takes, unless it was found to have that before.
+    """
     stages = config.stages()
-    chosen, _ = choose(stages, request.until, request.start, set(request.force))
-    if any(stage.step == "evaluate" for stage in chosen):
-        return stages
-    return [replace(stage, config=stage.config.without_evaluation()) if stage.step == CHECK else stage for stage in stages]
+    planned = _plan(request, stages)
+    check = planned.stages.get(CHECK)
+    if check is None or check.status == "skipped" or any(name.rpartition(":")[2] == "evaluate" for name in planned.stages):
+        return stages, planned
+    stages = [replace(stage, config=stage.config.without_evaluation()) if stage.step == CHECK else stage for stage in stages]
+    return stages, _plan(request, stages)
 
 
 def diagnose(request: RunRequest) -> "list[MachineCheck]":
@@ -153,10 +157,9 @@ def run(request: RunRequest, resources: ExitStack, display: Display | None = Non
 
 def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitStack, display: Display | None = None) -> Run:
     """Runs the stages of a config; the recipe of the request names the run."""
-    graph = _graph(request, config)
+    graph, planned = _graph(request, config)
     name = recipe_name(request.recipe)
     folder = store.join(request.storage, "runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
-    planned = _plan(request, graph)
     if problems := _problems(request, graph, planned):  # a run that is refused leaves no folder
         raise CannotSucceed(problems)
     try:

@@ -48,7 +48,7 @@ class TrainConfig:
     deepspeed: str | None = option(None, 'DeepSpeed settings file; "auto" in it is resolved from this config')
     num_workers: int = option(1, "data-parallel workers")
     cpus_per_worker: int = option(1, "CPUs of the cluster that a worker reserves, and threads that it computes with")
-    use_gpu: bool | None = option(None, "a GPU per worker; null: if the cluster has that many now; true: wait until it has")
+    use_gpu: bool | None = option(None, "a GPU per worker; null: if the cluster has that many now; true: always, by its autoscaler")
     max_failures: int = option(3, "how often dead workers are restarted from the last checkpoint")
 
     def __post_init__(self) -> None:

@@ -78,6 +78,15 @@ def _is_hidden(path: str) -> bool:
     return HIDDEN in re.split(r"[^a-z]+", path.lower())
 
 
+def named_splits(tree: SourceFiles) -> set[str]:
+    """The splits that the files are of."""
+    return {_split(tree, shard.file) for shard in shards(tree) if shard.part != LEFT}
+
+
+def _split(tree: SourceFiles, file: str) -> str:
+    return HIDDEN if _is_hidden(file) else tree.split(file)
+
+
 def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
     source = tree.source(shard.file)
     if shard.part == LEFT:
@@ -85,7 +94,7 @@ def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
         if _is_hidden(shard.file):
             words = f"not read, as it is the hidden split; to read it as the split {HIDDEN!r}, give the path of this file"
         return iter([Notice(source, words)])
-    split = HIDDEN if _is_hidden(shard.file) else tree.split(shard.file)
+    split = _split(tree, shard.file)
     return _table(tree, shard, split) if is_ending(shard.file, ".parquet") else _published(tree, shard, split)
 
 

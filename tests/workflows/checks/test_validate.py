@@ -431,3 +431,36 @@ def test_one_damaged_picture_is_told_once_with_a_count_of_what_hangs_on_it(tmp_p
     out = capsys.readouterr().out
     assert len(out.splitlines()) == 1 and out.startswith(f"{home}/c.png:1: damaged")
     assert out.rstrip().endswith("; 4 rows refer to it"), "the query by the picture and three judgements"
+
+
+def test_a_run_over_such_a_corpus_ends_straight_after_curation_with_what_validate_says(beir, ray_cluster, tmp_path, capsys):
+    home = beir(TEXTS, test="ab")
+    words = [f"sources.path={home}", "evaluate.split=null", "backbone.tiny.hidden_size=32"]
+    assert main(["validate", str(home), "--recipe", "quickstart", "evaluate.split=null"]) == 1
+    said = capsys.readouterr().err.partition("a run would stop: ")[2].strip()
+    assert main(["run", "quickstart", *words, "--storage", str(tmp_path / "storage"), "--json"]) == 1
+    stages = {event["stage"]: event for line in capsys.readouterr().out.splitlines() if (event := json.loads(line))["event"] == "stage"}
+    assert stages["curate"]["state"] == "done" and stages["check"]["state"] == "failed"
+    assert said.startswith("no pair is left to train on") and said in stages["check"]["error"]
+    assert {name for name, event in stages.items() if event["state"] == "not run"} == set(stages) - {"sources", "curate", "check"}
+    assert sorted(each.name for each in (tmp_path / "storage" / "artefacts").iterdir()) == ["curate", "sources"]
+
+
+def test_a_run_that_evaluates_nothing_asks_for_no_query_to_measure_by_and_trusts_a_check_that_asked_for_more(beir, tmp_path, monkeypatch):
+    from mirepoix.workflows import run
+    from mirepoix.workflows.dag.retrieval import CHECK
+    from mirepoix.workflows.runner.execute import execute
+    from mirepoix.workflows.runner.executors import LocalExecutor
+
+    monkeypatch.setattr(LocalExecutor, "prepare", lambda self, stage: None)  # the corpus is small
+    words = (f"sources.path={beir(TEXTS, train='ab', test='cd')}", "evaluate.split=null")
+
+    def asked(until):
+        request = run.RunRequest("quickstart", words, storage=str(tmp_path / "storage"), until=until)
+        stages, planned = run._graph(request, request.resolved())
+        (check,) = [stage for stage in stages if stage.name == CHECK]
+        return check.config.evaluated, stages, planned.stages[CHECK].status
+
+    assert [asked(until)[0] for until in ("check", "adapt", "evaluate", None)] == [False, False, True, True]
+    execute(asked(None)[1], str(tmp_path / "storage"), until="check", local=True)
+    assert asked("adapt")[::2] == (True, "skipped")
