@@ -7,7 +7,8 @@
 
 commands    user and system CPU seconds of each command, and the ratio to the imports that every config needs (`import pydantic, yaml,
             pyarrow.fs`), in turn with them in every round. `--plan` reads a local storage in which nothing was made yet; cold, it has no
-            cache of hashed sources, warm it has
+            cache of hashed sources, warm it has. Checks: what `--plan` adds to find what config and machine show to be impossible, where
+            it asks most: a cluster and a hub at which nothing answers
 stages      CPU seconds that the processes of the quickstart's stages spend on imports, Ray's included, from their start to their end. The
             actors, training workers and replicas that a stage starts are not counted, nor is the driver. A hook around the import system
             of every process writes them down
@@ -38,9 +39,17 @@ PROMISED = {
     "plan, cold": 8.0,
 }
 """The most that each command may take, as a multiple of the yardstick."""
-EXPECTED = dict.fromkeys(("unknown recipe", "unknown field", "bad value"), 2)
+EXPECTED = dict.fromkeys(("unknown recipe", "unknown field", "bad value", "plan, checked"), 2)
 """The exit status of each command that does not end with 0."""
-VALIDATE_SECONDS, STAGE_SECONDS = 3.0, 15.0
+VALIDATE_SECONDS, STAGE_SECONDS, CHECK_SECONDS = 3.0, 15.0, 1.0
+UNCHECKED = """
+import sys
+from mirepoix.workflows import run
+from mirepoix.workflows.__main__ import main
+run._problems = lambda *_: []
+sys.exit(main(sys.argv[1:]))
+"""
+"""The command line without its checks of config and machine."""
 SMALL = (
     "sources.world.entities=48",
     "sources.world.train_queries=40",
@@ -100,6 +109,7 @@ def measure_commands(checkout: Path, repeats: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as home:
         corpus = corpus_of_fifty(Path(home) / "corpus")
         plan = [*mirepoix, "run", "quickstart", "--plan", "--storage", f"{home}/storage"]
+        asking = ["run", "search", f"sources.path={corpus}", "--plan", "--storage", f"{home}/storage", "--address", "127.0.0.1:9"]
         commands = {
             "yardstick": [sys.executable, "-c", YARDSTICK],
             "list": [*mirepoix, "list"],
@@ -109,11 +119,14 @@ def measure_commands(checkout: Path, repeats: int) -> dict[str, Any]:
             "bad value": [*mirepoix, "describe", "quickstart", "instruct.max_steps=many"],
             "plan, cold": plan,
             "plan, warm": plan,
+            "plan, unchecked": [sys.executable, "-c", UNCHECKED, *asking],
+            "plan, checked": [*mirepoix, *asking],
             "validate": [*mirepoix, "validate", str(corpus)],
         }
         seconds: dict[str, list[float]] = defaultdict(list)
         for round_ in range(repeats + 1):
-            env = os.environ | {"XDG_CACHE_HOME": f"{home}/cache-{round_}"}
+            env = os.environ | {"XDG_CACHE_HOME": f"{home}/cache-{round_}", "HF_HOME": f"{home}/hub", "HF_ENDPOINT": "http://127.0.0.1:9"}
+            env.pop("HF_HUB_OFFLINE", None)
             for name, command in commands.items():
                 spent, status = cpu_seconds(command, checkout, env)
                 assert status == EXPECTED.get(name, 0), f"{name} ended with status {status}"
@@ -173,6 +186,10 @@ def missed(figures: dict[str, Any]) -> list[str]:
             lines.append(f"{name} takes {ratio:.2f} times the yardstick, and at most {most} is promised")
     if "commands" in figures and (spent := figures["commands"]["validate"]["seconds"]["median"]) > VALIDATE_SECONDS:
         lines.append(f"validate of fifty files takes {spent:.2f} CPU seconds, and at most {VALIDATE_SECONDS} are promised")
+    if "commands" in figures:
+        checked, unchecked = (figures["commands"][f"plan, {name}"]["seconds"]["median"] for name in ("checked", "unchecked"))
+        if checked - unchecked > CHECK_SECONDS:
+            lines.append(f"checks add {checked - unchecked:.2f} CPU seconds to a plan, and at most {CHECK_SECONDS} is promised")
     if "stages" in figures and (spent := figures["stages"]["seconds"]) > STAGE_SECONDS:
         lines.append(f"the processes of the stages import for {spent:.1f} CPU seconds, and at most {STAGE_SECONDS} are promised")
     return lines

@@ -81,6 +81,33 @@ def test_the_tree_names_every_package_and_every_module():
     assert not missing
 
 
+def table_of_checks(section: str) -> list[list[str]]:
+    """The lines of the table below a heading of docs/checks.md, by their cells."""
+    text = (ROOT / "docs/checks.md").read_text().partition(f"## {section}\n")[2].partition("\n## ")[0]
+    return [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in text.splitlines()
+        if line.startswith("| ") and not line.startswith("| what is wrong")
+    ]
+
+
+def test_every_check_that_is_documented_has_a_test_and_a_cure():
+    homes = ("tests/workflows/checks", "tests/workflows/cluster", "tests/workflows/corpora", "tests/components/pairs", "tests/workflows")
+    defined = {
+        name
+        for home in homes
+        for path in (ROOT / home).glob("test_*.py")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), re.M)
+    }
+    for section, least in (("From config and machine", 14), ("From the corpus", 13)):
+        lines = table_of_checks(section)
+        assert len(lines) >= least
+        for line in lines:
+            what, said, cure, test = line
+            assert what and said and cure, line
+            assert test.strip(" |`") in defined, test
+
+
 def test_a_path_that_does_not_exist_is_found():
     text = "see `models/gone.py`, components/PACKAGE/NAME.py, docs/data.md and https://host/docs/gone.md"
     assert {path for path in named_paths(text) if not (ROOT / path).exists()} == {"models/gone.py"}

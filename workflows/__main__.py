@@ -4,6 +4,7 @@ import argparse
 import os
 import signal
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +36,17 @@ INTERRUPTED = "interrupted; results of finished stages are kept, and the same co
 
 
 def _ended(arguments: argparse.Namespace, status: int, event: str, why: str) -> int:
-    """Says in one line, or under --json as the last event, why a command did not do its work; returns the exit status."""
+    """Says in one line, or in one for each reason, or under --json as the last event, why a command did not do its work.
+
+    Returns the exit status.
+    """
     if getattr(arguments, "form", "text") == "json":
         from mirepoix.workflows.runner.progress import write_event
 
         write_event(event, error=why)
     else:
-        print(f"mirepoix: {why}", file=sys.stderr)
+        for line in why.splitlines():  # one, or one for each reason
+            print(f"mirepoix: {line}", file=sys.stderr)
     return status
 
 
@@ -77,7 +82,8 @@ def _run(arguments: argparse.Namespace) -> int:
 
     request = _request(arguments)
     if arguments.plan:
-        return run.print_plan(run.plan(request).stages, arguments.form)
+        report, problems = run.plan(request)
+        return run.print_plan(report.stages, arguments.form, problems)
     with ExitStack() as resources:
         made = run.run(request, resources, display_of(arguments.form))
         return run.print_outcome(made, arguments.command == "release", arguments.form)
@@ -112,7 +118,8 @@ def _revise(arguments: argparse.Namespace, revision: "Revision", origin: str = "
     arguments.recipe, arguments.config, arguments.overrides = arguments.command, None, []
     request = _request(arguments)
     if arguments.plan:
-        return print_plan(plan_config(request, revision).stages, arguments.form)
+        report, problems = plan_config(request, revision)
+        return print_plan(report.stages, arguments.form, problems)
     return revise(revision, request, origin, arguments.form)
 
 
@@ -212,32 +219,23 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _validate(arguments: argparse.Namespace) -> int:
-    from dataclasses import replace
+    from mirepoix.workflows.checks.validate import planned, validate_command
 
-    from mirepoix.workflows.corpora import ValidationPlan, validate_command
-    from mirepoix.workflows.recipes.registry import resolve
-
-    plan = ValidationPlan(_sources(arguments))
-    if arguments.recipe:
-        config = resolve(arguments.recipe, [], None)
-        given = {name: getattr(plan.sources, name) for name in ("path", "images", "columns", "captions")}
-        sources = replace(config.sources, **given)
-        sources = sources if arguments.format == "auto" else replace(sources, format=arguments.format)
-        plan = ValidationPlan(sources, config.curate, config.made_pairs, config.seed)
-    return validate_command(plan, arguments.json, arguments.copies)
+    plan = planned(arguments.path, _sources(arguments, ()), arguments.recipe)
+    return validate_command(plan, arguments.json, arguments.copies, arguments.out)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.corpora import convert_command
+    from mirepoix.workflows.checks.convert import convert_command
 
-    return convert_command(_sources(arguments), arguments.to, arguments.target)
+    return convert_command(_sources(arguments, arguments.path), arguments.to, arguments.target)
 
 
-def _sources(arguments: argparse.Namespace) -> "SourcesConfig":
+def _sources(arguments: argparse.Namespace, paths: Iterable[str]) -> "SourcesConfig":
     from mirepoix.components.ingestion.sources_config import SourcesConfig
 
     return SourcesConfig(
-        path=tuple(arguments.path),
+        path=tuple(paths),
         format=arguments.format,
         images=arguments.images,
         columns=tuple(arguments.columns),
@@ -284,7 +282,12 @@ def _mlflow(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.cluster import doctor
 
-    return doctor.main(arguments.json)
+    found = []
+    if arguments.recipe:
+        from mirepoix.workflows.run import diagnose
+
+        found = diagnose(_request(arguments))
+    return doctor.main(arguments.json, arguments.storage, found)
 
 
 COMMANDS = {

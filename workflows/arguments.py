@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
         "validate",
         help="print the rows that training would reject, by file and line; exit status 1 if there is one, or if a run would stop",
     )
-    _corpora(validate)
+    _corpora(validate, "*", "folder, file or URI, as [NAME=][FORMAT+]PATH; a .yaml file of a recipe; fields of its config, as a.b=value")
     validate.add_argument(
         "--recipe",
         metavar="RECIPE",
@@ -147,14 +147,20 @@ def _parser() -> argparse.ArgumentParser:
     validate.add_argument(
         "--copies", action="store_true", help="print also the rows that would be merged: duplicates, and pairs that are judged twice"
     )
+    validate.add_argument("--out", type=Path, metavar="FILE", help="write all findings into a file that ends in .json or .csv")
     validate.add_argument("--json", action="store_true", help="print the findings as JSON")
 
     convert = commands.add_parser("convert", help="write corpora as one folder of another format")
-    _corpora(convert)
+    _corpora(convert, "+", "folder, file or URI, as [NAME=][FORMAT+]PATH; several are read as one corpus")
     convert.add_argument("target", type=Path, metavar="TARGET", help="folder to write; it must be new or empty")
     convert.add_argument("--to", required=True, metavar="F", help="format of the folder; see `mirepoix list`")
 
-    doctor = commands.add_parser("doctor", help="check this machine for a run, with advice on what is missing")
+    doctor = commands.add_parser("doctor", help="check this machine, and a recipe if one is given, with advice on what is missing")
+    doctor.add_argument("recipe", nargs="?", metavar="RECIPE", help="recipe that is checked too, as `run` checks it before its first stage")
+    doctor.add_argument("overrides", nargs="*", metavar="a.b=value", help="fields of its config to set")
+    doctor.add_argument("--config", type=Path, metavar="FILE", help="read the config from a file that `describe` wrote")
+    doctor.add_argument("--address", help="HOST:6379 of a Ray head that the recipe would run on; default: RAY_ADDRESS, else this machine")
+    _storage(doctor)
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
     return parser
 
@@ -214,10 +220,8 @@ def _trusted(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _corpora(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "path", nargs="+", metavar="PATH", help="folder, file or URI, as [NAME=][FORMAT+]PATH; several are read as one corpus"
-    )
+def _corpora(parser: argparse.ArgumentParser, count: str, help: str) -> None:
+    parser.add_argument("path", nargs=count, metavar="PATH", help=help)
     parser.add_argument(
         "--format", default="auto", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: %(default)s)"
     )
@@ -264,8 +268,9 @@ def parsed(words: list[str] | None) -> argparse.Namespace:
     """The arguments; overrides may come before, between and after the options."""
     parser = _parser()
     arguments, rest = parser.parse_known_args(words)
-    if rest and (not hasattr(arguments, "overrides") or any(word.startswith("-") for word in rest)):
+    words_of = "path" if arguments.command == "validate" else "overrides"
+    if rest and (not hasattr(arguments, words_of) or any(word.startswith("-") for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}; see `mirepoix {arguments.command} --help`")
     if rest:
-        arguments.overrides = [*arguments.overrides, *rest]
+        setattr(arguments, words_of, [*getattr(arguments, words_of), *rest])
     return arguments

@@ -8,27 +8,33 @@ import shlex
 import sys
 import textwrap
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mirepoix.components.evaluation.report import render
 from mirepoix.components.publishing.receipt import RECEIPT
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
+from mirepoix.workflows.checks.problem import CannotSucceed, Problem
+from mirepoix.workflows.cluster.machine import Machine, this_machine
 from mirepoix.workflows.config import jsonable
 from mirepoix.workflows.dag import results
 from mirepoix.workflows.dag.comparison import Comparison
+from mirepoix.workflows.dag.retrieval import CHECK
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
 from mirepoix.workflows.runner.execute import Report, StageReport, execute
-from mirepoix.workflows.runner.graph import Stage
+from mirepoix.workflows.runner.graph import Stage, choose
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.runner.progress import LINE, Display, Output, write_event
 from mirepoix.workflows.runner.tracking import open_tracker
 from mirepoix.workflows.storage import REMOVAL, present
+
+if TYPE_CHECKING:
+    from mirepoix.workflows.cluster.doctor import MachineCheck
 
 RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}$")
 """The end of the name of a run's folder: when it began."""
@@ -66,14 +72,65 @@ class Run:
     record: dict[str, Any]  # the content of report.json
 
 
-def plan(request: RunRequest) -> Report:
-    """Which stages would run, and why; nothing is run or written."""
+def plan(request: RunRequest) -> tuple[Report, list[Problem]]:
+    """Which stages would run, and why, and the reasons for which they cannot succeed here; nothing is run or written."""
     return plan_config(request, request.resolved())
 
 
-def plan_config(request: RunRequest, config: Recipe | Revision) -> Report:
-    """Which stages of a config would run, and why."""
-    return _plan(request, config.stages())
+def plan_config(request: RunRequest, config: Recipe | Revision) -> tuple[Report, list[Problem]]:
+    """Which stages of a config would run, and why, and the reasons for which they cannot succeed here."""
+    graph = _graph(request, config)
+    planned = _plan(request, graph)
+    return planned, _problems(request, graph, planned)
+
+
+def _graph(request: RunRequest, config: Recipe | Revision) -> list[Stage]:
+    """The stages of a config; where nothing is evaluated, the corpus is not asked for what evaluation takes."""
+    stages = config.stages()
+    chosen, _ = choose(stages, request.until, request.start, set(request.force))
+    if any(stage.step == "evaluate" for stage in chosen):
+        return stages
+    return [replace(stage, config=stage.config.without_evaluation()) if stage.step == CHECK else stage for stage in stages]
+
+
+def diagnose(request: RunRequest) -> "list[MachineCheck]":
+    """What `doctor` says of a recipe: the problems that a run of it would be refused for, or that there are none."""
+    from mirepoix.workflows.cluster.doctor import MachineCheck  # and a client of HTTP, which no run waits for
+
+    what = f"recipe {request.recipe}"
+    try:
+        planned, problems = plan(request)
+    except Refused as refusal:
+        said, _, advice = str(refusal).partition("; ")
+        return [MachineCheck(what, "fail", said, advice)]
+    if problems:
+        return [MachineCheck(what, "fail", f"{problem.given}, and {problem.there}", problem.cure) for problem in problems]
+    to_run = sum(report.status != "skipped" for report in planned.stages.values())
+    return [MachineCheck(what, "ok", f"nothing is in the way of its {len(planned.stages)} stages, of which {to_run} would run")]
+
+
+def _problems(request: RunRequest, graph: Sequence[Stage], planned: Report) -> list[Problem]:
+    """What the config and the machine show to be impossible, of the stages that would run."""
+    from mirepoix.workflows.checks.preflight import Preflight, stages_that_run
+
+    running = stages_that_run(graph, planned, request.storage)
+    if not running:
+        return []
+    chosen = [stage for stage in graph if stage.name in planned.stages]
+    return Preflight(chosen, running, request.storage, _machine(request)).problems()
+
+
+def _machine(request: RunRequest) -> Machine:
+    """Where the stages would run: on the cluster that is joined, else on this machine."""
+    if not _joins(request):
+        return this_machine()
+    from mirepoix.workflows.cluster.resources import cluster_at
+
+    return cluster_at(request.address or os.environ.get("RAY_ADDRESS"))
+
+
+def _joins(request: RunRequest) -> bool:
+    return not request.private and bool(request.address or os.environ.get("RAY_ADDRESS") or _ray_is_up())
 
 
 def _plan(request: RunRequest, graph: Sequence[Stage]) -> Report:
@@ -96,17 +153,19 @@ def run(request: RunRequest, resources: ExitStack, display: Display | None = Non
 
 def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitStack, display: Display | None = None) -> Run:
     """Runs the stages of a config; the recipe of the request names the run."""
-    graph = config.stages()
+    graph = _graph(request, config)
     name = recipe_name(request.recipe)
     folder = store.join(request.storage, "runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
-    planned = _plan(request, graph)  # a run that is refused leaves no folder
+    planned = _plan(request, graph)
+    if problems := _problems(request, graph, planned):  # a run that is refused leaves no folder
+        raise CannotSucceed(problems)
     try:
         store.write(store.join(folder, "config.yaml"), described(name, config).encode())
     except OSError as error:
         raise _unusable(request.storage, "written to", error) from error
     began = time.time()
     tracker = open_tracker(request.storage, name, config)
-    joins = not request.private and bool(request.address or os.environ.get("RAY_ADDRESS") or _ray_is_up())
+    joins = _joins(request)
     connected: list[bool] = []
 
     def ensure_ray() -> None:
@@ -179,8 +238,8 @@ def _record(request: RunRequest, config: Recipe | Revision, report: Report, bega
     }
 
 
-def print_plan(planned: Mapping[str, StageReport], output: Output = "text") -> int:
-    """Prints which stages would run, and why."""
+def print_plan(planned: Mapping[str, StageReport], output: Output = "text", problems: Iterable[Problem] = ()) -> int:
+    """Prints which stages would run, and why, and the reasons for which they cannot succeed; returns the exit status."""
     width = max(16, *map(len, planned))
     states = {"skipped": "up to date", "not run": "runs"}
     for name, stage in planned.items():
@@ -190,7 +249,12 @@ def print_plan(planned: Mapping[str, StageReport], output: Output = "text") -> i
             write_event("plan", stage=name, state=verb, reason=reason)
         else:
             print(f"{name:<{width}} {verb:<10} {reason}".rstrip())
-    return 0
+    for problem in problems:
+        if output == "json":
+            write_event("problem", **asdict(problem))
+        else:
+            print(f"mirepoix: {problem}", file=sys.stderr)
+    return 2 if problems else 0
 
 
 def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> int:

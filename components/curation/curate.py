@@ -26,7 +26,9 @@ from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.curation.edits import Edits
 from mirepoix.components.curation.kin import WHY, kin
 from mirepoix.components.curation.leakage import TOGETHER, TRAIN, alike, choose_held_out, first_of, leaking, without_classes
+from mirepoix.components.curation.leakage_options import held_out_option, leakage_options
 from mirepoix.components.curation.near_duplicates import keepers, near_pairs
+from mirepoix.components.curation.roles import ANSWER, CANDIDATE, HELD_OUT, TRAINING, compared_roles
 from mirepoix.components.curation.row_checks import RowCheck, checked
 from mirepoix.components.curation.row_features import RowFeatures
 from mirepoix.components.curation.row_index import CodedColumn, RowIndex
@@ -35,8 +37,6 @@ from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
 from mirepoix.serving.pictures_config import PictureLimits
 
-CANDIDATE, ANSWER, TRAINING, HELD_OUT = range(4)
-"""Roles of rows: candidate, candidate that answers a held-out query, training query or triple, held-out query or triple."""
 JUDGED = np.dtype([("query", "i8"), ("item", "i8"), ("relevance", "i4"), ("place", "i8")])  # place: its rank by source and line
 KIN_ROWS = 100_000
 MERGED = ("exact duplicate", "near-duplicate", "judged twice")
@@ -94,6 +94,7 @@ class _Curation:
             "notices": [{"detail": detail} for detail in self.notices],
             "rejects": [{"reason": reason, "part": part, "count": count} for (reason, part), count in sorted(self.why.items())],
             "mixture": [{"source": key[0], "task": key[1], "before": count, "after": after[key]} for key, count in sorted(before.items())],
+            "leakage": self._options(near),
         }
         return Outcome(Rows(sum(self.read.values()), sum(written.values()), rejected, merged), metrics, tables)
 
@@ -196,7 +197,7 @@ class _Curation:
         self.keeper[rows] = rows[first[equal]]
         self._reject_merged("exact duplicate")
         rows = self._accepted(order)
-        places, crowded, unmet = near_pairs(self.features, rows, role[rows], self._compared_roles(), self.config.near)
+        places, crowded, unmet = near_pairs(self.features, rows, role[rows], compared_roles(self.config.leakage), self.config.near)
         near = rows[places]
         if self.config.near_duplicates == "merge":
             merged_into = np.arange(len(role))
@@ -206,17 +207,6 @@ class _Curation:
         merged = np.flatnonzero(self.keeper != np.arange(len(role)))
         self.row_verdicts.add_details(merged, self.index.ids(self.keeper[merged]))
         return near, crowded, unmet
-
-    def _compared_roles(self) -> Array:
-        """A matrix over pairs of roles, true where rows are compared: candidates with candidates, training with held-out rows."""
-        wanted = np.zeros((4, 4), bool)
-        wanted[np.ix_((CANDIDATE, ANSWER), (CANDIDATE, ANSWER))] = True
-        if self.config.leakage != "off":
-            wanted[TRAINING, HELD_OUT] = wanted[HELD_OUT, TRAINING] = True
-        if self.config.leakage == "all":
-            for one, other in ((TRAINING, ANSWER), (CANDIDATE, HELD_OUT), (ANSWER, HELD_OUT)):
-                wanted[one, other] = wanted[other, one] = True
-        return wanted
 
     def _reject_merged(self, reason: str) -> None:
         self.row_verdicts.reject(self._accepted(self.candidates[self.keeper[self.candidates] != self.candidates]), reason)
@@ -254,6 +244,18 @@ class _Curation:
 
     def _reject_leak(self, row: int, origin: int, query: int) -> None:
         self.row_verdicts.reject(np.array([row]), f"leaks into {self.split[query]}", [self.index.id(origin)])
+
+    def _options(self, near: Array) -> list[dict[str, Any]]:
+        """What other settings against leakage would keep; nothing where no training query leaks."""
+        answered = np.unique(self.positive["query"])
+        training, held = (answered[self.role[answered] == role] for role in (TRAINING, HELD_OUT))
+        same = self.content, self.preference
+        rows = leakage_options(self.config.leakage, len(self._accepted(training)), training, held, near, *same)
+        names = dict(zip(answered.tolist(), self.index.ids(answered), strict=True))
+        return [
+            *rows,
+            *held_out_option(rows, *self._answered(self.content), self.content, names, self.split.of(held), self.context.seed, near),
+        ]
 
     def _leak_by_evidence(self) -> None:
         """Rejects the training triples whose evidence is a leaking candidate."""

@@ -99,6 +99,18 @@ class Source:
         beside = sum(self.elsewhere.sizes[file] for file in self.elsewhere.files(PICTURES)) if self.elsewhere else 0
         return sum(self.tree.sizes[file] for file in self.files) + beside
 
+    @property
+    def picture_bytes(self) -> int:
+        """The size of the pictures that are files of their own, here or in the folder of pictures."""
+        trees = [self.tree, *([self.elsewhere] if self.elsewhere else [])]
+        return sum(tree.sizes[file] for tree in trees for file in tree.files(PICTURES))
+
+    @property
+    def named_splits(self) -> set[str] | None:
+        """The splits of its queries, where the format has them in the names of files; None where they are known once it is read."""
+        named = getattr(FORMAT_MODULES[self.format], "named_splits", None)
+        return None if named is None else named(self.tree)
+
     def fingerprint(self) -> str:
         """The names, sizes and modification times of the files that are read; their hash if there are many."""
         listings = [self.tree.fingerprint(self.files)]

@@ -52,7 +52,7 @@ def test_the_plan_of_a_comparison_names_the_stages_of_every_arm(cli, tmp_path):
     assert status == 0
     lines = [line.split() for line in out.splitlines()]
     assert ["univldr:mine-refine", "may", "run", "waits", "for"] in [line[:5] for line in lines]
-    assert {line[0].partition(":")[0] for line in lines} == {"sources", "curate", "pairs", "mire", "univldr"}
+    assert {line[0].partition(":")[0] for line in lines} == {"sources", "curate", "check", "pairs", "mire", "univldr"}
     assert not [line for line in lines if line[0].endswith(("evaluate", "release"))]
     assert len({re.search(" (may run|runs) ", line).start() for line in out.splitlines()}) == 1, "one column"
 
@@ -172,7 +172,7 @@ def test_an_empty_corpus_stops_the_run_with_one_line_and_leaves_nothing_half_wri
     assert err.count("mirepoix: stage sources failed") == 1
     assert "is empty" in " ".join(err.partition("mirepoix: stage sources failed")[2].split())
     assert max(map(len, err.splitlines())) <= 119
-    assert "mirepoix: not run: curate, pairs" in err
+    assert "mirepoix: not run: curate, check, pairs" in err
     assert not list((tmp_path / "storage").glob("artefacts/*/*"))
     assert not list((tmp_path / "storage").glob("tmp/*"))
 
@@ -216,6 +216,22 @@ def test_doctor_prints_every_check(cli):
     assert status in (0, 1)
     assert "Python" in out
     assert "CPUs" in out
+
+
+def test_doctor_says_of_a_recipe_what_a_run_of_it_would_be_refused_for(cli, monkeypatch, tmp_path):
+    monkeypatch.setattr("mirepoix.workflows.cluster.doctor.checks", lambda storage: [])
+    monkeypatch.setattr("mirepoix.workflows.run._ray_is_up", lambda: False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    status, out, _ = cli("doctor", "quickstart", "instruct.num_workers=9000", "--storage", str(tmp_path))
+    assert status == 1
+    first, advice, counts = out.splitlines()
+    assert first.startswith("fail  recipe quickstart  instruct.num_workers=9000 and instruct.cpus_per_worker=2 take 18000 CPUs, and this")
+    assert advice.strip().startswith("-> lower one of them, or give --address") and counts == "0 ok, 0 warn, 1 fail"
+    status, out, _ = cli("doctor", "quickstart", "sources.path=/no/such", "--storage", str(tmp_path))
+    assert (status, "/no/such" in out) == (1, True)
+    status, out, _ = cli("doctor", "quickstart", "--json", "--storage", str(tmp_path))
+    assert status == 0
+    assert json.loads(out)[0]["found"] == "nothing is in the way of its 14 stages, of which 14 would run"
 
 
 def test_the_corpus_of_a_user_is_a_source(cli, tmp_path):

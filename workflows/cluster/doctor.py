@@ -100,9 +100,9 @@ def as_json(found: Iterable[MachineCheck]) -> str:
     return json.dumps([asdict(check) for check in found], indent=2)
 
 
-def main(json_output: bool = False, storage: str | None = None) -> int:
-    """Print the checks; 1 if one of them fails."""
-    found = checks(storage)
+def main(json_output: bool = False, storage: str | None = None, further: Iterable[MachineCheck] = ()) -> int:
+    """Print the checks, with those of a recipe where one was asked for; 1 if one of them fails."""
+    found = [*checks(storage), *further]
     print(as_json(found) if json_output else doctor_table(found))
     return int(any(check.state == "fail" for check in found))
 

@@ -27,12 +27,11 @@ from ray.exceptions import AuthenticationError
 
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.cluster.janitor import LOCK, MARK, clear, end
+from mirepoix.workflows.cluster.machine import LEAST_CPUS
 from mirepoix.workflows.cluster.shipped_code import code_root, stage_code
 from mirepoix.workflows.storage import JOB_VARIABLE
 
 PREFIX = "mirepoix-ray-"
-LEAST_CPUS = 6
-"""Logical CPUs even on two cores: a stage's task, its actors and its training workers hold CPUs at the same time."""
 LONGEST_FOLDER = 38
 """Longest path of the folder: the names of Ray's sockets in it must fit in 107 bytes."""
 STORE_SHARE, LEAST_STORE = 1 / 100, 200_000_000
@@ -227,12 +226,22 @@ def connect(address: str | None = None) -> Iterator[str]:
 
 def _probe(address: str) -> None:
     """Ask a head for its name, as Ray would; Ray itself tries for 20 s and then ends the whole process."""
+    with refusals_of_head(address), grpc.insecure_channel(address) as channel:
+        NodeInfoGcsServiceStub(channel).GetClusterId(
+            GetClusterIdRequest(), metadata=token_metadata(), timeout=CONNECT_SECONDS, wait_for_ready=False
+        )
+
+
+def token_metadata() -> tuple[tuple[str, str], ...]:
+    """What a call to a head brings along: the token of the cluster, where there is one."""
+    return tuple(AuthenticationTokenLoader.instance().get_token_for_http_header().items())
+
+
+@contextmanager
+def refusals_of_head(address: str) -> Iterator[None]:
+    """Refuses what goes wrong in a block that calls the head at an address."""
     try:
-        headers = AuthenticationTokenLoader.instance().get_token_for_http_header()
-        with grpc.insecure_channel(address) as channel:
-            NodeInfoGcsServiceStub(channel).GetClusterId(
-                GetClusterIdRequest(), metadata=tuple(headers.items()), timeout=CONNECT_SECONDS, wait_for_ready=False
-            )
+        yield
     except AuthenticationError as error:
         raise Refused(f"no token for the Ray cluster at {address!r}: {_one_line(error)}") from error
     except grpc.RpcError as error:

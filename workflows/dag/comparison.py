@@ -14,11 +14,22 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from mirepoix.components.pairs.corpus_check_config import CorpusCheckConfig
 from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 from mirepoix.workflows.dag.outside import with_outside
-from mirepoix.workflows.dag.retrieval import Data, Method, Service, data_stages, deploy_stage, method_stages, pairs_for, pairs_stage
+from mirepoix.workflows.dag.retrieval import (
+    Data,
+    Method,
+    Service,
+    asked_of_corpus,
+    data_stages,
+    deploy_stage,
+    method_stages,
+    pairs_for,
+    pairs_stage,
+)
 from mirepoix.workflows.runner.fingerprint import plain
 from mirepoix.workflows.runner.graph import Stage, merge_shared
 
@@ -75,6 +86,13 @@ class Comparison(Service, Data):
         return pairs_for(self.pairs, [arm for arm in self.arms.values() if arm.pairs is None])
 
     @property
+    def corpus_check(self) -> CorpusCheckConfig:
+        """What the arms that are run ask of the corpus."""
+        pairs = {"pairs": self.made_pairs} if any(arm.pairs is None for arm in self.chosen.values()) else {}
+        pairs |= {f"{name}:pairs": pairs_for(arm.pairs, [arm]) for name, arm in self.chosen.items() if arm.pairs is not None}
+        return asked_of_corpus(self, pairs, self.chosen.values(), self.evaluate)
+
+    @property
     def executed_as(self) -> dict[str, str]:
         """For each stage of each arm the stage that is run for it, which may be one of an earlier arm."""
         return self._merged()[1]
@@ -102,7 +120,7 @@ class Comparison(Service, Data):
 
     def _merged(self) -> tuple[list[Stage], dict[str, str]]:
         """The stages of all arms without duplicates, and for each stage of an arm the one that is run for it."""
-        stages = data_stages(self, self.made_pairs)
+        stages = data_stages(self, self.made_pairs, self.corpus_check)
         shared = {stage.name for stage in stages}
         for name, arm in self.chosen.items():
             own = [] if arm.pairs is None else [pairs_stage(self, pairs_for(arm.pairs, [arm]))]

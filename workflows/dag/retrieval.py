@@ -10,6 +10,10 @@ Stages in brackets are there when the config asks for them. Mining searches an i
 adapt -> embed-adapted -> index-adapted -> mine, and instruct -> embed-instructed -> index-instructed -> mine-refine. A verbalised corpus is
 what `refine` trains on and what is searched afterwards; the negatives of that training are still found in the corpus as it was.
 
+`check` reads the curated corpus and refuses one that the run cannot use: with nothing to train on, nothing to measure by, or no query of
+`evaluate.split`. Nothing reads its result, so a change of that split trains nothing anew; what reads the curated corpus only waits until it
+has succeeded (`Stage.requires`).
+
 Each of adapt, instruct and refine may be null. Without any of them the encoder of `backbone` is the one that is measured and released:
 
 sources -> curate -> pairs -> embed -> index -> evaluate
@@ -19,7 +23,7 @@ sources -> curate -> pairs -> embed -> index -> evaluate
 are stages of every graph, and succeed where there are none.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +32,7 @@ from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
 from mirepoix.components.ingestion.sources_config import SourcesConfig
+from mirepoix.components.pairs.corpus_check_config import CorpusCheckConfig
 from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.components.passages.passages_config import PassagesConfig
@@ -60,9 +65,10 @@ SEARCHING = (*FAISS, "numpy", "pyarrow")
 TRAININGS = {name: f"{COMPONENTS}.training.train:{name}" for name in ("adapt", "instruct", "refine")}
 LEARNT = {"backbone": "untrained", "adapt": "adapted", "instruct": "instructed"}
 """The names of an encoder's vectors, by the stage that made the encoder."""
-BUSY = ("pairs", "pairs-verbalised", "backbone", "evaluate", "release")
+CHECK = "check"
+BUSY = ("check", "pairs", "pairs-verbalised", "backbone", "evaluate", "release")
 """Stages that compute in their own process and claim a CPU, as does every index; the others wait for workers, which claim CPUs."""
-LIGHT = ("sources", "curate", "pairs", "pairs-verbalised", "evaluate", "release")
+LIGHT = ("sources", "curate", "check", "pairs", "pairs-verbalised", "evaluate", "release")
 """Stages whose process imports little, so that several of them share one; so does that of every index, and of every embedding, whose actors
 import torch."""
 ROWS_OF_AN_ENTITY = 10
@@ -204,10 +210,15 @@ class Retrieval(Service, Method, Data):
         """The config of the pairs that are made."""
         return pairs_for(self.pairs, [self])
 
+    @property
+    def corpus_check(self) -> CorpusCheckConfig:
+        """What the run asks of its corpus."""
+        return asked_of_corpus(self, {"pairs": self.made_pairs}, [self], self.evaluate)
+
     def stages(self) -> list[Stage]:
         """The stages of the config, in an order in which they could run."""
         stages = [
-            *data_stages(self, self.made_pairs),
+            *data_stages(self, self.made_pairs, self.corpus_check),
             *method_stages(self, self, self.pairs, self.evaluate),
             deploy_stage(self.deploy, "release", ("evaluate",), self.seed),
         ]
@@ -233,7 +244,13 @@ def without_adaptation(chosen: PairsConfig) -> PairsConfig:
     return replace(chosen, adapt_tasks=None, adapt_captions=False)
 
 
-def data_stages(config: Data, paired: PairsConfig) -> list[Stage]:
+def asked_of_corpus(data: Data, pairs: Mapping[str, PairsConfig], methods: Iterable[Method], measured: EvaluateConfig) -> CorpusCheckConfig:
+    """What the methods ask of a corpus, by the configs of their pairs."""
+    untrained = any(not method.trainings for method in methods)
+    return CorpusCheckConfig(pairs, passages=data.passages.kind != "none", untrained=untrained, split=measured.split)
+
+
+def data_stages(config: Data, paired: PairsConfig, asked: CorpusCheckConfig) -> list[Stage]:
     """The stages from the sources to the pairs."""
     stages = [
         _stage("sources", "ingestion.sources:work", config.sources, {}, ("pillow", "pyarrow")),
@@ -241,6 +258,7 @@ def data_stages(config: Data, paired: PairsConfig) -> list[Stage]:
     ]
     if config.sources.path or not is_small(rows=ROWS_OF_AN_ENTITY * config.sources.world.entities):
         stages = [replace(stage, uses_ray=True) for stage in stages]  # large corpora are read and curated by workers of Ray Data
+    stages.append(_stage(CHECK, "pairs.corpus_check:work", asked, {"curate": "curate"}, ("pyarrow",)))
     if config.passages.kind != "none":
         stages.append(_stage("passages", "passages.passages:work", config.passages, {"curate": "curate"}, WRITING))
     return [*(replace(stage, seed=config.seed) for stage in stages), pairs_stage(config, paired)]
@@ -368,6 +386,7 @@ def _stage(
         retries=1,
         light=light,
         uses_ray=not busy and name not in LIGHT,
+        requires=(CHECK,) if "curate" in inputs.values() and name != CHECK else (),
         arguments=arguments,
     )
 

@@ -80,8 +80,9 @@ def execute(
     sources().save()
     if start is not None:
         again = downstream(chosen, matching_names(chosen, start))
+        read = {name for stage in chosen for name in stage.inputs.values()}
         for stage in chosen:
-            if stage.name not in again and planned[stage.name].status != "skipped":
+            if stage.name in read - again and planned[stage.name].status != "skipped":
                 why = planned[stage.name].reason
                 raise Refused(f"--from {start} needs the result of {stage.name}, which is not up to date ({why}); use --from {stage.name}")
     return Report(planned) if plan else run.execute()
@@ -148,13 +149,13 @@ class _Run:
 
     def advance(self, stage: Stage) -> None:
         sources = {name: self.reports[name] for name in stage.inputs.values() if name in self.reports}
-        lost = [name for name, report in sources.items() if report.status in ("failed", "not run")]
+        needed = dict.fromkeys((*stage.inputs.values(), *stage.requires))
+        lost = [name for name in needed if name in self.reports and self.reports[name].status in ("failed", "not run")]
         if lost:
             self.reports[stage.name] = StageReport("not run", f"no result of {', '.join(lost)}")
-            self.display.print_line(
-                stage.name, f"not run: no result of {', '.join(lost)}", "not run", reason=self.reports[stage.name].reason
-            )
-        elif any(name not in self.reports for name in stage.after if name in self.names) or not self.has_room(stage):
+            why = self.reports[stage.name].reason
+            self.display.print_line(stage.name, f"not run: {why}", "not run", reason=why)
+        elif any(name not in self.reports for name in (*stage.after, *stage.requires) if name in self.names) or not self.has_room(stage):
             return
         elif len(sources) == len(set(stage.inputs.values())) and time.monotonic() >= self.retry_at.get(stage.name, 0):
             lookup = self.look_up(stage)
@@ -233,6 +234,8 @@ class _Run:
         else:
             delete(join(self.storage, "work", lookup.key[:16]))
             report = _report("done", lookup, result, seconds)
+            for row in report.tables.get("warnings", ()):
+                self.display.print_line(stage.name, f"warns: {row['detail']}", warning=row["detail"])
             done = {"digest": result.digest, "target": lookup.target, "seconds": round(seconds, 3)}
             self.display.print_line(stage.name, f"done in {clock(seconds)}  {result.digest[:12]}", "done", **done)
         self.reports[stage.name] = report

@@ -25,6 +25,7 @@ class Stage:
     seed: int = 0
     cached: bool = True  # False: it runs every time
     after: tuple[str, ...] = ()  # stages that end before it starts, though their results are not its inputs
+    requires: tuple[str, ...] = ()  # stages without whose success it does not start, though their results are not its inputs
     on_head: bool = False  # runs on the head node, where an endpoint that it starts is reached
     light: bool = False  # imports little, so its process may go on to run other light stages
     uses_ray: bool = True  # starts Ray tasks, actors, trainings or replicas of its own
@@ -53,7 +54,7 @@ def choose(stages: Sequence[Stage], until: str | None, start: str | None, force:
     def visit(name: str, path: tuple[str, ...]) -> None:
         assert name in by_name, f"stage {path[-1]} takes the result of {name}, which is no stage"
         assert name not in path, f"stages depend on each other in a circle: {' -> '.join((*path, name))}"
-        for source in by_name[name].inputs.values():
+        for source in (*by_name[name].inputs.values(), *by_name[name].requires):
             visit(source, (*path, name))
         ordered.setdefault(name, by_name[name])
 
@@ -104,4 +105,8 @@ def merge_shared(stages: Sequence[Stage], same: Callable[[Stage], Hashable]) -> 
         names[stage.name] = first.setdefault((same(done), tuple(sorted(inputs.items()))), stage.name)
         if names[stage.name] == stage.name:
             kept.append(done)
-    return [replace(stage, after=tuple(names[name] for name in stage.after)) for stage in kept], names
+
+    def renamed(given: Sequence[str]) -> tuple[str, ...]:
+        return tuple(names[name] for name in given)
+
+    return [replace(stage, after=renamed(stage.after), requires=renamed(stage.requires)) for stage in kept], names

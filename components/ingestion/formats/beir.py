@@ -39,6 +39,11 @@ def shards(tree: SourceFiles) -> list[Shard]:
     return [shard for part, pattern in parts.items() for file in tree.files(pattern) for shard in tree.shards(file, part)]
 
 
+def named_splits(tree: SourceFiles) -> set[str]:
+    """The splits that there are qrels of."""
+    return {split_named(file) for file in tree.files(QRELS)}
+
+
 def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
     source = tree.source(shard.file)
     if shard.part == "corpus":

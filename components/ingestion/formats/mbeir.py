@@ -81,6 +81,11 @@ def shards(tree: SourceFiles) -> list[Shard]:
     return found + [Shard(file, "instructions") for file in tree.files(r"instructions/[^/]+\.tsv")]
 
 
+def named_splits(tree: SourceFiles) -> set[str]:
+    """The splits that there are queries of."""
+    return {SPLITS[part] for shard in shards(tree) if (part := shard.part.removeprefix("union_")) in SPLITS}
+
+
 def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
     source = tree.source(shard.file)
     if shard.part in ("local", "global"):

@@ -14,7 +14,7 @@ from mirepoix.workflows.dag.comparison import Arm, Comparison
 from mirepoix.workflows.recipes.registry import recipe, resolve
 from mirepoix.workflows.runner.fingerprint import ingredients
 
-SHARED = ["sources", "curate", "pairs"]
+SHARED = ["sources", "curate", "check", "pairs"]
 
 
 def compared(**arms: Arm) -> Comparison:

@@ -150,7 +150,48 @@ def test_a_training_that_is_left_out_leaves_its_place_to_the_one_before_it():
     assert mined["embed-untrained"].after == (), "what the training waits for does not wait for it"
 
 
-UNTRAINED = {"sources", "curate", "pairs", "backbone", "embed", "index", "evaluate", "release", "deploy"}
+def test_whatever_reads_the_curated_corpus_waits_for_its_check_and_nothing_has_the_check_in_its_key():
+    settings = ["passages.kind=vid2r", "mine=MineConfig", "refine=TrainConfig", "verbalise.kind=written", "verbalise.writer.model=m"]
+    graph = {stage.name: stage for stage in resolve("quickstart", settings).stages()}
+    reading = {name for name, stage in graph.items() if "curate" in stage.inputs.values()}
+    assert {"backbone", "passages", "verbalise", "pairs"} <= reading
+    assert {name for name, stage in graph.items() if stage.requires == ("check",)} >= reading - {"check"}
+    assert {name for name, stage in graph.items() if not stage.requires} >= {"sources", "curate", "check"}
+    assert not [name for name, stage in graph.items() if "check" in stage.inputs.values()]
+    assert graph["check"].inputs == {"curate": "curate"}
+
+
+def test_a_change_of_the_split_that_is_measured_makes_the_check_and_the_evaluation_anew_and_nothing_else():
+    before, after = ({stage.name: stage for stage in resolve("quickstart", words).stages()} for words in ([], ["evaluate.split=null"]))
+    changed = {name for name in before if key_of(ingredients(before[name], {})) != key_of(ingredients(after[name], {}))}
+    assert changed == {"check", "evaluate"}
+
+
+BARE_UNITE = ("arms.unite.adapt=null", "arms.unite.instruct=null")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "expected"),
+    [
+        ("quickstart", [], (True, False, False, "test_combination", ["pairs"])),
+        ("quickstart", ["passages.kind=vid2r"], (True, True, False, "test_combination", ["pairs"])),
+        ("search", [], (False, False, True, None, ["pairs"])),
+        ("quickstart_all", ["only=univldr"], (True, False, False, "test_combination", ["pairs"])),
+        (
+            "quickstart_all",
+            ["only=univldr,unite", "arms.unite.adapt=null", "arms.unite.instruct=null"],
+            (True, False, True, "test_combination", 0),
+        ),
+    ],
+)
+def test_a_corpus_is_asked_for_what_the_methods_of_the_run_take(recipe, settings, expected):
+    asked = resolve(recipe, settings).corpus_check
+    *rest, stages = expected
+    assert [asked.trained, asked.passages, asked.untrained, asked.split] == rest
+    assert asked.evaluated and (not stages or list(asked.pairs) == stages)
+
+
+UNTRAINED = {"sources", "curate", "check", "pairs", "backbone", "embed", "index", "evaluate", "release", "deploy"}
 BOTH = UNTRAINED | {"embed-untrained", "index-untrained"}
 
 

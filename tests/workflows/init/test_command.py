@@ -271,13 +271,14 @@ def test_everything_is_said_as_json_too(cli, tmp_path):
     assert found["proposed"]["language"] == "German"
 
 
-def test_the_other_recipe_is_in_the_file_as_a_comment_that_can_be_taken(cli, tmp_path):
+def test_the_other_recipe_is_in_the_file_as_a_comment_that_can_be_taken(cli, tmp_path, capsys):
     captions_with_a_held_out_file(tmp_path / "mine")
     cli("mine")
     text = Path("mirepoix.yaml").read_text()
     taken = re.sub(r"^# (recipe|curate|instruct): ", r"\1: ", text.replace("recipe: search\n", "", 1), flags=re.M)
     Path("mirepoix.yaml").write_text(taken)
-    assert main(["run", "mirepoix.yaml", "--plan"]) == 0
+    assert main(["run", "mirepoix.yaml", "--plan"]) == 2, "its model is not here, and HF_HUB_OFFLINE is set"
+    assert "\ninstruct " in capsys.readouterr().out
     assert yaml.safe_load(taken)["recipe"] == "finetune"
 
 

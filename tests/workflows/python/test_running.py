@@ -96,7 +96,13 @@ def test_a_config_is_run_as_it_is_and_a_stage_that_fails_is_in_the_result(search
     (home / "broken").mkdir(exist_ok=True)
     (home / "broken" / "a.png").write_bytes(b"no picture")
     failed = mirepoix.run(
-        recipe("search"), storage=home / "storage", until="release", local=True, quiet=True, sources__path=home / "broken"
+        recipe("search"),
+        storage=home / "storage",
+        until="release",
+        local=True,
+        quiet=True,
+        backbone__name="tiny",
+        sources__path=home / "broken",
     )
     assert not failed.ok and list(failed.failures) and "\n" not in next(iter(failed.failures.values()))
     assert Path(failed.folder).name.startswith("retrieval-") and "failed" in repr(failed).splitlines()[0]

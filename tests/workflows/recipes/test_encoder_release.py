@@ -72,7 +72,7 @@ def test_a_plan_ends_with_the_release_and_settings_of_the_user_come_last(tmp_pat
     assert "max_rejected is 2.0" in capsys.readouterr().err
     assert main([*words[:-1], "--plan", "--storage", str(tmp_path / "storage")]) == 0
     plan = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert plan == ["sources", "curate", "backbone", "pairs", "embed", "index", "release"] and not (tmp_path / "storage").exists()
+    assert plan == ["sources", "curate", "check", "backbone", "pairs", "embed", "index", "release"] and not (tmp_path / "storage").exists()
 
 
 @pytest.mark.parametrize("encoder", ["gone", "storage/artefacts/instruct/0123", "s3://bucket/encoder", "/no/such", "org/"])

@@ -112,7 +112,7 @@ def test_the_folder_of_the_run_can_be_run_again(home, planned):
 def test_one_changed_training_field_would_run_again_only_what_depends_on_it(planned):
     plan = planned("quickstart", *SMALL, "instruct.learning_rate=3e-4")
     current = {name for name, words in plan.items() if words == ["up", "to", "date"]}
-    assert current == {"sources", "curate", "pairs", "backbone", "adapt", "embed-untrained", "index-untrained"}
+    assert current == {"sources", "curate", "check", "pairs", "backbone", "adapt", "embed-untrained", "index-untrained"}
     assert "learning_rate" in " ".join(plan["instruct"])
     assert plan["embed"] == ["may", "run", "waits", "for", "instruct"]
 
@@ -320,7 +320,7 @@ def beside(first, home, cluster, tmp_path_factory):
 def test_a_comparison_as_a_job_of_a_cluster_skips_what_is_up_to_date_and_runs_the_rest(beside):
     ended, _ = beside
     assert ended.status == 0, ended.out + ended.err
-    up_to_date = {name if name in ("sources", "curate", "pairs") else f"unite:{name}" for name in STAGES if name != "deploy"}
+    up_to_date = {name if name in ("sources", "curate", "check", "pairs") else f"unite:{name}" for name in STAGES if name != "deploy"}
     assert ended.stages("up to date") == up_to_date, "the quickstart alone made all of UNITE's"
     steps = ("backbone", "instruct", "embed", "embed-untrained", "index", "index-untrained", "evaluate", "release")
     assert ended.stages("done") == {"deploy", *(f"univldr:{step}" for step in steps)}

@@ -142,5 +142,5 @@ def test_a_described_recipe_is_a_file_to_run(capsys, mine, tmp_path):
     assert out.startswith("recipe: search\nseed: 5  # seed of")
     file = mine(out)
     assert main(["describe", file]) == 0 and capsys.readouterr().out == out
-    assert main(["run", file, "sources.world.entities=60", "--plan"]) == 0
+    assert main(["run", file, "sources.world.entities=60", "backbone.name=tiny", "--plan"]) == 0
     assert capsys.readouterr().out.splitlines()[0].split() == ["sources", "runs", "never", "ran"]

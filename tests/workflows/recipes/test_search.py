@@ -69,7 +69,7 @@ def test_pictures_with_nothing_said_about_them_are_released_and_there_is_nothing
     status, out, _, report = cli(*words, "--until", "evaluate")
     assert status == 0 and out.splitlines()[1].startswith("there is nothing to measure by: no query has an answer in the corpus")
     assert "headline" not in report and report["unmeasured"] in out
-    assert [stage["status"] for stage in report["stages"]] == ["skipped"] * 6 + ["done"]
+    assert [stage["status"] for stage in report["stages"]] == ["skipped"] * 7 + ["done"]
 
 
 def test_queries_of_any_split_measure_the_encoder_where_nothing_was_trained(cli, home):
@@ -102,7 +102,7 @@ def test_an_encoder_of_a_training_is_released_by_one_command(cli, home, trained)
     assert (release.name, release.widths, release.encoder) == ("mine", (16, 32), read_manifest(trained).digest)
     description = read_description(release.folder / "encoder")
     assert (description["temperature"], description["config"]) == (0.025, {"max_length": 40, "clean_text": True})
-    assert [stage["name"] for stage in report["stages"]] == ["sources", "curate", "backbone", "pairs", "embed", "index", "release"]
+    assert [stage["name"] for stage in report["stages"]] == ["sources", "curate", "check", "backbone", "pairs", "embed", "index", "release"]
     assert report["settings"]["backbone"]["encoder"] == {"class": "UniVLDRConfig", "clean_text": True, "max_length": 40}
 
 
@@ -111,6 +111,7 @@ def test_the_recipe_has_no_training_and_keeps_what_a_user_wants_to_find():
     assert [stage.name for stage in config.stages()] == [
         "sources",
         "curate",
+        "check",
         "pairs",
         "backbone",
         "embed",

@@ -97,6 +97,38 @@ def test_a_run_makes_everything_once_and_a_second_run_nothing_and_without_ray(st
     assert list_names(storage / "tmp") == list_names(storage / "work") == leases(storage) == []
 
 
+def checked(log: str, work: str, text: str = "check") -> list[Stage]:
+    """load -> train -> measure, where the training requires a check of what is loaded."""
+    return [
+        Stage("load", COPY, StubConfig(log, "load")),
+        Stage("train", COPY, StubConfig(log, "train"), {"loaded": "load"}, requires=("check",)),
+        Stage("check", work, StubConfig(log, text), {"loaded": "load"}),
+        Stage("measure", COPY, StubConfig(log, "measure"), {"trained": "train"}),
+    ]
+
+
+def test_a_stage_starts_once_what_it_requires_has_succeeded_and_is_not_made_anew_when_that_changes(storage, log):
+    assert run(checked(log, COPY), storage)[0].ok
+    assert [line for line in logged(log) if line.startswith("begin ")] == ["begin load", "begin check", "begin train", "begin measure"]
+    again, _ = run(checked(log, COPY, "another check"), storage)
+    assert statuses(again) == {"load": "skipped", "check": "done", "train": "skipped", "measure": "skipped"}
+
+
+def test_what_requires_a_stage_that_fails_does_not_run_and_is_not_called_up_to_date(storage, log):
+    report, _ = run(checked(log, REFUSE), storage)
+    assert statuses(report) == {"load": "done", "check": "failed", "train": "not run", "measure": "not run"}
+    assert reasons(report)["train"] == "no result of check" and begun(log) == ["load"]
+    run(checked(log, COPY), storage)
+    again, _ = run(checked(log, REFUSE), storage)
+    assert statuses(again) == {"load": "skipped", "check": "failed", "train": "not run", "measure": "not run"}
+
+
+def test_a_start_at_a_stage_runs_a_check_that_it_requires_and_that_is_not_up_to_date(storage, log):
+    run(checked(log, COPY), storage)
+    again, _ = run(checked(log, COPY, "another check"), storage, start="train")
+    assert statuses(again) == {"load": "skipped", "check": "done", "train": "done", "measure": "done"}
+
+
 def test_ten_stages_that_are_up_to_date_are_skipped_within_a_second(storage, log):
     chain = [Stage(f"s{n}", COPY, StubConfig(log, f"{n}"), {"before": f"s{n - 1}"} if n else {}) for n in range(10)]
     run(chain, storage)

@@ -41,6 +41,24 @@ def test_until_leaves_out_what_the_stage_does_not_need():
     assert chosen(until="copy")[0] == ["load", "text:copy", "pair:copy"]
 
 
+def test_what_a_stage_requires_is_chosen_with_it_and_comes_before_it_but_what_requires_a_stage_does_not_depend_on_its_result():
+    stages = [Stage("train", WORK, None, {"loaded": "load"}, requires=("check",)), Stage("check", WORK, None, {"loaded": "load"})]
+    ordered, _ = choose([*stages, Stage("load", WORK, None)], "train", None, set())
+    assert [stage.name for stage in ordered] == ["load", "check", "train"]
+    assert downstream(ordered, ["check"]) == {"check"}
+
+
+def test_what_two_equal_arms_require_is_required_under_the_name_of_the_first():
+    checks = [Stage(f"{arm}:check", WORK, None) for arm in "ab"]
+    both = [*checks, *(Stage(f"{arm}:train", WORK, arm, requires=(f"{arm}:check",)) for arm in "ab")]
+    kept, _ = merge_shared(both, lambda stage: (stage.step, stage.config))
+    assert [(stage.name, stage.requires) for stage in kept] == [
+        ("a:check", ()),
+        ("a:train", ("a:check",)),
+        ("b:train", ("a:check",)),
+    ]
+
+
 def test_from_forces_the_stage_and_all_that_depend_on_it():
     names, forced = chosen(start="pair:copy")
     assert names == ["load", "pair:copy", "pair:join"] and forced == {"pair:copy", "pair:join"}

@@ -1,15 +1,12 @@
-"""`validate` names every row that training would not use, by file and line; `convert` writes a whole folder, or nothing."""
+"""`validate` names every row that training would not use, by file and line, and why a run would stop."""
 
 import gzip
-import io
 import json
 import logging
-import random
 import warnings
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from mirepoix.components import ray_tasks
 from mirepoix.components.curation import row_checks
@@ -17,21 +14,10 @@ from mirepoix.components.ingestion.formats.source_files import SourceFiles
 from mirepoix.components.ingestion.sources_config import FORMATS, SourcesConfig
 from mirepoix.components.ray_tasks import worker_count
 from mirepoix.models.errors import Refused
-from mirepoix.workflows import corpora
 from mirepoix.workflows.__main__ import main
-
-
-def lines(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
-    return path
-
-
-def picture(seed, side=48):
-    rng = random.Random(seed)
-    buffer = io.BytesIO()
-    Image.frombytes("RGB", (side, side), rng.randbytes(3 * side * side)).save(buffer, "PNG")
-    return buffer.getvalue()
+from mirepoix.workflows.checks import reading
+from mirepoix.workflows.checks import validate as validation
+from tests.workflows.checks.corpora import TEXTS, lines, picture
 
 
 @pytest.fixture(scope="module")
@@ -135,34 +121,6 @@ def test_the_summary_counts_dependent_rows_apart_and_states_why_a_run_would_stop
     assert "a run would stop: 2 of the 4 candidates were rejected" in validated.stderr and "curate.max_rejected=0.2" in validated.stderr
 
 
-@pytest.fixture
-def beir(tmp_path):
-    """Writes a small BEIR folder: rows of candidates, and queries of splits."""
-
-    def write(candidates, **queries):
-        home = tmp_path / "beir"
-        lines(home / "corpus.jsonl", [{"_id": name, "text": text} for name, text in candidates.items()])
-        lines(
-            home / "queries.jsonl",
-            [{"_id": f"q-{split}-{answer}", "text": f"who is {answer} of {split} ?"} for split in queries for answer in queries[split]],
-        )
-        for split, answers in queries.items():
-            rows = ["query-id\tcorpus-id\tscore", *(f"q-{split}-{answer}\t{answer}\t1" for answer in answers)]
-            (home / "qrels").mkdir(exist_ok=True)
-            (home / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n")
-        return home
-
-    return write
-
-
-TEXTS = {
-    "a": "The lighthouse keeper counts ships.",
-    "b": "Rain falls on the harbour.",
-    "c": "An old clock strikes.",
-    "d": "Bread is baked.",
-}
-
-
 def test_a_corpus_without_a_training_pair_has_status_1_and_the_reason_why_a_run_would_stop(beir, capsys):
     assert main(["validate", str(beir(TEXTS, test="ab"))]) == 1
     out, err = capsys.readouterr()
@@ -176,12 +134,12 @@ def test_a_corpus_without_a_training_pair_has_status_1_and_the_reason_why_a_run_
 
 def test_with_a_recipe_its_splits_and_its_tasks_are_those_that_count(beir, capsys):
     """nlvr calls validation train; mire adapts on questions about pictures, of which a corpus of texts has none, and mimic on nothing."""
-    home = str(beir(TEXTS, validation="ab"))
+    home = str(beir(TEXTS, validation="ab", test="c"))
     assert main(["validate", home]) == 1
     assert main(["validate", home, "--recipe", "nlvr", "--format", "beir"]) == 0
     capsys.readouterr()
     (Path(home) / "qrels/validation.tsv").unlink()
-    assert home == str(beir(TEXTS, train="cd"))
+    assert home == str(beir(TEXTS, train="cd", test="a"))
     assert main(["validate", home, "--recipe", "mire"]) == 1
     assert "a run would stop: no pair to train on has a task of pairs.adapt_tasks=it->t; name some of t->t" in capsys.readouterr().err
     assert main(["validate", home, "--recipe", "marvel"]) == 1
@@ -190,18 +148,26 @@ def test_with_a_recipe_its_splits_and_its_tasks_are_those_that_count(beir, capsy
     assert main(["validate", home]) == 0
 
 
+def test_with_a_recipe_a_corpus_without_a_query_to_measure_by_is_told_so(beir, capsys):
+    home = str(beir(TEXTS, train="cd", dev="a"))
+    assert main(["validate", home, "--recipe", "nlvr", "--format", "beir"]) == 1  # which calls validation train, and measures by test
+    err = capsys.readouterr().err
+    assert "a run would stop: no held-out query is left to measure by: all 3 queries with an answer are of the split train; " in err
+    assert "curate.held_out=0.1 holds out a tenth of the training queries, and sources.splits=OLD=NEW renames a split" in err
+
+
 def test_a_large_corpus_is_validated_by_workers_of_ray_with_the_same_findings(beir, ray_cluster, monkeypatch):
     import ray.data  # whose import sets the level of its logger
 
     home = beir({**TEXTS, "x": "IMG_0001.jpg", "e": ""}, train=["a", "b", "x", "e"], test=["c"])
-    plan = corpora.ValidationPlan(SourcesConfig(path=(str(home),)))
-    small = corpora.validate(plan)
+    plan = validation.ValidationPlan(SourcesConfig(path=(str(home),)))
+    small = validation.validate(plan)
     assert [(rejected.part, rejected.reason) for rejected in small.rejected], "there are rejected rows to compare"
     monkeypatch.setattr(ray_tasks, "SMALL_BYTES", 10)
     level = logging.getLogger(ray.data.__name__).level
     calls = []
     monkeypatch.setattr(row_checks, "worker_count", lambda workers: calls.append(workers) or worker_count(workers))
-    assert corpora.validate(plan) == small
+    assert validation.validate(plan) == small
     assert calls, "rows were checked by workers"
     assert logging.getLogger(ray.data.__name__).level == level
 
@@ -211,7 +177,7 @@ def test_a_warning_of_ray_about_few_rows_is_not_printed(tmp_path, recwarn):
         warnings.warn("The maximum number of concurrent tasks for 'MapBatches(Check)' is set to 2, but", stacklevel=1)
         warnings.warn("a disk is nearly full", stacklevel=1)
 
-    corpora._run_stage("curating", tmp_path / "kept", work, 0)
+    reading.run_stage("curating", tmp_path / "kept", work, 0)
     assert [str(warning.message) for warning in recwarn] == ["a disk is nearly full"]
 
 
@@ -238,7 +204,7 @@ def test_too_many_rejected_candidates_are_all_printed_and_would_stop_a_run(beir,
     assert main(["validate", str(home)]) == 1
     out, err = capsys.readouterr()
     assert [line.partition(": ")[2] for line in out.splitlines() if "corpus.jsonl" in line] == [
-        "file name (corpus x0)",
+        "file name (corpus x0); 2 rows refer to it",
         "file name (corpus x1)",
     ]
     stop = "a run would stop: 2 of the 6 candidates were rejected (file name: 2), more than the share curate.max_rejected=0.2; "
@@ -254,7 +220,10 @@ def test_a_corpus_without_a_usable_row_is_printed_row_by_row(beir, capsys):
     home = beir({"a": "IMG_0001.jpg", "b": "IMG_0002.jpg"}, train=["a", "b"])
     assert main(["validate", str(home)]) == 1
     out, err = capsys.readouterr()
-    assert {line.partition(": ")[2] for line in out.splitlines()} >= {"file name (corpus a)", "file name (corpus b)"}
+    assert {line.partition(": ")[2] for line in out.splitlines()} >= {
+        "file name (corpus a); 2 rows refer to it",
+        "file name (corpus b); 2 rows refer to it",
+    }
     assert "a run would stop: 2 of the 2 candidates were rejected (file name: 2)" in err
     assert "nothing would be rejected" not in err
 
@@ -267,7 +236,7 @@ def test_judgements_of_rejected_rows_are_dependent_and_those_of_missing_rows_are
     found = json.loads(capsys.readouterr().out)
     reasons = sorted((rejected["part"], rejected["reason"]) for rejected in found["rejected"])
     assert reasons == [("corpus", "empty side"), ("qrels", "unknown item"), ("qrels", "unknown item"), ("queries", "no answer")]
-    assert found["dependent"] == 2 and found["refusal"] == ""
+    assert found["dependent"] == 2 and found["refusals"] == []
 
 
 def test_rejected_examples_are_printed_with_their_line_too(tmp_path, capsys):
@@ -344,54 +313,11 @@ def test_a_file_that_breaks_off_hides_no_rejected_row_elsewhere(tmp_path, capsys
     assert reasons == {
         (f"{pool}:2", "damaged"),
         (f"{pool}:3", "too many pixels"),
-        (f"{queries}:2", "answer was rejected"),
         (f"{queries}:4", "empty side"),
     }
     assert (
         "a run would stop: mbeir/cand_pool/local/b.jsonl.gz cannot be unpacked after line" in err and "queries     train: t->i 1\n" in err
     )
-
-
-def test_what_is_converted_is_read_again_as_it_was(tmp_path, capsys):
-    rows = [{"query": "who ?", "pos": ["he"], "neg": ["it"]}, {"query": "what ?", "pos": ["it"], "neg": []}]
-    path = lines(tmp_path / "train.jsonl", rows)
-    assert main(["convert", str(path), str(tmp_path / "beir"), "--to", "beir"]) == 0
-    assert main(["convert", str(tmp_path / "beir"), str(tmp_path / "back"), "--to", "flagembedding"]) == 0
-    (file,) = (tmp_path / "back").glob("*.jsonl")
-    assert [json.loads(line) for line in file.read_text().splitlines()] == rows
-    assert "flagembedding; corpus 2, queries 2, qrels 3" in capsys.readouterr().out
-
-
-def test_convert_prints_the_notices_of_reading_too(beir, tmp_path, capsys):
-    home = beir({"a": TEXTS["a"]}, train=["a"])
-    with (home / "queries.jsonl").open("a") as queries:
-        queries.write(json.dumps({"_id": "q9", "text": "which no qrels name"}) + "\n")
-    assert main(["convert", str(home), str(tmp_path / "swift"), "--to", "ms-swift"]) == 0
-    assert "left aside  beir/queries.jsonl: queries that no qrels name: 1, the first in line 2" in capsys.readouterr().err
-
-
-def test_convert_counts_the_rows_that_another_format_changes(tmp_path, capsys):
-    path = lines(tmp_path / "train.jsonl", [{"query": "who ?", "pos": ["he"], "neg": ["it", "they"]}])
-    assert main(["convert", str(path), str(tmp_path / "unite"), "--to", "unite"]) == 1
-    assert "not the same when unite is read again: 1 queries that are written as several rows" in capsys.readouterr().err
-
-
-def test_a_format_that_cannot_hold_it_is_refused_and_leaves_nothing(tmp_path, capsys):
-    home = tmp_path / "pictures"
-    home.mkdir()
-    (home / "a.png").write_bytes(picture("a"))
-    lines(home / "captions.jsonl", [{"file_name": "a.png", "text": "noise"}])
-    assert main(["convert", str(home), str(tmp_path / "out"), "--to", "flagembedding"]) == 2
-    assert "flagembedding" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures"]
-
-
-def test_a_target_that_holds_something_is_not_written_over(tmp_path, capsys):
-    path = lines(tmp_path / "train.jsonl", [{"query": "who ?", "pos": ["he"], "neg": []}])
-    assert main(["convert", str(path), str(tmp_path), "--to", "beir"]) == 2
-    assert "exists and is not an empty folder" in capsys.readouterr().err
-    assert main(["convert", str(path), str(tmp_path / "x"), "--to", "nlvr"]) == 2
-    assert "cannot be written; give one of canonical, beir" in capsys.readouterr().err
 
 
 def test_the_formats_are_listed_with_a_line_each(capsys):
@@ -404,3 +330,104 @@ def test_the_formats_are_listed_with_a_line_each(capsys):
 def test_a_place_that_is_not_there_is_refused_by_name():
     with pytest.raises(Refused, match="there is no corpus at '/no/such/place'"):
         SourceFiles("/no/such/place").files()
+
+
+@pytest.fixture(scope="module")
+def leaking(tmp_path_factory):
+    """A corpus of three hundred texts, each the answer of a training query and of a test query: everything leaks."""
+    return leaky(tmp_path_factory.mktemp("leaking"), 300)
+
+
+def leaky(home, count):
+    """Writes it with so many texts, none near-equal to another."""
+    words = ("amber", "basil", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jetty")
+    texts = {f"d{n:05}": f"{words[n % 10]} {words[n // 10 % 10]} {words[n // 100 % 10]} number {n} of the collection" for n in range(count)}
+    asked = [(split, n) for split in ("train", "test") for n in range(count)]
+    queries = [{"_id": f"{split}{n:05}", "text": f"{split} asks {n} {words[n % 7]}{n}?"} for split, n in asked]
+    lines(home / "corpus.jsonl", [{"_id": name, "text": text} for name, text in texts.items()])
+    lines(home / "queries.jsonl", queries)
+    for split in ("train", "test"):
+        (home / "qrels").mkdir(exist_ok=True)
+        judged = [f"{split}{n:05}\td{n:05}\t1" for n in range(count)]
+        (home / "qrels" / f"{split}.tsv").write_text("\n".join(["query-id\tcorpus-id\tscore", *judged]) + "\n")
+    return str(home)
+
+
+PLAIN = ("curate.near.texts=null", "curate.near.pictures=null")
+
+
+def test_a_corpus_where_everything_leaks_takes_a_screen_and_says_what_each_setting_would_keep(leaking, capsys):
+    assert main(["validate", leaking, *PLAIN]) == 1
+    out, err = capsys.readouterr()
+    printed = [*out.splitlines(), *(line for line in err.splitlines() if not line.startswith(("reading", "curating")))]
+    assert len(printed) <= 40
+    (leaks,) = out.splitlines()
+    assert "300 lines like this: 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 290 more; 300 rows refer to them" in leaks
+    assert "leaks into test" in leaks
+    assert "600 rows would be rejected: 300 for reasons of their own, 300 because they refer to these" in err
+    (stop,) = [line for line in err.splitlines() if line.startswith("a run would stop")]
+    assert "all 300 training queries leak" in stop and "(curate.leakage=all)" in stop
+    assert "curate.leakage=queries would leave 300 to train on and 300 to measure by" in stop
+    assert "curate.leakage=off would leave 300 to train on and 300 to measure by" in stop
+    assert "sources.splits=test=train with curate.held_out=0.1 would leave 540 to train on and 60 to measure by" in stop
+
+
+@pytest.mark.parametrize(
+    ("settings", "left"),
+    [
+        (["curate.leakage=queries"], {"train": 300, "test": 300}),
+        (["curate.leakage=off"], {"train": 300, "test": 300}),
+        (["sources.splits=test=train", "curate.held_out=0.1"], {"train": 540, "held_out": 60}),
+    ],
+)
+def test_what_validate_said_that_a_setting_would_keep_is_what_it_keeps(leaking, capsys, settings, left):
+    assert main(["validate", leaking, *PLAIN, *settings, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {split: sum(tasks.values()) for split, tasks in found["queries"].items()} == left and found["rejected"] == []
+
+
+def test_overrides_may_come_anywhere_and_a_source_may_have_a_name_of_its_own(beir, capsys):
+    home = beir(TEXTS, dev="ab", test="cd")
+    assert main(["validate", "sources.splits=validation=train", f"mine=beir+{home}", "--json", "seed=3"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["queries"]) == {"train", "test"}
+    assert main(["validate", str(home), "evaluate.split=test2", "sources.splits=validation=train"]) == 1
+    assert "a run would stop: evaluate.split is 'test2', and the corpus has answered queries of test" in capsys.readouterr().err
+    assert main(["validate", str(home), "--recipe", "mimic", "curate.leakag=off"]) == 2
+    assert "there is no 'curate.leakag' here; did you mean curate.leakage" in capsys.readouterr().err
+
+
+def test_a_file_of_a_recipe_is_validated_by_its_sources_and_its_rules(beir, tmp_path, capsys):
+    home = beir(TEXTS, dev="ab", test="cd")
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"recipe: mimic\nsources:\n  path: [{home}]\n  splits: [validation=train]\n")
+    assert main(["validate", str(file), "evaluate.split=null"]) == 0
+    assert main(["validate", str(file), "evaluate.split=dev"]) == 1
+    assert "evaluate.split is 'dev'" in capsys.readouterr().err
+    assert main(["validate", str(file), "--recipe", "mire"]) == 2
+    assert "give one recipe, or one file of one" in capsys.readouterr().err
+
+
+def test_without_a_corpus_there_is_nothing_to_validate(capsys):
+    assert main(["validate"]) == 2
+    assert "there is no corpus to validate; give a PATH" in capsys.readouterr().err
+    assert main(["validate", "--recipe", "search"]) == 2
+
+
+def test_all_findings_are_written_into_a_file_and_another_ending_is_refused_before_anything_is_read(leaking, tmp_path, capsys):
+    assert main(["validate", leaking, *PLAIN, "--out", str(tmp_path / "all.txt")]) == 2
+    assert capsys.readouterr().err == f"mirepoix: --out is {tmp_path}/all.txt; give a file that ends in .json or .csv\n"
+    assert main(["validate", leaking, *PLAIN, "--out", str(tmp_path / "all.csv")]) == 1
+    assert f"all of it is in {tmp_path}/all.csv" in capsys.readouterr().err
+    assert len((tmp_path / "all.csv").read_text().splitlines()) == 601
+
+
+def test_one_damaged_picture_is_told_once_with_a_count_of_what_hangs_on_it(tmp_path, capsys):
+    home = tmp_path / "pictures"
+    home.mkdir()
+    for name in "abcdef":
+        (home / f"{name}.png").write_bytes(picture(name)[: None if name != "c" else 300])
+    lines(home / "metadata.jsonl", [{"file_name": f"{name}.png", "text": f"the picture that is called {name}"} for name in "abcdef"])
+    assert main(["validate", str(home)]) == 1
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) == 1 and out.startswith(f"{home}/c.png:1: damaged")
+    assert out.rstrip().endswith("; 4 rows refer to it"), "the query by the picture and three judgements"
