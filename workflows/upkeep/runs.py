@@ -3,12 +3,12 @@
 import json
 import re
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from mirepoix.components.evaluation.evaluate_config import released
 from mirepoix.models.errors import Refused
@@ -19,8 +19,9 @@ from mirepoix.workflows.storage import REMOVAL, RUN_NAME
 
 PIN, REPORT = "pin.json", "report.json"
 READERS = 16
-"""Threads that read small files; on an object store each read is a request."""
+"""Threads that read small files of an object store."""
 _PLACE = re.compile(r"artefacts/[^/\s\"]+/[0-9a-f]{16}(?![0-9a-f])")
+Read = TypeVar("Read")
 State = Literal["running", "done", "failed", "killed", "being removed"]
 
 
@@ -79,9 +80,16 @@ def read_runs(storage: str) -> list[StoredRun]:
     home = store.join(storage, "runs")
     names = [name for name in store.list_names(home) if not name.startswith(".")]
     alive = {record["driver"] for record in living(storage, "driver")} if names else set()
-    with ThreadPoolExecutor(READERS) as pool:
-        found = list(pool.map(partial(_read_run, storage, alive), names))
+    found = _each(partial(_read_run, storage, alive), names, storage)
     return sorted((run for run in found if run is not None), key=lambda run: (run.began, run.name), reverse=True)
+
+
+def _each(read: Callable[[str], Read], names: Sequence[str], storage: str) -> list[Read]:
+    """What is read for each name: on an object store by several threads, as each is a request."""
+    if store.is_local(storage):
+        return [read(name) for name in names]
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(read, names))
 
 
 def _read_run(storage: str, alive: set[str], name: str) -> StoredRun | None:
@@ -172,8 +180,7 @@ def servers(storage: str) -> dict[str, list[dict[str, Any]]]:
 def sizes(storage: str, places: Iterable[str]) -> dict[str, int | None]:
     """The bytes of each result, by its manifest; None where it is not there, or was never committed."""
     wanted = list(places)
-    with ThreadPoolExecutor(READERS) as pool:
-        return dict(zip(wanted, pool.map(partial(_size, storage), wanted), strict=True))
+    return dict(zip(wanted, _each(partial(_size, storage), wanted, storage), strict=True))
 
 
 def _size(storage: str, place: str) -> int | None:

@@ -191,7 +191,7 @@ def tree(home: str) -> set[str]:
     return {str(path.relative_to(home)) for path in Path(home).rglob("*") if path.is_file() and path.relative_to(home).parts[0] != "leases"}
 
 
-@settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(CASE)
 def test_nothing_needed_is_lost_what_is_not_needed_goes_and_a_killed_gc_is_finished_by_the_next(case):
     limits = Limits(case.keep_last, None if case.older_than is None else case.older_than * DAY)
@@ -228,7 +228,7 @@ def assert_right(home: str, case: Case) -> None:
             )
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(st.integers(0, 6), st.sampled_from(NAMES), st.booleans())
 def test_a_driver_that_comes_to_a_result_while_gc_works_has_it_or_sees_that_it_is_gone(at, name, ends):
     """The steps of a driver that finds a result, with those of a gc between them: it is used only if it stays."""
@@ -361,16 +361,13 @@ def test_on_an_object_store_a_gc_that_is_killed_again_and_again_is_finished_by_t
         make_result(home, name, "release", size=10)
     make_run(home, 0, {"a": "release", "b": "release"}, age=20 * DAY)
     make_run(home, 1, {"b": "release", "c": "release"}, age=10 * DAY)
-    steps = 0
-    # In the middle of: removal.json; the result, of which the manifest is gone then; the first and the third file of the run's folder.
-    for at in (0, 1, 1, 2):
+    # In the middle of the deletion of the result, whose rest the next gc removes as what a dead process left; then of the run's folder.
+    for at in (1, 2):
         killer = Killer(home, at, "middle")
         killer.collect(Limits(keep_last=1))
         assert killer.left, "it was killed"
-        steps += killer.steps
-        states = {each.name: each.state for each in read_runs(home)}
-        assert states[run_name(0)] == ("done" if steps == 1 else "being removed")
-        assert store.read_manifest(target(home, "a", "release")) or states[run_name(0)] != "done"
+        assert {each.name: each.state for each in read_runs(home)} == {run_name(0): "being removed", run_name(1): "done"}
+    assert store.list_names(store.join(home, "runs", run_name(0))) == ["removal.json", "run.json"]
     collect(home, Limits(keep_last=1))
     for name in "bc":
         store.verify(target(home, name, "release"))
