@@ -126,9 +126,11 @@ class _Collection:
         resumable = {place.rpartition("/")[2] for run in kept if reasons[run.name] != [_NO_LIMIT] for place in run.places}
         resumable |= {place.rpartition("/")[2] for place in self.in_use()}
         going = {place.rpartition("/")[2] for place in named - set(needed)}
+        # The same command resumes a run that was killed from its scratch, though the folder of the run is gone.
+        unfinished = {place.rpartition("/")[2] for run in runs if run.report is None for place in run.places}
         return [
             *self._results(needed, named),
-            *self._of_keys("scratch", "work", keys, resumable, going),
+            *self._of_keys("scratch", "work", keys, resumable, going - unfinished),
             *self._of_keys("log", "logs", keys, set(keys), going),
             *self._remains(live),
             *(self._run_node(run, reasons[run.name]) for run in runs),
@@ -212,8 +214,8 @@ class _Collection:
 
     def run(self) -> list[Node]:
         remains = self._remains(self.driver.live())
-        self.driver.clean()
         runs = read_runs(self.storage)
+        self.driver.clean()  # after the look at the runs, which reads the last heartbeat of those that were killed
         reasons = self.reasons(runs)
         for run in runs:
             if not reasons[run.name] and run.state != "being removed":

@@ -107,6 +107,8 @@ def _read_run(storage: str, alive: set[str], name: str) -> StoredRun | None:
     settings = json.dumps(report["settings"]) if report is not None else (store.read(store.join(folder, "config.yaml")) or b"").decode()
     began = (report or {}).get("began") or (driver or {}).get("began") or _written(named, report)
     ended = (report or {}).get("ended") or (driver or {}).get("noted") or began
+    if report is None and driver is not None:
+        ended = max(ended, _last_sign(storage, driver))
     if REMOVAL in files:
         state: State = "being removed"
     elif report is not None:
@@ -126,6 +128,13 @@ def _written(named: re.Match[str] | None, report: Mapping[str, Any] | None) -> f
     if report is not None:
         return time.mktime(time.strptime(report["run"], "%Y-%m-%d %H:%M:%S"))
     return time.mktime(time.strptime(named["when"], "%Y%m%d-%H%M%S")) if named else time.time()
+
+
+def _last_sign(storage: str, driver: Mapping[str, Any]) -> float:
+    """When a run without a report was last at work: the last heartbeat of its driver, or the newest file of its scratch."""
+    record = read_record(storage, "driver", driver["driver"]) or {}
+    keys = [place.rpartition("/")[2] for target in driver.get("targets", ()) if (place := place_of(target)) is not None]
+    return max([record.get("beat", 0.0), *(store.usage(store.join(storage, "work", key)).newest for key in keys)])
 
 
 def _lives(storage: str, driver: str) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from mirepoix.serving.heartbeat import machine, process_start
 from mirepoix.serving.store import join, list_names, publish, read_manifest, write
+from mirepoix.workflows.runner import lease
 from mirepoix.workflows.runner.lease import Driver, draft, drafts_folder
 
 
@@ -109,6 +110,17 @@ def test_heartbeats_are_written_while_the_driver_is_entered(storage):
     assert not path.exists()
     time.sleep(0.1)
     assert not path.exists(), "a stopped heartbeat writes nothing more"
+
+
+def test_the_record_in_the_folder_of_a_run_is_written_again_while_a_long_stage_goes_on(storage, monkeypatch):
+    monkeypatch.setattr(lease, "NOTE_SECONDS", 0.1)
+    folder = join(storage, "runs", "mine")
+    with Driver(storage, beat_s=0.05, folder=folder) as driver:
+        driver.rely(f"{storage}/artefacts/a/k")
+        first = json.loads((Path(folder) / "run.json").read_text())["noted"]
+        time.sleep(0.5)
+        record = json.loads((Path(folder) / "run.json").read_text())
+        assert record["noted"] > first and record["targets"] == [f"{storage}/artefacts/a/k"]
 
 
 def test_cleaning_removes_what_the_dead_left_half_done_and_nothing_else(storage):

@@ -178,6 +178,26 @@ def test_scratch_and_logs_go_with_their_run_and_else_by_their_age(storage):
     assert list_names(join(storage, "logs")) == sorted(f"release-{key_of(name)[:16]}.log" for name in ("c", "other"))
 
 
+def test_a_run_that_was_killed_is_as_old_as_its_last_checkpoint_or_heartbeat(storage):
+    """Its record was written when its long stage began, two days ago."""
+    for number, name in ((5, "trained"), (6, "silent")):
+        make_run(storage, number, {name: "train"}, age=2 * DAY, report=False, recipe="long")
+    write(join(storage, "work", key_of("trained")[:16], "checkpoint-9", "model.bin"), b".")
+    beat = {"driver": "gone", "machine": "m", "pid": 1, "start": "1", "beat": time.time() - 3600, "targets": []}
+    going = {node.name for node in planned(storage, Limits(older_than=DAY)) if node.goes}
+    assert f"runs/{run_name(6, 'long')}" in going and f"runs/{run_name(5, 'long')}" not in going
+    assert f"work/{key_of('trained')[:16]}" not in going
+    write(join(storage, "leases", "driver-gone.json"), json.dumps(beat).encode())
+    assert f"runs/{run_name(6, 'long')}" not in {node.name for node in planned(storage, Limits(older_than=DAY)) if node.goes}
+
+
+def test_young_scratch_of_a_killed_run_stays_though_the_run_goes(storage):
+    make_run(storage, 0, {"trained": "train"}, report=False)
+    write(join(storage, "work", key_of("trained")[:16], "model.bin"), b".")
+    collect(storage, Limits(keep_last=1))
+    assert runs(storage) == [run_name(3)] and list_names(join(storage, "work")) == [key_of("trained")[:16]]
+
+
 def test_scratch_of_a_run_that_only_stays_as_all_do_goes_after_a_week(storage):
     write(join(storage, "work", key_of("a")[:16], "model.bin"), b".")
     collect(storage, Limits())
