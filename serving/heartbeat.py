@@ -116,9 +116,17 @@ def record_names(storage: str, kind: str) -> list[str]:
     return [name[len(kind) + 1 : -len(".json")] for name in names if name.startswith(f"{kind}-") and name.endswith(".json")]
 
 
+_FIELDS = {"driver": {"driver", "machine", "pid", "start", "beat"}, SERVED: {"target", "url", "machine", "pid", "start", "beat"}}
+
+
 def read_record(storage: str, kind: str, name: str) -> dict[str, Any] | None:
+    """The record of that name; None where it is not there, or is a file that no process of ours wrote: ours are never half written."""
     text = read(join(storage, LEASES, f"{kind}-{name}.json"))
-    return None if text is None else json.loads(text)
+    with suppress(ValueError):
+        record = None if text is None else json.loads(text)
+        if isinstance(record, dict) and _FIELDS.get(kind, {"driver", "target"}) <= set(record):
+            return record
+    return None
 
 
 def living(storage: str, kind: str, timeout_s: float | None = None) -> list[dict[str, Any]]:

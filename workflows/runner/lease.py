@@ -179,28 +179,30 @@ class Driver:
         Their scratch stays: the next attempt resumes from it.
         """
         with self._turn():
-            live = self.live()
-            for key in self._names("key"):
-                lease = self._record("key", key)
+            leases = {key: self._record("key", key) for key in self._names("key")}
+            drivers = self._names("driver")
+            live = self.live()  # after what may be left: what a driver wrote that enters meanwhile is not among it
+            for key, lease in leases.items():
                 if lease is not None and lease["driver"] not in live:
                     if lease["target"] and not _committed(lease["target"]):
                         delete(lease["target"])
                     delete(self._path("key", key))
-            for driver in self._names("driver"):
+            for driver in drivers:
                 if driver not in live:
                     delete(self._path("driver", driver))
             for name in self._names(SERVED):
                 record = self._record(SERVED, name)
                 if record is not None and not is_alive(record, self.record["machine"]):
                     delete(self._path(SERVED, name))
-        for path in self.leftovers(live):
+        for path in self.leftovers():
             shutil.rmtree(path, ignore_errors=True)
         return live
 
-    def leftovers(self, live: set[str]) -> list[Path]:
+    def leftovers(self) -> list[Path]:
         """Folders that dead drivers, and processes that were killed while they wrote or deleted, have left half done."""
-        home = drafts_folder(self.storage)
-        found = [path for path in home.glob("*.*.*") if path.name.rsplit(".", 2)[0] not in live]
+        drafts = list(drafts_folder(self.storage).glob("*.*.*"))
+        live = self.live()  # after the drafts: one of a driver that enters meanwhile is not among them
+        found = [path for path in drafts if path.name.rsplit(".", 2)[0] not in live]
         if is_local(self.storage):
             root = local_path(self.storage)
             found += (path for folder in ("artefacts/*", "work", "runs") for path in root.glob(f"{folder}/.removed-*"))
