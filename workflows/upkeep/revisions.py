@@ -20,6 +20,7 @@ from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.search import search
 from mirepoix.workflows.run import Run, RunRequest, print_outcome, release_of, run_config
 from mirepoix.workflows.runner.progress import Output, display_of
+from mirepoix.workflows.storage import run_names
 
 OVERRIDE = re.compile(r"(seed|trust_remote_code|(sources|curate|merge|embed)(\.\w+)+)=.*", re.DOTALL)
 """A word of the command line that sets a field, and is no path."""
@@ -79,9 +80,8 @@ def _runs_beside(target: str) -> list[str]:
     home, names = path.rstrip("/").split("/")[:-3], path.rstrip("/").split("/")[-3:-1]
     if names != ["artefacts", "release"]:
         return []
-    runs = ("/".join([*home, "runs"]) or "runs") + mark + query
-    dated = [name for name in store.list_names(runs) if name.count("-") >= 3]
-    return [store.join(runs, name) for name in sorted(dated, key=lambda name: name.rsplit("-", 3)[1:3], reverse=True)]
+    storage = ("/".join(home) or ("/" if path.startswith("/") else ".")) + mark + query
+    return [store.join(storage, "runs", name) for name in run_names(storage)]
 
 
 def _same(one: str, other: str) -> bool:

@@ -122,6 +122,19 @@ def used(job_head, tmp_path_factory):
     }
 
 
+def test_a_handler_of_sigterm_that_was_set_before_ray_started_is_set_after_it():
+    def ours(*_):
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        with cluster._sigterm_kept():
+            signal.signal(signal.SIGTERM, lambda *_: None)
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_tasks_import_our_code_from_whatever_folder_the_driver_was_started_in(used):
     assert Path(used["seen"]["task"][0]) == ROOT / "models" / "item.py"
 
