@@ -52,7 +52,8 @@ def removal(release: str, ids: Sequence[str], listed: str | None = None, trusted
     if not merge.removed:
         raise Refused("there is nothing to remove; give ids of items as a search shows them, or --ids FILE with an id on each line")
     refuse_removal(release, item_ids(target), merge.removed)
-    return Revision(0, merge=merge, embed=rules_of(release, target).embed, trust_remote_code=trusted)
+    rules = rules_of(release, target)  # of which `curate` decides nothing here: it is passed on to what is added afterwards
+    return Revision(0, curate=rules.curate, merge=merge, embed=rules.embed, trust_remote_code=trusted)
 
 
 def rules_of(given: str, target: str) -> Rules:

@@ -263,6 +263,17 @@ def test_the_rules_are_those_of_the_run_where_it_is_known(cli, home, base, tmp_p
     assert (revision.sources.path, revision.embed.batch_size) == (("x=folder+y",), 3)
 
 
+def test_the_rules_of_the_run_outlive_a_removal_and_an_addition(cli, home, base):
+    status, _, err, report = cli("release", home / "clip", "--corpus", home / "old", "curate.near.texts=0.7", "embed.batch_size=7")
+    assert status == 0, err
+    status, _, err, report = cli("remove", report["folder"], "p09.png")
+    assert status == 0, err
+    status, _, err, report = cli("add", report["folder"], home / "more")
+    assert status == 0, err
+    revision, _ = addition(str(report["folder"]), [str(home / "old")])
+    assert (revision.curate.near.texts, revision.curate.leakage, revision.embed.batch_size) == (0.7, "off", 7)
+
+
 def test_a_killed_addition_goes_on_where_it_was(cli, home, base, monkeypatch, tmp_path):
     folder, _ = base
     more = pictures(tmp_path / "six", {f"six/{n}.png": 60 + n for n in range(6)})
