@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -15,11 +16,12 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.options import revive
 from mirepoix.serving import store
 from mirepoix.serving.release import item_ids, peek
-from mirepoix.workflows.config import override
+from mirepoix.workflows.config import flatten, override, read
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.search import search
 from mirepoix.workflows.run import Run, RunRequest, print_outcome, release_of, run_config
 from mirepoix.workflows.runner.progress import Output, display_of
+from mirepoix.workflows.storage import present
 
 OVERRIDE = re.compile(r"(seed|trust_remote_code|(sources|curate|merge|embed)(\.\w+)+)=.*", re.DOTALL)
 """A word of the command line that sets a field, and is no path."""
@@ -54,6 +56,30 @@ def removal(release: str, ids: Sequence[str], listed: str | None = None, trusted
     refuse_removal(release, item_ids(target), merge.removed)
     rules = rules_of(release, target)  # of which `curate` decides nothing here: it is passed on to what is added afterwards
     return Revision(0, curate=rules.curate, merge=merge, embed=rules.embed, trust_remote_code=trusted)
+
+
+def command_again(command: str, run: str) -> str | None:
+    """The command that made a run of `add` or `remove`, from the config in its folder; None where that is of another version."""
+    try:
+        revision = read((store.read(store.join(run, "config.yaml")) or b"").decode(), Revision)
+    except Refused:
+        return None
+    merge, target = revision.merge, present(revision.merge.release, run)
+    words = ["mirepoix", command, target]
+    if command == "add":
+        words += [*revision.sources.path, *["--replace"] * merge.replace] + (["--prefix", merge.prefix] if merge.prefix else [])
+        rules = rules_of(target, target)
+        sources, merge = SourcesConfig(path=revision.sources.path), MergeConfig(merge.release, merge.prefix, merge.replace)
+        given = flatten(Revision(0, sources, rules.curate, merge, rules.embed, revision.trust_remote_code))
+        words += [f"{name}={_as_word(value)}" for name, value in flatten(revision).items() if given[name] != value]
+    else:
+        words += [*merge.remove, *(["--ids", merge.remove_listed] if merge.remove_listed else [])]
+    return shlex.join(words + ["--trust-remote-code"] * revision.trust_remote_code)
+
+
+def _as_word(value: Any) -> str:
+    """A value of a config as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def rules_of(given: str, target: str) -> Rules:

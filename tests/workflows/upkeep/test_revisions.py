@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import shlex
 import shutil
 from pathlib import Path
 
@@ -272,6 +273,31 @@ def test_the_rules_of_the_run_outlive_a_removal_and_an_addition(cli, home, base)
     assert status == 0, err
     revision, _ = addition(str(report["folder"]), [str(home / "old")])
     assert (revision.curate.near.texts, revision.curate.leakage, revision.embed.batch_size) == (0.7, "off", 7)
+
+
+def test_the_command_that_show_prints_runs_an_addition_or_a_removal_again(cli, home, base, storage, capsys, tmp_path):
+    folder, before = base
+    (tmp_path / "ids of mine.txt").write_text("p07.png\n")
+    for given, again in (
+        (
+            ("add", folder, home / "more", "--replace", "--prefix", "new year/", "curate.max_rejected=0.5", "curate.near.texts=null"),
+            f"mirepoix add {before} {home / 'more'} --replace --prefix 'new year/' curate.max_rejected=0.5",
+        ),
+        (
+            ("remove", folder, "p09.png", "--ids", tmp_path / "ids of mine.txt"),
+            f"mirepoix remove {before} p09.png --ids '{tmp_path}/ids of mine.txt'",
+        ),
+    ):
+        status, _, err, report = cli(*given)
+        assert status == 0, err
+        assert main(["show", str(report["folder"]), "--storage", str(storage)]) == 0
+        out, _ = capsys.readouterr()
+        assert out.splitlines()[-1] == f"run again  {again} --storage {storage}"
+        status, _, err, report = cli(*shlex.split(again)[1:])
+        assert status == 0 and {stage["status"] for stage in report["stages"]} == {"skipped"}, err
+    (report["folder"] / "config.yaml").write_text("seed: 0\n")
+    assert main(["show", str(report["folder"]), "--storage", str(storage)]) == 0
+    assert capsys.readouterr()[0].splitlines()[-1].startswith("run again  by the command that was given: its config.yaml is of another")
 
 
 def test_a_killed_addition_goes_on_where_it_was(cli, home, base, monkeypatch, tmp_path):
