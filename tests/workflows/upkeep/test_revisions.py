@@ -353,6 +353,12 @@ def test_a_release_that_knows_no_hashes_compares_what_it_shows(cli, home, base, 
     assert "items     16 there already; 0 encoded; 16 in all" in out
 
 
-def test_an_added_to_release_has_no_run_of_a_training_in_its_lineage(cli, home, base):
-    _, out, _, report = cli("add", base[0], home / "more")
-    assert lineage(str(report["folder"])) == (str(target_of(out)), None)
+def test_the_lineage_of_a_revised_release_is_that_of_the_release_it_was_made_of(cli, home, base, tmp_path):
+    _, _, _, added = cli("add", base[0], home / "more")
+    _, out, _, removed = cli("remove", added["folder"], "p09.png")
+    release, run = lineage(str(removed["folder"]))
+    assert release == str(target_of(out)) and run["recipe"] == "search"
+    assert run["settings"]["backbone"]["name"] == str(home / "clip") and "merge" not in run["settings"]
+    shutil.copytree(base[1], tmp_path / "elsewhere")
+    _, out, _, apart = cli("add", tmp_path / "elsewhere", home / "more")
+    assert lineage(str(apart["folder"])) == (str(target_of(out)), None), "no run is known that made it"
