@@ -24,6 +24,10 @@ ADDITIONS = """examples:
   mirepoix add storage/artefacts/release/... /my/pictures --replace curate.near_duplicates=merge
 """
 
+REMOVALS = """Makes a release with fewer items of a release, which stays as it is. Nothing is encoded, unless all items of a modality go by
+which the release is verified: then a few others of that modality are, in their place.
+"""
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -84,7 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--prefix", default="", metavar="TEXT", help="put this before the ids of the new items")
     _revision(add)
 
-    remove = commands.add_parser("remove", help="make a release with fewer items of a release, which stays as it is; no item is encoded")
+    remove = commands.add_parser("remove", help="make a release with fewer items of a release, which stays as it is")
+    remove.description = REMOVALS
     remove.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
     remove.add_argument("overrides", nargs="*", metavar="ID", help="ids of the items to remove, as a search shows them")
     remove.add_argument("--ids", metavar="FILE", help="file with an id on each line, of items to remove")

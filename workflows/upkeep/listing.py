@@ -92,12 +92,22 @@ def show_command(storage: str, given: str, as_json: bool) -> int:
     others = {place: [other.name for other in runs if other is not run and place in other.places] for place in run.places}
     bytes_of = sizes(storage, run.places)
     stages = [_stage(stage, bytes_of, others) for stage in run.stages]
-    again = f"mirepoix run {run.recipe} --config {shlex.quote(store.join(run.folder, 'config.yaml'))} --storage {shlex.quote(storage)}"
+    again = _again(run, storage)
     if as_json:
         print(json.dumps({**row, "stages": stages, "run_again": again}, indent=1))
     else:
         print("\n".join(_shown(run, row, stages, again)))
     return 0
+
+
+def _again(run: StoredRun, storage: str) -> str | None:
+    """The command that runs a run again; None where the config of an addition or a removal is of another version."""
+    command: str | None = f"mirepoix run {run.recipe} --config {shlex.quote(store.join(run.folder, 'config.yaml'))}"
+    if run.recipe in ("add", "remove"):
+        from mirepoix.workflows.upkeep.revisions import command_again  # with all that plans a run, which no other run is shown by
+
+        command = command_again(run.recipe, run.folder)
+    return command and f"{command} --storage {shlex.quote(storage)}"
 
 
 def _stage(stage: Mapping[str, Any], bytes_of: dict[str, int | None], others: dict[str, list[str]]) -> dict[str, Any]:
@@ -114,7 +124,7 @@ def _stage(stage: Mapping[str, Any], bytes_of: dict[str, int | None], others: di
     }
 
 
-def _shown(run: StoredRun, row: dict[str, Any], stages: list[dict[str, Any]], again: str) -> Iterator[str]:
+def _shown(run: StoredRun, row: dict[str, Any], stages: list[dict[str, Any]], again: str | None) -> Iterator[str]:
     yield f"{run.name}  {run.state}"
     if run.damage:
         yield f"  damaged  {run.damage}; restore the file, or delete the folder {run.folder}"
@@ -150,7 +160,7 @@ def _shown(run: StoredRun, row: dict[str, Any], stages: list[dict[str, Any]], ag
         found = present(target, run.folder)
         yield f"release    {found}{f'  ({arm})' if arm else ''}"
         yield f"serve it   mirepoix serve {shlex.quote(run.folder if len(run.released) == 1 else found)}"
-    yield f"run again  {again}"
+    yield f"run again  {again or 'by the command that was given: its config.yaml is of another version'}"
 
 
 def keep_command(storage: str, given: str, undo: bool) -> int:
