@@ -25,7 +25,7 @@ from mirepoix.components.ingestion.formats import filesystems
 from mirepoix.components.ingestion.formats.rows import RowError, Unreadable, split_of
 from mirepoix.components.ingestion.formats.streams import Blocks, Decompressed
 from mirepoix.models.errors import Refused
-from mirepoix.serving.store import refuse_credentials
+from mirepoix.serving.store import in_storage, refuse_credentials, storages_among
 
 SHARD_BYTES = 64 << 20
 _SPACE, _GAP, _ENDING = re.compile(r"\s*"), re.compile(r"[\s,]*"), re.compile(r"\.\w+(\.gz)?$", re.I)
@@ -124,11 +124,13 @@ class SourceFiles:
 
     @cached_property
     def listing(self) -> dict[str, ListedFile]:
-        """Every file by its name, sorted by name, without hidden files."""
+        """Every file by its name, sorted by name, without hidden files and without what runs wrote into a storage among them."""
         filesystem, root, only = self._opened
         with self._as_refusal():
             found = [filesystem.get_file_info(f"{root}/{only}")] if only else filesystems.infos(filesystem, root)
-        named = {info.path[len(root) :].lstrip("/"): info for info in found if info.is_file}
+        below = {info.path[len(root) :].lstrip("/"): info for info in found}
+        storages = storages_among(below) if not only else set()
+        named = {name: info for name, info in below.items() if info.is_file and not in_storage(name, storages)}
         seen = (name for name in sorted(named) if not any(step.startswith(".") for step in name.split("/")))
         return {name: ListedFile(named[name].size or 0, named[name].mtime_ns) for name in seen}
 
