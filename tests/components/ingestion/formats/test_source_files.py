@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -140,6 +141,16 @@ def test_what_runs_wrote_among_the_files_is_left_out(tmp_path, file, uri):
     write_files(tmp_path, {"a.jsonl": "{}\n", file: "{}\n"})
     tree = SourceFiles(f"local://{tmp_path}" if uri else str(tmp_path))
     assert tree.files() == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("name", [b"b\xfcro.png", b"caf\xe9/a.png"])
+def test_a_name_that_is_not_utf8_is_refused_in_one_line_that_has_it(tmp_path, name):
+    path = os.fsencode(tmp_path) + b"/" + name
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    open(path, "wb").close()
+    with pytest.raises(Refused, match="has a file whose name is not UTF-8: ") as refused:
+        SourceFiles(str(tmp_path)).listing  # noqa: B018 - it is listed when it is first asked for
+    assert ascii(name)[2:6].replace("'", "") in str(refused.value) and "\\x" in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_folders_that_are_called_as_those_of_a_storage_are_read(tmp_path):
