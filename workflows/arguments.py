@@ -227,22 +227,18 @@ def _trusted(parser: argparse.ArgumentParser) -> None:
 
 def _corpora(parser: argparse.ArgumentParser, count: str, help: str) -> None:
     parser.add_argument("path", nargs=count, metavar="PATH", help=help)
-    parser.add_argument(
-        "--format", default="auto", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: %(default)s)"
-    )
+    parser.add_argument("--format", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: auto)")
     parser.add_argument("--images", metavar="FOLDER", help="folder that the paths of pictures are relative to (default: the corpus)")
     parser.add_argument(
         "--columns",
         metavar="ROLE=COLUMN",
         action="append",
-        default=[],
         help="a column of tables of any names, as picture=file; roles: picture, text, id, query, split; may be repeated",
     )
     parser.add_argument(
         "--captions",
         choices=["apart", "together"],
-        default="apart",
-        help="whether a picture and its caption are two candidates or one (default: %(default)s)",
+        help="whether a picture and its caption are two candidates or one (default: apart)",
     )
 
 

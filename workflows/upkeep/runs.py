@@ -15,7 +15,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.serving.heartbeat import SERVED, is_alive, living, place_of, read_record
 from mirepoix.workflows.runner.lease import ABANDONED_SECONDS, RUN_FILE
-from mirepoix.workflows.storage import REMOVAL, RUN_NAME
+from mirepoix.workflows.storage import REMOVAL
 
 PIN, REPORT = "pin.json", "report.json"
 READERS = 16
@@ -96,7 +96,7 @@ def _read_run(storage: str, alive: set[str], name: str) -> StoredRun | None:
     """The run in a folder; None where it was removed meanwhile, and of a folder that is no run's. A run may have been renamed."""
     folder = store.join(storage, "runs", name)
     files = set(store.list_names(folder))
-    named = RUN_NAME.fullmatch(name)
+    named = store.RUN_NAME.fullmatch(name)
     if not files or not (named or {RUN_FILE, REPORT} & files):
         return None
     driver = _content(folder, RUN_FILE) if RUN_FILE in files else None
