@@ -5,7 +5,6 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirepoix.components.ingestion.formats import table as any_table
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.init.costs import Costs, costs
 from mirepoix.workflows.init.language import language_of
@@ -20,6 +19,7 @@ from mirepoix.workflows.init.models import (
     Model,
 )
 from mirepoix.workflows.init.survey import Survey
+from mirepoix.workflows.init.words import duration, gigabytes
 from mirepoix.workflows.recipes.finetune import TRAINING
 
 SEARCH, FINETUNE = "search", "finetune"
@@ -127,8 +127,8 @@ def _settings(found: Survey, machine: Machine, model: Model) -> dict[str, Any]:
     if table := found.table:
         roles = [(role, name) for role in ("picture", "text", "query", "id", "split") for name in table.chosen(role)]
         sources["columns"] = [f"{role}={name}" for role, name in roles]
-        if table.images:
-            sources["images"] = os.path.join(os.path.abspath(found.folder), table.images)
+        if found.images:
+            sources["images"] = found.images
     if _trained_on(found.contents.splits) != "train":
         sources["splits"] = [f"{_trained_on(found.contents.splits)}=train"]
     if found.captioned:
@@ -147,9 +147,9 @@ def _training(found: Survey, machine: Machine, model: Model, steps: int) -> dict
 
 
 def _entry(found: Survey) -> str:
-    """The folder as an absolute path, which is right from any folder; with its format where several fit."""
-    path = os.path.abspath(found.folder)
-    return f"{found.format}+{path}" if found.others and found.format != any_table.NAME else path
+    """The folder, or its one table, as an absolute path, which is right from any folder; with its format where it may be another."""
+    path = os.path.join(os.path.abspath(found.folder), found.file) if found.file else os.path.abspath(found.folder)
+    return f"{found.format}+{path}" if found.named else path
 
 
 def _warnings(found: Survey, machine: Machine, model: Model, cost: Costs, here: bool) -> list[str]:
@@ -167,13 +167,3 @@ def _warnings(found: Survey, machine: Machine, model: Model, cost: Costs, here: 
     if machine.offline and not here:
         said.append(f"HF_HUB_OFFLINE is set and {model.id} is not here: give the folder of a model as backbone.name")
     return said
-
-
-def gigabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
-    return f"{round(seconds / 60)} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"

@@ -7,7 +7,7 @@ import pytest
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.init.machine import Machine
 from mirepoix.workflows.init.pictures import Pictures
-from mirepoix.workflows.init.proposal import duration, gigabytes, propose
+from mirepoix.workflows.init.proposal import propose
 from mirepoix.workflows.init.survey import Contents, Survey
 
 MACHINE = Machine(cpus=4, rate=1e11, memory=16 * 10**9, disk=10**12)
@@ -97,8 +97,3 @@ def test_another_recipe_than_these_two_and_a_training_without_pairs_are_refused(
         propose(folder(), MACHINE, "unite")
     with pytest.raises(Refused, match="has no pair to train on"):
         propose(folder(), MACHINE, "finetune")
-
-
-def test_sizes_and_times_are_said_in_fitting_units():
-    assert [gigabytes(count) for count in (1.5e9, 2.5e6, 900)] == ["1.5 GB", "2 MB", "1 kB"]
-    assert [duration(seconds) for seconds in (0.2, 80, 600, 7200)] == ["1 seconds", "80 seconds", "10 minutes", "2.0 hours"]
