@@ -16,8 +16,8 @@ from mirepoix.workflows.init.pictures import Pictures
 from mirepoix.workflows.recipes.search import OWN
 
 REACHED = 0.7
-"""Share of the speed of a product of matrices that a model reaches; chosen here: CLIP ViT-B/32 reached 0.85 of it on two cores, forward and
-in training by adapters, with nothing else to do."""
+"""Share of the speed of a product of matrices that a model reaches; chosen here: CLIP ViT-B/32 reached 0.85 of that of
+matrices of 768 by 768 on two cores, forward and in training by adapters, with nothing else to do."""
 EMBEDDED = 16
 """Items of a batch that is embedded, as the recipes have it."""
 LETTERS = 4.0

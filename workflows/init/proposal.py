@@ -80,7 +80,7 @@ def propose(found: Survey, machine: Machine, recipe: str | None = None) -> Propo
         other = "without a training: mirepoix run FILE instruct=null curate.held_out=0"
     elif pairs:
         time = duration(trained.seconds)
-        other = f"{FINETUNE}, on {said} of the split {trained_on}, is in the file as a comment: about {time} here"
+        other = f"{FINETUNE}, on the split {trained_on} ({said}), is in the file as a comment: about {time} here"
     else:
         other = f"`recipe: {FINETUNE}` trains, once there are captions or queries"
     settings, training = _settings(found, machine, model), _training(found, machine, model, steps)

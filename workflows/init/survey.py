@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from mirepoix.components.ingestion.formats.listed_pictures import found_path, pi
 from mirepoix.components.ingestion.formats.rows import Candidate, RowError, Unreadable, split_named
 from mirepoix.components.ingestion.formats.sidecars import beside as texts_beside
 from mirepoix.components.ingestion.formats.sidecars import names_beside
-from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, SourceFiles, is_ending
+from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, ListedFile, SourceFiles, is_ending
 from mirepoix.components.ingestion.readers import FORMAT_MODULES, PICTURES, PieceReader, Source
 from mirepoix.components.ingestion.sources_config import CAPTIONED, ROLES
 from mirepoix.models.errors import Refused
@@ -68,6 +69,7 @@ class Survey:
     contents: Contents
     files: int
     unread: tuple[str, ...] = ()  # files that would not be read, and why
+    hints: tuple[str, ...] = ()  # what looks amiss, and what to do
     named: bool = False  # whether the config has to name the format
     file: str = ""  # the one table that is read, where the others may not be
     images: str = ""  # the folder that its paths of pictures are relative to, if it has to be said
@@ -87,7 +89,7 @@ class Survey:
 
 def survey(path: Path) -> Survey:
     """Looks at a folder; refuses one that has nothing to search."""
-    tree = _opened(path)
+    tree, denied = _opened(path)
     pictures = look_at_pictures(tree)
     if pictures.count and len(pictures.refused) == pictures.looked and pictures.looked:
         name, reason = pictures.refused[0]
@@ -121,6 +123,7 @@ def survey(path: Path) -> Survey:
         sidecars=dict(sorted(Counter(os.path.splitext(file)[1].lower() for file in beside if file in taken).items())),
         contents=contents,
         files=len(tree.sizes),
+        hints=tuple(_hints(looked, denied)),
         unread=tuple(_unread(tree, source, looked, read, contents, pictures, len(files))),
         named=form != any_table.NAME and recognised != [form],
         file=reading.tree.only if reading else "",
@@ -155,7 +158,9 @@ def _reading(tree: SourceFiles, tables: list[Table]) -> Source | None:
     images = f"{tree.root}/{first.images}" if first.images else None
     root, file = f"{tree.root}/", f"{tree.root}/{first.file}"
     for path, start in ((tree.root, images), (file, images), (file, root.rstrip("/"))):
-        source = Source(SourceFiles(path, tree.name, start, columns), any_table.NAME)
+        files = copy(tree) if path == tree.root else SourceFiles(path, tree.name)  # a copy has the listing
+        files.images, files.columns = start, tuple(columns)
+        source = Source(files, any_table.NAME)
         with suppress(Refused, Unreadable):
             if path == tree.root and source.shards:
                 return source
@@ -173,6 +178,15 @@ def _taken(source: Source) -> set[str]:
         return set()
 
 
+def _hints(looked: Mapping[str, Table | None], denied: list[str]) -> Iterator[str]:
+    """What to mend: folders that may not be read, and tables whose first line is none of names."""
+    for folder in denied[:SHOWN]:
+        yield f"{folder} may not be read, and is left out here; change its permissions, or move it: a run refuses a folder with it"
+    for table in filter(None, looked.values()):
+        if table.headless:
+            yield f"{table.file}: its first line has {table.headless!r}, which looks like data; give it a first line of column names"
+
+
 def _unread(
     tree: SourceFiles,
     source: Source,
@@ -182,11 +196,8 @@ def _unread(
     pictures: Pictures,
     tables: int,
 ) -> Iterator[str]:
-    """What is not read, a line each: files with the reason, columns, and tables whose first line is none of names."""
+    """What is not read, a line each: files with the reason, and columns."""
     taken = _taken(source)
-    for table in filter(None, looked.values()):
-        if table.headless:
-            yield f"{table.file}: its first line has {table.headless!r}, which looks like data: give it a first line of column names"
     if pictures.count and not any("i" in letters for letters in contents.candidates):
         yield f"the {pictures.count:,} pictures, which {source.format} does not read: write folder+PATH to search these"
     if source.format == pictures_folder.NAME:
@@ -228,6 +239,8 @@ def _why_unread(tree: SourceFiles, file: str, table: Table | None, read: list[Ta
         instead = f"; for its texts in place of the pictures write sources.columns: [{texts}]" if texts else ""
         named = [column.why for column in table.columns if column.role == "picture"]
         return f"since {named[0] if named else 'no column of it names the pictures'}{instead}"
+    if pictures and file in pictures_folder.sidecars(tree):
+        return "which are captions beside pictures: the format folder reads these, and no split, id or query; write folder+PATH for it"
     if is_ending(file, ".txt"):
         with suppress(Unreadable, OSError, RowError):
             form = delimited.recognise(tree, file)
@@ -240,8 +253,8 @@ def _why_unread(tree: SourceFiles, file: str, table: Table | None, read: list[Ta
     return "which cannot be read as a table" if is_ending(file, *(f".{name}" for name in any_table.ENDINGS)) else "a kind that is not read"
 
 
-def _opened(path: Path) -> SourceFiles:
-    """The files of a folder; refused if it is none, is empty, or may not be read."""
+def _opened(path: Path) -> tuple[SourceFiles, list[str]]:
+    """The files of a folder, and the folders in it that may not be read; refused if it is none, is empty, or may not be read itself."""
     if (uri := URI.match(str(path))) and not path.exists():  # a path has one slash where the URI has two
         given = f"{uri[1]}://{uri[2].lstrip('/')}"
         raise Refused(
@@ -258,9 +271,32 @@ def _opened(path: Path) -> SourceFiles:
     except OSError as error:
         raise Refused(f"{path} cannot be read ({error.strerror}); give a folder that you may read, or change its permissions") from error
     tree = SourceFiles(str(path))
-    if not tree.sizes:
+    denied: list[str] = []
+    try:
+        found = len(tree.sizes)
+    except Refused:
+        listing = _listed(path, denied)
+        if not denied:
+            raise
+        tree.__dict__["listing"] = listing
+        found = len(listing)
+    if not found:
         raise Refused(f"there is no file in {path}; give the folder of your pictures or texts")
-    return tree
+    return tree, denied
+
+
+def _listed(path: Path, denied: list[str]) -> dict[str, ListedFile]:
+    """The files of a folder apart from those in folders that may not be read, which are added to `denied`."""
+    found: dict[str, ListedFile] = {}
+    for folder, folders, names in os.walk(path, onerror=lambda error: denied.append(os.path.relpath(error.filename, path))):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            file = Path(folder, name)
+            with suppress(OSError):
+                if not name.startswith(".") and file.is_file():
+                    about = file.stat()
+                    found[file.relative_to(path).as_posix()] = ListedFile(about.st_size, about.st_mtime_ns)
+    return dict(sorted(found.items()))
 
 
 def _detects(module: object, tree: SourceFiles) -> bool:

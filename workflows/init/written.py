@@ -49,7 +49,7 @@ def _found(found: Survey) -> Iterator[str]:
     about = "" if contents.whole else "about "
     what = ", ".join(f"{about}{_named(count, letters)}" for letters, count in sorted(contents.candidates.items()))
     known = "" if found.format in (pictures_folder.NAME, any_table.NAME) else f", {FORMATS[found.format].what}"
-    yield f"read as {found.format}{known}; to search there are {what or 'none'}"
+    yield f"read as {found.format}{known}; to search there {'is' if sum(contents.candidates.values()) == 1 else 'are'} {what or 'none'}"
     if found.others:
         others = " or ".join(name if name != any_table.NAME else "a table of named columns" for name in found.others)
         yield f"it may be {others} too; {found.format} is taken, as it comes first: another is written FORMAT+PATH"
@@ -59,6 +59,7 @@ def _found(found: Survey) -> Iterator[str]:
         yield "no caption and no query: it can be searched, and there is nothing to train on or to measure by"
     yield from contents.notices[:3]
     yield from (f"not read: {line}" for line in found.unread)
+    yield from found.hints
     if found.table is not None:
         for column in found.table.columns:
             yield f"{column.role}: {column.why}" if column.chosen else f"not taken as {column.role}: {column.why}"

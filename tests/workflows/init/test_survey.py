@@ -1,9 +1,11 @@
 """A folder is read as what a run would read it."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from mirepoix.components.ingestion.formats import filesystems
 from mirepoix.components.ingestion.formats.table import NAME as TABLE
 from mirepoix.components.ingestion.readers import open_sources, tables
 from mirepoix.models.errors import Refused
@@ -161,4 +163,31 @@ def test_a_uri_is_said_with_what_to_do():
 def test_a_first_line_of_data_is_named(tmp_path):
     rows = "".join(f"p{number}.png;a view of number {number}\n" for number in range(3))
     found = survey(write_files(tmp_path, {**shown(3), "list.csv": rows}))
-    assert "list.csv: its first line has 'p0.png', which looks like data: give it a first line of column names" in found.unread
+    assert found.hints == ("list.csv: its first line has 'p0.png', which looks like data; give it a first line of column names",)
+
+
+def test_a_folder_in_it_that_may_not_be_read_is_left_out_and_named(tmp_path, monkeypatch):
+    write_files(tmp_path, {**shown(3), "own/x.png": picture(9), "list.csv": "bild;satz\np0.png;ein Haus am See\n"})
+    scan = os.scandir
+
+    def denied(path="."):
+        if str(path).endswith("own"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    def infos(filesystem, root):
+        raise PermissionError(13, "Permission denied", root)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    monkeypatch.setattr(filesystems, "infos", infos)
+    found = survey(tmp_path)
+    assert found.contents.candidates == {"i": 3, "t": 1} and found.format == TABLE
+    assert found.hints == ("own may not be read, and is left out here; change its permissions, or move it: a run refuses a folder with it",)
+
+
+def test_captions_beside_pictures_that_a_table_of_splits_leaves_out_are_named(tmp_path):
+    table = "file,caption,split\np0.png,a view of the lake,test\np1.png,a view of it,train\n"
+    found = survey(write_files(tmp_path, {**shown(3), "captions.csv": table, "p2.txt": "a third view"}))
+    assert found.sidecars == {} and found.unread == (
+        "p2.txt, which are captions beside pictures: the format folder reads these, and no split, id or query; write folder+PATH for it",
+    )
