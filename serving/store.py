@@ -121,8 +121,11 @@ def _listing(target: str | Path, recursive: bool) -> tuple[str, list[fs.FileInfo
 
 
 def list_names(target: str | Path) -> list[str]:
-    """The sorted names directly below a target; none where it does not exist."""
-    return sorted(info.base_name for info in _listing(target, recursive=False)[1])
+    """The sorted names directly below a target; none where it does not exist, and of a file."""
+    try:
+        return sorted(info.base_name for info in _listing(target, recursive=False)[1])
+    except NotADirectoryError:
+        return []
 
 
 def read(target: str | Path) -> bytes | None:
@@ -159,10 +162,10 @@ def write(target: str | Path, content: bytes) -> None:
 
 
 def delete(target: str | Path) -> None:
-    """Removes a file, a folder or an artefact; a reader never sees an artefact that is partly removed."""
+    """Removes a file, a folder or an artefact; a reader never sees an artefact that is partly removed. Of a link, what it names stays."""
     if is_local(target):
         path = local_path(target)
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             with suppress(FileNotFoundError):
                 shutil.rmtree(_set_aside(path))
         else:
@@ -233,6 +236,23 @@ def in_storage(name: str, storages: Iterable[str]) -> bool:
         if name.startswith(home) and name[len(home) :].partition("/")[0].removesuffix("-wal").removesuffix("-shm") in IN_STORAGE:
             return True
     return False
+
+
+@dataclass(frozen=True)
+class SharedFile:
+    """A file that has several names, by hard links: its bytes are free again when the last of them goes."""
+
+    id: tuple[int, int]
+    bytes: int
+    names: int
+
+
+def shared_files(target: str | Path) -> list[SharedFile]:
+    """The files below a local folder that have several names, one entry for each name below it; an object store has none."""
+    if not is_local(target) or local_path(target).is_symlink():
+        return []
+    found = [os.lstat(os.path.join(home, name)) for home, _, names in os.walk(local_path(target)) for name in names]
+    return [SharedFile((file.st_dev, file.st_ino), file.st_size, file.st_nlink) for file in found if file.st_nlink > 1]
 
 
 # Artefacts

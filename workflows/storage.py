@@ -14,6 +14,10 @@ REMOVAL = "removal.json"
 """In the folder of a run that `mirepoix gc` removes: from then on it is none."""
 
 
+LOCK = ".lock"
+"""In leases/: the lock file of a local storage, which stays when everything else is removed."""
+
+
 def default_storage() -> str:
     """MIREPOIX_STORAGE, else ./storage; in a job, whose working directory is removed with it, a folder in the home."""
     if given := os.environ.get("MIREPOIX_STORAGE"):
@@ -33,7 +37,7 @@ def is_storage(storage: str) -> bool:
     with suppress(OSError):  # a file, or a folder that cannot be read
         if any(RUN_NAME.fullmatch(name) for name in list_names(join(storage, "runs"))):
             return True
-        if any(name.endswith(".json") for name in list_names(join(storage, "leases"))):
+        if any(name.endswith(".json") or name == LOCK for name in list_names(join(storage, "leases"))):
             return True
         stages = [join(storage, "artefacts", stage) for stage in list_names(join(storage, "artefacts"))]
         return any(KEY.fullmatch(name) for stage in stages for name in list_names(stage))

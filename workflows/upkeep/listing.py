@@ -59,6 +59,7 @@ def _rows(storage: str, runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
             "score": None if run.score is None else dict(zip(("arm", "measure", "average"), run.score, strict=True)),
             "bytes": sum(bytes_of[place] or 0 for place in run.places),
             "bytes_alone": sum(bytes_of[place] or 0 for place in run.places if len(named[place]) == 1),
+            "damage": run.damage,
             "pinned": run.pinned,
             "served": sorted({record["url"] for place in run.places for record in served.get(place, ())}),
             "releases": run.released,
@@ -125,6 +126,8 @@ def _stage(stage: Mapping[str, Any], bytes_of: dict[str, int | None], others: di
 
 def _shown(run: StoredRun, row: dict[str, Any], stages: list[dict[str, Any]], again: str | None) -> Iterator[str]:
     yield f"{run.name}  {run.state}"
+    if run.damage:
+        yield f"  damaged  {run.damage}; restore the file, or delete the folder {run.folder}"
     yield f"  recipe   {run.recipe}"
     took = f", {clock(run.ended - run.began)} in all" if run.report is not None else ""
     where = f" on {run.driver['host']}, pid {run.driver['pid']}" if run.driver else ""
@@ -167,13 +170,14 @@ def keep_command(storage: str, given: str, undo: bool) -> int:
     pin = store.join(run.folder, PIN)
     if undo:
         store.delete(pin)
-        print(f"{run.name} is not kept any longer; gc decides by its age")
+        print(f"{run.name} {'is not kept any longer' if run.pinned else 'was not kept'}; gc decides by its age")
         return 0
     if run.state == "being removed":
         raise Refused(f"{run.name} is being removed by `mirepoix gc`; keep another run, or run its recipe again")
     store.write(pin, json.dumps({"pinned": time.time()}).encode())
-    if store.read(store.join(run.folder, REMOVAL)) is not None:  # `gc` looks for a pin after it has written this: both give way
-        store.delete(pin)
+    there = set(store.list_names(run.folder))
+    if REMOVAL in there or there <= {PIN}:  # `gc` looks for a pin after it has written removal.json: both give way
+        store.delete(run.folder if there <= {PIN} else pin)
         raise Refused(f"{run.name} has just been chosen by `mirepoix gc`; if it is still listed once that has ended, keep it then")
     print(f"{run.name} is kept, with {len(run.places)} results that it names (mirepoix keep {run.name} --undo)")
     gone = [place for place, size in sizes(storage, run.places).items() if size is None]
