@@ -202,6 +202,8 @@ def _search(arguments: argparse.Namespace) -> int:
 
     from mirepoix.serving.http.client import KEY, search_endpoint, shown
 
+    if not arguments.text.strip() and arguments.image is None:
+        raise Refused('there is no query; give a text, --image FILE, or both: mirepoix search "a red bicycle"')
     try:
         image = arguments.image.read_bytes() if arguments.image else None
     except OSError as error:

@@ -112,7 +112,7 @@ def _refuse_out_of_reach(id: str, revision: str | None) -> None:
 
     for model, (state, detail) in find_models([HubModel("model", id, revision)]).items():
         if (problem := why_not(model, state, detail)) is not None:
-            raise Refused(f"{problem}; \"latest\" is the latest release of the storage")
+            raise Refused(f'{problem}; "latest" is the latest release of the storage')
 
 
 def _adopted(name: str, revision: str | None, trust_remote_code: bool) -> "Encoder":

@@ -69,7 +69,9 @@ def test_a_saved_encoder_and_a_published_checkpoint_are_models(encoder_folder, c
 def test_a_hub_id_is_looked_for_on_the_hub():
     with pytest.raises(Refused) as refused:
         mirepoix.open("nobody/nothing")
-    assert str(refused.value).startswith("model=nobody/nothing, and nobody/nothing is neither a folder nor in the cache of this machine, and ")
+    assert str(refused.value).startswith(
+        "model=nobody/nothing, and nobody/nothing is neither a folder nor in the cache of this machine, and "
+    )
     assert "\n" not in str(refused.value) and "or give a folder; " in str(refused.value)
 
 

@@ -39,7 +39,9 @@ def test_a_name_of_no_run_and_one_of_several_are_refused_with_those_there_are(st
         named_release("search-", storage)
 
 
-@pytest.mark.parametrize("words", [["serve"], ["add", "/pictures"], ["remove", "id"], ["export", "--to", "hf", "/tmp/none/x"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "words", [["serve"], ["add", "/pictures"], ["remove", "id"], ["export", "--to", "hf", "/tmp/none/x"]], ids=lambda words: words[0]
+)
 def test_the_commands_that_take_a_release_take_the_name_of_a_run(storage, words, capsys, monkeypatch):
     monkeypatch.setenv("MIREPOIX_STORAGE", storage)
     assert main([words[0], "gone", *words[1:]]) == 2
