@@ -29,9 +29,6 @@ RUN_NAME = re.compile(r"(?P<recipe>.+)-(?P<when>\d{8}-\d{6})-[0-9a-f]{4}")
 """The folder of a run below runs/ of a storage."""
 KEY = re.compile(r"[0-9a-f]{16}")
 """The folder of a result below artefacts/<stage>/ of a storage."""
-IN_STORAGE = frozenset({"artefacts", "runs", "leases", "work", "tmp", "logs", "mlflow", "mlflow.db"})
-"""What runs write directly below a storage."""
-_LEASE = re.compile(r"\.lock|(?:driver|key|serve)-.+\.json")
 _SECRET_USER = re.compile(r"(?:s3|https?)://[^/?#]*@|[^:/?]+://[^/?@]*:(?!\d+(?:[/?]|$)).*@", re.I | re.S)
 _SECRET_FIELD = re.compile("key|token|secret|password|sig$", re.I)
 
@@ -206,36 +203,6 @@ def usage(target: str | Path) -> Usage:
         infos += _listing(target, recursive=True)[1]
     times = [info.mtime_ns / 1e9 for info in infos if info.mtime_ns is not None]
     return Usage(sum(info.size for info in infos if info.type == fs.FileType.File), max(times, default=0.0))
-
-
-def storages_among(names: Iterable[str]) -> set[str]:
-    """The folders that are storages, by the names of files and folders below a common one, which may itself be one: the empty name.
-
-    A storage has a run, a result or a record of a process, each under a name that only runs give; or it has the default name and the first
-    folders that a run makes.
-    """
-    found = set()
-    for name in names:
-        steps = name.split("/")
-        for place, step in enumerate(steps):
-            if step not in ("runs", "artefacts", "leases"):
-                continue
-            below = steps[place + 1 : place + 3]
-            is_run = step == "runs" and below and RUN_NAME.fullmatch(below[0])
-            is_result = step == "artefacts" and len(below) == 2 and KEY.fullmatch(below[1])
-            is_lease = step == "leases" and below and _LEASE.fullmatch(below[0])
-            if is_run or is_result or is_lease or steps[place - 1 : place] == ["storage"]:
-                found.add("/".join(steps[:place]))
-    return found
-
-
-def in_storage(name: str, storages: Iterable[str]) -> bool:
-    """Whether runs have written a file, by its name and the storages of the same folder."""
-    for storage in storages:
-        home = f"{storage}/" if storage else ""
-        if name.startswith(home) and name[len(home) :].partition("/")[0].removesuffix("-wal").removesuffix("-shm") in IN_STORAGE:
-            return True
-    return False
 
 
 @dataclass(frozen=True)
