@@ -169,6 +169,8 @@ def write(text: str, output: Path, force: bool) -> None:
 
 def refuse_present(output: Path, force: bool) -> None:
     """Refuses to write over a file, and a name that `run` would not take for a file."""
+    if ascii(str(output)) != ascii(os.fsencode(output).decode(errors="replace")):
+        raise Refused(f"--output is {str(output)!a}, which is not UTF-8; give another name as --output FILE.yaml")
     if not output.name.lower().endswith((".yaml", ".yml")):
         raise Refused(f"--output is {output}; give a name that ends in .yaml, as `mirepoix run` takes it for a file then")
     if output.exists() and not force:
