@@ -4,7 +4,6 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from mirepoix.models.errors import Refused
 from mirepoix.workflows.arguments import parsed
 
 if TYPE_CHECKING:
-    from mirepoix.components.ingestion.sources_config import SourcesConfig
     from mirepoix.workflows.dag.revision import Revision
     from mirepoix.workflows.run import RunRequest
 
@@ -105,16 +103,20 @@ def _release(arguments: argparse.Namespace) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.upkeep.named import named_release
     from mirepoix.workflows.upkeep.revisions import addition
 
+    arguments.release = named_release(arguments.release, arguments.storage)
     trusted = arguments.trust_remote_code
     revision, origin = addition(arguments.release, arguments.overrides, arguments.replace, arguments.prefix, trusted)
     return _revise(arguments, revision, origin)
 
 
 def _remove(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.upkeep.named import named_release
     from mirepoix.workflows.upkeep.revisions import removal
 
+    arguments.release = named_release(arguments.release, arguments.storage)
     return _revise(arguments, removal(arguments.release, arguments.overrides, arguments.ids, arguments.trust_remote_code))
 
 
@@ -185,13 +187,14 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from mirepoix.serving.serve_config import ServeConfig
-    from mirepoix.workflows.run import latest_release, release_of
+    from mirepoix.workflows.run import release_of
     from mirepoix.workflows.storage import default_storage
+    from mirepoix.workflows.upkeep.named import LATEST, is_name, named_release
 
-    storage = arguments.storage or default_storage()
-    release = release_of(arguments.release) if arguments.release else latest_release(storage)
-    if not arguments.release:
-        print(f"{release} is the latest release in {storage}", flush=True)
+    storage, given = arguments.storage or default_storage(), arguments.release or LATEST
+    release = release_of(named_release(given, storage))
+    if is_name(given):
+        print(f"{release} is {'the latest release' if given == LATEST else f'the release of run {given}'} in {storage}", flush=True)
     trusted = arguments.trust_remote_code
     config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders, trust_remote_code=trusted)
     from mirepoix.workflows.cluster.serve import serve  # Ray and FastAPI, which a refused release does not wait for
@@ -204,6 +207,8 @@ def _search(arguments: argparse.Namespace) -> int:
 
     from mirepoix.serving.http.client import KEY, search_endpoint, shown
 
+    if not arguments.text.strip() and arguments.image is None:
+        raise Refused('there is no query; give a text, --image FILE, or both: mirepoix search "a red bicycle"')
     try:
         image = arguments.image.read_bytes() if arguments.image else None
     except OSError as error:
@@ -216,8 +221,9 @@ def _search(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from mirepoix.serving.release import open_release
     from mirepoix.workflows.upkeep.lineage import lineage
+    from mirepoix.workflows.upkeep.named import named_release
 
-    release, run = lineage(arguments.release, arguments.arm)
+    release, run = lineage(named_release(arguments.release), arguments.arm)
     from mirepoix.components.publishing.export import export  # torch, which a refused release does not wait for
 
     trusted = arguments.trust_remote_code
@@ -228,26 +234,23 @@ def _export(arguments: argparse.Namespace) -> int:
 def _validate(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.checks.validate import planned, validate_command
 
-    plan = planned(arguments.path, _sources(arguments, ()), arguments.recipe)
+    plan = planned(arguments.path, _reading(arguments), arguments.recipe)
     return validate_command(plan, arguments.json, arguments.copies, arguments.out)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from mirepoix.components.ingestion.sources_config import SourcesConfig
     from mirepoix.workflows.checks.convert import convert_command
 
-    return convert_command(_sources(arguments, arguments.path), arguments.to, arguments.target)
+    sources = SourcesConfig(path=tuple(arguments.path), **_reading(arguments))
+    return convert_command(sources, arguments.to, arguments.target)
 
 
-def _sources(arguments: argparse.Namespace, paths: Iterable[str]) -> "SourcesConfig":
-    from mirepoix.components.ingestion.sources_config import SourcesConfig
-
-    return SourcesConfig(
-        path=tuple(paths),
-        format=arguments.format,
-        images=arguments.images,
-        columns=tuple(arguments.columns),
-        captions=arguments.captions,
-    )
+def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of how sources are read, as far as they are given."""
+    given = {name: getattr(arguments, name) for name in ("format", "images", "captions")}
+    given["columns"] = tuple(arguments.columns) if arguments.columns else None
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _runs(arguments: argparse.Namespace) -> int:

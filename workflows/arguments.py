@@ -14,9 +14,13 @@ EXAMPLES = """examples:
   mirepoix run search sources.path=/my/pictures            search them through a published encoder, without a training
   mirepoix release storage/artefacts/instruct/... --corpus /my/pictures
   mirepoix serve --open; mirepoix search "two small red stars" --target i
-  mirepoix add storage/runs/search-... /my/new/pictures; mirepoix remove storage/runs/add-... beach/p01.png
+  mirepoix add storage/runs/search-... /my/new/pictures; mirepoix remove storage/runs/add-... beach/p01.png.image
   mirepoix export storage/runs/quickstart-... /models/mine --to hf
 """
+
+RELEASE = (
+    "folder or URI of a release; folder, name or beginning of the name of a run that made one; or latest, the storage's latest release"
+)
 
 ADDITIONS = """examples:
   mirepoix add storage/runs/search-... /my/pictures/2027
@@ -81,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=ADDITIONS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
+    add.add_argument("release", metavar="RELEASE", help=RELEASE)
     what = "folder, file or URI with the new items, as [NAME=][FORMAT+]PATH; fields to set, as curate.max_rejected=1, may be among them"
     add.add_argument("overrides", nargs="+", metavar="PATH", help=what)
     add.add_argument("--replace", action="store_true", help="replace items by new ones with the same ids (default: refuse them)")
@@ -90,14 +94,13 @@ def _parser() -> argparse.ArgumentParser:
 
     remove = commands.add_parser("remove", help="make a release with fewer items of a release, which stays as it is")
     remove.description = REMOVALS
-    remove.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
+    remove.add_argument("release", metavar="RELEASE", help=RELEASE)
     remove.add_argument("overrides", nargs="*", metavar="ID", help="ids of the items to remove, as a search shows them")
     remove.add_argument("--ids", metavar="FILE", help="file with an id on each line, of items to remove")
     _revision(remove)
 
     serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
-    what = "folder or URI of a release, or the folder of a run that made one (default: the latest release in the storage)"
-    serve.add_argument("release", metavar="RELEASE", nargs="?", help=what)
+    serve.add_argument("release", metavar="RELEASE", nargs="?", help=f"{RELEASE} (default: latest)")
     serve.add_argument("--open", action="store_true", help="open the search page in the browser once it answers")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); others need MIREPOIX_API_KEY")
     serve.add_argument(
@@ -114,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     search = commands.add_parser("search", help="search a served release")
     search.add_argument("text", nargs="?", default="", help="text of the query")
     search.add_argument("--image", type=Path, metavar="FILE", help="picture of the query, with or without a text")
-    search.add_argument("--target", help="modality of the results: t (text), i (picture), it (picture with text)")
+    search.add_argument("--target", help="modality of the results: t (text), i (picture), it (picture with text), v (video)")
     search.add_argument("-k", type=int, default=5, help="number of results (default: %(default)s)")
     search.add_argument("--url", default="http://127.0.0.1:8000", help="the endpoint (default: %(default)s)")
     search.add_argument("--json", action="store_true", help="print the reply of the endpoint as JSON")
@@ -123,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "release",
         metavar="RELEASE",
-        help="folder or URI of a release, or the folder of a run, whose data and settings the model card then lists",
+        help=f"{RELEASE}; of a run, the model card lists data and settings",
     )
     export.add_argument("folder", type=Path, metavar="DIR", help="folder to write; it must be new or empty")
     export.add_argument(
@@ -227,22 +230,18 @@ def _trusted(parser: argparse.ArgumentParser) -> None:
 
 def _corpora(parser: argparse.ArgumentParser, count: str, help: str) -> None:
     parser.add_argument("path", nargs=count, metavar="PATH", help=help)
-    parser.add_argument(
-        "--format", default="auto", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: %(default)s)"
-    )
+    parser.add_argument("--format", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: auto)")
     parser.add_argument("--images", metavar="FOLDER", help="folder that the paths of pictures are relative to (default: the corpus)")
     parser.add_argument(
         "--columns",
         metavar="ROLE=COLUMN",
         action="append",
-        default=[],
         help="a column of tables of any names, as picture=file; roles: picture, text, id, query, split; may be repeated",
     )
     parser.add_argument(
         "--captions",
         choices=["apart", "together"],
-        default="apart",
-        help="whether a picture and its caption are two candidates or one (default: %(default)s)",
+        help="whether a picture and its caption are two candidates or one (default: apart)",
     )
 
 

@@ -28,7 +28,7 @@ from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, 
 from mirepoix.workflows.runner.execute import Report, StageReport, execute
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import Driver
-from mirepoix.workflows.runner.progress import LINE, Display, Output, write_event
+from mirepoix.workflows.runner.progress import LINE, Display, Output, fitted, write_event
 from mirepoix.workflows.runner.tracking import open_tracker
 from mirepoix.workflows.storage import REMOVAL, present, releases_of, run_names
 
@@ -250,7 +250,7 @@ def print_plan(planned: Mapping[str, StageReport], output: Output = "text", prob
         if output == "json":
             write_event("plan", stage=name, state=verb, reason=reason)
         else:
-            print(f"{name:<{width}} {verb:<10} {reason}".rstrip())
+            print(f"{name:<{width}} {verb:<10} {fitted(reason, LINE - width - 12)}".rstrip())
     for problem in problems:
         if output == "json":
             write_event("problem", **asdict(problem))
@@ -260,7 +260,10 @@ def print_plan(planned: Mapping[str, StageReport], output: Output = "text", prob
 
 
 def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> int:
-    """Prints results and failures, and how to serve the release, with `to_serve` also where that is; returns the exit status."""
+    """Prints what became of the corpus, results, failures, and the release and how to serve it, with `to_serve` by its own folder.
+
+    Returns the exit status.
+    """
     failures = {name: stage.error for name, stage in run.report.stages.items() if stage.status == "failed"}
     missing = [name for name, stage in run.report.stages.items() if stage.status == "not run"]
     made = releases_of(run.record["stages"])
@@ -278,14 +281,17 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
             seconds=round(run.record["ended"] - run.record["began"], 3),
         )
         return 0 if run.report.ok else 1
-    if text := results.results_table(run.record):
-        print(f"\n{text}")
+    if lines := [*results.searchable(run.report.stages), *filter(None, [results.results_table(run.record)])]:
+        print("", *lines, sep="\n")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
+    if results.left_out(run.report.stages) and getattr(run.config.sources, "path", ()):
+        print(f"each row  mirepoix validate {shlex.quote(store.join(run.folder, 'config.yaml'))} --copies")
     if run.endpoint:
         print(f"endpoint  {run.endpoint}")
+    for name, target in made.items():
+        print("release   " + "  ".join(filter(None, [name.rpartition(":")[0], _version(target), target])))
     if to_serve and made and run.report.ok:
-        target = next(iter(made.values()))
-        print(f"release   {target}\nserve it  mirepoix serve {shlex.quote(target)}")
+        print(f"serve it  mirepoix serve {shlex.quote(next(iter(made.values())))}")
     elif len(made) == 1 and not run.endpoint:
         print(f"serve it  mirepoix serve {shlex.quote(run.folder)} --open")
     for name, why in failures.items():
@@ -293,6 +299,13 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
     if missing:
         print("\n  ".join(textwrap.wrap(f"mirepoix: not run: {', '.join(missing)}", LINE - 2, break_on_hyphens=False)), file=sys.stderr)
     return 0 if run.report.ok else 1
+
+
+def _version(target: str) -> str:
+    """The version of a release, as `serve` and every reply to a search name it."""
+    from mirepoix.serving.release import peek  # pyarrow, which no plan waits for
+
+    return peek(target)[0].version
 
 
 def latest_release(storage: str) -> str:

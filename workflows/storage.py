@@ -1,7 +1,6 @@
 """The storage: its default folder, how its folder is recognised, and where in it a result lies whose path was recorded elsewhere."""
 
 import os
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -9,16 +8,12 @@ from typing import Any
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.heartbeat import place_of
-from mirepoix.serving.store import is_local, join, list_names, local_path, read_manifest
+from mirepoix.serving.store import KEY, RUN_NAME, is_local, join, list_names, local_path, read_manifest
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """A variable that Ray sets in the driver of a submitted job, and in no other process."""
-RUN_NAME = re.compile(r"(?P<recipe>.+)-(?P<when>\d{8}-\d{6})-[0-9a-f]{4}")
-"""The folder of a run below runs/."""
 REMOVAL = "removal.json"
 """In the folder of a run that `mirepoix gc` removes: from then on it is none."""
-KEY = re.compile(r"[0-9a-f]{16}")
-"""The folder of a result below artefacts/<stage>/."""
 
 
 LOCK = ".lock"

@@ -13,7 +13,9 @@ from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
 from mirepoix.components.generation.writer_config import EngineConfig
+from mirepoix.components.ingestion.readers import Source
 from mirepoix.components.ingestion.sources_config import SPLIT, SourcesConfig
+from mirepoix.components.pairs.corpus_check_config import CorpusCheckConfig
 from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.components.passages.passages_config import PassagesConfig
 from mirepoix.components.passages.verbalise_config import VerbaliseConfig
@@ -25,7 +27,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.search.index_config import IndexConfig
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import Damaged, is_local, join, list_names, local_path, read_manifest
-from mirepoix.workflows.checks.hub import HubModel, State, find_models, snapshot
+from mirepoix.workflows.checks.hub import HubModel, State, find_models, snapshot, why_not
 from mirepoix.workflows.checks.memory import LOADED, bytes_needed
 from mirepoix.workflows.checks.problem import Problem
 from mirepoix.workflows.checks.weights import count_weights
@@ -51,7 +53,18 @@ class Preflight:
 
     def problems(self) -> list[Problem]:
         """All problems, each once, in the order in which the stages would meet them."""
-        checks = (self._cluster, self._splits, self._models, self._extras, self._gpus, self._cpus, self._memory, self._disk, self._port)
+        checks = (
+            self._cluster,
+            self._splits,
+            self._queries,
+            self._models,
+            self._extras,
+            self._gpus,
+            self._cpus,
+            self._memory,
+            self._disk,
+            self._port,
+        )
         return list(dict.fromkeys(problem for check in checks for problem in check()))
 
     def _configs(self, kind: type) -> Iterator[tuple[str, Any]]:
@@ -186,15 +199,8 @@ class Preflight:
     def _models(self) -> Iterator[Problem]:
         wanted = list(self._hub_models())
         for model, (state, detail) in self.find_models(wanted).items() if wanted else ():
-            given, here = f"{model.field}={model.id}", f"{model.id} is neither a folder nor in the cache of this machine"
-            if state == "offline":
-                yield Problem(given, f"{here}, and {detail}", "unset HF_HUB_OFFLINE, fetch it where there is a network, or give a folder")
-            elif state == "unknown id":
-                yield Problem(given, f"{here}, and {detail}", f"correct the id, or give a folder; {_TOKEN}")
-            elif state == "not allowed":
-                yield Problem(given, f"{here}, and {detail}", f"accept the model's licence on its page, and {_TOKEN}")
-            elif state == "no answer":
-                yield Problem(given, f"{here}, and {detail}", "connect to the network, set HF_ENDPOINT to a mirror, or give a folder")
+            if (problem := why_not(model, state, detail)) is not None:
+                yield problem
 
     def _hub_models(self) -> Iterator[HubModel]:
         for _, config in self._configs(BackboneConfig):
@@ -248,16 +254,32 @@ class Preflight:
                 cure = "give curate.held_out=0.1, which holds out a tenth of the queries, or rename a split: sources.splits=OLD=NEW"
                 yield Problem("the run trains, and then evaluates", "all files of the sources are of the split train", cure)
 
+    def _queries(self) -> Iterator[Problem]:
+        """A training on pairs, of sources that are all read so that no query is made of them."""
+        config, opened = self._sources
+        trained = any(pairs.trained_tasks for _, check in self._configs(CorpusCheckConfig) for pairs in check.pairs.values())
+        if trained and opened and not any(source.may_have_queries for source in opened):
+            there = "no source has queries of its own: a caption that is read with its picture is none, and the training has no pair"
+            cure = (
+                "give sources.captions=apart, a column of queries (sources.columns=query=NAME), or `mirepoix run search` without a training"
+            )
+            yield Problem(f"sources.captions is {config.captions}", there, cure)
+
+    @property
+    def _sources(self) -> tuple[SourcesConfig, Sequence[Source]]:
+        """The config of the sources, and the sources; none where the corpus is the generated world."""
+        stage = next((stage for stage in self.stages if isinstance(stage.config, SourcesConfig)), None)
+        return (stage.config, stage.arguments.get("sources", ())) if stage is not None else (SourcesConfig(), ())
+
     @property
     def _arms(self) -> set[str]:
         return {stage.arm for stage in self.stages if isinstance(stage.config, EvaluateConfig)}
 
     def _named_splits(self) -> set[str] | None:
         """The splits that the sources have; None where that is known only once they are read."""
-        config = next((stage.config for stage in self.stages if isinstance(stage.config, SourcesConfig)), None)
-        if config is None or not config.path:
+        config, opened = self._sources
+        if not config.path:
             return None
-        opened = next(stage.arguments.get("sources", ()) for stage in self.stages if stage.config is config)
         renamed = [parts for entry in config.splits if (parts := SPLIT.fullmatch(entry))]
         found: set[str] = set()
         for source in opened:
@@ -267,9 +289,6 @@ class Preflight:
             found |= {names.get(split, split) for split in splits}
         held_out = any(isinstance(stage.config, CurateConfig) and stage.config.held_out for stage in self.stages)
         return found | ({"held_out"} if held_out else set())
-
-
-_TOKEN = "set HF_TOKEN if it is private"
 
 
 def stages_that_run(stages: Sequence[Stage], planned: Report, storage: str) -> frozenset[str]:

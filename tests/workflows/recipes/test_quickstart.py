@@ -235,6 +235,7 @@ def test_a_release_is_served_and_searched_from_the_command_line(first, home, cap
     _, folder = latest_run(home)
     server = start("serve", str(folder), "--port", "0")
     try:
+        assert server.stdout.readline().startswith("starting the server of ")
         line = server.stdout.readline()
         assert "is served at http://127.0.0.1:" in line, finish(server, time.monotonic())
         url = line.split("served at ")[1].split()[0]
