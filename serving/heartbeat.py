@@ -11,6 +11,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,13 @@ def is_alive(record: dict[str, Any], here: str | None = None, timeout_s: float |
 
 
 class Heartbeat:
-    """A record at a target: written when it is entered, again at each beat and at each change, and removed at the end."""
+    """A record at a target: written when it is entered, again at each beat and at each change, and removed at the end.
 
-    def __init__(self, target: str, record: dict[str, Any], beat_s: float):
-        self.target, self.record, self.beat_s = target, record, beat_s
+    `at_beat` is called at each beat, by the thread that beats.
+    """
+
+    def __init__(self, target: str, record: dict[str, Any], beat_s: float, at_beat: Callable[[], None] | None = None):
+        self.target, self.record, self.beat_s, self.at_beat = target, record, beat_s, at_beat
         self._writing = threading.Lock()  # of two writers, the one with the earlier record must not be the last
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
@@ -80,6 +84,8 @@ class Heartbeat:
         while not self._over.wait(self.beat_s):
             with suppress(OSError):  # a storage that fails for a moment costs one heartbeat, not the work
                 self.update()
+                if self.at_beat is not None:
+                    self.at_beat()
 
 
 def storage_of(target: str) -> str | None:
@@ -110,13 +116,21 @@ def record_names(storage: str, kind: str) -> list[str]:
     return [name[len(kind) + 1 : -len(".json")] for name in names if name.startswith(f"{kind}-") and name.endswith(".json")]
 
 
+_FIELDS = {"driver": {"driver", "machine", "pid", "start", "beat"}, SERVED: {"target", "url", "machine", "pid", "start", "beat"}}
+
+
 def read_record(storage: str, kind: str, name: str) -> dict[str, Any] | None:
+    """The record of that name; None where it is not there, or is a file that no process of ours wrote: ours are never half written."""
     text = read(join(storage, LEASES, f"{kind}-{name}.json"))
-    return None if text is None else json.loads(text)
+    with suppress(ValueError):
+        record = None if text is None else json.loads(text)
+        if isinstance(record, dict) and _FIELDS.get(kind, {"driver", "target"}) <= set(record):
+            return record
+    return None
 
 
-def living(storage: str, kind: str) -> list[dict[str, Any]]:
-    """The records of a kind whose processes are alive."""
+def living(storage: str, kind: str, timeout_s: float | None = None) -> list[dict[str, Any]]:
+    """The records of a kind whose processes are alive; `timeout_s`: how long one of another machine may be silent."""
     here = machine()
     records = [read_record(storage, kind, name) for name in record_names(storage, kind)]
-    return [record for record in records if record is not None and is_alive(record, here)]
+    return [record for record in records if record is not None and is_alive(record, here, timeout_s)]

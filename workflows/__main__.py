@@ -4,7 +4,6 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +11,6 @@ from mirepoix.models.errors import Refused
 from mirepoix.workflows.arguments import parsed
 
 if TYPE_CHECKING:
-    from mirepoix.components.ingestion.sources_config import SourcesConfig
     from mirepoix.workflows.dag.revision import Revision
     from mirepoix.workflows.run import RunRequest
 
@@ -229,26 +227,23 @@ def _export(arguments: argparse.Namespace) -> int:
 def _validate(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.checks.validate import planned, validate_command
 
-    plan = planned(arguments.path, _sources(arguments, ()), arguments.recipe)
+    plan = planned(arguments.path, _reading(arguments), arguments.recipe)
     return validate_command(plan, arguments.json, arguments.copies, arguments.out)
 
 
 def _convert(arguments: argparse.Namespace) -> int:
+    from mirepoix.components.ingestion.sources_config import SourcesConfig
     from mirepoix.workflows.checks.convert import convert_command
 
-    return convert_command(_sources(arguments, arguments.path), arguments.to, arguments.target)
+    sources = SourcesConfig(path=tuple(arguments.path), **_reading(arguments))
+    return convert_command(sources, arguments.to, arguments.target)
 
 
-def _sources(arguments: argparse.Namespace, paths: Iterable[str]) -> "SourcesConfig":
-    from mirepoix.components.ingestion.sources_config import SourcesConfig
-
-    return SourcesConfig(
-        path=tuple(paths),
-        format=arguments.format,
-        images=arguments.images,
-        columns=tuple(arguments.columns),
-        captions=arguments.captions,
-    )
+def _reading(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of how sources are read, as far as they are given."""
+    given = {name: getattr(arguments, name) for name in ("format", "images", "captions")}
+    given["columns"] = tuple(arguments.columns) if arguments.columns else None
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _runs(arguments: argparse.Namespace) -> int:

@@ -28,6 +28,10 @@ ADDITIONS = """examples:
   mirepoix add storage/artefacts/release/... /my/pictures --replace curate.near_duplicates=merge
 """
 
+REMOVALS = """Makes a release with fewer items of a release, which stays as it is. Nothing is encoded, unless all items of a modality go by
+which the release is verified: then a few others of that modality are, in their place.
+"""
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -88,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--prefix", default="", metavar="TEXT", help="put this before the ids of the new items")
     _revision(add)
 
-    remove = commands.add_parser("remove", help="make a release with fewer items of a release, which stays as it is; no item is encoded")
+    remove = commands.add_parser("remove", help="make a release with fewer items of a release, which stays as it is")
+    remove.description = REMOVALS
     remove.add_argument("release", metavar="RELEASE", help=RELEASE)
     remove.add_argument("overrides", nargs="*", metavar="ID", help="ids of the items to remove, as a search shows them")
     remove.add_argument("--ids", metavar="FILE", help="file with an id on each line, of items to remove")
@@ -225,22 +230,18 @@ def _trusted(parser: argparse.ArgumentParser) -> None:
 
 def _corpora(parser: argparse.ArgumentParser, count: str, help: str) -> None:
     parser.add_argument("path", nargs=count, metavar="PATH", help=help)
-    parser.add_argument(
-        "--format", default="auto", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: %(default)s)"
-    )
+    parser.add_argument("--format", metavar="F", help="format of the paths that name none; see `mirepoix list` (default: auto)")
     parser.add_argument("--images", metavar="FOLDER", help="folder that the paths of pictures are relative to (default: the corpus)")
     parser.add_argument(
         "--columns",
         metavar="ROLE=COLUMN",
         action="append",
-        default=[],
         help="a column of tables of any names, as picture=file; roles: picture, text, id, query, split; may be repeated",
     )
     parser.add_argument(
         "--captions",
         choices=["apart", "together"],
-        default="apart",
-        help="whether a picture and its caption are two candidates or one (default: %(default)s)",
+        help="whether a picture and its caption are two candidates or one (default: apart)",
     )
 
 

@@ -19,6 +19,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mirepoix.models.errors import Refused
+from mirepoix.models.yaml_text import SCALARS, Origin, dotted, read_yaml
 
 Config = TypeVar("Config")
 CLASS, RECIPE = "class", "recipe"
@@ -26,13 +27,6 @@ CLASS, RECIPE = "class", "recipe"
 NULLS = ("null", "none")
 ENDINGS = (".yaml", ".yml")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
-SCALARS = {
-    "null": re.compile(r"^(?:~|null|)$"),
-    "bool": re.compile(r"^(?:true|false)$"),
-    "int": re.compile(r"^[-+]?[0-9]+$"),
-    "float": re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$"),
-}
-"""Unquoted scalars that are not strings, after YAML 1.2: 1e-4 is a number, 010 is ten, and `on` and dates are strings."""
 
 
 def jsonable(config: Any) -> dict[str, Any]:
@@ -72,7 +66,7 @@ class Document(NamedTuple):
 
     recipe: Any
     plain: Any
-    origin: "Origin"
+    origin: Origin
 
 
 def parse(source: str | Path) -> Document:
@@ -80,15 +74,13 @@ def parse(source: str | Path) -> Document:
     label = str(source) if isinstance(source, Path) else "the config"
     try:
         text = source.read_text(encoding="utf-8-sig") if isinstance(source, Path) else source
-        node = yaml.compose(text, Loader=_Loader)
-        lines = dict(_lines(node, "")) if node else {}
-        plain = yaml.load(text, Loader=_Loader)
     except OSError as error:
         raise Refused(f"cannot read the config {label}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise Refused(f"{label} is not a config in YAML: {' '.join(str(error).split())}") from error
+    except UnicodeDecodeError as error:
+        raise Refused(f"{label} is not a config in YAML: it is not UTF-8 ({error.reason} at byte {error.start})") from error
+    plain, origin = read_yaml(text, label)
     recipe = plain.pop(RECIPE, None) if isinstance(plain, dict) else None
-    return Document(recipe, plain, Origin(label, lines))
+    return Document(recipe, plain, origin)
 
 
 class Part(NamedTuple):
@@ -117,7 +109,7 @@ def _leaves(annotation: Any, plain: Any, name: str) -> Iterator[tuple[str, Any]]
     if parts is None:
         yield name, _frozen(plain)
     for part in parts or ():
-        yield from _leaves(part.annotation, part.plain, _dotted(name, part.key))
+        yield from _leaves(part.annotation, part.plain, dotted(name, part.key))
 
 
 def plain_form(annotation: Any, value: Any) -> Any:
@@ -182,49 +174,22 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """The origin of a plain form, for error messages: its name, and the line of each dotted name."""
-
-    name: str
-    lines: Mapping[str, int]
-
-    def at(self, name: str) -> str:
-        line = self.lines.get(name)
-        return f"{self.name}, line {line}" if line else self.name
-
-
-def _lines(node: yaml.Node, name: str) -> Iterator[tuple[str, int]]:
-    yield name, node.start_mark.line + 1
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            if key.value in seen:
-                raise yaml.YAMLError(f"{_dotted(name, key.value)} is given twice, the second time in line {key.start_mark.line + 1}")
-            if isinstance(value, yaml.ScalarNode) and not (value.value or value.style):
-                raise yaml.YAMLError(f"line {key.start_mark.line + 1}: {key.value} has no value; write null, or leave the line out")
-            seen.add(key.value)
-            yield from _lines(value, _dotted(name, key.value))
-            yield _dotted(name, key.value), key.start_mark.line + 1
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            yield from _lines(value, _dotted(name, index))
-
-
 def build(annotation: Any, plain: Any, name: str, source: Origin) -> Any:
     """A value from its plain form, checked against its annotation; a refusal names the file and the line."""
     if isinstance(plain, dict) and classes_of(annotation):
         return _build_config(annotation, plain, name, source)
     parts = _parts(annotation, plain)
     if parts is not None:
-        built = {part.key: build(part.annotation, part.plain, _dotted(name, part.key), source) for part in parts}
+        built = {part.key: build(part.annotation, part.plain, dotted(name, part.key), source) for part in parts}
         return built if isinstance(plain, dict) else tuple(built.values())
     allowed = _admitted(annotation)
     if plain is None and type(None) in alternatives(annotation):
         return None
+    kinds = alternatives(annotation)
+    one = isinstance(plain, str) and str not in kinds and any(get_origin(kind) is tuple for kind in kinds)  # in place of a list of one
     try:
         if not classes_of(annotation):
-            return _adapter(annotation).validate_json(json.dumps(plain), strict=True)
+            return _adapter(annotation).validate_json(json.dumps([plain] if one else plain), strict=True)
     except (ValidationError, TypeError):
         allowed += "; put quotes around a text that looks like something else" if str in alternatives(annotation) else ""
     raise Refused(f"{source.at(name)}: {name or 'the whole'} is {'null' if plain is None else repr(plain)} but takes {allowed}")
@@ -234,22 +199,33 @@ def _build_config(annotation: Any, plain: dict[str, Any], name: str, source: Ori
     classes = classes_of(annotation)
     open_choice = len(listed_classes(annotation)) > 1
     if (CLASS in plain and plain[CLASS] not in classes) or (CLASS not in plain and open_choice):
-        tag = _dotted(name, CLASS)
+        tag = dotted(name, CLASS)
         raise Refused(f"{source.at(tag)}: {tag} is {plain.get(CLASS, 'missing')!r}; it must be {_listed(classes, 'or')}")
     cls = class_of(annotation, plain)
     hints, names = hints_of(cls), [field.name for field in _fields(cls)]
     values = {key: value for key, value in plain.items() if key != CLASS}
     for key in values:
         if key not in names:
-            unknown = _dotted(name, key)
-            raise Refused(f"{source.at(unknown)}: there is no {unknown!r}; {_nearest(unknown, [_dotted(name, each) for each in names])}")
-    if missing := [_dotted(name, key) for key in names if key not in values]:
+            unknown = dotted(name, key)
+            raise Refused(f"{source.at(unknown)}: there is no {unknown!r}; {_nearest(unknown, [dotted(name, each) for each in names])}")
+    if missing := [dotted(name, key) for key in names if key not in values]:
         raise Refused(f"{source.at(name)}: {_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing; every field must be there")
-    built = {key: build(hints[key], value, _dotted(name, key), source) for key, value in values.items()}
+    built = {key: build(hints[key], value, dotted(name, key), source) for key, value in values.items()}
     try:
         return cls(**built)
     except Refused as error:
-        raise Refused(f"{source.at(name)}: {name + ': ' if name else ''}{error}") from error
+        place = _place_of(str(error), name, values, source)
+        raise Refused(f"{source.at(place)}: {name + ': ' if name else ''}{error}") from error
+
+
+def _place_of(refusal: str, name: str, values: Mapping[str, Any], source: Origin) -> str:
+    """The part of a config that its own refusal names first: a field, or an entry of one; the config where neither is in the file."""
+    for key, value in values.items():
+        if re.match(rf"(?:{re.escape(dotted(name, key))}|{re.escape(key)})\b", refusal):
+            entries = enumerate(value) if isinstance(value, list) else ()
+            inside = [f"{dotted(name, key)}.{index}" for index, each in entries if repr(each) in refusal]
+            return next((place for place in (*inside, dotted(name, key)) if place in source.lines), name)
+    return name
 
 
 def _yaml_lines(annotation: Any, plain: Any) -> Iterator[str]:
@@ -279,23 +255,14 @@ def flow(plain: Any) -> str:
     return yaml.dump(plain, Dumper=_Dumper, width=float("inf")).split("\n")[0]
 
 
-class _Loader(yaml.SafeLoader):
-    """Loads YAML with the scalars above and no others."""
-
-    yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - the name and form that PyYAML reads
-
-
 class _Dumper(yaml.SafeDumper):
-    """Quotes the strings that _Loader would read as another type."""
+    """Quotes the strings that a config would read as another type."""
 
     yaml_implicit_resolvers: dict = {}  # noqa: RUF012
 
 
 for _name, _expression in SCALARS.items():
-    for _side in (_Loader, _Dumper):
-        _side.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _expression, None)
-_Loader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
-_Loader.add_constructor("tag:yaml.org,2002:float", lambda _, node: float(node.value))
+    _Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _expression, None)
 
 
 def _fields(cls: type) -> list[dataclasses.Field]:
@@ -379,10 +346,6 @@ def _admitted(annotation: Any) -> str:
         else:
             words.append(KINDS.get(each, str(each)))
     return " or ".join(words)
-
-
-def _dotted(name: str, key: Any) -> str:
-    return f"{name}.{key}" if name else str(key)
 
 
 def _nearest(given: str, names: list[str]) -> str:

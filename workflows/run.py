@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirepoix.components.evaluation.report import render
-from mirepoix.components.publishing.receipt import RECEIPT
+from mirepoix.components.publishing.receipt import RECEIPT, Receipt, answers
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.workflows.checks.problem import CannotSucceed, Problem
@@ -52,7 +52,7 @@ class RunRequest:
     start: str | None = None
     force: tuple[str, ...] = ()
     address: str | None = None
-    private: bool = False  # on a cluster of its own, even if RAY_ADDRESS is set
+    private: bool = False  # on a cluster of its own, even if RAY_ADDRESS is set, on which the caller uses the endpoint
     local: bool = False  # stages run in this process
     given: Recipe | None = None  # the config itself, of which `recipe` is but the name then
 
@@ -89,6 +89,8 @@ def _graph(request: RunRequest, config: Recipe | Revision) -> tuple[Sequence[Sta
     Where nothing is evaluated, the corpus is not asked for what evaluation takes, unless it was found to have that before.
     """
     stages = config.stages()
+    if not request.private and not _joins(request):  # the cluster ends with the run: what has answered is not started only to end
+        stages = [replace(stage, valid=None) if stage.step == "deploy" else stage for stage in stages]
     planned = _plan(request, stages)
     check = planned.stages.get(CHECK)
     if check is None or check.status == "skipped" or any(name.rpartition(":")[2] == "evaluate" for name in planned.stages):
@@ -214,11 +216,12 @@ def _ray_is_up() -> bool:
 
 
 def _endpoint(report: Report, joined: bool) -> str | None:
-    """The URL of the endpoint if it is up after the run: one that was up to date before, or one on a cluster that was joined."""
+    """The URL of the endpoint if it is up after the run: one that was up before and answers, or one on a cluster that was joined."""
     stage = report.stages.get("deploy")
     if stage is None or not (stage.status == "skipped" or (stage.status == "done" and joined)):
         return None
-    return results.read(stage.target, RECEIPT)["url"]
+    receipt = Receipt(**results.read(stage.target, RECEIPT))
+    return receipt.url if stage.status == "done" or answers(receipt) else None
 
 
 def _root(storage: str) -> str:

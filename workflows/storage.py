@@ -1,22 +1,21 @@
 """The storage: its default folder, how its folder is recognised, and where in it a result lies whose path was recorded elsewhere."""
 
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.heartbeat import place_of
-from mirepoix.serving.store import is_local, join, list_names, local_path, read_manifest
+from mirepoix.serving.store import KEY, RUN_NAME, is_local, join, list_names, local_path, read_manifest
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """A variable that Ray sets in the driver of a submitted job, and in no other process."""
-RUN_NAME = re.compile(r"(?P<recipe>.+)-(?P<when>\d{8}-\d{6})-[0-9a-f]{4}")
-"""The folder of a run below runs/."""
 REMOVAL = "removal.json"
 """In the folder of a run that `mirepoix gc` removes: from then on it is none."""
-KEY = re.compile(r"[0-9a-f]{16}")
-"""The folder of a result below artefacts/<stage>/."""
+
+
+LOCK = ".lock"
+"""In leases/: the lock file of a local storage, which stays when everything else is removed."""
 
 
 def default_storage() -> str:
@@ -38,7 +37,7 @@ def is_storage(storage: str) -> bool:
     with suppress(OSError):  # a file, or a folder that cannot be read
         if any(RUN_NAME.fullmatch(name) for name in list_names(join(storage, "runs"))):
             return True
-        if any(name.endswith(".json") for name in list_names(join(storage, "leases"))):
+        if any(name.endswith(".json") or name == LOCK for name in list_names(join(storage, "leases"))):
             return True
         stages = [join(storage, "artefacts", stage) for stage in list_names(join(storage, "artefacts"))]
         return any(KEY.fullmatch(name) for stage in stages for name in list_names(stage))

@@ -8,7 +8,7 @@ numbers         the tokens with digits
 import re
 import unicodedata
 
-from mirepoix.models.scripts import spaceless
+from mirepoix.serving.search.scripts import spaceless
 
 _TOKENS = (
     r"s|pad|unk|bos|eos|eod|mask|cls|sep|image|images|img|video|vid|audio|point|box|ref|quad|object|patch|start|end|sys|user|human|gpt"

@@ -26,7 +26,7 @@ from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.curation.edits import Edits
 from mirepoix.components.curation.kin import WHY, kin
 from mirepoix.components.curation.leakage import TOGETHER, TRAIN, alike, choose_held_out, first_of, leaking, without_classes
-from mirepoix.components.curation.leakage_options import held_out_option, leakage_options
+from mirepoix.components.curation.leakage_options import held_out_option, leakage_options, nothing_to_hold_out
 from mirepoix.components.curation.near_duplicates import keepers, near_pairs
 from mirepoix.components.curation.roles import ANSWER, CANDIDATE, HELD_OUT, TRAINING, compared_roles
 from mirepoix.components.curation.row_checks import RowCheck, checked
@@ -157,7 +157,7 @@ class _Curation:
         eligible = np.array([row for row in self._accepted(rows).tolist() if sources[row] not in sources_with_splits], np.int64)
         count = int(np.isin(eligible, self.queries).sum())
         if not count:
-            raise Refused(f"held_out is {self.config.held_out}, but every source has queries of another split than train; set it to 0")
+            raise Refused(nothing_to_hold_out(self.config.held_out, len(self.queries), len(self._accepted(self.queries))))
         names, share = dict(zip(eligible.tolist(), self.index.ids(eligible), strict=True)), self.config.held_out
         content = self.features.contents()
         queries, answers = self._answered(content)

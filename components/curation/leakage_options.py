@@ -58,3 +58,16 @@ def held_out_option(
     renamed = ",".join(f"{split}={TRAIN}" for split in sorted({*splits}))
     setting = f"sources.splits={renamed if ',' not in renamed else f'[{renamed}]'} with curate.held_out={SHARE}"
     return [{"setting": setting, "training": len(queries) - len(moved), "held_out": len(moved)}]
+
+
+def nothing_to_hold_out(share: float, queries: int, accepted: int) -> str:
+    """Why no query can be held out, and what to do: of so many queries, and of them so many that were not rejected."""
+    given = f"held_out is {share}"
+    if not queries:
+        return (
+            f"{given}, and there is no query to hold out: the sources have neither captions that are queries nor queries of their own; "
+            "bring some, or give instruct=null curate.held_out=0 to search without a training (sources.captions=together makes no queries)"
+        )
+    if not accepted:
+        return f"{given}, and all {queries} queries were rejected; mirepoix validate names each"
+    return f"{given}, but every source has queries of another split than train; set it to 0"

@@ -111,6 +111,12 @@ class Source:
         named = getattr(FORMAT_MODULES[self.format], "named_splits", None)
         return None if named is None else named(self.tree)
 
+    @property
+    def may_have_queries(self) -> bool:
+        """False where captions are read together with their pictures and nothing else is a query."""
+        together = self.tree.captions == "together" and self.format in CAPTIONED
+        return not together or any(role == "query" for role, _ in self.tree.columns)
+
     def fingerprint(self) -> str:
         """The names, sizes and modification times of the files that are read; their hash if there are many."""
         listings = [self.tree.fingerprint(self.files)]

@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 from mirepoix.models.ragged import RaggedRows
-from mirepoix.models.scripts import HANGUL, spaceless
 from mirepoix.serving.search.bm25_config import KIND, SparseConfig
 from mirepoix.serving.search.hits import Hit, position
+from mirepoix.serving.search.scripts import HANGUL, spaceless
 
 _WITH_SPACES = (
     "Tibetan",

@@ -254,7 +254,7 @@ def test_a_number_with_an_exponent_and_no_point_is_a_number():
         ("  steps: 10", "  steps: 10\n  steps: 11", ["adapt.steps is given twice", "line 5"]),
         ("  steps: 10", "  x: 10", ["line 4", "'adapt.x'"]),
         ("  warmup: 0.1\n", "", ["line 2", "adapt.warmup is missing"]),
-        ("  warmup: 0.1", "  warmup: 99", ["line 2", "adapt: warmup is 99.0"]),
+        ("  warmup: 0.1", "  warmup: 99", ["line 5", "adapt: warmup is 99.0"]),
         ("name: quickstart", "name: 12", ["line 1", "name is 12", "text", "quotes"]),
         ("  class: Unite", "  class: Onion", ["encoder.class is 'Onion'", "Unite, Mire or WideMire"]),
         ("  class: Unite\n", "", ["encoder.class is 'missing'"]),

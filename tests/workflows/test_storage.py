@@ -5,12 +5,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from mirepoix.components.ingestion.formats.source_files import SourceFiles
+from mirepoix.workflows.__main__ import main
+from mirepoix.workflows.recipes.registry import resolve
 from mirepoix.workflows.run import release_of
+from mirepoix.workflows.runner.execute import execute
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.storage import is_storage, opened_storage, present
 from mirepoix.workflows.upkeep.gc import Limits, collect
 from mirepoix.workflows.upkeep.runs import read_runs
+from tests.components.ingestion.formats.format_cases import write_files
 from tests.workflows.runner.stub_stages import COPY, StubConfig, run
 from tests.workflows.upkeep.storages import DAY, make_result, make_run, run_name, target
 
@@ -21,6 +27,7 @@ from tests.workflows.upkeep.storages import DAY, make_result, make_run, run_name
         ("runs/search-20260102-030405-00ff/config.yaml", True),
         ("artefacts/embed/0123456789abcdef/manifest.json", True),
         ("leases/driver-host-1-abc.json", True),
+        ("leases/.lock", True),
         ("runs/monday/track.gpx", False),
         ("artefacts/pottery/vase/photo.jpg", False),
         ("photo.jpg", False),
@@ -30,6 +37,22 @@ def test_a_storage_is_recognised_by_the_names_that_only_runs_give(tmp_path, path
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / path).touch()
     assert is_storage(str(tmp_path)) == recognised
+
+
+def test_a_storage_in_the_folder_of_pictures_is_no_part_of_the_source(tmp_path, monkeypatch, capsys):
+    """`cd pictures; mirepoix init .; mirepoix run mirepoix.yaml`, twice."""
+    monkeypatch.chdir(tmp_path)
+    for number in range(3):
+        Image.effect_noise((40, 30), 50 + 40 * number).save(f"p{number}.png")
+    assert main(["init", "."]) == 0
+    for status in ("done", "skipped"):
+        stages = [stage for stage in resolve("mirepoix.yaml").stages() if stage.name in ("sources", "curate")]
+        report = execute(stages, "storage", local=True)
+        assert [stage.status for stage in report.stages.values()] == [status, status]
+    write_files(Path("storage"), {"runs/search-20260102-030405-00ff/report.json": "{}", "mlflow.db": b"x", "mlflow/1/meta.yaml": "a: b"})
+    assert main(["init", ".", "--force"]) == 0
+    assert "3 pictures" in capsys.readouterr().out
+    assert SourceFiles(".").files() == ["mirepoix.yaml", "p0.png", "p1.png", "p2.png"]
 
 
 def test_a_file_and_a_missing_folder_are_no_storage(tmp_path):

@@ -13,7 +13,9 @@ from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
 from mirepoix.components.generation.writer_config import EngineConfig
+from mirepoix.components.ingestion.readers import Source
 from mirepoix.components.ingestion.sources_config import SPLIT, SourcesConfig
+from mirepoix.components.pairs.corpus_check_config import CorpusCheckConfig
 from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.components.passages.passages_config import PassagesConfig
 from mirepoix.components.passages.verbalise_config import VerbaliseConfig
@@ -51,7 +53,18 @@ class Preflight:
 
     def problems(self) -> list[Problem]:
         """All problems, each once, in the order in which the stages would meet them."""
-        checks = (self._cluster, self._splits, self._models, self._extras, self._gpus, self._cpus, self._memory, self._disk, self._port)
+        checks = (
+            self._cluster,
+            self._splits,
+            self._queries,
+            self._models,
+            self._extras,
+            self._gpus,
+            self._cpus,
+            self._memory,
+            self._disk,
+            self._port,
+        )
         return list(dict.fromkeys(problem for check in checks for problem in check()))
 
     def _configs(self, kind: type) -> Iterator[tuple[str, Any]]:
@@ -241,16 +254,32 @@ class Preflight:
                 cure = "give curate.held_out=0.1, which holds out a tenth of the queries, or rename a split: sources.splits=OLD=NEW"
                 yield Problem("the run trains, and then evaluates", "all files of the sources are of the split train", cure)
 
+    def _queries(self) -> Iterator[Problem]:
+        """A training on pairs, of sources that are all read so that no query is made of them."""
+        config, opened = self._sources
+        trained = any(pairs.trained_tasks for _, check in self._configs(CorpusCheckConfig) for pairs in check.pairs.values())
+        if trained and opened and not any(source.may_have_queries for source in opened):
+            there = "no source has queries of its own: a caption that is read with its picture is none, and the training has no pair"
+            cure = (
+                "give sources.captions=apart, a column of queries (sources.columns=query=NAME), or `mirepoix run search` without a training"
+            )
+            yield Problem(f"sources.captions is {config.captions}", there, cure)
+
+    @property
+    def _sources(self) -> tuple[SourcesConfig, Sequence[Source]]:
+        """The config of the sources, and the sources; none where the corpus is the generated world."""
+        stage = next((stage for stage in self.stages if isinstance(stage.config, SourcesConfig)), None)
+        return (stage.config, stage.arguments.get("sources", ())) if stage is not None else (SourcesConfig(), ())
+
     @property
     def _arms(self) -> set[str]:
         return {stage.arm for stage in self.stages if isinstance(stage.config, EvaluateConfig)}
 
     def _named_splits(self) -> set[str] | None:
         """The splits that the sources have; None where that is known only once they are read."""
-        config = next((stage.config for stage in self.stages if isinstance(stage.config, SourcesConfig)), None)
-        if config is None or not config.path:
+        config, opened = self._sources
+        if not config.path:
             return None
-        opened = next(stage.arguments.get("sources", ()) for stage in self.stages if stage.config is config)
         renamed = [parts for entry in config.splits if (parts := SPLIT.fullmatch(entry))]
         found: set[str] = set()
         for source in opened:

@@ -6,7 +6,7 @@ A small corpus is read and curated in this process; Ray is imported, and a priva
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
@@ -126,10 +126,10 @@ def _curate_all(read: Path, rules: CurateConfig, seed: int) -> tuple[Path, list[
     return kept, [], refusal
 
 
-def planned(words: Sequence[str], given: SourcesConfig, recipe: str | None) -> ValidationPlan:
+def planned(words: Sequence[str], given: Mapping[str, Any], recipe: str | None) -> ValidationPlan:
     """The plan that the words of a command ask for: paths, overrides of fields of the config, and a file that names its recipe.
 
-    `given` are the options for the paths; without a path the sources are those of the config.
+    `given` are the options of how sources are read; what is not given, paths too, is as the config has it.
     """
     files = [word for word in words if is_recipe_file(word)]
     if files and (recipe or len(files) > 1):
@@ -141,15 +141,10 @@ def planned(words: Sequence[str], given: SourcesConfig, recipe: str | None) -> V
     settings = [word for word in words if "=" in word and word.partition("=")[0].partition(".")[0] in known]
     config = override(config, settings)
     paths = tuple(word for word in words if word not in (*files, *settings))
-    chosen = {name: value for name, value in _options(given).items() if value != getattr(SourcesConfig(), name)}
-    read = replace(config.sources, **chosen, **({"path": paths} if paths else {}))
+    read = replace(config.sources, **given, **({"path": paths} if paths else {}))
     if not read.path:
         raise Refused("there is no corpus to validate; give a PATH, or a .yaml file that names its sources")
     return ValidationPlan(read, config.curate, config.corpus_check, config.seed)
-
-
-def _options(given: SourcesConfig) -> dict[str, Any]:
-    return {name: getattr(given, name) for name in ("format", "images", "columns", "captions")}
 
 
 def validate_command(plan: ValidationPlan, as_json: bool, copies: bool, out: Path | None = None) -> int:

@@ -4,10 +4,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import is_dataclass
 from functools import partial
-from typing import Any, TypeVar, get_origin
+from typing import Any, TypeVar
 
 from mirepoix.models.errors import Refused
-from mirepoix.workflows.config import CLASS, Origin, Part, alternatives, build, classes_of, jsonable, put
+from mirepoix.workflows.config import CLASS, Origin, Part, build, classes_of, jsonable, put
 from mirepoix.workflows.recipes.recipe_file import merged
 
 Config = TypeVar("Config")
@@ -30,11 +30,7 @@ def _plain_value(part: Part, name: str, value: Any) -> Any:
     named = value.__name__ if isinstance(value, type) else value
     if isinstance(named, str) and named in classes:  # a class stands for its defaults
         return merged(part.annotation, None, {CLASS: named})
-    plain = _plain(value, name)
-    kinds = alternatives(part.annotation)
-    if isinstance(plain, str) and str not in kinds and any(get_origin(each) is tuple for each in kinds):
-        return [plain]  # one path in place of a list of paths
-    return merged(part.annotation, part.plain, plain)
+    return merged(part.annotation, part.plain, _plain(value, name))
 
 
 def _plain(value: Any, name: str) -> Any:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from mirepoix.components.ingestion.formats import filesystems
 from mirepoix.components.ingestion.formats.rows import RowError, Unreadable, split_of
+from mirepoix.components.ingestion.formats.run_files import in_storage, storages_among
 from mirepoix.components.ingestion.formats.streams import Blocks, Decompressed
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import refuse_credentials
@@ -124,13 +125,23 @@ class SourceFiles:
 
     @cached_property
     def listing(self) -> dict[str, ListedFile]:
-        """Every file by its name, sorted by name, without hidden files."""
+        """Every file by its name, sorted by name, without hidden files and without what runs wrote into a storage among them."""
         filesystem, root, only = self._opened
         with self._as_refusal():
             found = [filesystem.get_file_info(f"{root}/{only}")] if only else filesystems.infos(filesystem, root)
-        named = {info.path[len(root) :].lstrip("/"): info for info in found if info.is_file}
+        below = {self._name(info, root): info for info in found}
+        storages = storages_among(below) if not only else set()
+        named = {name: info for name, info in below.items() if info.is_file and not in_storage(name, storages)}
         seen = (name for name in sorted(named) if not any(step.startswith(".") for step in name.split("/")))
         return {name: ListedFile(named[name].size or 0, named[name].mtime_ns) for name in seen}
+
+    def _name(self, info: pafs.FileInfo, root: str) -> str:
+        """The name of a file below the root."""
+        try:
+            return str(info.path[len(root) :]).lstrip("/")
+        except UnicodeDecodeError as error:  # by pyarrow, with the whole path
+            name = error.object[len(root.encode()) :].lstrip(b"/").decode(errors="backslashreplace")
+            raise Refused(f"corpus {self.path!r} has a file whose name is not UTF-8: {name}; rename it, or leave it out") from error
 
     def fingerprint(self, files: Iterable[str]) -> str:
         """The names, sizes and modification times of files, in one line."""

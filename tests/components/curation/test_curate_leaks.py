@@ -227,6 +227,20 @@ def test_holding_out_of_sources_that_have_tests_is_refused(tmp_path):
         curated_of(tmp_path, CurateConfig(held_out=0.5), **LEAKY)
 
 
+def test_holding_out_where_there_is_no_query_says_so_and_what_to_do(tmp_path):
+    pictures = [Item(f"p{n}", images=(png((n, 9, 9)),), source="one/file") for n in range(3)]
+    words = r"^held_out is 0.1, and there is no query to hold out: .* give instruct=null curate.held_out=0 to search without a training"
+    with pytest.raises(Refused, match=words):
+        curated_of(tmp_path, CurateConfig(held_out=0.1), corpus=pictures, queries=[], qrels=[])
+
+
+def test_holding_out_where_all_queries_were_rejected_says_so(tmp_path):
+    queries = [Item(f"q{n}", images=(png("red")[:40],), source="one/file") for n in (1, 2)]
+    corpus = [Item("d", text="a document", source="one/file")]
+    with pytest.raises(Refused, match=r"^held_out is 0.1, and all 2 queries were rejected; mirepoix validate names each$"):
+        curated_of(tmp_path, CurateConfig(held_out=0.1), corpus=corpus, queries=queries, qrels=[("q1", "d"), ("q2", "d")])
+
+
 def noise(seed, brighter=0):
     """A picture of noise, like no other of another seed."""
     pixels = np.random.default_rng(seed).integers(20, 230, (4, 4, 3), np.uint8) + np.uint8(brighter)

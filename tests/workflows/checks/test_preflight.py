@@ -248,6 +248,27 @@ def test_a_format_that_has_its_splits_in_its_rows_tells_nothing_before_it_is_rea
 # Through the command line
 
 
+def test_a_training_without_a_query_as_captions_are_read_with_their_pictures_is_told(tmp_path):
+    for folder in ("in", "beir"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "in" / "a.png").touch()
+    (tmp_path / "in" / "a.csv").write_text("file,caption,ask\na.png,a boat,which one floats?\n")
+    given = [f"sources.path={tmp_path / 'in'}", "sources.captions=together"]
+    (line,) = told(*given, recipe="finetune", find_models=lambda models: {})
+    assert line == (
+        "sources.captions is together, and no source has queries of its own: a caption that is read with its picture is none, and the "
+        "training has no pair; give sources.captions=apart, a column of queries (sources.columns=query=NAME), or `mirepoix run search` "
+        "without a training"
+    )
+    columns = ["sources.columns=picture=file,text=caption"]
+    assert told(*given, *columns, recipe="finetune", find_models=lambda models: {}) == [line]
+    asked = ["sources.columns=picture=file,text=caption,query=ask"]
+    assert told(*given, *asked, recipe="finetune", find_models=lambda models: {}) == []
+    assert told(given[0], recipe="finetune", find_models=lambda models: {}) == []
+    assert told(*given, recipe="search", find_models=lambda models: {}) == []
+    assert told(*given, recipe="finetune", running={"sources", "curate"}, find_models=lambda models: {}) == []
+
+
 def test_all_problems_are_told_by_plan_and_run_before_anything_is_written(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("mirepoix.workflows.run.this_machine", lambda: LAPTOP)
     monkeypatch.setattr("mirepoix.workflows.run._ray_is_up", lambda: False)

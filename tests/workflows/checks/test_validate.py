@@ -17,6 +17,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.checks import reading
 from mirepoix.workflows.checks import validate as validation
+from tests.components.ingestion.formats.format_cases import write_files
 from tests.workflows.checks.corpora import TEXTS, lines, picture
 
 
@@ -405,6 +406,23 @@ def test_a_file_of_a_recipe_is_validated_by_its_sources_and_its_rules(beir, tmp_
     assert "evaluate.split is 'dev'" in capsys.readouterr().err
     assert main(["validate", str(file), "--recipe", "mire"]) == 2
     assert "give one recipe, or one file of one" in capsys.readouterr().err
+
+
+def test_what_a_file_says_of_reading_holds_for_other_paths_unless_the_command_line_says_otherwise(tmp_path, capsys):
+    for name in ("one", "other"):
+        table = {"a.csv": "file;words;more\np.png;a boat;a long boat\n", "p.png": picture(1)}
+        write_files(tmp_path / name, table)
+    file = tmp_path / "mine.yaml"
+    columns = "columns: [picture=file, text=words]\n  captions: together"
+    file.write_text(f"recipe: search\nsources:\n  path: [{tmp_path / 'one'}]\n  {columns}\n")
+
+    def candidates(*words):
+        assert main(["validate", str(tmp_path / "other"), "--recipe", str(file), "--json", *words]) == 0
+        return json.loads(capsys.readouterr().out)["candidates"]
+
+    assert candidates() == {"it": 1}
+    assert candidates("--captions", "apart") == {"i": 1, "t": 1}
+    assert candidates("--columns", "picture=file") == {"i": 1}
 
 
 def test_without_a_corpus_there_is_nothing_to_validate(capsys):

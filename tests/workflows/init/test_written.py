@@ -5,7 +5,7 @@ import os
 import pytest
 
 from mirepoix.models.errors import Refused
-from mirepoix.workflows.init.written import next_commands, write
+from mirepoix.workflows.init.written import next_commands, refuse_present, write
 
 
 def test_a_file_that_appeared_meanwhile_is_not_written_over(tmp_path, monkeypatch):
@@ -37,3 +37,8 @@ def test_the_next_commands_name_the_file_and_are_in_columns(tmp_path, monkeypatc
     lines = next_commands(tmp_path / "m.yaml")
     assert lines[0].startswith(f"mirepoix run {tmp_path}/m.yaml --plan ")
     assert len({line.rindex("  ") for line in lines}) == 1
+
+
+def test_an_output_whose_name_is_not_utf8_is_refused_in_one_line(tmp_path):
+    with pytest.raises(Refused, match=r"^--output is '.*m\\udcfc\.yaml', which is not UTF-8; give another name as --output FILE\.yaml$"):
+        refuse_present(tmp_path / "m\udcfc.yaml", force=False)

@@ -42,6 +42,11 @@ def test_what_a_file_does_not_say_is_as_its_recipe_has_it(mine):
     assert recipe_name(file) == "search" and recipe_name("quickstart") == "quickstart"
 
 
+def test_one_text_stands_for_a_list_of_one_as_on_the_command_line_and_its_commas_divide_nothing(mine):
+    found = resolve(mine("recipe: search\nsources:\n  path: /pictures, and more\n  columns: picture=a\n"))
+    assert found.sources.path == ("/pictures, and more",) and found.sources.columns == ("picture=a",)
+
+
 def test_a_file_with_its_recipe_alone_is_the_recipe_and_overrides_come_last(mine):
     assert resolve(mine("recipe: search")) == recipe("search")
     file = mine("recipe: search\nembed: {threads: 2}\n")
@@ -99,11 +104,13 @@ def test_a_list_and_a_dict_of_plain_values_are_taken_whole_and_a_dict_of_configs
         ("recipe: search\nembed:\n  threds: 2\n", ["mine.yaml, line 3", "'embed.threds'", "embed.threads"]),
         ("recipe: search\nembd:\n  threads: 2\n", ["mine.yaml, line 2", "'embd'", "embed"]),
         ("recipe: search\nembed:\n  threads: two\n", ["mine.yaml, line 3", "embed.threads is 'two'", "a whole number"]),
-        ("recipe: search\nembed:\n  threads: 0\n", ["mine.yaml, line 2", "embed.threads is 0"]),
+        ("recipe: search\nembed:\n  threads: 0\n", ["mine.yaml, line 3", "embed.threads is 0"]),
         ("recipe: search\nembed: 2\n", ["mine.yaml, line 2", "embed is 2", "the fields of EmbedConfig"]),
         ("recipe: search\nbackbone:\n  encoder:\n    class: Onion\n", ["line 4", "encoder.class is 'Onion'", "AdoptedConfig"]),
-        ("recipe: search\nsources:\n  # path: [/pictures]\nseed: 1\n", ["mine.yaml", "line 2: sources has no value", "null"]),
-        ("recipe: search\nseed: 1\nseed: 2\n", ["seed is given twice", "line 3"]),
+        ("recipe: search\nsources:\n  # path: [/pictures]\nseed: 1\n", ["mine.yaml, line 2: sources has no value", "null"]),
+        ("recipe: search\nseed: 1\nseed: 2\n", ["mine.yaml, line 3: seed is given twice"]),
+        ("recipe: search\nsources:\n  path: [/pictures]\n  columns: [picture=a, txt=b]\n", ["mine.yaml, line 4", "has 'txt=b'"]),
+        ("recipe: search\nsources:\n  columns:\n  - picture=a\n  - txt=b\n", ["mine.yaml, line 5", "has 'txt=b'"]),
         ("recipe: serch\n", ["mine.yaml, line 1", "no recipe 'serch'", "search"]),
         ("recipe: [search]\n", ["mine.yaml, line 1", "recipe is ['search']"]),
         ("sources:\n  path: [/pictures]\n", ["does not say of which recipe", "`recipe: search`"]),

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -123,3 +124,43 @@ def test_large_rows_of_parquet_come_fewer_at_a_time(tmp_path, monkeypatch):
     found = list(given.tables(shard))
     assert [(number, rows.num_rows) for number, rows in found] == [(first, 2) for first in range(1, 13, 2)]
     assert pa.concat_tables(rows for _, rows in found).combine_chunks() == table.combine_chunks()
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "out/runs/search-20260102-030405-00ff/report.json",
+        "out/artefacts/sources/0123456789abcdef/corpus/part-0.parquet",
+        "out/leases/driver-host-1-abc.json",
+        "storage/artefacts/corpus.jsonl",
+        "runs/search-20260102-030405-00ff/report.json",
+    ],
+)
+@pytest.mark.parametrize("uri", [False, True])
+def test_what_runs_wrote_among_the_files_is_left_out(tmp_path, file, uri):
+    write_files(tmp_path, {"a.jsonl": "{}\n", file: "{}\n"})
+    tree = SourceFiles(f"local://{tmp_path}" if uri else str(tmp_path))
+    assert tree.files() == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("name", [b"b\xfcro.png", b"caf\xe9/a.png"])
+def test_a_name_that_is_not_utf8_is_refused_in_one_line_that_has_it(tmp_path, name):
+    path = os.fsencode(tmp_path) + b"/" + name
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    open(path, "wb").close()
+    with pytest.raises(Refused, match="has a file whose name is not UTF-8: ") as refused:
+        SourceFiles(str(tmp_path)).listing  # noqa: B018 - it is listed when it is first asked for
+    assert ascii(name)[2:6].replace("'", "") in str(refused.value) and "\\x" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_folders_that_are_called_as_those_of_a_storage_are_read(tmp_path):
+    files = ["artefacts/vase/a.jpg", "leases/contract-1.json", "runs/monday/track.jpg", "work/a.jpg"]
+    write_files(tmp_path, dict.fromkeys(files, b"x"))
+    assert SourceFiles(str(tmp_path)).files() == files
+
+
+def test_a_storage_that_is_being_made_is_left_out_by_its_lock(tmp_path):
+    write_files(
+        tmp_path, {"a.jpg": b"x", "out/leases/.lock": b"", "out/mlflow.db": b"x", "out/mlflow.db-wal": b"x", "out/tmp/d/a.parquet": b"x"}
+    )
+    assert SourceFiles(str(tmp_path)).files() == ["a.jpg"]

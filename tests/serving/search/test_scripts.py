@@ -5,7 +5,7 @@ import unicodedata
 
 import pytest
 
-from mirepoix.models.scripts import HANGUL, SPACELESS, spaceless
+from mirepoix.serving.search.scripts import HANGUL, SPACELESS, spaceless
 
 
 @pytest.mark.parametrize("letter", ["漢", "ひ", "カ", "ㄅ", "ก", "ກ", "ཀ", "က", "ក"])
