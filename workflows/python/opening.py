@@ -32,6 +32,9 @@ def open(
     if not isinstance(target, str | os.PathLike):
         raise Refused(f"mirepoix.open is given the type {type(target).__name__}; give a folder or a URI, as a text or a path, or a hub id")
     name = os.fspath(target)
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        given = "bytes" if not isinstance(name, str) else "an empty text" if not name.strip() else f"{name!r}, which has a null character"
+        raise Refused(f"mirepoix.open is given {given}; give a folder or a URI, as a text or a path, or a hub id")
     place = _artefact(name, arm)
     if revision is not None and place is not None:
         raise Refused(f"revision is {revision!r}, and {name} is a folder; a revision is of a hub id")
