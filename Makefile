@@ -22,8 +22,11 @@ help:
 	@sed -n '/^$$/q; s/^# //p' Makefile
 
 # torch goes first, by pip and pinned: with any looser requirement, a resolver fetches gigabytes of CUDA for a machine without a GPU. uv, which
-# takes a third of pip's CPU seconds, installs the rest; where it cannot (an index that only pip knows of), pip does, and says so.
-INSTALL = install() { $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python "$$@" || { echo "mirepoix: uv could not install; pip does it"; \
+# takes a third of pip's CPU seconds, installs the rest; where it cannot (an index that only pip knows of), pip does, and the last line of
+# what uv said is printed. uv trusts the certificates of this machine, among which is that of a company's proxy; by default it brings its own.
+export UV_SYSTEM_CERTS ?= 1
+INSTALL = install() { said=$$($(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python "$$@" 2>&1) || { \
+	echo "mirepoix: uv could not install ($$(printf '%s\n' "$$said" | sed 's/^ *//' | tail -n 1)); pip does it, which takes some minutes longer"; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$@"; }; }; install
 
 .venv/ready: requirements.lock pyproject.toml

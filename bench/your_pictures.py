@@ -14,6 +14,7 @@ import csv
 import json
 import os
 import platform
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -86,6 +87,20 @@ def _timed(words: list[str], home: Path, storage: Path) -> float:
     return cost.cpu
 
 
+def _estimated(home: Path, folder: str) -> float:
+    """The wall seconds of embedding that `init` estimates, with the published model, which has the size of the model of full size."""
+    command = [sys.executable, "-m", "mirepoix.workflows", "init", str(home / folder), "--output", str(home / "estimate.yaml")]
+    printed = subprocess.run([*command, "--force", "--json"], capture_output=True, text=True, check=True).stdout
+    return float(json.loads(printed)["proposed"]["costs"]["embedding"])
+
+
+def _taken(storage: Path) -> float:
+    """The wall seconds that the stage `embed` of the latest run took."""
+    latest = max(storage.rglob("report.json"), key=lambda path: path.stat().st_mtime)
+    stages = json.loads(latest.read_text())["stages"]
+    return float(next(stage["took"] for stage in stages if stage["name"] == "embed"))
+
+
 def print_costs(pictures: int) -> None:
     """A table: each step of the page, and what it takes with the model of full size, and with the tiny one."""
     with tempfile.TemporaryDirectory() as name:
@@ -98,14 +113,17 @@ def print_costs(pictures: int) -> None:
             ("searches: a training of the tiny model", "asked", tiny, TRAINED),
         ]
         print(f"{pictures} pictures of {SIDE} x {SIDE}, Python {platform.python_version()}, CPU seconds\n")
-        print("| folder | init | run | the same run again |\n|---|---|---|---|")
+        print("| folder | init | run | the same run again | embedding, of wall seconds: estimated, taken |\n|---|---|---|---|---|")
         for _, folder, model, trained in steps:
             storage, file = home / f"storage-{folder}", home / f"{folder}.yaml"
             init = _timed(
                 ["init", str(home / folder), "--output", str(file), *(["--recipe", "finetune"] if trained else [])], home, storage
             )
             run = ["run", str(file), f"backbone.name={model}", *trained]
-            print(f"| {folder} | {init:.1f} | {_timed(run, home, storage):.1f} | {_timed(run, home, storage):.1f} |", flush=True)
+            first = _timed(run, home, storage)
+            estimated, taken = _estimated(home, folder), _taken(storage)
+            row = f"| {folder} | {init:.1f} | {first:.1f} | {_timed(run, home, storage):.1f} |"
+            print(row, f"{estimated:.0f}, {taken:.0f} |" if model == whole else f"-, {taken:.0f} |", flush=True)
 
 
 def main(arguments: list[str]) -> int:

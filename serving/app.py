@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import httpx
+import numpy as np
 import ray
 from ray import serve
 from ray.exceptions import RayError
@@ -18,9 +19,10 @@ from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
 from mirepoix.models.errors import Refused
+from mirepoix.models.item import Modality
 from mirepoix.serving.http.api import About
 from mirepoix.serving.http.client import KEY
-from mirepoix.serving.release import open_release
+from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.replicas import EncoderReplica, IndexReplica, IngressReplica
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import is_local, local_path
@@ -66,7 +68,7 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
     release = open_release(target)
     release.refuse_code(config.trust_remote_code)
     check_port(config, running)
-    about = About(release.name, release.version, release.widths, release.instructions)
+    about = About(release.name, release.version, release.widths, release.instructions, _documents(release))
     try:
         with _quiet():
             config = _open_port(config, PORTS if any_port else 1)
@@ -126,6 +128,12 @@ def _application(target: str, about: About, config: ServeConfig, api_key: str | 
         ray_actor_options={"num_cpus": 0.25},
         max_ongoing_requests=4 * waiting,
     )(IngressReplica).bind(about, config.limits, api_key, config.batch_size, encoder, index)
+
+
+def _documents(release: Release) -> dict[str, int]:
+    """How many documents a release has of each modality, by its letters."""
+    codes, counts = np.unique(release.items()["modality"].to_numpy(), return_counts=True)
+    return {Modality(code).letters: count for code, count in zip(codes.tolist(), counts.tolist(), strict=True)}
 
 
 def _absolute(target: str) -> str:

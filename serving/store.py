@@ -25,13 +25,6 @@ from mirepoix.models.errors import Refused
 
 MANIFEST = "manifest.json"
 CHUNK = 1 << 22
-RUN_NAME = re.compile(r"(?P<recipe>.+)-(?P<when>\d{8}-\d{6})-[0-9a-f]{4}")
-"""The folder of a run below runs/ of a storage."""
-KEY = re.compile(r"[0-9a-f]{16}")
-"""The folder of a result below artefacts/<stage>/ of a storage."""
-IN_STORAGE = frozenset({"artefacts", "runs", "leases", "work", "tmp", "logs", "mlflow", "mlflow.db"})
-"""What runs write directly below a storage."""
-_LEASE = re.compile(r"\.lock|(?:driver|key|serve)-.+\.json")
 _SECRET_USER = re.compile(r"(?:s3|https?)://[^/?#]*@|[^:/?]+://[^/?@]*:(?!\d+(?:[/?]|$)).*@", re.I | re.S)
 _SECRET_FIELD = re.compile("key|token|secret|password|sig$", re.I)
 
@@ -121,8 +114,11 @@ def _listing(target: str | Path, recursive: bool) -> tuple[str, list[fs.FileInfo
 
 
 def list_names(target: str | Path) -> list[str]:
-    """The sorted names directly below a target; none where it does not exist."""
-    return sorted(info.base_name for info in _listing(target, recursive=False)[1])
+    """The sorted names directly below a target; none where it does not exist, and of a file."""
+    try:
+        return sorted(info.base_name for info in _listing(target, recursive=False)[1])
+    except NotADirectoryError:
+        return []
 
 
 def read(target: str | Path) -> bytes | None:
@@ -159,10 +155,10 @@ def write(target: str | Path, content: bytes) -> None:
 
 
 def delete(target: str | Path) -> None:
-    """Removes a file, a folder or an artefact; a reader never sees an artefact that is partly removed."""
+    """Removes a file, a folder or an artefact; a reader never sees an artefact that is partly removed. Of a link, what it names stays."""
     if is_local(target):
         path = local_path(target)
-        if path.is_dir():
+        if path.is_dir() and not path.is_symlink():
             with suppress(FileNotFoundError):
                 shutil.rmtree(_set_aside(path))
         else:
@@ -205,34 +201,21 @@ def usage(target: str | Path) -> Usage:
     return Usage(sum(info.size for info in infos if info.type == fs.FileType.File), max(times, default=0.0))
 
 
-def storages_among(names: Iterable[str]) -> set[str]:
-    """The folders that are storages, by the names of files and folders below a common one, which may itself be one: the empty name.
+@dataclass(frozen=True)
+class SharedFile:
+    """A file that has several names, by hard links: its bytes are free again when the last of them goes."""
 
-    A storage has a run, a result or a record of a process, each under a name that only runs give; or it has the default name and the first
-    folders that a run makes.
-    """
-    found = set()
-    for name in names:
-        steps = name.split("/")
-        for place, step in enumerate(steps):
-            if step not in ("runs", "artefacts", "leases"):
-                continue
-            below = steps[place + 1 : place + 3]
-            is_run = step == "runs" and below and RUN_NAME.fullmatch(below[0])
-            is_result = step == "artefacts" and len(below) == 2 and KEY.fullmatch(below[1])
-            is_lease = step == "leases" and below and _LEASE.fullmatch(below[0])
-            if is_run or is_result or is_lease or steps[place - 1 : place] == ["storage"]:
-                found.add("/".join(steps[:place]))
-    return found
+    id: tuple[int, int]
+    bytes: int
+    names: int
 
 
-def in_storage(name: str, storages: Iterable[str]) -> bool:
-    """Whether runs have written a file, by its name and the storages of the same folder."""
-    for storage in storages:
-        home = f"{storage}/" if storage else ""
-        if name.startswith(home) and name[len(home) :].partition("/")[0].removesuffix("-wal").removesuffix("-shm") in IN_STORAGE:
-            return True
-    return False
+def shared_files(target: str | Path) -> list[SharedFile]:
+    """The files below a local folder that have several names, one entry for each name below it; an object store has none."""
+    if not is_local(target) or local_path(target).is_symlink():
+        return []
+    found = [os.lstat(os.path.join(home, name)) for home, _, names in os.walk(local_path(target)) for name in names]
+    return [SharedFile((file.st_dev, file.st_ino), file.st_size, file.st_nlink) for file in found if file.st_nlink > 1]
 
 
 # Artefacts

@@ -96,16 +96,20 @@ def _release(arguments: argparse.Namespace) -> int:
 
 
 def _add(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.upkeep.named import named_release
     from mirepoix.workflows.upkeep.revisions import addition
 
+    arguments.release = named_release(arguments.release, arguments.storage)
     trusted = arguments.trust_remote_code
     revision, origin = addition(arguments.release, arguments.overrides, arguments.replace, arguments.prefix, trusted)
     return _revise(arguments, revision, origin)
 
 
 def _remove(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.upkeep.named import named_release
     from mirepoix.workflows.upkeep.revisions import removal
 
+    arguments.release = named_release(arguments.release, arguments.storage)
     return _revise(arguments, removal(arguments.release, arguments.overrides, arguments.ids, arguments.trust_remote_code))
 
 
@@ -176,13 +180,14 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from mirepoix.serving.serve_config import ServeConfig
-    from mirepoix.workflows.run import latest_release, release_of
+    from mirepoix.workflows.run import release_of
     from mirepoix.workflows.storage import default_storage
+    from mirepoix.workflows.upkeep.named import LATEST, is_name, named_release
 
-    storage = arguments.storage or default_storage()
-    release = release_of(arguments.release) if arguments.release else latest_release(storage)
-    if not arguments.release:
-        print(f"{release} is the latest release in {storage}", flush=True)
+    storage, given = arguments.storage or default_storage(), arguments.release or LATEST
+    release = release_of(named_release(given, storage))
+    if is_name(given):
+        print(f"{release} is {'the latest release' if given == LATEST else f'the release of run {given}'} in {storage}", flush=True)
     trusted = arguments.trust_remote_code
     config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders, trust_remote_code=trusted)
     from mirepoix.workflows.cluster.serve import serve  # Ray and FastAPI, which a refused release does not wait for
@@ -195,6 +200,8 @@ def _search(arguments: argparse.Namespace) -> int:
 
     from mirepoix.serving.http.client import KEY, search_endpoint, shown
 
+    if not arguments.text.strip() and arguments.image is None:
+        raise Refused('there is no query; give a text, --image FILE, or both: mirepoix search "a red bicycle"')
     try:
         image = arguments.image.read_bytes() if arguments.image else None
     except OSError as error:
@@ -207,8 +214,9 @@ def _search(arguments: argparse.Namespace) -> int:
 def _export(arguments: argparse.Namespace) -> int:
     from mirepoix.serving.release import open_release
     from mirepoix.workflows.upkeep.lineage import lineage
+    from mirepoix.workflows.upkeep.named import named_release
 
-    release, run = lineage(arguments.release, arguments.arm)
+    release, run = lineage(named_release(arguments.release), arguments.arm)
     from mirepoix.components.publishing.export import export  # torch, which a refused release does not wait for
 
     trusted = arguments.trust_remote_code

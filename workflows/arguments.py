@@ -14,14 +14,22 @@ EXAMPLES = """examples:
   mirepoix run search sources.path=/my/pictures            search them through a published encoder, without a training
   mirepoix release storage/artefacts/instruct/... --corpus /my/pictures
   mirepoix serve --open; mirepoix search "two small red stars" --target i
-  mirepoix add storage/runs/search-... /my/new/pictures; mirepoix remove storage/runs/add-... beach/p01.png
+  mirepoix add storage/runs/search-... /my/new/pictures; mirepoix remove storage/runs/add-... beach/p01.png.image
   mirepoix export storage/runs/quickstart-... /models/mine --to hf
 """
+
+RELEASE = (
+    "folder or URI of a release; folder, name or beginning of the name of a run that made one; or latest, the storage's latest release"
+)
 
 ADDITIONS = """examples:
   mirepoix add storage/runs/search-... /my/pictures/2027
   mirepoix add s3://bucket/release captions=folder+/new --prefix 2027/ --storage /data/storage
   mirepoix add storage/artefacts/release/... /my/pictures --replace curate.near_duplicates=merge
+"""
+
+REMOVALS = """Makes a release with fewer items of a release, which stays as it is. Nothing is encoded, unless all items of a modality go by
+which the release is verified: then a few others of that modality are, in their place.
 """
 
 
@@ -77,22 +85,22 @@ def _parser() -> argparse.ArgumentParser:
         epilog=ADDITIONS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
+    add.add_argument("release", metavar="RELEASE", help=RELEASE)
     what = "folder, file or URI with the new items, as [NAME=][FORMAT+]PATH; fields to set, as curate.max_rejected=1, may be among them"
     add.add_argument("overrides", nargs="+", metavar="PATH", help=what)
     add.add_argument("--replace", action="store_true", help="replace items by new ones with the same ids (default: refuse them)")
     add.add_argument("--prefix", default="", metavar="TEXT", help="put this before the ids of the new items")
     _revision(add)
 
-    remove = commands.add_parser("remove", help="make a release with fewer items of a release, which stays as it is; no item is encoded")
-    remove.add_argument("release", metavar="RELEASE", help="folder or URI of a release, or the folder of a run that made one")
+    remove = commands.add_parser("remove", help="make a release with fewer items of a release, which stays as it is")
+    remove.description = REMOVALS
+    remove.add_argument("release", metavar="RELEASE", help=RELEASE)
     remove.add_argument("overrides", nargs="*", metavar="ID", help="ids of the items to remove, as a search shows them")
     remove.add_argument("--ids", metavar="FILE", help="file with an id on each line, of items to remove")
     _revision(remove)
 
     serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
-    what = "folder or URI of a release, or the folder of a run that made one (default: the latest release in the storage)"
-    serve.add_argument("release", metavar="RELEASE", nargs="?", help=what)
+    serve.add_argument("release", metavar="RELEASE", nargs="?", help=f"{RELEASE} (default: latest)")
     serve.add_argument("--open", action="store_true", help="open the search page in the browser once it answers")
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); others need MIREPOIX_API_KEY")
     serve.add_argument(
@@ -109,7 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     search = commands.add_parser("search", help="search a served release")
     search.add_argument("text", nargs="?", default="", help="text of the query")
     search.add_argument("--image", type=Path, metavar="FILE", help="picture of the query, with or without a text")
-    search.add_argument("--target", help="modality of the results: t (text), i (picture), it (picture with text)")
+    search.add_argument("--target", help="modality of the results: t (text), i (picture), it (picture with text), v (video)")
     search.add_argument("-k", type=int, default=5, help="number of results (default: %(default)s)")
     search.add_argument("--url", default="http://127.0.0.1:8000", help="the endpoint (default: %(default)s)")
     search.add_argument("--json", action="store_true", help="print the reply of the endpoint as JSON")
@@ -118,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     export.add_argument(
         "release",
         metavar="RELEASE",
-        help="folder or URI of a release, or the folder of a run, whose data and settings the model card then lists",
+        help=f"{RELEASE}; of a run, the model card lists data and settings",
     )
     export.add_argument("folder", type=Path, metavar="DIR", help="folder to write; it must be new or empty")
     export.add_argument(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirepoix.components.evaluation.report import render
-from mirepoix.components.publishing.receipt import RECEIPT
+from mirepoix.components.publishing.receipt import RECEIPT, Receipt, answers
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.workflows.checks.problem import CannotSucceed, Problem
@@ -29,7 +29,7 @@ from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, 
 from mirepoix.workflows.runner.execute import Report, StageReport, execute
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import Driver
-from mirepoix.workflows.runner.progress import LINE, Display, Output, write_event
+from mirepoix.workflows.runner.progress import LINE, Display, Output, fitted, write_event
 from mirepoix.workflows.runner.tracking import open_tracker
 from mirepoix.workflows.storage import REMOVAL, present
 
@@ -52,7 +52,7 @@ class RunRequest:
     start: str | None = None
     force: tuple[str, ...] = ()
     address: str | None = None
-    private: bool = False  # on a cluster of its own, even if RAY_ADDRESS is set
+    private: bool = False  # on a cluster of its own, even if RAY_ADDRESS is set, on which the caller uses the endpoint
     local: bool = False  # stages run in this process
     given: Recipe | None = None  # the config itself, of which `recipe` is but the name then
 
@@ -89,6 +89,8 @@ def _graph(request: RunRequest, config: Recipe | Revision) -> tuple[Sequence[Sta
     Where nothing is evaluated, the corpus is not asked for what evaluation takes, unless it was found to have that before.
     """
     stages = config.stages()
+    if not request.private and not _joins(request):  # the cluster ends with the run: what has answered is not started only to end
+        stages = [replace(stage, valid=None) if stage.step == "deploy" else stage for stage in stages]
     planned = _plan(request, stages)
     check = planned.stages.get(CHECK)
     if check is None or check.status == "skipped" or any(name.rpartition(":")[2] == "evaluate" for name in planned.stages):
@@ -214,11 +216,12 @@ def _ray_is_up() -> bool:
 
 
 def _endpoint(report: Report, joined: bool) -> str | None:
-    """The URL of the endpoint if it is up after the run: one that was up to date before, or one on a cluster that was joined."""
+    """The URL of the endpoint if it is up after the run: one that was up before and answers, or one on a cluster that was joined."""
     stage = report.stages.get("deploy")
     if stage is None or not (stage.status == "skipped" or (stage.status == "done" and joined)):
         return None
-    return results.read(stage.target, RECEIPT)["url"]
+    receipt = Receipt(**results.read(stage.target, RECEIPT))
+    return receipt.url if stage.status == "done" or answers(receipt) else None
 
 
 def _root(storage: str) -> str:
@@ -251,7 +254,7 @@ def print_plan(planned: Mapping[str, StageReport], output: Output = "text", prob
         if output == "json":
             write_event("plan", stage=name, state=verb, reason=reason)
         else:
-            print(f"{name:<{width}} {verb:<10} {reason}".rstrip())
+            print(f"{name:<{width}} {verb:<10} {fitted(reason, LINE - width - 12)}".rstrip())
     for problem in problems:
         if output == "json":
             write_event("problem", **asdict(problem))
@@ -261,7 +264,10 @@ def print_plan(planned: Mapping[str, StageReport], output: Output = "text", prob
 
 
 def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> int:
-    """Prints results and failures, and how to serve the release, with `to_serve` also where that is; returns the exit status."""
+    """Prints what became of the corpus, results, failures, and the release and how to serve it, with `to_serve` by its own folder.
+
+    Returns the exit status.
+    """
     failures = {name: stage.error for name, stage in run.report.stages.items() if stage.status == "failed"}
     missing = [name for name, stage in run.report.stages.items() if stage.status == "not run"]
     made = {name: stage.target for name, stage in run.report.stages.items() if name.rpartition(":")[2] == "release" and stage.digest}
@@ -279,14 +285,17 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
             seconds=round(run.record["ended"] - run.record["began"], 3),
         )
         return 0 if run.report.ok else 1
-    if text := results.results_table(run.record):
-        print(f"\n{text}")
+    if lines := [*results.searchable(run.report.stages), *filter(None, [results.results_table(run.record)])]:
+        print("", *lines, sep="\n")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
+    if results.left_out(run.report.stages) and getattr(run.config.sources, "path", ()):
+        print(f"each row  mirepoix validate {shlex.quote(store.join(run.folder, 'config.yaml'))} --copies")
     if run.endpoint:
         print(f"endpoint  {run.endpoint}")
+    for name, target in made.items():
+        print("release   " + "  ".join(filter(None, [name.rpartition(":")[0], _version(target), target])))
     if to_serve and made and run.report.ok:
-        target = next(iter(made.values()))
-        print(f"release   {target}\nserve it  mirepoix serve {shlex.quote(target)}")
+        print(f"serve it  mirepoix serve {shlex.quote(next(iter(made.values())))}")
     elif len(made) == 1 and not run.endpoint:
         print(f"serve it  mirepoix serve {shlex.quote(run.folder)} --open")
     for name, why in failures.items():
@@ -294,6 +303,13 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
     if missing:
         print("\n  ".join(textwrap.wrap(f"mirepoix: not run: {', '.join(missing)}", LINE - 2, break_on_hyphens=False)), file=sys.stderr)
     return 0 if run.report.ok else 1
+
+
+def _version(target: str) -> str:
+    """The version of a release, as `serve` and every reply to a search name it."""
+    from mirepoix.serving.release import peek  # pyarrow, which no plan waits for
+
+    return peek(target)[0].version
 
 
 def latest_release(storage: str) -> str:

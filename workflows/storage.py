@@ -5,13 +5,17 @@ from contextlib import suppress
 from pathlib import Path
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.heartbeat import place_of
-from mirepoix.serving.store import KEY, RUN_NAME, is_local, join, list_names, local_path, read_manifest
+from mirepoix.serving.heartbeat import KEY, RUN_NAME, place_of
+from mirepoix.serving.store import is_local, join, list_names, local_path, read_manifest
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """A variable that Ray sets in the driver of a submitted job, and in no other process."""
 REMOVAL = "removal.json"
 """In the folder of a run that `mirepoix gc` removes: from then on it is none."""
+
+
+LOCK = ".lock"
+"""In leases/: the lock file of a local storage, which stays when everything else is removed."""
 
 
 def default_storage() -> str:
@@ -33,7 +37,7 @@ def is_storage(storage: str) -> bool:
     with suppress(OSError):  # a file, or a folder that cannot be read
         if any(RUN_NAME.fullmatch(name) for name in list_names(join(storage, "runs"))):
             return True
-        if any(name.endswith(".json") for name in list_names(join(storage, "leases"))):
+        if any(name.endswith(".json") or name == LOCK for name in list_names(join(storage, "leases"))):
             return True
         stages = [join(storage, "artefacts", stage) for stage in list_names(join(storage, "artefacts"))]
         return any(KEY.fullmatch(name) for stage in stages for name in list_names(stage))

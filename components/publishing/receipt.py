@@ -25,10 +25,14 @@ def read_receipt(folder: Path) -> Receipt:
 
 
 def still_served(folder: Path, _: Any) -> bool:
-    """Whether the endpoint of a receipt answers and serves that release; the runner calls it before it skips `deploy`."""
+    """Whether the endpoint of the receipt in a folder answers; the runner calls it before it skips `deploy`."""
+    return answers(read_receipt(folder))
+
+
+def answers(receipt: Receipt) -> bool:
+    """Whether the endpoint of a receipt answers and serves that release."""
     import httpx  # here, because a plan needs it only for a release that was deployed before
 
-    receipt = read_receipt(folder)
     try:
         reply = httpx.get(f"{receipt.url}/health", timeout=3)
         return reply.status_code == 200 and reply.json().get("release") == receipt.release

@@ -96,7 +96,8 @@ class _Merge:
     def _equal(self, same_id: Array, hashes: pa.Array) -> Array:
         """For each item of the corpus whether the item of the release with its id is equal.
 
-        Where the release does not know the hash, they are compared by text, modality and thumbnail.
+        Where the release does not know the hash, they are compared by text, modality and thumbnail, which is of the first picture or frame:
+        it has nothing else of them.
         """
         equal = np.zeros(len(same_id), bool)
         rows = np.flatnonzero(same_id >= 0)

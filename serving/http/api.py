@@ -11,7 +11,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -49,6 +49,7 @@ class About:
     version: str
     widths: tuple[int, ...]
     instructions: dict[str, str]
+    documents: dict[str, int] = field(default_factory=dict)  # how many there are of each modality, by its letters
 
 
 class Encoded(NamedTuple):
@@ -150,7 +151,8 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
             for rank, one in enumerate(found, start=1)
         ]
         took = round((time.perf_counter() - start) * 1000, 1)
-        return JSONResponse({"object": "search", "release": about.version, "model": about.name, "took_ms": took, "results": results})
+        reply = {"object": "search", "release": about.version, "model": about.name, "took_ms": took, "results": results}
+        return JSONResponse(reply | {"warnings": warnings} if (warnings := _warnings(target, about)) else reply)
 
     @app.get("/v1/items/{id:path}/image")
     async def item_image(id: str) -> Response:
@@ -163,7 +165,8 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
     @app.get("/v1/models")
     async def models() -> Response:
         model = {"id": about.name, "object": "model", "created": 0, "owned_by": "mirepoix"}
-        return JSONResponse({"object": "list", "data": [{**model, "release": about.version, "dimensions": about.widths}]})
+        served = {"release": about.version, "dimensions": about.widths, "documents": about.documents}
+        return JSONResponse({"object": "list", "data": [model | served]})
 
     @app.get("/health")
     async def health() -> Response:
@@ -217,6 +220,14 @@ def _target(letters: str | None) -> Modality | None:
         return Modality.of_letters(letters)
     except ValueError:
         raise ApiError(400, 'target is unknown; give "t", "i", "it" or null', "target") from None
+
+
+def _warnings(target: Modality | None, about: About) -> list[str]:
+    """Why a search has no result that could have some: the release has no document of the target."""
+    if target is None or not about.documents or target.letters in about.documents:
+        return []
+    there = ", ".join(f"{letters} ({count:,})" for letters, count in about.documents.items())
+    return [f"the release has documents of {there}, and none of {target.letters}"]
 
 
 def _embedding(rows_TD: np.ndarray, width: int | None, form: str) -> dict[str, Any]:

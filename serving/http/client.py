@@ -43,4 +43,5 @@ def shown(reply: dict[str, Any], relevant: set[str] | None = None) -> str:
             f"  {result['rank']:>2}. {mark}{result['score']:.3f}  {result['modality']:<3} {result['id']:<14} {result['text'][:90]}".rstrip()
         )
     note = "   (* answers the query)" if relevant is not None else ""
-    return "\n".join([*lines, f"  {len(lines)} results in {reply['took_ms']:.0f} ms, release {reply['release']}{note}"])
+    why = [f"  {warning}" for warning in reply.get("warnings", ())]
+    return "\n".join([*lines, *why, f"  {len(lines)} results in {reply['took_ms']:.0f} ms, release {reply['release']}{note}"])

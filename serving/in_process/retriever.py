@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mirepoix.serving.release import Release
 
 BATCH_SIZE = 32
+LETTERS = "the letters are t text, i picture, v video; it is a picture with a text"
 
 
 class Retriever:
@@ -170,8 +171,11 @@ class Retriever:
             modality = None
         if modality not in counts:
             there = ", ".join(f"{code.letters!r} ({number})" for code, number in sorted(counts.items()))
+            letters = "" if modality is not None else f" ({LETTERS})"
             given = target.letters if isinstance(target, Modality) else target
-            raise Refused(f"target is {given!r}, and of {self.name} there are documents of {there}; give one of these, or None for all")
+            raise Refused(
+                f"target is {given!r}, and of {self.name} there are documents of {there}; give one of these, or None for all{letters}"
+            )
         return modality
 
     def _ranking(self, searcher: Searcher, rows_TD: np.ndarray, k: int, target: Modality | None) -> Ranking:

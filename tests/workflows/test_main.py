@@ -133,6 +133,11 @@ def test_a_search_without_a_server_is_refused(cli):
         refused(cli("search", "stars", "--url", f"http://127.0.0.1:{probe.getsockname()[1]}"), "nothing answers", "--url")
 
 
+def test_a_search_without_a_text_and_a_picture_is_refused_before_the_server_is_asked(cli):
+    for words in ((), (" ",), ("--target", "i")):
+        refused(cli("search", *words, "--url", "http://127.0.0.1:9"), "there is no query; give a text, --image FILE, or both")
+
+
 def test_a_submission_to_an_address_without_a_cluster_is_refused(cli):
     refused(cli("submit", "quickstart", "--address", "http://127.0.0.1:9"), "http://127.0.0.1:9")
 

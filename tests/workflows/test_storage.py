@@ -27,6 +27,7 @@ from tests.workflows.upkeep.storages import DAY, make_result, make_run, run_name
         ("runs/search-20260102-030405-00ff/config.yaml", True),
         ("artefacts/embed/0123456789abcdef/manifest.json", True),
         ("leases/driver-host-1-abc.json", True),
+        ("leases/.lock", True),
         ("runs/monday/track.gpx", False),
         ("artefacts/pottery/vase/photo.jpg", False),
         ("photo.jpg", False),

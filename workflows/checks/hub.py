@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from mirepoix.models.errors import Refused
+from mirepoix.workflows.checks.problem import Problem
 
 HUB_SECONDS = 5.0
 """All questions to the hub together take no longer; what has not answered by then counts as unreachable."""
@@ -39,6 +40,23 @@ def find_models(
         else:
             asked.append(model)
     return found | _ask_all(asked, lambda model: ask(model, environment, seconds), seconds)
+
+
+def why_not(model: HubModel, state: State, detail: str) -> Problem | None:
+    """The reason for which a model cannot be had, and what to do; None where it can."""
+    cures: dict[State, str] = {
+        "offline": "unset HF_HUB_OFFLINE, fetch it where there is a network, or give a folder",
+        "unknown id": f"correct the id, or give a folder; {_TOKEN}",
+        "not allowed": f"accept the model's licence on its page, and {_TOKEN}",
+        "no answer": "connect to the network, set HF_ENDPOINT to a mirror, or give a folder",
+    }
+    if state not in cures:
+        return None
+    here = f"{model.id} is neither a folder nor in the cache of this machine"
+    return Problem(f"{model.field}={model.id}", f"{here}, and {detail}", cures[state])
+
+
+_TOKEN = "set HF_TOKEN if it is private"
 
 
 def _ask_all(models: list[HubModel], ask_one: Callable[[HubModel], tuple[State, str]], seconds: float) -> dict[HubModel, tuple[State, str]]:

@@ -27,7 +27,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.search.index_config import IndexConfig
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import Damaged, is_local, join, list_names, local_path, read_manifest
-from mirepoix.workflows.checks.hub import HubModel, State, find_models, snapshot
+from mirepoix.workflows.checks.hub import HubModel, State, find_models, snapshot, why_not
 from mirepoix.workflows.checks.memory import LOADED, bytes_needed
 from mirepoix.workflows.checks.problem import Problem
 from mirepoix.workflows.checks.weights import count_weights
@@ -199,15 +199,8 @@ class Preflight:
     def _models(self) -> Iterator[Problem]:
         wanted = list(self._hub_models())
         for model, (state, detail) in self.find_models(wanted).items() if wanted else ():
-            given, here = f"{model.field}={model.id}", f"{model.id} is neither a folder nor in the cache of this machine"
-            if state == "offline":
-                yield Problem(given, f"{here}, and {detail}", "unset HF_HUB_OFFLINE, fetch it where there is a network, or give a folder")
-            elif state == "unknown id":
-                yield Problem(given, f"{here}, and {detail}", f"correct the id, or give a folder; {_TOKEN}")
-            elif state == "not allowed":
-                yield Problem(given, f"{here}, and {detail}", f"accept the model's licence on its page, and {_TOKEN}")
-            elif state == "no answer":
-                yield Problem(given, f"{here}, and {detail}", "connect to the network, set HF_ENDPOINT to a mirror, or give a folder")
+            if (problem := why_not(model, state, detail)) is not None:
+                yield problem
 
     def _hub_models(self) -> Iterator[HubModel]:
         for _, config in self._configs(BackboneConfig):
@@ -296,9 +289,6 @@ class Preflight:
             found |= {names.get(split, split) for split in splits}
         held_out = any(isinstance(stage.config, CurateConfig) and stage.config.held_out for stage in self.stages)
         return found | ({"held_out"} if held_out else set())
-
-
-_TOKEN = "set HF_TOKEN if it is private"
 
 
 def stages_that_run(stages: Sequence[Stage], planned: Report, storage: str) -> frozenset[str]:

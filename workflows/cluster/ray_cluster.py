@@ -10,9 +10,11 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -159,11 +161,22 @@ def private_cluster(num_cpus: int | None = None) -> Iterator[str]:
         os.close(held)
 
 
+@contextmanager
+def kept_sigterm() -> Iterator[None]:
+    """What this process does on SIGTERM stays: starting Ray installs a handler that prints a stack trace and ends the process at once."""
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
+
+
 def _start(folder: Path, num_cpus: int) -> None:
     """`ray.init` in a folder, tried again where Ray's processes are not up within 30 s; no setting of Ray changes these."""
     for attempt in range(1, START_TRIES + 1):
         try:
-            with environment(**{MARK: str(folder), PROXY_READY: os.environ.get(PROXY_READY, PROXY_READY_SECONDS)}):
+            with kept_sigterm(), environment(**{MARK: str(folder), PROXY_READY: os.environ.get(PROXY_READY, PROXY_READY_SECONDS)}):
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,
@@ -212,7 +225,7 @@ def connect(address: str | None = None) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="mirepoix-code-") as staging:
         shipped = {} if JOB_VARIABLE in os.environ else {"working_dir": str(stage_code(Path(staging)))}
         try:
-            with environment(RAY_ADDRESS=None):
+            with kept_sigterm(), environment(RAY_ADDRESS=None):
                 ray.init(address=address, runtime_env=shipped, logging_level=logging.WARNING)
         except (ConnectionError, AuthenticationError) as error:
             raise Refused(f"cannot connect to the Ray cluster at {address!r}: {_one_line(error)}; {TOKEN_ADVICE}") from error

@@ -7,6 +7,7 @@ import webbrowser
 from collections.abc import Mapping
 
 from mirepoix.serving.app import check_port, start
+from mirepoix.serving.release import peek
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.workflows.cluster.ray_cluster import cluster
 
@@ -14,20 +15,23 @@ DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 
 
 def serve(release: str, config: ServeConfig, address: str | None = None, show: bool = False) -> int:
-    """Serves a release until Ctrl-C; with `show` its search page is opened in the browser once the server answers."""
+    """Serves a release until Ctrl-C or SIGTERM; with `show` its search page is opened in the browser once the server answers."""
     if not (address or os.environ.get("RAY_ADDRESS")):
         check_port(config, running=False)
+    about, _ = peek(release)
+    print(f"starting the server of {about.name} {about.version}, {release} (about 20 seconds)", flush=True)
     with cluster(address):
         server = start(release, config)
-        print(f"{server.name} {server.version} is served at {server.url}  (Ctrl-C stops it)", flush=True)
+        print(f"{server.name} {server.version} is served at {server.url}  (Ctrl-C or kill {os.getpid()} stops it)", flush=True)
         if show:
             print(open_page(server.url), flush=True)
         try:
             threading.Event().wait()
-        except KeyboardInterrupt:
-            print("\nstopped")
+        except (KeyboardInterrupt, SystemExit):  # the command line makes an exit of SIGTERM
+            print("\nstopping", flush=True)
         finally:
             server.stop()
+    print("stopped", flush=True)
     return 0
 
 

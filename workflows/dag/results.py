@@ -1,6 +1,7 @@
 """The results of a run, gathered from its stages: scores by task, sizes and times of each retriever; and their table for the terminal."""
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -84,7 +85,30 @@ def results_table(results: Mapping[str, Any]) -> str:
     """The results as a table of text, or why nothing could be measured; empty where nothing was evaluated."""
     if "arms" in results:
         return "\n".join(_compared(results["arms"]))
-    return "\n".join(_single(results)) if "headline" in results else results.get("unmeasured", "")
+    return "\n".join(_single(results)) if "headline" in results else _unmeasured(results.get("unmeasured", ""))
+
+
+def _unmeasured(why: str) -> str:
+    """Why nothing was measured, in the words of a result, as nothing has failed."""
+    return re.sub("^there is nothing to measure by", "not measured", why)
+
+
+def searchable(stages: Mapping[str, StageReport]) -> list[str]:
+    """How many items can be searched, and how many rows were left out on the way to them, in a line; none where nothing was indexed."""
+    counts = (stage.metrics.get("documents") for name, stage in stages.items() if name.rpartition(":")[2] == "release" and stage.digest)
+    items = next((count for count in counts if count is not None), None)
+    if items is None or "merge" in stages:  # what became of the items of a revision is said by its own command
+        return []
+    gone = left_out(stages)
+    rows = ", ".join(f"{count:,} {how}" for how, count in gone.items())
+    return [f"{int(items):,} items can be searched" + (f"; of the rows that were read {rows}" if rows else "")]
+
+
+def left_out(stages: Mapping[str, StageReport]) -> dict[str, int]:
+    """The rows of the corpus that were merged as duplicates, and those that were rejected, each if there are any."""
+    read = [stages[name].rows for name in ("sources", "curate") if name in stages and stages[name].rows]
+    gone = {"merged as duplicates": sum(rows["merged"] for rows in read), "rejected": sum(rows["rejected"] for rows in read)}
+    return {how: count for how, count in gone.items() if count}
 
 
 def _by_pool_and_system(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
@@ -146,4 +170,4 @@ def _compared(arms: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                 yield line("  untrained", {name: f"{value['average']:.3f}" for name, value in untrained.items()})
     for label, cells in facts(arms).items():
         yield line(label, cells)
-    yield from (f"  {name}: {why}" for name, arm in arms.items() if (why := arm["failure"] or arm.get("unmeasured")))
+    yield from (f"  {name}: {why}" for name, arm in arms.items() if (why := arm["failure"] or _unmeasured(arm.get("unmeasured", ""))))

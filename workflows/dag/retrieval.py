@@ -52,7 +52,7 @@ from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.workflows.dag.outside import with_outside
 from mirepoix.workflows.runner.fingerprint import key_of, library_version
 from mirepoix.workflows.runner.graph import Stage
-from mirepoix.workflows.runner.source_code import module_hashes
+from mirepoix.workflows.runner.source_code import module_hashes, own_hash
 
 COMPONENTS = "mirepoix.components"
 FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs")
@@ -392,6 +392,9 @@ def _stage(
 
 
 def encoding_versions(encoder: EncoderConfig, libraries: Iterable[str]) -> str:
-    """A hash of the code and the libraries that run a retriever: its vectors are comparable with those of the same versions alone."""
-    source = module_hashes(encoder.ENCODER.partition(":")[0])
+    """A hash of the code and the libraries that run a retriever: its vectors are comparable with those of the same versions alone.
+
+    That code is the retriever's with all that it imports, and the module that reads items as queries or as documents.
+    """
+    source = {**module_hashes(encoder.ENCODER.partition(":")[0]), "embed": own_hash(f"{COMPONENTS}.embedding.embed")}
     return key_of({"source": source, "libraries": {name: library_version(name) for name in libraries}})

@@ -1,11 +1,14 @@
 """What a run costs here: an estimate from the sizes of the model, the counts of the corpus and the speed of this machine.
 
-embedding   operations of a picture and of a text, times their numbers, over the speed that a product of matrices has here
+embedding   operations of a picture and of a text, times their numbers, over the speed that a product of matrices has here; a text is taken
+            for as long as the longest of a batch of the sampled texts, to which the batch is padded
 training    three times the operations of each tower that is trained, once those of one that is frozen, for each pair
 reading     the seconds that one picture took here, twice: it is checked, and decoded again to be embedded
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from mirepoix.workflows.init.machine import Machine
 from mirepoix.workflows.init.models import Model
@@ -13,10 +16,12 @@ from mirepoix.workflows.init.pictures import Pictures
 from mirepoix.workflows.recipes.search import OWN
 
 REACHED = 0.7
-"""Share of the speed of a product of matrices that a model reaches; chosen here: CLIP ViT-B/32 reached 0.85 of it on two cores, forward and
-in training by adapters, with nothing else to do."""
+"""Share of the speed of a product of matrices that a model reaches; chosen here: CLIP ViT-B/32 reached 0.85 of that of
+matrices of 768 by 768 on two cores, forward and in training by adapters, with nothing else to do."""
 EMBEDDED = 16
 """Items of a batch that is embedded, as the recipes have it."""
+LETTERS = 4.0
+"""Letters of a token of English, about; a letter of another script is taken for a token."""
 PROCESS = 1.5e9
 """Bytes that the processes of a run take without a model: the driver, Ray, and an actor with torch; about, chosen here."""
 STARTING = 60.0
@@ -40,15 +45,27 @@ class Costs:
 
 
 def costs(
-    model: Model, machine: Machine, pictures: Pictures, items: tuple[int, int], pairs_seen: int = 0, batch: int = 32, here: bool = False
+    model: Model,
+    machine: Machine,
+    pictures: Pictures,
+    items: tuple[int, int],
+    pairs_seen: int = 0,
+    batch: int = 32,
+    here: bool = False,
+    sample: Sequence[str] = (),
 ) -> Costs:
-    """The costs of a run over so many pictures and texts, which embeds both, and trains on so many pairs of a picture and a text."""
+    """The costs of a run over so many pictures and texts, which embeds both, and trains on so many pairs of a picture and a text.
+
+    The texts are taken to be as long as those of the sample; without one, of the full length.
+    """
     count, texts = items
     speed = machine.rate * REACHED
     vision = model.vision.operations if model.vision else 0.0
+    text = model.text_operations(longest_tokens(sample, EMBEDDED) if sample else model.text.tokens)
+    trained_text = model.text_operations(longest_tokens(sample, batch) if sample else model.text.tokens)
     passes = 2 if pairs_seen else 1  # an untrained model is measured beside the trained one
-    embedding = passes * (count * vision + texts * model.text.operations) / speed
-    training = 3 * pairs_seen * (vision + model.text.operations) / speed
+    embedding = passes * (count * vision + texts * text) / speed
+    training = 3 * pairs_seen * (vision + trained_text) / speed
     kept = pictures.bytes * min(1.0, (OWN.picture_pixels or 1e9) / max(1.0, pictures.megapixels * 1e6))
     encoders = 3 if pairs_seen else 2  # of the backbone, of the training, in the release
     vectors = passes * (count + texts) * model.vector * 4
@@ -65,3 +82,9 @@ def costs(
         embedding=embedding,
         training=training,
     )
+
+
+def longest_tokens(sample: Sequence[str], batch: int) -> float:
+    """The tokens of the longest text of a batch, about: the mean over the batches that the sample gives."""
+    lengths = [2 + sum(1 / LETTERS if letter.isascii() else 1 for letter in text) for text in sample]  # and a token at each end
+    return mean(max(lengths[start : start + batch]) for start in range(0, len(lengths), batch))

@@ -4,7 +4,7 @@ Parameters, download and operations are computed, not copied; a test compares th
 those of the model's page, or of the code that it was published with where the page names none.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Model:
     licence: str
     vector: int  # width
     files: int = 1  # copies of the weights that a download has
+    padded: bool = False  # whether every text is padded to the full length, and not to the longest of its batch
 
     @property
     def bytes(self) -> int:
@@ -53,6 +54,10 @@ class Model:
     @property
     def download(self) -> int:
         return self.files * self.bytes
+
+    def text_operations(self, tokens: float) -> float:
+        """Multiplications and additions for one text of a batch whose longest has so many tokens."""
+        return self.text.operations if self.padded else replace(self.text, tokens=min(self.text.tokens, max(1, round(tokens)))).operations
 
 
 CLIP_TEXT = Tower(12, 512, 2048, 8, 77, 49408)
@@ -82,6 +87,7 @@ SIGLIP_MULTILINGUAL = Model(
     "pictures and texts in many languages",
     "Apache-2.0",
     768,
+    padded=True,
 )
 CHINESE_CLIP = Model(
     "OFA-Sys/chinese-clip-vit-base-patch16",

@@ -5,7 +5,6 @@ import os
 from dataclasses import dataclass, field
 from typing import Any
 
-from mirepoix.components.ingestion.formats import table as any_table
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.init.costs import Costs, costs
 from mirepoix.workflows.init.language import language_of
@@ -20,11 +19,15 @@ from mirepoix.workflows.init.models import (
     Model,
 )
 from mirepoix.workflows.init.survey import Survey
+from mirepoix.workflows.init.words import counted, duration, gigabytes
 from mirepoix.workflows.recipes.finetune import TRAINING
 
 SEARCH, FINETUNE = "search", "finetune"
 LEAST_PAIRS, LONGEST = 200, 3600.0
-"""A training is proposed from so many pairs on, and where its estimate is so many seconds at most; chosen here."""
+"""A training is proposed from so many pairs on, and where its estimate is so many seconds at most; chosen here. A captioned picture is two
+pairs: the caption asks for the picture, and the picture for the caption."""
+NEAR = 2.0
+"""An estimate within this factor of the longest may be on its other side, and that is said."""
 EPOCHS, LEAST_STEPS = 5, 50
 """A training goes over the pairs so often, in the recipe's steps at most and in so many at least; chosen here."""
 MOST_THREADS = 16
@@ -65,9 +68,11 @@ def propose(found: Survey, machine: Machine, recipe: str | None = None) -> Propo
     steps = min(TRAINING.max_steps or 0, max(LEAST_STEPS, math.ceil(EPOCHS * pairs / TRAINING.per_device_train_batch_size)))
     seen = steps * TRAINING.per_device_train_batch_size
     here = is_here(model.id)
-    trained = costs(model, machine, found.pictures, (pictures, texts), seen, TRAINING.per_device_train_batch_size, here)
-    plain = costs(model, machine, found.pictures, (pictures, texts), here=here)
-    chosen, why = (recipe, "as --recipe says") if recipe else _recipe(pairs, trained, machine)
+    sample = contents.texts
+    trained = costs(model, machine, found.pictures, (pictures, texts), seen, TRAINING.per_device_train_batch_size, here, sample)
+    plain = costs(model, machine, found.pictures, (pictures, texts), here=here, sample=sample)
+    said = _said_pairs(contents.queries.get(trained_on, {}))
+    chosen, why = (recipe, "as --recipe says") if recipe else _recipe(pairs, said, trained, machine)
     if chosen == FINETUNE and not pairs:
         raise Refused(f"--recipe is {FINETUNE}, and {found.folder} has no pair to train on: no caption, and no query; give {SEARCH}")
     cost = trained if chosen == FINETUNE else plain
@@ -75,7 +80,7 @@ def propose(found: Survey, machine: Machine, recipe: str | None = None) -> Propo
         other = "without a training: mirepoix run FILE instruct=null curate.held_out=0"
     elif pairs:
         time = duration(trained.seconds)
-        other = f"{FINETUNE}, on the {pairs:,} pairs of the split {trained_on}, is in the file as a comment: about {time} here"
+        other = f"{FINETUNE}, on the split {trained_on} ({said}), is in the file as a comment: about {time} here"
     else:
         other = f"`recipe: {FINETUNE}` trains, once there are captions or queries"
     settings, training = _settings(found, machine, model), _training(found, machine, model, steps)
@@ -90,16 +95,33 @@ def _trained_on(splits: dict[str, int]) -> str:
     return "validation" if "train" not in splits and "validation" in splits and len(splits) > 1 else "train"
 
 
-def _recipe(pairs: int, trained: Costs, machine: Machine) -> tuple[str, str]:
+def _said_pairs(tasks: dict[str, int]) -> str:
+    """The pairs of a split in words: captioned pictures where each is asked for by its caption, and asks for it."""
+    both = tasks.get("t->i", 0)
+    if both and tasks == {"t->i": both, "i->t": both}:
+        return f"{counted(both, 'captioned picture')}, which {'is' if both == 1 else 'are'} {2 * both:,} pairs"
+    return counted(sum(tasks.values()), "pair")
+
+
+def _recipe(pairs: int, said: str, trained: Costs, machine: Machine) -> tuple[str, str]:
     if pairs < LEAST_PAIRS:
-        given = f"there are {pairs:,} pairs to train on" if pairs else "there is no pair to train on"
-        return SEARCH, f"the model as it is: {given}, and a training is proposed from {LEAST_PAIRS} on"
+        least = f"{LEAST_PAIRS} pairs" if pairs and "captioned" not in said else f"{LEAST_PAIRS // 2} captioned pictures"
+        there = f"to train on there {_verb(said)} {said}, and" if pairs else "there is nothing to train on;"
+        return SEARCH, f"the model as it is: {there} a training is proposed from {least} on"
     if trained.memory > FREE * machine.memory:
         needed, free = gigabytes(trained.memory), gigabytes(machine.memory)
         return SEARCH, f"the model as it is: training takes about {needed} of memory, and {free} are free"
+    near = ""
+    if not machine.gpu and LONGEST / NEAR < trained.training < LONGEST * NEAR:
+        near = f"; {duration(trained.training)} of training are near the {duration(LONGEST)} that decide: take either recipe"
     if not machine.gpu and trained.training > LONGEST:
-        return SEARCH, f"the model as it is: training takes about {duration(trained.training)} on these {machine.cpus} cores"
-    return FINETUNE, f"there are {pairs:,} pairs to train on, and it is measured on held-out queries before and after"
+        cores = counted(machine.cpus, "core")
+        return SEARCH, f"the model as it is: training takes about {duration(trained.training)} on {cores}{near}"
+    return FINETUNE, f"to train on there are {said}, and it is measured on held-out queries before and after{near}"
+
+
+def _verb(said: str) -> str:
+    return "is" if said.startswith("1 ") else "are"
 
 
 def _model(pictures: bool, language: str, machine: Machine) -> tuple[Model, str]:
@@ -127,8 +149,8 @@ def _settings(found: Survey, machine: Machine, model: Model) -> dict[str, Any]:
     if table := found.table:
         roles = [(role, name) for role in ("picture", "text", "query", "id", "split") for name in table.chosen(role)]
         sources["columns"] = [f"{role}={name}" for role, name in roles]
-        if table.images:
-            sources["images"] = os.path.join(os.path.abspath(found.folder), table.images)
+        if found.images:
+            sources["images"] = found.images
     if _trained_on(found.contents.splits) != "train":
         sources["splits"] = [f"{_trained_on(found.contents.splits)}=train"]
     if found.captioned:
@@ -147,9 +169,9 @@ def _training(found: Survey, machine: Machine, model: Model, steps: int) -> dict
 
 
 def _entry(found: Survey) -> str:
-    """The folder as an absolute path, which is right from any folder; with its format where several fit."""
-    path = os.path.abspath(found.folder)
-    return f"{found.format}+{path}" if found.others and found.format != any_table.NAME else path
+    """The folder, or its one table, as an absolute path, which is right from any folder; with its format where it may be another."""
+    path = os.path.join(os.path.abspath(found.folder), found.file) if found.file else os.path.abspath(found.folder)
+    return f"{found.format}+{path}" if found.named else path
 
 
 def _warnings(found: Survey, machine: Machine, model: Model, cost: Costs, here: bool) -> list[str]:
@@ -167,13 +189,3 @@ def _warnings(found: Survey, machine: Machine, model: Model, cost: Costs, here: 
     if machine.offline and not here:
         said.append(f"HF_HUB_OFFLINE is set and {model.id} is not here: give the folder of a model as backbone.name")
     return said
-
-
-def gigabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB" if count >= 1e6 else f"{count / 1e3:.0f} kB"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{max(1, round(seconds))} seconds"
-    return f"{round(seconds / 60)} minutes" if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"

@@ -1,9 +1,13 @@
 """What is in a folder: pictures, captions, tables, or a corpus of a known format, with its splits and its pairs."""
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 
@@ -11,21 +15,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mirepoix.components.corpus.parts import modalities
+from mirepoix.components.ingestion.formats import delimited
 from mirepoix.components.ingestion.formats import folder as pictures_folder
 from mirepoix.components.ingestion.formats import table as any_table
-from mirepoix.components.ingestion.formats.fields import data_files
-from mirepoix.components.ingestion.formats.rows import Unreadable, split_named
-from mirepoix.components.ingestion.formats.source_files import SourceFiles
-from mirepoix.components.ingestion.readers import FORMAT_MODULES, PieceReader, Source
-from mirepoix.components.ingestion.sources_config import CAPTIONED
+from mirepoix.components.ingestion.formats.fields import data_files, unused_files
+from mirepoix.components.ingestion.formats.listed_pictures import found_path, picture_names, suffix
+from mirepoix.components.ingestion.formats.rows import Candidate, RowError, Unreadable, split_named
+from mirepoix.components.ingestion.formats.sidecars import beside as texts_beside
+from mirepoix.components.ingestion.formats.sidecars import names_beside
+from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, ListedFile, SourceFiles, is_ending
+from mirepoix.components.ingestion.readers import FORMAT_MODULES, PICTURES, PieceReader, Source
+from mirepoix.components.ingestion.sources_config import CAPTIONED, ROLES
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.init.columns import Table, look_at_table
-from mirepoix.workflows.init.pictures import Pictures, look_at_pictures
+from mirepoix.workflows.init.pictures import UNREAD, Pictures, look_at_pictures
+from mirepoix.workflows.init.words import plural
 
 MOST_TABLES = 20
 READING_SECONDS = 5.0
 """A corpus is read for as long at most; of a larger one, the counts are those of the part that was read."""
 TEXTS = 300
+"""Texts by which the language is judged, and pictures of which the captions beside them are read, at most."""
+FIRST_ROWS = 50
+SHOWN = 4  # tables that are not read, by their names
+URI = re.compile(r"([a-z][a-z0-9+.-]+):/(.*)", re.S)
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,11 @@ class Survey:
     sidecars: dict[str, int]  # files with captions beside pictures, by their endings
     contents: Contents
     files: int
+    unread: tuple[str, ...] = ()  # files that would not be read, and why
+    hints: tuple[str, ...] = ()  # what looks amiss, and what to do
+    named: bool = False  # whether the config has to name the format
+    file: str = ""  # the one table that is read, where the others may not be
+    images: str = ""  # the folder that its paths of pictures are relative to, if it has to be said
 
     @property
     def table(self) -> Table | None:
@@ -71,34 +89,178 @@ class Survey:
 
 def survey(path: Path) -> Survey:
     """Looks at a folder; refuses one that has nothing to search."""
-    tree = _opened(path)
+    tree, denied = _opened(path)
     pictures = look_at_pictures(tree)
+    if pictures.count and len(pictures.refused) == pictures.looked and pictures.looked:
+        name, reason = pictures.refused[0]
+        broken = f"none of the {pictures.looked} pictures looked at in {path} can be read; {name}: {reason}"
+    else:
+        broken = ""
     found = [name for name, module in FORMAT_MODULES.items() if name != any_table.NAME and _detects(module, tree)]
-    if not found and pictures_folder.holds_pictures(tree):
-        found = [pictures_folder.NAME]
+    recognised = found or ([pictures_folder.NAME] if pictures_folder.holds_pictures(tree) else [])
     beside = set(pictures_folder.sidecars(tree)) if pictures.count else set()
     files = [file for file in data_files(tree, *any_table.ENDINGS) if file not in beside]
-    tables = [table for file in files[:MOST_TABLES] if (table := look_at_table(tree, file))]
-    tables = [table for table in tables if table.chosen("picture") or table.chosen("text")]
+    looked = {file: look_at_table(tree, file) for file in files[:MOST_TABLES]}
+    tables = [table for table in looked.values() if table and (table.chosen("picture") or table.chosen("text"))]
     tables.sort(key=lambda table: (not table.chosen("picture"), -table.rows))
-    named = [table for table in tables if table.chosen("picture")]
-    # Pairs of texts are recognised by the order of columns alone; that a column names the pictures of the folder says more.
-    if tables and (not found or (named and found[0] == "sentence-transformers")):
-        found.insert(0, any_table.NAME)
-    if not found:
-        raise Refused(_nothing(path, tree, pictures))
-    if found[0] == pictures_folder.NAME and pictures.count and len(pictures.refused) == pictures.looked:
-        name, reason = pictures.refused[0]
-        raise Refused(f"none of the {pictures.looked} pictures looked at in {path} can be read; {name}: {reason}")
-    sidecars = Counter(os.path.splitext(file)[1].lower() for file in beside)
-    contents = _contents(tree, found[0], tables, pictures)
-    return Survey(str(path), pictures, found[0], tuple(found[1:]), tuple(tables), dict(sorted(sidecars.items())), contents, len(tree.sizes))
+    forms = _forms(found, tables, bool(pictures.count) and not broken)
+    reading = _reading(tree, tables) if any_table.NAME in forms[:1] else None
+    if reading is None and any_table.NAME in forms:  # its columns, in all tables of the folder, would be refused
+        forms = [name for name in forms if name != any_table.NAME] or ([pictures_folder.NAME] if pictures.count else [])
+    if not forms or (broken and forms[0] == pictures_folder.NAME):
+        raise Refused(broken or _nothing(path, tree, pictures))
+    form = forms[0]
+    source = reading or Source(tree, form)
+    taken = _taken(source)
+    read = [table for table in tables if table.file in taken or (reading is not None and table.file == reading.tree.only)]
+    contents = _contents(tree, form, read, pictures)
+    return Survey(
+        folder=str(path),
+        pictures=pictures,
+        format=form,
+        others=tuple(forms[1:]),
+        tables=tuple(read),
+        sidecars=dict(sorted(Counter(os.path.splitext(file)[1].lower() for file in beside if file in taken).items())),
+        contents=contents,
+        files=len(tree.sizes),
+        hints=tuple(_hints(looked, denied)),
+        unread=tuple(_unread(tree, source, looked, read, contents, pictures, len(files))),
+        named=form != any_table.NAME and recognised != [form],
+        file=reading.tree.only if reading else "",
+        images=(reading.tree.images or "") if reading else "",
+    )
 
 
-def _opened(path: Path) -> SourceFiles:
-    """The files of a folder; refused if it is none, is empty, or may not be read."""
-    if "://" in str(path):
-        raise Refused(f"{path} is a URI; init looks at folders of this machine, and `mirepoix validate {path}` reads the other")
+def _forms(found: list[str], tables: list[Table], pictures: bool) -> list[str]:
+    """The formats in which a folder may be read, the best first.
+
+    Pairs of texts are recognised by the order of columns alone: that a column names the pictures of the folder says more, and so do
+    pictures that no table names. The format of folders reads captions by the names of columns, and no splits, ids and queries.
+    """
+    naming = [table for table in tables if table.chosen("picture")]
+    if found[:1] == [pictures_folder.NAME]:
+        more = [table for table in naming if any(table.chosen(role) for role in ("split", "id", "query"))]
+        captioned = any(pictures_folder.is_caption_table(list(table.names)) for table in tables)
+        return [any_table.NAME, *found] if naming and (more or not captioned) else found
+    if found[:1] not in ([], ["sentence-transformers"]):
+        return found
+    if naming:
+        return [any_table.NAME, *found]
+    if pictures:
+        return [pictures_folder.NAME, *found]
+    return found or ([any_table.NAME] if tables else [])
+
+
+def _reading(tree: SourceFiles, tables: list[Table]) -> Source | None:
+    """The source as a run would read it with the columns of the first table: the folder, else that table alone; None if neither can be."""
+    first = tables[0]
+    columns = [(role, name) for role in ROLES for name in first.chosen(role)]
+    images = f"{tree.root}/{first.images}" if first.images else None
+    root, file = f"{tree.root}/", f"{tree.root}/{first.file}"
+    for path, start in ((tree.root, images), (file, images), (file, root.rstrip("/"))):
+        files = copy(tree) if path == tree.root else SourceFiles(path, tree.name)  # a copy has the listing
+        files.images, files.columns = start, tuple(columns)
+        source = Source(files, any_table.NAME)
+        with suppress(Refused, Unreadable):
+            if path == tree.root and source.shards:
+                return source
+            rows = (row for shard in source.shards for row in any_table.read(source.tree, shard))
+            if any(isinstance(row, Candidate) and (row.item.images or not first.chosen("picture")) for row in islice(rows, FIRST_ROWS)):
+                return source
+    return None
+
+
+def _taken(source: Source) -> set[str]:
+    """The files that a source reads."""
+    try:
+        return set(source.files)
+    except (Unreadable, Refused, OSError, ValueError):
+        return set()
+
+
+def _hints(looked: Mapping[str, Table | None], denied: list[str]) -> Iterator[str]:
+    """What to mend: folders that may not be read, and tables whose first line is none of names."""
+    for folder in denied[:SHOWN]:
+        yield f"{folder} may not be read, and is left out here; change its permissions, or move it: a run refuses a folder with it"
+    for table in filter(None, looked.values()):
+        if table.headless:
+            yield f"{table.file}: its first line has {table.headless!r}, which looks like data; give it a first line of column names"
+
+
+def _unread(
+    tree: SourceFiles,
+    source: Source,
+    looked: Mapping[str, Table | None],
+    read: list[Table],
+    contents: Contents,
+    pictures: Pictures,
+    tables: int,
+) -> Iterator[str]:
+    """What is not read, a line each: files with the reason, and columns."""
+    taken = _taken(source)
+    if pictures.count and not any("i" in letters for letters in contents.candidates):
+        yield f"the {pictures.count:,} pictures, which {source.format} does not read: write folder+PATH to search these"
+    if source.format == pictures_folder.NAME:
+        for table in read:
+            names = [column.name for column in table.columns if column.role in ("split", "id", "query")]
+            if names:
+                yield f"{', '.join(names)} of {table.file}: the format folder reads a picture's path and captions alone"
+    if source.tree.only:
+        taken = {source.tree.only, *tree.files(PICTURES)}
+        yield f"all but {source.tree.only}, since the other tables have some of its columns, and not all"
+    if source.format not in (pictures_folder.NAME, any_table.NAME):
+        return  # its notices name what it does not read
+    read_files = {table.file for table in read}
+    left = [file for file in looked if file not in (taken if looked[file] is None else read_files)]
+    for file in left[:SHOWN]:
+        yield f"{file}, {_why_unread(tree, file, looked[file], read, bool(pictures.count))}"
+    more = max(0, len(left) - SHOWN) + max(0, tables - len(looked))
+    if more:
+        yield f"{more:,} more {plural('table', more)}"
+    for notice in unused_files(tree, taken | set(looked)):
+        file = notice.source.removeprefix(f"{tree.name}/")
+        if suffix(file) in UNREAD:
+            continue  # counted with the pictures
+        many = re.search(r" and \d+ more of \.\w+", notice.detail)
+        yield f"{file}{many[0] if many else ''}, {_why_unread(tree, file, None, read, bool(pictures.count))}"
+    sheets = [file for file in tree.sizes if suffix(file) in ("xlsx", "xls", "ods", "numbers")]
+    if sheets:
+        others = f" and {len(sheets) - 1} more" if len(sheets) > 1 else ""
+        yield f"{sheets[0]}{others}, a spreadsheet: save it as CSV"
+
+
+def _why_unread(tree: SourceFiles, file: str, table: Table | None, read: list[Table], pictures: bool) -> str:
+    """Why a file beside pictures or tables is not read, and what to do."""
+    if table is not None and read and read[0].file != file and not pictures_folder.is_caption_table(list(table.names)):
+        missing = [column.name for column in read[0].columns if column.chosen and column.name not in table.names]
+        return f"which has no column {', '.join(missing)}" if missing else "which has other columns"
+    if table is not None and pictures:
+        texts = ",".join(f"text={name}" for name in table.chosen("text"))
+        instead = f"; for its texts in place of the pictures write sources.columns: [{texts}]" if texts else ""
+        named = [column.why for column in table.columns if column.role == "picture"]
+        return f"since {named[0] if named else 'no column of it names the pictures'}{instead}"
+    if pictures and file in pictures_folder.sidecars(tree):
+        return "which are captions beside pictures: the format folder reads these, and no split, id or query; write folder+PATH for it"
+    if is_ending(file, ".txt"):
+        with suppress(Unreadable, OSError, RowError):
+            form = delimited.recognise(tree, file)
+            cells = [cell for row in form.rows[:1] for cell in row] if len(form.header) > 1 else []
+            if any(found_path(tree, file.rpartition("/")[0], cell) in tree.sizes for cell in cells if suffix(cell) in PICTURE_ENDINGS):
+                return f"which looks like a table of captions: call it {file.removesuffix('.txt')}.csv"
+        return "which is beside no picture of that name"
+    if is_ending(file, ".json"):
+        return "which is no list of rows: write its captions as CSV or JSON lines, with the columns file_name and caption"
+    return "which cannot be read as a table" if is_ending(file, *(f".{name}" for name in any_table.ENDINGS)) else "a kind that is not read"
+
+
+def _opened(path: Path) -> tuple[SourceFiles, list[str]]:
+    """The files of a folder, and the folders in it that may not be read; refused if it is none, is empty, or may not be read itself."""
+    if (uri := URI.match(str(path))) and not path.exists():  # a path has one slash where the URI has two
+        given = f"{uri[1]}://{uri[2].lstrip('/')}"
+        raise Refused(
+            f"{given} is a URI, and init looks at folders of this machine; copy a part of it here for that, or run it as it is: "
+            f"mirepoix run search sources.path={given}"
+        )
     if not path.exists():
         raise Refused(f"there is no folder {path}; give the folder of your pictures or texts")
     if not path.is_dir():
@@ -109,9 +271,32 @@ def _opened(path: Path) -> SourceFiles:
     except OSError as error:
         raise Refused(f"{path} cannot be read ({error.strerror}); give a folder that you may read, or change its permissions") from error
     tree = SourceFiles(str(path))
-    if not tree.sizes:
+    denied: list[str] = []
+    try:
+        found = len(tree.sizes)
+    except Refused:
+        listing = _listed(path, denied)
+        if not denied:
+            raise
+        tree.__dict__["listing"] = listing
+        found = len(listing)
+    if not found:
         raise Refused(f"there is no file in {path}; give the folder of your pictures or texts")
-    return tree
+    return tree, denied
+
+
+def _listed(path: Path, denied: list[str]) -> dict[str, ListedFile]:
+    """The files of a folder apart from those in folders that may not be read, which are added to `denied`."""
+    found: dict[str, ListedFile] = {}
+    for folder, folders, names in os.walk(path, onerror=lambda error: denied.append(os.path.relpath(error.filename, path))):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            file = Path(folder, name)
+            with suppress(OSError):
+                if not name.startswith(".") and file.is_file():
+                    about = file.stat()
+                    found[file.relative_to(path).as_posix()] = ListedFile(about.st_size, about.st_mtime_ns)
+    return dict(sorted(found.items()))
 
 
 def _detects(module: object, tree: SourceFiles) -> bool:
@@ -138,53 +323,51 @@ def _contents(tree: SourceFiles, form: str, tables: list[Table], pictures: Pictu
     """What a run would read: of pictures by their number and those tables' rows, of other formats by reading for some seconds."""
     if form == any_table.NAME:
         return _of_tables(tree, tables, pictures)
-    if form == pictures_folder.NAME:
-        counted = _of_folder(tree, tables, pictures)
-        if counted is not None:
-            return counted
+    if form == pictures_folder.NAME and pictures.count:
+        return _of_folder(tree, tables, pictures)
     return _of_rows(Source(tree, form))
 
 
 def _of_tables(tree: SourceFiles, tables: list[Table], pictures: Pictures) -> Contents:
-    """The rows of the tables that have the columns of the first."""
-    first = tables[0]
-    named = {role: first.chosen(role) for role in ("picture", "text", "query", "split")}
-    fitting = [table for table in tables if all(set(names) <= set(table.names) for names in named.values())]
-    rows = sum(table.rows for table in fitting)
-    picture, text, query = (bool(named[role]) for role in ("picture", "text", "query"))
+    """The rows of the tables that are read."""
+    picture, text, query, id = (bool(tables[0].chosen(role)) for role in ("picture", "text", "query", "id"))
+    rows = sum(table.rows for table in tables)
     item = "it" if picture and text else "i" if picture else "t"
-    candidates = {item: rows} if query or item != "it" else {"i": max(pictures.count, rows), "t": rows}
+    shown = max(pictures.count, rows) if id or not pictures.count else pictures.count
+    apart = {"i": shown, "t": sum(table.captions for table in tables)}
+    candidates = apart if item == "it" and not query else {item: rows if item != "i" else shown}
+    tasks = [f"t->{item}"] if query else ["t->i", "i->t"] if item == "it" else []
     queries: dict[str, Counter[str]] = {}
-    for table in fitting:
-        splits = table.splits if named["split"] else (tree.split(table.file),)
-        for split in splits:
-            tasks = {f"t->{item}": table.rows} if query else {"t->i": table.rows, "i->t": table.rows} if item == "it" else {}
-            for task, count in tasks.items():
-                queries.setdefault(split_named(split), Counter())[task] += round(count / len(splits))
-    texts = [text for table in fitting for text in table.texts]
-    exact = len(first.splits) <= 1
-    return Contents(candidates, {split: dict(tasks) for split, tasks in queries.items()}, tuple(texts[:TEXTS]), (), exact)
+    for table in tables if tasks else ():
+        for value, count in table.splits:
+            split = split_named(value) if value else tree.split(table.file)
+            queries.setdefault(split, Counter()).update(dict.fromkeys(tasks, count))
+    texts = [text for table in tables for text in table.texts]
+    return Contents(candidates, {split: dict(found) for split, found in queries.items() if found.total()}, tuple(texts[:TEXTS]))
 
 
-def _of_folder(tree: SourceFiles, tables: list[Table], pictures: Pictures) -> Contents | None:
-    """The pictures and the rows of the caption tables, without reading the pictures; None where pictures lie elsewhere."""
-    source = Source(tree, pictures_folder.NAME)
-    by_file = {table.file: table for table in tables}
-    named = [by_file[shard.file] for shard in source.shards if not shard.part and shard.file in by_file]
-    queries: dict[str, Counter[str]] = {}
-    texts = [text for table in named for text in table.texts]
+def _of_folder(tree: SourceFiles, tables: list[Table], pictures: Pictures) -> Contents:
+    """The pictures, the rows of the caption tables, and the captions beside pictures, which are read of some of them."""
+    texts = [text for table in tables for text in table.texts]
     captions = Counter[str]()
-    for table in named:
-        captions[tree.split(table.file)] += table.rows
-    beside = pictures_folder.sidecars(tree)
-    for file in beside:
-        captions[tree.split(f"{file.rpartition('/')[0]}/")] += 1
-    for split, count in captions.items():
-        queries[split] = Counter({"t->i": count, "i->t": count})
-    for file in beside[:TEXTS]:
-        texts.append(tree.bytes(file, 0, min(2000, tree.sizes[file])).decode("utf-8", "replace"))
+    for table in tables:
+        captions[tree.split(table.file)] += table.captions or table.rows
+    captioned = [name for name in picture_names(tree) if names_beside(tree, name)]
+    looked = [captioned[number * len(captioned) // TEXTS] for number in range(TEXTS)] if len(captioned) > TEXTS else captioned
+    beside = {name: [text for row in texts_beside(tree, name) if isinstance(row, tuple) for text in row[0] or row[1]] for name in looked}
+    found = Counter[str]()
+    of_split = Counter(tree.split(f"{name.rpartition('/')[0]}/") for name in looked)
+    for name, given in beside.items():
+        found[tree.split(f"{name.rpartition('/')[0]}/")] += len(given)
+    for split, count in Counter(tree.split(f"{name.rpartition('/')[0]}/") for name in captioned).items():
+        captions[split] += round(count * found[split] / max(1, of_split[split]))
+    captions = +captions
+    queries = {split: {"t->i": count, "i->t": count} for split, count in captions.items()}
+    texts += [text for given in beside.values() for text in given]
     candidates = {"i": pictures.count} | ({"t": captions.total()} if captions else {})
-    return Contents(candidates, {split: dict(tasks) for split, tasks in queries.items()}, tuple(texts[:TEXTS]))
+    without = sum(not given for given in beside.values())
+    notices = (f"of {len(looked):,} pictures looked at with files beside them, {without:,} have no caption in these",) if without else ()
+    return Contents(candidates, queries, tuple(texts[:TEXTS]), notices, len(looked) == len(captioned))
 
 
 def _of_rows(source: Source) -> Contents:

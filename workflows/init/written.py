@@ -14,8 +14,9 @@ from mirepoix.models.errors import Refused
 from mirepoix.workflows.config import flow
 from mirepoix.workflows.init.machine import Machine
 from mirepoix.workflows.init.models import LIBRARY
-from mirepoix.workflows.init.proposal import Proposal, duration, gigabytes
+from mirepoix.workflows.init.proposal import Proposal
 from mirepoix.workflows.init.survey import Survey
+from mirepoix.workflows.init.words import counted, duration, gigabytes, plural
 
 WIDTH = 118
 LABEL = 10
@@ -38,17 +39,17 @@ def said(found: Survey, proposal: Proposal, machine: Machine) -> list[str]:
 def _found(found: Survey) -> Iterator[str]:
     pictures, contents = found.pictures, found.contents
     if pictures.count:
-        where = f", in {pictures.folders:,} sub-folder{'s' if pictures.folders > 1 else ''}" if pictures.folders else ""
+        where = f", in {counted(pictures.folders, 'sub-folder')}" if pictures.folders else ""
         size = f", mostly of {pictures.usual} pixels, the largest of {pictures.largest}" if pictures.largest else ""
-        yield f"{pictures.count:,} picture{'s' if pictures.count > 1 else ''}, {gigabytes(pictures.bytes)}{where}{size}"
+        yield f"{counted(pictures.count, 'picture')}, {gigabytes(pictures.bytes)}{where}{size}"
     for ending, count in found.sidecars.items():
-        yield f"{count:,} {ending} files beside pictures, which are read as their captions"
+        yield f"{count:,} {ending} {plural('file', count)} beside pictures, which are read as their captions"
     for table in found.tables[:4]:
-        yield f"{table.file}: {table.rows:,} rows, {table.written}; columns {', '.join(table.names[:12])}"
+        yield f"{table.file}: {counted(table.rows, 'row')}, {table.written}; columns {', '.join(table.names[:12])}"
     about = "" if contents.whole else "about "
-    what = ", ".join(f"{about}{count:,} {NAMES.get(letters, letters)}" for letters, count in sorted(contents.candidates.items()))
+    what = ", ".join(f"{about}{_named(count, letters)}" for letters, count in sorted(contents.candidates.items()))
     known = "" if found.format in (pictures_folder.NAME, any_table.NAME) else f", {FORMATS[found.format].what}"
-    yield f"read as {found.format}{known}; to search there are {what or 'none'}"
+    yield f"read as {found.format}{known}; to search there {'is' if sum(contents.candidates.values()) == 1 else 'are'} {what or 'none'}"
     if found.others:
         others = " or ".join(name if name != any_table.NAME else "a table of named columns" for name in found.others)
         yield f"it may be {others} too; {found.format} is taken, as it comes first: another is written FORMAT+PATH"
@@ -57,11 +58,19 @@ def _found(found: Survey) -> Iterator[str]:
     if not contents.queries:
         yield "no caption and no query: it can be searched, and there is nothing to train on or to measure by"
     yield from contents.notices[:3]
+    yield from (f"not read: {line}" for line in found.unread)
+    yield from found.hints
     if found.table is not None:
         for column in found.table.columns:
             yield f"{column.role}: {column.why}" if column.chosen else f"not taken as {column.role}: {column.why}"
         if len({role.name for role in found.table.columns if role.role == "text"}) > 1 and len(found.table.chosen("text")) > 1:
             yield f"{' and '.join(found.table.chosen('text'))} are joined, a line each"
+
+
+def _named(count: int, letters: str) -> str:
+    """So many candidates of a modality."""
+    names = NAMES.get(letters, letters)
+    return f"{count:,} {names.replace('pictures', 'picture').replace('texts', 'text').replace('clips', 'clip') if count == 1 else names}"
 
 
 def _proposed(proposal: Proposal) -> Iterator[str]:
@@ -90,7 +99,7 @@ def _costs(proposal: Proposal, machine: Machine) -> Iterator[str]:
     parts = [f"reading {duration(cost.reading)}"] if cost.reading >= 1 else []
     parts.append(f"embedding {duration(cost.embedding)}")
     parts += [f"training {duration(cost.training)}"] if cost.training else []
-    cores = f"{machine.cpus} core{'s' if machine.cpus > 1 else ''}, {machine.rate / 1e9:.0f} GFLOP/s measured"
+    cores = f"{counted(machine.cpus, 'core')}, {machine.rate / 1e9:.0f} GFLOP/s measured"
     yield f"{duration(cost.seconds)} on this processor ({cores}): {', '.join(parts)}, and a minute to start"
     if machine.gpu:
         yield f"{machine.gpu} is there, {gigabytes(machine.gpu_memory)} free: embedding and training run on it, in less time than said"

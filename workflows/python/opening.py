@@ -25,16 +25,21 @@ def open(
     """A release, or an encoder by itself.
 
     `target` is the folder or URI of a release, or of a run that made one (of a comparison with its `arm`); the folder of an encoder that
-    was saved here; the folder or hub id of a published checkpoint, which is adopted as its folder describes it, a hub id at a `revision`.
+    was saved here; the folder or hub id of a published checkpoint, which is adopted as its folder describes it, a hub id at a `revision`;
+    or "latest": the latest release of the storage, MIREPOIX_STORAGE or ./storage, as `mirepoix serve` takes it.
     A release is verified first: its files by their digests, its encoder by golden vectors. `device` is as torch names it; None: a GPU
     where there is one. Code that a checkpoint brings runs with `trust_remote_code` alone.
     """
     if not isinstance(target, str | os.PathLike):
         raise Refused(f"mirepoix.open is given the type {type(target).__name__}; give a folder or a URI, as a text or a path, or a hub id")
+    from mirepoix.workflows.upkeep.named import LATEST, is_name, named_release
+
     name = os.fspath(target)
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         given = "bytes" if not isinstance(name, str) else "an empty text" if not name.strip() else f"{name!r}, which has a null character"
         raise Refused(f"mirepoix.open is given {given}; give a folder or a URI, as a text or a path, or a hub id")
+    if name == LATEST and is_name(name):
+        name = named_release(name)
     place = _artefact(name, arm)
     if revision is not None and place is not None:
         raise Refused(f"revision is {revision!r}, and {name} is a folder; a revision is of a hub id")
@@ -44,6 +49,8 @@ def open(
         from mirepoix.models.encoder import load_encoder
 
         return _model(load_encoder(place, trust_remote_code), name, device)
+    if place is None:
+        _refuse_out_of_reach(name, revision)
     return _model(_adopted(name if place is None else str(place), revision, trust_remote_code), name, device)
 
 
@@ -97,6 +104,18 @@ def _model(encoder: "Encoder", name: str, device: str | None) -> "Retriever":
     from mirepoix.serving.in_process.retriever import Retriever
 
     return Retriever(encoder.to(_device(device)), name)
+
+
+def _refuse_out_of_reach(id: str, revision: str | None) -> None:
+    """Refuses a hub id that is not in the cache and that the hub does not have or does not answer for, after some seconds at most.
+
+    The hub's own client tries for longer than a minute, and writes each try to standard error.
+    """
+    from mirepoix.workflows.checks.hub import HubModel, find_models, why_not
+
+    for model, (state, detail) in find_models([HubModel("model", id, revision)]).items():
+        if (problem := why_not(model, state, detail)) is not None:
+            raise Refused(f'{problem}; "latest" is the latest release of the storage')
 
 
 def _adopted(name: str, revision: str | None, trust_remote_code: bool) -> "Encoder":

@@ -12,7 +12,7 @@ from typing import Any
 from mirepoix.models.dotted_path import import_named
 from mirepoix.serving.store import Damaged, Manifest, Missing, cache_folder, fetch, join, list_names, read_manifest, verify
 from mirepoix.workflows.runner.graph import Stage
-from mirepoix.workflows.runner.source_code import module_hashes
+from mirepoix.workflows.runner.source_code import module_file, module_hashes
 
 
 def plain(value: Any) -> Any:
@@ -123,7 +123,11 @@ def look_up(stage: Stage, digests: Mapping[str, str], storage: str, forced: bool
 
 
 def latest(stage: Stage, storage: str) -> dict[str, Any] | None:
-    """The manifest's fields of the newest result that was made under a stage's name, whatever its key."""
+    """The manifest's fields of the newest result that the work of a stage made under its name, whatever its key.
+
+    Other work has stages of the same names: `embed` of a recipe, and of an addition to a release. What was made by work of a module that
+    is there no more counts, where nothing else does: the module was renamed.
+    """
     home = join(storage, "artefacts", stage.step)
     made = []
     for key in list_names(home):
@@ -131,4 +135,6 @@ def latest(stage: Stage, storage: str) -> dict[str, Any] | None:
             manifest = read_manifest(join(home, key))
             if manifest and manifest.fields.get("name", stage.step) == stage.name:
                 made.append(manifest.fields)
-    return max(made, key=lambda fields: fields["created"], default=None)
+    own = [fields for fields in made if fields.get("work") == stage.work]
+    renamed = [fields for fields in made if module_file(fields.get("work", "").partition(":")[0] or "absent") is None]
+    return max(own or renamed, key=lambda fields: fields["created"], default=None)

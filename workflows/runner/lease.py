@@ -19,6 +19,7 @@ import secrets
 import shutil
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ ABANDONED_SECONDS = 600.0
 
 RUN_FILE = "run.json"
 """In the folder of a run: the record of its driver, with the results that it has made or relied on so far."""
+NOTE_SECONDS = 300.0
+"""The age from which that record is written again, so that of a run that is killed it says about when that was."""
 
 
 class Driver:
@@ -73,8 +76,9 @@ class Driver:
         self.record = {"driver": self.id, "work": work, **identity()}
         self.targets: dict[str, None] = {}  # in their order
         self._held: set[str] = set()
-        self._heartbeat = Heartbeat(self._path("driver", self.id), {**self.record, "targets": []}, beat_s)
-        self._began = 0.0
+        self._heartbeat = Heartbeat(self._path("driver", self.id), {**self.record, "targets": []}, beat_s, self._note_again)
+        self._began = self._noted = 0.0
+        self._noting = threading.Lock()
 
     def __enter__(self) -> "Driver":
         self._heartbeat.__enter__()
@@ -95,9 +99,16 @@ class Driver:
             self._note()
 
     def _note(self) -> None:
-        if self.folder is not None:
-            record = {**self.record, "began": self._began, "noted": time.time(), "targets": list(self.targets)}
+        if self.folder is None:
+            return
+        with self._noting:  # the heartbeat's thread writes it too
+            self._noted = time.time()
+            record = {**self.record, "began": self._began, "noted": self._noted, "targets": list(self.targets)}
             write(join(self.folder, RUN_FILE), json.dumps(record, indent=1).encode())
+
+    def _note_again(self) -> None:
+        if self._noted and time.time() - self._noted > NOTE_SECONDS:
+            self._note()
 
     def _path(self, kind: str, name: str) -> str:
         return join(self.storage, LEASES, f"{kind}-{name}.json")
@@ -168,28 +179,30 @@ class Driver:
         Their scratch stays: the next attempt resumes from it.
         """
         with self._turn():
-            live = self.live()
-            for key in self._names("key"):
-                lease = self._record("key", key)
+            leases = {key: self._record("key", key) for key in self._names("key")}
+            drivers = self._names("driver")
+            live = self.live()  # after what may be left: what a driver wrote that enters meanwhile is not among it
+            for key, lease in leases.items():
                 if lease is not None and lease["driver"] not in live:
                     if lease["target"] and not _committed(lease["target"]):
                         delete(lease["target"])
                     delete(self._path("key", key))
-            for driver in self._names("driver"):
+            for driver in drivers:
                 if driver not in live:
                     delete(self._path("driver", driver))
             for name in self._names(SERVED):
                 record = self._record(SERVED, name)
                 if record is not None and not is_alive(record, self.record["machine"]):
                     delete(self._path(SERVED, name))
-        for path in self.leftovers(live):
+        for path in self.leftovers():
             shutil.rmtree(path, ignore_errors=True)
         return live
 
-    def leftovers(self, live: set[str]) -> list[Path]:
+    def leftovers(self) -> list[Path]:
         """Folders that dead drivers, and processes that were killed while they wrote or deleted, have left half done."""
-        home = drafts_folder(self.storage)
-        found = [path for path in home.glob("*.*.*") if path.name.rsplit(".", 2)[0] not in live]
+        drafts = list(drafts_folder(self.storage).glob("*.*.*"))
+        live = self.live()  # after the drafts: one of a driver that enters meanwhile is not among them
+        found = [path for path in drafts if path.name.rsplit(".", 2)[0] not in live]
         if is_local(self.storage):
             root = local_path(self.storage)
             found += (path for folder in ("artefacts/*", "work", "runs") for path in root.glob(f"{folder}/.removed-*"))

@@ -4,7 +4,9 @@ On a terminal each running stage has a line that is redrawn. Elsewhere (a log, a
 the numbers have changed. `--json` writes an object a line instead (its schema: docs/storage.md), `--quiet` nothing.
 """
 
+import ast
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -24,6 +26,7 @@ PLAIN_SECONDS = (
     300.0,
 )  # from a stage's begin to its first line, from that to the next, ...; the last repeats
 JSON_SECONDS = (1.0, 5.0)
+CHANGED = re.compile(r"(?P<field>config changed: \S+) (?P<old>.*) -> (?P<new>.*)")
 LINE = 119
 """The most characters of a line that stays."""
 Output = Literal["text", "json", "quiet"]
@@ -189,6 +192,33 @@ def shortened(reasons: str, room: int = LINE - 24) -> str:
     while kept < len(parts) and len("; ".join(parts[: kept + 1])) <= room - len("; and 99 more"):
         kept += 1
     return "; ".join(parts[:kept]) + (f"; and {len(parts) - kept} more" if kept < len(parts) else "")
+
+
+def fitted(reasons: str, room: int) -> str:
+    """Reasons in at most `room` characters, with the values of fields as the command line writes them, and how many more there are."""
+    plain = "; ".join(map(_written_values, reasons.split("; ")))
+    short = plain if len(plain) <= room else shortened(plain, room)
+    if len(short) > room and ", " in short:
+        names = short.split(", ")
+        kept = max(1, next((count for count in range(len(names), 0, -1) if len(", ".join(names[:count])) <= room - len(" and 99 more")), 1))
+        short = ", ".join(names[:kept]) + (f" and {len(names) - kept} more" if kept < len(names) else "")
+    return short if len(short) <= room else f"{short[: room - 4]} ..."
+
+
+def _written_values(reason: str) -> str:
+    """A reason that tells the values of a field, which are Python's, as the command line writes them: a,b for a list, null, true."""
+    found = CHANGED.fullmatch(reason)
+    return reason if found is None else f"{found['field']} {_written(found['old'])} -> {_written(found['new'])}"
+
+
+def _written(value: str) -> str:
+    try:
+        plain = ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return value
+    if isinstance(plain, list | tuple) and plain and all(isinstance(each, str | int | float) for each in plain):
+        return ",".join(map(str, plain))
+    return json.dumps(plain) if isinstance(plain, list | tuple | bool | None) else value
 
 
 def bar(report: ProgressReport) -> str:

@@ -132,6 +132,13 @@ def sources() -> SourceFiles:
     return _shared(os.environ.get("XDG_CACHE_HOME"))
 
 
+def own_hash(name: str) -> str:
+    """The hash of a module without those that it imports."""
+    file = module_file(name)
+    assert file is not None, f"there is no file of the module {name}"
+    return sources().read(file).hash
+
+
 def module_hashes(*roots: str) -> Mapping[str, str]:
     """The hash of each module that the given ones consist of: themselves, and all of ours that they import, directly or not."""
     found: dict[str, str] = {}

@@ -17,6 +17,7 @@ since the first look is read again before each deletion.
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -24,13 +25,15 @@ from typing import Any, Literal
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
-from mirepoix.serving.heartbeat import place_of
+from mirepoix.serving.heartbeat import KEY, SERVE_TIMEOUT_S, living, place_of
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.storage import REMOVAL, refuse_other_folders
 from mirepoix.workflows.upkeep.runs import StoredRun, as_bytes, read_runs, servers, sizes
 
 UNNAMED_SECONDS = 7 * 86400.0
 """The age at which a result that no run names goes, and scratch that no run claims, unless --older-than says otherwise."""
+SILENT_SECONDS = SERVE_TIMEOUT_S
+"""How long the driver or the server of another machine may be silent before it counts as dead here: what it needs is deleted then."""
 UNITS = {"m": 60.0, "h": 3600.0, "d": 86400.0, "w": 7 * 86400.0}
 Kind = Literal["run", "result", "scratch", "log", "remains"]
 
@@ -68,9 +71,12 @@ class Node:
     bytes: int
     needed_by: list[str] = field(default_factory=list)
     goes: bool = False
+    link: str = ""  # of a link, as one that was moved to another disk: the path that it names, which stays
+    shared: list[store.SharedFile] = field(default_factory=list, repr=False)
 
     def as_json(self) -> dict[str, Any]:
-        return {"kind": self.kind, "name": self.name, "bytes": self.bytes, "needed_by": self.needed_by, "goes": self.goes}
+        told = {"kind": self.kind, "name": self.name, "bytes": self.bytes, "needed_by": self.needed_by, "goes": self.goes}
+        return told | ({"link": self.link} if self.link else {})
 
 
 Delete = Callable[[str], None]
@@ -81,7 +87,7 @@ def gc_command(storage: str, limits: Limits, dry_run: bool, as_json: bool) -> in
     refuse_other_folders(storage)
     nodes = planned(storage, limits) if dry_run else collect(storage, limits)
     if as_json:
-        freed = sum(node.bytes for node in nodes if node.goes)
+        freed = _on_disk([node for node in nodes if node.goes], going=True)
         print(json.dumps({"storage": storage, "dry_run": dry_run, "bytes": freed, "nodes": [node.as_json() for node in nodes]}, indent=1))
     else:
         print("\n".join(_shown(nodes, limits, dry_run)))
@@ -90,13 +96,19 @@ def gc_command(storage: str, limits: Limits, dry_run: bool, as_json: bool) -> in
 
 def planned(storage: str, limits: Limits) -> list[Node]:
     """What would go, and what needs the rest; nothing is written."""
-    return _Collection(storage, limits, Driver(storage, work="gc"), store.delete).plan(read_runs(storage))
+    collection = _Collection(storage, limits, _driver(storage), store.delete)
+    collection.refuse_earlier_drivers()
+    return collection.plan(read_runs(storage, SILENT_SECONDS))
 
 
 def collect(storage: str, limits: Limits, delete: Delete = store.delete) -> list[Node]:
     """Removes what is not needed, by `delete`; returns every node with what became of it."""
-    with Driver(storage, work="gc") as driver:
+    with _driver(storage) as driver:
         return _Collection(storage, limits, driver, delete).run()
+
+
+def _driver(storage: str) -> Driver:
+    return Driver(storage, timeout_s=SILENT_SECONDS, work="gc")
 
 
 class _Collection:
@@ -111,7 +123,6 @@ class _Collection:
 
     def plan(self, runs: Sequence[StoredRun], chosen: bool = False) -> list[Node]:
         """Every node, and whether it goes; `chosen`: the runs that go have their removal.json, and no other run is chosen now."""
-        live = self.driver.live()
         reasons = self.reasons(runs)
         if chosen:
             reasons |= {run.name: reasons[run.name] or ["it ended meanwhile"] for run in runs if run.state != "being removed"}
@@ -126,11 +137,13 @@ class _Collection:
         resumable = {place.rpartition("/")[2] for run in kept if reasons[run.name] != [_NO_LIMIT] for place in run.places}
         resumable |= {place.rpartition("/")[2] for place in self.in_use()}
         going = {place.rpartition("/")[2] for place in named - set(needed)}
+        # The same command resumes a run that was killed from its scratch, though the folder of the run is gone.
+        unfinished = {place.rpartition("/")[2] for run in runs if run.report is None for place in run.places}
         return [
             *self._results(needed, named),
-            *self._of_keys("scratch", "work", keys, resumable, going),
+            *self._of_keys("scratch", "work", keys, resumable, going - unfinished),
             *self._of_keys("log", "logs", keys, set(keys), going),
-            *self._remains(live),
+            *self._remains(),
             *(self._run_node(run, reasons[run.name]) for run in runs),
         ]
 
@@ -146,6 +159,7 @@ class _Collection:
         if run.state == "being removed":
             return []
         found = ["pinned"] * run.pinned + ["served"] * bool(served & set(run.places)) + ["running"] * (run.state == "running")
+        found += [run.damage] * (run.state == "damaged")
         if self.limits == Limits():
             return found or [_NO_LIMIT]
         if self.limits.keep_last is not None and run.began >= since:
@@ -165,12 +179,12 @@ class _Collection:
             f"artefacts/{stage}/{key}"
             for stage in store.list_names(home)
             for key in store.list_names(store.join(home, stage))
-            if store.KEY.fullmatch(key)
+            if KEY.fullmatch(key)
         ]
         nodes = []
         for place, size in sizes(self.storage, places).items():
             target = self.target(place)
-            node = Node("result", place, store.usage(target).bytes if size is None else size, needed.get(place, []))
+            node = self._node("result", place, needed.get(place, []), store.usage(target).bytes if size is None else size)
             node.goes = not node.needed_by and (place in named or self.now - self._created(target) >= self.limits.unnamed)
             nodes.append(node)
         return nodes
@@ -181,29 +195,45 @@ class _Collection:
             manifest = store.read_manifest(target)
             if manifest is not None and "created" in manifest.fields:
                 return float(manifest.fields["created"])
+        if store.is_local(target) and store.local_path(target).is_symlink():  # to a disk that is not there
+            return store.local_path(target).lstat().st_mtime
         return store.usage(target).newest
+
+    def _node(self, kind: Kind, name: str, needed_by: list[str], size: int) -> Node:
+        target = self.target(name)
+        if store.is_local(target) and store.local_path(target).is_symlink():
+            return Node(kind, name, 0, needed_by, link=str(store.local_path(target).readlink()))
+        return Node(kind, name, size, needed_by, shared=store.shared_files(target))
 
     def _of_keys(self, kind: Kind, folder: str, needed: dict[str, list[str]], kept: set[str], going: set[str]) -> list[Node]:
         """Scratch or logs, each named by the key of its result, at the end of its name."""
         nodes = []
         for name in store.list_names(store.join(self.storage, folder)):
             key = name.removesuffix(".log")[-16:]
-            if store.KEY.fullmatch(key) and (kind == "log") == name.endswith(".log"):
+            if KEY.fullmatch(key) and (kind == "log") == name.endswith(".log"):
                 used = store.usage(store.join(self.storage, folder, name))
-                node = Node(kind, f"{folder}/{name}", used.bytes, needed.get(key, []) if key in kept else [])
+                node = self._node(kind, f"{folder}/{name}", needed.get(key, []) if key in kept else [], used.bytes)
                 node.goes = not node.needed_by and (key in going or self.now - used.newest >= self.limits.unnamed)
                 nodes.append(node)
         return nodes
 
-    def _remains(self, live: set[str]) -> list[Node]:
+    def _remains(self) -> list[Node]:
         if not store.is_local(self.storage):
             return []
         root = store.local_path(self.storage)
-        paths = [path for path in self.driver.leftovers(live) if path.is_relative_to(root)]
-        return [Node("remains", path.relative_to(root).as_posix(), store.usage(path).bytes, goes=True) for path in paths]
+        nodes = [
+            self._node("remains", path.relative_to(root).as_posix(), [], store.usage(path).bytes)
+            for path in self.driver.leftovers()
+            if path.is_relative_to(root)
+        ]
+        for node in nodes:
+            node.goes = True
+        return nodes
 
     def _run_node(self, run: StoredRun, reasons: list[str]) -> Node:
-        return Node("run", f"runs/{run.name}", store.usage(run.folder).bytes, reasons, goes=not reasons)
+        node = self._node("run", f"runs/{run.name}", reasons, store.usage(run.folder).bytes)
+        node.goes = not reasons
+        return node
 
     def target(self, place: str) -> str:
         return store.join(self.storage, *place.split("/"))
@@ -211,25 +241,37 @@ class _Collection:
     # The removal
 
     def run(self) -> list[Node]:
-        remains = self._remains(self.driver.live())
-        self.driver.clean()
-        runs = read_runs(self.storage)
+        self.refuse_earlier_drivers()
+        remains = self._remains()
+        runs = read_runs(self.storage, SILENT_SECONDS)
+        self.driver.clean()  # after the look at the runs, which reads the last heartbeat of those that were killed
         reasons = self.reasons(runs)
-        for run in runs:
-            if not reasons[run.name] and run.state != "being removed":
-                store.write(store.join(run.folder, REMOVAL), json.dumps({"driver": self.driver.id, "removed": self.now}).encode())
-        self._give_back(read_runs(self.storage))
-        nodes = remains + self.plan(read_runs(self.storage), chosen=True)
+        going = [run for run in runs if not reasons[run.name] and run.state != "being removed"]
+        for run in going:
+            store.write(store.join(run.folder, REMOVAL), json.dumps({"driver": self.driver.id, "removed": self.now}).encode())
+        self._give_back(read_runs(self.storage, SILENT_SECONDS), {run.name for run in going})
+        nodes = remains + self.plan(read_runs(self.storage, SILENT_SECONDS), chosen=True)
         for node in nodes:
             if node.goes and node.kind != "remains":
                 self._remove(node)
         return nodes
 
-    def _give_back(self, runs: Sequence[StoredRun]) -> None:
-        """Takes removal.json back from runs that were pinned or are served since it was decided that they go."""
+    def refuse_earlier_drivers(self) -> None:
+        """Refuses while a driver works that does not record what it relies on, as those of earlier versions."""
+        for record in living(self.storage, "driver", SILENT_SECONDS):
+            if "targets" not in record:
+                who = f"{record.get('host', 'another machine')}, pid {record['pid']}"
+                raise Refused(f"a run of an earlier version goes on ({who}), which does not say what it needs; wait for it to end")
+
+    def _give_back(self, runs: Sequence[StoredRun], chosen: set[str]) -> None:
+        """Takes removal.json back from runs that were pinned or are served since it was decided that they go.
+
+        Of those that were `chosen` by this `gc` nothing is deleted yet; of one that an earlier `gc` chose, something may be.
+        """
         served = set(servers(self.storage))
         for run in runs:
-            if run.state == "being removed" and (run.pinned or served & set(run.places)) and self._whole(run):
+            wanted = run.state == "being removed" and (run.pinned or served & set(run.places))
+            if wanted and (run.name in chosen or self._whole(run)):
                 store.delete(store.join(run.folder, REMOVAL))
 
     def _whole(self, run: StoredRun) -> bool:
@@ -268,7 +310,7 @@ class _Collection:
         names = set(store.list_names(store.join(self.storage, "runs"))) - self.known
         if not names:
             return []
-        later = [run for run in read_runs(self.storage) if run.name in names and run.state != "being removed"]
+        later = [run for run in read_runs(self.storage, SILENT_SECONDS) if run.name in names and run.state != "being removed"]
         return [run.name for run in later if key in {place.rpartition("/")[2] for place in run.places}]
 
     def _remove_run(self, name: str) -> None:
@@ -293,17 +335,41 @@ def _shown(nodes: Sequence[Node], limits: Limits, dry_run: bool) -> Iterable[str
     """The lines that `gc` prints: each node that goes, each run that stays with its reasons, and the sums."""
     going, staying = [node for node in nodes if node.goes], [node for node in nodes if not node.goes]
     for node in sorted(going, key=lambda node: (node.kind, node.name)):
-        yield f"{'would go' if dry_run else 'gone':<9} {as_bytes(node.bytes):>8}  {node.name}"
+        link = f" (a link; {node.link} stays)" if node.link else ""
+        yield f"{'would go' if dry_run else 'gone':<9} {as_bytes(node.bytes):>8}  {node.name}{link}"
     for node in staying:
         if node.kind == "run":
             yield f"{'stays':<9} {as_bytes(node.bytes):>8}  {node.name}: {', '.join(node.needed_by)}"
-    yield f"{'would free' if dry_run else 'freed'} {as_bytes(sum(node.bytes for node in going))}: {_counts(going)}"
-    yield f"stays {as_bytes(sum(node.bytes for node in staying))}: {_counts(staying)}"
+    yield f"{'would free' if dry_run else 'freed'} {as_bytes(_on_disk(going, going=True))}: {_counts(going)}"
+    yield f"stays {as_bytes(_on_disk(staying))}: {_counts(staying)}"
+    if any(node.shared for node in going):
+        yield "results share files by hard links: each line counts them, the sums count a file once, and as freed with its last name"
     if limits == Limits():
         yield "every run stays without --keep-last N or --older-than D; results that no run names stay for 7 days"
 
 
+def _on_disk(nodes: Iterable[Node], going: bool = False) -> int:
+    """The bytes of nodes on the disk, a file with several names once; of nodes that are `going`, only where all its names go."""
+    total, names = 0, Counter[tuple[int, int]]()
+    files: dict[tuple[int, int], store.SharedFile] = {}
+    for node in nodes:
+        total += node.bytes
+        names.update(file.id for file in node.shared)
+        files |= {file.id: file for file in node.shared}
+    for id, file in files.items():
+        total -= file.bytes * (names[id] - (not going or names[id] >= file.names))
+    return total
+
+
+_WORDS: dict[Kind, tuple[str, str]] = {
+    "run": ("run", "runs"),
+    "result": ("result", "results"),
+    "scratch": ("folder of scratch", "folders of scratch"),
+    "log": ("log", "logs"),
+    "remains": ("half-written folder", "half-written folders"),
+}
+
+
 def _counts(nodes: Sequence[Node]) -> str:
-    kinds = {kind: sum(node.kind == kind for node in nodes) for kind in ("run", "result", "scratch", "log", "remains")}
-    plural = {"run": "runs", "result": "results", "scratch": "folders of scratch", "log": "logs", "remains": "half-written folders"}
-    return ", ".join(f"{count} {plural[kind]}" for kind, count in kinds.items() if count) or "nothing"
+    kinds = {kind: sum(node.kind == kind for node in nodes) for kind in _WORDS}
+    return ", ".join(f"{count} {_WORDS[kind][count > 1]}" for kind, count in kinds.items() if count) or "nothing"

@@ -1,6 +1,11 @@
-"""The lineage of a release: the report of the run that made it, reduced to the stages and settings of that release."""
+"""The lineage of a release: the report of the run that made it, reduced to the stages and settings of that release.
+
+That of a release to which items were added, or from which some were removed, is the lineage of the one that it was made of: the encoder is
+that one's, and the run has neither the data nor the settings by which it was made.
+"""
 
 import json
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from mirepoix.models.errors import Refused
@@ -8,6 +13,7 @@ from mirepoix.serving import store
 from mirepoix.workflows.config import read
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.run import release_of
+from mirepoix.workflows.storage import present
 
 
 class Lineage(NamedTuple):
@@ -17,6 +23,14 @@ class Lineage(NamedTuple):
     run: dict[str, Any] | None
 
 
+class Maker(NamedTuple):
+    """A run that made a release or relied on it: its folder, its report, and the arm that the release is of, empty where there are none."""
+
+    run: str
+    report: dict[str, Any]
+    arm: str
+
+
 def lineage(target: str, arm: str | None = None) -> Lineage:
     """The lineage of a release, given by its folder, or by the folder of its run and, in a comparison, by the arm."""
     text = store.read(store.join(target, "report.json"))
@@ -24,9 +38,8 @@ def lineage(target: str, arm: str | None = None) -> Lineage:
     if report is None or "arms" not in report:
         if arm is not None:
             raise Refused(f"arm is {arm!r}, and {target} compares no arms; leave it out")
-        # A run of `add` or `remove` has neither the data nor the settings by which the encoder was made.
-        made = None if report is None or "merge" in report.get("settings", {}) else report
-        return Lineage(release_of(target), made)
+        revised = (report or {}).get("settings", {}).get("merge")
+        return Lineage(release_of(target), report if revised is None else _lineage_of(present(revised["release"], target)))
     config = read((store.read(store.join(target, "config.yaml")) or b"").decode(), Comparison)
     if arm is None and len(config.chosen) == 1:
         (arm,) = config.chosen
@@ -42,3 +55,34 @@ def lineage(target: str, arm: str | None = None) -> Lineage:
     settings.pop("arms")
     report |= {"settings": settings, "stages": [{**stage, "name": name} for name, stage in {**shared, **own}.items()]}
     return Lineage(own["release"]["target"], {**report, **report.pop("arms")[arm]})
+
+
+def _lineage_of(release: str) -> dict[str, Any] | None:
+    """The report in the lineage of a release, by the runs that its storage has; None where none of them made it."""
+    maker = next(makers(release), None)
+    return None if maker is None else lineage(maker.run, maker.arm or None).run
+
+
+def makers(release: str, runs: Iterable[str] | None = None) -> Iterator[Maker]:
+    """Those of some runs that have made a release, or relied on it; of all in its storage if none are given, the newest first."""
+    for run in _runs_beside(release) if runs is None else runs:
+        report = json.loads(store.read(store.join(run, "report.json")) or b"{}")
+        stage = next((each for each in report.get("stages", ()) if each["digest"] and _same(each["target"], release)), None)
+        if stage is not None:
+            yield Maker(run, report, stage["name"].rpartition(":")[0])
+
+
+def _runs_beside(target: str) -> list[str]:
+    """The folders of the runs in the storage of a release, the newest first."""
+    path, mark, query = target.partition("?") if not store.is_local(target) else (target, "", "")
+    home, names = path.rstrip("/").split("/")[:-3], path.rstrip("/").split("/")[-3:-1]
+    if names != ["artefacts", "release"]:
+        return []
+    runs = ("/".join([*home, "runs"]) or "runs") + mark + query
+    dated = [name for name in store.list_names(runs) if name.count("-") >= 3]
+    return [store.join(runs, name) for name in sorted(dated, key=lambda name: name.rsplit("-", 3)[1:3], reverse=True)]
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two targets are one release: the same key, wherever its storage is reached."""
+    return one.partition("?")[0].rstrip("/").split("/")[-2:] == other.partition("?")[0].rstrip("/").split("/")[-2:]

@@ -59,6 +59,7 @@ def _rows(storage: str, runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
             "score": None if run.score is None else dict(zip(("arm", "measure", "average"), run.score, strict=True)),
             "bytes": sum(bytes_of[place] or 0 for place in run.places),
             "bytes_alone": sum(bytes_of[place] or 0 for place in run.places if len(named[place]) == 1),
+            "damage": run.damage,
             "pinned": run.pinned,
             "served": sorted({record["url"] for place in run.places for record in served.get(place, ())}),
             "releases": run.released,
@@ -91,12 +92,22 @@ def show_command(storage: str, given: str, as_json: bool) -> int:
     others = {place: [other.name for other in runs if other is not run and place in other.places] for place in run.places}
     bytes_of = sizes(storage, run.places)
     stages = [_stage(stage, bytes_of, others) for stage in run.stages]
-    again = f"mirepoix run {run.recipe} --config {shlex.quote(store.join(run.folder, 'config.yaml'))} --storage {shlex.quote(storage)}"
+    again = _again(run, storage)
     if as_json:
         print(json.dumps({**row, "stages": stages, "run_again": again}, indent=1))
     else:
         print("\n".join(_shown(run, row, stages, again)))
     return 0
+
+
+def _again(run: StoredRun, storage: str) -> str | None:
+    """The command that runs a run again; None where the config of an addition or a removal is of another version."""
+    command: str | None = f"mirepoix run {run.recipe} --config {shlex.quote(store.join(run.folder, 'config.yaml'))}"
+    if run.recipe in ("add", "remove"):
+        from mirepoix.workflows.upkeep.revisions import command_again  # with all that plans a run, which no other run is shown by
+
+        command = command_again(run.recipe, run.folder)
+    return command and f"{command} --storage {shlex.quote(storage)}"
 
 
 def _stage(stage: Mapping[str, Any], bytes_of: dict[str, int | None], others: dict[str, list[str]]) -> dict[str, Any]:
@@ -113,8 +124,10 @@ def _stage(stage: Mapping[str, Any], bytes_of: dict[str, int | None], others: di
     }
 
 
-def _shown(run: StoredRun, row: dict[str, Any], stages: list[dict[str, Any]], again: str) -> Iterator[str]:
+def _shown(run: StoredRun, row: dict[str, Any], stages: list[dict[str, Any]], again: str | None) -> Iterator[str]:
     yield f"{run.name}  {run.state}"
+    if run.damage:
+        yield f"  damaged  {run.damage}; restore the file, or delete the folder {run.folder}"
     yield f"  recipe   {run.recipe}"
     took = f", {clock(run.ended - run.began)} in all" if run.report is not None else ""
     where = f" on {run.driver['host']}, pid {run.driver['pid']}" if run.driver else ""
@@ -147,7 +160,7 @@ def _shown(run: StoredRun, row: dict[str, Any], stages: list[dict[str, Any]], ag
         found = present(target, run.folder)
         yield f"release    {found}{f'  ({arm})' if arm else ''}"
         yield f"serve it   mirepoix serve {shlex.quote(run.folder if len(run.released) == 1 else found)}"
-    yield f"run again  {again}"
+    yield f"run again  {again or 'by the command that was given: its config.yaml is of another version'}"
 
 
 def keep_command(storage: str, given: str, undo: bool) -> int:
@@ -157,13 +170,14 @@ def keep_command(storage: str, given: str, undo: bool) -> int:
     pin = store.join(run.folder, PIN)
     if undo:
         store.delete(pin)
-        print(f"{run.name} is not kept any longer; gc decides by its age")
+        print(f"{run.name} {'is not kept any longer' if run.pinned else 'was not kept'}; gc decides by its age")
         return 0
     if run.state == "being removed":
         raise Refused(f"{run.name} is being removed by `mirepoix gc`; keep another run, or run its recipe again")
     store.write(pin, json.dumps({"pinned": time.time()}).encode())
-    if store.read(store.join(run.folder, REMOVAL)) is not None:  # `gc` looks for a pin after it has written this: both give way
-        store.delete(pin)
+    there = set(store.list_names(run.folder))
+    if REMOVAL in there or there <= {PIN}:  # `gc` looks for a pin after it has written removal.json: both give way
+        store.delete(run.folder if there <= {PIN} else pin)
         raise Refused(f"{run.name} has just been chosen by `mirepoix gc`; if it is still listed once that has ended, keep it then")
     print(f"{run.name} is kept, with {len(run.places)} results that it names (mirepoix keep {run.name} --undo)")
     gone = [place for place, size in sizes(storage, run.places).items() if size is None]

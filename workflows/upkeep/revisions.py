@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
@@ -15,11 +16,13 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.options import revive
 from mirepoix.serving import store
 from mirepoix.serving.release import item_ids, peek
-from mirepoix.workflows.config import override
+from mirepoix.workflows.config import flatten, override, read
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.search import search
 from mirepoix.workflows.run import Run, RunRequest, print_outcome, release_of, run_config
 from mirepoix.workflows.runner.progress import Output, display_of
+from mirepoix.workflows.storage import present
+from mirepoix.workflows.upkeep.lineage import makers
 
 OVERRIDE = re.compile(r"(seed|trust_remote_code|(sources|curate|merge|embed)(\.\w+)+)=.*", re.DOTALL)
 """A word of the command line that sets a field, and is no path."""
@@ -52,41 +55,45 @@ def removal(release: str, ids: Sequence[str], listed: str | None = None, trusted
     if not merge.removed:
         raise Refused("there is nothing to remove; give ids of items as a search shows them, or --ids FILE with an id on each line")
     refuse_removal(release, item_ids(target), merge.removed)
-    return Revision(0, merge=merge, embed=rules_of(release, target).embed, trust_remote_code=trusted)
+    rules = rules_of(release, target)  # of which `curate` decides nothing here: it is passed on to what is added afterwards
+    return Revision(0, curate=rules.curate, merge=merge, embed=rules.embed, trust_remote_code=trusted)
+
+
+def command_again(command: str, run: str) -> str | None:
+    """The command that made a run of `add` or `remove`, from the config in its folder; None where that is of another version."""
+    try:
+        revision = read((store.read(store.join(run, "config.yaml")) or b"").decode(), Revision)
+    except Refused:
+        return None
+    merge, target = revision.merge, present(revision.merge.release, run)
+    words = ["mirepoix", command, target]
+    if command == "add":
+        words += [*revision.sources.path, *["--replace"] * merge.replace] + (["--prefix", merge.prefix] if merge.prefix else [])
+        rules = rules_of(target, target)
+        sources, merge = SourcesConfig(path=revision.sources.path), MergeConfig(merge.release, merge.prefix, merge.replace)
+        given = flatten(Revision(0, sources, rules.curate, merge, rules.embed, revision.trust_remote_code))
+        words += [f"{name}={_as_word(value)}" for name, value in flatten(revision).items() if given[name] != value]
+    else:
+        words += [*merge.remove, *(["--ids", merge.remove_listed] if merge.remove_listed else [])]
+    return shlex.join(words + ["--trust-remote-code"] * revision.trust_remote_code)
+
+
+def _as_word(value: Any) -> str:
+    """A value of a config as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def rules_of(given: str, target: str) -> Rules:
     """The rules of the run that made a release, given by its own folder or by the run's; if that is not known, those of `search`."""
     plain = search()
-    runs = [given] if given != target else _runs_beside(target)
-    for run in runs:
-        report = json.loads(store.read(store.join(run, "report.json")) or b"{}")
-        stage = next((each for each in report.get("stages", ()) if each["digest"] and _same(each["target"], target)), None)
-        if stage is None:
-            continue
-        settings = report["settings"]
+    for maker in makers(target, [given] if given != target else None):
+        settings = maker.report["settings"]
         with suppress(Refused, KeyError, TypeError):  # settings of another version
-            arm = settings.get("arms", {}).get(stage["name"].rpartition(":")[0], {})
+            arm = settings.get("arms", {}).get(maker.arm, {})
             # Nothing is trained here, so there is nothing to hold out, and nothing that could leak.
             curate = replace(revive(CurateConfig, settings["curate"]), leakage="off", held_out=0.0)
-            return Rules(curate, revive(EmbedConfig, {**settings, **arm}["embed"]), f"those of the run {run}")
+            return Rules(curate, revive(EmbedConfig, {**settings, **arm}["embed"]), f"those of the run {maker.run}")
     return Rules(plain.curate, plain.embed, "those of the recipe search, as the run that made the release is not known")
-
-
-def _runs_beside(target: str) -> list[str]:
-    """The folders of the runs in the storage of a release, the newest first."""
-    path, mark, query = target.partition("?") if not store.is_local(target) else (target, "", "")
-    home, names = path.rstrip("/").split("/")[:-3], path.rstrip("/").split("/")[-3:-1]
-    if names != ["artefacts", "release"]:
-        return []
-    runs = ("/".join([*home, "runs"]) or "runs") + mark + query
-    dated = [name for name in store.list_names(runs) if name.count("-") >= 3]
-    return [store.join(runs, name) for name in sorted(dated, key=lambda name: name.rsplit("-", 3)[1:3], reverse=True)]
-
-
-def _same(one: str, other: str) -> bool:
-    """Whether two targets are one release: the same key, wherever its storage is reached."""
-    return one.partition("?")[0].rstrip("/").split("/")[-2:] == other.partition("?")[0].rstrip("/").split("/")[-2:]
 
 
 def revise(revision: Revision, request: RunRequest, origin: str = "", form: Output = "text") -> int:

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from mirepoix.components.evaluation.evaluate_config import released
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
-from mirepoix.serving.heartbeat import SERVED, is_alive, living, place_of, read_record
+from mirepoix.serving.heartbeat import RUN_NAME, SERVED, is_alive, living, place_of, read_record
 from mirepoix.workflows.runner.lease import ABANDONED_SECONDS, RUN_FILE
 from mirepoix.workflows.storage import REMOVAL
 
@@ -22,7 +22,7 @@ READERS = 16
 """Threads that read small files of an object store."""
 _PLACE = re.compile(r"artefacts/[^/\s\"]+/[0-9a-f]{16}(?![0-9a-f])")
 Read = TypeVar("Read")
-State = Literal["running", "done", "failed", "killed", "being removed"]
+State = Literal["running", "done", "failed", "killed", "damaged", "being removed"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class StoredRun:
     driver: Mapping[str, Any] | None  # the content of run.json
     pinned: bool
     read: tuple[str, ...]  # the results that its settings name, as artefacts/<stage>/<key>: an encoder, or the release that it adds to
+    damage: str = ""  # which of its files cannot be read, and why
 
     @property
     def places(self) -> tuple[str, ...]:
@@ -75,12 +76,12 @@ class StoredRun:
         return max(found, key=lambda score: score[2], default=None)
 
 
-def read_runs(storage: str) -> list[StoredRun]:
-    """All runs of a storage, the newest first."""
+def read_runs(storage: str, timeout_s: float | None = None) -> list[StoredRun]:
+    """All runs of a storage, the newest first; `timeout_s`: how long a driver of another machine may be silent."""
     home = store.join(storage, "runs")
     names = [name for name in store.list_names(home) if not name.startswith(".")]
-    alive = {record["driver"] for record in living(storage, "driver")} if names else set()
-    found = _each(partial(_read_run, storage, alive), names, storage)
+    alive = {record["driver"] for record in living(storage, "driver", timeout_s)} if names else set()
+    found = _each(partial(_read_run, storage, alive, timeout_s), names, storage)
     return sorted((run for run in found if run is not None), key=lambda run: (run.began, run.name), reverse=True)
 
 
@@ -92,23 +93,32 @@ def _each(read: Callable[[str], Read], names: Sequence[str], storage: str) -> li
         return list(pool.map(read, names))
 
 
-def _read_run(storage: str, alive: set[str], name: str) -> StoredRun | None:
+def _read_run(storage: str, alive: set[str], timeout_s: float | None, name: str) -> StoredRun | None:
     """The run in a folder; None where it was removed meanwhile, and of a folder that is no run's. A run may have been renamed."""
     folder = store.join(storage, "runs", name)
     files = set(store.list_names(folder))
-    named = store.RUN_NAME.fullmatch(name)
+    named = RUN_NAME.fullmatch(name)
     if not files or not (named or {RUN_FILE, REPORT} & files):
         return None
-    driver = _content(folder, RUN_FILE) if RUN_FILE in files else None
-    going = driver is not None and (driver["driver"] in alive or _lives(storage, driver["driver"]))
-    report = _content(folder, REPORT)  # read after the record of the driver: one that is gone has written its report before
+    driver, lost_driver = _content(folder, RUN_FILE)
+    if driver is not None and "driver" not in driver:
+        driver, lost_driver = None, f"{RUN_FILE} names no driver"
+    going = driver is not None and (driver["driver"] in alive or _lives(storage, driver["driver"], timeout_s))
+    report, lost_report = _content(folder, REPORT)  # read after the record of the driver: one that is gone has written its report before
     if report is not None and not {"recipe", "stages"} <= set(report):
         return None
-    settings = json.dumps(report["settings"]) if report is not None else (store.read(store.join(folder, "config.yaml")) or b"").decode()
+    damage = lost_report or ("" if report is not None else lost_driver)
+    # Of a file that is cut off, the results that it still names.
+    sources = (REPORT, RUN_FILE, "config.yaml") if damage else ("config.yaml",)
+    settings = json.dumps(report.get("settings")) if report is not None else "\n".join(_text(folder, source) for source in sources)
     began = (report or {}).get("began") or (driver or {}).get("began") or _written(named, report)
     ended = (report or {}).get("ended") or (driver or {}).get("noted") or began
+    if report is None and driver is not None:
+        ended = max(ended, _last_sign(storage, driver))
     if REMOVAL in files:
         state: State = "being removed"
+    elif damage:
+        state = "damaged"
     elif report is not None:
         state = "done" if all(stage["status"] in ("done", "skipped") for stage in report["stages"]) else "failed"
     elif going or (driver is None and time.time() - began < ABANDONED_SECONDS):
@@ -116,9 +126,8 @@ def _read_run(storage: str, alive: set[str], name: str) -> StoredRun | None:
     else:
         state = "killed"
     recipe = report["recipe"] if report is not None else named["recipe"] if named else name
-    return StoredRun(
-        name, folder, recipe, state, began, ended, report, driver, PIN in files, tuple(dict.fromkeys(_PLACE.findall(settings)))
-    )
+    read = tuple(dict.fromkeys(_PLACE.findall(settings)))
+    return StoredRun(name, folder, recipe, state, began, ended, report, driver, PIN in files, read, damage)
 
 
 def _written(named: re.Match[str] | None, report: Mapping[str, Any] | None) -> float:
@@ -128,18 +137,31 @@ def _written(named: re.Match[str] | None, report: Mapping[str, Any] | None) -> f
     return time.mktime(time.strptime(named["when"], "%Y%m%d-%H%M%S")) if named else time.time()
 
 
-def _lives(storage: str, driver: str) -> bool:
+def _last_sign(storage: str, driver: Mapping[str, Any]) -> float:
+    """When a run without a report was last at work: the last heartbeat of its driver, or the newest file of its scratch."""
+    record = read_record(storage, "driver", driver["driver"]) or {}
+    keys = [place.rpartition("/")[2] for target in driver.get("targets", ()) if (place := place_of(target)) is not None]
+    return max([record.get("beat", 0.0), *(store.usage(store.join(storage, "work", key)).newest for key in keys)])
+
+
+def _lives(storage: str, driver: str, timeout_s: float | None) -> bool:
     """Whether a driver lives that was not there when the records of all were read."""
     record = read_record(storage, "driver", driver)
-    return record is not None and is_alive(record)
+    return record is not None and is_alive(record, timeout_s=timeout_s)
 
 
-def _content(folder: str, name: str) -> dict[str, Any] | None:
+def _text(folder: str, name: str) -> str:
+    return (store.read(store.join(folder, name)) or b"").decode(errors="replace")
+
+
+def _content(folder: str, name: str) -> tuple[dict[str, Any] | None, str]:
+    """The object in a file of a run, None where the file is not there or cannot be read; and why it cannot be read."""
     text = store.read(store.join(folder, name))
     try:
-        return None if text is None else json.loads(text)
+        content = None if text is None else json.loads(text)
     except ValueError as error:
-        raise Refused(f"{store.join(folder, name)} cannot be read ({error}); restore the file, or delete the folder of the run") from error
+        return None, f"{name} cannot be read ({error})"
+    return (content, "") if content is None or isinstance(content, dict) else (None, f"{name} holds no object")
 
 
 def find_run(runs: Sequence[StoredRun], given: str, storage: str) -> StoredRun:
@@ -171,9 +193,8 @@ def servers(storage: str) -> dict[str, list[dict[str, Any]]]:
     """The records of the processes that serve a release of this storage, by its artefacts/<stage>/<key>; those of the dead do not count."""
     found: dict[str, list[dict[str, Any]]] = {}
     for record in living(storage, SERVED):
-        place = place_of(record["target"])
-        assert place is not None, record
-        found.setdefault(place, []).append(record)
+        if (place := place_of(record["target"])) is not None:
+            found.setdefault(place, []).append(record)
     return found
 
 

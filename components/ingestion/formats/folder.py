@@ -78,7 +78,7 @@ def detect(tree: SourceFiles) -> bool:
     has_pictures = bool(tree.images) or bool(picture_names(tree))
     if not tree.files(OTHERS):
         return has_pictures and not tree.images
-    return bool(tree.files(FILES)) or (has_pictures and any(_is_caption_table(_columns(tree, file)) for file in tree.files(TABLES)[:4]))
+    return bool(tree.files(FILES)) or (has_pictures and any(is_caption_table(_columns(tree, file)) for file in tree.files(TABLES)[:4]))
 
 
 def holds_pictures(tree: SourceFiles) -> bool:
@@ -106,10 +106,10 @@ def _is_object(tree: SourceFiles, file: str) -> bool:
 def _tables(tree: SourceFiles) -> list[str]:
     """The caption files, by their names or by their columns."""
     named = set(tree.files(FILES))
-    return [file for file in tree.files(TABLES) if file in named or _is_caption_table(_columns(tree, file))]
+    return [file for file in tree.files(TABLES) if file in named or is_caption_table(_columns(tree, file))]
 
 
-def _is_caption_table(names: list[str]) -> bool:
+def is_caption_table(names: list[str]) -> bool:
     """Whether a table with these columns has paths and captions of pictures, and no column of another format."""
     found = set(names)
     return bool(found & set(PATHS) and found & {*CAPTIONS, *LABELS}) and not any(map(FOREIGN.fullmatch, names))

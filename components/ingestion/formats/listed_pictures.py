@@ -15,6 +15,7 @@ from mirepoix.components.ingestion.formats.rows import Row, RowError, rowwise
 from mirepoix.components.ingestion.formats.source_files import CLIPS, PICTURE_ENDINGS, SHARD_BYTES, Shard, SourceFiles
 
 PICTURES = 1000  # in a piece of the list of pictures, at most
+ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
 
 
 @dataclass(slots=True)
@@ -48,7 +49,8 @@ def key_of(path: str) -> str:
 def found_path(tree: SourceFiles, folder: str, path: str) -> str:
     """The path of a picture in the source, as a file in `folder` names it: relative to that folder, else to the source or to `images`.
 
-    RowError if it is no text, or lies outside of the source. Whether the picture exists is found out when it is read.
+    An absolute path of another machine is found by its last steps, and a name without the ending of a picture by the one picture of that
+    name. RowError if it is no text, or lies outside of the source. Whether the picture exists is found out when it is read.
     """
     if not isinstance(path, str) or not path.strip():
         raise RowError("bad row", "the path of a picture is empty or no text")
@@ -58,9 +60,29 @@ def found_path(tree: SourceFiles, folder: str, path: str) -> str:
         path = path.replace("\\", "/")
     path = posixpath.normpath(path.removeprefix(f"{tree.root}/"))
     paths = [path] if tree.images or not folder else [posixpath.normpath(f"{folder}/{path}"), path]
+    found = next((found for found in paths if found in tree.sizes), None) or _of_another_machine(tree, folder, path)
+    if found := found or next((named for each in paths if (named := _without_ending(tree, each))), ""):
+        return found
     if any(found.startswith(("/", "../")) for found in paths):
         raise RowError("bad row", f"{path[:150]} lies outside of the folder")
-    return next((found for found in paths if found in tree.sizes), paths[-1])
+    return paths[-1]
+
+
+def _of_another_machine(tree: SourceFiles, folder: str, path: str) -> str:
+    """The picture that an absolute path ends with, relative to `folder`, else to the source; empty if there is none."""
+    if tree.images or not ABSOLUTE.match(path):
+        return ""
+    steps = path.split("/")[1:]
+    ends = ("/".join(steps[number:]) for number in range(len(steps)))
+    return next((name for end in ends for name in (posixpath.join(folder, end), end) if name in tree.sizes), "")
+
+
+def _without_ending(tree: SourceFiles, path: str) -> str:
+    """The one picture that is called so apart from its ending; empty if there is none, or several."""
+    if tree.images or suffix(path) in PICTURE_ENDINGS:
+        return ""
+    names = [name for ending in PICTURE_ENDINGS for name in (f"{path}.{ending}", f"{path}.{ending.upper()}") if name in tree.sizes]
+    return names[0] if len(names) == 1 else ""
 
 
 def pieces(tree: SourceFiles, joined: Mapping[str, Joined] = MappingProxyType({}), without: Collection[str] = ()) -> list[Shard]:

@@ -25,7 +25,8 @@ from mirepoix.components.ingestion.formats import filesystems
 from mirepoix.components.ingestion.formats.rows import RowError, Unreadable, split_of
 from mirepoix.components.ingestion.formats.streams import Blocks, Decompressed
 from mirepoix.models.errors import Refused
-from mirepoix.serving.store import in_storage, refuse_credentials, storages_among
+from mirepoix.serving.heartbeat import in_storage, storages_among
+from mirepoix.serving.store import refuse_credentials
 
 SHARD_BYTES = 64 << 20
 _SPACE, _GAP, _ENDING = re.compile(r"\s*"), re.compile(r"[\s,]*"), re.compile(r"\.\w+(\.gz)?$", re.I)

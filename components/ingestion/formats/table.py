@@ -1,7 +1,7 @@
 """Tables of any column names: CSV, TSV, JSON lines, Parquet; `sources.columns` names what each column holds.
 
-    picture=COLUMN    the path of a picture, relative to the table's own folder, else to the source; in Parquet also its bytes, or an object
-                      of bytes and path
+    picture=COLUMN    the path of a picture, relative to the table's own folder, else to the source (listed_pictures.found_path); in Parquet
+                      also its bytes, or an object of bytes and path
     text=COLUMN       a text; several columns are joined, a line each; a list in a cell is several captions where it is the only text
     query=COLUMN      a query that the picture and the text of the row answer; a list is several queries
     id=COLUMN         the id of the row's candidate; white space in it becomes "_"

@@ -79,7 +79,7 @@ def backend(release) -> InProcess:
 
 @pytest.fixture(scope="module")
 def about(release) -> About:
-    return About(release.name, release.version, release.widths, release.instructions)
+    return About(release.name, release.version, release.widths, release.instructions, {"t": 20, "i": 20, "it": 1020})
 
 
 @pytest.fixture(scope="module")
@@ -241,6 +241,12 @@ def test_a_target_finds_only_items_of_exactly_that_modality(call, target):
     assert len(results) == 20 and {result["modality"] for result in results} == {target}
 
 
+def test_a_target_of_which_there_is_no_document_is_said_beside_the_empty_results(call):
+    reply = call.post("/v1/search", {"text": "disc", "target": "v"}).json()
+    assert (reply["results"], reply["warnings"]) == ([], ["the release has documents of t (20), i (20), it (1,020), and none of v"])
+    assert "warnings" not in call.post("/v1/search", {"text": "disc", "target": "i"}).json()
+
+
 def test_letters_of_a_target_come_in_any_order(call):
     assert len(call.post("/v1/search", {"text": "disc", "target": "ti", "k": 100}).json()["results"]) == 20
 
@@ -376,6 +382,7 @@ def test_a_wrong_method_is_refused(call):
 def test_models_lists_the_one_that_is_served(call, about):
     (model,) = call("GET", "/v1/models").json()["data"]
     assert (model["id"], model["object"], model["release"], model["dimensions"]) == ("tiny", "model", about.version, [16, 32])
+    assert model["documents"] == {"t": 20, "i": 20, "it": 1020}
 
 
 def test_health_returns_the_release_and_fails_when_nobody_answers(call, backend, about):

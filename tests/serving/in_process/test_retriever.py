@@ -142,7 +142,9 @@ def test_a_model_has_no_corpus_to_search(model):
         ({"k": 2.5}, "k is 2.5; give a whole number from 1"),
         (
             {"target": "picture"},
-            "target is 'picture', and of tiny there are documents of 't' (20), 'i' (20), 'it' (20); give one of these, ",
+            "target is 'picture', and of tiny there are documents of 't' (20), 'i' (20), 'it' (20); give one of these, "
+            "or None for all (the letters are "
+            "t text, i picture, v video; it is a picture with a text)",
         ),
         ({"target": 3}, "target is 3, and of tiny there are documents of 't' (20), "),
         ({"target": "v"}, "target is 'v', and of tiny there are documents of 't' (20), "),

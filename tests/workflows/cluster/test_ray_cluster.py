@@ -435,3 +435,23 @@ def test_storage_is_else_beside_the_user_but_never_in_the_folder_of_a_job(monkey
     monkeypatch.setenv(JOB_VARIABLE, "{}")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     assert default_storage() == str(tmp_path / "home" / ".mirepoix" / "storage")
+
+
+def test_a_process_that_has_a_handler_of_sigterm_keeps_it_and_no_stack_trace_is_printed(tmp_path):
+    """Ray installs a handler in C++ when it starts."""
+    code = """
+        import signal, sys, time
+        from mirepoix.workflows.cluster.ray_cluster import private_cluster
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+        try:
+            with private_cluster(num_cpus=2):
+                print("up", flush=True)
+                time.sleep(60)
+        finally:
+            print("ended")
+    """
+    process = driver(code, tmp_path / "home")
+    assert process.stdout.readline() == "up\n", process.communicate(timeout=20)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (143, "ended\n") and "SIGTERM" not in err, err

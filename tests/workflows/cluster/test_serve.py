@@ -1,8 +1,16 @@
-"""The search page is opened where there is a display, and its address is printed where there is none."""
+"""A server says that it starts, serves and stopped; its page is opened where there is a display, else its address is printed."""
 
+import os
+import signal
 import webbrowser
+from contextlib import nullcontext
+from types import SimpleNamespace
 
-from mirepoix.workflows.cluster.serve import open_page
+import pytest
+
+from mirepoix.serving.serve_config import ServeConfig
+from mirepoix.workflows.cluster import serve as command
+from mirepoix.workflows.cluster.serve import open_page, serve
 
 URL = "http://127.0.0.1:8000"
 
@@ -30,3 +38,34 @@ def test_without_a_browser_the_address_is_said(monkeypatch):
 
     monkeypatch.setattr(webbrowser, "open", fails)
     assert open_page(URL, {"DISPLAY": ":0"}, "linux") == f"no browser was found; open {URL} in one"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_server_says_what_it_starts_and_ends_with_the_line_stopped_on_either_signal(monkeypatch, capsys, number):
+    did = []
+    about = SimpleNamespace(name="tiny", version="20737bf0ae9f")
+    server = SimpleNamespace(name="tiny", version="20737bf0ae9f", url=URL, stop=lambda: did.append("stop"))
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(command, "check_port", lambda *_, **__: None)
+    monkeypatch.setattr(command, "peek", lambda release: (about, {}))
+    monkeypatch.setattr(command, "cluster", lambda address: nullcontext())
+    monkeypatch.setattr(command, "start", lambda release, config: server)
+    monkeypatch.setattr(command, "threading", SimpleNamespace(Event=lambda: SimpleNamespace(wait=lambda: os.kill(os.getpid(), number))))
+
+    def ends(*_: object) -> None:
+        raise SystemExit(143)
+
+    before = signal.signal(signal.SIGTERM, ends)
+    try:
+        assert serve("/storage/artefacts/release/d6f2141438d96255", ServeConfig()) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert did == ["stop"]
+    assert capsys.readouterr().out.splitlines() == [
+        "starting the server of tiny 20737bf0ae9f, /storage/artefacts/release/d6f2141438d96255 (about 20 seconds)",
+        f"tiny 20737bf0ae9f is served at {URL}  (Ctrl-C or kill {os.getpid()} stops it)",
+        "",
+        "stopping",
+        "stopped",
+    ]

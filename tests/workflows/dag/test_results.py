@@ -80,6 +80,19 @@ def test_a_run_of_one_retriever_reports_its_figures_sizes_and_times(single):
     assert set(single) == {"headline", "results", "facts"}
 
 
+def test_how_many_items_can_be_searched_is_said_with_the_rows_that_were_left_out():
+    rows = {"read": 1911, "written": 1908, "rejected": 3, "merged": 0}
+    stages = {
+        "sources": StageReport("done", digest="d", rows=rows),
+        "curate": StageReport("skipped", digest="d", rows={"read": 1908, "written": 1894, "rejected": 0, "merged": 14}),
+        "a:release": StageReport("done", digest="d", metrics={"documents": 1894.0}),
+    }
+    expected = "1,894 items can be searched; of the rows that were read 14 merged as duplicates, 3 rejected"
+    assert results.searchable(stages) == [expected]
+    assert results.searchable({"a:release": stages["a:release"]}) == ["1,894 items can be searched"]
+    assert results.searchable({"sources": stages["sources"]}) == results.searchable({**stages, "merge": StageReport("done")}) == []
+
+
 def test_its_table_sets_trained_against_untrained(single):
     first, head, *tasks, target, universal = results.results_table(single).splitlines()
     assert first == "recall@5 on test, target pool"
@@ -203,10 +216,10 @@ def test_a_run_by_whose_corpus_nothing_could_be_measured_says_so(tmp_path):
     stages = {"evaluate": done(tmp_path / "evaluate")}
     gathered = results.gather(recipe("quickstart"), Report(stages))
     assert gathered == {"facts": {}, "results": [], "unmeasured": "there is nothing to measure by"}
-    assert results.results_table(gathered) == "there is nothing to measure by"
+    assert results.results_table(gathered) == "not measured"
     compared = Comparison(arms={"plain": Arm(adapt=None, instruct=None)})
     arms = results.gather(compared, Report({"plain:evaluate": stages["evaluate"]}))
-    assert results.figures(arms) == {} and results.results_table(arms).splitlines() == ["  plain: there is nothing to measure by"]
+    assert results.figures(arms) == {} and results.results_table(arms).splitlines() == ["  plain: not measured"]
 
 
 def test_a_comparison_in_which_every_arm_failed_still_has_the_reasons(config):

@@ -14,6 +14,7 @@ from mirepoix.serving.store import publish
 from mirepoix.workflows.dag.retrieval import Retrieval
 from mirepoix.workflows.recipes.registry import recipe, resolve
 from mirepoix.workflows.runner.fingerprint import ingredients, key_of, library_version
+from mirepoix.workflows.runner.source_code import Source, SourceFiles
 
 STAGES = {stage.name: stage for stage in recipe("quickstart").stages()}
 
@@ -105,6 +106,17 @@ def test_the_libraries_of_adopted_models_are_in_the_key_of_what_encodes_with_one
     assert {name for name, found in plain.items() if ADOPTING & found.keys()} == TRAINED, "where adapters are trained, by PEFT"
     publish(written(tmp_path / "draft", "x"), tmp_path / "release", {})
     assert versions("mine=MineConfig", f"mine.release={tmp_path}/release")["mine"].keys() >= ADOPTING, "any release may be of one"
+
+
+def test_vectors_are_reused_only_of_the_same_code_that_reads_items_as_queries_or_documents(monkeypatch):
+    read, before = SourceFiles.read, STAGES["embed"].arguments["versions"]
+
+    def changed(self, path):
+        return Source("changed", ()) if path.parts[-2:] == ("embedding", "embed.py") else read(self, path)
+
+    monkeypatch.setattr(SourceFiles, "read", changed)
+    after = {stage.name: stage for stage in recipe("quickstart").stages()}["embed"].arguments["versions"]
+    assert before and after and after != before
 
 
 @pytest.mark.parametrize(

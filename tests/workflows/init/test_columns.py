@@ -79,7 +79,7 @@ def test_splits_queries_ids_and_texts(judged):
     assert grounds["teil"] == "`teil` has only train (3), test (1) in 4 rows"
     assert grounds["frage"] == "`frage` has questions in 4 of 4 rows"
     assert grounds["sku"] == "`sku` is different in all 4 rows, and is called so"
-    assert table.splits == ("test", "train")
+    assert table.splits == (("test", 1), ("train", 3))
 
 
 def test_of_two_texts_without_known_names_the_longer_is_taken_and_the_other_is_said(judged):
@@ -101,5 +101,39 @@ def test_pictures_in_parquet_are_known_by_their_bytes(tmp_path):
 
 
 def test_what_is_no_table_is_none(tmp_path):
-    write_files(tmp_path, {"a.csv": "", "b.json": "{", "c.csv": "only\nx\n", "d.parquet": b"x"})
+    write_files(tmp_path, {"a.csv": "", "b.json": "{", "c.csv": "only\n7\n", "d.parquet": b"x"})
     assert [look_at_table(SourceFiles(str(tmp_path)), name) for name in ("a.csv", "b.json", "c.csv", "d.parquet")] == [None] * 4
+
+
+def test_the_whole_table_decides_on_ids_and_splits(tmp_path):
+    """Of 150 rows, the last but one is the first of the split test, and the last has the id of the first."""
+    rows = [{"id": f"n{number % 149}", "part": "test" if number > 147 else "train", "text": f"a view of {number}"} for number in range(150)]
+    found = look_at_table(SourceFiles(str(write_files(tmp_path, {"t.jsonl": rows}))), "t.jsonl")
+    assert not found.chosen("id") and found.chosen("split") == ["part"]
+    assert found.splits == (("test", 2), ("train", 148))
+    assert [column.why for column in found.columns if column.role == "split"] == ["`part` has only train (148), test (2) in 150 rows"]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "t.parquet", row_group_size=40)
+    assert look_at_table(SourceFiles(str(tmp_path)), "t.parquet").splits == (("test", 2), ("train", 148))
+
+
+def test_a_column_of_lists_is_several_captions_and_a_column_alone_is_a_table(tmp_path):
+    write_files(tmp_path, {f"p{number}.png": picture(number) for number in range(2)})
+    rows = [{"photo": f"p{number}.png", "says": [f"a view of {number}", "people by the lake"]} for number in range(2)]
+    tree = SourceFiles(str(write_files(tmp_path, {"t.jsonl": rows, "alone.csv": "satz\nein Haus am See\nzwei Boote am Ufer\n"})))
+    found, alone = look_at_table(tree, "t.jsonl"), look_at_table(tree, "alone.csv")
+    assert found.chosen("picture") == ["photo"] and found.chosen("text") == ["says"] and (found.rows, found.captions) == (2, 4)
+    assert alone.chosen("text") == ["satz"] and alone.written == "UTF-8"
+
+
+def test_names_without_endings_are_pictures_unless_another_column_has_them_whole(judged, tmp_path):
+    write_files(tmp_path, {f"{number}.png": picture(number) for number in range(4)})
+    found, roles = judged(rows("name;t", lambda n: n, lambda n: TEXTS[n]))
+    assert roles == {"name": "picture", "t": "text"}
+    assert found.columns[0].why == "`name` names files that are there in 4 of 4 rows, without their endings"
+    assert judged(rows("nr;f;t", lambda n: n, lambda n: f"{n}.png", lambda n: TEXTS[n]))[1] == {"nr": "id", "f": "picture", "t": "text"}
+
+
+def test_a_first_row_that_looks_like_data_is_named(judged):
+    assert judged(rows("pics/p0.png;a house", lambda n: f"pics/p{n}.png", lambda n: TEXTS[n]))[0].headless == "pics/p0.png"
+    assert judged(rows("words;7", lambda n: TEXTS[n], lambda n: n))[0].headless == "7"
+    assert judged(rows("f;t", lambda n: f"pics/p{n}.png", lambda n: TEXTS[n]))[0].headless == ""

@@ -1,8 +1,10 @@
 """Estimates by hand."""
 
+from dataclasses import replace
+
 import pytest
 
-from mirepoix.workflows.init.costs import costs
+from mirepoix.workflows.init.costs import costs, longest_tokens
 from mirepoix.workflows.init.machine import Machine
 from mirepoix.workflows.init.models import Model, Tower
 from mirepoix.workflows.init.pictures import Pictures
@@ -34,3 +36,12 @@ def test_training_is_three_times_the_operations_of_each_pair_and_what_is_embedde
     assert cost.training == pytest.approx(3 * 100 * 56_800 / 700) and cost.embedding == pytest.approx(1656.0)
     assert cost.memory == 1.5e9 + 4e6 + 2 * (2 * 4 * 2 * 1_950)
     assert cost.disk == 7_000_000 + 2 * 3_500_000 + 3 * 4_000_000 + 2 * 2 * 21 * 8 * 4
+
+
+def test_texts_take_as_long_as_the_longest_of_their_batch_and_the_full_length_where_all_are_padded_to_it():
+    assert longest_tokens(["four" * 2, "twelve letters"], 2) == pytest.approx(2 + 14 / 4)
+    assert longest_tokens(["abcd", "海滩"], 1) == pytest.approx((3 + 4) / 2)
+    short = costs(MODEL, MACHINE, PICTURES, (0, 14), sample=["abcd"])  # 3 tokens: two layers of 7,200 + 360
+    assert short.embedding == pytest.approx(14 * 15_120 / 700)
+    padded = costs(replace(MODEL, padded=True), MACHINE, PICTURES, (0, 14), sample=["abcd"])
+    assert padded.embedding == pytest.approx(14 * 26_000 / 700)

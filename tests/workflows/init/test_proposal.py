@@ -7,7 +7,7 @@ import pytest
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.init.machine import Machine
 from mirepoix.workflows.init.pictures import Pictures
-from mirepoix.workflows.init.proposal import duration, gigabytes, propose
+from mirepoix.workflows.init.proposal import propose
 from mirepoix.workflows.init.survey import Contents, Survey
 
 MACHINE = Machine(cpus=4, rate=1e11, memory=16 * 10**9, disk=10**12)
@@ -23,7 +23,7 @@ def folder(splits=(), texts=ENGLISH, pictures=PICTURES, candidates=None) -> Surv
 def test_pictures_alone_are_searched_with_the_model_as_it_is():
     found = propose(folder(texts=()), MACHINE)
     assert (found.recipe, found.model.id) == ("search", "openai/clip-vit-base-patch32")
-    assert "there is no pair to train on" in found.why and found.alternative == {}
+    assert "there is nothing to train on; a training is proposed from 100 captioned pictures on" in found.why and found.alternative == {}
     assert found.settings["embed"] == {"threads": 4}
 
 
@@ -39,8 +39,8 @@ def test_enough_pairs_are_trained_on_in_no_more_steps_than_they_fill():
 @pytest.mark.parametrize(
     ("splits", "machine", "words"),
     [
-        ([("train", 199)], {}, "there are 199 pairs to train on, and a training is proposed from 200 on"),
-        ([("train", 5000)], {"rate": 1e9}, "training takes about 168.9 hours on these 4 cores"),
+        ([("train", 199)], {}, "to train on there are 199 pairs, and a training is proposed from 200 pairs on"),
+        ([("train", 5000)], {"rate": 1e9}, "training takes about 109.5 hours on 4 cores"),
         ([("train", 5000)], {"memory": 4 * 10**9}, "training takes about 4.4 GB of memory, and 4.0 GB are free"),
     ],
 )
@@ -99,6 +99,21 @@ def test_another_recipe_than_these_two_and_a_training_without_pairs_are_refused(
         propose(folder(), MACHINE, "finetune")
 
 
-def test_sizes_and_times_are_said_in_fitting_units():
-    assert [gigabytes(count) for count in (1.5e9, 2.5e6, 900)] == ["1.5 GB", "2 MB", "1 kB"]
-    assert [duration(seconds) for seconds in (0.2, 80, 600, 7200)] == ["1 seconds", "80 seconds", "10 minutes", "2.0 hours"]
+def test_captioned_pictures_are_said_as_such_and_count_in_both_directions():
+    pictures = folder()
+    queries = {"train": {"t->i": 12, "i->t": 12}}
+    found = propose(replace(pictures, contents=replace(pictures.contents, queries=queries)), MACHINE)
+    assert found.why == (
+        "the model as it is: to train on there are 12 captioned pictures, which are 24 pairs, and a training is proposed from "
+        "100 captioned pictures on"
+    )
+    queries = {"train": {"t->i": 100, "i->t": 100}}
+    found = propose(replace(pictures, contents=replace(pictures.contents, queries=queries)), MACHINE)
+    assert found.recipe == "finetune" and "100 captioned pictures, which are 200 pairs" in found.why
+
+
+def test_an_estimate_near_the_limit_says_that_it_is_near():
+    near = propose(folder([("train", 5000)]), replace(MACHINE, rate=1.2e11))
+    assert "are near the 60 minutes that decide" in near.why
+    assert "near" not in propose(folder([("train", 5000)]), replace(MACHINE, rate=1e9)).why
+    assert "near" not in propose(folder([("train", 5000)]), replace(MACHINE, rate=1e12)).why

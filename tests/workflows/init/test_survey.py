@@ -1,9 +1,17 @@
 """A folder is read as what a run would read it."""
 
+import os
+from pathlib import Path
+
 import pytest
 
+from mirepoix.components.ingestion.formats import filesystems
 from mirepoix.components.ingestion.formats.table import NAME as TABLE
-from mirepoix.workflows.init.survey import survey
+from mirepoix.components.ingestion.readers import open_sources, tables
+from mirepoix.models.errors import Refused
+from mirepoix.workflows.init.machine import Machine
+from mirepoix.workflows.init.proposal import propose
+from mirepoix.workflows.init.survey import Survey, survey
 from tests.components.ingestion.formats import samples
 from tests.components.ingestion.formats.format_cases import picture, write_files
 
@@ -44,4 +52,142 @@ def test_texts_with_a_query_and_a_split_are_counted_by_split(tmp_path):
     ]
     found = survey(write_files(tmp_path, {"t.jsonl": rows}))
     assert found.format == TABLE and found.contents.candidates == {"t": 8} and not found.captioned
-    assert set(found.contents.splits) == {"train", "test"} and not found.contents.whole
+    assert found.contents.splits == {"test": 2, "train": 6} and found.contents.whole
+
+
+def shown(count, folder="", ending="png"):
+    return {f"{folder}p{number}.{ending}": picture(number) for number in range(count)}
+
+
+def pictures_read(found: Survey) -> int:
+    """The pictures that the sources read which are proposed."""
+    given = propose(found, Machine(2, 1e11, 10**10, 10**12)).settings["sources"]
+    rows = [
+        row
+        for source in open_sources(given["path"], images=given.get("images"), columns=given.get("columns", ()))
+        for table in tables([source])
+        for row in table.select(["kind", "images"]).to_pylist()
+    ]
+    return sum(row["kind"] == "corpus" and bool(row["images"]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "why"),
+    [
+        (
+            "todo.csv",
+            "todo,whom\nbuy some milk,the old neighbour\ncall the plumber,my dear aunt\n",
+            "todo.csv, since no column of it names the pictures; for its texts in place of the pictures write sources.columns: [text=todo]",
+        ),
+        ("sizes.csv", "a,b\n1,2\n3,4\n", "sizes.csv, since no column of it names the pictures"),
+        ("metadata.csv", "a,b\n1,2\n3,4\n", "metadata.csv, since no column of it names the pictures"),
+        ("todo.jsonl", [{"anchor": "buy some milk", "positive": "to the shop"}] * 2, None),
+        ("coco/captions.json", '{"images": [], "annotations": []}', None),
+    ],
+)
+def test_pictures_are_searched_beside_a_table_that_does_not_name_them_and_it_is_said_that_that_is_not_read(tmp_path, name, table, why):
+    found = survey(write_files(tmp_path, {**shown(3), name: table}))
+    assert (found.format, found.contents.candidates, found.tables) == ("folder", {"i": 3}, ())
+    assert pictures_read(found) == 3
+    assert len(found.unread) == 1 and found.unread[0].startswith(f"{name}, ")
+    assert why is None or found.unread == (why,)
+
+
+@pytest.mark.parametrize("value", ["p{}", "C:\\Users\\me\\pics\\p{}.png", "/home/other/p{}.png"])
+def test_pictures_named_without_endings_or_by_paths_of_another_machine_are_found(tmp_path, value):
+    rows = "".join(f"{value.format(number)},a view of number {number}\n" for number in range(3))
+    found = survey(write_files(tmp_path, {**shown(3), "list.csv": f"name,says\n{rows}"}))
+    assert found.format == TABLE and found.table.chosen("picture") == ["name"]
+    assert found.contents.candidates == {"i": 3, "t": 3} and pictures_read(found) == 3 and not found.unread
+
+
+def test_another_table_with_some_of_the_columns_is_left_out_as_the_run_would_refuse_both(tmp_path):
+    rows = "".join(f"p{number}.png;a view of number {number}\n" for number in range(3))
+    other = "text;who\nbuy milk at the shop;me\n"
+    found = survey(write_files(tmp_path, {**shown(3), "list.csv": f"bild;text\n{rows}", "todo.csv": other}))
+    assert found.file == "list.csv" and found.contents.candidates == {"i": 3, "t": 3} and pictures_read(found) == 3
+    assert found.unread[0] == "all but list.csv, since the other tables have some of its columns, and not all"
+
+
+def test_a_split_column_is_read_where_the_other_columns_are_those_of_folders(tmp_path):
+    rows = "".join(f"p{number}.png,a view of number {number},{'test' if number > 7 else 'train'}\n" for number in range(10))
+    found = survey(write_files(tmp_path, {**shown(10), "captions.csv": f"file,caption,split\n{rows}"}))
+    assert found.format == TABLE and found.table.chosen("split") == ["split"]
+    assert found.contents.queries == {"train": {"t->i": 8, "i->t": 8}, "test": {"t->i": 2, "i->t": 2}} and found.contents.whole
+
+
+def test_json_beside_pictures_counts_as_far_as_it_has_captions(tmp_path):
+    empty = {f"p{number}.png.supplemental-metadata.json": '{"description": ""}' for number in range(4)}
+    found = survey(write_files(tmp_path, {**shown(4), **empty}))
+    assert found.contents.queries == {} and found.contents.candidates == {"i": 4}
+    assert found.contents.notices == ("of 4 pictures looked at with files beside them, 4 have no caption in these",)
+    write_files(tmp_path, {"p3.png.supplemental-metadata.json": '{"description": "\\u6d77\\u6ee9\\u4e0a\\u7684\\u72d7"}'})
+    found = survey(tmp_path)
+    assert found.contents.candidates == {"i": 4, "t": 1} and found.contents.texts == ("海滩上的狗",)
+
+
+def test_texts_beside_pictures_are_read_in_the_encoding_that_they_have(tmp_path):
+    (tmp_path / "p0.txt").write_bytes("Blick über die Straße".encode("latin-1"))
+    assert survey(write_files(tmp_path, shown(1))).contents.texts == ("Blick über die Straße",)
+
+
+def test_what_would_not_be_read_is_named(tmp_path):
+    files = {
+        "captions.csv": "file,caption\np0.png,a view of the lake\n",
+        "other.csv": "Datei,Satz\np1.png,der Blick auf den See\n",
+        "captions.txt": "image,caption\np2.png,a view of it\n",
+        "list.xlsx": "x",
+    }
+    found = survey(write_files(tmp_path, {**shown(3), **files}))
+    assert [table.file for table in found.tables] == ["captions.csv"]
+    assert found.unread == (
+        "other.csv, which has no column file, caption",
+        "captions.txt, which looks like a table of captions: call it captions.csv",
+        "list.xlsx, a spreadsheet: save it as CSV",
+    )
+
+
+def test_lists_of_captions_and_a_column_alone_are_proposed(tmp_path):
+    rows = [{"photo": f"p{number}.png", "says": ["a view of it", f"number {number} by the lake"]} for number in range(3)]
+    found = survey(write_files(tmp_path / "lists", {**shown(3), "t.jsonl": rows}))
+    assert found.format == TABLE and found.contents.queries == {"train": {"t->i": 6, "i->t": 6}}
+    alone = survey(write_files(tmp_path / "alone", {"t.csv": "satz\nein Haus am See\nzwei Boote am Ufer\n"}))
+    assert alone.format == TABLE and alone.contents.candidates == {"t": 2}
+
+
+def test_a_uri_is_said_with_what_to_do():
+    with pytest.raises(Refused, match=r"s3://bucket/pictures is a URI, and init looks at folders .* sources.path=s3://bucket/pictures"):
+        survey(Path("s3://bucket/pictures"))
+
+
+def test_a_first_line_of_data_is_named(tmp_path):
+    rows = "".join(f"p{number}.png;a view of number {number}\n" for number in range(3))
+    found = survey(write_files(tmp_path, {**shown(3), "list.csv": rows}))
+    assert found.hints == ("list.csv: its first line has 'p0.png', which looks like data; give it a first line of column names",)
+
+
+def test_a_folder_in_it_that_may_not_be_read_is_left_out_and_named(tmp_path, monkeypatch):
+    write_files(tmp_path, {**shown(3), "own/x.png": picture(9), "list.csv": "bild;satz\np0.png;ein Haus am See\n"})
+    scan = os.scandir
+
+    def denied(path="."):
+        if str(path).endswith("own"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    def infos(filesystem, root):
+        raise PermissionError(13, "Permission denied", root)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    monkeypatch.setattr(filesystems, "infos", infos)
+    found = survey(tmp_path)
+    assert found.contents.candidates == {"i": 3, "t": 1} and found.format == TABLE
+    assert found.hints == ("own may not be read, and is left out here; change its permissions, or move it: a run refuses a folder with it",)
+
+
+def test_captions_beside_pictures_that_a_table_of_splits_leaves_out_are_named(tmp_path):
+    table = "file,caption,split\np0.png,a view of the lake,test\np1.png,a view of it,train\n"
+    found = survey(write_files(tmp_path, {**shown(3), "captions.csv": table, "p2.txt": "a third view"}))
+    assert found.sidecars == {} and found.unread == (
+        "p2.txt, which are captions beside pictures: the format folder reads these, and no split, id or query; write folder+PATH for it",
+    )

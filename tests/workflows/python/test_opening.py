@@ -67,8 +67,36 @@ def test_a_saved_encoder_and_a_published_checkpoint_are_models(encoder_folder, c
 
 
 def test_a_hub_id_is_looked_for_on_the_hub():
-    with pytest.raises(Refused, match=r"^backbone 'nobody/nothing' is neither a folder here nor a model that the hub has"):
+    with pytest.raises(Refused) as refused:
         mirepoix.open("nobody/nothing")
+    assert str(refused.value).startswith(
+        "model=nobody/nothing, and nobody/nothing is neither a folder nor in the cache of this machine, and "
+    )
+    assert "\n" not in str(refused.value) and "or give a folder; " in str(refused.value)
+
+
+def test_without_a_network_a_name_is_refused_in_one_line_and_no_client_of_the_hub_is_asked(monkeypatch, capfd):
+    """Port 9 refuses at once; the hub's own client would try again and again, and say so on standard error."""
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(Adopted, "build", lambda *_: pytest.fail("the hub's client is asked"))
+    with pytest.raises(Refused) as refused:
+        mirepoix.open("lates")
+    assert str(refused.value) == (
+        "model=lates, and lates is neither a folder nor in the cache of this machine, and http://127.0.0.1:9 cannot be reached (Connection "
+        'refused); connect to the network, set HF_ENDPOINT to a mirror, or give a folder; "latest" is the latest release of the storage'
+    )
+    assert capfd.readouterr() == ("", "")
+
+
+def test_latest_is_the_latest_release_of_the_storage(release_folder, tmp_path, monkeypatch):
+    storage = tmp_path / "home"
+    monkeypatch.setenv("MIREPOIX_STORAGE", str(storage))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused, match=r"^there is no release in the storage .*/home; make one"):
+        mirepoix.open("latest")
+    shutil.copytree(release_folder, storage / "artefacts" / "release" / "0123456789abcdef")
+    assert len(mirepoix.open("latest").search("a blue disc", 5)) == 5
 
 
 def test_a_release_of_which_a_file_is_another_or_whose_encoder_encodes_otherwise_is_refused(release_folder, tmp_path):

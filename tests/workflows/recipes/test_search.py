@@ -56,19 +56,26 @@ def cli(ray_cluster, home, capsys):
     return run
 
 
-def test_pictures_with_nothing_said_about_them_are_released_and_there_is_nothing_to_measure_by(cli, home):
+def test_pictures_with_nothing_said_about_them_are_released_and_there_is_nothing_to_measure_by(cli, home, capsys):
     words = ["run", "search", f"sources.path={home / 'pictures'}", f"backbone.name={home / 'clip'}"]
-    status, _, folder, report = cli(*words, "--until", "release")
+    status, out, folder, report = cli(*words, "--until", "release")
     assert status == 0
     rows = {stage["name"]: stage["rows"] for stage in report["stages"]}
     assert rows["curate"] == {"read": 21, "written": 20, "rejected": 1, "merged": 0} and rows["pairs"]["read"] == 0
     target, run = lineage(str(folder))
     release = open_release(target)
+    said = out.splitlines()
+    assert said[1] == "20 items can be searched; of the rows that were read 1 rejected"
+    assert f"each row  mirepoix validate {folder}/config.yaml --copies" in said and f"release   {release.version}  {target}" in said
+    assert main(["validate", f"{folder}/config.yaml", "--copies"]) == 1
+    assert "damaged.png" in capsys.readouterr().out
     assert len(release.open_documents()) == 20 and release.instructions == {} and not trains(run)
     release.open_encoder()
     status, out, _, report = cli(*words, "--until", "evaluate")
-    assert status == 0 and out.splitlines()[1].startswith("there is nothing to measure by: no query has an answer in the corpus")
-    assert "headline" not in report and report["unmeasured"] in out
+    assert status == 0 and out.splitlines()[1].startswith("not measured: no query has an answer in the corpus; to measure, add queries"), (
+        out
+    )
+    assert "headline" not in report and report["unmeasured"].startswith("there is nothing to measure by: no query has")
     assert [stage["status"] for stage in report["stages"]] == ["skipped"] * 7 + ["done"]
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
-from mirepoix.workflows.runner.fingerprint import flatten, ingredients, key_of, library_version, plain, why_rerun
+from mirepoix.serving.store import publish
+from mirepoix.workflows.runner.fingerprint import flatten, ingredients, key_of, latest, library_version, plain, why_rerun
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.source_code import module_hashes, parsed
 from tests.workflows.runner.stub_stages import COPY, FAIL, StubConfig
@@ -105,3 +106,25 @@ def test_no_earlier_result_and_the_same_ingredients_have_words_of_their_own():
     parts = ingredients(STAGE, DIGESTS)
     assert why_rerun(None, parts, STAGE.inputs) == "never ran"
     assert why_rerun(parts, parts, STAGE.inputs) == "its result is gone"
+
+
+def test_the_reason_is_seen_in_results_of_the_same_work_or_of_a_module_that_was_renamed(tmp_path):
+    def make(key: str, created: float, work: str | None) -> None:
+        (tmp_path / key).mkdir()
+        fields = {**ingredients(STAGE, DIGESTS), "name": "join", "key": key, "created": created}
+        fields = fields | {"work": work} if work else {name: value for name, value in fields.items() if name != "work"}
+        publish(tmp_path / key, tmp_path / "storage" / "artefacts" / "join" / key, fields)
+
+    def newest() -> str | None:
+        found = latest(STAGE, str(tmp_path / "storage"))
+        return found and found["key"]
+
+    make("other work", 5.0, FAIL)
+    assert newest() is None
+    make("before works were noted", 1.0, None)
+    assert newest() == "before works were noted"
+    make("renamed", 4.0, "mirepoix.components.renamed:work")
+    assert newest() == "renamed"
+    make("own", 2.0, COPY)
+    make("own, newer", 3.0, COPY)
+    assert newest() == "own, newer"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ import pytest
 
 from mirepoix.serving.heartbeat import machine, process_start
 from mirepoix.serving.store import join, list_names, publish, read_manifest, write
+from mirepoix.workflows.runner import lease
 from mirepoix.workflows.runner.lease import Driver, draft, drafts_folder
 
 
@@ -111,6 +113,17 @@ def test_heartbeats_are_written_while_the_driver_is_entered(storage):
     assert not path.exists(), "a stopped heartbeat writes nothing more"
 
 
+def test_the_record_in_the_folder_of_a_run_is_written_again_while_a_long_stage_goes_on(storage, monkeypatch):
+    monkeypatch.setattr(lease, "NOTE_SECONDS", 0.1)
+    folder = join(storage, "runs", "mine")
+    with Driver(storage, beat_s=0.05, folder=folder) as driver:
+        driver.rely(f"{storage}/artefacts/a/k")
+        first = json.loads((Path(folder) / "run.json").read_text())["noted"]
+        time.sleep(0.5)
+        record = json.loads((Path(folder) / "run.json").read_text())
+        assert record["noted"] > first and record["targets"] == [f"{storage}/artefacts/a/k"]
+
+
 def test_cleaning_removes_what_the_dead_left_half_done_and_nothing_else(storage):
     home = Path(storage)
     with Driver(storage) as dead, Driver(storage) as living, Driver(storage) as cleaner:
@@ -129,6 +142,27 @@ def test_cleaning_removes_what_the_dead_left_half_done_and_nothing_else(storage)
         assert list_names(f"{storage}/artefacts/cook") == sorted([living.id[-4:], "done"])
         assert list_names(f"{storage}/work") == sorted([dead.id[-4:], living.id[-4:]]), "the next attempt resumes from the scratch"
         assert read_manifest(f"{storage}/artefacts/cook/done") is not None
+
+
+def test_cleaning_takes_nothing_from_a_driver_that_enters_meanwhile(storage, monkeypatch):
+    live, entered = Driver.live, []
+
+    def look(driver):
+        found = live(driver)
+        if not entered:
+            entered.append(Driver(storage).__enter__())
+            (draft(storage, entered[0].id, "k") / "half.txt").write_text("half")
+        return found
+
+    with Driver(storage) as cleaner:
+        monkeypatch.setattr(Driver, "live", look)
+        for clean in (cleaner.clean, cleaner.leftovers):
+            clean()
+            assert [path.name.rsplit(".", 2)[0] for path in drafts_folder(storage).iterdir()] == [entered[0].id]
+            assert f"driver-{entered[0].id}.json" in leases(storage)
+            entered.pop().__exit__()
+            for path in drafts_folder(storage).iterdir():
+                shutil.rmtree(path)
 
 
 def test_a_new_attempt_of_the_same_driver_starts_with_an_empty_folder(storage):

@@ -10,7 +10,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.workflows.runner import progress
 from mirepoix.workflows.runner.execute import execute
 from mirepoix.workflows.runner.graph import Stage
-from mirepoix.workflows.runner.progress import Display, JsonDisplay, ProgressReport, QuietDisplay, bar, clock, line, shortened
+from mirepoix.workflows.runner.progress import Display, JsonDisplay, ProgressReport, QuietDisplay, bar, clock, fitted, line, shortened
 from tests.workflows.runner import stub_stages
 from tests.workflows.runner.stub_stages import COPY, FAIL, StubConfig
 
@@ -204,3 +204,13 @@ def test_a_run_without_a_terminal_writes_a_line_for_each_change_of_a_stage(tmp_p
     assert first == "load         runs: never ran" and last.startswith("load         done in 0:00  ")
     with pytest.raises(Refused):
         stub_stages.run(stages, tmp_path / "storage", until="nowhere")
+
+
+def test_reasons_of_a_plan_have_values_as_the_command_line_writes_them_and_fit_into_their_room():
+    assert fitted("config changed: path ['/tmp/a'] -> ['/tmp/a', '/tmp/b']", 60) == "config changed: path /tmp/a -> /tmp/a,/tmp/b"
+    assert fitted("config changed: use_gpu None -> True; seed 0 -> 1", 60) == "config changed: use_gpu null -> true; seed 0 -> 1"
+    assert fitted("config changed: splits absent -> []", 60) == "config changed: splits absent -> []"
+    assert fitted("input a changed; input b changed; input c changed", 40) == "input a changed; and 2 more"
+    assert fitted("waits for unite:embed, mire:embed, jfe:embed", 36) == "waits for unite:embed and 2 more"
+    long = fitted(f"config changed: path ['/{'a' * 50}'] -> ['/{'b' * 50}']", 95)
+    assert len(long) == 95 and long.startswith("config changed: path /aaa") and long.endswith("bbb ...")

@@ -47,7 +47,7 @@ class Case:
 
     runs: tuple[ARun, ...]
     ages: tuple[int, ...]
-    scratch: frozenset[str]  # names whose result has scratch, and a log, that are as old as the result
+    scratch: frozenset[str]  # names whose result has scratch, and a log, that are as old as the result: of a killed run its last sign
     keep_last: int | None
     older_than: int | None  # days
     relied: frozenset[str]  # by a driver that is at work all the time
@@ -93,6 +93,13 @@ def build(home: str, case: Case) -> None:
             store.write(store.join(home, "runs", run_name(number), "pin.json"), b"{}")
 
 
+def ended(case: Case, number: int) -> int:
+    """Days ago: of a run that was killed, when it last wrote scratch, if that was after its record."""
+    each = case.runs[number]
+    signs = [case.ages[NAMES.index(name)] for name in each.names & case.scratch] if each.state == "killed" else []
+    return min([40 - 10 * number, *signs])
+
+
 def state_of(each: ARun) -> str:
     return "done" if each.state == "failed" and not each.names else each.state  # nothing failed in it
 
@@ -103,9 +110,8 @@ def kept_runs(case: Case) -> set[int]:
     done = [number for number, each in enumerate(case.runs) if state_of(each) == "done"]
     kept = set()
     for number, each in enumerate(case.runs):
-        ended = 40 - 10 * number
         last = case.keep_last is not None and case.keep_last > 0 and (len(done) < case.keep_last or number >= done[-case.keep_last])
-        young = case.older_than is not None and ended < case.older_than
+        young = case.older_than is not None and ended(case, number) < case.older_than
         anyway = case.keep_last is None and case.older_than is None
         if each.pinned or served & each.names or last or young or anyway:
             kept.add(number)
@@ -120,6 +126,24 @@ def expected(case: Case) -> set[str]:
     limit = 7 if case.older_than is None else case.older_than
     young = {name for name, age in zip(NAMES, case.ages, strict=True) if age < limit}
     return needed | (young - named)
+
+
+def expected_scratch(case: Case) -> set[str]:
+    """The model: of which names scratch stays: of runs that stay by a pin, a server or a limit, of a driver at work, and what is young.
+
+    Of a run that ended and goes it goes at any age, as nothing resumes from it.
+    """
+    kept = kept_runs(case)
+    limited = case.keep_last is not None or case.older_than is not None
+    served = {name for each in case.runs if each.served for name in each.names}
+    resumed = {name for number in kept if limited or case.runs[number].pinned for name in case.runs[number].names}
+    resumed |= {name for number in kept if case.runs[number].names & served for name in case.runs[number].names}
+    limit = 7 if case.older_than is None else case.older_than
+    named = {name for each in case.runs for name in each.names}
+    killed = {name for each in case.runs if each.state == "killed" for name in each.names}
+    over = named - {name for number in kept for name in case.runs[number].names} - killed - case.relied - served
+    young = {name for name, age in zip(NAMES, case.ages, strict=True) if age < limit}
+    return case.scratch & (resumed | case.relied | served | (young - over))
 
 
 def serve_and_work(home: str, case: Case, stack: ExitStack) -> None:
@@ -209,6 +233,7 @@ def test_nothing_needed_is_lost_what_is_not_needed_goes_and_a_killed_gc_is_finis
         assert tree(home) == tree(whole)
         assert {name for name in NAMES if store.read_manifest(target(home, name, "release"))} == expected(case)
         assert {each.name for each in read_runs(home)} == {run_name(number) for number in kept_runs(case)}
+        assert {name for name in NAMES if store.list_names(store.join(home, "work", key_of(name)[:16]))} == expected_scratch(case)
         assert not list(Path(home).glob("*/*/.removed-*")) and not list(Path(home).glob("*/.removed-*"))
 
 

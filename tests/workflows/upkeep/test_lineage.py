@@ -61,3 +61,20 @@ def test_a_single_run_has_no_arms(tmp_path):
     assert lineage(str(tmp_path)) == ("/artefacts/release", {"stages": stages})
     with pytest.raises(Refused, match="compares no arms; leave it out"):
         lineage(str(tmp_path), "unite")
+
+
+def test_a_revised_release_of_a_comparison_has_the_lineage_of_its_arm(compared, tmp_path):
+    place = "artefacts/release/0123456789abcdef"
+    made, revised = (tmp_path / "storage" / "runs" / f"{name}-20270101-00000{n}-abcd" for n, name in enumerate(("both", "add")))
+    for folder in (made, revised):
+        folder.mkdir(parents=True)
+    report = json.loads((compared / "report.json").read_text())
+    for stage in report["stages"]:
+        stage["target"] = f"/elsewhere/{place}" if stage["name"] == "unite:release" else stage["target"]
+    (made / "report.json").write_text(json.dumps(report))
+    (made / "config.yaml").write_text((compared / "config.yaml").read_text())
+    own = {"name": "release", "digest": "e" * 64, "target": "/artefacts/revised"}
+    settings = {"merge": {"release": f"{tmp_path}/storage/{place}"}}
+    (revised / "report.json").write_text(json.dumps({"settings": settings, "stages": [own]}))
+    release, run = lineage(str(revised))
+    assert (release, run["results"]) == ("/artefacts/revised", ["unite"])

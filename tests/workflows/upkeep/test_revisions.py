@@ -3,6 +3,7 @@
 import io
 import json
 import random
+import shlex
 import shutil
 from pathlib import Path
 
@@ -263,6 +264,42 @@ def test_the_rules_are_those_of_the_run_where_it_is_known(cli, home, base, tmp_p
     assert (revision.sources.path, revision.embed.batch_size) == (("x=folder+y",), 3)
 
 
+def test_the_rules_of_the_run_outlive_a_removal_and_an_addition(cli, home, base):
+    status, _, err, report = cli("release", home / "clip", "--corpus", home / "old", "curate.near.texts=0.7", "embed.batch_size=7")
+    assert status == 0, err
+    status, _, err, report = cli("remove", report["folder"], "p09.png")
+    assert status == 0, err
+    status, _, err, report = cli("add", report["folder"], home / "more")
+    assert status == 0, err
+    revision, _ = addition(str(report["folder"]), [str(home / "old")])
+    assert (revision.curate.near.texts, revision.curate.leakage, revision.embed.batch_size) == (0.7, "off", 7)
+
+
+def test_the_command_that_show_prints_runs_an_addition_or_a_removal_again(cli, home, base, storage, capsys, tmp_path):
+    folder, before = base
+    (tmp_path / "ids of mine.txt").write_text("p07.png\n")
+    for given, again in (
+        (
+            ("add", folder, home / "more", "--replace", "--prefix", "new year/", "curate.max_rejected=0.5", "curate.near.texts=null"),
+            f"mirepoix add {before} {home / 'more'} --replace --prefix 'new year/' curate.max_rejected=0.5",
+        ),
+        (
+            ("remove", folder, "p09.png", "--ids", tmp_path / "ids of mine.txt"),
+            f"mirepoix remove {before} p09.png --ids '{tmp_path}/ids of mine.txt'",
+        ),
+    ):
+        status, _, err, report = cli(*given)
+        assert status == 0, err
+        assert main(["show", str(report["folder"]), "--storage", str(storage)]) == 0
+        out, _ = capsys.readouterr()
+        assert out.splitlines()[-1] == f"run again  {again} --storage {storage}"
+        status, _, err, report = cli(*shlex.split(again)[1:])
+        assert status == 0 and {stage["status"] for stage in report["stages"]} == {"skipped"}, err
+    (report["folder"] / "config.yaml").write_text("seed: 0\n")
+    assert main(["show", str(report["folder"]), "--storage", str(storage)]) == 0
+    assert capsys.readouterr()[0].splitlines()[-1].startswith("run again  by the command that was given: its config.yaml is of another")
+
+
 def test_a_killed_addition_goes_on_where_it_was(cli, home, base, monkeypatch, tmp_path):
     folder, _ = base
     more = pictures(tmp_path / "six", {f"six/{n}.png": 60 + n for n in range(6)})
@@ -316,6 +353,12 @@ def test_a_release_that_knows_no_hashes_compares_what_it_shows(cli, home, base, 
     assert "items     16 there already; 0 encoded; 16 in all" in out
 
 
-def test_an_added_to_release_has_no_run_of_a_training_in_its_lineage(cli, home, base):
-    _, out, _, report = cli("add", base[0], home / "more")
-    assert lineage(str(report["folder"])) == (str(target_of(out)), None)
+def test_the_lineage_of_a_revised_release_is_that_of_the_release_it_was_made_of(cli, home, base, tmp_path):
+    _, _, _, added = cli("add", base[0], home / "more")
+    _, out, _, removed = cli("remove", added["folder"], "p09.png")
+    release, run = lineage(str(removed["folder"]))
+    assert release == str(target_of(out)) and run["recipe"] == "search"
+    assert run["settings"]["backbone"]["name"] == str(home / "clip") and "merge" not in run["settings"]
+    shutil.copytree(base[1], tmp_path / "elsewhere")
+    _, out, _, apart = cli("add", tmp_path / "elsewhere", home / "more")
+    assert lineage(str(apart["folder"])) == (str(target_of(out)), None), "no run is known that made it"
