@@ -1,7 +1,6 @@
 """Records of processes that use a storage, kept fresh by heartbeats, so that other processes can tell whether their writer is alive.
 
 leases/driver-<id>.json is the record of a run or of `gc`, leases/serve-<id>.json that of a replica that serves a release of the storage.
-By these records, and by the folders of runs and results, a storage is recognised among other files.
 A process of this machine is dead when it has ended; one of another machine, when its last heartbeat is older than its timeout.
 """
 
@@ -12,20 +11,13 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from mirepoix.serving.store import delete, is_local, join, list_names, read, write
 
-RUN_NAME = re.compile(r"(?P<recipe>.+)-(?P<when>\d{8}-\d{6})-[0-9a-f]{4}")
-"""The folder of a run below runs/ of a storage."""
-KEY = re.compile(r"[0-9a-f]{16}")
-"""The folder of a result below artefacts/<stage>/ of a storage."""
-IN_STORAGE = frozenset({"artefacts", "runs", "leases", "work", "tmp", "logs", "mlflow", "mlflow.db"})
-"""What runs write directly below a storage."""
-_LEASE = re.compile(r"\.lock|(?:driver|key|serve)-.+\.json")
 LEASES = "leases"
 SERVED = "serve"
 """What the name of a record of a served release begins with."""
@@ -142,33 +134,3 @@ def living(storage: str, kind: str, timeout_s: float | None = None) -> list[dict
     here = machine()
     records = [read_record(storage, kind, name) for name in record_names(storage, kind)]
     return [record for record in records if record is not None and is_alive(record, here, timeout_s)]
-
-
-def storages_among(names: Iterable[str]) -> set[str]:
-    """The folders that are storages, by the names of files and folders below a common one, which may itself be one: the empty name.
-
-    A storage has a run, a result or a record of a process, each under a name that only runs give; or it has the default name and the first
-    folders that a run makes.
-    """
-    found = set()
-    for name in names:
-        steps = name.split("/")
-        for place, step in enumerate(steps):
-            if step not in ("runs", "artefacts", "leases"):
-                continue
-            below = steps[place + 1 : place + 3]
-            is_run = step == "runs" and below and RUN_NAME.fullmatch(below[0])
-            is_result = step == "artefacts" and len(below) == 2 and KEY.fullmatch(below[1])
-            is_lease = step == "leases" and below and _LEASE.fullmatch(below[0])
-            if is_run or is_result or is_lease or steps[place - 1 : place] == ["storage"]:
-                found.add("/".join(steps[:place]))
-    return found
-
-
-def in_storage(name: str, storages: Iterable[str]) -> bool:
-    """Whether runs have written a file, by its name and the storages of the same folder."""
-    for storage in storages:
-        home = f"{storage}/" if storage else ""
-        if name.startswith(home) and name[len(home) :].partition("/")[0].removesuffix("-wal").removesuffix("-shm") in IN_STORAGE:
-            return True
-    return False

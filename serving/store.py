@@ -25,6 +25,10 @@ from mirepoix.models.errors import Refused
 
 MANIFEST = "manifest.json"
 CHUNK = 1 << 22
+RUN_NAME = re.compile(r"(?P<recipe>.+)-(?P<when>\d{8}-\d{6})-[0-9a-f]{4}")
+"""The folder of a run below runs/ of a storage."""
+KEY = re.compile(r"[0-9a-f]{16}")
+"""The folder of a result below artefacts/<stage>/ of a storage."""
 _SECRET_USER = re.compile(r"(?:s3|https?)://[^/?#]*@|[^:/?]+://[^/?@]*:(?!\d+(?:[/?]|$)).*@", re.I | re.S)
 _SECRET_FIELD = re.compile("key|token|secret|password|sig$", re.I)
 

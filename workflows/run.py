@@ -288,7 +288,7 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
     if lines := [*results.searchable(run.report.stages), *filter(None, [results.results_table(run.record)])]:
         print("", *lines, sep="\n")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
-    if results.left_out(run.report.stages) and getattr(run.config.sources, "path", ()):
+    if results.left_out(run.report.stages) and getattr(run.config.sources, "path", None):
         print(f"each row  mirepoix validate {shlex.quote(store.join(run.folder, 'config.yaml'))} --copies")
     if run.endpoint:
         print(f"endpoint  {run.endpoint}")

@@ -5,8 +5,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.heartbeat import KEY, RUN_NAME, place_of
-from mirepoix.serving.store import is_local, join, list_names, local_path, read_manifest
+from mirepoix.serving.heartbeat import place_of
+from mirepoix.serving.store import KEY, RUN_NAME, is_local, join, list_names, local_path, read_manifest
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """A variable that Ray sets in the driver of a submitted job, and in no other process."""

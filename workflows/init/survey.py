@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
@@ -15,21 +15,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mirepoix.components.corpus.parts import modalities
-from mirepoix.components.ingestion.formats import delimited
 from mirepoix.components.ingestion.formats import folder as pictures_folder
 from mirepoix.components.ingestion.formats import table as any_table
-from mirepoix.components.ingestion.formats.fields import data_files, unused_files
-from mirepoix.components.ingestion.formats.listed_pictures import found_path, picture_names, suffix
-from mirepoix.components.ingestion.formats.rows import Candidate, RowError, Unreadable, split_named
+from mirepoix.components.ingestion.formats.fields import data_files
+from mirepoix.components.ingestion.formats.listed_pictures import picture_names
+from mirepoix.components.ingestion.formats.rows import Candidate, Unreadable, split_named
 from mirepoix.components.ingestion.formats.sidecars import beside as texts_beside
 from mirepoix.components.ingestion.formats.sidecars import names_beside
-from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, ListedFile, SourceFiles, is_ending
-from mirepoix.components.ingestion.readers import FORMAT_MODULES, PICTURES, PieceReader, Source
+from mirepoix.components.ingestion.formats.source_files import ListedFile, SourceFiles
+from mirepoix.components.ingestion.readers import FORMAT_MODULES, PieceReader, Source
 from mirepoix.components.ingestion.sources_config import CAPTIONED, ROLES
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.init.columns import Table, look_at_table
-from mirepoix.workflows.init.pictures import UNREAD, Pictures, look_at_pictures
-from mirepoix.workflows.init.words import plural
+from mirepoix.workflows.init.pictures import Pictures, look_at_pictures
+from mirepoix.workflows.init.unread import files_of, hints, unread
 
 MOST_TABLES = 20
 READING_SECONDS = 5.0
@@ -37,7 +36,6 @@ READING_SECONDS = 5.0
 TEXTS = 300
 """Texts by which the language is judged, and pictures of which the captions beside them are read, at most."""
 FIRST_ROWS = 50
-SHOWN = 4  # tables that are not read, by their names
 URI = re.compile(r"([a-z][a-z0-9+.-]+):/(.*)", re.S)
 
 
@@ -111,7 +109,7 @@ def survey(path: Path) -> Survey:
         raise Refused(broken or _nothing(path, tree, pictures))
     form = forms[0]
     source = reading or Source(tree, form)
-    taken = _taken(source)
+    taken = files_of(source)
     read = [table for table in tables if table.file in taken or (reading is not None and table.file == reading.tree.only)]
     contents = _contents(tree, form, read, pictures)
     return Survey(
@@ -123,8 +121,8 @@ def survey(path: Path) -> Survey:
         sidecars=dict(sorted(Counter(os.path.splitext(file)[1].lower() for file in beside if file in taken).items())),
         contents=contents,
         files=len(tree.sizes),
-        hints=tuple(_hints(looked, denied)),
-        unread=tuple(_unread(tree, source, looked, read, contents, pictures, len(files))),
+        hints=tuple(hints(looked, denied)),
+        unread=tuple(unread(tree, source, looked, read, contents.candidates, pictures, len(files))),
         named=form != any_table.NAME and recognised != [form],
         file=reading.tree.only if reading else "",
         images=(reading.tree.images or "") if reading else "",
@@ -168,89 +166,6 @@ def _reading(tree: SourceFiles, tables: list[Table]) -> Source | None:
             if any(isinstance(row, Candidate) and (row.item.images or not first.chosen("picture")) for row in islice(rows, FIRST_ROWS)):
                 return source
     return None
-
-
-def _taken(source: Source) -> set[str]:
-    """The files that a source reads."""
-    try:
-        return set(source.files)
-    except (Unreadable, Refused, OSError, ValueError):
-        return set()
-
-
-def _hints(looked: Mapping[str, Table | None], denied: list[str]) -> Iterator[str]:
-    """What to mend: folders that may not be read, and tables whose first line is none of names."""
-    for folder in denied[:SHOWN]:
-        yield f"{folder} may not be read, and is left out here; change its permissions, or move it: a run refuses a folder with it"
-    for table in filter(None, looked.values()):
-        if table.headless:
-            yield f"{table.file}: its first line has {table.headless!r}, which looks like data; give it a first line of column names"
-
-
-def _unread(
-    tree: SourceFiles,
-    source: Source,
-    looked: Mapping[str, Table | None],
-    read: list[Table],
-    contents: Contents,
-    pictures: Pictures,
-    tables: int,
-) -> Iterator[str]:
-    """What is not read, a line each: files with the reason, and columns."""
-    taken = _taken(source)
-    if pictures.count and not any("i" in letters for letters in contents.candidates):
-        yield f"the {pictures.count:,} pictures, which {source.format} does not read: write folder+PATH to search these"
-    if source.format == pictures_folder.NAME:
-        for table in read:
-            names = [column.name for column in table.columns if column.role in ("split", "id", "query")]
-            if names:
-                yield f"{', '.join(names)} of {table.file}: the format folder reads a picture's path and captions alone"
-    if source.tree.only:
-        taken = {source.tree.only, *tree.files(PICTURES)}
-        yield f"all but {source.tree.only}, since the other tables have some of its columns, and not all"
-    if source.format not in (pictures_folder.NAME, any_table.NAME):
-        return  # its notices name what it does not read
-    read_files = {table.file for table in read}
-    left = [file for file in looked if file not in (taken if looked[file] is None else read_files)]
-    for file in left[:SHOWN]:
-        yield f"{file}, {_why_unread(tree, file, looked[file], read, bool(pictures.count))}"
-    more = max(0, len(left) - SHOWN) + max(0, tables - len(looked))
-    if more:
-        yield f"{more:,} more {plural('table', more)}"
-    for notice in unused_files(tree, taken | set(looked)):
-        file = notice.source.removeprefix(f"{tree.name}/")
-        if suffix(file) in UNREAD:
-            continue  # counted with the pictures
-        many = re.search(r" and \d+ more of \.\w+", notice.detail)
-        yield f"{file}{many[0] if many else ''}, {_why_unread(tree, file, None, read, bool(pictures.count))}"
-    sheets = [file for file in tree.sizes if suffix(file) in ("xlsx", "xls", "ods", "numbers")]
-    if sheets:
-        others = f" and {len(sheets) - 1} more" if len(sheets) > 1 else ""
-        yield f"{sheets[0]}{others}, a spreadsheet: save it as CSV"
-
-
-def _why_unread(tree: SourceFiles, file: str, table: Table | None, read: list[Table], pictures: bool) -> str:
-    """Why a file beside pictures or tables is not read, and what to do."""
-    if table is not None and read and read[0].file != file and not pictures_folder.is_caption_table(list(table.names)):
-        missing = [column.name for column in read[0].columns if column.chosen and column.name not in table.names]
-        return f"which has no column {', '.join(missing)}" if missing else "which has other columns"
-    if table is not None and pictures:
-        texts = ",".join(f"text={name}" for name in table.chosen("text"))
-        instead = f"; for its texts in place of the pictures write sources.columns: [{texts}]" if texts else ""
-        named = [column.why for column in table.columns if column.role == "picture"]
-        return f"since {named[0] if named else 'no column of it names the pictures'}{instead}"
-    if pictures and file in pictures_folder.sidecars(tree):
-        return "which are captions beside pictures: the format folder reads these, and no split, id or query; write folder+PATH for it"
-    if is_ending(file, ".txt"):
-        with suppress(Unreadable, OSError, RowError):
-            form = delimited.recognise(tree, file)
-            cells = [cell for row in form.rows[:1] for cell in row] if len(form.header) > 1 else []
-            if any(found_path(tree, file.rpartition("/")[0], cell) in tree.sizes for cell in cells if suffix(cell) in PICTURE_ENDINGS):
-                return f"which looks like a table of captions: call it {file.removesuffix('.txt')}.csv"
-        return "which is beside no picture of that name"
-    if is_ending(file, ".json"):
-        return "which is no list of rows: write its captions as CSV or JSON lines, with the columns file_name and caption"
-    return "which cannot be read as a table" if is_ending(file, *(f".{name}" for name in any_table.ENDINGS)) else "a kind that is not read"
 
 
 def _opened(path: Path) -> tuple[SourceFiles, list[str]]:

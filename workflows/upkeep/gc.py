@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
-from mirepoix.serving.heartbeat import KEY, SERVE_TIMEOUT_S, living, place_of
+from mirepoix.serving.heartbeat import SERVE_TIMEOUT_S, living, place_of
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.storage import REMOVAL, refuse_other_folders
 from mirepoix.workflows.upkeep.runs import StoredRun, as_bytes, read_runs, servers, sizes
@@ -179,7 +179,7 @@ class _Collection:
             f"artefacts/{stage}/{key}"
             for stage in store.list_names(home)
             for key in store.list_names(store.join(home, stage))
-            if KEY.fullmatch(key)
+            if store.KEY.fullmatch(key)
         ]
         nodes = []
         for place, size in sizes(self.storage, places).items():
@@ -210,7 +210,7 @@ class _Collection:
         nodes = []
         for name in store.list_names(store.join(self.storage, folder)):
             key = name.removesuffix(".log")[-16:]
-            if KEY.fullmatch(key) and (kind == "log") == name.endswith(".log"):
+            if store.KEY.fullmatch(key) and (kind == "log") == name.endswith(".log"):
                 used = store.usage(store.join(self.storage, folder, name))
                 node = self._node(kind, f"{folder}/{name}", needed.get(key, []) if key in kept else [], used.bytes)
                 node.goes = not node.needed_by and (key in going or self.now - used.newest >= self.limits.unnamed)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from mirepoix.components.evaluation.evaluate_config import released
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
-from mirepoix.serving.heartbeat import RUN_NAME, SERVED, is_alive, living, place_of, read_record
+from mirepoix.serving.heartbeat import SERVED, is_alive, living, place_of, read_record
 from mirepoix.workflows.runner.lease import ABANDONED_SECONDS, RUN_FILE
 from mirepoix.workflows.storage import REMOVAL
 
@@ -97,7 +97,7 @@ def _read_run(storage: str, alive: set[str], timeout_s: float | None, name: str)
     """The run in a folder; None where it was removed meanwhile, and of a folder that is no run's. A run may have been renamed."""
     folder = store.join(storage, "runs", name)
     files = set(store.list_names(folder))
-    named = RUN_NAME.fullmatch(name)
+    named = store.RUN_NAME.fullmatch(name)
     if not files or not (named or {RUN_FILE, REPORT} & files):
         return None
     driver, lost_driver = _content(folder, RUN_FILE)

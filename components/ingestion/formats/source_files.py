@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 
 from mirepoix.components.ingestion.formats import filesystems
 from mirepoix.components.ingestion.formats.rows import RowError, Unreadable, split_of
+from mirepoix.components.ingestion.formats.run_files import in_storage, storages_among
 from mirepoix.components.ingestion.formats.streams import Blocks, Decompressed
 from mirepoix.models.errors import Refused
-from mirepoix.serving.heartbeat import in_storage, storages_among
 from mirepoix.serving.store import refuse_credentials
 
 SHARD_BYTES = 64 << 20

@@ -131,22 +131,6 @@ def test_texts_beside_pictures_are_read_in_the_encoding_that_they_have(tmp_path)
     assert survey(write_files(tmp_path, shown(1))).contents.texts == ("Blick über die Straße",)
 
 
-def test_what_would_not_be_read_is_named(tmp_path):
-    files = {
-        "captions.csv": "file,caption\np0.png,a view of the lake\n",
-        "other.csv": "Datei,Satz\np1.png,der Blick auf den See\n",
-        "captions.txt": "image,caption\np2.png,a view of it\n",
-        "list.xlsx": "x",
-    }
-    found = survey(write_files(tmp_path, {**shown(3), **files}))
-    assert [table.file for table in found.tables] == ["captions.csv"]
-    assert found.unread == (
-        "other.csv, which has no column file, caption",
-        "captions.txt, which looks like a table of captions: call it captions.csv",
-        "list.xlsx, a spreadsheet: save it as CSV",
-    )
-
-
 def test_lists_of_captions_and_a_column_alone_are_proposed(tmp_path):
     rows = [{"photo": f"p{number}.png", "says": ["a view of it", f"number {number} by the lake"]} for number in range(3)]
     found = survey(write_files(tmp_path / "lists", {**shown(3), "t.jsonl": rows}))
@@ -158,12 +142,6 @@ def test_lists_of_captions_and_a_column_alone_are_proposed(tmp_path):
 def test_a_uri_is_said_with_what_to_do():
     with pytest.raises(Refused, match=r"s3://bucket/pictures is a URI, and init looks at folders .* sources.path=s3://bucket/pictures"):
         survey(Path("s3://bucket/pictures"))
-
-
-def test_a_first_line_of_data_is_named(tmp_path):
-    rows = "".join(f"p{number}.png;a view of number {number}\n" for number in range(3))
-    found = survey(write_files(tmp_path, {**shown(3), "list.csv": rows}))
-    assert found.hints == ("list.csv: its first line has 'p0.png', which looks like data; give it a first line of column names",)
 
 
 def test_a_folder_in_it_that_may_not_be_read_is_left_out_and_named(tmp_path, monkeypatch):
@@ -183,11 +161,3 @@ def test_a_folder_in_it_that_may_not_be_read_is_left_out_and_named(tmp_path, mon
     found = survey(tmp_path)
     assert found.contents.candidates == {"i": 3, "t": 1} and found.format == TABLE
     assert found.hints == ("own may not be read, and is left out here; change its permissions, or move it: a run refuses a folder with it",)
-
-
-def test_captions_beside_pictures_that_a_table_of_splits_leaves_out_are_named(tmp_path):
-    table = "file,caption,split\np0.png,a view of the lake,test\np1.png,a view of it,train\n"
-    found = survey(write_files(tmp_path, {**shown(3), "captions.csv": table, "p2.txt": "a third view"}))
-    assert found.sidecars == {} and found.unread == (
-        "p2.txt, which are captions beside pictures: the format folder reads these, and no split, id or query; write folder+PATH for it",
-    )
