@@ -289,7 +289,7 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
     if lines := [*counted, *filter(None, [results.results_table(run.record)])]:
         print("", *lines, sep="\n")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
-    if counted and results.left_out(run.report.stages) and run.config.sources.path:
+    if counted and results.left_out(run.report.stages) and getattr(run.config.sources, "path", None):
         print(f"each row  mirepoix validate {shlex.quote(store.join(run.folder, 'config.yaml'))} --copies")
     if run.endpoint:
         print(f"endpoint  {run.endpoint}")
