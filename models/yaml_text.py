@@ -88,7 +88,7 @@ def dotted(name: str, key: Any) -> str:
 class _Loader(yaml.SafeLoader):
     """Loads YAML with the scalars above and no others."""
 
-    yaml_implicit_resolvers: dict = {}  # noqa: RUF012 - the name and form that PyYAML reads
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - the name and form that PyYAML reads
 
 
 for _name, _expression in SCALARS.items():

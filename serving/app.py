@@ -28,6 +28,8 @@ from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import is_local, local_path
 
 APPLICATION = "mirepoix"
+PORTS = 5
+"""How many ports are tried where any will do: another process may take the free one that was chosen before Serve listens there."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
     for host in (config.host, address[0] if address else config.host):
         if not api_key and not _loopback(host):
             raise Refused(f"host {host} is reachable from other machines and no key is set; set {KEY}, or serve on 127.0.0.1")
+    any_port = not config.port and not running
     if not config.port:
         config = replace(config, port=address[1] if address else _free_port(config.host))
     release = open_release(target)
@@ -68,7 +71,7 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
     about = About(release.name, release.version, release.widths, release.instructions, _documents(release))
     try:
         with _quiet():
-            _open_port(config)
+            config = _open_port(config, PORTS if any_port else 1)
             if running:  # a release that would not start does not take the place of one that runs
                 ray.get(_verify.remote(target, config.trust_remote_code))
             serve.run(
@@ -187,10 +190,21 @@ def check_port(config: ServeConfig, running: bool) -> None:
             ) from None
 
 
-def _open_port(config: ServeConfig) -> None:
+def _open_port(config: ServeConfig, tries: int) -> ServeConfig:
+    """Starts Serve at the port; where it was chosen here and another process took it meanwhile, at another one, which is returned."""
     location = "HeadOnly" if _loopback(config.host) else "EveryNode"
-    http = {"host": config.host, "port": config.port, "request_timeout_s": config.limits.timeout_s + 10}
-    serve.start(proxy_location=location, http_options=http, logging_config=_LOGGING)
+    while True:
+        http = {"host": config.host, "port": config.port, "request_timeout_s": config.limits.timeout_s + 10}
+        try:
+            serve.start(proxy_location=location, http_options=http, logging_config=_LOGGING)
+        except (RuntimeError, RayError) as error:
+            tries -= 1
+            if not tries or "Failed to bind" not in str(error):
+                raise
+            serve.shutdown()
+            config = replace(config, port=_free_port(config.host))
+        else:
+            return config
 
 
 @ray.remote(num_cpus=0)

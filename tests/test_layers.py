@@ -325,7 +325,7 @@ def test_an_installed_wheel_imports_itself_and_stages_itself_for_a_job(wheel: Pa
     command = [sys.executable, "-c", textwrap.dedent(code), str(staged)]
     found = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    names = ["mirepoix.workflows.python.opening", "open", "run"]
+    names = ["mirepoix.workflows.python.opening", "run"]
     assert found.stdout.split() == [str(wheel / "mirepoix" / "models" / "item.py"), str(wheel), *names]
     assert {path.relative_to(staged) for path in staged.rglob("*.py")} == {
         Path("mirepoix") / "__init__.py",

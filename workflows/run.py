@@ -281,10 +281,11 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
             seconds=round(run.record["ended"] - run.record["began"], 3),
         )
         return 0 if run.report.ok else 1
-    if lines := [*results.searchable(run.report.stages), *filter(None, [results.results_table(run.record)])]:
+    counted = results.searchable(run.report.stages)
+    if lines := [*counted, *filter(None, [results.results_table(run.record)])]:
         print("", *lines, sep="\n")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
-    if results.left_out(run.report.stages) and getattr(run.config.sources, "path", ()):
+    if counted and results.left_out(run.report.stages) and getattr(run.config.sources, "path", None):
         print(f"each row  mirepoix validate {shlex.quote(store.join(run.folder, 'config.yaml'))} --copies")
     if run.endpoint:
         print(f"endpoint  {run.endpoint}")

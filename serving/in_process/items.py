@@ -68,7 +68,18 @@ def read_item(given: Any, name: str) -> Item:
     if not item.modality:
         what = "an empty text" if isinstance(given, str) else "empty"
         raise Refused(f"{name} is {what}; give a text, a picture or a video")
+    for what, text in (("text", item.text), ("instruction", item.instruction)):
+        refuse_surrogates(text, name, what)
     return item if item.text.strip() else replace(item, text="")
+
+
+def refuse_surrogates(text: str, name: str, what: str) -> None:
+    """Refuses a text that no encoder can read: one with half of a character, as names of files that are not UTF-8 have."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = ascii(text[error.start])
+        raise Refused(f"{name}: the {what} has {half}, half of a character, which UTF-8 has not; decode the text anew") from None
 
 
 def _is_one(given: Any) -> bool:
@@ -115,6 +126,8 @@ def _picture(given: Any, name: str) -> bytes:
         if isinstance(given, bytes | bytearray | memoryview):
             return plain_picture(bytes(given), LIMITS)
         if isinstance(given, Image.Image):
+            if not given.width * given.height:
+                raise Refused(f"{name} is a picture of {given.width} x {given.height} pixels; give one that has some")
             return _encoded(given)
         if isinstance(given, np.ndarray):
             return _encoded(_drawn(given, name))
@@ -140,8 +153,6 @@ def _read(path: Path, name: str) -> bytes:
 def _encoded(picture: Image.Image) -> bytes:
     """A decoded picture as the bytes from which an encoder reads the same pixels, upright."""
     width, height = picture.size
-    if not width * height:
-        raise PictureRefused("empty")
     if width * height > LIMITS.max_pixels:  # before anything is made of it
         raise PictureRefused("too many pixels")
     if picture.format not in ("JPEG", "MPO") and getattr(picture, "is_animated", False):

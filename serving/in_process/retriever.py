@@ -15,7 +15,7 @@ from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.ragged import RaggedRows
-from mirepoix.serving.in_process.items import ItemLike, read_items
+from mirepoix.serving.in_process.items import ItemLike, read_items, refuse_surrogates
 from mirepoix.serving.in_process.ranking import RankedDocument, Ranking
 from mirepoix.serving.searcher import Searcher, instruction_for
 
@@ -143,6 +143,7 @@ class Retriever:
             raise Refused(f"role is {role!r}; give {' or '.join(map(repr, get_args(Role)))}")
         if instruction is not None and not isinstance(instruction, str):
             raise Refused(f"instruction is of the type {type(instruction).__name__}; give a text, or None")
+        refuse_surrogates(instruction or "", "instruction", "text")
         size = _count(batch_size, "batch_size")
         for item in items:
             if why := self.encoder.refusal(item.modality):
@@ -165,8 +166,8 @@ class Retriever:
         codes, numbers = np.unique(self._searcher.index.modalities_N, return_counts=True)
         counts = {Modality(code): number for code, number in zip(codes.tolist(), numbers.tolist(), strict=True)}
         try:
-            modality = target if isinstance(target, Modality) else Modality.of_letters(target)
-        except (ValueError, TypeError):
+            modality = target if isinstance(target, Modality) else Modality.of_letters(target) if isinstance(target, str) else None
+        except ValueError:
             modality = None
         if modality not in counts:
             there = ", ".join(f"{code.letters!r} ({number})" for code, number in sorted(counts.items()))

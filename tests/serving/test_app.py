@@ -99,6 +99,26 @@ def test_a_port_in_use_is_refused():
     check_port(ServeConfig(port=free_port()), running=False)
 
 
+def test_where_any_port_will_do_another_is_tried_if_one_was_taken_meanwhile(monkeypatch):
+    asked, ended = [], []
+
+    def serve_start(http_options, **_):
+        asked.append(http_options["port"])
+        if len(asked) < 3:
+            raise RuntimeError(f"Failed to bind to address '127.0.0.1:{asked[-1]}'.")
+
+    ports = iter([46160, 46161, 46162])
+    monkeypatch.setattr(app, "_free_port", lambda host: next(ports))
+    monkeypatch.setattr(app.serve, "start", serve_start)
+    monkeypatch.setattr(app.serve, "shutdown", lambda: ended.append(True))
+    assert app._open_port(ServeConfig(port=46159), 5).port == 46161
+    assert asked == [46159, 46160, 46161] and len(ended) == 2
+    asked.clear()
+    with pytest.raises(RuntimeError, match="Failed to bind"):
+        app._open_port(ServeConfig(port=46159), 1)
+    assert asked == [46159], "a port that was given is not replaced"
+
+
 def test_an_address_beyond_this_machine_needs_a_key(ray_cluster, release_folder, monkeypatch):
     monkeypatch.delenv("MIREPOIX_API_KEY", raising=False)
     with pytest.raises(Refused, match="MIREPOIX_API_KEY"):
@@ -148,7 +168,7 @@ def test_the_refusal_of_a_replica_at_the_first_start_is_one_line_too(ray_cluster
         raise RuntimeError("Deploying application mirepoix failed:\nTraceback (most recent call last):\n  in a replica")
 
     monkeypatch.setattr(app.serve, "run", fail)
-    monkeypatch.setattr(app, "_open_port", lambda config: None)
+    monkeypatch.setattr(app, "_open_port", lambda config, tries: config)
     monkeypatch.setattr(app, "_serve_address", lambda: None)
     monkeypatch.setattr(app.serve, "shutdown", lambda: None)
     with pytest.raises(Refused, match=r"^release tiny .* golden item .* comes out at cosine") as refused:

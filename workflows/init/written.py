@@ -87,7 +87,8 @@ def _proposed(proposal: Proposal) -> Iterator[str]:
             "backbone.name, or set HF_HOME to a cache that has it"
         )
     if held_out := proposal.settings.get("curate", {}).get("held_out"):
-        yield f"{held_out:.0%} of the queries are held out to measure on; duplicates and kin of these are never on both sides"
+        related = "what is equal or near-equal to these (by near.pictures and near.texts) and their kin stay on one side"
+        yield f"{held_out:.0%} of the queries are held out to measure on; {related}"
 
 
 def _costs(proposal: Proposal, machine: Machine) -> Iterator[str]:

@@ -9,7 +9,8 @@ from typing import Any
 
 HOMES = {"open": "mirepoix.workflows.python.opening", "run": "mirepoix.workflows.python.running"}
 """The module of each."""
-__all__ = ["open", "run"]  # noqa: F822 - `__getattr__` below finds them
+__all__ = ["run"]  # noqa: F822 - `__getattr__` below finds it
+"""What `from mirepoix import *` takes: not `open`, which would take the place of Python's own."""
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +20,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*vars(sys.modules["mirepoix"]), *__all__})
+    return sorted({*vars(sys.modules["mirepoix"]), *HOMES})

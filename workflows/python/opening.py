@@ -35,6 +35,9 @@ def open(
     from mirepoix.workflows.upkeep.named import LATEST, is_name, named_release
 
     name = os.fspath(target)
+    if not isinstance(name, str) or not name.strip() or "\0" in name:
+        given = "bytes" if not isinstance(name, str) else "an empty text" if not name.strip() else f"{name!r}, which has a null character"
+        raise Refused(f"mirepoix.open is given {given}; give a folder or a URI, as a text or a path, or a hub id")
     if name == LATEST and is_name(name):
         name = named_release(name)
     place = _artefact(name, arm)

@@ -1,5 +1,6 @@
 """`mirepoix.run`: a recipe, run from a Python program or a notebook as the command `run` runs it."""
 
+import difflib
 import io
 import os
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,25 @@ class RunResult:
         return "\n".join([*lines, *filter(None, [results_table(self.record)])])
 
 
+OPTIONS = ("storage", "until", "force", "local", "address", "quiet")
+
+
+def _refuse_options(overrides: Any, settings: Mapping[str, Any], texts: Mapping[str, Any], force: Any) -> None:
+    """Refuses options of other types, and a keyword that is like an option and like no field of a config."""
+    if overrides is not None and not isinstance(overrides, Mapping):
+        kind = type(overrides).__name__
+        raise Refused(f"overrides are of the type {kind}; give a mapping, such as {{'sources.path': 'pictures'}}, or keywords")
+    for name, value in texts.items():
+        paths = name == "storage" and isinstance(value, os.PathLike)
+        if value is not None and not paths and not (isinstance(value, str) and value.strip()):
+            raise Refused(f"{name} is {value!r}; give a text{' or a path' if name == 'storage' else ''}, or leave {name} out")
+    if not isinstance(force, str) and not (isinstance(force, Sequence) and all(isinstance(stage, str) for stage in force)):
+        raise Refused(f"force is {force!r}; give the name of a stage, or a list of names")
+    for name in settings:
+        if "__" not in name and (near := difflib.get_close_matches(name, OPTIONS, 1, 0.75)):
+            raise Refused(f"there is no {name!r}; did you mean the option {near[0]}? Fields of the config have dotted names")
+
+
 def run(
     recipe: "str | os.PathLike[str] | Recipe",
     overrides: Mapping[str, Any] | None = None,
@@ -72,6 +92,7 @@ def run(
     from mirepoix.workflows.runner.progress import Display
     from mirepoix.workflows.storage import default_storage
 
+    _refuse_options(overrides, settings, {"storage": storage, "until": until, "address": address}, force)
     if isinstance(recipe, str | os.PathLike):
         name = os.fspath(recipe)
         config = resolve(name)

@@ -37,7 +37,7 @@ def lineage(target: str, arm: str | None = None) -> Lineage:
     report = json.loads(text) if text is not None else None
     if report is None or "arms" not in report:
         if arm is not None:
-            raise Refused(f"--arm is {arm!r}, and {target} compares no arms; leave --arm out")
+            raise Refused(f"arm is {arm!r}, and {target} compares no arms; leave it out")
         revised = (report or {}).get("settings", {}).get("merge")
         return Lineage(release_of(target), report if revised is None else _lineage_of(present(revised["release"], target)))
     config = read((store.read(store.join(target, "config.yaml")) or b"").decode(), Comparison)
@@ -45,7 +45,7 @@ def lineage(target: str, arm: str | None = None) -> Lineage:
         (arm,) = config.chosen
     if arm not in config.chosen:
         given = "no arm is named" if arm is None else f"there is no arm {arm!r}"
-        raise Refused(f"{given}; {target} compares {', '.join(config.chosen)}: give one as --arm ARM")
+        raise Refused(f"{given}; {target} compares {', '.join(config.chosen)}: give one as --arm ARM, or in Python as arm=")
     executed_as, stages = config.executed_as, {stage["name"]: stage for stage in report["stages"]}
     own = {name.partition(":")[2]: stages[done] for name, done in executed_as.items() if name.startswith(f"{arm}:") and done in stages}
     if not own.get("release", {}).get("digest"):

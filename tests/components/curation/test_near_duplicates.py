@@ -55,6 +55,15 @@ PASSAGE = (
 # Texts
 
 
+def test_a_word_inserted_into_a_caption_makes_another_text_of_it_unless_it_is_long(tmp_path):
+    """Of n words n - 2 pairs of neighbours stay, of n + 1 in either: 11 of 14 for a caption, 28 of 31 for thirty words."""
+    words = [f"word{chr(97 + number)}" for number in range(26)] + ["one", "two", "three", "four"]
+    for count, near in ((13, False), (27, False), (30, True)):
+        text = words[:count]
+        inserted = [*text[:6], "small", *text[6:]]
+        assert bool(found(tmp_path, texts(" ".join(text), " ".join(inserted)))[0]) == near, count
+
+
 def test_case_spaces_and_punctuation_make_a_near_duplicate_and_another_word_or_number_does_not(tmp_path):
     items = texts(
         "A parcel weighs 5 kg.", "a parcel  weighs 5 KG", "A parcel weighs 7 kg.", "a red car", "a red bus",

@@ -133,6 +133,9 @@ class Tensor:
         ([Item("x", images=(DISC[:100],))], "items[0]: the picture is truncated or damaged"),
         ([Image.new("1", (5001, 5000))], "items[0]: the picture has too many pixels; scale it down"),
         ([Image.new("1", (500, 4))], "items[0]: the picture's longer side is too many times its shorter one; crop it"),
+        ([Image.new("RGB", (0, 5))], "items[0] is a picture of 0 x 5 pixels; give one that has some"),
+        ("caf\udce9", "items: the text has '\\udce9', half of a character, which UTF-8 has not; decode the text anew"),
+        ([{"text": "a", "instruction": "\udcff"}], "items[0]: the instruction has '\\udcff', half of a character"),
         ([animation()], "items[0]: the picture is animated; send one frame"),
     ],
 )

@@ -150,6 +150,8 @@ def test_a_model_has_no_corpus_to_search(model):
         ({"target": "v"}, "target is 'v', and of tiny there are documents of 't' (20), "),
         ({"target": Modality.VIDEO}, "target is 'v', and of tiny there are documents of 't' (20), "),
         ({"query": ["a disc", ""]}, "query[1] is an empty text; give a text, a picture or a video"),
+        ({"target": ["t"]}, "target is ['t'], and of tiny there are documents of "),
+        ({"instruction": "\udcff"}, "instruction: the text has '\\udcff', half of a character"),
         ({"instruction": 3}, "instruction is of the type int; give a text, or None"),
     ],
 )

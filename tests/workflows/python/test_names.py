@@ -40,7 +40,10 @@ def test_importing_the_package_imports_nothing_heavy_and_neither_does_a_refusal(
 
 
 def test_the_package_has_its_names_and_no_others():
-    assert mirepoix.__all__ == ["open", "run"] and {"open", "run"} <= set(dir(mirepoix))
+    assert {"open", "run"} <= set(dir(mirepoix))
     assert mirepoix.open.__module__ == "mirepoix.workflows.python.opening"
+    names: dict[str, object] = {}
+    exec("from mirepoix import *", names)
+    assert mirepoix.__all__ == ["run"] and "open" not in names, "Python's own stays what `open` means"
     with pytest.raises(AttributeError, match=r"^module 'mirepoix' has no attribute 'opne'$"):
         mirepoix.opne  # noqa: B018

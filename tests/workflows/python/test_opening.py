@@ -110,6 +110,9 @@ def test_a_release_of_which_a_file_is_another_or_whose_encoder_encodes_otherwise
     ("target", "options", "line"),
     [
         (3, {}, "mirepoix.open is given the type int; give a folder or a URI, as a text or a path, or a hub id"),
+        ("", {}, "mirepoix.open is given an empty text; give a folder or a URI, as a text or a path, or a hub id"),
+        ("\0", {}, "mirepoix.open is given '\\x00', which has a null character; give a folder or a URI, "),
+        ("{home}/single", {"arm": "x"}, "arm is 'x', and {home}/single compares no arms; leave it out"),
         ("/nowhere", {}, "/nowhere is no folder here; give the folder of an encoder or of a checkpoint, or a hub id"),
         ("{home}/photo.jpg", {}, "{home}/photo.jpg is a file; give the folder of an encoder or of a checkpoint, or a hub id"),
         ("{home}/empty", {}, "{home}/empty holds no encoder: neither mirepoix.json, "),
@@ -123,6 +126,7 @@ def test_what_cannot_be_opened_is_refused_in_one_line(release_folder, tmp_path, 
     (tmp_path / "photo.jpg").write_bytes(PICTURE)
     (tmp_path / "empty").mkdir()
     write_report(tmp_path / "run", {"release": ""})
+    write_report(tmp_path / "single", {"release": str(release_folder)})
     places = {"home": tmp_path, "release": release_folder}
     with pytest.raises(Refused) as refused:
         mirepoix.open(target.format(**places) if isinstance(target, str) else target, **options)

@@ -122,6 +122,9 @@ def test_a_config_is_run_as_it_is_and_a_stage_that_fails_is_in_the_result(search
         ("/nowhere/mine.yaml", {}, "cannot read the config /nowhere/mine.yaml: No such file or directory"),
         (3, {}, "a recipe is given as the type int; give its name, a file that names one, or a config"),
         ("search", {"until": "relase"}, ""),
+        ("search", {"until": 3}, "until is 3; give a text, or leave until out"),
+        ("search", {"force": 3}, "force is 3; give the name of a stage, or a list of names"),
+        ("search", {"stroage": "x"}, "there is no 'stroage'; did you mean the option storage?"),
     ],
 )
 def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_no_folder(given, options, line, tmp_path):
@@ -129,3 +132,12 @@ def test_what_cannot_be_run_is_refused_in_one_line_and_leaves_no_folder(given, o
         mirepoix.run(given, storage=tmp_path / "storage", local=True, **options)
     assert line in str(refused.value) and "\n" not in str(refused.value)
     assert not (tmp_path / "storage" / "runs").exists()
+
+
+def test_overrides_and_a_storage_of_other_types_are_refused_in_one_line():
+    with pytest.raises(
+        Refused, match=r"^overrides are of the type list; give a mapping, such as \{'sources.path': 'pictures'\}, or keywords$"
+    ):
+        mirepoix.run("search", ["a=b"])  # type: ignore[arg-type]
+    with pytest.raises(Refused, match=r"^storage is 5; give a text or a path, or leave storage out$"):
+        mirepoix.run("search", storage=5)  # type: ignore[arg-type]

@@ -59,7 +59,7 @@ def test_a_single_run_has_no_arms(tmp_path):
     stages = [{"name": "release", "digest": "d" * 64, "target": "/artefacts/release"}]
     (tmp_path / "report.json").write_text(json.dumps({"stages": stages}))
     assert lineage(str(tmp_path)) == ("/artefacts/release", {"stages": stages})
-    with pytest.raises(Refused, match="leave --arm out"):
+    with pytest.raises(Refused, match="compares no arms; leave it out"):
         lineage(str(tmp_path), "unite")
 
 
