@@ -27,8 +27,8 @@ NAMES = {
     "opis beschrijving beskrivning 描述 说明 文本 説明 описание подпись content body abstract alt alt_text bildtext bildunterschrift",
     "query": "query question search searched searches search_query gesucht keyword keywords anfrage suchanfrage suchbegriff frage requete "
     "requête recherche pregunta consulta busca domanda ricerca vraag zoekopdracht zapytanie 查询 问题 検索 質問 запрос вопрос",
-    "id": "id ids uid uuid key sku nr no nummer number code asin artikelnummer artnr item_id image_id product_id signatur referenz ref "
-    "numero número 编号 番号",
+    "id": "id ids uid uuid key sku nr no nummer number code asin artikelnummer artikelnr artnr item_id image_id product_id "
+    "signatur referenz ref numero número 编号 番号",
     "split": "split splits subset partition fold set teil aufteilung ensemble conjunto",
 }
 KNOWN_NAMES = {role: frozenset(names.split()) for role, names in NAMES.items()}
