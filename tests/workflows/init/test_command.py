@@ -269,7 +269,7 @@ def test_everything_is_said_as_json_too(cli, tmp_path):
     assert found["found"]["format"] == "table" and found["proposed"]["recipe"] == "search"
     assert found["proposed"]["settings"]["sources"]["columns"] == ["picture=Bild", "text=Beschreibung", "id=Nr"]
     assert found["proposed"]["language"] == "German"
-    assert "not used: Preis; sources.columns takes one as" in cli("mine")[1]
+    assert "not used: Preis; sources.columns takes one as" in cli("mine", "--force")[1]
 
 
 def test_the_other_recipe_is_in_the_file_as_a_comment_that_can_be_taken(cli, tmp_path, capsys):
