@@ -6,6 +6,7 @@ Shapes: T rows of an item, D width.
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from itertools import chain
@@ -21,11 +22,13 @@ from ray.serve.handle import DeploymentHandle
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
-from mirepoix.serving.heartbeat import served_mark
+from mirepoix.serving.heartbeat import Heartbeat, served_mark
 from mirepoix.serving.http.api import About, Busy, Encoded, build_app
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.release import open_release
 from mirepoix.serving.searcher import Searcher, SearchResult
+
+_LOG = logging.getLogger("ray.serve")  # shown by Serve, from its level WARNING on
 
 if TYPE_CHECKING:
     import torch
@@ -105,9 +108,7 @@ class IndexReplica:
     """Searches the index, and reads the documents of the hits; with a mark, it is recorded in the storage that the release is served."""
 
     def __init__(self, target: str, mark: tuple[str, str] | None = None):
-        self._mark = served_mark(*mark) if mark else None  # before the release is read, so that `gc` sees it
-        if self._mark is not None:
-            self._mark.__enter__()
+        self._mark = _entered(*mark) if mark else None  # before the release is read, so that `gc` sees it
         self.searcher = Searcher(open_release(target))
 
     def __del__(self) -> None:
@@ -125,6 +126,16 @@ class IndexReplica:
 
     async def ready(self) -> None:
         """Returns at once; a replica that cannot run this is not ready."""
+
+
+def _entered(target: str, url: str) -> Heartbeat | None:
+    """The record that a release is served, once it is written; None where it lies in no storage, or in one that may not be written."""
+    mark = served_mark(target, url)
+    try:
+        return None if mark is None else mark.__enter__()
+    except OSError as error:
+        _LOG.warning("it cannot be recorded that %s is served (%s); `mirepoix gc` does not see it, so pin its run", target, error)
+        return None
 
 
 class Replicas:

@@ -25,12 +25,19 @@ def main(words: list[str] | None = None) -> int:
         return _ended(arguments, 2, "refused", str(refusal))
     except KeyboardInterrupt:
         return _ended(arguments, 130, "interrupted", INTERRUPTED)
+    except SystemExit as end:
+        if end.code not in TERMINATED:
+            raise
+        return _ended(arguments, 143, "interrupted", f"terminated; {GOES_ON}")
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
-INTERRUPTED = "interrupted; results of finished stages are kept, and the same command goes on from there"
+GOES_ON = "results of finished stages are kept, and the same command goes on from there"
+INTERRUPTED = f"interrupted; {GOES_ON}"
+TERMINATED = (143, signal.SIGTERM)
+"""How a process exits at SIGTERM: by our handler, and by Ray's, until its cluster is up."""
 
 
 def _ended(arguments: argparse.Namespace, status: int, event: str, why: str) -> int:

@@ -2,14 +2,13 @@
 
 import json
 import os
-import re
 import secrets
 import shlex
 import sys
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +30,10 @@ from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.runner.progress import LINE, Display, Output, fitted, write_event
 from mirepoix.workflows.runner.tracking import open_tracker
-from mirepoix.workflows.storage import REMOVAL, present
+from mirepoix.workflows.storage import REMOVAL, present, releases_of, run_names
 
 if TYPE_CHECKING:
     from mirepoix.workflows.cluster.doctor import MachineCheck
-
-RUN = re.compile(r"\d{8}-\d{6}-[0-9a-f]{4}$")
-"""The end of the name of a run's folder: when it began."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +266,7 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
     """
     failures = {name: stage.error for name, stage in run.report.stages.items() if stage.status == "failed"}
     missing = [name for name, stage in run.report.stages.items() if stage.status == "not run"]
-    made = {name: stage.target for name, stage in run.report.stages.items() if name.rpartition(":")[2] == "release" and stage.digest}
+    made = releases_of(run.record["stages"])
     if output == "json":
         write_event(
             "end",
@@ -285,10 +281,11 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
             seconds=round(run.record["ended"] - run.record["began"], 3),
         )
         return 0 if run.report.ok else 1
-    if lines := [*results.searchable(run.report.stages), *filter(None, [results.results_table(run.record)])]:
+    counted = results.searchable(run.report.stages)
+    if lines := [*counted, *filter(None, [results.results_table(run.record)])]:
         print("", *lines, sep="\n")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
-    if results.left_out(run.report.stages) and getattr(run.config.sources, "path", None):
+    if counted and results.left_out(run.report.stages) and getattr(run.config.sources, "path", None):
         print(f"each row  mirepoix validate {shlex.quote(store.join(run.folder, 'config.yaml'))} --copies")
     if run.endpoint:
         print(f"endpoint  {run.endpoint}")
@@ -315,10 +312,11 @@ def _version(target: str) -> str:
 def latest_release(storage: str) -> str:
     """The release of the latest run in a storage that made one and whose release is still there; else the only release in it."""
     runs = store.join(storage, "runs")
-    for name in sorted(filter(RUN.search, store.list_names(runs)), key=lambda name: RUN.search(name)[0], reverse=True):  # type: ignore[index]
+    for name in run_names(storage):
         if store.read(store.join(runs, name, REMOVAL)) is not None:
             continue
-        releases = [_moved(storage, target) for target in _releases(store.read(store.join(runs, name, "report.json"))).values()]
+        made = _releases(store.read(store.join(runs, name, "report.json")))
+        releases = [present(target, store.join(runs, name)) for target in made.values()]
         if kept := [target for target in releases if store.read_manifest(target) is not None]:
             return kept[0] if len(kept) == 1 else release_of(store.join(runs, name))
     home = store.join(storage, "artefacts", "release")
@@ -331,15 +329,11 @@ def latest_release(storage: str) -> str:
     raise Refused(f"there is no release in the storage {storage}; make one with `mirepoix run`, or give the folder of one, or --storage")
 
 
-def _moved(storage: str, target: str) -> str:
-    """The target of a stage as its report names it; in a storage that was moved since, where it lies now."""
-    return target if store.read_manifest(target) is not None else store.join(storage, "artefacts", *target.rstrip("/").split("/")[-2:])
-
-
 def _releases(report: bytes | None) -> dict[str, str]:
-    """The folders of the releases that a run made, by their stages."""
-    made = {stage["name"]: stage["target"] for stage in json.loads(report)["stages"] if stage["digest"]} if report else {}
-    return {name: folder for name, folder in made.items() if name.rpartition(":")[2] == "release"}
+    """The targets of the releases that a report names, by their stages; none of one that is not there or is damaged."""
+    with suppress(ValueError):
+        return releases_of(json.loads(report)["stages"]) if report else {}
+    return {}
 
 
 def release_of(target: str) -> str:

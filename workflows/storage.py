@@ -1,8 +1,10 @@
 """The storage: its default folder, how its folder is recognised, and where in it a result lies whose path was recorded elsewhere."""
 
 import os
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.heartbeat import place_of
@@ -48,6 +50,17 @@ def refuse_other_folders(storage: str) -> None:
     """Refuses a folder that is no storage."""
     if not is_storage(storage):
         raise Refused(f"{storage} is no storage (no run and no result is in it); give --storage the folder or URI that runs were given")
+
+
+def run_names(storage: str) -> list[str]:
+    """The names of the folders of runs, the newest first; a folder that was renamed is none of them."""
+    found = [match for name in list_names(join(storage, "runs")) if (match := RUN_NAME.fullmatch(name))]
+    return [match[0] for match in sorted(found, key=lambda match: (match["when"], match[0][-4:]), reverse=True)]
+
+
+def releases_of(stages: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """The releases that a run made, by the name of their stage, from the stages of its report: their targets as they were recorded."""
+    return {stage["name"]: stage["target"] for stage in stages if stage["name"].rpartition(":")[2] == "release" and stage["digest"]}
 
 
 def present(target: str, run: str) -> str:

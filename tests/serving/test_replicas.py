@@ -1,6 +1,7 @@
 """The replicas of Ray Serve, here without it: requests are encoded together, and one that is refused does not fail the others."""
 
 import asyncio
+import logging
 from io import BytesIO
 from pathlib import Path
 
@@ -93,6 +94,23 @@ def test_an_index_replica_records_in_the_storage_of_its_release_that_it_is_serve
     assert [record["url"] for record in living(str(tmp_path), SERVED)] == ["http://127.0.0.1:8000"]
     replica.__del__()
     assert living(str(tmp_path), SERVED) == []
+
+
+def test_a_release_in_a_storage_that_may_not_be_written_is_served_without_a_record_and_told_once(release_folder, tmp_path, caplog):
+    stored = tmp_path / "artefacts" / "release" / "0123456789abcdef"
+    stored.parent.mkdir(parents=True)
+    stored.symlink_to(release_folder)
+    (tmp_path / "leases").touch()  # no folder can be made here, whoever tries
+    logger = logging.getLogger("ray.serve")
+    logger.addHandler(caplog.handler)
+    try:
+        replica = IndexReplica(str(stored), (str(stored), "http://127.0.0.1:8000"))
+    finally:
+        logger.removeHandler(caplog.handler)
+    (said,) = {record.getMessage() for record in caplog.records}
+    assert "`mirepoix gc` does not see it" in said and str(stored) in said
+    assert replica.searcher.documents is not None
+    replica.__del__()
 
 
 def test_a_search_brings_documents_with_their_scores(release_folder):

@@ -39,6 +39,25 @@ def refused(result, *parts):
         assert part in err
 
 
+TERMINATED = """
+import os, signal, sys
+from mirepoix.workflows import __main__ as command
+command.COMMANDS["run"] = lambda _: os.kill(os.getpid(), signal.SIGTERM)
+sys.exit(command.main(["run", "search", *sys.argv[1:]]))
+"""
+
+
+@pytest.mark.parametrize("words", [["--json"], []])
+def test_a_command_that_is_terminated_says_so_as_its_last_event_or_line(words):
+    ended = subprocess.run([sys.executable, "-c", TERMINATED, *words], cwd=ROOT, env=environment(), capture_output=True, text=True)
+    assert ended.returncode == 143
+    if words:
+        last = json.loads(ended.stdout.splitlines()[-1])
+        assert last["event"] == "interrupted" and last["error"].startswith("terminated; results of finished stages are kept")
+    else:
+        assert ended.stderr.startswith("mirepoix: terminated; ") and len(ended.stderr.splitlines()) == 1
+
+
 def test_list_names_every_recipe_and_every_retriever(cli):
     status, out, _ = cli("list")
     assert status == 0

@@ -54,9 +54,11 @@ def test_a_release_that_is_gone_is_passed_over(storage):
 
 
 def test_a_storage_may_have_been_moved(storage, tmp_path):
-    ran(storage, "search-20260101-120000-aaaa", "b")
+    key, releases = "b" * 16, storage / "artefacts" / "release"
+    (releases / "b").rename(releases / key)
+    ran(storage, "search-20260101-120000-aaaa", key)
     storage.rename(tmp_path / "moved")
-    assert latest_release(str(tmp_path / "moved")) == f"{tmp_path}/moved/artefacts/release/b"
+    assert latest_release(str(tmp_path / "moved")) == f"{tmp_path}/moved/artefacts/release/{key}"
 
 
 def test_of_a_run_with_several_one_is_to_be_named(storage):

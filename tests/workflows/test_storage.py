@@ -13,7 +13,7 @@ from mirepoix.workflows.recipes.registry import resolve
 from mirepoix.workflows.run import release_of
 from mirepoix.workflows.runner.execute import execute
 from mirepoix.workflows.runner.graph import Stage
-from mirepoix.workflows.storage import is_storage, opened_storage, present
+from mirepoix.workflows.storage import is_storage, opened_storage, present, run_names
 from mirepoix.workflows.upkeep.gc import Limits, collect
 from mirepoix.workflows.upkeep.runs import read_runs
 from tests.components.ingestion.formats.format_cases import write_files
@@ -37,6 +37,13 @@ def test_a_storage_is_recognised_by_the_names_that_only_runs_give(tmp_path, path
     (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / path).touch()
     assert is_storage(str(tmp_path)) == recognised
+
+
+def test_the_runs_of_a_storage_are_in_the_order_in_which_they_began_whatever_their_recipe(tmp_path):
+    names = ["b-20260102-030405-00ff", "a-b-20260102-030405-01ff", "c-20251231-235959-ffff", "a-b-c-d", "notes.txt"]
+    for name in names:
+        (tmp_path / "runs" / name).mkdir(parents=True)
+    assert run_names(str(tmp_path)) == [names[1], names[0], names[2]]
 
 
 def test_a_storage_in_the_folder_of_pictures_is_no_part_of_the_source(tmp_path, monkeypatch, capsys):

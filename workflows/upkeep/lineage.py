@@ -13,7 +13,7 @@ from mirepoix.serving import store
 from mirepoix.workflows.config import read
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.run import release_of
-from mirepoix.workflows.storage import present
+from mirepoix.workflows.storage import present, run_names
 
 
 class Lineage(NamedTuple):
@@ -78,9 +78,8 @@ def _runs_beside(target: str) -> list[str]:
     home, names = path.rstrip("/").split("/")[:-3], path.rstrip("/").split("/")[-3:-1]
     if names != ["artefacts", "release"]:
         return []
-    runs = ("/".join([*home, "runs"]) or "runs") + mark + query
-    dated = [name for name in store.list_names(runs) if name.count("-") >= 3]
-    return [store.join(runs, name) for name in sorted(dated, key=lambda name: name.rsplit("-", 3)[1:3], reverse=True)]
+    storage = ("/".join(home) or ("/" if path.startswith("/") else ".")) + mark + query
+    return [store.join(storage, "runs", name) for name in run_names(storage)]
 
 
 def _same(one: str, other: str) -> bool:

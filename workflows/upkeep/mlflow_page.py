@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,11 +29,11 @@ def mlflow_command(storage: str, host: str, port: int) -> int:
     server = subprocess.Popen(
         command, env=_environment(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
+    said = _LastLines(server)
     try:
-        _await(server, url)
+        _await(server, url, said)
         print(f"the tracking page of {storage} is at {url}  (Ctrl-C stops it)", flush=True)
-        server.communicate()
-        return server.returncode
+        return server.wait()
     except KeyboardInterrupt:
         print("\nstopped")
         return 0
@@ -65,12 +67,27 @@ def _refuse_taken(host: str, port: int) -> None:
             raise Refused(f"the page cannot listen on {host}:{port} ({error.strerror}); give another --host or --port") from None
 
 
-def _await(server: subprocess.Popen[bytes], url: str) -> None:
+class _LastLines:
+    """Reads what a server writes as long as it runs, and keeps the last lines of it."""
+
+    def __init__(self, server: subprocess.Popen[bytes]):
+        self.lines: deque[bytes] = deque(maxlen=20)
+        assert server.stderr is not None
+        self._thread = threading.Thread(target=lambda: self.lines.extend(server.stderr or ()), name="mlflow", daemon=True)
+        self._thread.start()
+
+    def last(self) -> str:
+        """The last line that is not blank, of a server that has ended."""
+        self._thread.join(5)
+        lines = [text for line in self.lines if (text := line.decode(errors="replace").strip())]
+        return lines[-1] if lines else ""
+
+
+def _await(server: subprocess.Popen[bytes], url: str, said: _LastLines) -> None:
     end = time.monotonic() + START_SECONDS
     while time.monotonic() < end:
         if server.poll() is not None:
-            last = (server.communicate()[1] or b"").decode(errors="replace").strip().splitlines()[-1:]
-            raise Refused(f"MLflow's server did not start: {last[0] if last else f'exit status {server.returncode}'}")
+            raise Refused(f"MLflow's server did not start: {said.last() or f'exit status {server.returncode}'}")
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=2):
                 return

@@ -15,7 +15,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.serving.heartbeat import SERVED, is_alive, living, place_of, read_record
 from mirepoix.workflows.runner.lease import ABANDONED_SECONDS, RUN_FILE
-from mirepoix.workflows.storage import REMOVAL
+from mirepoix.workflows.storage import REMOVAL, releases_of
 
 PIN, REPORT = "pin.json", "report.json"
 READERS = 16
@@ -58,9 +58,7 @@ class StoredRun:
     @property
     def released(self) -> dict[str, str]:
         """The releases that it made, by the name of their stage: their targets as they were recorded."""
-        return {
-            stage["name"]: stage["target"] for stage in self.stages if stage["name"].rpartition(":")[2] == "release" and stage["digest"]
-        }
+        return releases_of(self.stages)
 
     @property
     def score(self) -> tuple[str, str, float] | None:

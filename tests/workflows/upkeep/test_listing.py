@@ -123,7 +123,8 @@ def test_a_run_of_another_storage_is_refused(cli, storage, tmp_path):
 def test_a_run_is_pinned_and_the_pin_taken_away(cli, storage):
     assert cli("keep", "latest", "--storage", storage)[0] == 0
     assert cli("runs", "--storage", storage)[1].splitlines()[1].endswith("kept")
-    assert cli("keep", "latest", "--undo", "--storage", storage)[0] == 0
+    assert "is not kept any longer" in cli("keep", "latest", "--undo", "--storage", storage)[1]
+    assert "was not kept" in cli("keep", "latest", "--undo", "--storage", storage)[1]
     assert not cli("runs", "--storage", storage)[1].splitlines()[1].endswith("kept")
 
 

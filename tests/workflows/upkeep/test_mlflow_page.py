@@ -77,6 +77,15 @@ def test_the_url_is_printed_once_the_page_answers_and_an_interrupt_ends_the_serv
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2)
 
 
+def test_of_what_the_server_writes_the_last_lines_are_kept():
+    code = "import sys; [print('line', n, file=sys.stderr) for n in range(5000)]; print(file=sys.stderr)"
+    server = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
+    said = mlflow_page._LastLines(server)
+    server.wait(30)  # it would not end if its pipe were full
+    assert said.last() == "line 4999" and len(said.lines) == 20
+    server.stderr.close()
+
+
 def test_a_server_that_ends_at_once_is_told_with_its_last_line(storage, monkeypatch):
     monkeypatch.setattr(mlflow_page, "server_command", lambda *_: [sys.executable, "-c", "raise SystemExit('the database is newer')"])
     with socket.socket() as probe:
