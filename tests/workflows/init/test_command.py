@@ -14,15 +14,19 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
+from ray import serve
 
 from mirepoix.components.embedding import embed
+from mirepoix.components.publishing.receipt import RECEIPT
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.item import Item
+from mirepoix.serving.http.client import search_endpoint
 from mirepoix.serving.release import open_release
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.run import release_of
@@ -136,12 +140,12 @@ def go(ray_cluster, home, tmp_path, monkeypatch, capsys) -> Callable[..., tuple[
     """From a folder to its release: what `init` wrote, and a search, which finds an id and a text."""
     monkeypatch.chdir(tmp_path)
 
-    def run(make: Callable[[Path], None]) -> tuple[dict, Any]:
+    def run(make: Callable[[Path], None], until: str = "release") -> tuple[dict, Any]:
         make(tmp_path / "mine")
         assert main(["init", "mine"]) == 0
         capsys.readouterr()
         settings = yaml.safe_load(Path("mirepoix.yaml").read_text())
-        words = [f"backbone.name={home / 'clip'}", "embed.threads=1", "--local", "--until", "release", "--storage", str(home / "storage")]
+        words = [f"backbone.name={home / 'clip'}", "embed.threads=1", "--local", "--until", until, "--storage", str(home / "storage")]
         status = main(["run", "mirepoix.yaml", *words])
         out, err = capsys.readouterr()
         assert status == 0, err
@@ -160,9 +164,21 @@ def go(ray_cluster, home, tmp_path, monkeypatch, capsys) -> Callable[..., tuple[
     return run
 
 
-def test_pictures_alone(go, tmp_path):
-    """Embedded as it is outside of tests, by an actor of its own."""
-    settings, found = go(pictures_only)
+@pytest.fixture
+def served_release(ray_cluster):
+    """Ends what is served."""
+    yield
+    serve.shutdown()
+
+
+def test_pictures_alone(go, tmp_path, served_release, home):
+    """Embedded as it is outside of tests, by an actor of its own, and served: the page, and a search by the picture over HTTP."""
+    settings, found = go(pictures_only, until="deploy")
+    (receipt,) = (home / "storage" / "artefacts" / "deploy").glob(f"*/{RECEIPT}")
+    url = json.loads(receipt.read_text())["url"]
+    assert "<html" in httpx.get(url).text
+    results = search_endpoint(url, image=drawn(3), k=2)["results"]
+    assert results[0]["id"] == "p03.png.image" and len(results) == 2
     assert settings["recipe"] == "search"
     assert settings["sources"] == {"path": [str(tmp_path / "mine")]}
     assert [found(picture=drawn(number)) for number in (0, 7)] == [("p00.png.image", ""), ("p07.png.image", "")]
