@@ -63,8 +63,8 @@ def _found(found: Survey) -> Iterator[str]:
     if found.table is not None:
         for column in found.table.columns:
             yield f"{column.role}: {column.why}" if column.chosen else f"not taken as {column.role}: {column.why}"
-        known = {column.name for column in found.table.columns}
-        if unused := [name for name in found.table.names if name not in known]:
+        used = {column.name for column in found.table.columns}
+        if unused := [name for name in found.table.names if name not in used]:
             yield f"not used: {', '.join(unused[:12])}; sources.columns takes one as picture, text, id, query or split"
         if len({role.name for role in found.table.columns if role.role == "text"}) > 1 and len(found.table.chosen("text")) > 1:
             yield f"{' and '.join(found.table.chosen('text'))} are joined, a line each"
