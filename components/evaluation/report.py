@@ -34,7 +34,7 @@ td.pool { color: var(--soft); font-weight: 600; padding-top: 1rem; }
 td .soft { display: block; font-size: .8rem; }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; border: 1px solid var(--line); }
 pre { padding: .8rem; border-radius: 6px; }
-code { font-size: .85rem; }
+code { font-size: .85rem; overflow-wrap: anywhere; }
 summary { cursor: pointer; }
 """
 

@@ -7,6 +7,7 @@ from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
 from selenium.webdriver.common.by import By
 
 from mirepoix.components.evaluation.metrics import MEASURES
@@ -154,6 +155,16 @@ def test_a_browser_shows_it_without_complaint(browser, tmp_path: Path):
     assert json.loads(browser.find_element(By.TAG_NAME, "pre").text) == evil()["settings"]
     assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
     assert [line["message"] for line in browser.get_log("browser")] == []
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_nothing_is_wider_than_the_window(browser, tmp_path: Path, width: int):
+    page = tmp_path / "report.html"
+    page.write_text(render(REPORT))
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.get(page.as_uri())
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
 def test_what_a_stage_counted_is_in_a_table():
