@@ -188,9 +188,11 @@ def _figures(stage: Mapping[str, Any]) -> str:
 
 
 def _effective(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a stage that had an effect: without those of other kinds of passages, or of the generated world beside a corpus."""
+    """The settings of a stage that had an effect: without those of other kinds of passages, of the generated world beside a corpus, and
+    the usual reading of captions."""
     unused = {kind for kind in ("vid2r", "written") if "kind" in fields and fields["kind"] != kind}
     unused |= {"world"} if fields.get("path") else set()
+    unused |= {"captions"} if fields.get("captions") == "apart" else set()
     return {name: value for name, value in fields.items() if name not in unused}
 
 

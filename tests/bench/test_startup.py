@@ -27,7 +27,9 @@ def test_the_corpus_that_is_validated_has_fifty_files_and_nothing_to_reject(star
 
 def test_a_figure_above_its_limit_is_reported(startup):
     figures = {name: {"ratio": {"median": 2.0}, "seconds": {"median": 1.0}} for name in (*startup.PROMISED, "validate")}
+    figures |= {f"plan, {name}": {"seconds": {"median": spent}} for name, spent in (("checked", 1.9), ("unchecked", 1.0))}
     assert startup.missed({"commands": figures, "stages": {"seconds": 14.0}}) == []
     figures["list"]["ratio"]["median"], figures["validate"]["seconds"]["median"] = 3.0, 4.0
+    figures["plan, checked"]["seconds"]["median"] = 2.1
     lines = startup.missed({"commands": figures, "stages": {"seconds": 16.0}})
-    assert [line.split()[0] for line in lines] == ["list", "validate", "the"]
+    assert [line.split()[0] for line in lines] == ["list", "validate", "checks", "the"]
