@@ -172,8 +172,8 @@ def mlflow_page(first, home):
             time.sleep(0.2)
         yield url
     finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        server.terminate()  # it ends the server that it has started
+        server.wait(60)
 
 
 def answers(url: str) -> bool:
