@@ -104,6 +104,22 @@ def browser(tmp_path_factory):
     browser.quit()
 
 
+@pytest.fixture(scope="module")
+def bucket():
+    """An object store of its own: a function from a name to the URI of a folder in it."""
+    from moto.server import ThreadedMotoServer
+    from pyarrow import fs
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    query = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+    filesystem, _ = fs.FileSystem.from_uri(f"s3://bucket?{query}&allow_bucket_creation=true")
+    filesystem.create_dir("bucket")
+    yield lambda name: f"s3://bucket/{name}?{query}"
+    server.stop()
+
+
 @pytest.fixture(autouse=True)
 def own_storage(tmp_path, monkeypatch):
     """Keeps tests out of the storage of the developer who runs them."""

@@ -7,8 +7,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
-from pyarrow import fs
 
 from mirepoix.components.stage import Rows
 from mirepoix.models.errors import Refused
@@ -24,18 +22,6 @@ def folder_of(home: Path, content: dict[str, bytes] = CONTENT) -> Path:
         (home / name).write_bytes(data)
     home.mkdir(exist_ok=True)
     return home
-
-
-@pytest.fixture(scope="module")
-def bucket():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    query = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    filesystem, _ = fs.FileSystem.from_uri(f"s3://bucket?{query}&allow_bucket_creation=true")
-    filesystem.create_dir("bucket")
-    yield lambda name: f"s3://bucket/{name}?{query}"
-    server.stop()
 
 
 @pytest.fixture(params=["local", "objects"])

@@ -18,18 +18,6 @@ from mirepoix.workflows.run import release_of
 from tests.workflows.recipes.small_quickstart import ROOT, environment
 
 
-@pytest.fixture
-def cli(capsys):
-    """Runs a command in this process; returns its status, its output, and its one line of refusal."""
-
-    def run(*words):
-        status = main(list(words))
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
-
-
 def refused(result, *parts):
     status, _, err = result
     assert status == 2

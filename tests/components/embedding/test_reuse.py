@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
-from pyarrow import fs
 
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.embedding import embed, reuse
@@ -231,23 +229,15 @@ def test_equal_items_of_one_run_are_each_encoded_in_the_same_batches_as_ever(tmp
     assert calls[:5] == [("document", "t00"), ("document", "t01"), ("document", "t02"), ("document", "t00 again"), ("query", "q0")]
 
 
-def test_results_on_an_object_store_are_reused_and_only_hashes_are_read_of_those_that_have_nothing(tmp_path, started, monkeypatch):
+def test_results_on_an_object_store_are_reused_and_only_hashes_are_read_of_those_that_have_nothing(tmp_path, started, bucket, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        query = "endpoint_override={}:{}&scheme=http&region=us-east-1".format(*server.get_host_and_port())
-        filesystem, _ = fs.FileSystem.from_uri(f"s3://bucket?{query}&allow_bucket_creation=true")
-        filesystem.create_dir("bucket")
-        storage = Storage(tmp_path, f"s3://bucket/artefacts?{query}")
-        storage.embed("0", TEXTS + PICTURES, QUERIES)
-        storage.embed("1", [{"id": "x", "text": "something else"}], [])
-        _, folder, calls = storage.embed("2", TEXTS[:4] + PICTURES, QUERIES)
-        assert calls == []
-        check_vectors(folder, tmp_path / "corpus-2")
-        assert len(list((tmp_path / "home" / "mirepoix").iterdir())) == 1
-    finally:
-        server.stop()
+    storage = Storage(tmp_path, bucket("artefacts"))
+    storage.embed("0", TEXTS + PICTURES, QUERIES)
+    storage.embed("1", [{"id": "x", "text": "something else"}], [])
+    _, folder, calls = storage.embed("2", TEXTS[:4] + PICTURES, QUERIES)
+    assert calls == []
+    check_vectors(folder, tmp_path / "corpus-2")
+    assert len(list((tmp_path / "home" / "mirepoix").iterdir())) == 1
 
 
 def test_golden_vectors_of_equal_items_are_found_under_any_id(storage):

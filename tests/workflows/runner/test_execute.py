@@ -11,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from moto.server import ThreadedMotoServer
-from pyarrow import fs
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import join, list_names, read_manifest, verify
@@ -409,23 +407,14 @@ def test_an_interrupted_run_gives_its_leases_back(ray_cluster, storage, log):
 # Object stores
 
 
-def test_the_same_run_on_an_object_store(ray_cluster, log, tmp_path, monkeypatch):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    query = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    filesystem, _ = fs.FileSystem.from_uri(f"s3://bucket?{query}&allow_bucket_creation=true")
-    filesystem.create_dir("bucket")
-    root = f"s3://bucket/{tmp_path.name}?{query}"
-    try:
-        report, _ = run(pair(log), root, local=False)
-        assert report.ok, report
-        assert read_manifest(report.stages["join"].target).digest == report.stages["join"].digest
-        assert statuses(run(pair(log), root, local=False)[0]) == dict.fromkeys(("load", "copy", "trim", "join"), "skipped")
-        assert sorted(begun(log)) == ["copy", "join", "load", "trim"]
-        assert list_names(join(root, "leases")) == []
-    finally:
-        server.stop()
+def test_the_same_run_on_an_object_store(ray_cluster, log, bucket, tmp_path):
+    root = bucket(tmp_path.name)
+    report, _ = run(pair(log), root, local=False)
+    assert report.ok, report
+    assert read_manifest(report.stages["join"].target).digest == report.stages["join"].digest
+    assert statuses(run(pair(log), root, local=False)[0]) == dict.fromkeys(("load", "copy", "trim", "join"), "skipped")
+    assert sorted(begun(log)) == ["copy", "join", "load", "trim"]
+    assert list_names(join(root, "leases")) == []
 
 
 def test_the_manifest_holds_what_decided_the_result_and_what_came_of_it(storage, log):

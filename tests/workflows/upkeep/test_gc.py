@@ -9,21 +9,10 @@ import pytest
 
 from mirepoix.serving.heartbeat import served_mark
 from mirepoix.serving.store import join, list_names, publish, read_manifest, write
-from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.upkeep import gc
 from mirepoix.workflows.upkeep.gc import Limits, collect, planned, seconds_of
 from tests.workflows.upkeep.storages import DAY, key_of, make_result, make_run, place, run_name, target
-
-
-@pytest.fixture
-def cli(capsys):
-    def run(*words):
-        status = main(list(words))
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
-from pyarrow import fs
 
 from mirepoix.serving import store
 from mirepoix.serving.heartbeat import served_mark
@@ -368,16 +366,9 @@ def test_a_gc_process_that_is_killed_while_a_driver_works_loses_nothing_of_it_an
 
 
 @pytest.fixture
-def bucket(tmp_path, monkeypatch):
+def bucket(bucket, tmp_path, monkeypatch):
     monkeypatch.setattr(lease.time, "sleep", lambda seconds: None)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    query = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    filesystem, _ = fs.FileSystem.from_uri(f"s3://bucket?{query}&allow_bucket_creation=true")
-    filesystem.create_dir("bucket")
-    yield lambda name: f"s3://bucket/{name}?{query}"
-    server.stop()
+    return lambda name: bucket(f"{tmp_path.name}/{name}")
 
 
 def test_on_an_object_store_a_gc_that_is_killed_again_and_again_is_finished_by_the_last(bucket):

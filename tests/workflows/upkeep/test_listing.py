@@ -6,20 +6,8 @@ import pytest
 
 from mirepoix.serving.heartbeat import served_mark
 from mirepoix.serving.store import delete, join
-from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.runner.lease import Driver
 from tests.workflows.upkeep.storages import DAY, make_result, make_run, run_name, target
-
-
-@pytest.fixture
-def cli(capsys):
-    def run(*words):
-        status = main(list(words))
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
-
 
 HEADLINE = {
     "split": "test",

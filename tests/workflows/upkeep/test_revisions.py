@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 from PIL import Image
-from pyarrow import fs
 
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.encoder import Encoder
@@ -323,23 +321,15 @@ def test_a_killed_addition_goes_on_where_it_was(cli, home, base, monkeypatch, tm
     assert len(vectors(open_release(target_of(out)))) == 22
 
 
-def test_a_release_on_an_object_store_is_added_to(cli, home, base, tmp_path, monkeypatch):
+def test_a_release_on_an_object_store_is_added_to(cli, home, base, bucket, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        query = "endpoint_override={}:{}&scheme=http&region=us-east-1".format(*server.get_host_and_port())
-        filesystem, _ = fs.FileSystem.from_uri(f"s3://bucket?{query}&allow_bucket_creation=true")
-        filesystem.create_dir("bucket")
-        shutil.copytree(base[1], tmp_path / "draft", ignore=shutil.ignore_patterns(MANIFEST))
-        publish(tmp_path / "draft", f"s3://bucket/mine?{query}", {})
-        status, out, err, _ = cli("add", f"s3://bucket/mine?{query}", home / "more", at=tmp_path / "fresh")
-        assert status == 0, err
-        assert "rules     those of the recipe search" in out and "3 added, 2 there already; 3 encoded; 19 in all" in out
-        status, _, err, _ = cli("remove", f"s3://bucket/mine?{query}", "nothing", at=tmp_path / "fresh")
-        assert status == 2 and "has no item 'nothing'; its ids are such as p00.png" in err
-    finally:
-        server.stop()
+    shutil.copytree(base[1], tmp_path / "draft", ignore=shutil.ignore_patterns(MANIFEST))
+    publish(tmp_path / "draft", bucket("mine"), {})
+    status, out, err, _ = cli("add", bucket("mine"), home / "more", at=tmp_path / "fresh")
+    assert status == 0, err
+    assert "rules     those of the recipe search" in out and "3 added, 2 there already; 3 encoded; 19 in all" in out
+    status, _, err, _ = cli("remove", bucket("mine"), "nothing", at=tmp_path / "fresh")
+    assert status == 2 and "has no item 'nothing'; its ids are such as p00.png" in err
 
 
 def test_a_release_that_knows_no_hashes_compares_what_it_shows(cli, home, base, tmp_path):
