@@ -158,7 +158,7 @@ class _Collection:
     def _reasons(self, run: StoredRun, served: set[str], since: float) -> list[str]:
         if run.state == "being removed":
             return []
-        found = ["pinned"] * run.pinned + ["served"] * bool(served & set(run.places)) + ["running"] * (run.state == "running")
+        found = ["pinned"] * run.pinned + ["served"] * bool(served & set(run.made)) + ["running"] * (run.state == "running")
         found += [run.damage] * (run.state == "damaged")
         if self.limits == Limits():
             return found or [_NO_LIMIT]
@@ -270,7 +270,7 @@ class _Collection:
         """
         served = set(servers(self.storage))
         for run in runs:
-            wanted = run.state == "being removed" and (run.pinned or served & set(run.places))
+            wanted = run.state == "being removed" and (run.pinned or served & set(run.made))
             if wanted and (run.name in chosen or self._whole(run)):
                 store.delete(store.join(run.folder, REMOVAL))
 

@@ -61,7 +61,7 @@ def _rows(storage: str, runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
             "bytes_alone": sum(bytes_of[place] or 0 for place in run.places if len(named[place]) == 1),
             "damage": run.damage,
             "pinned": run.pinned,
-            "served": sorted({record["url"] for place in run.places for record in served.get(place, ())}),
+            "served": sorted({record["url"] for place in run.made for record in served.get(place, ())}),
             "releases": run.released,
         }
         for run in runs

@@ -44,8 +44,12 @@ class StoredRun:
     @property
     def places(self) -> tuple[str, ...]:
         """The results that it made, relied on, began or read: artefacts/<stage>/<key>, wherever the storage was then."""
-        made = (place for target in self._targets() if (place := place_of(target)) is not None)
-        return tuple(dict.fromkeys([*made, *self.read]))
+        return tuple(dict.fromkeys([*self.made, *self.read]))
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Those of its places that it made, relied on or began: without what it only read, such as the release that it adds to."""
+        return tuple(dict.fromkeys(place for target in self._targets() if (place := place_of(target)) is not None))
 
     def _targets(self) -> Iterable[str]:
         yield from (stage["target"] for stage in self.stages)

@@ -82,6 +82,13 @@ def test_a_served_run_stays_and_so_does_a_served_release_whose_run_is_gone(stora
     assert (runs(storage), results(storage)) == ([], [])
 
 
+def test_a_run_that_only_adds_to_a_served_release_does_not_stay_for_that(storage):
+    make_run(storage, 4, {"c": "release"}, age=DAY, settings={"release": target(storage, "b", "release")})
+    with served_mark(target(storage, "b", "release"), "http://a"):
+        collect(storage, Limits(keep_last=0, older_than=0))
+    assert (runs(storage), results(storage)) == ([run_name(2)], ["x", "b"])
+
+
 @pytest.mark.parametrize(
     ("changes", "kept"),
     [

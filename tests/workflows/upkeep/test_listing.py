@@ -122,6 +122,12 @@ def test_a_run_whose_release_is_served_is_listed_as_served(cli, storage):
     assert "served" not in cli("runs", "--storage", storage)[1]
 
 
+def test_a_run_that_only_adds_to_a_served_release_is_not_listed_as_served(cli, storage):
+    make_run(storage, 3, {"third": "release"}, age=DAY, settings={"release": target(storage, "first", "release")})
+    with served_mark(target(storage, "first", "release"), "http://127.0.0.1:8000"):
+        assert ["served at" in line for line in cli("runs", "--storage", storage)[1].splitlines()[1:]] == [False, False, True]
+
+
 def test_nothing_is_kept_in_a_folder_that_is_no_storage(cli, tmp_path):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "notes.txt").write_text("mine")
