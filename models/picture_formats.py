@@ -1,5 +1,7 @@
-"""The format of an encoded picture, by its first bytes."""
+"""The format of an encoded picture, by its first bytes, and the endings of picture files."""
 
+PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
+"""The endings of the names of picture files."""
 _MAGIC = {
     "JPEG": (b"\xff\xd8\xff",),
     "PNG": (b"\x89PNG\r\n\x1a\n",),

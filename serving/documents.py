@@ -1,10 +1,11 @@
 """The documents of a release, which search results show, and the hashes by which equal items are known.
 
-documents/documents.arrow    id, text, modality, thumbnail, in corpus order
+documents/documents.arrow    id, text, modality, thumbnail, source, in corpus order; releases of earlier versions have no source
 documents/order.npy          its row for each position in the index
 contents.npy                 the hash of what the encoder read of each item, in the order of the index; zeros where it is not known
 """
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, encoded_hash, row_to_item
-from mirepoix.models.picture_formats import picture_format
+from mirepoix.models.picture_formats import PICTURE_ENDINGS, picture_format
 from mirepoix.serving.pictures import encoded, read_picture
 from mirepoix.serving.pictures_config import PictureLimits
 
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 CONTENTS = "contents.npy"
 THUMBNAIL = 160  # pixels of the longer side
 _UNLIMITED = PictureLimits(max_bytes=1 << 40, max_pixels=1 << 40, max_ratio=1 << 40)  # of a corpus, to which curation has applied its own
+_ELSEWHERE = re.compile(r"^[/\\~]|^[A-Za-z]:|://|(^|/)\.\.(/|$)")  # absolute, a URI, or above its source
 _DOCUMENTS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
         pa.field("text", pa.large_string(), nullable=False),
         pa.field("modality", pa.int8(), nullable=False),
         pa.field("thumbnail", pa.large_binary()),
+        pa.field("source", pa.string()),
     ]
 )
 
@@ -43,6 +46,21 @@ class Document(NamedTuple):
     text: str
     modality: Modality
     pictured: bool
+    source: str | None  # of `shown_source`
+
+
+def shown_source(source: str, line: int) -> str | None:
+    """Where an item was read from, as a user finds it: `NAME/a/b.png` of a picture file, `NAME/table.csv:12` of a row of any other file.
+
+    NAME is that of the source. None where that is not known, and for a path that is not relative to a source, as the column `source`
+    of a user's own Parquet may hold: a release is given away, and is to tell nothing of the disks of those who made it.
+    """
+    name, _, file = source.partition("/")
+    if not file or _ELSEWHERE.search(source):
+        return None
+    whole = file.rpartition(".")[2].lower() in PICTURE_ENDINGS
+    path = file if file == name else source  # the source is this one file
+    return path if whole or line < 1 else f"{path}:{line}"
 
 
 class Documents:
@@ -58,7 +76,8 @@ class Documents:
     def __getitem__(self, position: int) -> Document:
         row = int(self._order[position])
         id, text, code = (self._table[name][row].as_py() for name in ("id", "text", "modality"))
-        return Document(id, text, Modality(code), self._table["thumbnail"][row].is_valid)
+        source = self._table["source"][row].as_py() if "source" in self._table.column_names else None
+        return Document(id, text, Modality(code), self._table["thumbnail"][row].is_valid, source)
 
     def thumbnail(self, position: int) -> bytes | None:
         picture: bytes | None = self._table["thumbnail"][int(self._order[position])].as_py()
@@ -68,7 +87,30 @@ class Documents:
         """The documents at some positions of the index, in the order of the corpus."""
         chosen = np.sort(self._order[positions])
         for start in range(0, len(chosen), rows):
-            yield self._table.take(pa.array(chosen[start : start + rows]))
+            table = self._table.take(pa.array(chosen[start : start + rows]))
+            if "source" not in table.column_names:
+                table = table.append_column(_DOCUMENTS.field("source"), pa.nulls(table.num_rows, pa.string()))
+            yield table
+
+    def ids_by_source(self) -> dict[str, list[str]]:
+        """The ids of the items of each source; none for a release that knows no sources."""
+        return _ids_by_source(self._table)
+
+
+def read_ids_by_source(file: pa.NativeFile) -> dict[str, list[str]]:
+    """The same of an opened documents.arrow, of which only ids and sources are read."""
+    names = pa.ipc.open_file(file).schema.names
+    columns = [names.index(name) for name in ("id", "source") if name in names]
+    return _ids_by_source(pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=columns)).read_all())
+
+
+def _ids_by_source(table: pa.Table) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    if "source" in table.column_names:
+        for source, id in zip(table["source"].to_pylist(), table["id"].to_pylist(), strict=True):
+            if source is not None:
+                found.setdefault(source, []).append(id)
+    return found
 
 
 def thumbnail(data: bytes) -> bytes:
@@ -124,7 +166,7 @@ class DocumentWriter:
         """Writes the documents of those items of a corpus that are indexed."""
         self.sources.append(str(corpus))
         for items in _corpus(corpus):
-            rows: list[tuple[str, str, int, bytes | None]] = []
+            rows: list[tuple[str, str, int, bytes | None, str | None]] = []
             for item in items:
                 position = self.index.position(item.id)
                 if position is None:
@@ -138,7 +180,8 @@ class DocumentWriter:
                 self.order[position] = self.written + len(rows)
                 self.contents[position] = np.frombuffer(encoded_hash(item), np.uint8)
                 shown = (item.images or item.video)[:1]
-                rows.append((item.id, item.text, int(item.modality), thumbnail(shown[0]) if shown else None))
+                picture = thumbnail(shown[0]) if shown else None
+                rows.append((item.id, item.text, int(item.modality), picture, shown_source(item.source, item.line)))
             if rows:
                 columns = zip(*rows, strict=True)
                 arrays = [pa.array(column, field.type) for column, field in zip(columns, _DOCUMENTS, strict=True)]

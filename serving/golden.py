@@ -93,7 +93,8 @@ def _least_cosine(expected_TD: np.ndarray, found_TD: np.ndarray) -> float:
 
 
 def _to_json(item: Item) -> dict[str, Any]:
-    row = item_to_row(item)
+    """The item without its source, on which no vector depends and which may be a path of the machine."""
+    row = item_to_row(item) | {"source": "", "line": 0}
     return {**row, **{name: [base64.b64encode(data).decode() for data in row[name]] for name in _PICTURES}}
 
 

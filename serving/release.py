@@ -2,7 +2,7 @@
 
 encoder/        what Encoder.save wrote
 index/          what Index.save wrote
-documents/      documents.arrow: id, text, modality, thumbnail, in corpus order; order.npy: its row for each position in the index
+documents/      documents.arrow: id, text, modality, thumbnail, source, in corpus order; order.npy: its row for each position in the index
 golden.json     a few items with the vectors that the encoder gave them when the corpus was embedded, as documents and as queries
 contents.npy    the hash of what the encoder read of each item, in the order of the index; zeros where it is not known
 release.json    name, version and digests of the parts; it holds no time, so that equal parts give an equal version
@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from mirepoix.models.encoder_config import DESCRIPTION, read_description
 from mirepoix.models.errors import Refused
-from mirepoix.serving.documents import CONTENTS, Documents, DocumentWriter
+from mirepoix.serving.documents import CONTENTS, Documents, DocumentWriter, read_ids_by_source
 from mirepoix.serving.golden import GOLDEN, Golden, read_golden
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import CHUNK, MANIFEST, cache_folder, digest_of, fetch, files_of, join, open_file, read, read_manifest
@@ -237,6 +237,15 @@ def item_ids(target: str | Path) -> list[str]:
     with open_file(join(files_of(target, manifest), "index", "items.parquet")) as file:
         ids: list[str] = pq.read_table(file, columns=["id"])["id"].to_pylist()
         return ids
+
+
+def item_sources(target: str | Path) -> dict[str, list[str]]:
+    """The ids of the items of each source in the published release at a path or URI; none for a release that knows no sources."""
+    manifest = read_manifest(target)
+    if manifest is None:
+        raise Refused(f"{target} holds no published release; give the folder or URI of one")
+    with open_file(join(files_of(target, manifest), "documents", "documents.arrow")) as file:
+        return read_ids_by_source(file)
 
 
 def open_release(target: str | Path, cache: Path | None = None) -> Release:

@@ -21,6 +21,7 @@ class SearchResult(NamedTuple):
     modality: str
     text: str
     pictured: bool
+    source: str | None = None  # where it was read from, as `documents.shown_source` has it
 
 
 class Searcher:
@@ -36,7 +37,7 @@ class Searcher:
         positions = [self.index.position(hit.id) for hit in hits]
         shown = [self.documents[position] for position in positions if position is not None]
         return [
-            SearchResult(hit.id, hit.score, document.modality.letters, document.text, document.pictured)
+            SearchResult(hit.id, hit.score, document.modality.letters, document.text, document.pictured, document.source)
             for hit, document in zip(hits, shown, strict=True)
         ]
 

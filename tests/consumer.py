@@ -46,6 +46,7 @@ def searched(pictures: Path, query: str) -> list[str]:
     assert_type(release.search({"text": query, "image": pictures / "a.png"}), Ranking)
     assert_type(release.search([query, pictures / "a.png", Item("x", query)]), list[Ranking])
     best: RankedDocument = release.search(query)[0]
+    assert_type(best.source, str | None)
     vectors = release.encode([query, b"bytes"], role="query")
     if not isinstance(vectors, RaggedRows):
         assert_type(vectors, np.ndarray)

@@ -28,8 +28,9 @@ ADDITIONS = """examples:
   mirepoix add storage/artefacts/release/... /my/pictures --replace curate.near_duplicates=merge
 """
 
-REMOVALS = """Makes a release with fewer items of a release, which stays as it is. Nothing is encoded, unless all items of a modality go by
-which the release is verified: then a few others of that modality are, in their place.
+REMOVALS = """Makes a release with fewer items of a release, which stays as it is. An item is given by its id or by its source, exactly as a
+search shows them: beach/p01.png.image, or Pictures/beach/p01.png. A source is that of every item that was read there; a folder is none.
+Nothing is encoded, unless all items of a modality go by which the release is verified: then a few others of that modality are.
 """
 
 
@@ -95,8 +96,8 @@ def _parser() -> argparse.ArgumentParser:
     remove = commands.add_parser("remove", help="make a release with fewer items of a release, which stays as it is")
     remove.description = REMOVALS
     remove.add_argument("release", metavar="RELEASE", help=RELEASE)
-    remove.add_argument("overrides", nargs="*", metavar="ID", help="ids of the items to remove, as a search shows them")
-    remove.add_argument("--ids", metavar="FILE", help="file with an id on each line, of items to remove")
+    remove.add_argument("overrides", nargs="*", metavar="ID", help="ids or sources of the items to remove, as a search shows them")
+    remove.add_argument("--ids", metavar="FILE", help="file with an id or a source on each line, of items to remove")
     _revision(remove)
 
     serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")

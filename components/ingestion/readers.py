@@ -34,11 +34,12 @@ from mirepoix.components.ingestion.formats import (
 )
 from mirepoix.components.ingestion.formats.fields import data_files, unused_files, why_no_columns
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Prompt, Query, RejectedRow, Row, Triple, Unreadable
-from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, Shard, SourceFiles
+from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.components.ingestion.sources_config import CAPTIONED, COLUMN
 from mirepoix.components.ray_tasks import data_context, one_task_per_row, stream_tables, worker_count
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import content_key, item_to_row
+from mirepoix.models.picture_formats import PICTURE_ENDINGS
 
 FORMAT_MODULES: dict[str, ModuleType] = {
     module.NAME: module

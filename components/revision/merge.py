@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from mirepoix.components.corpus.parts import PartWriter, modality_codes, part_tables
 from mirepoix.components.embedding.reuse import item_hashes
-from mirepoix.components.revision.revision_config import MergeConfig, named, refuse_removal
+from mirepoix.components.revision.revision_config import MergeConfig, items_to_remove, named
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA, table_to_items
@@ -45,11 +45,12 @@ class _Merge:
 
     def outcome(self) -> Outcome:
         before = len(self.ids)
-        removed = self.config.removed
-        if removed:
-            refuse_removal(self.config.release, self.ids.to_pylist(), removed)
+        removed: set[str] = set()
+        if given := self.config.removed:
+            sources = self.release.open_documents().ids_by_source
+            removed = items_to_remove(self.config.release, self.ids.to_pylist(), given, sources)
         stays = np.ones(before, bool)
-        stays[pc.index_in(pa.array({*removed}, pa.string()), value_set=self.ids).to_numpy(zero_copy_only=False).astype(np.int64)] = False
+        stays[_places(pa.array(sorted(removed), pa.string()), self.ids)] = False
         new, hashes, ids = self._given()
         same_id = _places(ids, self.ids)
         same_id[same_id >= 0] = np.where(stays[same_id[same_id >= 0]], same_id[same_id >= 0], -1)
@@ -77,7 +78,7 @@ class _Merge:
             "added": int((~merged).sum() - len(differ)),
             "replaced": len(differ),
             "there already": int(merged.sum()),
-            "removed": len({*removed}),
+            "removed": len(removed),
             "kept": len(kept),
         }
         metrics = {**counts, "items": len(kept) + int((~merged).sum()), "unhashed": int((~self.known[kept]).sum())}

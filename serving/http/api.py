@@ -147,6 +147,7 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
                 "modality": one.modality,
                 "text": one.text,
                 "image": f"/v1/items/{quote(one.id, safe='')}/image" if one.pictured else None,
+                "source": one.source,
             }
             for rank, one in enumerate(found, start=1)
         ]

@@ -35,13 +35,15 @@ def search_endpoint(
 
 
 def shown(reply: dict[str, Any], relevant: set[str] | None = None) -> str:
-    """The reply of a search as lines of text; results in `relevant` are marked."""
+    """The reply of a search as lines of text, below each result where it was read from; results in `relevant` are marked."""
     lines = []
     for result in reply["results"]:
         mark = "" if relevant is None else ("* " if result["id"] in relevant else "  ")
         lines.append(
             f"  {result['rank']:>2}. {mark}{result['score']:.3f}  {result['modality']:<3} {result['id']:<14} {result['text'][:90]}".rstrip()
         )
+        if result.get("source"):  # of a server of an earlier version, or of a release that knows none, there is none
+            lines.append(f"{'':17}{'' if relevant is None else '  '}{result['source']}")
     note = "   (* answers the query)" if relevant is not None else ""
     why = [f"  {warning}" for warning in reply.get("warnings", ())]
-    return "\n".join([*lines, *why, f"  {len(lines)} results in {reply['took_ms']:.0f} ms, release {reply['release']}{note}"])
+    return "\n".join([*lines, *why, f"  {len(reply['results'])} results in {reply['took_ms']:.0f} ms, release {reply['release']}{note}"])

@@ -181,7 +181,9 @@ class Retriever:
     def _ranking(self, searcher: Searcher, rows_TD: np.ndarray, k: int, target: Modality | None) -> Ranking:
         found = searcher.search(rows_TD, k, target)
         return Ranking(
-            RankedDocument(rank, one.score, one.id, one.modality, one.text, searcher.thumbnail(one.id) if one.pictured else None)
+            RankedDocument(
+                rank, one.score, one.id, one.modality, one.text, searcher.thumbnail(one.id) if one.pictured else None, one.source
+            )
             for rank, one in enumerate(found, start=1)
         )
 

@@ -5,6 +5,7 @@ import socket
 from io import BytesIO
 from pathlib import Path
 
+import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from mirepoix.models.encoder import load_encoder
@@ -28,11 +29,21 @@ def drawing(shape: str, hue: float, side: int = 96) -> bytes:
     return buffer.getvalue()
 
 
+PICTURES = [f"emoji/Travel & Places/{n:02d}.png" for n in range(19)] + [f"emoji/{'a_name_that_is_long' * 8}.png"]
+"""The sources of the pictures."""
+
+
 def corpus() -> list[Item]:
-    texts = [Item(f"text-{n:02d}", f"A {SHAPES[n % 3]} painted in colour number {n}.") for n in range(20)]
-    pictures = [Item(f"picture-{n:02d}", images=(drawing(SHAPES[n % 3], n / 20, 96 if n else 400),)) for n in range(20)]
-    both = [Item(f"both/{n:02d}", f"Caption: the {SHAPES[n % 3]} of hue {n}", (drawing(SHAPES[n % 3], n / 20 + 0.02),)) for n in range(19)]
-    return texts + pictures + both + [Item("<b>odd</b> & ?#%", '<img src=x onerror="document.title=1"> & "quoted"', (drawing("bar", 0.5),))]
+    """Texts of a table, pictures of a folder, captioned pictures of a path that no release may hold, and an odd one."""
+    texts = [
+        Item(f"text-{n:02d}", f"A {SHAPES[n % 3]} painted in colour number {n}.", source="shop/produkte.csv", line=n + 2) for n in range(20)
+    ]
+    shown = [(drawing(SHAPES[n % 3], n / 20, 96 if n else 400),) for n in range(20)]
+    pictures = [Item(f"picture-{n:02d}", images=shown[n], source=PICTURES[n], line=1) for n in range(20)]
+    shown = [(drawing(SHAPES[n % 3], n / 20 + 0.02),) for n in range(19)]
+    both = [Item(f"both/{n:02d}", f"Caption: the {SHAPES[n % 3]} of hue {n}", shown[n], source="/home/me/own", line=7) for n in range(19)]
+    odd = Item("<b>odd</b> & ?#%", '<img src=x onerror="document.title=1"> & "quoted"', (drawing("bar", 0.5),), source="a/<b>.gif", line=1)
+    return [*texts, *pictures, *both, odd]
 
 
 def free_port() -> int:
@@ -52,3 +63,12 @@ def published(folder: Path, parts: dict[str, Path], name: str = "tiny", **more) 
     assemble(draft, name, **{"golden": golden, "instructions": INSTRUCTIONS, "widths": (16,), **parts, **more})
     publish(draft, folder / "release", {})
     return folder / "release"
+
+
+def without_sources(release: Path) -> None:
+    """Writes the documents of a release anew, as earlier versions wrote them."""
+    file = release / "documents" / "documents.arrow"
+    table = pa.ipc.open_file(pa.BufferReader(file.read_bytes())).read_all().drop_columns(["source"])
+    file.unlink()
+    with pa.ipc.new_file(str(file), table.schema) as writer:
+        writer.write_table(table)

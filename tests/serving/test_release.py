@@ -14,13 +14,13 @@ from PIL import Image
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, items_to_table
-from mirepoix.serving.documents import THUMBNAIL, thumbnail
+from mirepoix.serving.documents import THUMBNAIL, Documents, shown_source, thumbnail
 from mirepoix.serving.golden import Golden
-from mirepoix.serving.release import assemble, folder_digest, open_release, read_release
+from mirepoix.serving.release import assemble, folder_digest, item_sources, open_release, read_release
 from mirepoix.serving.search.dense import build
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import Damaged, read_manifest
-from tests.serving.fixtures import INSTRUCTIONS, corpus, drawing, golden_of, published
+from tests.serving.fixtures import INSTRUCTIONS, corpus, drawing, golden_of, published, without_sources
 
 
 @pytest.fixture
@@ -72,6 +72,56 @@ def test_every_indexed_item_has_its_document_whatever_the_order_of_the_corpus(re
         document = documents[position]
         assert (document.id, document.text, document.modality, document.pictured) == (item.id, item.text, item.modality, bool(item.images))
         assert (documents.thumbnail(position) is not None) == bool(item.images)
+
+
+@pytest.mark.parametrize(
+    ("source", "line", "shown"),
+    [
+        ("emoji/Travel & Places/a.png", 1, "emoji/Travel & Places/a.png"),
+        ("emoji/IMG.JPG", 1, "emoji/IMG.JPG"),
+        ("shop/produkte.csv", 12, "shop/produkte.csv:12"),
+        ("shop/produkte.csv", 0, "shop/produkte.csv"),
+        ("shop/train.jsonl", 1, "shop/train.jsonl:1"),
+        ("produkte.csv/produkte.csv", 12, "produkte.csv:12"),
+        ("world", 3, None),
+        ("", 0, None),
+        ("emoji/", 1, None),
+        ("/home/me/a.png", 1, None),
+        ("~/a.png", 1, None),
+        ("C:\\me/a.png", 1, None),
+        ("s3://bucket/a.png", 1, None),
+        ("../me/a.png", 1, None),
+        ("emoji/../../me/a.png", 1, None),
+        ("emoji/..a.png", 1, "emoji/..a.png"),
+    ],
+)
+def test_a_source_is_shown_as_the_path_of_a_picture_or_the_line_of_a_file_and_never_as_a_path_of_the_machine(source, line, shown):
+    assert shown_source(source, line) == shown
+
+
+def test_documents_say_where_they_were_read_from(release_folder):
+    index, documents = open_release(release_folder).open_index(), open_release(release_folder).open_documents()
+    expected = {"text-03": "shop/produkte.csv:5", "picture-04": "emoji/Travel & Places/04.png", "both/00": None}
+    assert {id: documents[index.position(id)].source for id in expected} == expected
+    found = item_sources(release_folder)
+    assert len(found) == 41 and found["shop/produkte.csv:5"] == ["text-03"] and found == documents.ids_by_source()
+    with pytest.raises(Refused, match="holds no published release"):
+        item_sources(release_folder / "index")
+
+
+def test_a_release_holds_no_path_of_the_machine(release_folder):
+    assert corpus()[40].source == "/home/me/own" and corpus()[40].id in (release_folder / "golden.json").read_text()
+    assert not [path for path in release_folder.rglob("*") if path.is_file() and b"/home/me" in path.read_bytes()]
+
+
+def test_a_release_that_was_written_without_sources_opens_and_shows_none(copy):
+    before = read_release(shutil.copytree(copy, copy.parent / "before")).open_documents()
+    without_sources(copy)
+    documents = Documents(copy / "documents")
+    assert [documents[n] for n in range(60)] == [before[n]._replace(source=None) for n in range(60)]
+    assert documents.ids_by_source() == {} == item_sources(copy)
+    (table,) = documents.tables(np.arange(60))
+    assert table.schema == next(before.tables(np.arange(60))).schema and table["source"].null_count == 60
 
 
 def test_what_was_indexed_is_found_by_itself(release_folder):

@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from mirepoix.components.ingestion.formats import delimited
 from mirepoix.components.ingestion.formats.listed_pictures import found_path, suffix
 from mirepoix.components.ingestion.formats.rows import RowError, Unreadable
-from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, Shard, SourceFiles, is_ending
-from mirepoix.models.picture_formats import picture_format
+from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles, is_ending
+from mirepoix.models.picture_formats import PICTURE_ENDINGS, picture_format
 
 SAMPLE = 100
 """Rows by which columns are judged."""

@@ -10,9 +10,10 @@ from mirepoix.components.ingestion.formats import table as any_table
 from mirepoix.components.ingestion.formats.fields import unused_files
 from mirepoix.components.ingestion.formats.listed_pictures import found_path, suffix
 from mirepoix.components.ingestion.formats.rows import RowError, Unreadable
-from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, SourceFiles, is_ending
+from mirepoix.components.ingestion.formats.source_files import SourceFiles, is_ending
 from mirepoix.components.ingestion.readers import PICTURES, Source
 from mirepoix.models.errors import Refused
+from mirepoix.models.picture_formats import PICTURE_ENDINGS
 from mirepoix.workflows.init.columns import Table
 from mirepoix.workflows.init.pictures import UNREAD, Pictures
 from mirepoix.workflows.init.words import plural

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.ingestion.sources_config import SourcesConfig
-from mirepoix.components.revision.revision_config import MergeConfig, refuse_removal
+from mirepoix.components.revision.revision_config import MergeConfig, items_to_remove
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import revive
 from mirepoix.serving import store
-from mirepoix.serving.release import item_ids, peek
+from mirepoix.serving.release import item_ids, item_sources, peek
 from mirepoix.workflows.config import flatten, override, read
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.search import search
@@ -53,8 +53,8 @@ def removal(release: str, ids: Sequence[str], listed: str | None = None, trusted
     target = release_of(release)
     merge = MergeConfig(target, remove=tuple(ids), remove_listed=listed)
     if not merge.removed:
-        raise Refused("there is nothing to remove; give ids of items as a search shows them, or --ids FILE with an id on each line")
-    refuse_removal(release, item_ids(target), merge.removed)
+        raise Refused("there is nothing to remove; give ids or sources of items as a search shows them, or --ids FILE")
+    items_to_remove(release, item_ids(target), merge.removed, lambda: item_sources(target))
     rules = rules_of(release, target)  # of which `curate` decides nothing here: it is passed on to what is added afterwards
     return Revision(0, curate=rules.curate, merge=merge, embed=rules.embed, trust_remote_code=trusted)
 

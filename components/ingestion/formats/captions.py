@@ -25,10 +25,10 @@ from typing import Any
 from mirepoix.components.ingestion.formats.corpus_reader import CorpusReader
 from mirepoix.components.ingestion.formats.fields import text_of
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query, RejectedRow, Row, RowError, split_of, unnamed_candidate
-from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS
 from mirepoix.components.ingestion.formats.writing import ELSE, count_unsupported, picture_suffix
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, content_hash
+from mirepoix.models.picture_formats import PICTURE_ENDINGS
 
 AUDIO = ("wav", "mp3", "flac", "ogg", "m4a", "opus", "aac")
 CAPTIONS = ("text", "caption", "captions", "texts")

@@ -46,9 +46,10 @@ from mirepoix.components.ingestion.formats.listed_pictures import Joined, found_
 from mirepoix.components.ingestion.formats.rows import Notice, RejectedRow, Row, RowError, Unreadable, rowwise
 from mirepoix.components.ingestion.formats.sidecars import beside
 from mirepoix.components.ingestion.formats.sidecars import sidecars as sidecars  # the name by which the sources ask for them
-from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, Shard, SourceFiles, is_ending
+from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles, is_ending
 from mirepoix.components.ingestion.formats.writing import Files, split_file
 from mirepoix.models.errors import Refused
+from mirepoix.models.picture_formats import PICTURE_ENDINGS
 
 NAME = "folder"
 FILES = r"(.*/)?(captions|metadata)([-_.]\w+)?\.(csv|tsv|jsonl)"

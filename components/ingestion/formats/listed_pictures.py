@@ -12,7 +12,8 @@ from types import MappingProxyType
 
 from mirepoix.components.ingestion.formats.captions import AUDIO, Captioned
 from mirepoix.components.ingestion.formats.rows import Row, RowError, rowwise
-from mirepoix.components.ingestion.formats.source_files import CLIPS, PICTURE_ENDINGS, SHARD_BYTES, Shard, SourceFiles
+from mirepoix.components.ingestion.formats.source_files import CLIPS, SHARD_BYTES, Shard, SourceFiles
+from mirepoix.models.picture_formats import PICTURE_ENDINGS
 
 PICTURES = 1000  # in a piece of the list of pictures, at most
 ABSOLUTE = re.compile(r"/|[A-Za-z]:/")
@@ -127,8 +128,9 @@ def read(tree: SourceFiles, shard: Shard, beside: Beside | None = None) -> Itera
             else:
                 yield row
         picture = Captioned(key_of(name), tree.picture(name), tuple(captions), () if captions else tuple(labels))
-        source = tree.source(texts.file if texts else name)
-        yield from picture.rows(tree.captions, tree.split(f"{posixpath.dirname(name)}/"), source, line)
+        # A picture that lies elsewhere, below `images`, is no file of the source: it is known by the line that names it.
+        source, number = (tree.source(texts.file), line) if texts and tree.images else (tree.source(name), 1)
+        yield from picture.rows(tree.captions, tree.split(f"{posixpath.dirname(name)}/"), source, number)
 
     for entry in json.loads(shard.part):
         name, *given = [entry] if isinstance(entry, str) else entry

@@ -43,10 +43,11 @@ from mirepoix.components.ingestion.formats.fields import (
     without_audio,
 )
 from mirepoix.components.ingestion.formats.rows import Judgement, Query, Row, RowError, rowwise
-from mirepoix.components.ingestion.formats.source_files import PICTURE_ENDINGS, Shard, SourceFiles
+from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.components.ingestion.formats.writing import ELSE, SEVERAL, examples, fits, has_scores, picture_suffix, split_file
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, content_hash
+from mirepoix.models.picture_formats import PICTURE_ENDINGS
 
 NAME = "sentence-transformers"
 LABELS, SCORES = ("label", "labels"), ("score", "scores")

@@ -33,7 +33,6 @@ _SPACE, _GAP, _ENDING = re.compile(r"\s*"), re.compile(r"[\s,]*"), re.compile(r"
 LONGEST_LINE = 256 << 20  # a base64 picture is one line
 TABLE_BYTES = 16 << 20  # of Parquet rows that are held at a time, about
 LARGEST_FILE = 1 << 30  # of one picture; curation rejects those that are too large for training
-PICTURE_ENDINGS = ("jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff")
 CLIPS = (".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".mpg", ".mpeg", ".flv", ".wmv")
 
 

@@ -40,12 +40,12 @@ from mirepoix.components.ingestion.formats.rows import Notice, Row, RowError, Un
 from mirepoix.components.ingestion.formats.source_files import (
     CLIPS,
     LARGEST_FILE,
-    PICTURE_ENDINGS,
     Shard,
     SourceFiles,
     is_ending,
     is_packed,
 )
+from mirepoix.models.picture_formats import PICTURE_ENDINGS
 
 NAME = "webdataset"
 FILES = r".*\.(tar(\.gz)?|tgz)"

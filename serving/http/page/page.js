@@ -48,6 +48,8 @@ async function show(result) {
   put(".score", result.score.toFixed(4));
   put(".kind", KINDS[result.modality] || result.modality);
   put(".id", result.id);
+  put(".source", result.source || "");
+  if (!result.source) card.querySelector(".source").remove();
   const image = card.querySelector("img");
   if (!result.text) card.querySelector(".text").remove();
   if (result.image) image.alt = result.text ? `Picture of ${result.id}` : `Picture ${result.id}, no caption`;

@@ -29,7 +29,7 @@ def kind(request):
 
 def released(home, kind="flat"):
     """A release of eight texts, of one to three rows each, by an encoder that is never opened."""
-    items = [Item(id, text) for id, text in TEXTS.items()]
+    items = [Item(id, text, source="shop/produkte.csv", line=line) for line, (id, text) in enumerate(TEXTS.items(), 2)]
     (home / "encoder").mkdir(parents=True)
     (home / "encoder" / DESCRIPTION).write_text('{"architecture": "mire", "config": {}, "temperature": null, "widths": [4]}')
     rows = [vector_of(item, "document") for item in items]
@@ -85,7 +85,7 @@ def test_a_replaced_item_makes_no_other_one_equal_to_it(tmp_path):
 
 def test_what_is_removed_is_gone_and_all_is_never_removed(tmp_path):
     release = released(tmp_path)
-    done = merged(tmp_path, release, None, remove=("d0", "d7"))
+    done = merged(tmp_path, release, None, remove=("d0", "shop/produkte.csv:9", "d7"))
     assert counts(done.outcome) == {"added": 0, "replaced": 0, "there already": 0, "removed": 2, "kept": 6, "items": 6}
     assert merge.kept_positions(done.folder).tolist() == [1, 2, 3, 4, 5, 6] and done.outcome.rows.rejected == 2
     with pytest.raises(Refused, match="all 8 items"):
@@ -96,8 +96,8 @@ def test_the_vectors_of_any_index_are_kept_row_by_row_and_only_new_items_are_enc
     run_in_process(monkeypatch)
     release, recorder = released(tmp_path, kind), Recorder()
     monkeypatch.setattr("mirepoix.serving.release.Release.open_encoder", lambda *_, **__: recorder)
-    rows = [{"id": "a first", "text": "new"}, {"id": "d1", "text": "changed"}, {"id": "picture", "images": [b"x"]}]
-    done = merged(tmp_path, release, [{**row} for row in rows[:2]], replace=True)
+    rows = [{"id": "a first", "text": "new", "source": "more/rows.jsonl", "line": 4}, {"id": "d1", "text": "changed", "source": "/tmp/x"}]
+    done = merged(tmp_path, release, rows, replace=True)
     encoded = made(tmp_path / "embed", reencode.work, ReencodeConfig(str(release)), merge=done.folder)
     assert recorder.encoded == [("document", "a first"), ("document", "d1")], "of the golden items d0 is left"
     indexed = made(tmp_path / "reindex", reindex.work, RevisedConfig(str(release)), merge=done.folder, embed=encoded.folder)
@@ -110,6 +110,8 @@ def test_the_vectors_of_any_index_are_kept_row_by_row_and_only_new_items_are_enc
     for id, rows_TD in zip(index.ids.to_pylist(), index.vectors(np.arange(9)), strict=True):
         assert np.allclose(rows_TD, vector_of(Item(id, texts[id]), "document"), atol=1e-6), id
     assert [revised.open_documents()[place].text for place in range(9)] == [texts[id] for id in ["a first", *TEXTS]]
+    expected = ["more/rows.jsonl:4", "shop/produkte.csv:2", None, *(f"shop/produkte.csv:{line}" for line in range(4, 10))]
+    assert [revised.open_documents()[place].source for place in range(9)] == expected
     assert [item.id for item in read_golden(revised.folder / "golden.json").items] == ["d0"]
     assert (revised.name, revised.instructions, revised.widths) == ("mine", {"": "Find it."}, (4, 8))
     assert revised.version != before.version

@@ -210,6 +210,7 @@ def test_a_search_by_text_ranks_documents(call, about):
         "modality": "t",
         "text": corpus()[3].text,
         "image": None,
+        "source": "shop/produkte.csv:5",
     }
     scores = [result["score"] for result in reply["results"]]
     assert scores == sorted(scores, reverse=True)
@@ -223,6 +224,7 @@ def test_a_search_by_picture_is_the_same_as_data_uri_and_as_upload(call):
     ).json()
     assert sent["results"][0]["id"] == item.id
     assert sent["results"][0]["image"] == f"/v1/items/{item.id}/image"
+    assert sent["results"][0]["source"] == "emoji/Travel & Places/07.png"
     assert len(form["results"]) == 5
 
 
@@ -232,7 +234,7 @@ def test_text_and_picture_search_together(call, backend):
     assert call("POST", "/v1/search", files=files, data={"text": item.text}).status_code == 200
     assert backend.asked[0].modality.letters == "it"
     found = call.post("/v1/search", {"text": item.text, "image": uri(item.images[0]), "instruction": "", "k": 1}).json()["results"]
-    assert found[0]["id"] == item.id
+    assert found[0]["id"] == item.id and found[0]["source"] is None
 
 
 @pytest.mark.parametrize("target", ["t", "i", "it"])

@@ -9,7 +9,7 @@ REPLY = {
     "took_ms": 12.3,
     "release": "abc",
     "results": [
-        {"id": "p1", "score": 0.91, "rank": 1, "modality": "it", "text": "a red circle " * 20},
+        {"id": "p1", "score": 0.91, "rank": 1, "modality": "it", "text": "a red circle " * 20, "source": None},
         {"id": "p2", "score": 0.5, "rank": 2, "modality": "i", "text": ""},
     ],
 }
@@ -21,6 +21,16 @@ def test_each_result_is_a_line_of_bounded_length():
     assert len(first) < 130
     assert second.endswith("p2")
     assert last.strip() == "2 results in 12 ms, release abc"
+
+
+def test_where_a_result_was_read_from_is_a_line_below_it_and_counts_as_no_result():
+    results = [REPLY["results"][0] | {"source": "shop/produkte.csv:12"}, REPLY["results"][1] | {"source": "emoji/Travel & Places/a.png"}]
+    lines = shown(REPLY | {"results": results}).splitlines()
+    assert [lines[1], lines[3]] == ["                 shop/produkte.csv:12", "                 emoji/Travel & Places/a.png"]
+    assert len(lines) == 5 and lines[4] == "  2 results in 12 ms, release abc"
+    assert lines[0].index("p1") == lines[1].index("shop")
+    marked = shown(REPLY | {"results": results}, {"p2"}).splitlines()
+    assert marked[0].index("p1") == marked[1].index("shop")
 
 
 def test_what_answers_the_query_is_marked():

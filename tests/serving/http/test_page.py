@@ -23,6 +23,9 @@ for (const kind of ["dragenter", "dragover", "drop"])
 """
 
 
+KINDS = {"t": "text", "i": "picture", "it": "picture and text"}
+
+
 class Page:
     """The page as a visitor sees it."""
 
@@ -112,9 +115,22 @@ def test_markup_in_a_document_is_shown_as_letters(page):
     page.target("it")
     page.search(odd.text)
     (card,) = [card for card in page.cards if page.part(card, ".id") == odd.id]
-    assert page.part(card, ".text") == odd.text
+    assert (page.part(card, ".text"), page.part(card, ".source")) == (odd.text, "a/<b>.gif")
     page.wait(lambda: all(width > 0 for width in page.widths()))
     assert page.browser.title == "Mirepoix search"
+
+
+def test_below_a_result_is_where_it_was_read_from_and_nothing_where_that_is_not_known(page):
+    page.browser.execute_script("document.getElementById('k').value = '20'")
+    sources = {}
+    for target in ("i", "t", "it"):
+        page.target(target)
+        page.search("disc")
+        page.wait(lambda target=target: {page.part(card, ".kind") for card in page.cards} == {KINDS[target]})
+        sources |= {page.part(card, ".id"): page.part(card, ".source") for card in page.cards}
+    assert (sources["picture-04"], sources["text-03"]) == ("emoji/Travel & Places/04.png", "shop/produkte.csv:5")
+    assert sources["both/00"] == "" and len(sources) == 60
+    assert len(page.browser.find_elements(By.CSS_SELECTOR, "#results .source")) == 1, "of both, the odd one alone has a source"
 
 
 def test_an_empty_search_shows_what_to_do_without_a_request(page):
@@ -151,15 +167,20 @@ def test_the_browser_has_nothing_to_complain_of(page, browser):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1200, 420])
+@pytest.mark.parametrize("width", [1200, 390])
 def test_nothing_is_wider_than_the_window_in_either_scheme(page, browser, tmp_path, scheme, width):
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
     )
     page.drop(drawing("disc", 0.6))
+    page.target("i")
+    page.browser.execute_script("document.getElementById('k').value = '20'")
     page.search("disc")
-    page.wait(lambda: all(shown > 0 for shown in page.widths()))
+    page.wait(lambda: len(page.widths()) == 20 and all(shown > 0 for shown in page.widths()))
+    sources = browser.find_elements(By.CSS_SELECTOR, "#results .source")
+    assert max(len(source.text) for source in sources) == 162, "a name without a blank, wider than a card"
+    assert browser.execute_script("return [...document.querySelectorAll('.source')].every((it) => it.scrollWidth <= it.clientWidth + 1)")
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     ground = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", ground))) > 384) == (scheme == "light")

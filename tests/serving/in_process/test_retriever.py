@@ -45,7 +45,9 @@ def endpoint(release_folder):
 
     def results(**body):
         found = call.post("/v1/search", body).json()["results"]
-        return [(one["rank"], one["score"], one["id"], one["modality"], one["text"], one["image"] is not None) for one in found]
+        return [
+            (one["rank"], one["score"], one["id"], one["modality"], one["text"], one["image"] is not None, one["source"]) for one in found
+        ]
 
     return results
 
@@ -58,7 +60,8 @@ def test_a_search_gives_what_the_endpoint_gives(release, endpoint, form, target)
     if picture:
         sent["image"] = uri(picture)
     found = release.search({"text": text, "image": picture}, 7, target)
-    assert [(one.rank, one.score, one.id, one.modality, one.text, one.image is not None) for one in found] == endpoint(**sent)
+    shown = [(one.rank, one.score, one.id, one.modality, one.text, one.image is not None, one.source) for one in found]
+    assert shown == endpoint(**sent)
     assert len(found) == 7 and [one.rank for one in found] == [1, 2, 3, 4, 5, 6, 7]
 
 

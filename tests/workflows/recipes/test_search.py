@@ -13,26 +13,28 @@ from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.encoder_config import read_description
 from mirepoix.models.retrievers.univldr import UniVLDR
 from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
-from mirepoix.serving.release import open_release
+from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.store import publish, read_manifest
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.recipes.registry import recipe, resolve
 from mirepoix.workflows.upkeep.lineage import lineage
 from tests.components.fixtures import SIZES
 
+PLACES = "Travel & Places"
+
 
 def write_pictures(folder: Path, count: int) -> Path:
     """A folder of pictures, half of them in a sub-folder, with nothing said about them."""
-    (folder / "beach").mkdir(parents=True)
+    (folder / PLACES).mkdir(parents=True)
     for number in range(count):
         noise = random.Random(number).randbytes(3 * 24 * 16)
-        Image.frombytes("RGB", (24, 16), noise).save(folder / ("beach" if number % 2 else ".") / f"p{number:02}.png")
+        Image.frombytes("RGB", (24, 16), noise).save(folder / (PLACES if number % 2 else ".") / f"p{number:02}.png")
     return folder
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
-    """Pictures of a user, of which one is damaged, with a note beside them; a published CLIP; and pictures with captions."""
+    """Pictures of a user, of which one is damaged, with a note beside them; a published CLIP; and captioned pictures."""
     home = tmp_path_factory.mktemp("search")
     pictures = write_pictures(home / "pictures", 20)
     (pictures / "damaged.png").write_bytes((pictures / "p00.png").read_bytes()[:200])
@@ -40,6 +42,7 @@ def home(tmp_path_factory):
     make_twin(home / "clip", "clip", ["two small red stars"] * 10, SIZES, seed=0)
     captions = "".join(f"p{number:02}.png,picture number {number}\n" for number in range(0, 6, 2))
     (write_pictures(home / "captioned", 6) / "captions.csv").write_text(f"file,caption\n{captions}")
+    (home / "captioned" / PLACES / "p01.txt").write_text("a place far away")
     return home
 
 
@@ -56,6 +59,13 @@ def cli(ray_cluster, home, capsys):
     return run
 
 
+def sources_of(release: Release) -> dict[str, str | None]:
+    """The source of each document by its id; of a text without an id, by the text."""
+    documents = release.open_documents()
+    found = [documents[n] for n in range(len(documents))]
+    return {document.id if document.pictured else document.text: document.source for document in found}
+
+
 def test_pictures_with_nothing_said_about_them_are_released_and_there_is_nothing_to_measure_by(cli, home, capsys):
     words = ["run", "search", f"sources.path={home / 'pictures'}", f"backbone.name={home / 'clip'}"]
     status, out, folder, report = cli(*words, "--until", "release")
@@ -70,6 +80,7 @@ def test_pictures_with_nothing_said_about_them_are_released_and_there_is_nothing
     assert main(["validate", f"{folder}/config.yaml", "--copies"]) == 1
     assert "damaged.png" in capsys.readouterr().out
     assert len(release.open_documents()) == 20 and release.instructions == {} and not trains(run)
+    assert sources_of(release)["Travel_&_Places/p01.png.image"] == "pictures/Travel & Places/p01.png"
     release.open_encoder()
     status, out, _, report = cli(*words, "--until", "evaluate")
     assert status == 0 and out.splitlines()[1].startswith("not measured: no query has an answer in the corpus; to measure, add queries"), (
@@ -85,7 +96,7 @@ def test_queries_of_any_split_measure_the_encoder_where_nothing_was_trained(cli,
     assert status == 0 and report["headline"]["split"] == "train"
     lines = [line.split() for line in out.splitlines()]
     assert lines[1:3] == [["recall@5", "on", "train,", "universal", "pool"], ["task", "queries", "encoder"]]
-    assert [line[:2] for line in lines[3:5]] == [["i->t", "3"], ["t->i", "3"]]
+    assert [line[:2] for line in lines[3:5]] == [["i->t", "4"], ["t->i", "4"]]
     assert "trained" not in out and "trained" not in (folder / "report.html").read_text().partition("<h2>Settings")[0]
 
 
@@ -107,6 +118,18 @@ def test_an_encoder_of_a_training_is_released_by_one_command(cli, home, trained)
     assert place.startswith("release   ") and how == f"serve it  mirepoix serve {target}"
     release = open_release(target)
     assert (release.name, release.widths, release.encoder) == ("mine", (16, 32), read_manifest(trained).digest)
+    assert sources_of(release) == {
+        "p00.png.image": "captioned/p00.png",
+        "p02.png.image": "captioned/p02.png",
+        "p04.png.image": "captioned/p04.png",
+        "Travel_&_Places/p01.png.image": "captioned/Travel & Places/p01.png",
+        "Travel_&_Places/p03.png.image": "captioned/Travel & Places/p03.png",
+        "Travel_&_Places/p05.png.image": "captioned/Travel & Places/p05.png",
+        "picture number 0": "captioned/captions.csv:2",
+        "picture number 2": "captioned/captions.csv:3",
+        "picture number 4": "captioned/captions.csv:4",
+        "a place far away": "captioned/Travel & Places/p01.png",
+    }
     description = read_description(release.folder / "encoder")
     assert (description["temperature"], description["config"]) == (0.025, {"max_length": 40, "clean_text": True})
     assert [stage["name"] for stage in report["stages"]] == ["sources", "curate", "check", "backbone", "pairs", "embed", "index", "release"]

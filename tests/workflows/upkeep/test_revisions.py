@@ -21,6 +21,7 @@ from mirepoix.workflows.upkeep.lineage import lineage
 from mirepoix.workflows.upkeep.revisions import addition, rules_of
 from tests.components.embedding.recorder import run_in_process
 from tests.components.fixtures import SIZES, write_corpus
+from tests.serving.fixtures import without_sources
 
 
 def drawn(number: int) -> bytes:
@@ -40,12 +41,14 @@ def pictures(folder: Path, numbers: dict[str, int]) -> Path:
 
 def corpus(folder: Path, numbers: dict[str, int], texts: dict[str, str]) -> Path:
     """A corpus of pictures and texts."""
-    rows = [{"id": id, "images": [drawn(number)]} for id, number in numbers.items()]
-    return write_corpus(folder, corpus=[*rows, *({"id": id, "text": text} for id, text in texts.items())])
+    rows = [{"id": id, "images": [drawn(number)], "source": f"mine/Travel & Places/{id}"} for id, number in numbers.items()]
+    words = [{"id": id, "text": text, "source": "mine/words.csv", "line": LINES[id]} for id, text in texts.items()]
+    return write_corpus(folder, corpus=[*rows, *words])
 
 
 OLD, TEXTS = {f"p{n:02}.png": n for n in range(10)}, {f"t{n}": f"picture number {n}" for n in range(6)}
 NEW, NEW_TEXTS = {"z/p10.png": 10, "z/p11.png": 11, "z/copy.png": 3}, {"z/t": "a new picture", "z/again": "picture number 2"}
+LINES = {id: line for line, id in enumerate([*TEXTS, *NEW_TEXTS], 2)}
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +118,7 @@ def vectors(release: Release) -> dict[str, np.ndarray]:
 def shown(release: Release) -> dict[str, tuple]:
     documents = release.open_documents()
     return {
-        id: (documents[n].text, documents[n].modality, documents.thumbnail(n))
+        id: (documents[n].text, documents[n].modality, documents[n].source, documents.thumbnail(n))
         for n, id in enumerate(release.items()["id"].to_pylist())
         if documents[n].id == id
     }
@@ -168,8 +171,8 @@ def test_what_is_done_is_not_done_again_and_a_plan_says_so(cli, home, base, read
 def test_items_are_removed_without_an_encoder_and_come_back_without_one(cli, home, base, read, tmp_path):
     folder, before = base
     read.clear()
-    (tmp_path / "ids.txt").write_text("p07.png\n\n p08.png \n")
-    status, out, err, report = cli("remove", folder, "p09.png", "--ids", tmp_path / "ids.txt")
+    (tmp_path / "ids.txt").write_text("p07.png\n\n mine/Travel & Places/p08.png \n")
+    status, out, err, report = cli("remove", folder, "mine/Travel & Places/p09.png", "--ids", tmp_path / "ids.txt", "p09.png")
     assert status == 0, err
     assert "items     3 removed; 0 encoded; 13 in all" in out
     less = open_release(target_of(out))
@@ -177,6 +180,7 @@ def test_items_are_removed_without_an_encoder_and_come_back_without_one(cli, hom
     assert [*vectors(less)] == [id for id in vectors(whole) if id not in ("p07.png", "p08.png", "p09.png")]
     assert all(np.array_equal(rows, vectors(whole)[id]) for id, rows in vectors(less).items())
     assert shown(less) == {id: document for id, document in shown(whole).items() if id in vectors(less)}
+    assert shown(less)["p00.png"][2] == "mine/Travel & Places/p00.png" and shown(less)["t0"][2] == "mine/words.csv:2"
     assert [stage["name"] for stage in report["stages"]] == ["merge", "embed", "index", "release"] and read == []
     status, out, err, _ = cli("add", report["folder"], home / "old")
     assert status == 0, err
@@ -227,7 +231,12 @@ def test_an_id_that_is_there_with_other_content_is_refused_replaced_or_renamed(c
             "has no item 'p1.png', 'x', 'y' and 1 more; near to the first are",
         ),
         (["remove", "RUN", "--ids", "ALL"], "all 16 items of"),
-        (["remove", "RUN"], "there is nothing to remove; give ids of items as a search shows them, or --ids FILE"),
+        (
+            ["remove", "RUN", "mine/Travel & Places"],
+            "is given one by one: mine/Travel & Places/p00.png, mine/Travel & Places/p01.png, mine",
+        ),
+        (["remove", "RUN", "mine/words.csv:1"], "has no item 'mine/words.csv:1'; near to the first are mine/words.csv:"),
+        (["remove", "RUN"], "there is nothing to remove; give ids or sources of items as a search shows them, or --ids FILE"),
         (["remove", "RUN", "--ids", "no such file"], "the ids in no such file cannot be read (No such file or directory)"),
         (["add", "RUN", "curate.max_rejected=1"], "there is nothing to add; give a folder, file or URI"),
         (["add", "RUN", "no/such/folder"], "there is no corpus at"),
@@ -282,8 +291,8 @@ def test_the_command_that_show_prints_runs_an_addition_or_a_removal_again(cli, h
             f"mirepoix add {before} {home / 'more'} --replace --prefix 'new year/' curate.max_rejected=0.5",
         ),
         (
-            ("remove", folder, "p09.png", "--ids", tmp_path / "ids of mine.txt"),
-            f"mirepoix remove {before} p09.png --ids '{tmp_path}/ids of mine.txt'",
+            ("remove", folder, "p09.png", "mine/words.csv:2", "--ids", tmp_path / "ids of mine.txt"),
+            f"mirepoix remove {before} p09.png mine/words.csv:2 --ids '{tmp_path}/ids of mine.txt'",
         ),
     ):
         status, _, err, report = cli(*given)
@@ -332,12 +341,18 @@ def test_a_release_on_an_object_store_is_added_to(cli, home, base, bucket, tmp_p
     assert status == 2 and "has no item 'nothing'; its ids are such as p00.png" in err
 
 
-def test_a_release_that_knows_no_hashes_compares_what_it_shows(cli, home, base, tmp_path):
+def test_a_release_that_knows_neither_hashes_nor_sources_compares_what_it_shows_and_new_items_have_sources(cli, home, base, tmp_path):
     shutil.copytree(base[1], tmp_path / "draft", ignore=shutil.ignore_patterns(MANIFEST, "contents.npy"))
+    without_sources(tmp_path / "draft")
     publish(tmp_path / "draft", tmp_path / "old", {})
     status, out, err, report = cli("add", tmp_path / "old", home / "old", home / "more")
     assert status == 0, err
     assert stages(report)["merge"]["metrics"]["unhashed"] == 16
+    grown = shown(open_release(target_of(out)))
+    sources = [grown[id][2] for id in ("p00.png", "t0", "more/z/p10.png", "more/z/t")]
+    assert sources == [None, None, "mine/Travel & Places/z/p10.png", "mine/words.csv:8"]
+    status, _, err, _ = cli("remove", tmp_path / "old", "mine/words.csv:2")
+    assert status == 2 and "has no item 'mine/words.csv:2'; " in err
     status, out, err, report = cli("add", tmp_path / "old", home / "old")
     assert status == 0, err
     assert "items     16 there already; 0 encoded; 16 in all" in out

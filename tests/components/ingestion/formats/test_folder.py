@@ -218,9 +218,9 @@ def test_captions_together_with_their_picture_are_one_candidate_wherever_the_lin
     assert [
         (row.item.id, row.item.text, len(row.item.images), row.item.source, row.item.line) for row in rows if isinstance(row, Candidate)
     ] == [
-        ("a.png.image", "one\ntwo\nthree", 1, "mine/captions.csv", 2),
+        ("a.png.image", "one\ntwo\nthree", 1, "mine/a.png", 1),
         ("c.gif.image", "", 1, "mine/c.gif", 1),
-        ("x/b.jpg.image", "star", 1, "mine/captions.csv", 3),
+        ("x/b.jpg.image", "star", 1, "mine/x/b.jpg", 1),
     ]
     assert not [row for row in rows if isinstance(row, (Query, Judgement))]
     assert rejected_rows(rows) == [("mine/captions.csv", 6, "missing picture"), ("mine/captions.csv", 5, "empty side")]
