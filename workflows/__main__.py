@@ -187,8 +187,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 def _serve(arguments: argparse.Namespace) -> int:
     from mirepoix.serving.serve_config import ServeConfig
-    from mirepoix.workflows.run import release_of
-    from mirepoix.workflows.storage import default_storage
+    from mirepoix.workflows.storage import default_storage, release_of
     from mirepoix.workflows.upkeep.named import LATEST, is_name, named_release
 
     storage, given = arguments.storage or default_storage(), arguments.release or LATEST

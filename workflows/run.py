@@ -2,13 +2,12 @@
 
 import json
 import os
-import secrets
 import shlex
 import sys
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,7 @@ from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.runner.progress import LINE, Display, Output, fitted, write_event
 from mirepoix.workflows.runner.tracking import open_tracker
-from mirepoix.workflows.storage import REMOVAL, present, releases_of, run_names
+from mirepoix.workflows.storage import releases_of, revised_before, revised_since, run_name_of
 
 if TYPE_CHECKING:
     from mirepoix.workflows.cluster.doctor import MachineCheck
@@ -64,6 +63,7 @@ class Run:
     report: Report
     folder: str
     config: Any  # of the recipe, or of the revision
+    storage: str
     endpoint: str | None  # the URL of an endpoint that is up after the run
     record: dict[str, Any]  # the content of report.json
 
@@ -157,7 +157,7 @@ def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitSt
     """Runs the stages of a config; the recipe of the request names the run."""
     graph, planned = _graph(request, config)
     name = recipe_name(request.recipe)
-    folder = store.join(request.storage, "runs", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}")
+    folder = store.join(request.storage, "runs", _name_of(name, time.time()))
     if problems := _problems(request, graph, planned):  # a run that is refused leaves no folder
         raise CannotSucceed(problems)
     try:
@@ -203,7 +203,12 @@ def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitSt
         for page, text in reversed(pages.items()):  # the report that others read last: with it, the run is over
             store.write(store.join(folder, page), text.encode())
     tracker.attach(pages, results.figures(record))
-    return Run(report, folder, config, _endpoint(report, joins), record)
+    return Run(report, folder, config, request.storage, _endpoint(report, joins), record)
+
+
+def _name_of(recipe: str, began: float) -> str:
+    """The name of a run, whose end is the fraction of its second, so that names are in the order in which their runs began."""
+    return f"{recipe}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(began))}-{int(began % 1 * 65536):04x}"
 
 
 def _ray_is_up() -> bool:
@@ -291,6 +296,8 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
         print(f"endpoint  {run.endpoint}")
     for name, target in made.items():
         print("release   " + "  ".join(filter(None, [name.rpartition(":")[0], _version(target), target])))
+    if changed := _revised(run, made):
+        print("\n          ".join(textwrap.wrap(f"revised   {changed}", LINE - 2, break_on_hyphens=False, break_long_words=False)))
     if to_serve and made and run.report.ok:
         print(f"serve it  mirepoix serve {shlex.quote(next(iter(made.values())))}")
     elif len(made) == 1 and not run.endpoint:
@@ -302,53 +309,24 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
     return 0 if run.report.ok else 1
 
 
+def _revised(run: Run, made: Mapping[str, str]) -> str:
+    """What to know where `add` or `remove` changed what this run made before, which reads its sources again; empty where they did not."""
+    if isinstance(run.config, Revision) or len(made) != 1:
+        return ""
+    ((name, release),) = made.items()
+    if run.report.stages[name].status == "skipped":
+        since = revised_since(run.storage, release)
+        told = "add or remove changed this release since; what is served without a name is still the changed one, `latest`, of"
+        return f"{told} {run_name_of(since.run)}" if since else ""
+    before = revised_before(run.storage, run.folder)
+    if before is None:
+        return ""
+    name = run_name_of(before.run)
+    return f"this release is of the sources alone, without what add or remove changed in the one before: mirepoix serve {name}"
+
+
 def _version(target: str) -> str:
     """The version of a release, as `serve` and every reply to a search name it."""
     from mirepoix.serving.release import peek  # pyarrow, which no plan waits for
 
     return peek(target)[0].version
-
-
-def latest_release(storage: str) -> str:
-    """The release of the latest run in a storage that made one and whose release is still there; else the only release in it."""
-    runs = store.join(storage, "runs")
-    for name in run_names(storage):
-        if store.read(store.join(runs, name, REMOVAL)) is not None:
-            continue
-        made = _releases(store.read(store.join(runs, name, "report.json")))
-        releases = [present(target, store.join(runs, name)) for target in made.values()]
-        if kept := [target for target in releases if store.read_manifest(target) is not None]:
-            return kept[0] if len(kept) == 1 else release_of(store.join(runs, name))
-    home = store.join(storage, "artefacts", "release")
-    keys = [key for key in store.list_names(home) if not key.startswith(".")]
-    found = [target for target in (store.join(home, key) for key in keys) if store.read_manifest(target) is not None]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise Refused(f"no run in {storage} says which of its {len(found)} releases is the latest; give one: {', '.join(found[:5])}")
-    raise Refused(f"there is no release in the storage {storage}; make one with `mirepoix run`, or give the folder of one, or --storage")
-
-
-def _releases(report: bytes | None) -> dict[str, str]:
-    """The targets of the releases that a report names, by their stages; none of one that is not there or is damaged."""
-    with suppress(ValueError):
-        return releases_of(json.loads(report)["stages"]) if report else {}
-    return {}
-
-
-def release_of(target: str) -> str:
-    """The folder of a release, from that folder itself or from the folder of a run that made one."""
-    if store.read_manifest(target) is not None:
-        return target
-    report = store.read(store.join(target, "report.json"))
-    if report is None:
-        if any((Path(target).expanduser() / name).is_file() for name in ("config.json", "modules.json", "mirepoix.json")):
-            raise Refused(f"{target} is a model, and a release has a corpus too; make one: mirepoix release {target} --corpus DIR")
-        raise Refused(f"{target} is neither a release nor the folder of a run; give one of storage/artefacts/release/* or storage/runs/*")
-    made = _releases(report)
-    if len(made) > 1:
-        named = ", ".join(f"{name.rpartition(':')[0]} {folder}" for name, folder in made.items())
-        raise Refused(f"the run in {target} made {len(made)} releases; give the folder of one: {named}")
-    if not made:
-        raise Refused(f"the run in {target} made no release; run its recipe again, up to release")
-    return present(next(iter(made.values())), target)

@@ -1,14 +1,17 @@
-"""The storage: its default folder, how its folder is recognised, and where in it a result lies whose path was recorded elsewhere."""
+"""The storage: its default folder, how its folder is recognised, where in it a result lies whose path was recorded elsewhere, and which
+of its releases is the latest."""
 
+import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from itertools import dropwhile, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.heartbeat import place_of
-from mirepoix.serving.store import KEY, RUN_NAME, is_local, join, list_names, local_path, read_manifest
+from mirepoix.serving.store import KEY, RUN_NAME, is_local, join, list_names, local_path, read, read_manifest
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """A variable that Ray sets in the driver of a submitted job, and in no other process."""
@@ -78,3 +81,121 @@ def _parent(target: str) -> str:
         return str(local_path(target).parent)
     path, mark, query = target.partition("?")
     return path.rstrip("/").rpartition("/")[0] + mark + query
+
+
+class Made(NamedTuple):
+    """The release of a run of `add` or `remove`."""
+
+    run: str  # the folder of the run
+    release: str
+
+
+def run_name_of(folder: str) -> str:
+    return folder.partition("?")[0].rstrip("/").rpartition("/")[2]
+
+
+def latest_release(storage: str) -> str:
+    """The release of the latest run in a storage that made one and whose release is still there; else the only release in it.
+
+    Of a run that only found its release up to date it is what `add` and `remove` have made of that one since.
+    """
+    for run, report in _reports(storage):
+        if kept := _kept(run, report):
+            changed = _changed(storage, run, report)
+            return changed.release if changed else release_of(run) if len(kept) > 1 else next(iter(kept.values()))
+    home = join(storage, "artefacts", "release")
+    keys = [key for key in list_names(home) if not key.startswith(".")]
+    found = [target for target in (join(home, key) for key in keys) if read_manifest(target) is not None]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Refused(f"no run in {storage} says which of its {len(found)} releases is the latest; give one: {', '.join(found[:5])}")
+    raise Refused(f"there is no release in the storage {storage}; make one with `mirepoix run`, or give the folder of one, or --storage")
+
+
+def revised_since(storage: str, release: str) -> Made | None:
+    """What `add` and `remove`, one after the other, have made of a release and what is still there of it; None where it is nothing."""
+    revisions = [(place_of(base), made) for base, made in _revisions(storage)]
+    last, place = None, place_of(release)
+    while made := next((made for base, made in revisions if base == place), None):
+        revisions = [(base, other) for base, other in revisions if base != place]
+        last, place = made, place_of(made.release)
+    return last
+
+
+def revised_before(storage: str, run: str) -> Made | None:
+    """The latest release of a storage before a run, if it is one that `add` or `remove` made."""
+    own = run_name_of(run)
+    before = dropwhile(lambda entry: run_name_of(entry[0]) != own, _reports(storage))
+    return next((_changed(storage, other, report) for other, report in islice(before, 1, None) if _kept(other, report)), None)
+
+
+def _changed(storage: str, run: str, report: Mapping[str, Any]) -> Made | None:
+    """The release of a run if `add` or `remove` made it: of the run itself, or of one that it only found up to date."""
+    kept = _kept(run, report)
+    if len(kept) != 1:
+        return None
+    ((name, release),) = kept.items()
+    if _revised(report) is not None:
+        return Made(run, release)
+    return revised_since(storage, release) if name in _up_to_date(report) else None
+
+
+def _revisions(storage: str) -> Iterator[tuple[str, Made]]:
+    """The releases that `add` and `remove` made, each after the release that it was made of, the newest first."""
+    for run, report in _reports(storage):
+        base, kept = _revised(report), _kept(run, report)
+        if base is not None and len(kept) == 1:
+            yield base, Made(run, *kept.values())
+
+
+def _reports(storage: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The folders and reports of the runs in a storage, the newest first; none of those that are being removed or are damaged."""
+    for name in run_names(storage):
+        run = join(storage, "runs", name)
+        if read(join(run, REMOVAL)) is None and (report := _report(read(join(run, "report.json")))):
+            yield run, report
+
+
+def _report(text: bytes | None) -> Mapping[str, Any]:
+    """The content of report.json; empty where it is not there or is damaged."""
+    with suppress(ValueError):
+        content = json.loads(text) if text else None
+        if isinstance(content, dict) and isinstance(content.get("stages"), list):
+            return content
+    return {}
+
+
+def _kept(run: str, report: Mapping[str, Any]) -> dict[str, str]:
+    """The releases of a run that are still there, by the name of their stage."""
+    made = {name: present(target, run) for name, target in releases_of(report["stages"]).items()}
+    return {name: target for name, target in made.items() if read_manifest(target) is not None}
+
+
+def _revised(report: Mapping[str, Any]) -> str | None:
+    """The release that a run of `add` or `remove` began with; None for any other run."""
+    merge = report.get("settings", {}).get("merge")
+    return None if merge is None else str(merge["release"])
+
+
+def _up_to_date(report: Mapping[str, Any]) -> set[str]:
+    """The stages of a run that had nothing to do."""
+    return {stage["name"] for stage in report["stages"] if stage.get("status") == "skipped"}
+
+
+def release_of(target: str) -> str:
+    """The folder of a release, from that folder itself or from the folder of a run that made one."""
+    if read_manifest(target) is not None:
+        return target
+    report = read(join(target, "report.json"))
+    if report is None:
+        if any((Path(target).expanduser() / name).is_file() for name in ("config.json", "modules.json", "mirepoix.json")):
+            raise Refused(f"{target} is a model, and a release has a corpus too; make one: mirepoix release {target} --corpus DIR")
+        raise Refused(f"{target} is neither a release nor the folder of a run; give one of storage/artefacts/release/* or storage/runs/*")
+    made = releases_of(_report(report).get("stages", ()))
+    if len(made) > 1:
+        named = ", ".join(f"{name.rpartition(':')[0]} {folder}" for name, folder in made.items())
+        raise Refused(f"the run in {target} made {len(made)} releases; give the folder of one: {named}")
+    if not made:
+        raise Refused(f"the run in {target} made no release; run its recipe again, up to release")
+    return present(next(iter(made.values())), target)

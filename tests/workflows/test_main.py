@@ -14,7 +14,7 @@ from mirepoix.models.encoder_config import ARCHITECTURES
 from mirepoix.models.item import Item, item_to_row
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.recipes.registry import RECIPES, RETRIEVERS, recipe
-from mirepoix.workflows.run import release_of
+from mirepoix.workflows.storage import release_of
 from tests.workflows.recipes.small_quickstart import ROOT, environment
 
 

@@ -1,5 +1,6 @@
-"""How a storage is recognised, and where a result is found after it was moved."""
+"""How a storage is recognised, where a result is found after it was moved, and which release is the latest."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -8,17 +9,29 @@ import pytest
 from PIL import Image
 
 from mirepoix.components.ingestion.formats.source_files import SourceFiles
+from mirepoix.models.errors import Refused
+from mirepoix.serving.store import publish
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.recipes.registry import resolve
-from mirepoix.workflows.run import release_of
 from mirepoix.workflows.runner.execute import execute
 from mirepoix.workflows.runner.graph import Stage
-from mirepoix.workflows.storage import is_storage, opened_storage, present, run_names
+from mirepoix.workflows.storage import (
+    is_storage,
+    latest_release,
+    opened_storage,
+    present,
+    release_of,
+    revised_before,
+    revised_since,
+    run_names,
+)
 from mirepoix.workflows.upkeep.gc import Limits, collect
 from mirepoix.workflows.upkeep.runs import read_runs
 from tests.components.ingestion.formats.format_cases import write_files
 from tests.workflows.runner.stub_stages import COPY, StubConfig, run
 from tests.workflows.upkeep.storages import DAY, make_result, make_run, run_name, target
+
+REVISED = ("1" * 16, "2" * 16, "3" * 16)
 
 
 @pytest.mark.parametrize(
@@ -110,3 +123,106 @@ def test_a_backup_that_was_made_while_a_run_ended_is_whole_and_is_restored_elsew
     assert [stage.digest for stage in again.stages.values()] == [stage.digest for stage in first.stages.values()]
     collect(str(restored), Limits(older_than=100 * DAY))
     assert release_of(found.folder) == target(str(restored), "a", "release")
+
+
+@pytest.fixture
+def released(tmp_path):
+    """A storage with releases."""
+    for key in ("a", "b", "c", *REVISED):
+        (tmp_path / f"draft-{key}").mkdir()
+        (tmp_path / f"draft-{key}" / "release.json").write_text("{}")
+        publish(tmp_path / f"draft-{key}", tmp_path / "storage" / "artefacts" / "release" / key, {})
+    return tmp_path / "storage"
+
+
+def ran(storage: Path, name: str, *releases: str, status: str = "done", base: str | None = None) -> None:
+    """The folder of a run that made these releases, or with the status `skipped` found them; by `add` or `remove` if it has a base."""
+    stages = [{"name": "embed", "digest": "d", "target": f"{storage}/artefacts/embed/e"}]
+    for number, key in enumerate(releases):
+        step = f"{'ab'[number]}:release" if len(releases) > 1 else "release"
+        stages.append({"name": step, "digest": "d", "status": status, "target": f"{storage}/artefacts/release/{key}"})
+    settings = {} if base is None else {"merge": {"release": f"{storage}/artefacts/release/{base}"}}
+    (storage / "runs" / name).mkdir(parents=True)
+    (storage / "runs" / name / "report.json").write_text(json.dumps({"stages": stages, "settings": settings}))
+
+
+def test_it_is_that_of_the_latest_run_that_made_one(released):
+    ran(released, "search-20260101-120000-aaaa", "a")
+    ran(released, "finetune-20260301-120000-aaaa", "b")
+    ran(released, "zebra-20260201-120000-aaaa", "c")
+    ran(released, "search-20260401-120000-aaaa")
+    (released / "runs" / "search-20260501-120000-aaaa").mkdir()  # killed before its report
+    assert latest_release(str(released)) == f"{released}/artefacts/release/b"
+
+
+def test_a_release_that_is_gone_is_passed_over(released):
+    ran(released, "search-20260101-120000-aaaa", "a")
+    ran(released, "search-20260201-120000-aaaa", "b")
+    shutil.rmtree(released / "artefacts" / "release" / "b")
+    assert latest_release(str(released)) == f"{released}/artefacts/release/a"
+
+
+def test_a_storage_may_have_been_moved(released, tmp_path):
+    key, releases = "b" * 16, released / "artefacts" / "release"
+    (releases / "b").rename(releases / key)
+    ran(released, "search-20260101-120000-aaaa", key)
+    released.rename(tmp_path / "moved")
+    assert latest_release(str(tmp_path / "moved")) == f"{tmp_path}/moved/artefacts/release/{key}"
+
+
+def test_of_a_run_with_several_one_is_to_be_named(released):
+    ran(released, "quickstart_all-20260101-120000-aaaa", "a", "b")
+    with pytest.raises(Refused, match=r"made 2 releases; give the folder of one: a .*/release/a, b .*/release/b"):
+        latest_release(str(released))
+
+
+def test_without_a_run_the_only_release_is_taken_and_of_several_none(released):
+    with pytest.raises(Refused, match=r"which of its 6 releases is the latest; give one: .*/release/a, "):
+        latest_release(str(released))
+    for key in ("a", "b", *REVISED):
+        shutil.rmtree(released / "artefacts" / "release" / key)
+    assert latest_release(str(released)) == f"{released}/artefacts/release/c"
+
+
+def revised(storage: Path) -> list[str]:
+    """A release, one with items added to it, and one with some of these removed; their targets."""
+    first, second, third = REVISED
+    ran(storage, "search-20260101-120000-aaaa", first)
+    ran(storage, "add-20260102-120000-aaaa", second, base=first)
+    ran(storage, "remove-20260103-120000-aaaa", third, base=second)
+    return [f"{storage}/artefacts/release/{key}" for key in REVISED]
+
+
+def test_a_run_that_finds_its_release_up_to_date_does_not_undo_what_add_and_remove_made_of_it(released):
+    first, second, third = revised(released)
+    ran(released, "search-20260104-120000-aaaa", REVISED[0], status="skipped")
+    assert latest_release(str(released)) == third
+    shutil.rmtree(third)
+    assert latest_release(str(released)) == second
+    shutil.rmtree(second)
+    assert latest_release(str(released)) == first
+
+
+def test_a_run_that_makes_its_release_has_the_latest(released):
+    revised(released)
+    ran(released, "search-20260104-120000-aaaa", "b")
+    assert latest_release(str(released)) == f"{released}/artefacts/release/b"
+    ran(released, "search-20260105-120000-aaaa", "c", status="skipped")
+    assert latest_release(str(released)) == f"{released}/artefacts/release/c", "nothing was made of it"
+
+
+def test_what_was_made_of_a_release_is_found_over_several_steps_and_of_the_last_run_before(released):
+    first, second, third = revised(released)
+    ran(released, "search-20260104-120000-aaaa", "b")
+    home, runs = str(released), f"{released}/runs"
+    assert revised_since(home, first) == revised_since(home, second) == (f"{runs}/remove-20260103-120000-aaaa", third)
+    assert revised_since(home, third) is None
+    assert revised_before(home, f"{runs}/search-20260104-120000-aaaa") == (f"{runs}/remove-20260103-120000-aaaa", third)
+    assert revised_before(home, f"{runs}/add-20260102-120000-aaaa") is None
+
+
+def test_a_storage_without_a_release_is_refused_with_what_to_do(tmp_path, capsys):
+    assert main(["serve", "--storage", str(tmp_path / "none")]) == 2
+    words = "make one with `mirepoix run`, or give the folder of one, or --storage"
+    assert capsys.readouterr().err == f"mirepoix: there is no release in the storage {tmp_path}/none; {words}\n"
+    assert not (tmp_path / "none").exists()

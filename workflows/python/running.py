@@ -29,7 +29,7 @@ class RunResult:
     @property
     def release(self) -> str:
         """The release that the run made, which `mirepoix.open` opens; refused where it made none, or, of several arms, several."""
-        from mirepoix.workflows.run import release_of
+        from mirepoix.workflows.storage import release_of
 
         if self.failures:
             stage, why = next(iter(self.failures.items()))

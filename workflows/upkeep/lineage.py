@@ -12,8 +12,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.workflows.config import read
 from mirepoix.workflows.dag.comparison import Comparison
-from mirepoix.workflows.run import release_of
-from mirepoix.workflows.storage import present, run_names
+from mirepoix.workflows.storage import present, release_of, run_names
 
 
 class Lineage(NamedTuple):

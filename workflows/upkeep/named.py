@@ -3,8 +3,7 @@
 from pathlib import Path
 
 from mirepoix.serving import store
-from mirepoix.workflows.run import latest_release
-from mirepoix.workflows.storage import opened_storage
+from mirepoix.workflows.storage import latest_release, opened_storage
 from mirepoix.workflows.upkeep.runs import find_run, read_runs
 
 LATEST = "latest"

@@ -19,9 +19,9 @@ from mirepoix.serving.release import item_ids, item_sources, peek
 from mirepoix.workflows.config import flatten, override, read
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.search import search
-from mirepoix.workflows.run import Run, RunRequest, print_outcome, release_of, run_config
+from mirepoix.workflows.run import Run, RunRequest, print_outcome, run_config
 from mirepoix.workflows.runner.progress import Output, display_of
-from mirepoix.workflows.storage import present
+from mirepoix.workflows.storage import present, release_of
 from mirepoix.workflows.upkeep.lineage import makers
 
 OVERRIDE = re.compile(r"(seed|trust_remote_code|(sources|curate|merge|embed)(\.\w+)+)=.*", re.DOTALL)

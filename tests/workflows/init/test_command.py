@@ -29,7 +29,7 @@ from mirepoix.models.item import Item
 from mirepoix.serving.http.client import search_endpoint
 from mirepoix.serving.release import open_release
 from mirepoix.workflows.__main__ import main
-from mirepoix.workflows.run import release_of
+from mirepoix.workflows.storage import release_of
 from tests.components.fixtures import SIZES
 from tests.components.ingestion.formats.format_cases import write_files
 from tests.components.ingestion.formats.test_nlvr import published

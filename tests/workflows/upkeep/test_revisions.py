@@ -17,6 +17,7 @@ from mirepoix.serving.golden import GOLDEN, read_golden
 from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.store import MANIFEST, publish, read_manifest
 from mirepoix.workflows.__main__ import main
+from mirepoix.workflows.storage import latest_release
 from mirepoix.workflows.upkeep.lineage import lineage
 from mirepoix.workflows.upkeep.revisions import addition, rules_of
 from tests.components.embedding.recorder import run_in_process
@@ -188,6 +189,21 @@ def test_items_are_removed_without_an_encoder_and_come_back_without_one(cli, hom
     again = open_release(target_of(out))
     assert {id: rows.tobytes() for id, rows in vectors(again).items()} == {id: rows.tobytes() for id, rows in vectors(whole).items()}
     assert shown(again) == shown(whole)
+
+
+def test_a_run_that_is_without_what_add_and_remove_changed_says_so_and_latest_stays_the_changed_one(cli, home, tmp_path):
+    at, made = tmp_path / "own", ("release", home / "clip", "--corpus", home / "old", "--name", "mine")
+    assert "revised" not in cli(*made, at=at)[1]
+    less = cli("remove", "latest", "p09.png", at=at)
+    again = cli(*made, at=at)
+    said = "revised add or remove changed this release since; what is served without a name is still the changed one, `latest`, of"
+    name = less[3]["folder"].name
+    assert f"{said} {name}" in " ".join(again[1].split())
+    assert latest_release(str(at)) == str(target_of(less[1]))
+    anew = cli("release", home / "clip", "--corpus", home / "old", "--name", "other", at=at)
+    told = f"this release is of the sources alone, without what add or remove changed in the one before: mirepoix serve {name}"
+    assert told in " ".join(anew[1].split())
+    assert latest_release(str(at)) == str(target_of(anew[1]))
 
 
 def test_golden_items_that_are_removed_are_in_the_release_no_more(cli, base, read):
