@@ -25,7 +25,7 @@ from mirepoix.serving.http.client import KEY
 from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.replicas import EncoderReplica, IndexReplica, IngressReplica
 from mirepoix.serving.serve_config import ServeConfig
-from mirepoix.serving.store import is_local, local_path
+from mirepoix.serving.store import absolute
 
 APPLICATION = "mirepoix"
 PORTS = 5
@@ -77,7 +77,7 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
             if running:  # a release that would not start does not take the place of one that runs
                 ray.get(_verify.remote(target, config.trust_remote_code))
             serve.run(
-                _application(target, about, config, api_key, _absolute(stored or target)),
+                _application(target, about, config, api_key, absolute(stored or target)),
                 name=APPLICATION,
                 route_prefix="/",
                 logging_config=_LOGGING,
@@ -148,10 +148,6 @@ def _documents(release: Release) -> dict[str, int]:
     """How many documents a release has of each modality, by its letters."""
     codes, counts = np.unique(release.items()["modality"].to_numpy(), return_counts=True)
     return {Modality(code).letters: count for code, count in zip(codes.tolist(), counts.tolist(), strict=True)}
-
-
-def _absolute(target: str) -> str:
-    return str(local_path(target)) if is_local(target) else target
 
 
 def _url(config: ServeConfig) -> str:
