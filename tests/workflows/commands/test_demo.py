@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from mirepoix.components.publishing.receipt import Receipt
-from mirepoix.workflows import demo
+from mirepoix.workflows.commands import demo
 from mirepoix.workflows.recipes.registry import resolve
 from mirepoix.workflows.run import RunRequest
 from tests.components.fixtures import write_corpus
