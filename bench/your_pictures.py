@@ -3,6 +3,7 @@
     python bench/your_pictures.py corpus DIR            DIR/pictures, DIR/captioned and DIR/asked, of 300 drawn pictures each
     python bench/your_pictures.py model DIR             a random CLIP of the size of ViT-B/32: what a published one costs, not what it knows
     python bench/your_pictures.py model DIR --tiny      one of a fraction of that size, which is soon trained
+    python bench/your_pictures.py share                 the share of the speed that `init` measures that the model of full size reaches
     python bench/your_pictures.py measure               init, run and run again over each folder: CPU seconds, Ray's processes included
 
 No published weights are at hand where the page was written, so its times are those of the first model, and its scores those of the second,
@@ -17,6 +18,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
@@ -27,6 +29,7 @@ from suite import measure  # noqa: E402
 PICTURES = 300
 SIDE = 224
 """Pixels of a side of a drawn picture."""
+REPEATS = 5
 TRAINED = ("instruct.tuning.lora=null", "instruct.learning_rate=1e-3", "instruct.max_steps=200", "instruct.loss.temperature=0.07")
 """How a random model is trained, in place of the adapters over a published one."""
 
@@ -74,6 +77,55 @@ def write_model(home: Path, tiny: bool) -> Path:
         settings = json.loads(pixels.read_text()) | {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
         pixels.write_text(json.dumps(settings, indent=1) + "\n")
     return folder
+
+
+def print_share(pictures: int) -> None:
+    """Repeats, one after the other: the speed that `init` measures, and what the model of full size does of pictures and of captions.
+
+    A repeat is the CPU seconds of all threads over their number: of a machine that does other work too, the clock says more.
+    """
+    import torch
+
+    from mirepoix.models.backbones.checkpoint_config import Checkpoint
+    from mirepoix.models.encoder import encoder_class
+    from mirepoix.models.item import Item
+    from mirepoix.workflows.init.costs import EMBEDDED, longest_tokens
+    from mirepoix.workflows.init.machine import this_machine
+    from mirepoix.workflows.init.models import CLIP_B32
+    from mirepoix.workflows.recipes.search import MODEL
+
+    with tempfile.TemporaryDirectory() as name, torch.inference_mode():
+        home = Path(name)
+        write_corpora(home, pictures)
+        checkpoint = Checkpoint(write_model(home / "whole", tiny=False))
+        encoder = encoder_class(MODEL.encoder).build({"model": checkpoint}, MODEL.encoder).eval()
+        rows = list(csv.reader((home / "captioned" / "captions.csv").open()))[1:]
+        captions = [caption for _, caption in rows]
+        items = {
+            "pictures": [Item(file, images=((home / "captioned" / file).read_bytes(),)) for file, _ in rows],
+            "captions": [Item(file, caption) for file, caption in rows],
+        }
+        assert CLIP_B32.vision is not None
+        operations = {"pictures": CLIP_B32.vision.operations, "captions": CLIP_B32.text_operations(longest_tokens(captions, EMBEDDED))}
+        batches = {
+            kind: [encoder.collator((), found[start : start + EMBEDDED]) for start in range(0, len(found), EMBEDDED)]
+            for kind, found in items.items()
+        }
+        cpus = this_machine(name).cpus
+        torch.set_num_threads(cpus)
+        print(f"{pictures} pictures and captions in batches of {EMBEDDED}, {cpus} threads\n")
+        print("| GFLOP/s measured | of pictures | share | of captions | share |\n|---|---|---|---|---|")
+        for number in range(REPEATS + 1):
+            speed = this_machine(name).rate
+            reached = []
+            for kind, found in batches.items():
+                began = time.process_time()
+                for batch in found:
+                    encoder(**batch)
+                reached.append(pictures * operations[kind] * cpus / (time.process_time() - began))
+            if number:  # the first one warms up
+                cells = " | ".join(f"{each / 1e9:.0f} | {each / speed:.2f}" for each in reached)
+                print(f"| {speed / 1e9:.0f} | {cells} |", flush=True)
 
 
 def _timed(words: list[str], home: Path, storage: Path) -> float:
@@ -135,10 +187,13 @@ def main(arguments: list[str]) -> int:
         one.add_argument("folder", type=Path, metavar="DIR")
         if command == "model":
             one.add_argument("--tiny", action="store_true", help="a fraction of the size")
+    commands.add_parser("share", help="what the model of full size reaches of the speed that init measures")
     commands.add_parser("measure", help="run the steps of the page, and print what they take")
     asked = parser.parse_args(arguments)
     if asked.command == "measure":
         print_costs(asked.pictures)
+    elif asked.command == "share":
+        print_share(asked.pictures)
     elif asked.command == "corpus":
         write_corpora(asked.folder, asked.pictures)
     else:

@@ -7,14 +7,14 @@ import os
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 import httpx
 import numpy as np
 import ray
 from ray import serve
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.serve.context import _get_global_client
 from ray.serve.schema import LoggingConfig
 
@@ -25,11 +25,13 @@ from mirepoix.serving.http.client import KEY
 from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.replicas import EncoderReplica, IndexReplica, IngressReplica
 from mirepoix.serving.serve_config import ServeConfig
-from mirepoix.serving.store import is_local, local_path
+from mirepoix.serving.store import absolute
 
 APPLICATION = "mirepoix"
 PORTS = 5
 """How many ports are tried where any will do: another process may take the free one that was chosen before Serve listens there."""
+SHUTDOWN_SECONDS = 30.0
+"""How long Serve's controller has to end, as in Serve's own call."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Server:
             if APPLICATION in serve.status().applications:
                 serve.delete(APPLICATION)
             if not serve.status().applications:
-                serve.shutdown()
+                _shut_down()
 
 
 def start(target: str, config: ServeConfig, api_key: str | None = None, stored: str | None = None) -> Server:
@@ -75,7 +77,7 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
             if running:  # a release that would not start does not take the place of one that runs
                 ray.get(_verify.remote(target, config.trust_remote_code))
             serve.run(
-                _application(target, about, config, api_key, _absolute(stored or target)),
+                _application(target, about, config, api_key, absolute(stored or target)),
                 name=APPLICATION,
                 route_prefix="/",
                 logging_config=_LOGGING,
@@ -88,6 +90,18 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
             opening_error = _opening_error(target, config.trust_remote_code)
         raise _refusal(opening_error or error, release.name) from error
     return Server(_url(config), release.name, release.version)
+
+
+def _shut_down() -> None:
+    """Shuts Serve down; its controller is ended by a call of our own first.
+
+    The controller ends while it is in that call. Serve lets Ray repeat its own one, so Ray would print that the task has failed.
+    """
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is not None:
+        with suppress(RayActorError, GetTimeoutError):  # Serve's own call, which follows, warns of a controller that does not end
+            ray.get(client._controller.graceful_shutdown.options(max_task_retries=0).remote(), timeout=SHUTDOWN_SECONDS)
+    serve.shutdown()
 
 
 @contextmanager
@@ -134,10 +148,6 @@ def _documents(release: Release) -> dict[str, int]:
     """How many documents a release has of each modality, by its letters."""
     codes, counts = np.unique(release.items()["modality"].to_numpy(), return_counts=True)
     return {Modality(code).letters: count for code, count in zip(codes.tolist(), counts.tolist(), strict=True)}
-
-
-def _absolute(target: str) -> str:
-    return str(local_path(target)) if is_local(target) else target
 
 
 def _url(config: ServeConfig) -> str:

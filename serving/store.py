@@ -72,6 +72,11 @@ def local_path(target: str | Path) -> Path:
     return Path(unquote(urlsplit(text).path) if text.startswith("file://") else text).expanduser().absolute()
 
 
+def absolute(target: str) -> str:
+    """A local target by its absolute path, which is right in any folder; a URI as it is."""
+    return str(local_path(target)) if is_local(target) else target
+
+
 def cache_folder() -> Path:
     """The user's folder for copies: mirepoix/ in XDG_CACHE_HOME, or in ~/.cache where that is unset, empty or relative."""
     given = Path(os.environ.get("XDG_CACHE_HOME", ""))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mirepoix.workflows.cluster.doctor import TEST_PROGRAMS
+
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = (
     "README.md",
@@ -114,13 +116,20 @@ def test_a_path_that_does_not_exist_is_found():
     assert "gone.py" in tree("## The files\n```\nmodels/    torch\n  gone.py  nothing\n```\n")["models/"]
 
 
+def test_the_packages_of_the_tests_are_the_same_in_ci_doctor_and_the_guide_for_contributors():
+    packages = ["chromium", "chromium-driver", "nginx-light", "openssl", "systemd"]
+    assert [*TEST_PROGRAMS.values()] == packages
+    assert f"apt-get install -y -qq --no-install-recommends {' '.join(packages)}\n" in (ROOT / ".ci/run").read_text()
+    assert f"The tests need {', '.join(packages[:-1])} and {packages[-1]}, the packages of Debian" in (ROOT / "CONTRIBUTING.md").read_text()
+
+
 def blocks(document: str, language: str) -> list[str]:
     """The blocks of code of a document in a language."""
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="it checks with systemd's own parser")
 def test_the_unit_of_the_service_is_one_that_systemd_reads(tmp_path):
+    assert shutil.which("systemd-analyze"), "the unit is tested by systemd's own parser; install systemd"
     (unit,) = blocks("docs/storage.md", "ini")
     assert "ExecStart=/srv/mirepoix/.venv/bin/mirepoix serve" in unit
     file = tmp_path / "mirepoix.service"

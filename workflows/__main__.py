@@ -180,7 +180,7 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.demo import demo
+    from mirepoix.workflows.commands.demo import demo
 
     return demo(_request(arguments), arguments.form)
 
@@ -239,7 +239,7 @@ def _validate(arguments: argparse.Namespace) -> int:
 
 def _convert(arguments: argparse.Namespace) -> int:
     from mirepoix.components.ingestion.sources_config import SourcesConfig
-    from mirepoix.workflows.checks.convert import convert_command
+    from mirepoix.workflows.commands.convert import convert_command
 
     sources = SourcesConfig(path=tuple(arguments.path), **_reading(arguments))
     return convert_command(sources, arguments.to, arguments.target)

@@ -184,7 +184,7 @@ def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitSt
 
     if display is not None:
         display.open(recipe=name, run=folder, storage=request.storage, stages=list(planned.stages))
-    with Driver(_root(request.storage), folder=folder) as driver:  # until the report is written, which names what the run needs
+    with Driver(store.absolute(request.storage), folder=folder) as driver:  # until the report is written, which names what the run needs
         report = execute(
             graph,
             request.storage,
@@ -223,10 +223,6 @@ def _endpoint(report: Report, joined: bool) -> str | None:
         return None
     receipt = Receipt(**results.read(stage.target, RECEIPT))
     return receipt.url if stage.status == "done" or answers(receipt) else None
-
-
-def _root(storage: str) -> str:
-    return str(store.local_path(storage)) if store.is_local(storage) else storage
 
 
 def _record(request: RunRequest, config: Recipe | Revision, report: Report, began: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.heartbeat import place_of
-from mirepoix.serving.store import KEY, RUN_NAME, is_local, join, list_names, local_path, read, read_manifest
+from mirepoix.serving.store import KEY, RUN_NAME, absolute, is_local, join, list_names, local_path, read, read_manifest
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """A variable that Ray sets in the driver of a submitted job, and in no other process."""
@@ -33,8 +33,7 @@ def default_storage() -> str:
 
 def opened_storage(storage: str | None) -> str:
     """The storage that is given, or the default one, as runs record it: a local one by its absolute path."""
-    given = storage or default_storage()
-    return str(local_path(given)) if is_local(given) else given
+    return absolute(storage or default_storage())
 
 
 def is_storage(storage: str) -> bool:

@@ -87,10 +87,10 @@ def work(
 
 
 def _unmeasured(context: Context, curate: Path, unanswered: int) -> Outcome:
-    """The outcome for a corpus by which nothing can be measured, with the reason; other arms may train on what queries it has."""
-    trained_on = part_rows(curate, "qrels") and "outside the split 'train' "
-    why = f"there is nothing to measure by: no query {trained_on or ''}has an answer in the corpus"
-    why = f"{why}; to measure, add queries with their answers, in any format that has them"
+    """The outcome for a corpus without a query that can be measured, with the reason; other arms may train on what queries it has."""
+    of_train = "outside the split 'train' " if part_rows(curate, "qrels") else ""
+    lacking = f"no query {of_train}has an answer in the corpus" if part_rows(curate, "queries") else "the corpus has no queries"
+    why = f"no score was computed: {lacking}; bring captions or queries, as docs/your_pictures.md explains"
     (context.folder / "metrics.json").write_text(json.dumps({"results": [], "unmeasured": why}, indent=1, sort_keys=True) + "\n")
     return Outcome(Rows(unanswered, 0, rejected=unanswered), {}, {"notices": [{"detail": why}]})
 

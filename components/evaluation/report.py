@@ -46,7 +46,7 @@ def render(report: dict[str, Any]) -> str:
     if report.get("headline"):
         body += [_headline(report["headline"]), *_tables(report)]
     if report.get("unmeasured"):
-        body.append(f"<p>{escape(report['unmeasured'].capitalize())}.</p>")
+        body.append(f"<p>{escape(report['unmeasured'][:1].upper() + report['unmeasured'][1:])}.</p>")
     if report.get("arms"):
         body += _comparison(report["arms"])
     body += ["<h2>Data</h2>", f"<p>digest <code>{escape(report['data']['digest'])}</code></p>", _counts(report["data"]["rows"])]

@@ -123,7 +123,8 @@ def _result(entry: Mapping[str, Any], headline: Mapping[str, Any]) -> dict[str, 
 def _scores(run: Mapping[str, Any]) -> list[str]:
     """Tables by split and pool: the headline's measure for every task, next to that of the model before training."""
     if not run.get("results"):
-        return ["## Scores", f"The run has no evaluation results{f': {why}' if (why := run.get('unmeasured')) else ''}."]
+        why = run.get("unmeasured") or "the run has no evaluation results"
+        return ["## Scores", f"{why[:1].upper()}{why[1:]}."]
     measure = run["headline"]["measure"]
     before = {(entry["split"], entry["pool"]): entry for entry in run["results"] if entry["system"] == "untrained"}
     pools = "in the universal pool all candidates are searched, in the target pool those of the modality that a query wants"

@@ -56,9 +56,12 @@ def test_a_name_is_joined_before_the_query_of_a_uri():
     assert join("/bucket/what?", "b") == "/bucket/what?/b"
 
 
-def test_paths_and_file_uris_are_local_and_object_stores_are_not():
+def test_paths_and_file_uris_are_local_and_object_stores_are_not(tmp_path, monkeypatch):
     assert store.is_local("/a/b") and store.is_local(Path("a")) and store.is_local("file:///a%20b")
     assert store.local_path("file:///a%20b") == Path("/a b")
+    assert store.absolute("file:///a%20b") == "/a b" and store.absolute("s3://bucket/a?region=x") == "s3://bucket/a?region=x"
+    monkeypatch.chdir(tmp_path)
+    assert store.absolute("storage") == f"{tmp_path}/storage"
     assert not store.is_local("s3://bucket/a")
 
 

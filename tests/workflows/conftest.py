@@ -1,4 +1,4 @@
-"""A command run in this process; and a Ray head that takes jobs, one for all tests that need any cluster beside their own."""
+"""A command run in this process; a small BEIR folder; a Ray head that takes jobs, one for all tests that need a cluster beside theirs."""
 
 import os
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 from mirepoix.workflows.__main__ import main
 from tests.workflows.cluster.ray_heads import head
+from tests.workflows.corpora import lines
 
 
 @pytest.fixture
@@ -19,6 +20,26 @@ def cli(capsys):
         return status, out, err
 
     return run
+
+
+@pytest.fixture
+def beir(tmp_path):
+    """Writes a small BEIR folder: rows of candidates, and queries of splits."""
+
+    def write(candidates, **queries):
+        home = tmp_path / "beir"
+        lines(home / "corpus.jsonl", [{"_id": name, "text": text} for name, text in candidates.items()])
+        lines(
+            home / "queries.jsonl",
+            [{"_id": f"q-{split}-{answer}", "text": f"who is {answer} of {split} ?"} for split in queries for answer in queries[split]],
+        )
+        for split, answers in queries.items():
+            rows = ["query-id\tcorpus-id\tscore", *(f"q-{split}-{answer}\t{answer}\t1" for answer in answers)]
+            (home / "qrels").mkdir(exist_ok=True)
+            (home / "qrels" / f"{split}.tsv").write_text("\n".join(rows) + "\n")
+        return home
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,12 @@
 """An endpoint that would end with its run is not started again, and is said to be up only where it is."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
+
+from PIL import Image
 
 from mirepoix.components.publishing.receipt import Receipt
 from mirepoix.serving.store import publish
@@ -8,6 +14,9 @@ from mirepoix.workflows.run import RunRequest, _endpoint, plan_config
 from mirepoix.workflows.runner.execute import Report, StageReport, execute
 from mirepoix.workflows.runner.graph import Stage
 from tests.workflows.runner.stub_stages import COPY, STILL_THERE, StubConfig
+
+ROOT = Path(__file__).parents[2]
+RIGHTS = "-dac_override,-dac_read_search"  # of root, for whom permissions do not count
 
 
 def test_an_endpoint_that_has_answered_is_started_again_only_where_it_stays_up_or_is_searched(tmp_path, monkeypatch):
@@ -36,3 +45,19 @@ def test_an_endpoint_is_said_to_be_up_only_where_it_answers_or_was_just_started_
 
     assert url("done", joined=True) == "http://127.0.0.1:9"
     assert url("done", joined=False) is url("skipped", joined=False) is url("failed", joined=True) is None
+
+
+def test_a_folder_of_the_corpus_that_may_not_be_read_is_named_before_the_first_stage(tmp_path):
+    closed = tmp_path / "pictures" / "own"
+    closed.mkdir(parents=True)
+    Image.effect_noise((40, 30), 50).save(tmp_path / "pictures" / "p.png")
+    closed.chmod(0)
+    unprivileged = ["setpriv", f"--bounding-set={RIGHTS}", f"--inh-caps={RIGHTS}"] if os.geteuid() == 0 else []
+    words = ["run", "search", f"sources.path={tmp_path / 'pictures'}", "--storage", str(tmp_path / "storage")]
+    ended = subprocess.run([*unprivileged, sys.executable, "-m", "mirepoix.workflows", *words], cwd=ROOT, capture_output=True, text=True)
+    closed.chmod(0o755)
+    assert ended.returncode == 2 and ended.stdout == "" and not (tmp_path / "storage").exists()
+    assert ended.stderr == (
+        f"mirepoix: corpus '{tmp_path}/pictures' cannot be read whole: {closed} is closed to this user; make it readable, move it "
+        "elsewhere, or give the folders that can be read as sources.path\n"
+    )

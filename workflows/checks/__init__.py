@@ -1,1 +1,1 @@
-"""What is told before a run: of the machine, of what the config names, of the corpus; `convert` reads a corpus in the same way."""
+"""What is told before a run: of the machine, of what the config names, of the corpus."""

@@ -27,7 +27,14 @@ GIB = 2**30
 PORTS = {8000: "the search endpoint", 8265: "the dashboard of a Ray head", 5000: "an MLflow server"}
 PACKAGES = ("ray", "torch", "deepspeed", "transformers", "peft", "mlflow", "pyarrow", "pillow", "numpy", "fastapi")
 FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs")
-BROWSERS = ("chromium",)
+TEST_PROGRAMS = {
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+    "nginx": "nginx-light",
+    "openssl": "openssl",
+    "systemd-analyze": "systemd",
+}
+"""Programs that the tests use, and their packages of Debian."""
 PROBE_SECONDS = 60.0
 FAISS_PROBE = """
 import json, faiss
@@ -61,7 +68,7 @@ def checks(storage: str | None = None) -> list[MachineCheck]:
         machine = [python(), cpus(), memory(), shared_memory(), *versions()]
         devices, pictures = gpus(), torchvision()
         ports = [port(number, use) for number, use in PORTS.items()]
-        services = [*ray_authentication(), *storage_root(root), tracking(), browser()]
+        services = [*ray_authentication(), *storage_root(root), tracking(), programs_of_tests()]
         return [*machine, faiss(probe_result(faiss_probe)), devices, operators(probe_result(operators_probe)), pictures, *ports, *services]
 
 
@@ -344,8 +351,9 @@ def tracking(uri: str | None = None) -> MachineCheck:
     return MachineCheck("MLflow", "ok", f"{uri}, reached")
 
 
-def browser(names: Iterable[str] = BROWSERS) -> MachineCheck:
-    found = next((path for path in map(shutil.which, names) if path), None)
-    if not found or not shutil.which("chromedriver"):
-        return MachineCheck("browser", "warn", "none", "the tests of the pages fail without it; apt-get install chromium chromium-driver")
-    return MachineCheck("browser", "ok", found)
+def programs_of_tests() -> MachineCheck:
+    """Whether the programs are there that the tests use beside Python's."""
+    if missing := [program for program in TEST_PROGRAMS if not shutil.which(program)]:
+        packages = " ".join(TEST_PROGRAMS[program] for program in missing)
+        return MachineCheck("programs", "warn", f"no {', '.join(missing)}", f"only tests need these; apt-get install {packages}")
+    return MachineCheck("programs", "ok", f"{', '.join(TEST_PROGRAMS)}, for the tests")

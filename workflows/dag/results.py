@@ -1,7 +1,6 @@
 """The results of a run, gathered from its stages: scores by task, sizes and times of each retriever; and their table for the terminal."""
 
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -85,12 +84,7 @@ def results_table(results: Mapping[str, Any]) -> str:
     """The results as a table of text, or why nothing could be measured; empty where nothing was evaluated."""
     if "arms" in results:
         return "\n".join(_compared(results["arms"]))
-    return "\n".join(_single(results)) if "headline" in results else _unmeasured(results.get("unmeasured", ""))
-
-
-def _unmeasured(why: str) -> str:
-    """Why nothing was measured, in the words of a result, as nothing has failed."""
-    return re.sub("^there is nothing to measure by", "not measured", why)
+    return "\n".join(_single(results)) if "headline" in results else results.get("unmeasured", "")
 
 
 def searchable(stages: Mapping[str, StageReport]) -> list[str]:
@@ -170,4 +164,4 @@ def _compared(arms: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
                 yield line("  untrained", {name: f"{value['average']:.3f}" for name, value in untrained.items()})
     for label, cells in facts(arms).items():
         yield line(label, cells)
-    yield from (f"  {name}: {why}" for name, arm in arms.items() if (why := arm["failure"] or _unmeasured(arm.get("unmeasured", ""))))
+    yield from (f"  {name}: {why}" for name, arm in arms.items() if (why := arm["failure"] or arm.get("unmeasured", "")))

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
@@ -30,9 +30,10 @@ from mirepoix.workflows.init.columns import Table, look_at_table
 from mirepoix.workflows.init.pictures import Pictures, look_at_pictures
 from mirepoix.workflows.init.unread import files_of, hints, unread
 
-MOST_TABLES = 20
 READING_SECONDS = 5.0
 """A corpus is read for as long at most; of a larger one, the counts are those of the part that was read."""
+LEAST_TABLES = 20
+"""Tables that are looked at even where that takes longer."""
 TEXTS = 300
 """Texts by which the language is judged, and pictures of which the captions beside them are read, at most."""
 FIRST_ROWS = 50
@@ -98,7 +99,7 @@ def survey(path: Path) -> Survey:
     recognised = found or ([pictures_folder.NAME] if pictures_folder.holds_pictures(tree) else [])
     beside = set(pictures_folder.sidecars(tree)) if pictures.count else set()
     files = [file for file in data_files(tree, *any_table.ENDINGS) if file not in beside]
-    looked = {file: look_at_table(tree, file) for file in files[:MOST_TABLES]}
+    looked = _looked(tree, files)
     tables = [table for table in looked.values() if table and (table.chosen("picture") or table.chosen("text"))]
     tables.sort(key=lambda table: (not table.chosen("picture"), -table.rows))
     forms = _forms(found, tables, bool(pictures.count) and not broken)
@@ -112,6 +113,10 @@ def survey(path: Path) -> Survey:
     taken = files_of(source)
     read = [table for table in tables if table.file in taken or (reading is not None and table.file == reading.tree.only)]
     contents = _contents(tree, form, read, pictures)
+    uncounted = len(taken.intersection(files) - looked.keys()) if form in (any_table.NAME, pictures_folder.NAME) else 0
+    if uncounted:
+        counted_in = f"the texts and queries are those of {len(read):,} tables; {uncounted:,} more are read too, and were not counted"
+        contents = replace(contents, whole=False, notices=(*contents.notices, counted_in))
     return Survey(
         folder=str(path),
         pictures=pictures,
@@ -122,11 +127,22 @@ def survey(path: Path) -> Survey:
         contents=contents,
         files=len(tree.sizes),
         hints=tuple(hints(looked, denied)),
-        unread=tuple(unread(tree, source, looked, read, contents.candidates, pictures, len(files))),
+        unread=tuple(unread(tree, source, looked, read, contents.candidates, pictures, files)),
         named=form != any_table.NAME and recognised != [form],
         file=reading.tree.only if reading else "",
         images=(reading.tree.images or "") if reading else "",
     )
+
+
+def _looked(tree: SourceFiles, files: list[str]) -> dict[str, Table | None]:
+    """The tables that are looked at: as many as some seconds are enough for, and so many at least."""
+    looked: dict[str, Table | None] = {}
+    end = perf_counter() + READING_SECONDS
+    for file in files:
+        if len(looked) >= LEAST_TABLES and perf_counter() > end:
+            break
+        looked[file] = look_at_table(tree, file)
+    return looked
 
 
 def _forms(found: list[str], tables: list[Table], pictures: bool) -> list[str]:

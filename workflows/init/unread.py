@@ -32,7 +32,7 @@ def files_of(source: Source) -> set[str]:
 def hints(looked: Mapping[str, Table | None], denied: list[str]) -> Iterator[str]:
     """What to mend: folders that may not be read, and tables whose first line is none of names."""
     for folder in denied[:SHOWN]:
-        yield f"{folder} may not be read, and is left out here; change its permissions, or move it: a run refuses a folder with it"
+        yield f"{folder} may not be read, and is left out here; make it readable, or move it elsewhere: a run refuses a folder with it"
     for table in filter(None, looked.values()):
         if table.headless:
             yield f"{table.file}: its first line has {table.headless!r}, which looks like data; give it a first line of column names"
@@ -45,7 +45,7 @@ def unread(
     read: list[Table],
     modalities: Iterable[str],
     pictures: Pictures,
-    tables: int,
+    tables: list[str],
 ) -> Iterator[str]:
     """What is not read, a line each: files with the reason, and columns."""
     taken = files_of(source)
@@ -65,9 +65,10 @@ def unread(
     left = [file for file in looked if file not in (taken if looked[file] is None else read_files)]
     for file in left[:SHOWN]:
         yield f"{file}, {_why_unread(tree, file, looked[file], read, bool(pictures.count))}"
-    more = max(0, len(left) - SHOWN) + max(0, tables - len(looked))
+    more = max(0, len(left) - SHOWN) + len(set(tables) - looked.keys() - taken)
     if more:
-        yield f"{more:,} more {plural('table', more)}"
+        instead = "sources.path: [one=FILE, other=FILE], sources.columns: [one:text=COLUMN, other:text=COLUMN]"
+        yield f"{more:,} more {plural('table', more)}; tables of other columns can be sources of their own, each with a name: {instead}"
     for notice in unused_files(tree, taken | set(looked)):
         file = notice.source.removeprefix(f"{tree.name}/")
         if suffix(file) in UNREAD:

@@ -19,6 +19,7 @@ from mirepoix.workflows.init.survey import Survey
 from mirepoix.workflows.init.words import counted, duration, gigabytes, plural
 
 WIDTH = 118
+SHOWN = 4  # tables, each in a line
 LABEL = 10
 NAMES = {"i": "pictures", "t": "texts", "it": "pictures with a text", "v": "clips", "vt": "clips with a text"}
 APART = "a picture and its caption are two results, and the caption is a query for the picture"
@@ -44,8 +45,11 @@ def _found(found: Survey) -> Iterator[str]:
         yield f"{counted(pictures.count, 'picture')}, {gigabytes(pictures.bytes)}{where}{size}"
     for ending, count in found.sidecars.items():
         yield f"{count:,} {ending} {plural('file', count)} beside pictures, which are read as their captions"
-    for table in found.tables[:4]:
+    for table in found.tables[:SHOWN]:
         yield f"{table.file}: {counted(table.rows, 'row')}, {table.written}; columns {', '.join(table.names[:12])}"
+    if (more := len(found.tables) - SHOWN) > 0:
+        rows = sum(table.rows for table in found.tables[SHOWN:])
+        yield f"{counted(more, 'more table')} of the same use: {counted(rows, 'row')}"
     about = "" if contents.whole else "about "
     what = ", ".join(f"{about}{_named(count, letters)}" for letters, count in sorted(contents.candidates.items()))
     known = "" if found.format in (pictures_folder.NAME, any_table.NAME) else f", {FORMATS[found.format].what}"

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.store import Manifest, delete, is_local, join, local_path, read_manifest, write
+from mirepoix.serving.store import Manifest, absolute, delete, join, read_manifest, write
 from mirepoix.workflows.runner.executors import POLL_SECONDS, Executor, LocalExecutor, OnReports, RayExecutor
 from mirepoix.workflows.runner.fingerprint import StageLookup, look_up
 from mirepoix.workflows.runner.graph import Stage, choose, downstream, matching_names
@@ -73,9 +73,8 @@ def execute(
     same time, in their order. A `driver` that is given was entered, and stays so.
     """
     chosen, forced = choose(stages, until, start, set(force))
-    root = str(local_path(storage)) if is_local(storage) else storage
     executor = partial(LocalExecutor if local else RayExecutor, ensure_ray=ensure_ray)
-    run = _Run(chosen, root, forced, tracker or Tracker(), display or Display(), parallel_arms, executor, driver)
+    run = _Run(chosen, absolute(storage), forced, tracker or Tracker(), display or Display(), parallel_arms, executor, driver)
     planned = run.plan()
     sources().save()
     if start is not None:

@@ -29,6 +29,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.store import refuse_credentials
 
 SHARD_BYTES = 64 << 20
+_DENIED = re.compile(r"Cannot list directory '(.+?)'\.")  # as pyarrow words it
 _SPACE, _GAP, _ENDING = re.compile(r"\s*"), re.compile(r"[\s,]*"), re.compile(r"\.\w+(\.gz)?$", re.I)
 LONGEST_LINE = 256 << 20  # a base64 picture is one line
 TABLE_BYTES = 16 << 20  # of Parquet rows that are held at a time, about
@@ -95,6 +96,11 @@ class SourceFiles:
             yield
         except Exception as error:  # a missing package, an unknown scheme, or any connection error of a file system
             reason = (str(error) or type(error).__name__).splitlines()[0]
+            if isinstance(error, PermissionError) and (denied := _DENIED.search(reason)):
+                raise Refused(
+                    f"corpus {self.path!r} cannot be read whole: {denied[1]} is closed to this user; make it readable, move it elsewhere, "
+                    "or give the folders that can be read as sources.path"
+                ) from error
             raise Refused(
                 f"corpus {self.path!r} cannot be reached ({reason}); give a folder or a URI such as s3://bucket/corpus"
             ) from error

@@ -254,11 +254,16 @@ def test_a_corpus_without_a_query_is_not_measured_and_the_result_says_so(tmp_pat
     curate = write_corpus(tmp_path / "curate", corpus=corpus()["corpus"])
     outcome, summary = alone(tmp_path, curate, PERFECT)
     assert summary == {"results": [], "unmeasured": outcome.tables["notices"][0]["detail"]} and outcome.metrics == {}
-    assert summary["unmeasured"].startswith("there is nothing to measure by: no query has an answer in the corpus; to measure, add queries")
+    bring = "; bring captions or queries, as docs/your_pictures.md explains"
+    assert summary["unmeasured"] == f"no score was computed: the corpus has no queries{bring}"
     rows = [{"id": "q", "text": "?", "split": "train", "task": "t->t"}]
     learnt = write_corpus(tmp_path / "learnt", corpus=corpus()["corpus"], queries=rows, qrels=[{"query_id": "q", "item_id": "t0"}])
     _, summary = alone(tmp_path / "other", learnt, PERFECT)
-    assert "no query outside the split 'train' has an answer" in summary["unmeasured"], "another arm is trained on it"
+    outside = "no query outside the split 'train' has an answer in the corpus"
+    assert summary["unmeasured"] == f"no score was computed: {outside}{bring}", "another arm is trained on it"
+    asked = write_corpus(tmp_path / "asked", corpus=corpus()["corpus"], queries=[rows[0] | {"split": "test"}])
+    _, summary = alone(tmp_path / "third", asked, PERFECT)
+    assert summary["unmeasured"] == f"no score was computed: no query has an answer in the corpus{bring}"
 
 
 @pytest.mark.parametrize(

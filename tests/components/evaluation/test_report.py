@@ -232,7 +232,7 @@ def test_an_arm_without_a_training_stands_beside_those_with_one():
     report = compared()
     report["arms"]["mire"] |= {name: untrained()[name] for name in ("headline", "results")}
     report["arms"]["mire"]["results"].append(entry("encoder", "universal", "train", 1.0))
-    report["arms"]["jfe"] = {"facts": {}, "failure": "", "unmeasured": "there is nothing to measure by"}
+    report["arms"]["jfe"] = {"facts": {}, "failure": "", "unmeasured": "no score was computed: the corpus has no queries"}
     found = rows(render(report))
     assert found[4:6] == [
         ["average", "24", "0.500 0.400 to 0.600", "0.500 0.400 to 0.600", "–"],
@@ -245,12 +245,12 @@ def test_an_arm_without_a_training_stands_beside_those_with_one():
         ["it->t", "12", "–", "0.750", "–"],
         ["average", "24", "–", "0.500 0.400 to 0.600", "–"],
     ], "a split that only one arm was measured on"
-    assert "<b>jfe</b> is not in the table: there is nothing to measure by" in render(report)
+    assert "<b>jfe</b> is not in the table: no score was computed: the corpus has no queries" in render(report)
 
 
 def test_a_run_that_had_nothing_to_measure_by_says_so():
-    bare = {name: value for name, value in REPORT.items() if name != "headline"} | {"results": [], "unmeasured": "there is nothing: <x>"}
-    assert "<p>There is nothing: &lt;x&gt;.</p>" in render(bare)
+    bare = {name: value for name, value in REPORT.items() if name != "headline"} | {"results": [], "unmeasured": "no score: <x> of CLIP"}
+    assert "<p>No score: &lt;x&gt; of CLIP.</p>" in render(bare)
 
 
 def test_the_best_of_a_row_is_marked():

@@ -2,10 +2,13 @@
 
 import json
 import shutil
+from time import monotonic, sleep
 
 import httpx
 import pytest
+import ray
 from ray import serve
+from ray._private.utils import push_error_to_driver
 
 from mirepoix.components.publishing import deploy
 from mirepoix.components.publishing.receipt import RECEIPT, still_served
@@ -83,12 +86,19 @@ def test_a_damaged_release_is_refused_and_the_served_one_stays(deployed, release
     assert still_served(deployed[0], CONFIG)
 
 
-def test_the_receipt_is_not_valid_after_the_endpoint_was_stopped(deployed, receipt):
+def test_the_receipt_is_not_valid_after_the_endpoint_was_stopped_of_which_ray_prints_no_failure(deployed, receipt, capsys):
     server = Server(receipt["url"], receipt["name"], receipt["release"])
     server.stop()
     assert not still_served(deployed[0], CONFIG)
     server.stop()
     assert not serve.status().proxies
+    push_error_to_driver(ray._private.worker.global_worker, "test", "the last line")  # it is printed after all others
+    printed = ""
+    end = monotonic() + 30
+    while "the last line" not in printed and monotonic() < end:
+        sleep(0.05)
+        printed += "".join(capsys.readouterr())
+    assert "the last line" in printed and "graceful_shutdown" not in printed
 
 
 def test_an_endpoint_reachable_from_other_machines_needs_a_key_whatever_the_config_says(ray_cluster, released, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from mirepoix.workflows.__main__ import main
-from tests.workflows.checks.corpora import TEXTS
+from tests.workflows.corpora import TEXTS
 
 
 def rows(texts):

@@ -18,7 +18,7 @@ from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.checks import reading
 from mirepoix.workflows.checks import validate as validation
 from tests.components.ingestion.formats.format_cases import write_files
-from tests.workflows.checks.corpora import TEXTS, lines, picture
+from tests.workflows.corpora import TEXTS, lines, picture
 
 
 @pytest.fixture(scope="module")

@@ -289,9 +289,12 @@ def test_a_local_tracking_store_is_not_asked():
     assert "SQLite" in doctor.tracking().found
 
 
-def test_no_browser_is_a_warning(nowhere):
-    assert doctor.browser().state == "warn"
-    (nowhere / "chromium").touch(mode=0o755)
-    assert doctor.browser().state == "warn", "a browser without its driver cannot be tested with"
-    (nowhere / "chromedriver").touch(mode=0o755)
-    assert doctor.browser().found == str(nowhere / "chromium")
+def test_a_program_that_only_tests_need_is_a_warning_with_its_package(nowhere):
+    for program in ("chromium", "nginx", "openssl"):
+        (nowhere / program).touch(mode=0o755)
+    found = doctor.programs_of_tests()
+    assert found.state == "warn" and found.found == "no chromedriver, systemd-analyze"
+    assert found.advice == "only tests need these; apt-get install chromium-driver systemd"
+    for program in ("chromedriver", "systemd-analyze"):
+        (nowhere / program).touch(mode=0o755)
+    assert doctor.programs_of_tests().state == "ok"

@@ -211,15 +211,19 @@ def test_an_arm_without_a_training_stands_beside_those_with_one(tmp_path):
 
 def test_a_run_by_whose_corpus_nothing_could_be_measured_says_so(tmp_path):
     (tmp_path / "draft").mkdir()
-    (tmp_path / "draft" / "metrics.json").write_text(json.dumps({"results": [], "unmeasured": "there is nothing to measure by"}))
+    (tmp_path / "draft" / "metrics.json").write_text(
+        json.dumps({"results": [], "unmeasured": "no score was computed: the corpus has no queries"})
+    )
     publish(tmp_path / "draft", tmp_path / "evaluate", {})
     stages = {"evaluate": done(tmp_path / "evaluate")}
     gathered = results.gather(recipe("quickstart"), Report(stages))
-    assert gathered == {"facts": {}, "results": [], "unmeasured": "there is nothing to measure by"}
-    assert results.results_table(gathered) == "not measured"
+    assert gathered == {"facts": {}, "results": [], "unmeasured": "no score was computed: the corpus has no queries"}
+    assert results.results_table(gathered) == "no score was computed: the corpus has no queries"
     compared = Comparison(arms={"plain": Arm(adapt=None, instruct=None)})
     arms = results.gather(compared, Report({"plain:evaluate": stages["evaluate"]}))
-    assert results.figures(arms) == {} and results.results_table(arms).splitlines() == ["  plain: not measured"]
+    assert results.figures(arms) == {} and results.results_table(arms).splitlines() == [
+        "  plain: no score was computed: the corpus has no queries"
+    ]
 
 
 def test_a_comparison_in_which_every_arm_failed_still_has_the_reasons(config):

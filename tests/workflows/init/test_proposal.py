@@ -40,7 +40,7 @@ def test_enough_pairs_are_trained_on_in_no_more_steps_than_they_fill():
     ("splits", "machine", "words"),
     [
         ([("train", 199)], {}, "to train on there are 199 pairs, and a training is proposed from 200 pairs on"),
-        ([("train", 5000)], {"rate": 1e9}, "training takes about 109.5 hours on 4 cores"),
+        ([("train", 5000)], {"rate": 1e9}, "training takes about 117.9 hours on 4 cores"),
         ([("train", 5000)], {"memory": 4 * 10**9}, "training takes about 4.4 GB of memory, and 4.0 GB are free"),
     ],
 )

@@ -9,9 +9,11 @@ from mirepoix.components.ingestion.formats import filesystems
 from mirepoix.components.ingestion.formats.table import NAME as TABLE
 from mirepoix.components.ingestion.readers import open_sources, tables
 from mirepoix.models.errors import Refused
+from mirepoix.workflows.init import survey as survey_module
 from mirepoix.workflows.init.machine import Machine
 from mirepoix.workflows.init.proposal import propose
 from mirepoix.workflows.init.survey import Survey, survey
+from mirepoix.workflows.init.written import said
 from tests.components.ingestion.formats import samples
 from tests.components.ingestion.formats.format_cases import picture, write_files
 
@@ -109,6 +111,53 @@ def test_another_table_with_some_of_the_columns_is_left_out_as_the_run_would_ref
     assert found.unread[0] == "all but list.csv, since the other tables have some of its columns, and not all"
 
 
+def yearly(count: int) -> dict[str, object]:
+    """A picture for each year, and a table of two captions of it."""
+    files: dict[str, object] = {}
+    for year in range(count):
+        rows = f"{year}.png;ein Haus am See {year}\n{year}.png;zwei Boote am Ufer {year}\n"
+        files |= {f"{year}.png": picture(year), f"shop-{1990 + year}.csv": f"bild;titel\n{rows}"}
+    return files
+
+
+def test_any_number_of_tables_of_the_same_columns_is_one_source(tmp_path):
+    found = survey(write_files(tmp_path, yearly(30)))
+    assert found.format == TABLE and not found.file and len(found.tables) == 30 and found.unread == ()
+    assert found.contents.candidates == {"i": 30, "t": 60} and found.contents.queries == {"train": {"t->i": 60, "i->t": 60}}
+    machine = Machine(2, 1e11, 10**10, 10**12)
+    proposal = propose(found, machine)
+    assert proposal.settings["sources"] | {"captions": ""} == {
+        "path": [str(tmp_path)],
+        "columns": ["picture=bild", "text=titel"],
+        "captions": "",
+    }
+    (source,) = open_sources([str(tmp_path)], columns=["picture=bild", "text=titel"])
+    read = [row for table in tables([source]) for row in table.select(["kind", "images"]).to_pylist() if row["kind"] == "corpus"]
+    assert sum(bool(row["images"]) for row in read) >= 30 and sum(not row["images"] for row in read) == 60
+    assert [line.strip() for line in said(found, proposal, machine)][4:6] == [
+        "shop-1993.csv: 2 rows, UTF-8, separated by semicolons; columns bild, titel",
+        "26 more tables of the same use: 52 rows",
+    ]
+
+
+def test_tables_that_are_not_looked_at_for_want_of_time_are_read_all_the_same_and_that_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(survey_module, "READING_SECONDS", -1.0)
+    found = survey(write_files(tmp_path, yearly(23)))
+    assert not found.contents.whole and found.contents.candidates == {"i": 23, "t": 40} and found.unread == ()
+    assert found.contents.notices == ("the texts and queries are those of 20 tables; 3 more are read too, and were not counted",)
+
+
+def test_of_many_tables_of_other_columns_the_first_are_named_with_what_to_write(tmp_path):
+    others = {f"x{number}.csv": f"a{number};b{number}\nthe first text;and another one\n" for number in range(24)}
+    found = survey(write_files(tmp_path, {**yearly(1), **others}))
+    assert [table.file for table in found.tables] == ["shop-1990.csv"]
+    assert found.unread[:4] == tuple(f"x{number}.csv, which has no column bild, titel" for number in (0, 1, 10, 11))
+    assert found.unread[4:] == (
+        "20 more tables; tables of other columns can be sources of their own, each with a name: "
+        "sources.path: [one=FILE, other=FILE], sources.columns: [one:text=COLUMN, other:text=COLUMN]",
+    )
+
+
 def test_a_split_column_is_read_where_the_other_columns_are_those_of_folders(tmp_path):
     rows = "".join(f"p{number}.png,a view of number {number},{'test' if number > 7 else 'train'}\n" for number in range(10))
     found = survey(write_files(tmp_path, {**shown(10), "captions.csv": f"file,caption,split\n{rows}"}))
@@ -160,4 +209,6 @@ def test_a_folder_in_it_that_may_not_be_read_is_left_out_and_named(tmp_path, mon
     monkeypatch.setattr(filesystems, "infos", infos)
     found = survey(tmp_path)
     assert found.contents.candidates == {"i": 3, "t": 1} and found.format == TABLE
-    assert found.hints == ("own may not be read, and is left out here; change its permissions, or move it: a run refuses a folder with it",)
+    assert found.hints == (
+        "own may not be read, and is left out here; make it readable, or move it elsewhere: a run refuses a folder with it",
+    )

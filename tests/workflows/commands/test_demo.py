@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from mirepoix.components.publishing.receipt import Receipt
-from mirepoix.workflows import demo
+from mirepoix.workflows.commands import demo
 from mirepoix.workflows.recipes.registry import resolve
 from mirepoix.workflows.run import RunRequest
 from tests.components.fixtures import write_corpus
@@ -39,7 +39,7 @@ def test_the_queries_are_of_the_split_that_was_evaluated(tmp_path, monkeypatch, 
 def test_a_demo_of_a_corpus_without_a_query_searches_nothing_and_says_so(tmp_path, monkeypatch, capsys):
     config = resolve("search")
     Receipt("http://nowhere", "abc", "release").write(tmp_path)
-    record = {"results": [], "unmeasured": "there is nothing to measure by"}
+    record = {"results": [], "unmeasured": "no score was computed: the corpus has no queries"}
     stages = {config.served: SimpleNamespace(target="released")}
     made = SimpleNamespace(config=config, record=record, endpoint=None, folder="run", report=SimpleNamespace(stages=stages))
     monkeypatch.setattr(demo, "run", lambda request, resources, display: made)

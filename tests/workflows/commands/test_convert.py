@@ -3,7 +3,7 @@
 import json
 
 from mirepoix.workflows.__main__ import main
-from tests.workflows.checks.corpora import TEXTS, lines, picture
+from tests.workflows.corpora import TEXTS, lines, picture
 
 
 def test_what_is_converted_is_read_again_as_it_was(tmp_path, capsys):
