@@ -17,7 +17,6 @@ since the first look is read again before each deletion.
 
 import json
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from mirepoix.serving import store
 from mirepoix.serving.heartbeat import SERVE_TIMEOUT_S, living, place_of
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.storage import REMOVAL, refuse_other_folders
-from mirepoix.workflows.upkeep.runs import StoredRun, as_bytes, read_runs, servers, sizes
+from mirepoix.workflows.upkeep.runs import StoredRun, as_bytes, on_disk, read_runs, servers, sizes
 
 UNNAMED_SECONDS = 7 * 86400.0
 """The age at which a result that no run names goes, and scratch that no run claims, unless --older-than says otherwise."""
@@ -349,16 +348,7 @@ def _shown(nodes: Sequence[Node], limits: Limits, dry_run: bool) -> Iterable[str
 
 
 def _on_disk(nodes: Iterable[Node], going: bool = False) -> int:
-    """The bytes of nodes on the disk, a file with several names once; of nodes that are `going`, only where all its names go."""
-    total, names = 0, Counter[tuple[int, int]]()
-    files: dict[tuple[int, int], store.SharedFile] = {}
-    for node in nodes:
-        total += node.bytes
-        names.update(file.id for file in node.shared)
-        files |= {file.id: file for file in node.shared}
-    for id, file in files.items():
-        total -= file.bytes * (names[id] - (not going or names[id] >= file.names))
-    return total
+    return on_disk(((node.bytes, node.shared) for node in nodes), going)
 
 
 _WORDS: dict[Kind, tuple[str, str]] = {

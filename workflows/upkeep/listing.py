@@ -13,7 +13,7 @@ from mirepoix.serving.heartbeat import place_of
 from mirepoix.workflows.dag import results
 from mirepoix.workflows.runner.progress import clock
 from mirepoix.workflows.storage import REMOVAL, present, refuse_other_folders
-from mirepoix.workflows.upkeep.runs import PIN, StoredRun, as_bytes, find_run, read_runs, servers, sizes
+from mirepoix.workflows.upkeep.runs import PIN, StoredRun, as_bytes, find_run, on_disk, read_runs, servers, sizes
 
 
 def runs_command(storage: str, as_json: bool) -> int:
@@ -41,13 +41,16 @@ def runs_command(storage: str, as_json: bool) -> int:
 
 
 def _rows(storage: str, runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
-    """What `runs --json` prints of each run; `bytes_alone` are those of results that no other run names."""
+    """What `runs --json` prints of each run; `bytes_alone` are those that no other run names, and that go if it goes alone."""
     served = servers(storage)
     named: dict[str, list[str]] = {}
     for run in runs:
         for place in run.places:
             named.setdefault(place, []).append(run.name)
-    bytes_of = sizes(storage, named)
+    parts = {
+        place: (size, store.shared_files(store.join(storage, *place.split("/")))) if size else (0, ())
+        for place, size in sizes(storage, named).items()
+    }
     return [
         {
             "name": run.name,
@@ -57,8 +60,8 @@ def _rows(storage: str, runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
             "began": run.began,
             "ended": run.ended,
             "score": None if run.score is None else dict(zip(("arm", "measure", "average"), run.score, strict=True)),
-            "bytes": sum(bytes_of[place] or 0 for place in run.places),
-            "bytes_alone": sum(bytes_of[place] or 0 for place in run.places if len(named[place]) == 1),
+            "bytes": on_disk(parts[place] for place in run.places),
+            "bytes_alone": on_disk((parts[place] for place in run.places if len(named[place]) == 1), going=True),
             "damage": run.damage,
             "pinned": run.pinned,
             "served": sorted({record["url"] for place in run.made for record in served.get(place, ())}),

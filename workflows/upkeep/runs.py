@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -212,6 +213,22 @@ def _size(storage: str, place: str) -> int | None:
         if manifest is not None:
             return sum(file["size"] for file in manifest.files.values())
     return None
+
+
+def on_disk(parts: Iterable[tuple[int, Sequence[store.SharedFile]]], going: bool = False) -> int:
+    """The bytes of results on the disk, a file with several names once; of such that are `going`, only where all its names go.
+
+    Each part is the bytes of a result, and those of its files that have several names.
+    """
+    total, names = 0, Counter[tuple[int, int]]()
+    files: dict[tuple[int, int], store.SharedFile] = {}
+    for size, shared in parts:
+        total += size
+        names.update(file.id for file in shared)
+        files |= {file.id: file for file in shared}
+    for id, file in files.items():
+        total -= file.bytes * (names[id] - (not going or names[id] >= file.names))
+    return total
 
 
 def as_bytes(count: int) -> str:

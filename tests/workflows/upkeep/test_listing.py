@@ -1,6 +1,9 @@
 """`runs`, `show` and `keep`."""
 
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +51,30 @@ def test_runs_as_json_say_how_much_is_a_runs_own(cli, storage):
     assert (newer["bytes"], newer["bytes_alone"], newer["state"]) == (1000, 0, "failed")
     assert older["score"] == {"arm": "", "measure": "recall@5", "average": 0.625}
     assert older["releases"] == {"release": target(storage, "first", "release")}
+
+
+def test_a_file_that_results_share_is_counted_once_and_as_freed_where_all_its_names_go(cli, storage, tmp_path):
+    one, other = (Path(make_result(storage, "third", stage, 3_000_000), "content.bin") for stage in ("backbone", "release"))
+    other.unlink()
+    os.link(one, other)
+    make_run(storage, 3, {"vectors": "embed"}, age=DAY)
+    make_run(storage, 4, {"third": "backbone"}, age=DAY / 2)
+    make_run(storage, 5, {"vectors": "embed", "third": "release"}, age=DAY / 4)
+
+    def sized() -> dict[str, tuple[int, int]]:
+        rows = json.loads(cli("runs", "--json", "--storage", storage)[1])
+        return {row["name"]: (row["bytes"], row["bytes_alone"]) for row in rows}
+
+    assert sized()[run_name(5)] == (3_001_000, 0), "the other name of the file is of run 4"
+    shutil.rmtree(Path(storage, "runs", run_name(4)))
+    os.unlink(one)
+    assert sized()[run_name(5)] == (3_001_000, 3_000_000)
+    make_result(storage, "fourth", "index", 3_000_000)
+    whole = Path(target(storage, "fourth", "index"), "content.bin")
+    whole.unlink()
+    os.link(other, whole)
+    make_run(storage, 6, {"third": "release", "fourth": "index"}, age=DAY / 8)
+    assert sized()[run_name(6)] == (3_000_000, 0)
 
 
 def test_a_storage_without_a_run_is_said_to_have_none_in_one_line(cli, tmp_path):
