@@ -227,8 +227,13 @@ def _warnings(target: Modality | None, about: About) -> list[str]:
     """Why a search has no result that could have some: the release has no document of the target."""
     if target is None or not about.documents or target.letters in about.documents:
         return []
-    there = ", ".join(f"{letters} ({count:,})" for letters, count in about.documents.items())
-    return [f"the release has documents of {there}, and none of {target.letters}"]
+    there = ", ".join(f"{count:,} {_plural(letters)}" for letters, count in about.documents.items())
+    return [f"the release has no {_plural(target.letters)}; it has {there}"]
+
+
+def _plural(letters: str) -> str:
+    words = {"t": "texts", "i": "pictures", "it": "pictures with text", "v": "clips", "vt": "clips with text"}
+    return words.get(letters, f"documents of {letters}")
 
 
 def _embedding(rows_TD: np.ndarray, width: int | None, form: str) -> dict[str, Any]:

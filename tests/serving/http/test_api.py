@@ -245,7 +245,10 @@ def test_a_target_finds_only_items_of_exactly_that_modality(call, target):
 
 def test_a_target_of_which_there_is_no_document_is_said_beside_the_empty_results(call):
     reply = call.post("/v1/search", {"text": "disc", "target": "v"}).json()
-    assert (reply["results"], reply["warnings"]) == ([], ["the release has documents of t (20), i (20), it (1,020), and none of v"])
+    assert (reply["results"], reply["warnings"]) == (
+        [],
+        ["the release has no clips; it has 20 texts, 20 pictures, 1,020 pictures with text"],
+    )
     assert "warnings" not in call.post("/v1/search", {"text": "disc", "target": "i"}).json()
 
 

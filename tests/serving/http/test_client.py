@@ -45,7 +45,7 @@ def test_no_results_are_shown_as_0_results():
 
 
 def test_a_warning_of_the_reply_is_shown_above_the_count():
-    warning = "the release has documents of i (1,897), and none of t"
+    warning = "the release has no texts; it has 1,897 pictures"
     lines = shown({"took_ms": 1.0, "release": "abc", "results": [], "warnings": [warning]}).splitlines()
     assert lines == [f"  {warning}", "  0 results in 1 ms, release abc"]
 
