@@ -104,8 +104,10 @@ def _release(arguments: argparse.Namespace) -> int:
 
 def _add(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.upkeep.named import named_release
-    from mirepoix.workflows.upkeep.revisions import addition
+    from mirepoix.workflows.upkeep.revisions import addition, refuse_corpus_alone
 
+    if not arguments.overrides:
+        refuse_corpus_alone(arguments.release)
     arguments.release = named_release(arguments.release, arguments.storage)
     trusted = arguments.trust_remote_code
     revision, origin = addition(arguments.release, arguments.overrides, arguments.replace, arguments.prefix, trusted)

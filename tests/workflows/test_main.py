@@ -223,6 +223,57 @@ def test_an_unknown_option_is_refused_by_name(capsys):
     assert "--frobnicate" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rn"], "there is no command 'rn'; did you mean run?"),
+        (["xyz"], "there is no command 'xyz'; there are init, run, describe, submit, list, demo, release, add, remove, serve, search, "),
+        (["run", "quickstart", "--plna"], "there is no option --plna; did you mean --plan?; see `mirepoix run --help`"),
+        (["serve", "--prot=8001"], "there is no option --prot; did you mean --port?; see `mirepoix serve --help`"),
+        (["submit", "--adress", "http://head:8265"], "there is no option --adress; did you mean --address?"),
+        (["run"], "required: RECIPE; `mirepoix list` names the recipes, and `mirepoix init DIR` writes a file of one for your own"),
+        (["submit", "quickstart"], "required: --address\n"),
+        (["add"], "required: RELEASE, PATH; such as: mirepoix add latest FOLDER\n"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistyped_or_missing_argument_is_answered_with_what_was_probably_meant(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ending:
+        main(words)
+    assert ending.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_command_without_its_recipe_names_the_file_that_is_here(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mirepoix.yaml").write_text("recipe: search\n")
+    for words, said in ((["run"], "RECIPE; mirepoix.yaml is here: mirepoix run mirepoix.yaml\n"), (["submit"], "mirepoix.yaml --address")):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert said in capsys.readouterr().err
+
+
+def test_options_by_their_beginnings_and_texts_that_begin_like_options_are_taken(cli, tmp_path):
+    assert cli("run", "quickstart", "--pla", "--storage", str(tmp_path))[0] == 0
+    for words in (["search", "--two small stars"], ["search", "--url=http://127.0.0.1:9", "--", "--plna"]):
+        refused(cli(*words, *([] if "--" in words else ["--url", "http://127.0.0.1:9"])), "nothing answers at http://127.0.0.1:9")
+
+
+def test_a_folder_or_another_file_in_the_place_of_a_recipe_is_answered_with_what_to_do(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    refused(cli("run", "mine"), "mine is a folder, and neither a recipe nor a file of one; `mirepoix init mine` looks at it and writes")
+    (tmp_path / "mine" / "config.yaml").write_text("recipe: quickstart\n")
+    refused(
+        cli("run", str(tmp_path / "mine")), f"is a folder, and neither a recipe nor a file of one; `mirepoix run {tmp_path}/mine/config"
+    )
+    (tmp_path / "own.yml").write_text("recipe: quickstart\nseed: 3\n")
+    refused(cli("run", "own"), "there is no recipe 'own', and a file own.yml; give that: mirepoix run own.yml")
+    assert cli("run", "own.yml", "--plan")[0] == 0, "either ending is that of a file"
+    (tmp_path / "own.txt").write_text("recipe: quickstart\n")
+    refused(cli("run", "own.txt"), "own.txt is a file, and one of a recipe has a name that ends in .yaml or .yml; rename it")
+
+
 def test_doctor_prints_every_check(cli):
     status, out, _ = cli("doctor")
     assert status in (0, 1)

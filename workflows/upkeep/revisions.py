@@ -23,6 +23,7 @@ from mirepoix.workflows.run import Run, RunRequest, print_outcome, release_of, r
 from mirepoix.workflows.runner.progress import Output, display_of
 from mirepoix.workflows.storage import present
 from mirepoix.workflows.upkeep.lineage import makers
+from mirepoix.workflows.upkeep.named import is_name
 
 OVERRIDE = re.compile(r"(seed|trust_remote_code|(sources|curate|merge|embed)(\.\w+)+)=.*", re.DOTALL)
 """A word of the command line that sets a field, and is no path."""
@@ -34,6 +35,15 @@ class Rules(NamedTuple):
     curate: CurateConfig
     embed: EmbedConfig
     origin: str
+
+
+def refuse_corpus_alone(given: str) -> None:
+    """Refuses what is given to `add` alone where it is no release and no run, and therefore what to add."""
+    with suppress(Refused, OSError):
+        release_of(given)
+        return
+    if not is_name(given):
+        raise Refused(f"RELEASE is missing, as {given} is neither it nor a run; to add that: mirepoix add latest {shlex.quote(given)}")
 
 
 def addition(release: str, words: Sequence[str], replaced: bool = False, prefix: str = "", trusted: bool = False) -> tuple[Revision, str]:

@@ -277,6 +277,7 @@ def test_a_file_that_is_there_stays_and_is_written_over_by_force_alone(cli, tmp_
     assert Path("mirepoix.yaml").read_text().splitlines()[1:] and Path("other.yaml").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "mirepoix.yaml", "other.yaml"]
     assert "ends in .yaml" in cli("mine", "--output", "mine.txt")[2]
+    assert cli("nowhere")[2] == "mirepoix: there is no folder nowhere; give the folder of your pictures or texts\n"
 
 
 def test_everything_is_said_as_json_too(cli, tmp_path):
