@@ -24,20 +24,28 @@ def main(words: list[str] | None = None) -> int:
     except Refused as refusal:
         return _ended(arguments, 2, "refused", str(refusal))
     except KeyboardInterrupt:
-        return _ended(arguments, 130, "interrupted", INTERRUPTED)
+        return _ended(arguments, 130, "interrupted", _stopped(arguments, "interrupted"))
     except SystemExit as end:
         if end.code not in TERMINATED:
             raise
-        return _ended(arguments, 143, "interrupted", f"terminated; {GOES_ON}")
+        return _ended(arguments, 143, "interrupted", _stopped(arguments, "terminated"))
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
 GOES_ON = "results of finished stages are kept, and the same command goes on from there"
-INTERRUPTED = f"interrupted; {GOES_ON}"
+RUNS, SERVERS = ("run", "demo", "release", "add", "remove"), ("serve", "mlflow")
+"""The commands that run stages, and those that go on until they are stopped."""
 TERMINATED = (143, signal.SIGTERM)
 """How a process exits at SIGTERM: by our handler, and by Ray's, until its cluster is up."""
+
+
+def _stopped(arguments: argparse.Namespace, how: str) -> str:
+    """What is said of a command that a signal ended."""
+    if arguments.command in SERVERS:
+        return "stopped"
+    return f"{how}; {GOES_ON}" if arguments.command in RUNS else how
 
 
 def _ended(arguments: argparse.Namespace, status: int, event: str, why: str) -> int:

@@ -1,7 +1,9 @@
 """The command line: what it prints, and how it refuses; in this process where nothing has to run."""
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import yaml
 from mirepoix.components.corpus.parts import PartWriter
 from mirepoix.models.encoder_config import ARCHITECTURES
 from mirepoix.models.item import Item, item_to_row
-from mirepoix.workflows.__main__ import main
+from mirepoix.workflows.__main__ import COMMANDS, main
 from mirepoix.workflows.recipes.registry import RECIPES, RETRIEVERS, recipe
 from mirepoix.workflows.run import release_of
 from tests.workflows.recipes.small_quickstart import ROOT, environment
@@ -44,6 +46,27 @@ def test_a_command_that_is_terminated_says_so_as_its_last_event_or_line(words):
         assert last["event"] == "interrupted" and last["error"].startswith("terminated; results of finished stages are kept")
     else:
         assert ended.stderr.startswith("mirepoix: terminated; ") and len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "kill"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["serve"], "stopped"),
+        (["mlflow"], "stopped"),
+        (["validate", "."], "{how}"),
+        (["add", "latest", "."], "{how}; results of finished stages are kept, and the same command goes on from there"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_only_of_a_command_that_runs_stages_it_is_said_that_it_goes_on(cli, monkeypatch, words, said, number, status):
+    monkeypatch.setitem(COMMANDS, words[0], lambda _: os.kill(os.getpid(), number))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ended = cli(*words)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == (status, "", f"mirepoix: {said.format(how='interrupted' if status == 130 else 'terminated')}\n")
 
 
 def test_list_names_every_recipe_and_every_retriever(cli):

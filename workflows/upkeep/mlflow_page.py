@@ -22,7 +22,7 @@ REMOTE = ("http://", "https://", "databricks")
 
 
 def mlflow_command(storage: str, host: str, port: int) -> int:
-    """Starts the page, prints its URL, and stops it at Ctrl-C."""
+    """Starts the page, prints its URL, and stops it at Ctrl-C or SIGTERM."""
     command = server_command(storage, host, port)
     _refuse_taken(host, port)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
@@ -34,7 +34,7 @@ def mlflow_command(storage: str, host: str, port: int) -> int:
         _await(server, url, said)
         print(f"the tracking page of {storage} is at {url}  (Ctrl-C stops it)", flush=True)
         return server.wait()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the command line makes an exit of SIGTERM
         print("\nstopped")
         return 0
     finally:

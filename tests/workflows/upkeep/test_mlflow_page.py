@@ -57,21 +57,24 @@ assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
 """
 PAGE = """
-import sys
+import signal, sys
+from mirepoix.workflows.__main__ import _terminated
 from mirepoix.workflows.upkeep import mlflow_page
+signal.signal(signal.SIGTERM, _terminated)
 mlflow_page.server_command = lambda storage, host, port: [sys.executable, "-c", sys.argv[1], str(port)]
 sys.exit(mlflow_page.mlflow_command("here", "127.0.0.1", int(sys.argv[2])))
 """
 
 
-def test_the_url_is_printed_once_the_page_answers_and_an_interrupt_ends_the_server(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_url_is_printed_once_the_page_answers_and_either_signal_ends_the_server(tmp_path, number):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-c", PAGE, STUB, str(port)]
     page = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
     assert page.stdout.readline() == f"the tracking page of here is at http://127.0.0.1:{port}  (Ctrl-C stops it)\n"
-    os.kill(page.pid, signal.SIGINT)
+    os.kill(page.pid, number)
     assert page.communicate(timeout=30)[0] == "\nstopped\n" and page.returncode == 0
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2)
