@@ -209,13 +209,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders, trust_remote_code=trusted)
     from mirepoix.workflows.cluster.serve import serve  # Ray and FastAPI, which a refused release does not wait for
 
-    return serve(release, config, arguments.address, arguments.open)
+    return serve(release, config, arguments.address, arguments.open, storage)
 
 
 def _search(arguments: argparse.Namespace) -> int:
     import json
 
-    from mirepoix.serving.http.client import KEY, search_endpoint, shown
+    from mirepoix.serving.http.client import KEY, NoAnswer, search_endpoint, shown
 
     if not arguments.text.strip() and arguments.image is None:
         raise Refused('there is no query; give a text, --image FILE, or both: mirepoix search "a red bicycle"')
@@ -223,9 +223,26 @@ def _search(arguments: argparse.Namespace) -> int:
         image = arguments.image.read_bytes() if arguments.image else None
     except OSError as error:
         raise Refused(f"picture {arguments.image} cannot be read ({error.strerror}); give a JPEG, PNG, WEBP or GIF file") from error
-    reply = search_endpoint(arguments.url, arguments.text, image, arguments.k, arguments.target, os.environ.get(KEY))
+    url = arguments.url or "http://127.0.0.1:8000"
+    try:
+        reply = search_endpoint(url, arguments.text, image, arguments.k, arguments.target, os.environ.get(KEY))
+    except NoAnswer as refusal:
+        raise (refusal if arguments.url else _served_elsewhere(refusal)) from None
     print(json.dumps(reply, indent=1) if arguments.json else shown(reply))
     return 0
+
+
+def _served_elsewhere(refusal: Refused) -> Refused:
+    """A refusal that names the server of the storage in use, which is not searched unasked: another one may be meant."""
+    from mirepoix.workflows.cluster.served import served_releases
+    from mirepoix.workflows.storage import opened_storage
+
+    storage = opened_storage(None)
+    found = served_releases([storage])
+    if not found:
+        return refusal
+    said = ", ".join(f"--url {server.url} ({server.name})" for server in found)
+    return Refused(f"{str(refusal).partition(';')[0]}; a release of {storage} is served elsewhere: give {said}")
 
 
 def _export(arguments: argparse.Namespace) -> int:

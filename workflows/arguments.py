@@ -170,7 +170,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     search.add_argument("--image", type=Path, metavar="FILE", help="picture of the query, with or without a text")
     search.add_argument("--target", help="modality of the results: t (text), i (picture), it (picture with text), v (video)")
     search.add_argument("-k", type=int, default=5, help="number of results (default: %(default)s)")
-    search.add_argument("--url", default="http://127.0.0.1:8000", help="the endpoint (default: %(default)s)")
+    search.add_argument("--url", help="the endpoint (default: http://127.0.0.1:8000)")
     search.add_argument("--json", action="store_true", help="print the reply of the endpoint as JSON")
 
     export = commands.add_parser("export", help="write a release as a folder that transformers, sentence-transformers or PEFT opens")
