@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirepoix.models.errors import Refused
@@ -68,9 +69,15 @@ def _terminated(*_: object) -> None:
 
 
 def _request(arguments: argparse.Namespace) -> "RunRequest":
+    from mirepoix.workflows.recipes.recipe_file import is_recipe_file
     from mirepoix.workflows.run import RunRequest
-    from mirepoix.workflows.storage import default_storage
+    from mirepoix.workflows.storage import default_storage, storage_beside
 
+    file = arguments.config or (Path(arguments.recipe) if is_recipe_file(arguments.recipe or "") else None)
+    if file and not arguments.storage and (beside := storage_beside(file)):
+        print(
+            f"mirepoix: the current folder has no storage, and {file.parent} has one; to go on with it: --storage {beside}", file=sys.stderr
+        )
     run: dict[str, Any] = {name: getattr(arguments, name, None) for name in ("until", "start", "address")}
     return RunRequest(
         arguments.recipe,

@@ -119,6 +119,24 @@ def test_overrides_may_come_before_or_after_options(cli, tmp_path):
     assert before[0] == 0
 
 
+def test_a_file_that_is_run_from_another_folder_names_the_storage_that_lies_beside_it(cli, tmp_path, monkeypatch):
+    monkeypatch.delenv("MIREPOIX_STORAGE")
+    for folder in ("B/storage/runs/search-20270101-000000-0000", "E"):
+        (tmp_path / folder).mkdir(parents=True)
+    file, storage = tmp_path / "B" / "mirepoix.yaml", tmp_path / "B" / "storage"
+    file.write_text("recipe: quickstart\n")
+    monkeypatch.chdir(tmp_path / "E")
+    hint = f"mirepoix: the current folder has no storage, and {file.parent} has one; to go on with it: --storage {storage}\n"
+    assert cli("run", str(file), "--plan")[::2] == (0, hint)
+    assert cli("run", "quickstart", "--config", "../B/mirepoix.yaml", "--plan")[2] == hint.replace(f"and {file.parent} ", "and ../B ")
+    assert cli("run", str(file), "--plan", "--storage", str(storage))[2] == ""
+    assert cli("run", "quickstart", "--plan")[2] == ""
+    (tmp_path / "E" / "storage" / "runs" / "search-20270101-000000-0000").mkdir(parents=True)
+    assert cli("run", str(file), "--plan")[2] == "", "the current folder has a storage"
+    monkeypatch.chdir(tmp_path / "B")
+    assert cli("run", "mirepoix.yaml", "--plan")[2] == ""
+
+
 def test_a_plan_lists_what_would_run_and_writes_nothing(cli, tmp_path):
     status, out, _ = cli("run", "quickstart", "--plan", "--storage", str(tmp_path / "storage"))
     assert status == 0
