@@ -195,7 +195,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
 
     validate = commands.add_parser(
         "validate",
-        help="print the rows that training would reject, by file and line; exit status 1 if there is one, or if a run would stop",
+        help="print the rows that training would reject, by file and line; exit status 1 if any, or if a run or a training would stop",
     )
     _corpora(validate, "*", "folder, file or URI, as [NAME=][FORMAT+]PATH; a .yaml file of a recipe; fields of its config, as a.b=value")
     validate.add_argument(
