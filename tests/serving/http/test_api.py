@@ -394,7 +394,7 @@ def told(kind: Any) -> Any:
     return [told(each) for each in kind] if isinstance(kind, list) else type(kind)
 
 
-def test_the_requests_in_the_docs_are_answered_as_the_docs_say(call, about, tmp_path, monkeypatch):
+def test_the_requests_in_the_docs_are_answered_as_the_docs_say(call, tmp_path, monkeypatch):
     """docs/endpoint.md: each request as `curl` sends it, and the reply below it, but for version, time and score."""
     monkeypatch.chdir(tmp_path)
     Path("query.png").write_bytes(corpus()[27].images[0])
