@@ -258,7 +258,7 @@ def _upkeep(commands: "argparse._SubParsersAction[Parser]") -> None:
     age = "remove runs that ended longer ago, and older results that no run names: 30d, 12h, 2w, 0 (default: no run; such results: 7d)"
     gc.add_argument("--older-than", metavar="D", help=age)
     gc.add_argument("--dry-run", action="store_true", help="print what would go, and why the rest stays; remove nothing")
-    page = commands.add_parser("mlflow", help="open the tracking page of MLflow on a storage, until Ctrl-C")
+    page = commands.add_parser("mlflow", help="start the tracking page of MLflow on a storage, until Ctrl-C")
     page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); the page has no password")
     page.add_argument("--port", type=int, default=5000, help="port to listen at (default: %(default)s)")
     for command in (runs, show, gc):
