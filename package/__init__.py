@@ -1,4 +1,13 @@
-"""Mirepoix: the whole life of a universal multimodal retriever, on Ray."""
+"""Mirepoix: the whole life of a universal multimodal retriever, on Ray.
+
+mirepoix.run(RECIPE)              runs a recipe, as the command `mirepoix run` does, and returns how it ended
+mirepoix.open(TARGET)             opens a release, or an encoder by itself, in this process
+    .encode(items)                their vectors
+    .search(query, k, target)     the best documents of the release
+    .similarity(a, b)             the scores of queries with documents
+
+help(mirepoix.run) and help(mirepoix.open) say more, and so does docs/python.md.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,6 +1,7 @@
 """Records of processes that use a storage, kept fresh by heartbeats, so that other processes can tell whether their writer is alive.
 
-leases/driver-<id>.json is the record of a run or of `gc`, leases/serve-<id>.json that of a replica that serves a release of the storage.
+leases/driver-<id>.json is the record of a run or of `gc`, leases/serve-<id>.json that of a replica that serves a release of the storage, or
+of the command that started the server.
 A process of this machine is dead when it has ended; one of another machine, when its last heartbeat is older than its timeout.
 """
 
@@ -101,12 +102,15 @@ def place_of(target: str) -> str | None:
     return found["place"] if found else None
 
 
-def served_mark(target: str, url: str) -> Heartbeat | None:
-    """The record that this process serves a release, for `mirepoix gc` to keep it; None where the release lies in no storage."""
+def served_mark(target: str, url: str, command: bool = False) -> Heartbeat | None:
+    """The record that this process serves a release, for `mirepoix gc` to keep it; None where the release lies in no storage.
+
+    `command`: it is no replica but the command that started the server, and that ends with it.
+    """
     storage = storage_of(target)
     if storage is None:
         return None
-    record = {**identity(), "target": target, "url": url, "timeout_s": SERVE_TIMEOUT_S}
+    record = {**identity(), "target": target, "url": url, "command": command, "timeout_s": SERVE_TIMEOUT_S}
     return Heartbeat(join(storage, LEASES, f"{SERVED}-{secrets.token_hex(6)}.json"), record, SERVE_BEAT_S)
 
 

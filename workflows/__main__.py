@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirepoix.models.errors import Refused
@@ -24,20 +25,28 @@ def main(words: list[str] | None = None) -> int:
     except Refused as refusal:
         return _ended(arguments, 2, "refused", str(refusal))
     except KeyboardInterrupt:
-        return _ended(arguments, 130, "interrupted", INTERRUPTED)
+        return _ended(arguments, 130, "interrupted", _stopped(arguments, "interrupted"))
     except SystemExit as end:
         if end.code not in TERMINATED:
             raise
-        return _ended(arguments, 143, "interrupted", f"terminated; {GOES_ON}")
+        return _ended(arguments, 143, "interrupted", _stopped(arguments, "terminated"))
     except BrokenPipeError:  # the reader of our output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
 
 
 GOES_ON = "results of finished stages are kept, and the same command goes on from there"
-INTERRUPTED = f"interrupted; {GOES_ON}"
+RUNS, SERVERS = ("run", "demo", "release", "add", "remove"), ("serve", "mlflow")
+"""The commands that run stages, and those that go on until they are stopped."""
 TERMINATED = (143, signal.SIGTERM)
 """How a process exits at SIGTERM: by our handler, and by Ray's, until its cluster is up."""
+
+
+def _stopped(arguments: argparse.Namespace, how: str) -> str:
+    """What is said of a command that a signal ended."""
+    if arguments.command in SERVERS:
+        return "stopped"
+    return f"{how}; {GOES_ON}" if arguments.command in RUNS else how
 
 
 def _ended(arguments: argparse.Namespace, status: int, event: str, why: str) -> int:
@@ -60,9 +69,15 @@ def _terminated(*_: object) -> None:
 
 
 def _request(arguments: argparse.Namespace) -> "RunRequest":
+    from mirepoix.workflows.recipes.recipe_file import is_recipe_file
     from mirepoix.workflows.run import RunRequest
-    from mirepoix.workflows.storage import default_storage
+    from mirepoix.workflows.storage import default_storage, storage_beside
 
+    file = arguments.config or (Path(arguments.recipe) if is_recipe_file(arguments.recipe or "") else None)
+    if file and not arguments.storage and (beside := storage_beside(file)):
+        print(
+            f"mirepoix: the current folder has no storage, and {file.parent} has one; to go on with it: --storage {beside}", file=sys.stderr
+        )
     run: dict[str, Any] = {name: getattr(arguments, name, None) for name in ("until", "start", "address")}
     return RunRequest(
         arguments.recipe,
@@ -104,8 +119,10 @@ def _release(arguments: argparse.Namespace) -> int:
 
 def _add(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.upkeep.named import named_release
-    from mirepoix.workflows.upkeep.revisions import addition
+    from mirepoix.workflows.upkeep.revisions import addition, refuse_corpus_alone
 
+    if not arguments.overrides:
+        refuse_corpus_alone(arguments.release)
     arguments.release = named_release(arguments.release, arguments.storage)
     trusted = arguments.trust_remote_code
     revision, origin = addition(arguments.release, arguments.overrides, arguments.replace, arguments.prefix, trusted)
@@ -198,13 +215,13 @@ def _serve(arguments: argparse.Namespace) -> int:
     config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders, trust_remote_code=trusted)
     from mirepoix.workflows.cluster.serve import serve  # Ray and FastAPI, which a refused release does not wait for
 
-    return serve(release, config, arguments.address, arguments.open)
+    return serve(release, config, arguments.address, arguments.open, storage)
 
 
 def _search(arguments: argparse.Namespace) -> int:
     import json
 
-    from mirepoix.serving.http.client import KEY, search_endpoint, shown
+    from mirepoix.serving.http.client import KEY, NoAnswer, search_endpoint, shown
 
     if not arguments.text.strip() and arguments.image is None:
         raise Refused('there is no query; give a text, --image FILE, or both: mirepoix search "a red bicycle"')
@@ -212,9 +229,26 @@ def _search(arguments: argparse.Namespace) -> int:
         image = arguments.image.read_bytes() if arguments.image else None
     except OSError as error:
         raise Refused(f"picture {arguments.image} cannot be read ({error.strerror}); give a JPEG, PNG, WEBP or GIF file") from error
-    reply = search_endpoint(arguments.url, arguments.text, image, arguments.k, arguments.target, os.environ.get(KEY))
+    url = arguments.url or "http://127.0.0.1:8000"
+    try:
+        reply = search_endpoint(url, arguments.text, image, arguments.k, arguments.target, os.environ.get(KEY))
+    except NoAnswer as refusal:
+        raise (refusal if arguments.url else _served_elsewhere(refusal)) from None
     print(json.dumps(reply, indent=1) if arguments.json else shown(reply))
     return 0
+
+
+def _served_elsewhere(refusal: Refused) -> Refused:
+    """A refusal that names the server of the storage in use, which is not searched unasked: another one may be meant."""
+    from mirepoix.workflows.cluster.served import served_releases
+    from mirepoix.workflows.storage import opened_storage
+
+    storage = opened_storage(None)
+    found = served_releases([storage])
+    if not found:
+        return refusal
+    said = ", ".join(f"--url {server.url} ({server.name})" for server in found)
+    return Refused(f"{str(refusal).partition(';')[0]}; a release of {storage} is served elsewhere: give {said}")
 
 
 def _export(arguments: argparse.Namespace) -> int:

@@ -1,7 +1,11 @@
 """The arguments of the command line: commands, their options, and their help."""
 
 import argparse
+import difflib
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 EXAMPLES = """examples:
   mirepoix init /my/pictures; mirepoix run mirepoix.yaml   search your own pictures: what was found, proposed, and costs
@@ -34,8 +38,52 @@ Nothing is encoded, unless all items of a modality go by which the release is ve
 """
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+REQUIRED = "the following arguments are required: "
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistyped command or option with the nearest one, and a missing argument with an example."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(message + self._example(message) if message.startswith(REQUIRED) else message)
+
+    def _example(self, message: str) -> str:
+        """What to give where a recipe, or the release to add to, is missing."""
+        if "RECIPE" in message:
+            here = [name for name in ("mirepoix.yaml", "mirepoix.yml") if Path(name).is_file()]
+            if here:
+                return f"; {here[0]} is here: {self.prog} {here[0]}{' --address http://HEAD:8265' if '--address' in message else ''}"
+            return "; `mirepoix list` names the recipes, and `mirepoix init DIR` writes a file of one for your own pictures or texts"
+        return ", PATH; such as: mirepoix add latest FOLDER" if self.prog.endswith(" add") else ""
+
+    def refuse_unknown(self, words: Sequence[str], commands: "Mapping[str, Parser]") -> None:
+        """Ends with the nearest command or option where the words name one that there is not."""
+        first = next(iter(words), "")
+        if not first or first.startswith("-"):
+            return
+        if first not in commands:
+            self.error(f"there is no command {first!r}; {_nearest(first, commands)}")
+        command = commands[first]
+        options = [option for option in command._option_string_actions if option.startswith("--")]
+        for word in words[1:]:
+            if word == "--":
+                return
+            name = word.partition("=")[0]
+            # A text with a space is an argument, whatever it begins with; an option may be given by its beginning.
+            if name.startswith("--") and " " not in word and not any(option.startswith(name) for option in options):
+                command.error(f"there is no option {name}; {_nearest(name, options)}; see `{command.prog} --help`")
+
+
+def _nearest(given: str, names: Iterable[str]) -> str:
+    """The name that was probably meant; all of them where none is like what was given."""
+    known = list(names)
+    near = difflib.get_close_matches(given, known, 1, 0.6)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+
+
+def _parser() -> tuple[Parser, dict[str, Parser]]:
+    """The parser, and those of its commands by their names."""
+    parser = Parser(
         prog="mirepoix",
         description="Builds and serves universal multimodal retrievers on Ray, from a raw corpus to a search endpoint.",
         epilog=EXAMPLES,
@@ -73,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     release = commands.add_parser("release", help="make a release of any encoder over a corpus, without a training")
     what = "folder of an encoder (mirepoix.json: a training's, a release's, an export's), or folder or hub id of a checkpoint or adapter"
     release.add_argument("encoder", metavar="ENCODER", help=what)
-    release.add_argument("overrides", nargs="*", metavar="a.b=value", help="fields of the recipe `search` to set")
+    release.add_argument("overrides", nargs="*", default=[], metavar="a.b=value", help="fields of the recipe `search` to set")
     what = "folder, file or URI to search, as [NAME=][FORMAT+]PATH; may be repeated"
     release.add_argument("--corpus", metavar="PATH", action="append", required=True, help=what)
     release.add_argument("--name", help="model name of requests to the endpoint (default: mirepoix)")
@@ -88,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("release", metavar="RELEASE", help=RELEASE)
     what = "folder, file or URI with the new items, as [NAME=][FORMAT+]PATH; fields to set, as curate.max_rejected=1, may be among them"
-    add.add_argument("overrides", nargs="+", metavar="PATH", help=what)
+    add.add_argument("overrides", nargs="*", default=[], metavar="PATH", help=what)
     add.add_argument("--replace", action="store_true", help="replace items by new ones with the same ids (default: refuse them)")
     add.add_argument("--prefix", default="", metavar="TEXT", help="put this before the ids of the new items")
     _revision(add)
@@ -96,7 +144,9 @@ def _parser() -> argparse.ArgumentParser:
     remove = commands.add_parser("remove", help="make a release with fewer items of a release, which stays as it is")
     remove.description = REMOVALS
     remove.add_argument("release", metavar="RELEASE", help=RELEASE)
-    remove.add_argument("overrides", nargs="*", metavar="ID", help="ids or sources of the items to remove, as a search shows them")
+    remove.add_argument(
+        "overrides", nargs="*", default=[], metavar="ID", help="ids or sources of the items to remove, as a search shows them"
+    )
     remove.add_argument("--ids", metavar="FILE", help="file with an id or a source on each line, of items to remove")
     _revision(remove)
 
@@ -120,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--image", type=Path, metavar="FILE", help="picture of the query, with or without a text")
     search.add_argument("--target", help="modality of the results: t (text), i (picture), it (picture with text), v (video)")
     search.add_argument("-k", type=int, default=5, help="number of results (default: %(default)s)")
-    search.add_argument("--url", default="http://127.0.0.1:8000", help="the endpoint (default: %(default)s)")
+    search.add_argument("--url", help="the endpoint (default: http://127.0.0.1:8000)")
     search.add_argument("--json", action="store_true", help="print the reply of the endpoint as JSON")
 
     export = commands.add_parser("export", help="write a release as a folder that transformers, sentence-transformers or PEFT opens")
@@ -145,7 +195,7 @@ def _parser() -> argparse.ArgumentParser:
 
     validate = commands.add_parser(
         "validate",
-        help="print the rows that training would reject, by file and line; exit status 1 if there is one, or if a run would stop",
+        help="print the rows that training would reject, by file and line; exit status 1 if any, or if a run or a training would stop",
     )
     _corpora(validate, "*", "folder, file or URI, as [NAME=][FORMAT+]PATH; a .yaml file of a recipe; fields of its config, as a.b=value")
     validate.add_argument(
@@ -166,12 +216,12 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = commands.add_parser("doctor", help="check this machine, and a recipe if one is given, with advice on what is missing")
     doctor.add_argument("recipe", nargs="?", metavar="RECIPE", help="recipe that is checked too, as `run` checks it before its first stage")
-    doctor.add_argument("overrides", nargs="*", metavar="a.b=value", help="fields of its config to set")
+    doctor.add_argument("overrides", nargs="*", default=[], metavar="a.b=value", help="fields of its config to set")
     doctor.add_argument("--config", type=Path, metavar="FILE", help="read the config from a file that `describe` wrote")
     doctor.add_argument("--address", help="HOST:6379 of a Ray head that the recipe would run on; default: RAY_ADDRESS, else this machine")
     _storage(doctor)
     doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
-    return parser
+    return parser, commands.choices
 
 
 def _revision(parser: argparse.ArgumentParser) -> None:
@@ -194,7 +244,7 @@ def _output(parser: argparse.ArgumentParser) -> None:
     forms.add_argument("--quiet", dest="form", action="store_const", const="quiet", help="print errors and the result, and no progress")
 
 
-def _upkeep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _upkeep(commands: "argparse._SubParsersAction[Parser]") -> None:
     """The commands on what a storage holds."""
     which = "folder of a run, its name, the beginning of its name, or latest"
     runs = commands.add_parser("runs", help="list the runs of a storage: recipe, state, score, size, whether kept or served")
@@ -208,7 +258,7 @@ def _upkeep(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     age = "remove runs that ended longer ago, and older results that no run names: 30d, 12h, 2w, 0 (default: no run; such results: 7d)"
     gc.add_argument("--older-than", metavar="D", help=age)
     gc.add_argument("--dry-run", action="store_true", help="print what would go, and why the rest stays; remove nothing")
-    page = commands.add_parser("mlflow", help="open the tracking page of MLflow on a storage, until Ctrl-C")
+    page = commands.add_parser("mlflow", help="start the tracking page of MLflow on a storage, until Ctrl-C")
     page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); the page has no password")
     page.add_argument("--port", type=int, default=5000, help="port to listen at (default: %(default)s)")
     for command in (runs, show, gc):
@@ -262,7 +312,7 @@ def _recipe(parser: argparse.ArgumentParser, storage: bool = True) -> None:
     what = "name of a recipe, see `mirepoix list`; or a .yaml file: `recipe: NAME` on top, and what of its config differs"
     parser.add_argument("recipe", metavar="RECIPE", help=what)
     parser.add_argument(
-        "overrides", nargs="*", metavar="a.b=value", help="fields of the config to set; `mirepoix describe RECIPE` names them"
+        "overrides", nargs="*", default=[], metavar="a.b=value", help="fields of the config to set; `mirepoix describe RECIPE` names them"
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help="read the config of the recipe from a file")
     if storage:
@@ -271,11 +321,13 @@ def _recipe(parser: argparse.ArgumentParser, storage: bool = True) -> None:
 
 def parsed(words: list[str] | None) -> argparse.Namespace:
     """The arguments; overrides may come before, between and after the options."""
-    parser = _parser()
+    parser, commands = _parser()
+    words = sys.argv[1:] if words is None else words
+    parser.refuse_unknown(words, commands)
     arguments, rest = parser.parse_known_args(words)
     words_of = "path" if arguments.command == "validate" else "overrides"
     if rest and (not hasattr(arguments, words_of) or any(word.startswith("-") for word in rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}; see `mirepoix {arguments.command} --help`")
+        commands[arguments.command].error(f"unrecognized arguments: {' '.join(rest)}; see `mirepoix {arguments.command} --help`")
     if rest:
         setattr(arguments, words_of, [*getattr(arguments, words_of), *rest])
     return arguments

@@ -119,7 +119,8 @@ def _problems(request: RunRequest, graph: Sequence[Stage], planned: Report) -> l
     if not running:
         return []
     chosen = [stage for stage in graph if stage.name in planned.stages]
-    return Preflight(chosen, running, request.storage, _machine(request)).problems()
+    waiting = frozenset(name for name, report in planned.stages.items() if report.status != "skipped" and name not in running)
+    return Preflight(chosen, running, request.storage, _machine(request), waiting=waiting).problems()
 
 
 def _machine(request: RunRequest) -> Machine:

@@ -36,6 +36,14 @@ def opened_storage(storage: str | None) -> str:
     return absolute(storage or default_storage())
 
 
+def storage_beside(file: Path) -> str | None:
+    """The storage beside a config, where none is named and the current folder has none: a run begins another one there."""
+    if os.environ.get("MIREPOIX_STORAGE") or is_storage(default_storage()):
+        return None
+    beside = os.path.join(os.path.dirname(os.path.abspath(file.expanduser())), "storage")
+    return beside if file.exists() and is_storage(beside) else None
+
+
 def is_storage(storage: str) -> bool:
     """Whether a folder or URI holds what runs write: a run, a result or a driver's record, each under a name that only runs give."""
     with suppress(OSError):  # a file, or a folder that cannot be read

@@ -38,7 +38,7 @@ _CONTENT_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 PROBE_SECONDS = 1.0
-_BY_STATUS = {404: "there is nothing at this path; POST to /v1/search or /v1/embeddings", 405: "this path does not take this method"}
+_NOWHERE = "there is nothing at this path; POST to /v1/search or /v1/embeddings"
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,7 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
     _map_error(app, PictureRefused, _picture_error)
     _map_error(app, Refused, lambda error: ApiError(400, str(error).splitlines()[0]))
     _map_error(app, Busy, lambda error: ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"}))
-    _map_error(app, HTTPException, lambda error: ApiError(error.status_code, _BY_STATUS.get(error.status_code, "the request is malformed")))
+    _map_error(app, HTTPException, _http_error)
     app.add_middleware(Guard, figures=figures, api_key=api_key, max_in_flight=limits.max_in_flight, timeout_s=limits.timeout_s)
     return app
 
@@ -203,6 +203,14 @@ def _map_error(app: FastAPI, kind: type[Exception], convert: Callable[[Any], Api
         return error_reply(convert(error))
 
     app.add_exception_handler(kind, handler)
+
+
+def _http_error(error: HTTPException) -> ApiError:
+    """What the framework refuses: a path that there is not, and a method that a path does not take, with those that it takes."""
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "another method")
+        return ApiError(405, f"this path takes {allowed}", headers=error.headers)
+    return ApiError(error.status_code, _NOWHERE if error.status_code == 404 else "the request is malformed")
 
 
 def _picture_error(error: PictureRefused) -> ApiError:

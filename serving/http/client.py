@@ -9,6 +9,10 @@ from mirepoix.models.errors import Refused
 KEY = "MIREPOIX_API_KEY"  # environment variable of the key, for the server and for its clients
 
 
+class NoAnswer(Refused):
+    """Nothing answers at the address of a server."""
+
+
 def search_endpoint(
     url: str, text: str = "", image: bytes | None = None, k: int = 10, target: str | None = None, api_key: str | None = None
 ) -> dict[str, Any]:
@@ -24,7 +28,7 @@ def search_endpoint(
     except (httpx.InvalidURL, httpx.UnsupportedProtocol):
         raise Refused(f"{url!r} is no address; give one such as http://127.0.0.1:8000") from None
     except httpx.TransportError:
-        raise Refused(f"nothing answers at {url}; start the server first, or give its --url") from None
+        raise NoAnswer(f"nothing answers at {url}; start the server first, or give its --url") from None
     except ValueError:
         raise Refused(f"what answers at {url} is not Mirepoix; give the address of a release") from None
     if reply.status_code != 200:

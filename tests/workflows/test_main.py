@@ -1,7 +1,9 @@
 """The command line: what it prints, and how it refuses; in this process where nothing has to run."""
 
 import json
+import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +14,7 @@ import yaml
 from mirepoix.components.corpus.parts import PartWriter
 from mirepoix.models.encoder_config import ARCHITECTURES
 from mirepoix.models.item import Item, item_to_row
-from mirepoix.workflows.__main__ import main
+from mirepoix.workflows.__main__ import COMMANDS, main
 from mirepoix.workflows.recipes.registry import RECIPES, RETRIEVERS, recipe
 from mirepoix.workflows.storage import release_of
 from tests.workflows.recipes.small_quickstart import ROOT, environment
@@ -44,6 +46,27 @@ def test_a_command_that_is_terminated_says_so_as_its_last_event_or_line(words):
         assert last["event"] == "interrupted" and last["error"].startswith("terminated; results of finished stages are kept")
     else:
         assert ended.stderr.startswith("mirepoix: terminated; ") and len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "kill"])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["serve"], "stopped"),
+        (["mlflow"], "stopped"),
+        (["validate", "."], "{how}"),
+        (["add", "latest", "."], "{how}; results of finished stages are kept, and the same command goes on from there"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_only_of_a_command_that_runs_stages_it_is_said_that_it_goes_on(cli, monkeypatch, words, said, number, status):
+    monkeypatch.setitem(COMMANDS, words[0], lambda _: os.kill(os.getpid(), number))
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        ended = cli(*words)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == (status, "", f"mirepoix: {said.format(how='interrupted' if status == 130 else 'terminated')}\n")
 
 
 def test_list_names_every_recipe_and_every_retriever(cli):
@@ -94,6 +117,24 @@ def test_overrides_may_come_before_or_after_options(cli, tmp_path):
     after = cli("run", "quickstart", "--plan", "--storage", str(tmp_path), "seed=3")
     assert before == after
     assert before[0] == 0
+
+
+def test_a_file_that_is_run_from_another_folder_names_the_storage_that_lies_beside_it(cli, tmp_path, monkeypatch):
+    monkeypatch.delenv("MIREPOIX_STORAGE")
+    for folder in ("B/storage/runs/search-20270101-000000-0000", "E"):
+        (tmp_path / folder).mkdir(parents=True)
+    file, storage = tmp_path / "B" / "mirepoix.yaml", tmp_path / "B" / "storage"
+    file.write_text("recipe: quickstart\n")
+    monkeypatch.chdir(tmp_path / "E")
+    hint = f"mirepoix: the current folder has no storage, and {file.parent} has one; to go on with it: --storage {storage}\n"
+    assert cli("run", str(file), "--plan")[::2] == (0, hint)
+    assert cli("run", "quickstart", "--config", "../B/mirepoix.yaml", "--plan")[2] == hint.replace(f"and {file.parent} ", "and ../B ")
+    assert cli("run", str(file), "--plan", "--storage", str(storage))[2] == ""
+    assert cli("run", "quickstart", "--plan")[2] == ""
+    (tmp_path / "E" / "storage" / "runs" / "search-20270101-000000-0000").mkdir(parents=True)
+    assert cli("run", str(file), "--plan")[2] == "", "the current folder has a storage"
+    monkeypatch.chdir(tmp_path / "B")
+    assert cli("run", "mirepoix.yaml", "--plan")[2] == ""
 
 
 def test_a_plan_lists_what_would_run_and_writes_nothing(cli, tmp_path):
@@ -221,6 +262,57 @@ def test_an_unknown_option_is_refused_by_name(capsys):
         main(["run", "quickstart", "--frobnicate"])
     assert ending.value.code == 2
     assert "--frobnicate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["rn"], "there is no command 'rn'; did you mean run?"),
+        (["xyz"], "there is no command 'xyz'; there are init, run, describe, submit, list, demo, release, add, remove, serve, search, "),
+        (["run", "quickstart", "--plna"], "there is no option --plna; did you mean --plan?; see `mirepoix run --help`"),
+        (["serve", "--prot=8001"], "there is no option --prot; did you mean --port?; see `mirepoix serve --help`"),
+        (["submit", "--adress", "http://head:8265"], "there is no option --adress; did you mean --address?"),
+        (["run"], "required: RECIPE; `mirepoix list` names the recipes, and `mirepoix init DIR` writes a file of one for your own"),
+        (["submit", "quickstart"], "required: --address\n"),
+        (["add"], "required: RELEASE, PATH; such as: mirepoix add latest FOLDER\n"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistyped_or_missing_argument_is_answered_with_what_was_probably_meant(words, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ending:
+        main(words)
+    assert ending.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_command_without_its_recipe_names_the_file_that_is_here(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mirepoix.yaml").write_text("recipe: search\n")
+    for words, said in ((["run"], "RECIPE; mirepoix.yaml is here: mirepoix run mirepoix.yaml\n"), (["submit"], "mirepoix.yaml --address")):
+        with pytest.raises(SystemExit):
+            main(words)
+        assert said in capsys.readouterr().err
+
+
+def test_options_by_their_beginnings_and_texts_that_begin_like_options_are_taken(cli, tmp_path):
+    assert cli("run", "quickstart", "--pla", "--storage", str(tmp_path))[0] == 0
+    for words in (["search", "--two small stars"], ["search", "--url=http://127.0.0.1:9", "--", "--plna"]):
+        refused(cli(*words, *([] if "--" in words else ["--url", "http://127.0.0.1:9"])), "nothing answers at http://127.0.0.1:9")
+
+
+def test_a_folder_or_another_file_in_the_place_of_a_recipe_is_answered_with_what_to_do(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    refused(cli("run", "mine"), "mine is a folder, and neither a recipe nor a file of one; `mirepoix init mine` looks at it and writes")
+    (tmp_path / "mine" / "config.yaml").write_text("recipe: quickstart\n")
+    refused(
+        cli("run", str(tmp_path / "mine")), f"is a folder, and neither a recipe nor a file of one; `mirepoix run {tmp_path}/mine/config"
+    )
+    (tmp_path / "own.yml").write_text("recipe: quickstart\nseed: 3\n")
+    refused(cli("run", "own"), "there is no recipe 'own', and a file own.yml; give that: mirepoix run own.yml")
+    assert cli("run", "own.yml", "--plan")[0] == 0, "either ending is that of a file"
+    (tmp_path / "own.txt").write_text("recipe: quickstart\n")
+    refused(cli("run", "own.txt"), "own.txt is a file, and one of a recipe has a name that ends in .yaml or .yml; rename it")
 
 
 def test_doctor_prints_every_check(cli):

@@ -57,6 +57,7 @@ class Findings:
     refusals: list[str]  # why a run would stop with this corpus, a line each
     hints: list[str]  # files that are probably read in the wrong way
     same_picture: dict[str, str]  # rows that are rejected for the picture of another row, "PART ID", and the first row with it
+    of_trainings: tuple[str, ...] = ()  # of the refusals, where no recipe was named, those of trainings, without which a search runs
 
     def rows(self, copies: bool = False, written: bool = False) -> list[str]:
         """The rejected rows as lines of text, with `copies` also those that would be merged; fewer lines where a file has them all."""
@@ -83,7 +84,10 @@ class Findings:
             lines += [f"{what:<11} {count:,} of {part}: {reason}" for (part, reason), count in reasons.most_common()]
         lines += [f"hint        {hint}" for hint in self.hints]
         lines.append(self._total())
-        lines += [f"a run would stop: {refusal}" for refusal in self.refusals]
+        lines += [f"a run would stop: {refusal}" for refusal in self.refusals if refusal not in self.of_trainings]
+        lines += [f"a training would stop: {refusal}" for refusal in self.of_trainings]
+        if self.of_trainings:
+            lines.append("hint        this concerns every recipe but search, which trains nothing; --recipe search validates by its rules")
         return "\n".join(lines)
 
     def _total(self) -> str:

@@ -43,13 +43,18 @@ FindModels = Callable[[Iterable[HubModel]], dict[HubModel, tuple[State, str]]]
 
 @dataclass(frozen=True)
 class Preflight:
-    """The stages of a run, those of them that would run, and where."""
+    """The stages of a run, those of them that are certain to run, and where.
+
+    `waiting` are those that may run: they wait for others, and were made before from other inputs. They may need nothing of the machine,
+    yet what the config and its sources contradict would stop them in any case.
+    """
 
     stages: Sequence[Stage]
     running: frozenset[str]
     storage: str
     machine: Machine
     find_models: FindModels = find_models
+    waiting: frozenset[str] = frozenset()
 
     def problems(self) -> list[Problem]:
         """All problems, each once, in the order in which the stages would meet them."""
@@ -67,10 +72,11 @@ class Preflight:
         )
         return list(dict.fromkeys(problem for check in checks for problem in check()))
 
-    def _configs(self, kind: type) -> Iterator[tuple[str, Any]]:
-        """The configs of a class of the stages that would run, each with the field that holds it."""
+    def _configs(self, kind: type, waiting: bool = False) -> Iterator[tuple[str, Any]]:
+        """The configs of a class of the stages that would run, or with `waiting` may run, each with the field that holds it."""
+        names = self.running | self.waiting if waiting else self.running
         for stage in self.stages:
-            if stage.name in self.running:
+            if stage.name in names:
                 yield from ((field, config) for field, config in _nested(field_of(stage), stage.config) if isinstance(config, kind))
 
     def _cluster(self) -> Iterator[Problem]:
@@ -238,7 +244,7 @@ class Preflight:
         """A split of evaluation that no source has, where all of them name their splits in the names of their files."""
         there = self._named_splits()
         trained = all(any(isinstance(other.config, TrainConfig) and other.arm == arm for other in self.stages) for arm in self._arms)
-        for _, config in self._configs(EvaluateConfig):
+        for _, config in self._configs(EvaluateConfig, waiting=True):
             if there is None:
                 return
             measured = sorted(there - ({"train"} if trained else set()))
@@ -257,7 +263,7 @@ class Preflight:
     def _queries(self) -> Iterator[Problem]:
         """A training on pairs, of sources that are all read so that no query is made of them."""
         config, opened = self._sources
-        trained = any(pairs.trained_tasks for _, check in self._configs(CorpusCheckConfig) for pairs in check.pairs.values())
+        trained = any(pairs.trained_tasks for _, check in self._configs(CorpusCheckConfig, waiting=True) for pairs in check.pairs.values())
         if trained and opened and not any(source.may_have_queries for source in opened):
             there = "no source has queries of its own: a caption that is read with its picture is none, and the training has no pair"
             cure = (

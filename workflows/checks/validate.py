@@ -58,6 +58,7 @@ class ValidationPlan:
     curate: CurateConfig = CurateConfig()
     asked: CorpusCheckConfig = CorpusCheckConfig({"pairs": PairsConfig(adapt_tasks=())}, evaluated=False)
     seed: int = 0
+    named: bool = False  # whether a recipe was named
 
 
 def validate(plan: ValidationPlan) -> Findings:
@@ -85,6 +86,8 @@ def validate(plan: ValidationPlan) -> Findings:
         for table in part_tables(kept, "corpus", ["text", "images", "video"]):
             candidates.update(code.letters for code in modalities(table))
         refusals = [refusal] if refusal else corpus_problems(kept, plan.asked, leakage)
+        untrained = replace(plan.asked, pairs={})
+        of_trainings = set(refusals) - set(corpus_problems(kept, untrained)) if not (refusal or plan.named) else set()
         queries: dict[str, Counter[str]] = {}
         for table in part_tables(kept, "queries", ["split", "task"]):
             for split, task in zip(table["split"].to_pylist(), table["task"].to_pylist(), strict=True):
@@ -100,7 +103,8 @@ def validate(plan: ValidationPlan) -> Findings:
     forms = {source.tree.name: source.format for source in named}
     plain = {split: dict(tasks) for split, tasks in queries.items()}
     dependent = len(find_causes(rest))
-    return Findings(rest, dependent, copies, forms, dict(candidates), plain, dict(judged), notices, refusals, hints, pictures)
+    alone = tuple(each for each in refusals if each in of_trainings)
+    return Findings(rest, dependent, copies, forms, dict(candidates), plain, dict(judged), notices, refusals, hints, pictures, alone)
 
 
 def _without_consequences(read: list[Finding], curated: list[Finding]) -> list[Finding]:
@@ -144,7 +148,7 @@ def planned(words: Sequence[str], given: Mapping[str, Any], recipe: str | None) 
     read = replace(config.sources, **given, **({"path": paths} if paths else {}))
     if not read.path:
         raise Refused("there is no corpus to validate; give a PATH, or a .yaml file that names its sources")
-    return ValidationPlan(read, config.curate, config.corpus_check, config.seed)
+    return ValidationPlan(read, config.curate, config.corpus_check, config.seed, recipe is not None)
 
 
 def validate_command(plan: ValidationPlan, as_json: bool, copies: bool, out: Path | None = None) -> int:

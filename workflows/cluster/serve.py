@@ -4,20 +4,28 @@ import os
 import sys
 import threading
 import webbrowser
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 
+from mirepoix.models.errors import Refused
 from mirepoix.serving.app import check_port, start
+from mirepoix.serving.heartbeat import served_mark, storage_of
 from mirepoix.serving.release import peek
 from mirepoix.serving.serve_config import ServeConfig
+from mirepoix.serving.store import is_local, local_path
 from mirepoix.workflows.cluster.ray_cluster import cluster
+from mirepoix.workflows.cluster.served import server_at
 
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 
 
-def serve(release: str, config: ServeConfig, address: str | None = None, show: bool = False) -> int:
-    """Serves a release until Ctrl-C or SIGTERM; with `show` its search page is opened in the browser once the server answers."""
+def serve(release: str, config: ServeConfig, address: str | None = None, show: bool = False, storage: str | None = None) -> int:
+    """Serves a release until Ctrl-C or SIGTERM; with `show` its search page is opened in the browser once the server answers.
+
+    `storage` is the one in use, whose servers are known by name if one of them has the port.
+    """
     if not (address or os.environ.get("RAY_ADDRESS")):
-        check_port(config, running=False)
+        _refuse_taken(config, [storage_of(release), storage])
     about, _ = peek(release)
     print(f"starting the server of {about.name} {about.version}, {release} (about 20 seconds)", flush=True)
     with cluster(address):
@@ -26,13 +34,36 @@ def serve(release: str, config: ServeConfig, address: str | None = None, show: b
         if show:
             print(open_page(server.url), flush=True)
         try:
-            threading.Event().wait()
+            with _recorded(release, server.url):
+                threading.Event().wait()
         except (KeyboardInterrupt, SystemExit):  # the command line makes an exit of SIGTERM
             print("\nstopping", flush=True)
         finally:
             server.stop()
     print("stopped", flush=True)
     return 0
+
+
+def _refuse_taken(config: ServeConfig, storages: Iterable[str | None]) -> None:
+    """Refuses a port that is in use; where a server of these storages listens there, says which that is."""
+    try:
+        check_port(config, running=False)
+    except Refused:
+        if (ours := server_at(config.port, storages)) is None:
+            raise
+        stop = f"stop it (kill {ours.pid})" if ours.pid else "stop it"
+        raise Refused(f"port {config.port} is in use: {ours.name} is served there, at {ours.url}; {stop}, or give another --port") from None
+
+
+@contextmanager
+def _recorded(release: str, url: str) -> Iterator[None]:
+    """Within the block the storage has a record of this process, which says what stops the server; none where it may not be written."""
+    mark = served_mark(str(local_path(release)) if is_local(release) else release, url, command=True)
+    with ExitStack() as entered:
+        if mark is not None:
+            with suppress(OSError):
+                entered.enter_context(mark)
+        yield
 
 
 def open_page(url: str, environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> str:

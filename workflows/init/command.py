@@ -14,8 +14,10 @@ from mirepoix.workflows.storage import default_storage
 
 def init(folder: Path, output: Path, force: bool = False, recipe: str | None = None, as_json: bool = False) -> int:
     """Writes a config for a folder; what is there already is kept, unless `force` says otherwise."""
-    refuse_present(output, force)
-    found = survey(folder.expanduser())
+    folder = folder.expanduser()
+    if folder.is_dir():  # else the survey says what is wrong with it, which comes first
+        refuse_present(output, force)
+    found = survey(folder)
     machine = this_machine(default_storage())
     proposal = propose(found, machine, recipe)
     write(written(found, proposal, machine, output), output, force)

@@ -77,7 +77,7 @@ def propose(found: Survey, machine: Machine, recipe: str | None = None) -> Propo
         raise Refused(f"--recipe is {FINETUNE}, and {found.folder} has no pair to train on: no caption, and no query; give {SEARCH}")
     cost = trained if chosen == FINETUNE else plain
     if chosen == FINETUNE:
-        other = "without a training: mirepoix run FILE instruct=null curate.held_out=0"
+        other = f"{SEARCH}, without a training, is in the file as a comment; or mirepoix run FILE instruct=null curate.held_out=0"
     elif pairs:
         time = duration(trained.seconds)
         other = f"{FINETUNE}, on the split {trained_on} ({said}), is in the file as a comment: about {time} here"
@@ -85,7 +85,7 @@ def propose(found: Survey, machine: Machine, recipe: str | None = None) -> Propo
         other = f"`recipe: {FINETUNE}` trains, once there are captions or queries"
     settings, training = _settings(found, machine, model), _training(found, machine, model, steps)
     settings |= training if chosen == FINETUNE else {}
-    alternative = {"recipe": FINETUNE, **training} if chosen == SEARCH and pairs else {}
+    alternative = {"recipe": SEARCH} if chosen == FINETUNE else {"recipe": FINETUNE, **training} if pairs else {}
     warnings = tuple(_warnings(found, machine, model, cost, here))
     return Proposal(chosen, why, other, model, why_model, here, cost, language, settings, alternative, warnings)
 

@@ -14,7 +14,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.workflows.config import flow
 from mirepoix.workflows.init.machine import Machine
 from mirepoix.workflows.init.models import LIBRARY
-from mirepoix.workflows.init.proposal import Proposal
+from mirepoix.workflows.init.proposal import FINETUNE, Proposal
 from mirepoix.workflows.init.survey import Survey
 from mirepoix.workflows.init.words import counted, duration, gigabytes, plural
 
@@ -24,6 +24,7 @@ LABEL = 10
 NAMES = {"i": "pictures", "t": "texts", "it": "pictures with a text", "v": "clips", "vt": "clips with a text"}
 APART = "a picture and its caption are two results, and the caption is a query for the picture"
 TOGETHER = "one result of both, with which no query is made"
+UNTRAINED = f"together is {TOGETHER}: a training needs queries of its own then, as a column (query=NAME in columns)"
 
 
 def said(found: Survey, proposal: Proposal, machine: Machine) -> list[str]:
@@ -133,21 +134,25 @@ def written(found: Survey, proposal: Proposal, machine: Machine, output: Path) -
     notes |= {"threads": "CPU threads that embed", "max_steps": "steps of training", "columns": "what each column holds"}
     notes |= {"splits": "there is no split train: where something is trained, it is on this one"}
     for part, values in proposal.settings.items():
-        lines += [f"{part}:", *_fields(values, "  ", notes)]
-    if proposal.alternative:
-        lines += ["", f"# To train on the captions or queries, write these in place of `recipe: {proposal.recipe}`:"]
-        lines += [f"# {name}: {flow(value)}" for name, value in proposal.alternative.items()]
+        lines += [f"{part}:", *_fields(values, "  ", notes, proposal.recipe == FINETUNE)]
+    if proposal.alternative and proposal.recipe == FINETUNE:
+        lines += ["", "# To search without a training, write this in place of `recipe: finetune`, `curate` and `instruct`:"]
+    elif proposal.alternative:
+        lines += ["", "# To train on the captions or queries, write these in place of `recipe: search`:"]
+    lines += [f"# {name}: {flow(value)}" for name, value in proposal.alternative.items()]
     return "\n".join(lines) + "\n"
 
 
-def _fields(values: dict[str, Any], indent: str, notes: dict[str, str]) -> Iterator[str]:
+def _fields(values: dict[str, Any], indent: str, notes: dict[str, str], trained: bool) -> Iterator[str]:
+    """The lines of a part of the config; captions that are trained on are read apart, as together they are no queries."""
     for name, value in values.items():
         if isinstance(value, dict):
             yield f"{indent}{name}:"
-            yield from _fields(value, indent + "  ", notes)
+            yield from _fields(value, indent + "  ", notes, trained)
         elif name == "captions":
             yield f"{indent}captions: apart  # {APART}"
-            yield f"{indent}# captions: together  # {TOGETHER}; in place of the line above"
+            alternative = f"captions: together  # {TOGETHER}, so nothing to train on; in place of the line above"
+            yield f"{indent}# {UNTRAINED if trained else alternative}"
         else:
             note = f"  # {notes[name]}" if name in notes else ""
             yield f"{indent}{name}: {flow(value)}{note}"

@@ -115,7 +115,17 @@ def _refuse_out_of_reach(id: str, revision: str | None) -> None:
 
     for model, (state, detail) in find_models([HubModel("model", id, revision)]).items():
         if (problem := why_not(model, state, detail)) is not None:
-            raise Refused(f'{problem}; "latest" is the latest release of the storage')
+            raise Refused(f"{problem}; {_of_storage()}")
+
+
+def _of_storage() -> str:
+    """What the storage has in the place of a name that nothing has: the newest of its runs."""
+    from mirepoix.workflows.storage import opened_storage, run_names
+
+    home = opened_storage(None)
+    runs = [store.join(home, "runs", name) for name in run_names(home)[:3]]
+    newest = f", and a run is given by its folder: the newest are {', '.join(runs)}" if runs else ""
+    return f'"latest" is the latest release of the storage{newest}'
 
 
 def _adopted(name: str, revision: str | None, trust_remote_code: bool) -> "Encoder":

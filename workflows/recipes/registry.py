@@ -15,7 +15,7 @@ from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.errors import Refused
 from mirepoix.models.losses.objective import Objective
 from mirepoix.serving.serve_config import ServeConfig
-from mirepoix.workflows.config import RECIPE, Document, describe, override, parse, read
+from mirepoix.workflows.config import ENDINGS, RECIPE, Document, describe, override, parse, read
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.dag.retrieval import Retrieval
 from mirepoix.workflows.recipes import published
@@ -94,8 +94,21 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 def recipe(name: str) -> Recipe:
     """The config of a recipe, by its name."""
     if name not in RECIPES:
-        raise Refused(f"there is no recipe {name!r}; there are {', '.join(RECIPES)}: see `mirepoix list`")
+        raise Refused(_other(name) or f"there is no recipe {name!r}; there are {', '.join(RECIPES)}: see `mirepoix list`")
     return RECIPES[name]()
+
+
+def _other(name: str) -> str:
+    """What was given in the place of a recipe, where it is a folder or a file, and what to give; empty where it is neither."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        config = next((file for file in (path / "mirepoix.yaml", path / "config.yaml") if file.is_file()), None)
+        cure = f"`mirepoix run {config}`" if config else f"`mirepoix init {name}` looks at it and writes a file that `mirepoix run` takes"
+        return f"{name} is a folder, and neither a recipe nor a file of one; {cure}"
+    if path.is_file():
+        return f"{name} is a file, and one of a recipe has a name that ends in {' or '.join(ENDINGS)}; rename it"
+    found = [f"{name}{ending}" for ending in ENDINGS if path.with_name(path.name + ending).is_file()]
+    return f"there is no recipe {name!r}, and a file {found[0]}; give that: mirepoix run {found[0]}" if found else ""
 
 
 def recipe_name(argument: str) -> str:

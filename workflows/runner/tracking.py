@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 Call = Callable[["MlflowClient"], None]
 
+EXPERIMENT = "mirepoix"
+"""The experiment of MLflow that all runs are of."""
 QUIET = {  # where the user has set nothing: fail fast (the queue retries), print nothing, send no telemetry
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
@@ -47,7 +49,7 @@ LIBRARIES = ("ray", "torch", "transformers", "deepspeed", "pyarrow", "mlflow")
 WHOLE = ""  # the name of the parent run
 
 
-def open_tracker(storage: str, recipe: str, config: Any, uri: str | None = None, experiment: str = "mirepoix") -> "Tracker":
+def open_tracker(storage: str, recipe: str, config: Any, uri: str | None = None, experiment: str = EXPERIMENT) -> "Tracker":
     """The tracker of a run: at the given URI, else at MLFLOW_TRACKING_URI, else in a SQLite file in a local storage or in the home."""
     home = _home(storage)
     uri = uri or tracking_uri(storage)
@@ -73,7 +75,7 @@ class Tracker:
     def __init__(
         self,
         uri: str | None = None,
-        experiment: str = "mirepoix",
+        experiment: str = EXPERIMENT,
         recipe: str = "",
         params: Mapping[str, Any] | None = None,
         artifacts: str | None = None,

@@ -1,6 +1,7 @@
 """The command `mlflow`: the tracking page of MLflow on the store in which the runs of a storage are tracked."""
 
 import errno
+import json
 import os
 import signal
 import socket
@@ -15,30 +16,44 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mirepoix.models.errors import Refused
-from mirepoix.workflows.runner.tracking import QUIET, tracking_uri
+from mirepoix.workflows.runner.tracking import EXPERIMENT, QUIET, tracking_uri
 
 START_SECONDS = 120.0
 REMOTE = ("http://", "https://", "databricks")
 
 
 def mlflow_command(storage: str, host: str, port: int) -> int:
-    """Starts the page, prints its URL, and stops it at Ctrl-C."""
+    """Starts the page, prints the address of the table of runs, and stops it at Ctrl-C or SIGTERM."""
     command = server_command(storage, host, port)
     _refuse_taken(host, port)
     url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    print(f"starting the tracking page of {storage} (about 15 seconds)", flush=True)
     server = subprocess.Popen(
         command, env=_environment(os.environ), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
     )
     said = _LastLines(server)
     try:
         _await(server, url, said)
-        print(f"the tracking page of {storage} is at {url}  (Ctrl-C stops it)", flush=True)
+        print(f"its runs are at {runs_page(url)}  (Ctrl-C or kill {os.getpid()} stops it)", flush=True)
         return server.wait()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # the command line makes an exit of SIGTERM
         print("\nstopped")
         return 0
     finally:
         _stop(server)
+
+
+def runs_page(url: str) -> str:
+    """The address of the table of runs; the page itself where the server does not say which experiment they are of.
+
+    By itself MLflow opens an experiment on an overview of traces of language models, of which there are none.
+    """
+    try:
+        with urllib.request.urlopen(f"{url}/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name={EXPERIMENT}", timeout=10) as reply:
+            number = json.load(reply)["experiment"]["experiment_id"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return url
+    return f"{url}/#/experiments/{number}/runs?workflowType=machine_learning"
 
 
 def server_command(storage: str, host: str, port: int) -> list[str]:

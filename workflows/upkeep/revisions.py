@@ -3,7 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -16,13 +16,15 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.options import revive
 from mirepoix.serving import store
 from mirepoix.serving.release import item_ids, item_sources, peek
+from mirepoix.workflows.cluster.served import servers_of
 from mirepoix.workflows.config import flatten, override, read
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.search import search
 from mirepoix.workflows.run import Run, RunRequest, print_outcome, run_config
 from mirepoix.workflows.runner.progress import Output, display_of
-from mirepoix.workflows.storage import present, release_of
-from mirepoix.workflows.upkeep.lineage import makers
+from mirepoix.workflows.storage import opened_storage, present, release_of
+from mirepoix.workflows.upkeep.lineage import ancestors, makers
+from mirepoix.workflows.upkeep.named import is_name
 
 OVERRIDE = re.compile(r"(seed|trust_remote_code|(sources|curate|merge|embed)(\.\w+)+)=.*", re.DOTALL)
 """A word of the command line that sets a field, and is no path."""
@@ -34,6 +36,15 @@ class Rules(NamedTuple):
     curate: CurateConfig
     embed: EmbedConfig
     origin: str
+
+
+def refuse_corpus_alone(given: str) -> None:
+    """Refuses what is given to `add` alone where it is no release and no run, and therefore what to add."""
+    with suppress(Refused, OSError):
+        release_of(given)
+        return
+    if not is_name(given):
+        raise Refused(f"RELEASE is missing, as {given} is neither it nor a run; to add that: mirepoix add latest {shlex.quote(given)}")
 
 
 def addition(release: str, words: Sequence[str], replaced: bool = False, prefix: str = "", trusted: bool = False) -> tuple[Revision, str]:
@@ -104,7 +115,19 @@ def revise(revision: Revision, request: RunRequest, origin: str = "", form: Outp
         done = run_config(request, revision, resources, display_of(form))
     if done.report.ok and form != "json":
         print(f"\n{counted(done, revision)}", end="")
-    return print_outcome(done, to_serve=True, output=form)
+    status = print_outcome(done, to_serve=True, output=form)
+    if done.report.ok and form != "json":
+        print("".join(_still_served(done, revision, request.storage)), end="")
+    return status
+
+
+def _still_served(done: Run, revision: Revision, storage: str) -> Iterator[str]:
+    """A line for each server of a release that the new one was made of: it goes on with that one."""
+    name = done.folder.partition("?")[0].rpartition("/")[2]
+    elsewhere = "" if opened_storage(storage) == opened_storage(None) else f" --storage {shlex.quote(storage)}"
+    for server in servers_of(ancestors(revision.merge.release)):
+        again = f"start it again to serve this one: mirepoix serve {name}{elsewhere}"
+        yield f"the server at {server.url} still has {server.name}; {again}\n"
 
 
 def counted(run: Run, revision: Revision) -> str:

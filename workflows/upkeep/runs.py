@@ -182,8 +182,10 @@ def find_run(runs: Sequence[StoredRun], given: str, storage: str) -> StoredRun:
         return found[0]
     if found:
         raise Refused(f"{len(found)} runs begin with {name!r}: {', '.join(run.name for run in found[:5])}; give more of the name")
-    known = ", ".join(run.name for run in runs[:5]) or "none"
-    raise Refused(f"there is no run {given!r} in {storage}; the newest are {known}; `mirepoix runs` lists all")
+    if not runs:
+        raise Refused(f"there is no run {given!r} in {storage}, and no other; give --storage the folder or URI that runs were given")
+    known = ", ".join(run.name for run in runs[:5])
+    raise Refused(f"there is no run {given!r} in {storage}; the newest are {known}; give one, or latest; `mirepoix runs` lists all")
 
 
 def _same_folder(one: str, other: str) -> bool:

@@ -3,8 +3,12 @@
 import asyncio
 import base64
 import json
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -380,8 +384,39 @@ def test_what_is_not_there_is_not_found(call, path):
     error_of(call("GET", path), 404)
 
 
-def test_a_wrong_method_is_refused(call):
-    error_of(call("GET", "/v1/search"), 405)
+@pytest.mark.parametrize(("method", "path", "allowed"), [("GET", "/v1/search", "POST"), ("DELETE", "/health", "GET")])
+def test_a_wrong_method_is_refused_with_the_one_that_the_path_takes(call, method, path, allowed):
+    reply = call(method, path)
+    assert error_of(reply, 405)["message"] == f"this path takes {allowed}" and reply.headers["allow"] == allowed
+
+
+def told(kind: Any) -> Any:
+    """What a reply consists of: names in their order, and the types of values."""
+    if isinstance(kind, dict):
+        return [(name, told(value)) for name, value in kind.items()]
+    return [told(each) for each in kind] if isinstance(kind, list) else type(kind)
+
+
+def test_the_requests_in_the_docs_are_answered_as_the_docs_say(call, tmp_path, monkeypatch):
+    """docs/endpoint.md: each request as `curl` sends it, and the reply below it, but for version, time and score."""
+    monkeypatch.chdir(tmp_path)
+    Path("query.png").write_bytes(corpus()[27].images[0])
+    page = (Path(__file__).resolve().parents[3] / "docs" / "endpoint.md").read_text()
+    examples = re.findall(r"^```\n(curl .*?)```\n.*?^```json\n(.*?)```", page, re.M | re.S)
+    assert len(examples) == 2
+    for command, said in examples:
+        words = shlex.split(command.replace("\\\n", " "))
+        given = [(words[number], words[number + 1]) for number in range(2, len(words), 2)]
+        assert words[:2] == ["curl", "http://127.0.0.1:8000/v1/search"] and {option for option, _ in given} <= {"-d", "-H", "-F"}
+        fields = [value.partition("=")[::2] for option, value in given if option == "-F"]
+        files = [(name, (None, value) if value[0] != "@" else ("file", Path(value[1:]).read_bytes())) for name, value in fields]
+        headers = dict(value.split(": ") for option, value in given if option == "-H")
+        content = "".join(value for option, value in given if option == "-d").encode()
+        reply = call("POST", "/v1/search", headers=headers, **({"files": files} if files else {"content": content}))
+        expected, found = json.loads(said), reply.json()
+        assert reply.status_code == 200 and told(found) == told(expected), found
+        (first,), (wanted,) = found["results"], expected["results"]
+        assert wanted == first | {"score": wanted["score"]}, "a text and a picture of the release find themselves"
 
 
 def test_models_lists_the_one_that_is_served(call, about):

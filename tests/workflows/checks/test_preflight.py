@@ -269,6 +269,26 @@ def test_a_training_without_a_query_as_captions_are_read_with_their_pictures_is_
     assert told(*given, recipe="finetune", running={"sources", "curate"}, find_models=lambda models: {}) == []
 
 
+def test_what_config_and_sources_contradict_is_told_whatever_the_storage_has_from_other_sources(tmp_path, beir, cli):
+    from mirepoix.serving.store import publish
+    from mirepoix.workflows.runner.fingerprint import ingredients
+
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.csv").write_text("file,caption\na.png,a boat\n")
+    together = [f"sources.path={tmp_path}", "sources.captions=together", "backbone.name=tiny"]
+    unnamed = [f"sources.path={beir}", "evaluate.split=test", "backbone.name=tiny"]
+    storage = tmp_path / "storage"
+    for number, stage in enumerate(stage for words in (together, unnamed) for stage in resolve("finetune", words).stages()):
+        (tmp_path / f"draft{number}").mkdir()
+        (tmp_path / f"draft{number}" / "x").write_text("x")
+        parts = json.loads(json.dumps(ingredients(stage, {"sources": "others"}) | {"created": 0.0}))
+        publish(tmp_path / f"draft{number}", storage / "artefacts" / stage.step / f"{number:016x}", parts)
+    for words, said in ((together, "no source has queries of its own"), (unnamed, "evaluate.split is 'test'")):
+        for home in (storage, tmp_path / "empty"):
+            status, out, err = cli("run", "finetune", *words, "--plan", "--storage", str(home))
+            assert status == 2 and out and said in err, home
+
+
 def test_all_problems_are_told_by_plan_and_run_before_anything_is_written(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("mirepoix.workflows.run.this_machine", lambda: LAPTOP)
     monkeypatch.setattr("mirepoix.workflows.run._ray_is_up", lambda: False)

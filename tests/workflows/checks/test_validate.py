@@ -17,6 +17,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.checks import reading
 from mirepoix.workflows.checks import validate as validation
+from mirepoix.workflows.recipes.registry import RECIPES, recipe
 from tests.components.ingestion.formats.format_cases import write_files
 from tests.workflows.corpora import TEXTS, lines, picture
 
@@ -127,10 +128,27 @@ def test_a_corpus_without_a_training_pair_has_status_1_and_the_reason_why_a_run_
     out, err = capsys.readouterr()
     assert out == "" and "nothing would be rejected" in err
     assert (
-        "a run would stop: no pair is left to train on: no judgement above 0 is of a query of the split train (of test there are 2)" in err
+        "a training would stop: no pair is left to train on: no judgement above 0 is of a query of the split train (of test there are 2)"
+        in err
     )
     assert main(["validate", str(beir(TEXTS, test="ab", train="cd"))]) == 0
-    assert "a run would stop" not in "".join(capsys.readouterr())
+    assert "would stop" not in "".join(capsys.readouterr())
+
+
+def test_what_stops_trainings_alone_is_said_as_that_and_that_a_search_needs_none(beir, capsys):
+    home = str(beir(TEXTS, test="ab"))
+    hint = "hint        this concerns every recipe but search, which trains nothing; --recipe search validates by its rules\n"
+    assert main(["validate", home, "evaluate.split=dev"]) == 1
+    err = capsys.readouterr().err
+    assert "a run would stop: evaluate.split is 'dev'" in err and "a training would stop: no pair is left" in err and err.endswith(hint)
+    assert main(["validate", home, "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert found["of_trainings"] == found["refusals"] and len(found["refusals"]) == 1
+    assert main(["validate", home, "--recipe", "finetune", "curate.held_out=0"]) == 1
+    assert "a run would stop: no pair is left to train on" in (err := capsys.readouterr().err) and hint not in err
+    assert main(["validate", home, "--recipe", "search"]) == 0
+    trains = {name: any(pairs.trained_tasks for pairs in recipe(name).corpus_check.pairs.values()) for name in RECIPES}
+    assert [name for name, trained in trains.items() if not trained] == ["search"]
 
 
 def test_with_a_recipe_its_splits_and_its_tasks_are_those_that_count(beir, capsys):
@@ -186,7 +204,7 @@ def test_judgements_of_0_alone_make_no_pair(beir, capsys):
     home = beir(TEXTS, test="ab", train="c")
     (home / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq-train-c\tc\t0\n")
     assert main(["validate", str(home)]) == 1
-    assert "a run would stop: no pair is left to train on" in capsys.readouterr().err
+    assert "a training would stop: no pair is left to train on" in capsys.readouterr().err
 
 
 def test_with_triples_alone_the_refusal_names_the_setting_that_makes_passages(tmp_path, capsys):
@@ -195,7 +213,7 @@ def test_with_triples_alone_the_refusal_names_the_setting_that_makes_passages(tm
     folder = corpus(tmp_path / "dialogues", [triple(*row) for row in TRIPLES])
     assert main(["validate", f"canonical+{folder}"]) == 1
     printed = capsys.readouterr().err
-    assert "a run would stop: no pair is left to train on" in printed
+    assert "a training would stop: no pair is left to train on" in printed
     assert f"of the {len(TRIPLES)} triples of train passages can be made: set passages.kind to vid2r or written" in printed
 
 
@@ -366,7 +384,7 @@ def test_a_corpus_where_everything_leaks_takes_a_screen_and_says_what_each_setti
     assert "300 lines like this: 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 290 more; 300 rows refer to them" in leaks
     assert "leaks into test" in leaks
     assert "600 rows would be rejected: 300 for reasons of their own, 300 because they refer to these" in err
-    (stop,) = [line for line in err.splitlines() if line.startswith("a run would stop")]
+    (stop,) = [line for line in err.splitlines() if line.startswith("a training would stop")]
     assert "all 300 training queries leak" in stop and "(curate.leakage=all)" in stop
     assert "curate.leakage=queries would leave 300 to train on and 300 to measure by" in stop
     assert "curate.leakage=off would leave 300 to train on and 300 to measure by" in stop

@@ -41,8 +41,9 @@ def test_without_a_browser_the_address_is_said(monkeypatch):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_server_says_what_it_starts_and_ends_with_the_line_stopped_on_either_signal(monkeypatch, capsys, number):
+def test_a_server_says_what_it_starts_and_ends_with_the_line_stopped_on_either_signal(monkeypatch, tmp_path, capsys, number):
     did = []
+    release = f"{tmp_path}/artefacts/release/d6f2141438d96255"
     about = SimpleNamespace(name="tiny", version="20737bf0ae9f")
     server = SimpleNamespace(name="tiny", version="20737bf0ae9f", url=URL, stop=lambda: did.append("stop"))
 
@@ -58,12 +59,12 @@ def test_a_server_says_what_it_starts_and_ends_with_the_line_stopped_on_either_s
 
     before = signal.signal(signal.SIGTERM, ends)
     try:
-        assert serve("/storage/artefacts/release/d6f2141438d96255", ServeConfig()) == 0
+        assert serve(release, ServeConfig()) == 0
     finally:
         signal.signal(signal.SIGTERM, before)
     assert did == ["stop"]
     assert capsys.readouterr().out.splitlines() == [
-        "starting the server of tiny 20737bf0ae9f, /storage/artefacts/release/d6f2141438d96255 (about 20 seconds)",
+        f"starting the server of tiny 20737bf0ae9f, {release} (about 20 seconds)",
         f"tiny 20737bf0ae9f is served at {URL}  (Ctrl-C or kill {os.getpid()} stops it)",
         "",
         "stopping",

@@ -7,7 +7,7 @@ import json
 import os
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
@@ -277,6 +277,7 @@ def test_a_file_that_is_there_stays_and_is_written_over_by_force_alone(cli, tmp_
     assert Path("mirepoix.yaml").read_text().splitlines()[1:] and Path("other.yaml").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "mirepoix.yaml", "other.yaml"]
     assert "ends in .yaml" in cli("mine", "--output", "mine.txt")[2]
+    assert cli("nowhere")[2] == "mirepoix: there is no folder nowhere; give the folder of your pictures or texts\n"
 
 
 def test_everything_is_said_as_json_too(cli, tmp_path):
@@ -288,15 +289,47 @@ def test_everything_is_said_as_json_too(cli, tmp_path):
     assert "not used: Preis; sources.columns takes one as" in cli("mine", "--force")[1]
 
 
-def test_the_other_recipe_is_in_the_file_as_a_comment_that_can_be_taken(cli, tmp_path, capsys):
-    captions_with_a_held_out_file(tmp_path / "mine")
-    cli("mine")
+def alternatives(text: str) -> Iterator[str]:
+    """The file with each of its commented alternatives in place of what it says to be in the place of."""
+    for match in re.finditer(r"^( +.*\n) +# (captions: together).*\n", text, re.M):
+        yield text.replace(match[1], f"  {match[2]}\n")
+    for match in re.finditer(r"^# .* in place of (.*):\n((?:# \w+: .*\n)+)", text, re.M):
+        kept = text
+        for named in re.findall(r"`([^`]+)`", match[1]):
+            kept = re.sub(rf"^{named}\b.*\n(?: .*\n)*", "", kept, flags=re.M)
+        yield kept + match[2].replace("# ", "")
+
+
+@pytest.mark.parametrize(
+    ("make", "recipe", "expected"),
+    [
+        (captions_with_a_held_out_file, "search", ["captions: together", "recipe: finetune"]),
+        (captions_with_a_held_out_file, "finetune", ["recipe: search"]),
+        (semicolons, "finetune", ["recipe: search"]),
+        (beir, "finetune", ["recipe: search"]),
+        (pictures_only, "search", []),
+    ],
+    ids=["search", "finetune", "table", "beir", "pictures"],
+)
+def test_each_alternative_that_is_in_the_file_as_a_comment_plans_once_it_is_taken(cli, home, tmp_path, capsys, make, recipe, expected):
+    make(tmp_path / "mine")
+    assert cli("mine", "--recipe", recipe)[0] == 0
     text = Path("mirepoix.yaml").read_text()
-    taken = re.sub(r"^# (recipe|curate|instruct): ", r"\1: ", text.replace("recipe: search\n", "", 1), flags=re.M)
-    Path("mirepoix.yaml").write_text(taken)
-    assert main(["run", "mirepoix.yaml", "--plan"]) == 2, "its model is not here, and HF_HUB_OFFLINE is set"
-    assert "\ninstruct " in capsys.readouterr().out
-    assert yaml.safe_load(taken)["recipe"] == "finetune"
+    assert re.findall(r"^ *# ((?:captions|recipe): \w+)", text, re.M) == expected
+    for taken, change in zip(alternatives(text), expected, strict=True):
+        Path("mirepoix.yaml").write_text(taken)
+        assert change in taken.replace(f"# {change}", "")
+        assert main(["run", "mirepoix.yaml", f"backbone.name={home / 'clip'}", "--plan"]) == 0, capsys.readouterr().err
+        assert ("\ninstruct " in capsys.readouterr().out) == ("recipe: finetune" in change)
+
+
+def test_a_training_whose_tables_have_no_query_is_not_offered_captions_that_are_none(cli, tmp_path):
+    captions_with_a_held_out_file(tmp_path / "mine")
+    assert cli("mine", "--recipe", "finetune")[0] == 0
+    assert "captions: apart  # a picture and its caption are two results, and the caption is a query for the picture\n" in (
+        text := Path("mirepoix.yaml").read_text()
+    )
+    assert "  # together is one result of both, with which no query is made: a training needs queries of its own then, as a column" in text
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import textwrap
 import pytest
 
 import mirepoix
+from mirepoix.serving.in_process.retriever import Retriever
 from mirepoix.workflows.cluster.shipped_code import stage_code
 from tests.workflows.recipes.small_quickstart import ROOT
 
@@ -37,6 +38,14 @@ def test_importing_the_package_imports_nothing_heavy_and_neither_does_a_refusal(
     assert ended.returncode == 0, ended.stderr
     refusal = "/nowhere is no folder here; give the folder of an encoder or of a checkpoint, or a hub id"
     assert json.loads(ended.stdout) == [[], ["open", "run"], refusal, []]
+
+
+def test_the_help_of_the_package_names_all_that_it_gives_in_a_checkout_and_installed():
+    installed = (ROOT / "package" / "__init__.py").read_text()
+    assert mirepoix.__doc__ in installed
+    for name in ("mirepoix.run(", "mirepoix.open(", ".encode(", ".search(", ".similarity("):
+        assert name in mirepoix.__doc__
+    assert all(callable(getattr(Retriever, name)) for name in ("encode", "search", "similarity"))
 
 
 def test_the_package_has_its_names_and_no_others():

@@ -89,6 +89,18 @@ def test_without_a_network_a_name_is_refused_in_one_line_and_no_client_of_the_hu
     assert capfd.readouterr() == ("", "")
 
 
+def test_a_name_that_nothing_has_is_refused_with_the_newest_runs_of_the_storage(tmp_path, monkeypatch):
+    monkeypatch.setenv("MIREPOIX_STORAGE", str(tmp_path))
+    for number in range(4):
+        (tmp_path / "runs" / f"search-2027010{number + 1}-000000-0000").mkdir(parents=True)
+    with pytest.raises(Refused, match=r"^model=nix, and nix is neither a folder nor in the cache") as refused:
+        mirepoix.open("nix")
+    named = ", ".join(f"{tmp_path}/runs/search-2027010{day}-000000-0000" for day in (4, 3, 2))
+    assert str(refused.value).endswith(
+        f'; "latest" is the latest release of the storage, and a run is given by its folder: the newest are {named}'
+    )
+
+
 def test_latest_is_the_latest_release_of_the_storage(release_folder, tmp_path, monkeypatch):
     storage = tmp_path / "home"
     monkeypatch.setenv("MIREPOIX_STORAGE", str(storage))

@@ -161,5 +161,5 @@ def test_a_corpus_is_validated_by_what_a_search_would_reject(home, capsys):
     assert "damaged.png" in out and "1 row would be rejected" in err and "a run would stop" not in err
     assert "left aside  pictures/notes.txt: not read" in err
     assert main(["validate", str(home / "pictures")]) == 1
-    assert "a run would stop: no pair is left to train on" in (err := capsys.readouterr().err)
+    assert "a training would stop: no pair is left to train on" in (err := capsys.readouterr().err)
     assert "`mirepoix run search` searches a corpus without a training" in err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from mirepoix.serving.heartbeat import served_mark
 from mirepoix.serving.store import delete, join
+from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.runner.lease import Driver
 from tests.workflows.upkeep.storages import DAY, make_result, make_run, run_name, target
 
@@ -160,3 +162,23 @@ def test_nothing_is_kept_in_a_folder_that_is_no_storage(cli, tmp_path):
     (tmp_path / "runs" / "notes.txt").write_text("mine")
     status, _, err = cli("keep", "latest", "--storage", str(tmp_path))
     assert status == 2 and "is no storage" in err
+
+
+def test_a_run_that_a_file_began_and_ctrl_c_ended_goes_on_by_the_command_that_show_prints(cli, tmp_path, monkeypatch):
+    """The folder has what `run` writes before its first stage; a plan by the printed command is that of the file."""
+    file, storage = tmp_path / "mirepoix.yaml", tmp_path / "storage"
+    file.write_text("recipe: quickstart\nseed: 3\ninstruct:\n  max_steps: 7\n")
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    words = ["--storage", str(storage)]
+    planned = cli("run", str(file), "--plan", *words)[:2]
+    with monkeypatch.context() as patched:
+        patched.setattr("mirepoix.workflows.run.Driver", interrupt)
+        patched.setattr("mirepoix.workflows.run.open_tracker", lambda *_: None)
+        assert main(["run", str(file), *words]) == 130
+    (line,) = [line for line in cli("show", "latest", *words)[1].splitlines() if line.startswith("run again  mirepoix ")]
+    again = shlex.split(line)[3:]
+    assert cli(*again, "--plan")[:2] == planned
+    assert cli("describe", *again[1 : again.index("--storage")])[1] == cli("describe", str(file))[1]

@@ -54,27 +54,44 @@ def test_a_port_in_use_is_refused(storage, capsys):
 STUB = """
 import http.server, os, sys
 assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), http.server.SimpleHTTPRequestHandler).serve_forever()
+
+class Page(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        named = self.path == "/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name=mirepoix"
+        self.send_response(200 if named else 404)
+        self.end_headers()
+        self.wfile.write(b'{"experiment": {"experiment_id": "7"}}' if named else b"")
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Page).serve_forever()
 """
 PAGE = """
-import sys
+import signal, sys
+from mirepoix.workflows.__main__ import _terminated
 from mirepoix.workflows.upkeep import mlflow_page
+signal.signal(signal.SIGTERM, _terminated)
 mlflow_page.server_command = lambda storage, host, port: [sys.executable, "-c", sys.argv[1], str(port)]
 sys.exit(mlflow_page.mlflow_command("here", "127.0.0.1", int(sys.argv[2])))
 """
 
 
-def test_the_url_is_printed_once_the_page_answers_and_an_interrupt_ends_the_server(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_url_is_printed_once_the_page_answers_and_either_signal_ends_the_server(tmp_path, number):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-c", PAGE, STUB, str(port)]
     page = subprocess.Popen(command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, text=True)
-    assert page.stdout.readline() == f"the tracking page of here is at http://127.0.0.1:{port}  (Ctrl-C stops it)\n"
-    os.kill(page.pid, signal.SIGINT)
+    assert page.stdout.readline() == "starting the tracking page of here (about 15 seconds)\n"
+    runs = f"http://127.0.0.1:{port}/#/experiments/7/runs?workflowType=machine_learning"
+    assert page.stdout.readline() == f"its runs are at {runs}  (Ctrl-C or kill {page.pid} stops it)\n"
+    os.kill(page.pid, number)
     assert page.communicate(timeout=30)[0] == "\nstopped\n" and page.returncode == 0
     with pytest.raises(OSError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2)
+
+
+def test_the_page_itself_is_said_where_the_server_knows_no_experiment():
+    assert mlflow_page.runs_page("http://127.0.0.1:9") == "http://127.0.0.1:9"
 
 
 def test_of_what_the_server_writes_the_last_lines_are_kept():

@@ -39,6 +39,28 @@ def test_a_name_of_no_run_and_one_of_several_are_refused_with_those_there_are(st
         named_release("search-", storage)
 
 
+def test_a_name_like_latest_is_refused_with_latest_among_what_to_give(storage, capsys, monkeypatch):
+    monkeypatch.setenv("MIREPOIX_STORAGE", storage)
+    for words in (["show", "latst"], ["serve", "latst"]):
+        assert main(words) == 2
+        assert "; give one, or latest; `mirepoix runs` lists all\n" in capsys.readouterr().err
+    with pytest.raises(
+        Refused, match=r"there is no run 'latst' in .*, and no other; give --storage the folder or URI that runs were given"
+    ):
+        named_release("latst", f"{storage}/none")
+
+
+def test_a_folder_that_is_given_to_add_alone_is_what_to_add(storage, tmp_path, capsys):
+    (tmp_path / "new").mkdir()
+    assert main(["add", "new", "--storage", storage]) == 2
+    assert capsys.readouterr().err == (
+        "mirepoix: RELEASE is missing, as new is neither it nor a run; to add that: mirepoix add latest new\n"
+    )
+    for given in ("latest", f"{storage}/runs/{run_name(0)}"):
+        assert main(["add", given, "--storage", storage]) == 2
+        assert "there is nothing to add; give a folder, file or URI: mirepoix add RELEASE PATH" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "words", [["serve"], ["add", "/pictures"], ["remove", "id"], ["export", "--to", "hf", "/tmp/none/x"]], ids=lambda words: words[0]
 )

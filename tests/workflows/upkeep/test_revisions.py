@@ -14,7 +14,8 @@ from PIL import Image
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.encoder import Encoder
 from mirepoix.serving.golden import GOLDEN, read_golden
-from mirepoix.serving.release import Release, open_release
+from mirepoix.serving.heartbeat import served_mark
+from mirepoix.serving.release import Release, open_release, peek
 from mirepoix.serving.store import MANIFEST, publish, read_manifest
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.storage import latest_release
@@ -167,6 +168,19 @@ def test_what_is_done_is_not_done_again_and_a_plan_says_so(cli, home, base, read
     assert "3 added" in out
     status, out, _, _ = cli("add", before, home / "more", "--plan")
     assert [line.split()[1:3] for line in out.splitlines()] == [["up", "to"]] * 6
+
+
+def test_a_server_of_what_was_revised_is_said_to_go_on_with_that(cli, home, base, storage):
+    cli("add", base[0], home / "more", "--prefix", "z/")
+    version = peek(base[1])[0].version
+    with served_mark(str(base[1]), "http://127.0.0.1:8123"):
+        _, out, _, report = cli("add", base[0], home / "more", "--prefix", "z/")
+        again = f"start it again to serve this one: mirepoix serve {report['folder'].name} --storage {storage}"
+        assert out.splitlines()[-1] == f"the server at http://127.0.0.1:8123 still has mine {version}; {again}"
+        assert json.loads(cli("add", base[0], home / "more", "--prefix", "z/", "--json")[1].splitlines()[-1])["event"] == "end"
+        _, out, _, report = cli("remove", report["folder"], "p05.png")
+        assert out.splitlines()[-1].startswith(f"the server at http://127.0.0.1:8123 still has mine {version}; start it again")
+    assert "the server at" not in cli("remove", report["folder"], "p06.png")[1]
 
 
 def test_items_are_removed_without_an_encoder_and_come_back_without_one(cli, home, base, read, tmp_path):
