@@ -11,7 +11,7 @@ from mirepoix.components.publishing.receipt import Receipt
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import publish
 from mirepoix.workflows.__main__ import main
-from mirepoix.workflows.run import RunRequest, _endpoint, latest_release, plan_config
+from mirepoix.workflows.run import RunRequest, _commands, _endpoint, latest_release, plan_config
 from mirepoix.workflows.runner.execute import Report, StageReport, execute
 from mirepoix.workflows.runner.graph import Stage
 from tests.workflows.runner.stub_stages import COPY, STILL_THERE, StubConfig
@@ -44,6 +44,18 @@ def test_it_is_that_of_the_latest_run_that_made_one(storage):
     ran(storage, "search-20260401-120000-aaaa")
     (storage / "runs" / "search-20260501-120000-aaaa").mkdir()  # killed before its report
     assert latest_release(str(storage)) == f"{storage}/artefacts/release/b"
+
+
+@pytest.mark.parametrize(("after", "offered"), [(0.1, True), (0.2, True), (0.3, False)])
+def test_where_a_training_did_not_help_the_run_without_it_is_offered(after, offered, monkeypatch):
+    monkeypatch.delenv("MIREPOIX_STORAGE", raising=False)
+    headline = {"untrained": {"average": 0.2}, "trained": {"average": after}}
+    given = RunRequest("quickstart", storage="/my disk/s")
+    found = _commands(given, given.resolved(), Report({}), "/my disk/s/runs/q", headline)
+    command = "mirepoix run '/my disk/s/runs/q/config.yaml' adapt=null instruct=null --storage '/my disk/s'"
+    assert found == ({"untrained": command} if offered else {})
+    unnamed = RunRequest("mine", given=given.resolved())
+    assert _commands(unnamed, given.resolved(), Report({}), "/s/runs/q", headline) == {}, "a config of no recipe is not run by its file"
 
 
 def test_a_release_that_is_gone_is_passed_over(storage):

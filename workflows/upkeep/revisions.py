@@ -17,6 +17,7 @@ from mirepoix.models.options import revive
 from mirepoix.serving import store
 from mirepoix.serving.release import item_ids, item_sources, peek
 from mirepoix.workflows.config import flatten, override, read
+from mirepoix.workflows.dag import results
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.search import search
 from mirepoix.workflows.run import Run, RunRequest, print_outcome, release_of, run_config
@@ -103,7 +104,8 @@ def revise(revision: Revision, request: RunRequest, origin: str = "", form: Outp
     with ExitStack() as resources:
         done = run_config(request, revision, resources, display_of(form))
     if done.report.ok and form != "json":
-        print(f"\n{counted(done, revision)}", end="")
+        rejected = results.rejected_rows(done.report.stages)
+        print(f"\n{counted(done, revision)}" + (f"left out  {rejected}\n" if rejected else ""), end="")
     return print_outcome(done, to_serve=True, output=form)
 
 
