@@ -7,21 +7,21 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirepoix.components.evaluation.report import render
+from mirepoix.components.evaluation.report import helped, render
 from mirepoix.components.publishing.receipt import RECEIPT, Receipt, answers
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 from mirepoix.workflows.checks.problem import CannotSucceed, Problem
 from mirepoix.workflows.cluster.machine import Machine, this_machine
-from mirepoix.workflows.config import jsonable
+from mirepoix.workflows.config import jsonable, override
 from mirepoix.workflows.dag import results
 from mirepoix.workflows.dag.comparison import Comparison
-from mirepoix.workflows.dag.retrieval import CHECK
+from mirepoix.workflows.dag.retrieval import CHECK, TRAININGS, Retrieval
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
 from mirepoix.workflows.runner.execute import Report, StageReport, execute
@@ -29,7 +29,7 @@ from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.runner.progress import LINE, Display, Output, fitted, write_event
 from mirepoix.workflows.runner.tracking import open_tracker
-from mirepoix.workflows.storage import releases_of, revised_before, revised_since, run_name_of
+from mirepoix.workflows.storage import default_storage, releases_of, revised_before, revised_since, run_name_of
 
 if TYPE_CHECKING:
     from mirepoix.workflows.cluster.doctor import MachineCheck
@@ -199,7 +199,7 @@ def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitSt
             local=request.local,
             driver=driver,
         )
-        record = _record(request, config, report, began)
+        record = _record(request, config, report, began, folder)
         pages = {"report.json": json.dumps(record, indent=1, sort_keys=True) + "\n", "report.html": render(record)}
         for page, text in reversed(pages.items()):  # the report that others read last: with it, the run is over
             store.write(store.join(folder, page), text.encode())
@@ -226,9 +226,11 @@ def _endpoint(report: Report, joined: bool) -> str | None:
     return receipt.url if stage.status == "done" or answers(receipt) else None
 
 
-def _record(request: RunRequest, config: Recipe | Revision, report: Report, began: float) -> dict[str, Any]:
-    """The content of report.json: settings, data, results by task, stages."""
+def _record(request: RunRequest, config: Recipe | Revision, report: Report, began: float, folder: str) -> dict[str, Any]:
+    """The content of report.json: settings, data, results by task, stages, releases, and the commands that follow."""
     data = report.stages.get("curate")
+    found = results.gather(config, report)
+    made = releases_of([{"name": name, **asdict(stage)} for name, stage in report.stages.items()])
     return {
         "recipe": recipe_name(request.recipe),
         "run": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began)),
@@ -238,8 +240,33 @@ def _record(request: RunRequest, config: Recipe | Revision, report: Report, bega
         "data": {"digest": data.digest if data else "", "rows": data.rows if data else {}},
         "settings": jsonable(config),
         "stages": [{"name": name, **asdict(stage)} for name, stage in report.stages.items()],
-        **results.gather(config, report),
+        "releases": [
+            {
+                "arm": name.rpartition(":")[0],
+                "version": _version(target),
+                "target": target,
+                "serve": f"mirepoix serve {shlex.quote(target)}" if len(made) > 1 else f"mirepoix serve {shlex.quote(folder)} --open",
+            }
+            for name, target in made.items()
+        ],
+        "commands": _commands(request, config, report, folder, found.get("headline", {})),
+        **found,
     }
+
+
+def _commands(request: RunRequest, config: Recipe | Revision, report: Report, folder: str, headline: Mapping[str, Any]) -> dict[str, str]:
+    """What to run next: what names each row that was left out; and, where the training did not help, what releases the model without it."""
+    found, file = {}, shlex.quote(store.join(folder, "config.yaml"))
+    if results.left_out(report.stages) and getattr(config.sources, "path", None):
+        found["rows"] = f"mirepoix validate {file} --copies"
+    if isinstance(config, Retrieval) and not helped(headline):
+        words = [f"{name}=null" for name in TRAININGS if getattr(config, name) is not None]
+        with suppress(Refused):  # settings that only a training has, or a recipe that is known in this process alone
+            override(config, words)
+            resolve(recipe_name(request.recipe))
+            storage = "" if request.storage == default_storage() else f" --storage {shlex.quote(request.storage)}"
+            found["untrained"] = f"mirepoix run {file} {' '.join(words)}{storage}"
+    return found
 
 
 def print_plan(planned: Mapping[str, StageReport], output: Output = "text", problems: Iterable[Problem] = ()) -> int:
@@ -287,8 +314,9 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
     if lines := [*counted, *filter(None, [results.results_table(run.record)])]:
         print("", *lines, sep="\n")
     print(f"\nreport    {store.join(run.folder, 'report.html')}")
-    if counted and results.left_out(run.report.stages) and getattr(run.config.sources, "path", None):
-        print(f"each row  mirepoix validate {shlex.quote(store.join(run.folder, 'config.yaml'))} --copies")
+    commands = run.record["commands"]
+    if made and "rows" in commands:
+        print(f"each row  {commands['rows']}")
     if run.endpoint:
         print(f"endpoint  {run.endpoint}")
     for name, target in made.items():
@@ -299,6 +327,8 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
         print(f"serve it  mirepoix serve {shlex.quote(next(iter(made.values())))}")
     elif len(made) == 1 and not run.endpoint:
         print(f"serve it  mirepoix serve {shlex.quote(run.folder)} --open")
+    if made and "untrained" in commands:
+        print(f"untrained {commands['untrained']}")
     for name, why in failures.items():
         print("\n  ".join(textwrap.wrap(f"mirepoix: stage {name} failed: {why}", LINE - 2, break_on_hyphens=False)), file=sys.stderr)
     if missing:

@@ -20,9 +20,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mirepoix.components.corpus.examples import Examples
 from mirepoix.components.corpus.parts import KIN_SCHEMA, PARTS, PartWriter, part_files, part_rows, part_tables, read_part
 from mirepoix.components.corpus.text import clean
-from mirepoix.components.curation.curate_config import CurateConfig
+from mirepoix.components.curation.curate_config import MERGED, CurateConfig
 from mirepoix.components.curation.edits import Edits
 from mirepoix.components.curation.kin import WHY, kin
 from mirepoix.components.curation.leakage import TOGETHER, TRAIN, alike, choose_held_out, first_of, leaking, without_classes
@@ -39,8 +40,6 @@ from mirepoix.serving.pictures_config import PictureLimits
 
 JUDGED = np.dtype([("query", "i8"), ("item", "i8"), ("relevance", "i4"), ("place", "i8")])  # place: its rank by source and line
 KIN_ROWS = 100_000
-MERGED = ("exact duplicate", "near-duplicate", "judged twice")
-"""Reasons of rows whose content is kept in another row; they are counted as merged, not as rejected."""
 
 Array = npt.NDArray
 
@@ -61,7 +60,7 @@ class _Curation:
         self.read = {part: part_rows(sources, part) for part in PARTS if part not in ("kin", "held", "rejects")}
         self.row_verdicts = Verdicts(len(self.index))
         self.notices: list[str] = []
-        self.why: Counter[tuple[str, str]] = Counter()  # rejected rows by reason and part
+        self.why, self.examples = Counter[tuple[str, str]](), Examples()  # rejected rows by reason and part
 
     def outcome(self) -> Outcome:
         self._check()
@@ -93,6 +92,7 @@ class _Curation:
         tables: dict[str, list[dict[str, Any]]] = {
             "notices": [{"detail": detail} for detail in self.notices],
             "rejects": [{"reason": reason, "part": part, "count": count} for (reason, part), count in sorted(self.why.items())],
+            "examples": self.examples.rows,
             "mixture": [{"source": key[0], "task": key[1], "before": count, "after": after[key]} for key, count in sorted(before.items())],
             "leakage": self._options(near),
         }
@@ -395,5 +395,6 @@ class _Curation:
         reasons, details = verdicts.reasons(rows[rejected]), verdicts.details(rows[rejected])
         self.why.update((reason, part) for reason in reasons)
         columns = {name: names[name].filter(pa.array(rejected)) for name in ("id", "source", "line")}
+        self.examples.add(part, pa.table(columns), reasons, details)
         columns |= {name: pa.array(values, pa.string()) for name, values in (("reason", reasons), ("detail", details))}
         self.rejects.write(pa.table({"part": pa.array([part] * len(reasons), pa.string()), **columns}))

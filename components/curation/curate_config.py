@@ -7,6 +7,9 @@ from mirepoix.components.curation.text_rules import TextRules
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option, refuse_unknown
 
+MERGED = ("exact duplicate", "near-duplicate", "judged twice")
+"""Reasons of rows whose content is kept in another row; they are counted as merged, not as rejected."""
+
 
 @dataclass(frozen=True)
 class NearRules:

@@ -17,10 +17,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from mirepoix.components.corpus.examples import Examples
 from mirepoix.components.corpus.parts import TASK, PartWriter, modalities, part_tables, source_name
 from mirepoix.components.ingestion.id_map import IdMap
 from mirepoix.components.ingestion.readers import Source, open_sources, tables
-from mirepoix.components.ingestion.sources_config import COLUMN, SPLIT, SourcesConfig
+from mirepoix.components.ingestion.sources_config import COLUMN, EQUAL, SPLIT, SourcesConfig
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.components.synthetic import world as generated
 from mirepoix.models.errors import Refused
@@ -90,7 +91,8 @@ class _Join:
         self.notices: dict[tuple[str, str], None] = {}
         self.unreadable: list[str] = []  # errors of files that could not be read to the end
         self.truncated: tuple[str, ...] = ()  # id prefixes of the sources with such files
-        self.counts: Counter[tuple[str, str, str]] = Counter()  # source, part, "read" or the reason of the rejection
+        self.counts: Counter[tuple[str, str, str]] = Counter()  # source, part, and "read", EQUAL or the reason of the rejection
+        self.examples = Examples()
 
     def outcome(self, read: Iterable[pa.Table]) -> tuple[Outcome, str]:
         parts = ("corpus", "queries", "qrels", "triples", "prompts", "rejects")
@@ -124,7 +126,7 @@ class _Join:
         ]
         totals = {**metrics, "rejected": rejected, **({"merged": self.merged} if self.merged else {})}
         notices = [{"source": source, "detail": detail} for source, detail in self.notices]
-        return Outcome(rows, totals, {"sources": table, "notices": notices}), refusal
+        return Outcome(rows, totals, {"sources": table, "notices": notices, "examples": self.examples.rows}), refusal
 
     def _refusal(self, written: dict[str, int]) -> str:
         """The reason for which a run stops; empty if there is none."""
@@ -147,11 +149,15 @@ class _Join:
             unreadable = table.filter(pc.equal(table["reason"], "unreadable")).select(["of", "source", "detail"]).to_pylist()
             self.unreadable += [f"{row['source']} {row['detail']}" for row in unreadable]
             self.truncated += tuple({f"{row['of']}/" if len(self.path) > 1 else "" for row in unreadable} - {*self.truncated})
-            self._count(table, table["part"] if kind == "rejects" else kind, table["reason"] if kind == "rejects" else "read")
+            self._count(table, table["part"] if kind == "rejects" else kind, "read")
+            if kind == "rejects":
+                self._count(table, table["part"], table["reason"])
+                parts, reasons, details = (table[name].to_pylist() for name in ("part", "reason", "detail"))
+                self.examples.add(parts, table, reasons, details)
             return
         if kind != "corpus":
             table = self._renamed(table)
-        keep, later, reasons, conflicts = [], [], [], []
+        keep, later, reasons, equal, conflicts = [], [], [], [], []
         codes = modalities(table)
         columns = [table[name].to_pylist() for name in ("id", "named", "split", "task", "content", "source", "line")]
         known = self.known[kind]
@@ -169,7 +175,7 @@ class _Join:
                     conflicts.append(((kind, id, source, line) if named or kind == "queries" else (kind, id, source), line))
             elif reason is None and not merged:
                 known.recent[key] = content, code if kind == "corpus" else _target_modality(task)
-            self.merged += merged and reason is None
+            equal.append(merged and reason is None)
             fresh = reason is None and not merged
             reasons.append(reason)
             keep.append(fresh and (kind != "queries" or bool(task)))
@@ -180,8 +186,9 @@ class _Join:
         self.writers[kind].write(table.filter(pa.array(keep)))
         if any(later):
             waiting[kind].write(table.filter(pa.array(later)))
+        self._count(table, kind, "read")
         self._reject(kind, table, reasons)
-        self._count(table.filter(pc.is_null(pa.array(reasons, pa.string()))), kind, "read")
+        self._merge(kind, table, equal)
 
     def _renamed(self, table: pa.Table) -> pa.Table:
         rows = zip(table["of"].to_pylist(), table["split"].to_pylist(), strict=True)
@@ -196,7 +203,7 @@ class _Join:
         first, seen = IdMap("u1"), IdMap()
         with PartWriter(self.spool / "other", "qrels") as others:
             for table in part_tables(self.spool, "qrels"):
-                reasons, keep, other = [], [], []
+                reasons, keep, other, equal = [], [], [], []
                 columns = [table[name].to_pylist() for name in ("query_id", "item_id", "relevance", "source", "line")]
                 rows = list(zip(*columns, strict=True))
                 query_entry, item_entry = self.known["queries"].find(columns[0]), self.known["corpus"].find(columns[1])
@@ -209,7 +216,7 @@ class _Join:
                     reason = _judgement_reason(query, item, relevance, query_entry, item_entry, conflicts)
                     fresh = reason is None and merged is None
                     reasons.append(reason)
-                    self.merged += reason is None and merged is not None
+                    equal.append(reason is None and merged is not None)
                     other.append(fresh and relevance > 0 and query_entry[1] not in (0, item_entry[1]))
                     keep.append(fresh and not other[-1])
                     if fresh:
@@ -219,6 +226,7 @@ class _Join:
                 self.writers["qrels"].write(table.filter(pa.array(keep)))
                 others.write(table.filter(pa.array(other)))
                 self._reject("qrels", _with_ids(table), reasons)
+                self._merge("qrels", _with_ids(table), equal)
         for table in part_tables(self.spool / "other", "qrels"):
             answers = [answer for _, answer in first.find(table["query_id"].to_pylist())]
             self.writers["qrels"].write(table.filter(pa.array([answer is not None for answer in answers])))
@@ -251,6 +259,14 @@ class _Join:
             self.writers["queries"].write(table.filter(pa.array([bool(task) for task in tasks])))
             self._reject("queries", table, [None if task else "no answer" for task in tasks])
 
+    def _merge(self, part: str, table: pa.Table, equal: list[bool]) -> None:
+        """Counts the rows that equal an earlier one, which is kept."""
+        if any(equal):
+            merged = table.filter(pa.array(equal))
+            self.merged += merged.num_rows
+            self._count(merged, part, EQUAL)
+            self.examples.add(part, merged, [EQUAL] * merged.num_rows)
+
     def _reject(self, part: str, table: pa.Table, reasons: list[str | None], details: list[str] | None = None) -> None:
         """Writes the rows that have a reason to rejects/, except those that may only lack the unreadable rest of a file."""
         if not any(reasons):
@@ -266,6 +282,7 @@ class _Join:
         columns = {name: rejected[name] for name in ("id", "source", "line")} | {"reason": why, "detail": details_column.filter(gone)}
         self.writers["rejects"].write(pa.table({"part": pa.array([part] * rejected.num_rows, pa.string()), **columns}))
         self._count(rejected, part, why)
+        self.examples.add(part, rejected, why.to_pylist(), columns["detail"].to_pylist())
 
     def _count(self, table: pa.Table, part: Any, what: Any) -> None:
         sources = [source_name(source) for source in table["source"].to_pylist()]

@@ -50,6 +50,10 @@ COLUMN = re.compile(r"(?:(?P<name>[^:=\s]+):)?(?P<role>[^:=\s]+)=(?P<column>.*\S
 SPLIT = re.compile(r"(?:(?P<name>[^:=\s]+):)?(?P<old>[^:=\s]+)=(?P<new>[^=\s]+)")
 
 
+EQUAL = "equal to an earlier row"
+"""The reason that is counted for a row that is merged with an earlier one."""
+
+
 @dataclass(frozen=True)
 class SourcesConfig:
     """Where the corpus comes from."""

@@ -6,17 +6,30 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 from PIL import Image
 
 from mirepoix.components.publishing.receipt import Receipt
 from mirepoix.serving.store import publish
-from mirepoix.workflows.run import RunRequest, _endpoint, plan_config
+from mirepoix.workflows.run import RunRequest, _commands, _endpoint, plan_config
 from mirepoix.workflows.runner.execute import Report, StageReport, execute
 from mirepoix.workflows.runner.graph import Stage
 from tests.workflows.runner.stub_stages import COPY, STILL_THERE, StubConfig
 
 ROOT = Path(__file__).parents[2]
 RIGHTS = "-dac_override,-dac_read_search"  # of root, for whom permissions do not count
+
+
+@pytest.mark.parametrize(("after", "offered"), [(0.1, True), (0.2, True), (0.3, False)])
+def test_where_a_training_did_not_help_the_run_without_it_is_offered(after, offered, monkeypatch):
+    monkeypatch.delenv("MIREPOIX_STORAGE", raising=False)
+    headline = {"untrained": {"average": 0.2}, "trained": {"average": after}}
+    given = RunRequest("quickstart", storage="/my disk/s")
+    found = _commands(given, given.resolved(), Report({}), "/my disk/s/runs/q", headline)
+    command = "mirepoix run '/my disk/s/runs/q/config.yaml' adapt=null instruct=null --storage '/my disk/s'"
+    assert found == ({"untrained": command} if offered else {})
+    unnamed = RunRequest("mine", given=given.resolved())
+    assert _commands(unnamed, given.resolved(), Report({}), "/s/runs/q", headline) == {}, "a config of no recipe is not run by its file"
 
 
 def test_an_endpoint_that_has_answered_is_started_again_only_where_it_stays_up_or_is_searched(tmp_path, monkeypatch):

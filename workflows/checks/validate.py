@@ -16,8 +16,7 @@ from typing import Any
 
 from mirepoix.components.corpus.parts import modalities, part_files, part_tables
 from mirepoix.components.curation import curate, row_checks
-from mirepoix.components.curation.curate import MERGED
-from mirepoix.components.curation.curate_config import CurateConfig
+from mirepoix.components.curation.curate_config import MERGED, CurateConfig
 from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
 from mirepoix.components.ingestion import sources
 from mirepoix.components.ingestion.readers import is_small
@@ -30,8 +29,10 @@ from mirepoix.models.options import option
 from mirepoix.workflows.checks.findings import UNANSWERED, Finding, Findings, find_causes, find_same_pictures, read_findings, write_findings
 from mirepoix.workflows.checks.hints import find_hints
 from mirepoix.workflows.checks.reading import cluster_unless, run_stage
-from mirepoix.workflows.config import override
+from mirepoix.workflows.config import override, parse
+from mirepoix.workflows.config import read as read_config
 from mirepoix.workflows.dag.retrieval import Data
+from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.recipe_file import is_recipe_file
 from mirepoix.workflows.recipes.registry import resolve
 
@@ -48,6 +49,16 @@ class Validated(Data):
         """What is asked of the corpus: pairs, and queries to measure by only where a split is named."""
         split, passages = self.evaluate.split, self.passages.kind != "none"
         return CorpusCheckConfig({"pairs": self.pairs}, passages, evaluated=split is not None, split=split)
+
+
+@dataclass(frozen=True)
+class Revised:
+    """What `validate` applies to what was added to a release, of which neither a training nor a measurement asks anything."""
+
+    seed: int
+    sources: SourcesConfig
+    curate: CurateConfig
+    corpus_check: CorpusCheckConfig = CorpusCheckConfig({}, evaluated=False)
 
 
 @dataclass(frozen=True)
@@ -140,7 +151,7 @@ def planned(words: Sequence[str], given: Mapping[str, Any], recipe: str | None) 
         named = [*files, *([f"--recipe {recipe}"] if recipe else [])]
         raise Refused(f"{' and '.join(named)} are given; give one recipe, or one file of one")
     recipe = recipe or next(iter(files), None)
-    config: Any = Validated() if recipe is None else resolve(recipe)
+    config: Any = Validated() if recipe is None else revised(Path(recipe)) or resolve(recipe)
     known = {field.name for field in fields(config)}
     settings = [word for word in words if "=" in word and word.partition("=")[0].partition(".")[0] in known]
     config = override(config, settings)
@@ -149,6 +160,17 @@ def planned(words: Sequence[str], given: Mapping[str, Any], recipe: str | None) 
     if not read.path:
         raise Refused("there is no corpus to validate; give a PATH, or a .yaml file that names its sources")
     return ValidationPlan(read, config.curate, config.corpus_check, config.seed, recipe is not None)
+
+
+def revised(file: Path) -> "Revised | None":
+    """The config of a run of `add`, as its folder has it, where that is what a file holds; it names no recipe."""
+    if not is_recipe_file(str(file)) or not file.is_file():
+        return None
+    document = parse(file)
+    if document.recipe is not None or not isinstance(document.plain, dict) or "merge" not in document.plain:
+        return None
+    revision = read_config(file, Revision)
+    return Revised(revision.seed, revision.sources, revision.curate)
 
 
 def validate_command(plan: ValidationPlan, as_json: bool, copies: bool, out: Path | None = None) -> int:

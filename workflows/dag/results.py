@@ -4,14 +4,18 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from mirepoix.components.curation.curate_config import MERGED
 from mirepoix.components.evaluation.evaluate_config import POOLS, released
-from mirepoix.components.evaluation.report import facts
+from mirepoix.components.evaluation.report import facts, verdict
+from mirepoix.components.ingestion.sources_config import EQUAL
 from mirepoix.serving import store
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.dag.retrieval import TRAININGS
 from mirepoix.workflows.runner.execute import Report, StageReport
 
 LABEL, COLUMN = 27, 11
+NAMED = 3
+"""Rejected rows that are named in a line."""
 
 
 def gather(config: Any, report: Report) -> dict[str, Any]:
@@ -105,6 +109,16 @@ def left_out(stages: Mapping[str, StageReport]) -> dict[str, int]:
     return {how: count for how, count in gone.items() if count}
 
 
+def rejected_rows(stages: Mapping[str, StageReport]) -> str:
+    """How many rows of the corpus were rejected, and the first of them with their reasons; empty where none was."""
+    count = left_out(stages).get("rejected", 0)
+    found = [row for name in ("sources", "curate") if name in stages for row in stages[name].tables.get("examples", ())]
+    names = [f"{row['place'] or row['id']} ({row['reason']})" for row in found if row["reason"] not in (*MERGED, EQUAL)]
+    shown = names[:NAMED]
+    more = f" and {count - len(shown):,} more" if shown and count > len(shown) else ""
+    return f"{count:,} rejected{': ' if shown else ''}{', '.join(shown)}{more}" if count else ""
+
+
 def _by_pool_and_system(results: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     """The results on the split of the headline, by pool and system."""
     split = results["headline"]["split"]
@@ -130,6 +144,8 @@ def _single(results: Mapping[str, Any]) -> Iterator[str]:
         spread = f"95 % interval {figures[main]['low']:.3f} to {figures[main]['high']:.3f}"
         averages = cells({system: entry["average"] for system, entry in figures.items()})
         yield f"  {f'average, {pool}':<27}{averages}   ({spread})"
+    if said := verdict(headline):
+        yield said
 
 
 def _pools(headline: Mapping[str, Any]) -> list[str]:

@@ -21,6 +21,7 @@ from mirepoix.workflows.init.models import (
 from mirepoix.workflows.init.survey import Survey
 from mirepoix.workflows.init.words import counted, duration, gigabytes
 from mirepoix.workflows.recipes.finetune import TRAINING
+from mirepoix.workflows.runner.progress import first_names
 
 SEARCH, FINETUNE = "search", "finetune"
 LEAST_PAIRS, LONGEST = 200, 3600.0
@@ -179,9 +180,8 @@ def _warnings(found: Survey, machine: Machine, model: Model, cost: Costs, here: 
     for ending, count, what in found.pictures.unread:
         said.append(f"{count:,} .{ending}: {what}")
     if found.pictures.refused:
-        name, reason = found.pictures.refused[0]
-        many = f"{len(found.pictures.refused)} of the {found.pictures.looked} pictures looked at would be rejected: {name} ({reason})"
-        said.append(many + (", ..." if len(found.pictures.refused) > 1 else ""))
+        names = first_names([f"{name} ({reason})" for name, reason in found.pictures.refused])
+        said.append(f"{len(found.pictures.refused)} of the {found.pictures.looked} pictures looked at would be rejected: {names}")
     if cost.memory > machine.memory:
         said.append(f"this takes about {gigabytes(cost.memory)} of memory, and {gigabytes(machine.memory)} are free")
     if machine.disk and cost.disk + cost.download > machine.disk:

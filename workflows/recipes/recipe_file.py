@@ -35,6 +35,11 @@ def read_recipe_file(file: Path) -> Document:
         raise Refused(f"{refusal}{found}") from refusal
     if document.plain is not None and not isinstance(document.plain, dict):
         raise Refused(f"{file} is no config: it holds {_kind(document.plain)}; give a file whose first line is `recipe: NAME`")
+    if document.recipe is None and isinstance(document.plain, dict) and "merge" in document.plain:
+        raise Refused(
+            f"{file} is of a run of `mirepoix add` or `remove`, and of no recipe; `mirepoix show {file.parent}` prints the command that "
+            "runs it again, and `mirepoix validate` takes it as it is"
+        )
     if document.recipe is None:
         raise Refused(f"{file} does not say of which recipe it is; add a line on top, such as `recipe: search` (`mirepoix list` names all)")
     if not isinstance(document.recipe, str):

@@ -27,6 +27,8 @@ PLAIN_SECONDS = (
 )  # from a stage's begin to its first line, from that to the next, ...; the last repeats
 JSON_SECONDS = (1.0, 5.0)
 CHANGED = re.compile(r"(?P<field>config changed: \S+) (?P<old>.*) -> (?P<new>.*)")
+SHOWN = {"loss": ".4g", "accuracy": ".3f"}
+"""The numbers of a training that its line shows, after the time left, and their forms."""
 LINE = 119
 """The most characters of a line that stays."""
 Output = Literal["text", "json", "quiet"]
@@ -194,6 +196,11 @@ def shortened(reasons: str, room: int = LINE - 24) -> str:
     return "; ".join(parts[:kept]) + (f"; and {len(parts) - kept} more" if kept < len(parts) else "")
 
 
+def first_names(names: Sequence[str], most: int = 3) -> str:
+    """The first of several names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
 def fitted(reasons: str, room: int) -> str:
     """Reasons in at most `room` characters, with the values of fields as the command line writes them, and how many more there are."""
     plain = "; ".join(map(_written_values, reasons.split("; ")))
@@ -231,18 +238,25 @@ def bar(report: ProgressReport) -> str:
 
 
 def line(report: ProgressReport, first: ProgressReport) -> str:
-    """The numbers of a report as text: 120/300  loss 2.31  1:02 left."""
-    numbers = dict(report.numbers)
-    step, total = numbers.pop("step", None), numbers.pop("total", None)
+    """A report as text: 120/300  1:02 left  loss 2.31  accuracy 0.125, or 2,998 rows where their total is not known.
+
+    MLflow and `--json` have the other numbers of a training.
+    """
+    step, total = report.numbers.get("step"), report.numbers.get("total")
     parts = []
     if step is not None:
-        parts.append(f"{step:.0f}/{total:.0f}" if total else f"step {step:.0f}")
-    parts += [f"{name} {number:.4g}" for name, number in numbers.items()]
+        parts.append(f"{step:.0f}/{total:.0f}" if total else f"{step:,.0f} row{'' if step == 1 else 's'}")
     done = step or 0
     steps, seconds = done - first.numbers.get("step", 0), report.moment - first.moment
-    if total and steps > 0 and seconds > 0:
-        parts.append(f"{clock((total - done) * seconds / steps)} left")
+    if total and done < total and steps > 0 and seconds > 0:
+        parts.append(f"{time_left((total - done) * seconds / steps)} left")
+    parts += [f"{name} {report.numbers[name]:{form}}" for name, form in SHOWN.items() if name in report.numbers]
     return "  ".join(parts) or "running"
+
+
+def time_left(seconds: float) -> str:
+    """A duration as text: 8 s, and from a minute on 1:02."""
+    return f"{max(0.0, seconds):.0f} s" if seconds < 59.5 else clock(seconds)
 
 
 def clock(seconds: float) -> str:

@@ -18,6 +18,7 @@ from mirepoix.serving import store
 from mirepoix.serving.release import item_ids, item_sources, peek
 from mirepoix.workflows.cluster.served import servers_of
 from mirepoix.workflows.config import flatten, override, read
+from mirepoix.workflows.dag import results
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.search import search
 from mirepoix.workflows.run import Run, RunRequest, print_outcome, run_config
@@ -114,7 +115,8 @@ def revise(revision: Revision, request: RunRequest, origin: str = "", form: Outp
     with ExitStack() as resources:
         done = run_config(request, revision, resources, display_of(form))
     if done.report.ok and form != "json":
-        print(f"\n{counted(done, revision)}", end="")
+        rejected = results.rejected_rows(done.report.stages)
+        print(f"\n{counted(done, revision)}" + (f"left out  {rejected}\n" if rejected else ""), end="")
     status = print_outcome(done, to_serve=True, output=form)
     if done.report.ok and form != "json":
         print("".join(_still_served(done, revision, request.storage)), end="")

@@ -43,7 +43,7 @@ from mirepoix.components.ingestion.formats.captions import (
 )
 from mirepoix.components.ingestion.formats.fields import columns
 from mirepoix.components.ingestion.formats.listed_pictures import Joined, found_path, key_of, picture_names
-from mirepoix.components.ingestion.formats.rows import Notice, RejectedRow, Row, RowError, Unreadable, rowwise
+from mirepoix.components.ingestion.formats.rows import Notice, RejectedRow, Row, RowError, Unreadable, rowwise, unread_columns
 from mirepoix.components.ingestion.formats.sidecars import beside
 from mirepoix.components.ingestion.formats.sidecars import sidecars as sidecars  # the name by which the sources ask for them
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles, is_ending
@@ -166,7 +166,7 @@ def _captions(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
         for entry in group:
             if unread := [name for name in entry.unread if name not in reported]:
                 reported.update(unread)
-                yield Notice(source, f"{', '.join(unread)}; the rows are read without"[:200])
+                yield unread_columns(source, unread)
         captions = tuple(text for entry in group for text in entry.captions)
         labels = () if captions else tuple(text for entry in group for text in entry.labels)
         try:

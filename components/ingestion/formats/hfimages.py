@@ -30,7 +30,7 @@ from mirepoix.components.ingestion.formats.captions import (
     texts_of,
 )
 from mirepoix.components.ingestion.formats.fields import id_of, picture
-from mirepoix.components.ingestion.formats.rows import Notice, Row, RowError, rowwise
+from mirepoix.components.ingestion.formats.rows import Row, RowError, rowwise, unread_columns
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.models.errors import Refused
 
@@ -90,7 +90,7 @@ def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
 
     unread = [name for name in schema.names if name not in known]
     if unread and not shard.start:
-        yield Notice(source, f"{', '.join(unread)}; the rows are read without"[:200])
+        yield unread_columns(source, unread)
     yield from rowwise("corpus", source, records(), parse)
 
 

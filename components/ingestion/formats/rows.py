@@ -15,12 +15,15 @@ A row is read whole or rejected, and reading continues after a rejected one. A f
 other pieces are read, and then the source is refused. A source that lacks a file it needs is Refused at once.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, content_hash
+
+NAMED_LETTERS = 120
+"""The most letters that a notice takes to name columns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,19 @@ class Notice:
 
     source: str
     detail: str
+
+
+def unread_columns(source: str, columns: Sequence[str]) -> Notice:
+    """The notice of columns that are not read: the first that fit into a line, and how many more."""
+    shown = len(columns)
+    while shown > 1 and len(", ".join(columns[:shown])) > NAMED_LETTERS:
+        shown -= 1
+    names = ", ".join(columns[:shown])[:NAMED_LETTERS]
+    if more := len(columns) - shown:
+        names += f" and {more} more"
+    if len(columns) == 1:
+        return Notice(source, f"the column {names} is not read; the rows are read without it")
+    return Notice(source, f"the columns {names} are not read; the rows are read without them")
 
 
 Row = Candidate | Query | Judgement | Triple | Prompt | RejectedRow | Notice

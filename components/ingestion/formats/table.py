@@ -45,6 +45,7 @@ from mirepoix.components.ingestion.formats.rows import (
     rowwise,
     split_named,
     unnamed_candidate,
+    unread_columns,
 )
 from mirepoix.components.ingestion.formats.sidecars import sidecars as files_beside
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles, is_ending
@@ -243,7 +244,7 @@ def _notices(tree: SourceFiles, file: str, roles: Roles) -> Iterator[Notice]:
     source = tree.source(file)
     with suppress(Unreadable):  # the rows report it
         if unread := [name for name in columns_of(tree, file) if name and name not in roles.columns]:
-            yield Notice(source, f"{', '.join(unread)}; the rows are read without"[:200])
+            yield unread_columns(source, unread)
         if is_ending(file, *delimited.ENDINGS) and (notice := delimited.recognise(tree, file).notice):
             yield Notice(source, notice)
 

@@ -105,7 +105,7 @@ def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
         for name in sample.unread:
             if name not in reported:
                 reported.add(name)
-                detail = f".{name}, here and wherever it comes again in this tar; the samples are read without it"
+                detail = f"files .{name} are not read, here and wherever they come again in this tar; the samples are read without them"
                 yield Notice(source, detail)
 
     return rowwise("corpus", source, _samples(tree, shard), parse)

@@ -66,6 +66,17 @@ def test_every_row_is_accounted_for(curated):
         ("no answer is left", "queries", 1), ("answer was rejected", "qrels", 2), ("query was rejected", "qrels", 1),
         ("judged twice", "qrels", 1),
     }  # fmt: skip
+    examples = {(row["part"], row["reason"], row["place"], row["id"], row["detail"]) for row in outcome.tables["examples"]}
+    assert (
+        len(examples) == 9
+        and {
+            ("corpus", "damaged", "s:2", "broken", ""),
+            ("corpus", "exact duplicate", "s:4", "again", "good"),
+            ("qrels", "answer was rejected", "judges:4", "q-good broken", "damaged"),
+            ("qrels", "answer was rejected", "judges:5", "q-broken broken", "damaged"),
+        }
+        < examples
+    )
     assert outcome.metrics["rejected damaged"] == 2
     assert outcome.tables["mixture"] == [
         {"source": "", "task": "t->it", "before": 5, "after": 2},

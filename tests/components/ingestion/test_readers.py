@@ -59,7 +59,9 @@ def test_ignored_columns_are_reported_once_and_are_no_row(tmp_path, monkeypatch)
     monkeypatch.setattr("mirepoix.components.ingestion.formats.source_files.SHARD_BYTES", 400)
     assert len(readers.open_sources((str(folder),))[0].shards) > 3
     found = bring(tmp_path, folder)
-    assert found.outcome.tables["notices"] == [{"source": "in/captions.jsonl", "detail": "width; the rows are read without"}]
+    assert found.outcome.tables["notices"] == [
+        {"source": "in/captions.jsonl", "detail": "the column width is not read; the rows are read without it"}
+    ]
     rows = found.outcome.rows
     assert rows.rejected == 0 and rows.read == rows.written + rows.merged
     assert all(part != "notices" for part in {row["part"] for row in found.outcome.tables["sources"]})

@@ -218,6 +218,14 @@ def test_equal_documents_of_a_format_without_ids_are_one_candidate(tmp_path):
         (asked["what ?"]["id"], corpus["it"]["id"], 1),
     }
     assert found.outcome.rows.merged == 1 and found.outcome.rows.rejected == 0
+    assert found.outcome.tables["sources"] == [
+        {"source": "train.jsonl", "part": "corpus", "what": "equal to an earlier row", "count": 1},
+        {"source": "train.jsonl", "part": "corpus", "what": "read", "count": 4},
+        {"source": "train.jsonl", "part": "qrels", "what": "read", "count": 4},
+        {"source": "train.jsonl", "part": "queries", "what": "read", "count": 2},
+    ]
+    (merged,) = found.outcome.tables["examples"]
+    assert (merged["reason"], merged["part"], merged["place"]) == ("equal to an earlier row", "corpus", "train.jsonl:2")
 
 
 def test_several_sources_are_one_corpus_whose_ids_and_rows_name_their_source(tmp_path):
@@ -261,6 +269,15 @@ def test_a_judgement_of_an_unknown_id_is_rejected_with_its_line(tmp_path):
         ("qrels", "q1 d9", "unknown item", "in/qrels/mine.parquet", 2),
         ("qrels", "q9 d1", "unknown query", "in/qrels/mine.parquet", 3),
     ]
+    assert [(row["reason"], row["place"], row["id"]) for row in found.outcome.tables["examples"]] == [
+        ("unknown item", "in/qrels/mine.parquet:2", "q1 d9"),
+        ("unknown query", "in/qrels/mine.parquet:3", "q9 d1"),
+    ]
+    assert {row["what"]: row["count"] for row in found.outcome.tables["sources"] if row["part"] == "qrels"} == {
+        "read": 3,
+        "unknown item": 1,
+        "unknown query": 1,
+    }
 
 
 def test_an_unknown_format_is_refused_with_the_known_ones(tmp_path):

@@ -119,8 +119,8 @@ def test_scores_are_by_split_pool_and_task_next_to_those_before_training(release
 
 def test_the_training_section_has_data_stages_and_settings(release, run):
     text = card(release, Stub(), LAYOUT, run)
-    assert "Recipe `quickstart`, run 2025-01-02 03:04:05." in text and "b" * 64 in text and "1,200 written" in text
-    assert ("curate", "1,234", "1,200") in lines(text) and ("pairs", "10", "9") in lines(text)
+    assert "Recipe `quickstart`, run 2025-01-02 03:04:05." in text and "b" * 64 in text and "185 written" in text
+    assert ("curate", "1,234", "185") in lines(text) and ("pairs", "10", "9") in lines(text)
     assert "Metrics: loss 0.25, steps 520." in text
     assert "### Stage `instruct`" not in text  # it is in the settings, and did not run
     assert settings_of(text)["adapt"] == {"max_steps": 520, "learning_rate": 0.0011, "tuning": {"towers": ["language"]}}

@@ -300,7 +300,7 @@ def test_a_column_that_is_left_aside_is_a_notice_and_rejects_nothing(tmp_path, c
     (home / "a.png").write_bytes(picture("a"))
     lines(home / "captions.jsonl", [{"file_name": "a.png", "text": "noise", "width": 48}])
     assert main(["validate", str(home)]) == 0
-    assert "left aside  pictures/captions.jsonl: width; the rows are read without" in capsys.readouterr().out
+    assert "left aside  pictures/captions.jsonl: the column width is not read; the rows are read without it" in capsys.readouterr().out
 
 
 def test_a_corpus_without_a_usable_row_prints_its_rejected_rows_and_why_a_run_would_stop(tmp_path, capsys):

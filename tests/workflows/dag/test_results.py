@@ -93,13 +93,30 @@ def test_how_many_items_can_be_searched_is_said_with_the_rows_that_were_left_out
     assert results.searchable({"sources": stages["sources"]}) == results.searchable({**stages, "merge": StageReport("done")}) == []
 
 
+def test_rejected_rows_are_named_by_their_file_and_reason_three_at_most():
+    def example(place: str, reason: str) -> dict[str, str]:
+        return {"reason": reason, "part": "corpus", "place": place, "id": "x", "detail": ""}
+
+    found = [example("in/copy.png", "exact duplicate"), example("in/a.png", "damaged"), example("in/b.png", "damaged")]
+    rows = {"read": 9, "written": 6, "rejected": 2, "merged": 1}
+    stages = {"curate": StageReport("done", digest="d", rows=rows, tables={"examples": found})}
+    assert results.rejected_rows(stages) == "2 rejected: in/a.png (damaged), in/b.png (damaged)"
+    more = {"read": 9, "written": 0, "rejected": 9, "merged": 0}
+    read = {"examples": [example("in/c.csv:7", "bad row"), example("in/d.csv:8", "bad row")]}
+    stages["sources"] = StageReport("done", digest="d", rows=more, tables=read)
+    expected = "11 rejected: in/c.csv:7 (bad row), in/d.csv:8 (bad row), in/a.png (damaged) and 8 more"
+    assert results.rejected_rows(stages) == expected
+    assert results.rejected_rows({"curate": StageReport("done", digest="d", rows={**rows, "rejected": 0, "merged": 3})}) == ""
+
+
 def test_its_table_sets_trained_against_untrained(single):
-    first, head, *tasks, target, universal = results.results_table(single).splitlines()
+    first, head, *tasks, target, universal, verdict = results.results_table(single).splitlines()
     assert first == "recall@5 on test, target pool"
     assert head.split() == ["task", "queries", "untrained", "trained"]
     assert [task.split() for task in tasks] == [["i->t", "36", "0.160", "0.800"], ["t->i", "36", "0.000", "0.000"]]
     assert target.split()[:4] == ["average,", "target", "0.080", "0.400"] and "95 % interval 0.200 to 0.800" in target
     assert universal.split()[:4] == ["average,", "universal", "0.040", "0.200"]
+    assert verdict == "the training helped: recall@5 0.080 before, 0.400 after, and the 95 % intervals do not overlap"
 
 
 def test_a_run_that_stopped_before_it_measured_has_no_table():

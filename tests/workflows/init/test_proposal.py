@@ -81,11 +81,13 @@ def test_texts_alone_have_a_model_of_texts_where_its_library_is_installed():
 
 
 def test_what_is_amiss_is_said(monkeypatch):
-    pictures = replace(PICTURES, refused=(("a.jpg", "damaged"), ("b.jpg", "damaged")), unread=(("heic", 1200, "convert it to JPEG"),))
+    pictures = replace(
+        PICTURES, refused=tuple((f"{name}.jpg", "damaged") for name in "abcde"), unread=(("heic", 1200, "convert it to JPEG"),)
+    )
     small = replace(MACHINE, memory=10**9, disk=10**9, offline=True)
     assert propose(folder(pictures=pictures), small).warnings == (
         "1,200 .heic: convert it to JPEG",
-        "2 of the 300 pictures looked at would be rejected: a.jpg (damaged), ...",
+        "5 of the 300 pictures looked at would be rejected: a.jpg (damaged), b.jpg (damaged), c.jpg (damaged) and 2 more",
         "this takes about 2.2 GB of memory, and 1.0 GB are free",
         "this takes about 4.8 GB on the disk, and 1.0 GB are free",
         "HF_HUB_OFFLINE is set and openai/clip-vit-base-patch32 is not here: give the folder of a model as backbone.name",

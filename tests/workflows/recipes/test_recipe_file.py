@@ -115,6 +115,10 @@ def test_a_list_and_a_dict_of_plain_values_are_taken_whole_and_a_dict_of_configs
         ("recipe: [search]\n", ["mine.yaml, line 1", "recipe is ['search']"]),
         ("sources:\n  path: [/pictures]\n", ["does not say of which recipe", "`recipe: search`"]),
         ("", ["does not say of which recipe"]),
+        (
+            "seed: 0\nmerge:\n  release: r\n",
+            ["mine.yaml is of a run of `mirepoix add` or `remove`", "`mirepoix show "],
+        ),
         ("- search\n", ["it holds a list", "recipe: NAME"]),
     ],
 )

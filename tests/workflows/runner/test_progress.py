@@ -10,7 +10,19 @@ from mirepoix.models.errors import Refused
 from mirepoix.workflows.runner import progress
 from mirepoix.workflows.runner.execute import execute
 from mirepoix.workflows.runner.graph import Stage
-from mirepoix.workflows.runner.progress import Display, JsonDisplay, ProgressReport, QuietDisplay, bar, clock, fitted, line, shortened
+from mirepoix.workflows.runner.progress import (
+    Display,
+    JsonDisplay,
+    ProgressReport,
+    QuietDisplay,
+    bar,
+    clock,
+    first_names,
+    fitted,
+    line,
+    shortened,
+    time_left,
+)
 from tests.workflows.runner import stub_stages
 from tests.workflows.runner.stub_stages import COPY, FAIL, StubConfig
 
@@ -34,14 +46,25 @@ def note(step: float, moment: float, **numbers: float) -> ProgressReport:
 
 
 def test_a_line_shows_the_step_of_a_stage_and_the_time_left():
-    assert line(note(120, 41.0, loss=2.3099), note(0, 0.0)) == "120/300  loss 2.31  1:02 left"
+    assert line(note(120, 41.0, loss=2.3099), note(0, 0.0)) == "120/300  1:02 left  loss 2.31"
+    assert line(note(300, 41.0, loss=2.3099), note(0, 0.0)) == "300/300  loss 2.31", "nothing is left"
     assert line(note(120, 41.0), note(120, 41.0)) == "120/300", "one report gives no speed"
-    assert line(ProgressReport("adapt", 0.0, {"step": 5.0}), ProgressReport("adapt", 0.0, {})) == "step 5"
+    assert line(ProgressReport("adapt", 0.0, {"step": 2998.0}), ProgressReport("adapt", 0.0, {})) == "2,998 rows"
     assert line(ProgressReport("adapt", 0.0, {}), ProgressReport("adapt", 0.0, {})) == "running"
 
 
+def test_of_the_numbers_of_a_training_a_line_shows_loss_and_accuracy_after_the_time_left():
+    numbers = {"grad_norm": 9.1, "accuracy": 0.003125, "loss": 3.5284, "positive_similarity": 0.9429, "effective_negatives": 14.8}
+    assert line(note(280, 84.0, **numbers), note(0, 56.0)) == "280/300  2 s left  loss 3.528  accuracy 0.003"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(-3, "0 s"), (8.2, "8 s"), (59.4, "59 s"), (59.6, "1:00"), (61.6, "1:02")])
+def test_the_time_left_is_in_seconds_below_a_minute(seconds, text):
+    assert time_left(seconds) == text
+
+
 def test_a_resumed_stage_is_timed_from_where_it_resumed():
-    assert line(note(200, 10.0), note(100, 0.0)) == "200/300  0:10 left"
+    assert line(note(200, 10.0), note(100, 0.0)) == "200/300  10 s left"
 
 
 def test_a_bar_is_as_long_as_the_work_done():
@@ -122,6 +145,11 @@ def test_of_many_reasons_the_first_are_shown_and_how_many_more_there_are():
     assert shortened("; ".join(f"source changed: mirepoix.module{number}" for number in range(9))) == (
         "source changed: mirepoix.module0; source changed: mirepoix.module1; and 7 more"
     )
+
+
+def test_of_several_names_three_are_said_and_how_many_more_there_are():
+    assert first_names(["a", "b", "c"]) == "a, b, c"
+    assert first_names([*"abcde"]) == "a, b, c and 2 more"
 
 
 def test_on_a_terminal_the_lines_of_running_stages_are_drawn_over(monkeypatch):

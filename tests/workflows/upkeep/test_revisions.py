@@ -220,6 +220,27 @@ def test_a_run_that_is_without_what_add_and_remove_changed_says_so_and_latest_st
     assert latest_release(str(at)) == str(target_of(anew[1]))
 
 
+def test_damaged_files_that_are_added_are_named_and_the_config_of_the_run_is_validated(cli, base, capsys, tmp_path):
+    folder, _ = base
+    more = pictures(tmp_path / "new", {f"n{n}.png": 80 + n for n in range(2)})
+    for number, name in enumerate(("broken.png", "torn.png", "x/half.png", "x/quarter.png"), 90):
+        (more / name).parent.mkdir(exist_ok=True)
+        (more / name).write_bytes(drawn(number)[:60])
+    status, out, err, report = cli("add", folder, more)
+    assert status == 0, err
+    lines = out.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("items     2 added; 2 encoded; 18 in all"))
+    assert lines[at + 1] == "left out  4 rejected: new/broken.png (damaged), new/torn.png (damaged), new/x/half.png (damaged) and 1 more"
+    config = report["folder"] / "config.yaml"
+    assert f"each row  mirepoix validate {config} --copies" in lines
+    assert "in/new" not in (page := (report["folder"] / "report.html").read_text()) and "new/broken.png, new/torn.png" in page
+    assert main(["validate", str(config), "--copies"]) == 1
+    found, said = capsys.readouterr()
+    assert "quarter.png" in found and "4 rows would be rejected" in said and "a run would stop" not in said
+    assert main(["run", str(config)]) == 2
+    assert "is of a run of `mirepoix add` or `remove`, and of no recipe" in capsys.readouterr().err
+
+
 def test_golden_items_that_are_removed_are_in_the_release_no_more(cli, base, read):
     folder, before = base
     golden = read_golden(before / GOLDEN)

@@ -160,7 +160,9 @@ def test_columns_that_nothing_reads_are_named_once_and_cost_nothing(tmp_path):
     rows = read(tmp_path, {**SHOWN, "captions.jsonl": lines})
     notices = [(row.source, row.detail.partition(";")[0]) for row in rows if isinstance(row, Notice)]
     assert (
-        notices == [("mine/captions.jsonl", "width"), ("mine/captions.jsonl", "by")] and len(asked(rows)) == 2 and not rejected_rows(rows)
+        notices == [("mine/captions.jsonl", "the column width is not read"), ("mine/captions.jsonl", "the column by is not read")]
+        and len(asked(rows)) == 2
+        and not rejected_rows(rows)
     )
 
 

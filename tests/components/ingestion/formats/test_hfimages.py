@@ -110,7 +110,9 @@ def test_columns_that_nothing_reads_are_named_once_for_each_file(tmp_path, monke
     monkeypatch.setattr("mirepoix.components.ingestion.formats.source_files.SHARD_BYTES", 1)
     rows = read(write_data_set(tmp_path, image=[RED, BLUE, RED], text=["a", "b", "c"], width=[1, 2, 3], url=["", "", ""]))
     notices = [(row.source, row.detail) for row in rows if isinstance(row, Notice)]
-    assert notices == [("mine/data/train-00000-of-00001.parquet", "width, url; the rows are read without")] and not rejected_rows(rows)
+    assert notices == [
+        ("mine/data/train-00000-of-00001.parquet", "the columns width, url are not read; the rows are read without them")
+    ] and not rejected_rows(rows)
     assert len(hfimages.shards(SourceFiles(str(tmp_path)))) == 2
     assert candidates(rows) == [f"data/train-00000-of-00001.parquet:{n}.image" for n in (1, 2, 3)]
 

@@ -4,7 +4,17 @@ import pickle
 
 import pytest
 
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Query, RejectedRow, Triple, Unreadable, rowwise
+from mirepoix.components.ingestion.formats.rows import (
+    Candidate,
+    Judgement,
+    Notice,
+    Query,
+    RejectedRow,
+    Triple,
+    Unreadable,
+    rowwise,
+    unread_columns,
+)
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 
@@ -48,6 +58,13 @@ def test_a_number_that_is_too_large_for_arithmetic_is_rejected():
 def test_a_rejected_row_has_the_id_under_any_of_its_names(name):
     (rejected,) = rowwise("corpus", "s/f", [(1, {name: "x7"})], lambda line, record: record["text"])
     assert rejected.id == "x7" and rejected.detail == "'text' is missing"
+
+
+def test_a_notice_of_columns_is_a_whole_sentence_and_names_what_fits():
+    assert unread_columns("s/f", ["Größe"]).detail == "the column Größe is not read; the rows are read without it"
+    several = unread_columns("s/f", ["a" * 60, "b" * 50, "c" * 50, "d"]).detail
+    assert several == f"the columns {'a' * 60}, {'b' * 50} and 2 more are not read; the rows are read without them"
+    assert unread_columns("s/f", ["x" * 900]).detail == f"the column {'x' * 120} is not read; the rows are read without it"
 
 
 def test_an_unreadable_error_keeps_its_line_when_pickled():

@@ -164,7 +164,7 @@ def test_rows_that_cannot_be_used_are_rejected_with_their_line(tmp_path):
 def test_columns_that_are_not_read_and_the_encoding_are_noticed(tmp_path):
     rows = read(tmp_path, {**SHOWN, "rows.csv": "Bild;Titel;Preis\ni/a.png;süß;3\n".encode("cp1252")})
     assert [row.detail.partition(",")[0] for row in rows if isinstance(row, Notice)] == [
-        "Preis; the rows are read without",
+        "the column Preis is not read; the rows are read without it",
         "read as Windows-1252",
     ]
 

@@ -136,7 +136,9 @@ def test_extensions_that_are_not_read_are_reported_once_a_tar_and_their_samples_
     rows = read(tmp_path, *members)
     notices = [(row.source, row.detail.partition(",")[0]) for row in rows if isinstance(row, Notice)]
     assert (
-        notices == [("mine/cc-000.tar", ".cls"), ("mine/cc-000.tar", ".seg.png")] and len(candidates(rows)) == 3 and not rejected_rows(rows)
+        notices == [("mine/cc-000.tar", "files .cls are not read"), ("mine/cc-000.tar", "files .seg.png are not read")]
+        and len(candidates(rows)) == 3
+        and not rejected_rows(rows)
     )
 
 
