@@ -173,6 +173,7 @@ def test_golden_items_are_the_first_of_each_modality_in_the_order_of_the_corpus(
     items, _ = expected["corpus"]
     first = [item for n, item in enumerate(items) if sum(other.modality == item.modality for other in items[:n]) < 4]
     assert len(first) == 12 < len(items)
+    first = [replace(item, source="", line=0) for item in first]  # no vector depends on where an item was read
     for folder in (embedded.folder, resumed[0]):
         assert read_golden(folder / GOLDEN).items == first
 

@@ -171,17 +171,22 @@ def served_release(ray_cluster):
     serve.shutdown()
 
 
-def test_pictures_alone(go, tmp_path, served_release, home):
-    """Embedded as it is outside of tests, by an actor of its own, and served: the page, and a search by the picture over HTTP."""
-    settings, found = go(pictures_only, until="deploy")
+def test_pictures_alone(go, embedded_here, tmp_path):
+    settings, found = go(pictures_only)
+    assert settings["recipe"] == "search"
+    assert settings["sources"] == {"path": [str(tmp_path / "mine")]}
+    assert [found(picture=drawn(number)) for number in (0, 7)] == [("p00.png.image", ""), ("p07.png.image", "")]
+
+
+@pytest.mark.soak
+def test_pictures_that_an_actor_embeds_are_served_with_a_page(go, served_release, home):
+    """As outside of tests: the page, and a search by a picture over HTTP."""
+    go(pictures_only, until="deploy")
     (receipt,) = (home / "storage" / "artefacts" / "deploy").glob(f"*/{RECEIPT}")
     url = json.loads(receipt.read_text())["url"]
     assert "<html" in httpx.get(url).text
     results = search_endpoint(url, image=drawn(3), k=2)["results"]
     assert results[0]["id"] == "p03.png.image" and len(results) == 2
-    assert settings["recipe"] == "search"
-    assert settings["sources"] == {"path": [str(tmp_path / "mine")]}
-    assert [found(picture=drawn(number)) for number in (0, 7)] == [("p00.png.image", ""), ("p07.png.image", "")]
 
 
 def test_pictures_in_sub_folders(go, embedded_here):
