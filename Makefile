@@ -2,7 +2,8 @@
 # make demo    from nothing to a searched endpoint, on two CPU cores
 # make test    everything that is promised, tested, but for what takes as long as make soak
 # make soak    the tests that take too long for `make test`: all six retrievers, a verbalised corpus, all of NLVR, and a comparison as
-#              a job, through the real stages; a second demo, a killed one, training on three ranks, and large worlds
+#              a job, through the real stages; a second demo, a killed one, training on three ranks, large worlds, what `init`
+#              proposed, served, and a gc that is killed on an object store
 # make bench   what commands take before they answer, what curation costs beside plain tools, how it grows, what it takes of memory, and
 #              what a search over 200 pictures takes, and adding to a release, and whether that is what is promised; forty minutes and more
 # make lint, make format-check, make types

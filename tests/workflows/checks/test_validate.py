@@ -474,7 +474,7 @@ def test_a_run_over_such_a_corpus_ends_straight_after_curation_with_what_validat
     words = [f"sources.path={home}", "evaluate.split=null", "backbone.tiny.hidden_size=32"]
     assert main(["validate", str(home), "--recipe", "quickstart", "evaluate.split=null"]) == 1
     said = capsys.readouterr().err.partition("a run would stop: ")[2].strip()
-    assert main(["run", "quickstart", *words, "--storage", str(tmp_path / "storage"), "--json"]) == 1
+    assert main(["run", "quickstart", *words, "--storage", str(tmp_path / "storage"), "--json", "--local"]) == 1
     stages = {event["stage"]: event for line in capsys.readouterr().out.splitlines() if (event := json.loads(line))["event"] == "stage"}
     assert stages["curate"]["state"] == "done" and stages["check"]["state"] == "failed"
     assert said.startswith("no pair is left to train on") and said in stages["check"]["error"]

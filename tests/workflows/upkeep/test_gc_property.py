@@ -371,6 +371,7 @@ def bucket(bucket, tmp_path, monkeypatch):
     return lambda name: bucket(f"{tmp_path.name}/{name}")
 
 
+@pytest.mark.soak
 def test_on_an_object_store_a_gc_that_is_killed_again_and_again_is_finished_by_the_last(bucket):
     home = bucket("storage")
     for name in "abc":
