@@ -29,7 +29,7 @@ from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.runner.progress import LINE, Display, Output, fitted, write_event
 from mirepoix.workflows.runner.tracking import open_tracker
-from mirepoix.workflows.storage import default_storage, releases_of, revised_before, revised_since, run_name_of
+from mirepoix.workflows.storage import bases_of, releases_of, revised_before, revised_since, run_name_of, storage_option
 
 if TYPE_CHECKING:
     from mirepoix.workflows.cluster.doctor import MachineCheck
@@ -249,6 +249,7 @@ def _record(request: RunRequest, config: Recipe | Revision, report: Report, bega
             }
             for name, target in made.items()
         ],
+        **({"bases": bases_of(config.merge.release)} if isinstance(config, Revision) else {}),
         "commands": _commands(request, config, report, folder, found.get("headline", {})),
         **found,
     }
@@ -264,8 +265,7 @@ def _commands(request: RunRequest, config: Recipe | Revision, report: Report, fo
         with suppress(Refused):  # settings that only a training has, or a recipe that is known in this process alone
             override(config, words)
             resolve(recipe_name(request.recipe))
-            storage = "" if request.storage == default_storage() else f" --storage {shlex.quote(request.storage)}"
-            found["untrained"] = f"mirepoix run {file} {' '.join(words)}{storage}"
+            found["untrained"] = f"mirepoix run {file} {' '.join(words)}{storage_option(request.storage)}"
     return found
 
 
@@ -343,13 +343,11 @@ def _revised(run: Run, made: Mapping[str, str]) -> str:
     ((name, release),) = made.items()
     if run.report.stages[name].status == "skipped":
         since = revised_since(run.storage, release)
-        told = "add or remove changed this release since; what is served without a name is still the changed one, `latest`, of"
+        told = "add or remove changed this release since; `mirepoix serve` without a name serves the changed one, of"
         return f"{told} {run_name_of(since.run)}" if since else ""
     before = revised_before(run.storage, run.folder)
-    if before is None:
-        return ""
-    name = run_name_of(before.run)
-    return f"this release is of the sources alone, without what add or remove changed in the one before: mirepoix serve {name}"
+    told = "this release is of the sources alone, without what add or remove changed in the one before; that is: mirepoix serve"
+    return f"{told} {shlex.quote(before.run)}" if before else ""
 
 
 def _version(target: str) -> str:

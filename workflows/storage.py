@@ -3,6 +3,7 @@ of its releases is the latest."""
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import dropwhile, islice
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.heartbeat import place_of
+from mirepoix.serving.heartbeat import place_of, storage_of
 from mirepoix.serving.store import KEY, RUN_NAME, absolute, is_local, join, list_names, local_path, read, read_manifest
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -29,6 +30,11 @@ def default_storage() -> str:
         return given
     home = Path.home() / ".mirepoix" / "storage"
     return str(home if JOB_VARIABLE in os.environ else Path("storage").absolute())
+
+
+def storage_option(storage: str) -> str:
+    """What a command that is printed needs at its end to use a storage; empty for the default one."""
+    return "" if opened_storage(storage) == opened_storage(None) else f" --storage {shlex.quote(storage)}"
 
 
 def opened_storage(storage: str | None) -> str:
@@ -122,19 +128,33 @@ def latest_release(storage: str) -> str:
 
 def revised_since(storage: str, release: str) -> Made | None:
     """What `add` and `remove`, one after the other, have made of a release and what is still there of it; None where it is nothing."""
-    revisions = [(place_of(base), made) for base, made in _revisions(storage)]
+    revisions = [({*map(place_of, bases)}, made) for bases, made in _revisions(storage)]
     last, place = None, place_of(release)
-    while made := next((made for base, made in revisions if base == place), None):
-        revisions = [(base, other) for base, other in revisions if base != place]
+    while made := next((made for bases, made in revisions if place in bases), None):
+        revisions = [(bases, other) for bases, other in revisions if place not in bases]
         last, place = made, place_of(made.release)
     return last
 
 
 def revised_before(storage: str, run: str) -> Made | None:
-    """The latest release of a storage before a run, if it is one that `add` or `remove` made."""
-    own = run_name_of(run)
-    before = dropwhile(lambda entry: run_name_of(entry[0]) != own, _reports(storage))
-    return next((_changed(storage, other, report) for other, report in islice(before, 1, None) if _kept(other, report)), None)
+    """What `add` and `remove` made of the release of the run before with the same recipe and sources; None where it is nothing."""
+    reports = list(_reports(storage))
+    own = next((report for other, report in reports if run_name_of(other) == run_name_of(run)), {})
+    before = islice(dropwhile(lambda entry: entry[1] is not own, reports), 1, None)
+    for _, report in before:
+        made = releases_of(report["stages"])
+        if len(made) == 1 and not _bases(report) and _origin(report) == _origin(own):
+            return revised_since(storage, *made.values())
+    return None
+
+
+def bases_of(release: str) -> list[str]:
+    """A release, and those that it was made of by `add` and `remove`, the nearest first, as far as the runs of its storage say."""
+    storage, place = storage_of(release), place_of(release)
+    for run, report in _reports(storage) if storage else ():
+        if _bases(report) and place in map(place_of, releases_of(report["stages"]).values()):
+            return [release, *(present(base, run) for base in _bases(report))]
+    return [release]
 
 
 def _changed(storage: str, run: str, report: Mapping[str, Any]) -> Made | None:
@@ -143,17 +163,17 @@ def _changed(storage: str, run: str, report: Mapping[str, Any]) -> Made | None:
     if len(kept) != 1:
         return None
     ((name, release),) = kept.items()
-    if _revised(report) is not None:
+    if _bases(report):
         return Made(run, release)
     return revised_since(storage, release) if name in _up_to_date(report) else None
 
 
-def _revisions(storage: str) -> Iterator[tuple[str, Made]]:
-    """The releases that `add` and `remove` made, each after the release that it was made of, the newest first."""
+def _revisions(storage: str) -> Iterator[tuple[list[str], Made]]:
+    """The releases that `add` and `remove` made, each after those that it was made of, the newest first."""
     for run, report in _reports(storage):
-        base, kept = _revised(report), _kept(run, report)
-        if base is not None and len(kept) == 1:
-            yield base, Made(run, *kept.values())
+        bases, kept = _bases(report), _kept(run, report)
+        if bases and len(kept) == 1:
+            yield bases, Made(run, *kept.values())
 
 
 def _reports(storage: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -179,10 +199,16 @@ def _kept(run: str, report: Mapping[str, Any]) -> dict[str, str]:
     return {name: target for name, target in made.items() if read_manifest(target) is not None}
 
 
-def _revised(report: Mapping[str, Any]) -> str | None:
-    """The release that a run of `add` or `remove` began with; None for any other run."""
-    merge = report.get("settings", {}).get("merge")
-    return None if merge is None else str(merge["release"])
+def _bases(report: Mapping[str, Any]) -> list[str]:
+    """The releases that a run of `add` or `remove` began with, itself or by other such runs, which may be gone; none for any other run."""
+    return [*map(str, report.get("bases") or ())]
+
+
+def _origin(report: Mapping[str, Any]) -> tuple[Any, Any]:
+    """What makes two runs those of one corpus: the recipe, and the paths of its sources."""
+    settings = report.get("settings")
+    sources = settings.get("sources") if isinstance(settings, dict) else None
+    return report.get("recipe"), sources.get("path") if isinstance(sources, dict) else None
 
 
 def _up_to_date(report: Mapping[str, Any]) -> set[str]:

@@ -16,6 +16,7 @@ from mirepoix.workflows.recipes.registry import resolve
 from mirepoix.workflows.runner.execute import execute
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.storage import (
+    bases_of,
     is_storage,
     latest_release,
     opened_storage,
@@ -141,9 +142,11 @@ def ran(storage: Path, name: str, *releases: str, status: str = "done", base: st
     for number, key in enumerate(releases):
         step = f"{'ab'[number]}:release" if len(releases) > 1 else "release"
         stages.append({"name": step, "digest": "d", "status": status, "target": f"{storage}/artefacts/release/{key}"})
-    settings = {} if base is None else {"merge": {"release": f"{storage}/artefacts/release/{base}"}}
+    bases = [] if base is None else bases_of(f"{storage}/artefacts/release/{base}")
+    recipe, settings = name.rpartition("-2026")[0], {"sources": {"path": ["mine"]}}
     (storage / "runs" / name).mkdir(parents=True)
-    (storage / "runs" / name / "report.json").write_text(json.dumps({"stages": stages, "settings": settings}))
+    report = {"recipe": recipe, "stages": stages, "settings": settings, "bases": bases}
+    (storage / "runs" / name / "report.json").write_text(json.dumps(report))
 
 
 def test_it_is_that_of_the_latest_run_that_made_one(released):
@@ -211,14 +214,38 @@ def test_a_run_that_makes_its_release_has_the_latest(released):
     assert latest_release(str(released)) == f"{released}/artefacts/release/c", "nothing was made of it"
 
 
-def test_what_was_made_of_a_release_is_found_over_several_steps_and_of_the_last_run_before(released):
+def test_what_was_made_of_a_release_is_found_over_several_steps_of_which_a_run_may_be_gone(released):
     first, second, third = revised(released)
-    ran(released, "search-20260104-120000-aaaa", "b")
-    home, runs = str(released), f"{released}/runs"
-    assert revised_since(home, first) == revised_since(home, second) == (f"{runs}/remove-20260103-120000-aaaa", third)
+    home, last = str(released), f"{released}/runs/remove-20260103-120000-aaaa"
+    assert revised_since(home, first) == revised_since(home, second) == (last, third)
     assert revised_since(home, third) is None
-    assert revised_before(home, f"{runs}/search-20260104-120000-aaaa") == (f"{runs}/remove-20260103-120000-aaaa", third)
-    assert revised_before(home, f"{runs}/add-20260102-120000-aaaa") is None
+    assert bases_of(third) == [third, second, first]
+    shutil.rmtree(released / "runs" / "add-20260102-120000-aaaa")  # as gc leaves it, which takes the release too
+    shutil.rmtree(second)
+    assert revised_since(home, first) == (last, third)
+    ran(released, "search-20260104-120000-aaaa", REVISED[0], status="skipped")
+    assert latest_release(home) == third
+
+
+def test_what_was_made_of_the_release_before_is_that_of_the_run_with_the_same_recipe_and_sources(released):
+    third = revised(released)[-1]
+    changed, home = (f"{released}/runs/remove-20260103-120000-aaaa", third), str(released)
+    for number, recipe in enumerate(("finetune", "search", "search"), 4):
+        ran(released, f"{recipe}-2026010{number}-120000-aaaa", "abc"[number - 4])
+    assert revised_before(home, f"{released}/runs/finetune-20260104-120000-aaaa") is None
+    assert revised_before(home, f"{released}/runs/search-20260105-120000-aaaa") == changed
+    assert revised_before(home, f"{released}/runs/search-20260106-120000-aaaa") is None, "that was said of the run before"
+    report = released / "runs" / "search-20260105-120000-aaaa" / "report.json"
+    report.write_text(report.read_text().replace('"mine"', '"other"'))
+    assert revised_before(home, f"{released}/runs/search-20260105-120000-aaaa") is None
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", '{"stages": 1}', '{"stages": [], "settings": null, "bases": null}'])
+def test_a_damaged_report_is_passed_over(released, damaged):
+    ran(released, "search-20260101-120000-aaaa", "a")
+    ran(released, "search-20260102-120000-aaaa", "b")
+    (released / "runs" / "search-20260102-120000-aaaa" / "report.json").write_text(damaged)
+    assert latest_release(str(released)) == f"{released}/artefacts/release/a"
 
 
 def test_a_storage_without_a_release_is_refused_with_what_to_do(tmp_path, capsys):

@@ -62,17 +62,6 @@ def _lineage_of(release: str) -> dict[str, Any] | None:
     return None if maker is None else lineage(maker.run, maker.arm or None).run
 
 
-def ancestors(release: str) -> Iterator[str]:
-    """A release, and those that it was made of by additions and removals, as far as the runs of its storage say."""
-    seen: set[str] = set()
-    while release and release not in seen:
-        yield release
-        seen.add(release)
-        maker = next(makers(release), None)
-        merge = maker.report.get("settings", {}).get("merge") if maker else None
-        release = present(merge["release"], maker.run) if maker and merge else ""
-
-
 def makers(release: str, runs: Iterable[str] | None = None) -> Iterator[Maker]:
     """Those of some runs that have made a release, or relied on it; of all in its storage if none are given, the newest first."""
     for run in _runs_beside(release) if runs is None else runs:

@@ -23,8 +23,8 @@ from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.search import search
 from mirepoix.workflows.run import Run, RunRequest, print_outcome, run_config
 from mirepoix.workflows.runner.progress import Output, display_of
-from mirepoix.workflows.storage import opened_storage, present, release_of
-from mirepoix.workflows.upkeep.lineage import ancestors, makers
+from mirepoix.workflows.storage import present, release_of, run_name_of, storage_option
+from mirepoix.workflows.upkeep.lineage import makers
 from mirepoix.workflows.upkeep.named import is_name
 
 OVERRIDE = re.compile(r"(seed|trust_remote_code|(sources|curate|merge|embed)(\.\w+)+)=.*", re.DOTALL)
@@ -119,16 +119,15 @@ def revise(revision: Revision, request: RunRequest, origin: str = "", form: Outp
         print(f"\n{counted(done, revision)}" + (f"left out  {rejected}\n" if rejected else ""), end="")
     status = print_outcome(done, to_serve=True, output=form)
     if done.report.ok and form != "json":
-        print("".join(_still_served(done, revision, request.storage)), end="")
+        print("".join(_still_served(done, request.storage)), end="")
     return status
 
 
-def _still_served(done: Run, revision: Revision, storage: str) -> Iterator[str]:
+def _still_served(done: Run, storage: str) -> Iterator[str]:
     """A line for each server of a release that the new one was made of: it goes on with that one."""
-    name = done.folder.partition("?")[0].rpartition("/")[2]
-    elsewhere = "" if opened_storage(storage) == opened_storage(None) else f" --storage {shlex.quote(storage)}"
-    for server in servers_of(ancestors(revision.merge.release)):
-        again = f"start it again to serve this one: mirepoix serve {name}{elsewhere}"
+    name = f"{run_name_of(done.folder)}{storage_option(storage)}"
+    for server in servers_of(done.record["bases"]):
+        again = f"start it again to serve this one: mirepoix serve {name}"
         yield f"the server at {server.url} still has {server.name}; {again}\n"
 
 

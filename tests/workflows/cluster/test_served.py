@@ -13,7 +13,7 @@ from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.cluster import serve as command
 from mirepoix.workflows.cluster.served import ServedRelease, served_releases, server_at, servers_of
-from mirepoix.workflows.upkeep.lineage import ancestors
+from mirepoix.workflows.storage import bases_of
 from tests.workflows.upkeep.storages import make_result, make_run, target
 
 URL = "http://127.0.0.1:8123"
@@ -26,8 +26,8 @@ def storage(tmp_path, monkeypatch):
     monkeypatch.setenv("MIREPOIX_STORAGE", home)
     for number, name in enumerate("abc"):
         make_result(home, name, "release")
-        of = {"settings": {"merge": {"release": target(home, "abc"[number - 1], "release")}}} if number else {}
-        make_run(home, number, {name: "release"}, recipe="add" if number else "search", **of)
+        bases = [target(home, other, "release") for other in reversed("abc"[:number])]
+        make_run(home, number, {name: "release"}, recipe="add" if number else "search", bases=bases)
     return home
 
 
@@ -52,7 +52,7 @@ def test_a_server_elsewhere_has_no_port_of_this_machine(storage):
 
 
 def test_the_servers_of_a_release_and_of_those_that_it_was_made_of(storage):
-    chain = list(ancestors(target(storage, "c", "release")))
+    chain = bases_of(target(storage, "c", "release"))
     assert chain == [target(storage, name, "release") for name in "cba"]
     with served_mark(chain[-1], URL):
         assert [server.url for server in servers_of(chain)] == [URL]

@@ -210,13 +210,13 @@ def test_a_run_that_is_without_what_add_and_remove_changed_says_so_and_latest_st
     assert "revised" not in cli(*made, at=at)[1]
     less = cli("remove", "latest", "p09.png", at=at)
     again = cli(*made, at=at)
-    said = "revised add or remove changed this release since; what is served without a name is still the changed one, `latest`, of"
+    said = "revised add or remove changed this release since; `mirepoix serve` without a name serves the changed one, of"
     name = less[3]["folder"].name
     assert f"{said} {name}" in " ".join(again[1].split())
     assert latest_release(str(at)) == str(target_of(less[1]))
     anew = cli("release", home / "clip", "--corpus", home / "old", "--name", "other", at=at)
-    told = f"this release is of the sources alone, without what add or remove changed in the one before: mirepoix serve {name}"
-    assert told in " ".join(anew[1].split())
+    told = "this release is of the sources alone, without what add or remove changed in the one before; that is: mirepoix serve"
+    assert f"{told} {less[3]['folder']}" in " ".join(anew[1].split())
     assert latest_release(str(at)) == str(target_of(anew[1]))
 
 
