@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from contextlib import ExitStack
@@ -74,10 +75,10 @@ def _request(arguments: argparse.Namespace) -> "RunRequest":
     from mirepoix.workflows.storage import default_storage, storage_beside
 
     file = arguments.config or (Path(arguments.recipe) if is_recipe_file(arguments.recipe or "") else None)
-    if file and not arguments.storage and (beside := storage_beside(file)):
-        print(
-            f"mirepoix: the current folder has no storage, and {file.parent} has one; to go on with it: --storage {beside}", file=sys.stderr
-        )
+    quiet = getattr(arguments, "form", "text") == "quiet"
+    if file and not arguments.storage and not quiet and (beside := storage_beside(file)):
+        there = f"the current folder has no storage, and {file.parent} has one"
+        print(f"mirepoix: {there}; to go on with it: --storage {shlex.quote(beside)}", file=sys.stderr)
     run: dict[str, Any] = {name: getattr(arguments, name, None) for name in ("until", "start", "address")}
     return RunRequest(
         arguments.recipe,

@@ -34,6 +34,7 @@ ADDITIONS = """examples:
 
 REMOVALS = """Makes a release with fewer items of a release, which stays as it is. An item is given by its id or by its source, exactly as a
 search shows them: beach/p01.png.image, or Pictures/beach/p01.png. A source is that of every item that was read there; a folder is none.
+A caption in a table, as Pictures/captions.csv:2, is an item of its own where captions are read apart: give it too.
 Nothing is encoded, unless all items of a modality go by which the release is verified: then a few others of that modality are.
 """
 

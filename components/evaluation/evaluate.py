@@ -90,7 +90,7 @@ def _unmeasured(context: Context, curate: Path, unanswered: int) -> Outcome:
     """The outcome for a corpus without a query that can be measured, with the reason; other arms may train on what queries it has."""
     of_train = "outside the split 'train' " if part_rows(curate, "qrels") else ""
     lacking = f"no query {of_train}has an answer in the corpus" if part_rows(curate, "queries") else "the corpus has no queries"
-    why = f"no score was computed: {lacking}; bring captions or queries, as docs/your_pictures.md explains"
+    why = f"no score was computed: {lacking}; bring queries, or captions that are read apart, as docs/your_pictures.md explains"
     (context.folder / "metrics.json").write_text(json.dumps({"results": [], "unmeasured": why}, indent=1, sort_keys=True) + "\n")
     return Outcome(Rows(unanswered, 0, rejected=unanswered), {}, {"notices": [{"detail": why}]})
 

@@ -14,16 +14,16 @@ from mirepoix.serving.release import open_release
 from mirepoix.serving.search.dense import build
 
 
-def work(context: Context, config: RevisedConfig, merge: Path, embed: Path) -> Outcome:
+def work(context: Context, config: RevisedConfig, merge: Path, embed: Path, release: str) -> Outcome:
     """Builds the index anew from vectors; every kind of index keeps them as they were indexed."""
-    release = open_release(config.release)
-    before, kept = release.open_index(), kept_positions(merge)
+    base = open_release(release)
+    before, kept = base.open_index(), kept_positions(merge)
     ids, modalities = before.ids.take(kept).to_pylist(), before.modalities_N[kept].tolist()
     vectors = [before.vectors(kept)]
     if part_rows(embed, "corpus"):
         new_ids, new_modalities, new = read_vectors(embed, "corpus")
         ids, modalities, vectors = ids + new_ids, modalities + new_modalities, [*vectors, new]
-    index = build(RaggedRows.cat(vectors), ids, modalities, before.description.config, encoder=release.encoder)
+    index = build(RaggedRows.cat(vectors), ids, modalities, before.description.config, encoder=base.encoder)
     index.save(context.folder)
     shutil.copyfile(embed / GOLDEN, context.folder / GOLDEN)
     metrics = {"items": len(index), "rows": index.description.rows, "width": index.description.width}

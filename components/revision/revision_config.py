@@ -43,9 +43,11 @@ class ReencodeConfig:
 
 @dataclass(frozen=True)
 class RevisedConfig:
-    """A stage that has no settings of its own: it does as the release did."""
+    """A stage that has no settings of its own: it does as the release did.
 
-    release: str = option("", "folder or URI of the release that is revised")
+    Where that lies is passed to the work, and is no field: a config is published with its result, which here goes into a release that is
+    given away, and is to tell nothing of the disks of those who made it.
+    """
 
 
 def listed_ids(file: str | None) -> tuple[str, ...]:

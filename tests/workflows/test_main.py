@@ -123,19 +123,21 @@ def test_overrides_may_come_before_or_after_options(cli, tmp_path):
 
 def test_a_file_that_is_run_from_another_folder_names_the_storage_that_lies_beside_it(cli, tmp_path, monkeypatch):
     monkeypatch.delenv("MIREPOIX_STORAGE")
-    for folder in ("B/storage/runs/search-20270101-000000-0000", "E"):
+    for folder in ("my B/storage/runs/search-20270101-000000-0000", "E"):
         (tmp_path / folder).mkdir(parents=True)
-    file, storage = tmp_path / "B" / "mirepoix.yaml", tmp_path / "B" / "storage"
+    file, storage = tmp_path / "my B" / "mirepoix.yaml", tmp_path / "my B" / "storage"
     file.write_text("recipe: quickstart\n")
     monkeypatch.chdir(tmp_path / "E")
-    hint = f"mirepoix: the current folder has no storage, and {file.parent} has one; to go on with it: --storage {storage}\n"
+    hint = f"mirepoix: the current folder has no storage, and {file.parent} has one; to go on with it: --storage '{storage}'\n"
     assert cli("run", str(file), "--plan")[::2] == (0, hint)
-    assert cli("run", "quickstart", "--config", "../B/mirepoix.yaml", "--plan")[2] == hint.replace(f"and {file.parent} ", "and ../B ")
+    assert cli("run", "quickstart", "--config", "../my B/mirepoix.yaml", "--plan")[2] == hint.replace(f"and {file.parent} ", "and ../my B ")
+    assert cli("run", str(file), "--plan", "--json")[2] == hint
+    assert cli("run", str(file), "--plan", "--quiet")[::2] == (0, ""), "errors and the result alone"
     assert cli("run", str(file), "--plan", "--storage", str(storage))[2] == ""
     assert cli("run", "quickstart", "--plan")[2] == ""
     (tmp_path / "E" / "storage" / "runs" / "search-20270101-000000-0000").mkdir(parents=True)
     assert cli("run", str(file), "--plan")[2] == "", "the current folder has a storage"
-    monkeypatch.chdir(tmp_path / "B")
+    monkeypatch.chdir(tmp_path / "my B")
     assert cli("run", "mirepoix.yaml", "--plan")[2] == ""
 
 

@@ -36,7 +36,7 @@ from mirepoix.workflows.runner.execute import Report
 from mirepoix.workflows.runner.fingerprint import ingredients
 from mirepoix.workflows.runner.graph import Stage
 
-GIB = 1 << 30
+GIB, MIB = 1 << 30, 1 << 20
 ELSEWHERE = "or give --address of a cluster that has them"
 FindModels = Callable[[Iterable[HubModel]], dict[HubModel, tuple[State, str]]]
 
@@ -154,8 +154,8 @@ class Preflight:
         free = self.machine.free_disk(local_path(self.storage))
         if written > free:
             yield Problem(
-                f"the run writes {_gib(written)} or more to {self.storage}",
-                f"{_gib(free)} are free there",
+                f"the run writes {_size(written)} or more to {self.storage}",
+                f"{_size(free)} are free there",
                 "free some, or give --storage a folder or URI with more room",
             )
 
@@ -178,8 +178,8 @@ class Preflight:
             field = field_of(stage)
             for means, wanted, there, cure in bytes_needed(stage.config, weights, node, backbone):
                 if there is not None and wanted > there[0]:
-                    given = f"{what}, which take {_gib(wanted)} {means.format(field=field)}"
-                    yield Problem(given, f"{there[1]} has {_gib(there[0])}", f"{cure.format(field=field)}take a smaller model")
+                    given = f"{what}, which take {_size(wanted)} {means.format(field=field)}"
+                    yield Problem(given, f"{there[1]} has {_size(there[0])}", f"{cure.format(field=field)}take a smaller model")
 
     def _weights(self, stage: Stage) -> int | None:
         """The weights of the encoder that a stage opens, as far as files here say."""
@@ -377,5 +377,5 @@ def _count(number: float, what: str) -> str:
     return f"no {what}" if not number else f"{number:g} {what}{'' if number == 1 else 's'}"
 
 
-def _gib(size: float) -> str:
-    return f"{size / GIB:.1f} GiB"
+def _size(size: float) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / MIB:.1f} MiB"

@@ -35,6 +35,8 @@ def _with_outside(stage: Stage) -> Stage:
 
             sources = opened(stage.config)
             return replace(stage, outside={"sources": fingerprint(sources)}, arguments={**stage.arguments, "sources": sources})
+        case RevisedConfig():
+            return replace(stage, outside={"release": release_fingerprint(stage.arguments["release"])})
     return replace(stage, outside=outside(stage.config))
 
 
@@ -55,7 +57,7 @@ def outside(config: Any) -> Mapping[str, str]:
         case MergeConfig(release=release, remove_listed=listed):
             ids = {"ids": listed_fingerprint(listed)} if listed else {}
             return {"release": release_fingerprint(release), **ids}
-        case ReencodeConfig(release=release) | RevisedConfig(release=release):
+        case ReencodeConfig(release=release):
             return {"release": release_fingerprint(release)}
         case TrainConfig(deepspeed=path) if path is not None:
             return {"deepspeed settings": settings_digest(path)}

@@ -58,13 +58,15 @@ class Revision:
             given, merged = [], replace(merged, inputs={})
         embedded = _stage("embed", "revision.reencode:work", encoding, {"merge": "merge"}, libraries)
         versions = encoding_versions(encoder, libraries)
+        indexed = _stage("index", "revision.reindex:work", RevisedConfig(), {"merge": "merge", "embed": "embed"}, SEARCHING)
         released = {"merge": "merge", "index": "index"}
+        published = _stage("release", "revision.rerelease:work", RevisedConfig(), released, (*SEARCHING, "pillow"))
         stages = [
             *given,
             merged,
             replace(embedded, modules=(encoder.ENCODER.partition(":")[0],), arguments={"versions": versions}),
-            _stage("index", "revision.reindex:work", RevisedConfig(of), {"merge": "merge", "embed": "embed"}, SEARCHING),
-            _stage("release", "revision.rerelease:work", RevisedConfig(of), released, (*SEARCHING, "pillow")),
+            replace(indexed, arguments={"release": of}),
+            replace(published, arguments={"release": of}),
         ]
         return with_outside([replace(stage, seed=self.seed) for stage in stages])
 

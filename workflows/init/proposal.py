@@ -19,9 +19,8 @@ from mirepoix.workflows.init.models import (
     Model,
 )
 from mirepoix.workflows.init.survey import Survey
-from mirepoix.workflows.init.words import counted, duration, gigabytes
+from mirepoix.workflows.init.words import counted, duration, first_names, gigabytes
 from mirepoix.workflows.recipes.finetune import TRAINING
-from mirepoix.workflows.runner.progress import first_names
 
 SEARCH, FINETUNE = "search", "finetune"
 LEAST_PAIRS, LONGEST = 200, 3600.0
@@ -114,7 +113,8 @@ def _recipe(pairs: int, said: str, trained: Costs, machine: Machine) -> tuple[st
         return SEARCH, f"the model as it is: training takes about {needed} of memory, and {free} are free"
     near = ""
     if not machine.gpu and LONGEST / NEAR < trained.training < LONGEST * NEAR:
-        near = f"; {duration(trained.training)} of training are near the {duration(LONGEST)} that decide: take either recipe"
+        proposed = f"a training of up to {duration(LONGEST)} is proposed"
+        near = f"; {proposed}, and the estimate of {duration(trained.training)} is not far from that: take either recipe"
     if not machine.gpu and trained.training > LONGEST:
         cores = counted(machine.cpus, "core")
         return SEARCH, f"the model as it is: training takes about {duration(trained.training)} on {cores}{near}"

@@ -1,4 +1,6 @@
-"""Numbers in words: sizes, times, and how many of something."""
+"""Numbers in words: sizes, times, how many of something, and how many more than are named."""
+
+from collections.abc import Sequence
 
 
 def plural(noun: str, count: int) -> str:
@@ -22,3 +24,8 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return counted(max(1, round(seconds)), "second")
     return counted(round(seconds / 60), "minute") if seconds < 90 * 60 else f"{seconds / 3600:.1f} hours"
+
+
+def first_names(names: Sequence[str], most: int = 3) -> str:
+    """The first of several names, and how many more there are."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")

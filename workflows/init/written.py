@@ -151,8 +151,9 @@ def _fields(values: dict[str, Any], indent: str, notes: dict[str, str], trained:
             yield from _fields(value, indent + "  ", notes, trained)
         elif name == "captions":
             yield f"{indent}captions: apart  # {APART}"
-            alternative = f"captions: together  # {TOGETHER}, so nothing to train on; in place of the line above"
-            yield f"{indent}# {UNTRAINED if trained else alternative}"
+            alternative = f"captions: together  # {TOGETHER}, so no training; in place of the line above"
+            lines = wrap(UNTRAINED, WIDTH - len(f"{indent}# ")) if trained else [alternative]
+            yield from (f"{indent}# {line}" for line in lines)
         else:
             note = f"  # {notes[name]}" if name in notes else ""
             yield f"{indent}{name}: {flow(value)}{note}"

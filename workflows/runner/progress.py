@@ -196,11 +196,6 @@ def shortened(reasons: str, room: int = LINE - 24) -> str:
     return "; ".join(parts[:kept]) + (f"; and {len(parts) - kept} more" if kept < len(parts) else "")
 
 
-def first_names(names: Sequence[str], most: int = 3) -> str:
-    """The first of several names, and how many more there are."""
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
-
-
 def fitted(reasons: str, room: int) -> str:
     """Reasons in at most `room` characters, with the values of fields as the command line writes them, and how many more there are."""
     plain = "; ".join(map(_written_values, reasons.split("; ")))

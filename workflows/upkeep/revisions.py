@@ -45,7 +45,10 @@ def refuse_corpus_alone(given: str) -> None:
         release_of(given)
         return
     if not is_name(given):
-        raise Refused(f"RELEASE is missing, as {given} is neither it nor a run; to add that: mirepoix add latest {shlex.quote(given)}")
+        raise Refused(
+            f"{given} is neither a release nor a run, so it is taken as what to add, and RELEASE is missing; "
+            f"to add it to the latest release: mirepoix add latest {shlex.quote(given)}"
+        )
 
 
 def addition(release: str, words: Sequence[str], replaced: bool = False, prefix: str = "", trusted: bool = False) -> tuple[Revision, str]:

@@ -254,7 +254,7 @@ def test_a_corpus_without_a_query_is_not_measured_and_the_result_says_so(tmp_pat
     curate = write_corpus(tmp_path / "curate", corpus=corpus()["corpus"])
     outcome, summary = alone(tmp_path, curate, PERFECT)
     assert summary == {"results": [], "unmeasured": outcome.tables["notices"][0]["detail"]} and outcome.metrics == {}
-    bring = "; bring captions or queries, as docs/your_pictures.md explains"
+    bring = "; bring queries, or captions that are read apart, as docs/your_pictures.md explains"
     assert summary["unmeasured"] == f"no score was computed: the corpus has no queries{bring}"
     rows = [{"id": "q", "text": "?", "split": "train", "task": "t->t"}]
     learnt = write_corpus(tmp_path / "learnt", corpus=corpus()["corpus"], queries=rows, qrels=[{"query_id": "q", "item_id": "t0"}])

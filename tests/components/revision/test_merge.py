@@ -100,8 +100,8 @@ def test_the_vectors_of_any_index_are_kept_row_by_row_and_only_new_items_are_enc
     done = merged(tmp_path, release, rows, replace=True)
     encoded = made(tmp_path / "embed", reencode.work, ReencodeConfig(str(release)), merge=done.folder)
     assert recorder.encoded == [("document", "a first"), ("document", "d1")], "of the golden items d0 is left"
-    indexed = made(tmp_path / "reindex", reindex.work, RevisedConfig(str(release)), merge=done.folder, embed=encoded.folder)
-    again = made(tmp_path / "revised", rerelease.work, RevisedConfig(str(release)), merge=done.folder, index=indexed.folder)
+    indexed = made(tmp_path / "reindex", reindex.work, RevisedConfig(), merge=done.folder, embed=encoded.folder, release=str(release))
+    again = made(tmp_path / "revised", rerelease.work, RevisedConfig(), merge=done.folder, index=indexed.folder, release=str(release))
     revised, before = open_release(again.folder), open_release(release)
     index = revised.open_index()
     assert index.ids.to_pylist() == ["a first", *TEXTS] and index.description.kind == kind

@@ -175,12 +175,12 @@ def test_a_training_takes_what_zero_keeps_of_each_weight_and_one_of_adapters_the
 def test_a_disk_that_is_too_small_for_copies_of_pictures_and_weights_is_told(tmp_path, model):
     (tmp_path / "pictures").mkdir()
     for number in range(3):
-        (tmp_path / "pictures" / f"{number}.jpg").write_bytes(bytes(1000))
-    given = [f"sources.path={tmp_path}/pictures", f"backbone.name={model(1000)}"]
-    small = replace(LAPTOP, free_disk=lambda folder: 6999.0)
+        (tmp_path / "pictures" / f"{number}.jpg").write_bytes(bytes(1_000_000))
+    given = [f"sources.path={tmp_path}/pictures", f"backbone.name={model(1_000_000)}"]
+    small = replace(LAPTOP, free_disk=lambda folder: 6_900_000.0)
     (line,) = told(*given, recipe="search", machine=small, storage=str(tmp_path))
-    assert line.startswith(f"the run writes 0.0 GiB or more to {tmp_path}, and 0.0 GiB are free there; free some, or give --storage")
-    for free, settings in ((7001.0, []), (10001.0, ["curate.picture_pixels=null"])):
+    assert line.startswith(f"the run writes 6.7 MiB or more to {tmp_path}, and 6.6 MiB are free there; free some, or give --storage")
+    for free, settings in ((7_000_001.0, []), (10_000_001.0, ["curate.picture_pixels=null"])):
         enough = replace(LAPTOP, free_disk=lambda folder, free=free: free)
         assert told(*given, *settings, recipe="search", machine=enough, storage=str(tmp_path)) == []
     assert told(*given, recipe="search", machine=small, storage=str(tmp_path), running={"embed"}) == []

@@ -65,6 +65,12 @@ def test_the_release_and_the_list_of_ids_are_in_the_keys(tmp_path):
     assert {stage.name: stage.outside for stage in revision.stages()}["merge"]["ids"] != before["merge"]["ids"]
 
 
+def test_where_the_release_lies_is_in_no_key_of_what_goes_into_the_revised_one(tmp_path):
+    stages = Revision(merge=MergeConfig(of := release(tmp_path))).stages()
+    named = {stage.name: of in json.dumps(ingredients(stage, {})) for stage in stages}
+    assert named == {"merge": True, "embed": True, "index": False, "release": False}
+
+
 def test_new_items_are_encoded_by_the_code_and_libraries_of_a_run_so_that_either_reuses_what_the_other_encoded(tmp_path):
     embed = next(stage for stage in Revision(merge=MergeConfig(release(tmp_path), remove=("a",))).stages() if stage.name == "embed")
     run = {stage.name: stage for stage in resolve("univldr", [f"sources.path={corpus(tmp_path)}", "backbone.name=tiny"]).stages()}

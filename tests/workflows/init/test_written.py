@@ -1,11 +1,16 @@
 """The file is written whole or not at all."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from mirepoix.models.errors import Refused
-from mirepoix.workflows.init.written import next_commands, refuse_present, write
+from mirepoix.workflows.init.machine import Machine
+from mirepoix.workflows.init.pictures import Pictures
+from mirepoix.workflows.init.proposal import propose
+from mirepoix.workflows.init.survey import Contents, Survey
+from mirepoix.workflows.init.written import next_commands, refuse_present, write, written
 
 
 def test_a_file_that_appeared_meanwhile_is_not_written_over(tmp_path, monkeypatch):
@@ -19,6 +24,16 @@ def test_a_file_that_appeared_meanwhile_is_not_written_over(tmp_path, monkeypatc
     with pytest.raises(Refused, match="is there already"):
         write("mine", target, force=False)
     assert target.read_text() == "of another" and [path.name for path in tmp_path.iterdir()] == ["m.yaml"]
+
+
+@pytest.mark.parametrize("recipe", ["finetune", "search"])
+def test_the_comments_at_captions_are_no_wider_than_the_others(recipe):
+    contents = Contents({"i": 500, "t": 500}, {"train": {"t->i": 500, "i->t": 500}}, ("a dog on the beach with two people",))
+    found, machine = Survey("mine", Pictures(500, looked=1), "folder", (), (), {}, contents, 500), Machine(4, 1e11, 16 * 10**9, 10**12)
+    lines = written(found, propose(found, machine, recipe), machine, Path("m.yaml")).splitlines()
+    after = lines[lines.index(next(line for line in lines if line.startswith("  captions: apart"))) + 1 :]
+    comments = [line for line in after[:2] if line.startswith("  # ")]
+    assert len(comments) == {"finetune": 2, "search": 1}[recipe] and max(map(len, comments)) <= 118
 
 
 def test_force_replaces_it(tmp_path):

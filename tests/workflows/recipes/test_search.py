@@ -83,7 +83,7 @@ def test_pictures_with_nothing_said_about_them_are_released_and_there_is_nothing
     assert sources_of(release)["Travel_&_Places/p01.png.image"] == "pictures/Travel & Places/p01.png"
     release.open_encoder()
     status, out, _, report = cli(*words, "--until", "evaluate")
-    assert status == 0 and out.splitlines()[1].startswith("no score was computed: the corpus has no queries; bring captions"), out
+    assert status == 0 and out.splitlines()[1].startswith("no score was computed: the corpus has no queries; bring queries"), out
     assert "headline" not in report and report["unmeasured"].startswith("no score was computed: the corpus has no queries; bring")
     assert [stage["status"] for stage in report["stages"]] == ["skipped"] * 7 + ["done"]
 

@@ -17,7 +17,6 @@ from mirepoix.workflows.runner.progress import (
     QuietDisplay,
     bar,
     clock,
-    first_names,
     fitted,
     line,
     shortened,
@@ -145,11 +144,6 @@ def test_of_many_reasons_the_first_are_shown_and_how_many_more_there_are():
     assert shortened("; ".join(f"source changed: mirepoix.module{number}" for number in range(9))) == (
         "source changed: mirepoix.module0; source changed: mirepoix.module1; and 7 more"
     )
-
-
-def test_of_several_names_three_are_said_and_how_many_more_there_are():
-    assert first_names(["a", "b", "c"]) == "a, b, c"
-    assert first_names([*"abcde"]) == "a, b, c and 2 more"
 
 
 def test_on_a_terminal_the_lines_of_running_stages_are_drawn_over(monkeypatch):

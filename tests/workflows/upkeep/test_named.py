@@ -54,7 +54,8 @@ def test_a_folder_that_is_given_to_add_alone_is_what_to_add(storage, tmp_path, c
     (tmp_path / "new").mkdir()
     assert main(["add", "new", "--storage", storage]) == 2
     assert capsys.readouterr().err == (
-        "mirepoix: RELEASE is missing, as new is neither it nor a run; to add that: mirepoix add latest new\n"
+        "mirepoix: new is neither a release nor a run, so it is taken as what to add, and RELEASE is missing; to add it to the latest "
+        "release: mirepoix add latest new\n"
     )
     for given in ("latest", f"{storage}/runs/{run_name(0)}"):
         assert main(["add", given, "--storage", storage]) == 2

@@ -170,6 +170,13 @@ def test_what_is_done_is_not_done_again_and_a_plan_says_so(cli, home, base, read
     assert [line.split()[1:3] for line in out.splitlines()] == [["up", "to"]] * 6
 
 
+def test_no_file_of_a_release_names_a_folder_of_the_machine_that_made_it(cli, home, base):
+    revised = [target_of(cli(*words)[1]) for words in (("add", base[1], home / "more"), ("remove", base[1], "p07.png"))]
+    for made in (base[1], *revised):
+        files = [file for file in made.rglob("*") if file.is_file()]
+        assert len(files) > 5 and [file for file in files if str(home).encode() in file.read_bytes()] == [], made
+
+
 def test_a_server_of_what_was_revised_is_said_to_go_on_with_that(cli, home, base, storage):
     cli("add", base[0], home / "more", "--prefix", "z/")
     version = peek(base[1])[0].version
