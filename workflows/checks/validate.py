@@ -84,6 +84,9 @@ def validate(plan: ValidationPlan) -> Findings:
         try:
             outcome, refusal = run_stage("reading", read, partial(sources.read_sources, config=config, sources=named), seed)
             notices = outcome.tables["notices"]
+            if len(notices) >= sources.NOTICES:
+                detail = f"of {sources.NOTICES} notices or more the first {sources.NOTICES} are kept"
+                notices = [*notices, {"source": "all sources", "detail": detail}]
         except Refused as error:  # the rejects that were written say what led to it
             if not part_files(read, "rejects"):
                 raise
@@ -187,5 +190,5 @@ def validate_command(plan: ValidationPlan, as_json: bool, copies: bool, out: Pat
             print(line)
         print(found.text(), file=sys.stderr if found.rejected or found.refusals else sys.stdout)
         if out is not None:
-            print(f"all of it is in {out}", file=sys.stderr)
+            print(f"all findings are in {out}", file=sys.stderr)
     return 1 if found.rejected or found.refusals else 0
