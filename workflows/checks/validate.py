@@ -33,7 +33,7 @@ from mirepoix.workflows.config import override, parse
 from mirepoix.workflows.config import read as read_config
 from mirepoix.workflows.dag.retrieval import Data
 from mirepoix.workflows.dag.revision import Revision
-from mirepoix.workflows.recipes.recipe_file import is_recipe_file
+from mirepoix.workflows.recipes.recipe_file import is_recipe_file, is_revision
 from mirepoix.workflows.recipes.registry import resolve
 
 
@@ -167,10 +167,7 @@ def planned(words: Sequence[str], given: Mapping[str, Any], recipe: str | None) 
 
 def revised(file: Path) -> "Revised | None":
     """The config of a run of `add`, as its folder has it, where that is what a file holds; it names no recipe."""
-    if not is_recipe_file(str(file)) or not file.is_file():
-        return None
-    document = parse(file)
-    if document.recipe is not None or not isinstance(document.plain, dict) or "merge" not in document.plain:
+    if not is_recipe_file(str(file)) or not file.is_file() or not is_revision(parse(file)):
         return None
     revision = read_config(file, Revision)
     return Revised(revision.seed, revision.sources, revision.curate)
