@@ -256,10 +256,10 @@ def _record(request: RunRequest, config: Recipe | Revision, report: Report, bega
 
 
 def _commands(request: RunRequest, config: Recipe | Revision, report: Report, folder: str, headline: Mapping[str, Any]) -> dict[str, str]:
-    """What to run next: what names each row that was left out; and, where the training did not help, what releases the model without it."""
+    """What to run next: what writes each row that was left out; where the training did not help, what releases the model without it."""
     found, file = {}, shlex.quote(store.join(folder, "config.yaml"))
     if results.left_out(report.stages) and getattr(config.sources, "path", None):
-        found["rows"] = f"mirepoix validate {file} --copies"
+        found["rows"] = f"mirepoix validate {file} --copies --out rows.csv"
     if isinstance(config, Retrieval) and not helped(headline):
         words = [f"{name}=null" for name in TRAININGS if getattr(config, name) is not None]
         with suppress(Refused):  # settings that only a training has, or a recipe that is known in this process alone

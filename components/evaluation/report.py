@@ -116,9 +116,7 @@ def verdict(headline: Mapping[str, Any]) -> str:
 
 def helped(headline: Mapping[str, Any]) -> bool:
     """Whether the trained encoder has the better average, or there is no untrained one beside it."""
-    if not {"trained", "untrained"} <= headline.keys():
-        return True
-    return bool(headline["trained"]["average"] > headline["untrained"]["average"])
+    return not verdict(headline) or bool(headline["trained"]["average"] > headline["untrained"]["average"])
 
 
 def _sentence(words: str) -> str:

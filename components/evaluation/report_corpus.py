@@ -64,7 +64,7 @@ def _read(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _left_out(report: Mapping[str, Any]) -> Iterator[str]:
-    """The rows that were rejected or merged, by reason, with the first files of each, and the command that names all."""
+    """The rows that were rejected or merged, by reason, with the first files of each, and the command that writes all into a file."""
     rows: Counter[tuple[str, str, str]] = Counter()
     first: dict[tuple[str, str, str], list[str]] = {}
     for step in ("sources", "curate"):
@@ -87,7 +87,7 @@ def _left_out(report: Mapping[str, Any]) -> Iterator[str]:
     yield "<h2>What was left out, and why</h2>"
     yield _table(("reason", "rows of", "rows", "read from"), lines)
     if every := report.get("commands", {}).get("rows"):
-        yield f"<p class=soft>Each row is named by <code>{escape(every)}</code></p>"
+        yield f"<p class=soft>Each row is written into a file by <code>{escape(every)}</code></p>"
 
 
 def _notices(stages: Sequence[Mapping[str, Any]]) -> Iterator[str]:

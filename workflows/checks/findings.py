@@ -104,6 +104,7 @@ class Group:
 
     findings: Sequence[Finding]
     hanging: int
+    same: int = 0  # rows of the same part with the picture of one of these
 
     def __str__(self) -> str:
         first, count = self.findings[0], len(self.findings)
@@ -114,25 +115,33 @@ class Group:
             places = [f"{each.line}" if one_file else Path(each.file).name for each in self.findings[:PLACES]]
             more = f" and {count - PLACES:,} more" if count > PLACES else ""
             line += f"; {count:,} {what} like this: {', '.join(places)}{more}"
+        if self.same:
+            picture = "the same picture" if count == 1 else "one of these pictures"
+            line += f"; {self.same:,} more {'has' if self.same == 1 else 'have'} {picture}"
         if self.hanging:
             rows = "row refers" if self.hanging == 1 else "rows refer"
-            line += f"; {self.hanging:,} {rows} to {'it' if count == 1 else 'them'}"
+            line += f"; {self.hanging:,} {rows} to {'it' if count == 1 and not self.same else 'them'}"
         return line
 
 
 def grouped(findings: Iterable[Finding], same_picture: Mapping[str, str] = EMPTY) -> list[Group]:
-    """The findings with equal ones in one group, without those that hang on another, which are counted there."""
+    """The findings with equal ones in one group, without those that hang on another or have its picture, which are counted there.
+
+    A query by the picture of a candidate counts as a row that refers to it: both are mostly made of one file.
+    """
     ordered = sorted(findings)
     causes = find_causes(ordered)
     numbers = {f"{finding.part} {finding.id}": number for number, finding in enumerate(ordered)}
+    pictured = {numbers[row] for row, first in same_picture.items() if row in numbers and row.split()[0] == first.split()[0]}
     for row, first in same_picture.items():
         if row in numbers and first in numbers and causes.get(numbers[first]) is None:
             causes[numbers[row]] = numbers[first]
     hanging: Counter[int] = Counter()
-    for cause in causes.values():
+    same: Counter[int] = Counter()
+    for number, cause in causes.items():
         if cause is not None:
             further = causes.get(cause)
-            hanging[cause if further is None else further] += 1
+            (same if number in pictured else hanging)[cause if further is None else further] += 1
     alike: dict[tuple[str, str, str], list[int]] = {}
     for number, finding in enumerate(ordered):
         if causes.get(number) is None:
@@ -142,7 +151,8 @@ def grouped(findings: Iterable[Finding], same_picture: Mapping[str, str] = EMPTY
     groups = []
     for numbers_alike in alike.values():
         parts = [[number] for number in numbers_alike] if len(numbers_alike) <= FEW else [numbers_alike]
-        groups += [Group([ordered[number] for number in part], sum(hanging[number] for number in part)) for part in parts]
+        for part in parts:
+            groups.append(Group([ordered[n] for n in part], sum(hanging[n] for n in part), sum(same[n] for n in part)))
     return sorted(groups, key=lambda group: group.findings[0])
 
 
@@ -213,7 +223,7 @@ def read_findings(folder: Path, named: list[Source]) -> list[Finding]:
 
 
 def write_findings(found: Findings, file: Path) -> None:
-    """Writes all findings into a file, as JSON or, one a row, as CSV."""
+    """Writes all findings, notices, hints and refusals into a file, as JSON or, one a row, as CSV."""
     if file.suffix.lower() == ".json":
         content = json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n"
     else:
@@ -222,6 +232,10 @@ def write_findings(found: Findings, file: Path) -> None:
         rows.writerow(["what", *(field.name for field in fields(Finding))])
         for what, findings in (("rejected", found.rejected), ("merged", found.copies)):
             rows.writerows([what, *asdict(finding).values()] for finding in findings)
+        for refusal in found.refusals:
+            rows.writerow(["refusal", "", "", "", "", f"a {'training' if refusal in found.of_trainings else 'run'} would stop", refusal])
+        rows.writerows(["hint", "", "", "", "", "", hint] for hint in found.hints)
+        rows.writerows(["notice", notice["source"], "", "", "", "left aside", notice["detail"]] for notice in found.notices)
         content = text.getvalue()
     try:
         write(file, content.encode())

@@ -33,7 +33,7 @@ from mirepoix.workflows.config import override, parse
 from mirepoix.workflows.config import read as read_config
 from mirepoix.workflows.dag.retrieval import Data
 from mirepoix.workflows.dag.revision import Revision
-from mirepoix.workflows.recipes.recipe_file import is_recipe_file
+from mirepoix.workflows.recipes.recipe_file import is_recipe_file, is_revision
 from mirepoix.workflows.recipes.registry import resolve
 
 
@@ -84,6 +84,9 @@ def validate(plan: ValidationPlan) -> Findings:
         try:
             outcome, refusal = run_stage("reading", read, partial(sources.read_sources, config=config, sources=named), seed)
             notices = outcome.tables["notices"]
+            if len(notices) >= sources.NOTICES:
+                detail = f"of {sources.NOTICES} notices or more the first {sources.NOTICES} are kept"
+                notices = [*notices, {"source": "all sources", "detail": detail}]
         except Refused as error:  # the rejects that were written say what led to it
             if not part_files(read, "rejects"):
                 raise
@@ -164,10 +167,7 @@ def planned(words: Sequence[str], given: Mapping[str, Any], recipe: str | None) 
 
 def revised(file: Path) -> "Revised | None":
     """The config of a run of `add`, as its folder has it, where that is what a file holds; it names no recipe."""
-    if not is_recipe_file(str(file)) or not file.is_file():
-        return None
-    document = parse(file)
-    if document.recipe is not None or not isinstance(document.plain, dict) or "merge" not in document.plain:
+    if not is_recipe_file(str(file)) or not file.is_file() or not is_revision(parse(file)):
         return None
     revision = read_config(file, Revision)
     return Revised(revision.seed, revision.sources, revision.curate)
@@ -187,5 +187,5 @@ def validate_command(plan: ValidationPlan, as_json: bool, copies: bool, out: Pat
             print(line)
         print(found.text(), file=sys.stderr if found.rejected or found.refusals else sys.stdout)
         if out is not None:
-            print(f"all of it is in {out}", file=sys.stderr)
+            print(f"all findings are in {out}", file=sys.stderr)
     return 1 if found.rejected or found.refusals else 0

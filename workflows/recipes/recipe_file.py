@@ -25,6 +25,11 @@ def is_recipe_file(argument: str) -> bool:
     return argument.lower().endswith(ENDINGS)
 
 
+def is_revision(document: Document) -> bool:
+    """Whether a file holds the config of a run of `add` or `remove`, which names no recipe."""
+    return document.recipe is None and isinstance(document.plain, dict) and "merge" in document.plain
+
+
 def read_recipe_file(file: Path) -> Document:
     """The content of a file that names its recipe."""
     try:
@@ -35,7 +40,7 @@ def read_recipe_file(file: Path) -> Document:
         raise Refused(f"{refusal}{found}") from refusal
     if document.plain is not None and not isinstance(document.plain, dict):
         raise Refused(f"{file} is no config: it holds {_kind(document.plain)}; give a file whose first line is `recipe: NAME`")
-    if document.recipe is None and isinstance(document.plain, dict) and "merge" in document.plain:
+    if is_revision(document):
         raise Refused(
             f"{file} is of a run of `mirepoix add` or `remove`, and of no recipe; `mirepoix show {file.parent}` prints the command that "
             "runs it again, and `mirepoix validate` takes it as it is"

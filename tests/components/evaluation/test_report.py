@@ -77,7 +77,7 @@ REPORT = {
     "created": "2025-01-02 03:14:15",
     "data": {"digest": "b" * 64, "rows": {"read": 1234, "written": 185, "rejected": 1034}},
     "releases": [{"arm": "", "version": "f7c0", "target": "/s/artefacts/release/9", "serve": "mirepoix serve /s/runs/q --open"}],
-    "commands": {"rows": "mirepoix validate q.yaml --copies", "untrained": "mirepoix run q.yaml adapt=null"},
+    "commands": {"rows": "mirepoix validate q.yaml --copies --out rows.csv", "untrained": "mirepoix run q.yaml adapt=null"},
     "settings": {"seed": 0, "train": {"learning_rate": 0.001, "note": "<b>bold</b>"}},
     "stages": STAGES,
     "headline": HEADLINE,
@@ -218,7 +218,7 @@ def test_rows_that_were_left_out_are_counted_over_both_stages_and_their_first_fi
         ["merged: equal to an earlier row", "candidates", "1", ""],
         ["merged: judged twice", "judgements", "1", ""],
     ]
-    assert "Each row is named by <code>mirepoix validate q.yaml --copies</code>" in page
+    assert "Each row is written into a file by <code>mirepoix validate q.yaml --copies --out rows.csv</code>" in page
     assert ["training", "source", "task", "before", "after"] in found
     assert ["in", "candidates", "1,235"] in found and ["in/shop.csv", COLUMN] in found
 

@@ -60,6 +60,19 @@ def test_rows_with_the_picture_of_another_row_hang_on_that_with_all_that_hangs_o
     assert rows == ["pool.jsonl:3: damaged (corpus p); 2 rows refer to it"]
 
 
+def test_rows_with_equal_pictures_are_counted_as_such_and_not_as_rows_that_refer_to_the_first():
+    files = [rejected(1, file=f"bad{number:02}.png", id=f"b{number:02}") for number in range(14)]
+    equal = {f"corpus b{number:02}": "corpus b00" for number in range(1, 14)}
+    alone = "bad00.png:1: damaged (corpus b00); 13 more have the same picture"
+    assert found(*files, same_picture=equal).rows() == [alone]
+    assert found(*files[:2], same_picture=equal).rows() == ["bad00.png:1: damaged (corpus b00); 1 more has the same picture"]
+    judged = [rejected(number, "qrels", f"q b{number:02}", "answer was rejected", file="test.tsv") for number in (3, 5)]
+    assert found(*files, *judged, same_picture=equal).rows() == [f"{alone}; 2 rows refer to them"]
+    equal = {f"corpus b{number:02}": f"corpus b{number % 4:02}" for number in range(4, 14)}
+    (line,) = found(*files, same_picture=equal).rows()
+    assert line.endswith("; 4 files like this: bad00.png, bad01.png, bad02.png, bad03.png; 10 more have one of these pictures")
+
+
 def test_up_to_three_equal_findings_are_told_one_by_one_and_more_in_one_line():
     assert len(found(*map(rejected, (3, 9, 11))).rows()) == 3
     numbers = [3, 9, 11, 12, 20, 21, 22, 30, 31, 40, 50, 51]
@@ -97,15 +110,24 @@ def test_notices_are_cut_off_too():
 
 def test_a_file_has_all_findings_as_json_or_as_csv(tmp_path):
     copy = rejected(9, reason="exact duplicate")
-    everything = found(PICTURE, *HANGING, copies=[copy], hints=["a hint"])
+    notices = [{"source": f"s/{n}.csv", "detail": "not read"} for n in range(9)]
+    stops = {"refusals": ["too many", "no pair"], "of_trainings": ("no pair",)}
+    everything = found(PICTURE, *HANGING, copies=[copy], hints=["a hint"], notices=notices, **stops)
     write_findings(everything, tmp_path / "all.json")
     written = json.loads((tmp_path / "all.json").read_text())
     assert len(written["rejected"]) == 5 and written["hints"] == ["a hint"] and written["copies"][0]["line"] == 9
+    assert written["notices"] == notices and written["refusals"] == ["too many", "no pair"]
     write_findings(everything, tmp_path / "all.csv")
     rows = list(csv.reader((tmp_path / "all.csv").open(newline="")))
     assert rows[0] == ["what", "file", "line", "part", "id", "reason", "detail"]
     assert rows[1] == ["rejected", "pool.jsonl", "3", "corpus", "p", "damaged", ""]
-    assert rows[-1] == ["merged", "pool.jsonl", "9", "corpus", "c9", "exact duplicate", ""] and len(rows) == 7
+    assert rows[6] == ["merged", "pool.jsonl", "9", "corpus", "c9", "exact duplicate", ""]
+    assert rows[7:10] == [
+        ["refusal", "", "", "", "", "a run would stop", "too many"],
+        ["refusal", "", "", "", "", "a training would stop", "no pair"],
+        ["hint", "", "", "", "", "", "a hint"],
+    ]
+    assert rows[10:] == [["notice", f"s/{n}.csv", "", "", "", "left aside", "not read"] for n in range(9)]
     assert sorted(each.name for each in tmp_path.iterdir()) == ["all.csv", "all.json"]
 
 

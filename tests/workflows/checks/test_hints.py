@@ -12,16 +12,20 @@ def rows(texts):
     return "".join(json.dumps({"_id": name, "text": text}, ensure_ascii=False) + "\n" for name, text in texts.items())
 
 
-@pytest.mark.parametrize(("encoding", "name"), [("latin-1", "WINDOWS-1252"), ("utf-16", "UTF-16")])
-def test_json_lines_of_another_encoding_are_hinted_at(beir, capsys, encoding, name):
+@pytest.mark.parametrize(
+    ("encoding", "said"),
+    [
+        ("latin-1", "/queries.jsonl is Windows-1252, and this format is read as UTF-8: iconv -f WINDOWS-1252 -t UTF-8 queries.jsonl"),
+        ("utf-16", "/queries.jsonl is UTF-16, and this format is read as UTF-8: iconv -f UTF-16 -t UTF-8 queries.jsonl"),
+    ],
+)
+def test_json_lines_of_another_encoding_are_hinted_at(beir, capsys, encoding, said):
     home = beir(TEXTS, train="ab", test="cd")
     asked = "".join(json.dumps({"_id": f"q-{split}-{n}", "text": f"où est l'été {n} ?"}, ensure_ascii=False) + "\n" for split, n in
                     (("train", "a"), ("train", "b"), ("test", "c"), ("test", "d")))  # fmt: skip
     (home / "queries.jsonl").write_bytes(asked.encode(encoding))
     assert main(["validate", str(home)]) == 1
-    err = capsys.readouterr().err
-    said = f"hint        {home}/queries.jsonl is {name.replace('WINDOWS', 'Windows')}, and this format is read as UTF-8: "
-    assert f"{said}iconv -f {name} -t UTF-8 queries.jsonl > queries-utf8" in err
+    assert f"hint        {home}{said} > queries-utf8" in capsys.readouterr().err
 
 
 def test_judgements_between_semicolons_are_hinted_at(beir, capsys):

@@ -64,6 +64,9 @@ def test_gpus_that_an_autoscaler_may_start_count_and_those_beyond_them_are_told(
 def test_embedding_mining_and_serving_on_gpus_are_told_each_with_its_field():
     lines = told("embed.use_gpu=true", "mine=MineConfig", "mine.encode.use_gpu=true", "deploy.encoder_gpus=0.5")
     assert [line.partition(" ")[0] for line in lines] == ["embed.use_gpu=true", "mine.encode.use_gpu=true", "deploy.encoder_gpus=0.5"]
+    assert lines[0].startswith(
+        "embed.use_gpu=true takes a GPU for each of its actors, and this machine has no GPU; give embed.use_gpu=false"
+    )
     assert told("embed.use_gpu=true", "embed.workers=4", machine=CLUSTER) == [], "two of the four actors start, and do the work"
 
 
@@ -83,6 +86,20 @@ def test_gpus_of_another_make_are_not_known_and_refuse_nothing():
 def test_a_comparison_names_the_arm():
     lines = told("only=mire,univldr", "arms.mire.refine.use_gpu=true", recipe="quickstart_all")
     assert [line.partition(" ")[0] for line in lines] == ["arms.mire.refine.use_gpu=true"]
+
+
+# The cluster
+
+
+def test_a_cluster_that_does_not_answer_is_told_with_the_cure_that_its_problem_has():
+    silent = replace(
+        CLUSTER, name="127.0.0.1:9", nodes=(), problem="no Ray head answers at '127.0.0.1:9' (UNAVAILABLE); give its HOST:PORT"
+    )
+    assert told(machine=silent) == [
+        "the run joins 127.0.0.1:9, and no Ray head answers at '127.0.0.1:9' (UNAVAILABLE); give its HOST:PORT",
+    ]
+    (line,) = told(machine=replace(silent, problem="no answer"))
+    assert line == "the run joins 127.0.0.1:9, and no answer; check its address and its token"
 
 
 # CPUs
@@ -111,7 +128,10 @@ def test_hub_ids_are_told_by_why_they_cannot_be_had():
 
     (line,) = told("backbone.name=open/none", recipe="search", find_models=find)
     assert [(model.field, model.id, model.revision) for model in asked] == [("backbone.name", "open/none", None)]
-    assert line.startswith("backbone.name=open/none, and open/none is neither a folder nor in the cache of this machine, and https://hug")
+    assert line.startswith(
+        "backbone.name=open/none, and open/none is neither a folder nor in the cache of this machine, and https://huggingface.co answers "
+        "404: there is no such model"
+    )
     assert line.endswith("correct the id, or give a folder; set HF_TOKEN if it is private")
     for state, cure in (("offline", "unset HF_HUB_OFFLINE"), ("not allowed", "licence"), ("no answer", "connect to the network")):
         (line,) = told(recipe="search", find_models=lambda models, state=state: dict.fromkeys(models, (state, "why")))

@@ -1,5 +1,6 @@
 """`validate` names every row that training would not use, by file and line, and why a run would stop."""
 
+import csv
 import gzip
 import json
 import logging
@@ -453,8 +454,10 @@ def test_all_findings_are_written_into_a_file_and_another_ending_is_refused_befo
     assert main(["validate", leaking, *PLAIN, "--out", str(tmp_path / "all.txt")]) == 2
     assert capsys.readouterr().err == f"mirepoix: --out is {tmp_path}/all.txt; give a file that ends in .json or .csv\n"
     assert main(["validate", leaking, *PLAIN, "--out", str(tmp_path / "all.csv")]) == 1
-    assert f"all of it is in {tmp_path}/all.csv" in capsys.readouterr().err
-    assert len((tmp_path / "all.csv").read_text().splitlines()) == 601
+    assert f"all findings are in {tmp_path}/all.csv" in capsys.readouterr().err
+    written = list(csv.reader((tmp_path / "all.csv").open(newline="")))
+    assert [row[0] for row in written] == ["what", *["rejected"] * 600, "refusal"]
+    assert written[-1][5] == "a training would stop" and "all 300 training queries leak" in written[-1][6]
 
 
 def test_one_damaged_picture_is_told_once_with_a_count_of_what_hangs_on_it(tmp_path, capsys):
@@ -465,8 +468,32 @@ def test_one_damaged_picture_is_told_once_with_a_count_of_what_hangs_on_it(tmp_p
     lines(home / "metadata.jsonl", [{"file_name": f"{name}.png", "text": f"the picture that is called {name}"} for name in "abcdef"])
     assert main(["validate", str(home)]) == 1
     out = capsys.readouterr().out
-    assert len(out.splitlines()) == 1 and out.startswith(f"{home}/c.png:1: damaged")
-    assert out.rstrip().endswith("; 4 rows refer to it"), "the query by the picture and three judgements"
+    assert out == f"{home}/c.png:1: damaged (corpus c.png.image); 4 rows refer to it\n", "the query by the picture and three judgements"
+
+
+def test_damaged_files_of_equal_content_are_one_line_on_the_screen_and_are_all_in_the_file(tmp_path, capsys):
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "good.png").write_bytes(picture("good"))
+    names = [f"bad{number:02}.png" for number in range(14)]
+    for name in names:
+        (tmp_path / "pictures" / name).write_bytes(picture("bad")[:300])
+    assert main(["validate", str(tmp_path / "pictures"), "--recipe", "search", "--copies", "--out", str(tmp_path / "rows.csv")]) == 1
+    out = capsys.readouterr().out
+    assert out == f"{tmp_path}/pictures/bad00.png:1: damaged (corpus bad00.png.image); 13 more have the same picture\n"
+    rows = list(csv.DictReader((tmp_path / "rows.csv").open(newline="")))
+    assert [row["file"] for row in rows if row["what"] == "rejected"] == [f"{tmp_path}/pictures/{name}" for name in names]
+
+
+def test_where_more_notices_are_found_than_are_kept_a_notice_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mirepoix.components.ingestion.sources.NOTICES", 2)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(picture("a"))
+    for name in "xyz":
+        lines(tmp_path / "in" / name / "captions.jsonl", [{"file_name": "../a.png", "text": f"noise {name}", "width": 48}])
+    main(["validate", str(tmp_path / "in"), "--out", str(tmp_path / "all.csv")])
+    rows = list(csv.DictReader((tmp_path / "all.csv").open(newline="")))
+    details = [row["detail"] for row in rows if row["what"] == "notice"]
+    assert len(details) == 3 and details[-1] == "of 2 notices or more the first 2 are kept", details
 
 
 def test_a_run_over_such_a_corpus_ends_straight_after_curation_with_what_validate_says(beir, ray_cluster, tmp_path, capsys):

@@ -22,14 +22,13 @@ import yaml
 from PIL import Image
 from ray import serve
 
+import mirepoix
 from mirepoix.components.embedding import embed
 from mirepoix.components.publishing.receipt import RECEIPT
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.item import Item
 from mirepoix.serving.http.client import search_endpoint
-from mirepoix.serving.release import open_release
 from mirepoix.workflows.__main__ import main
-from mirepoix.workflows.storage import release_of
 from tests.components.fixtures import SIZES
 from tests.components.ingestion.formats.format_cases import write_files
 from tests.components.ingestion.formats.test_nlvr import published
@@ -150,14 +149,11 @@ def go(ray_cluster, home, tmp_path, monkeypatch, capsys) -> Callable[..., tuple[
         out, err = capsys.readouterr()
         assert status == 0, err
         report = next(line.split()[-1] for line in out.splitlines() if line.startswith("report "))
-        release = open_release(release_of(report.rpartition("/")[0]))
-        encoder, index, documents = release.open_encoder(), release.open_index(), release.open_documents()
-        texts = {documents[position].id: documents[position].text for position in range(len(documents))}
+        opened = mirepoix.open(report.rpartition("/")[0], device="cpu")
 
         def found(text: str = "", picture: bytes | None = None) -> tuple[str, str]:
-            query = Item("query", text, images=(picture,) if picture else ())
-            id = index.search(encoder.encode([query], role="query").ragged(), 1)[0][0].id
-            return id, texts[id]
+            (best,) = opened.search(Item("query", text, images=(picture,) if picture else ()), k=1)
+            return best.id, best.text
 
         return settings, found
 

@@ -76,9 +76,10 @@ def test_pictures_with_nothing_said_about_them_are_released_and_there_is_nothing
     release = open_release(target)
     said = out.splitlines()
     assert said[1] == "20 items can be searched; of the rows that were read 1 rejected"
-    assert f"each row  mirepoix validate {folder}/config.yaml --copies" in said and f"release   {release.version}  {target}" in said
-    assert main(["validate", f"{folder}/config.yaml", "--copies"]) == 1
-    assert "damaged.png" in capsys.readouterr().out
+    assert f"each row  mirepoix validate {folder}/config.yaml --copies --out rows.csv" in said
+    assert f"release   {release.version}  {target}" in said
+    assert main(["validate", f"{folder}/config.yaml", "--copies", "--out", str(folder / "rows.csv")]) == 1
+    assert "damaged.png" in capsys.readouterr().out and "damaged.png" in (folder / "rows.csv").read_text()
     assert len(release.open_documents()) == 20 and release.instructions == {} and not trains(run)
     assert sources_of(release)["Travel_&_Places/p01.png.image"] == "pictures/Travel & Places/p01.png"
     release.open_encoder()

@@ -239,7 +239,7 @@ def test_damaged_files_that_are_added_are_named_and_the_config_of_the_run_is_val
     at = next(number for number, line in enumerate(lines) if line.startswith("items     2 added; 2 encoded; 18 in all"))
     assert lines[at + 1] == "left out  4 rejected: new/broken.png (damaged), new/torn.png (damaged), new/x/half.png (damaged) and 1 more"
     config = report["folder"] / "config.yaml"
-    assert f"each row  mirepoix validate {config} --copies" in lines
+    assert f"each row  mirepoix validate {config} --copies --out rows.csv" in lines
     assert "in/new" not in (page := (report["folder"] / "report.html").read_text()) and "new/broken.png, new/torn.png" in page
     assert main(["validate", str(config), "--copies"]) == 1
     found, said = capsys.readouterr()
