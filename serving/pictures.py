@@ -4,6 +4,7 @@ PictureRefused(Refused)     .reason is one of REASONS; the decoder's own message
 """
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -16,6 +17,8 @@ from PIL.JpegImagePlugin import JpegImageFile
 from mirepoix.models.errors import Refused
 from mirepoix.models.picture_formats import picture_format
 from mirepoix.serving.pictures_config import PictureLimits
+
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `_opened` has a limit of its own, and refuses by that
 
 REASONS = {
     "empty": "the picture has no bytes; send a JPEG, PNG, WEBP or GIF",

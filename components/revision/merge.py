@@ -58,8 +58,8 @@ class _Merge:
         differ = np.flatnonzero((same_id >= 0) & ~equal)
         if len(differ) and not self.config.replace:
             raise Refused(
-                f"the release has other items with the ids {named(ids.take(pa.array(differ)).to_pylist())}; give --replace to put the new "
-                "in their place, or --prefix TEXT to give the new ids of their own"
+                f"the release has other items with the ids {named(ids.take(pa.array(differ)).to_pylist())}; give --prefix TEXT to give "
+                "the new ids of their own, or --replace to put the new in their place"
             )
         stays[same_id[differ]] = False
         content = _places(hashes, self.hashes)

@@ -88,6 +88,17 @@ def test_a_strip_is_refused():
     assert reason_of(saved(Image.new("RGB", (1001, 10)), "PNG")) == "too thin"
 
 
+def test_many_pixels_print_no_warning_of_the_library():
+    code = (
+        "import sys\n"
+        "from mirepoix.serving.pictures import PictureLimits, check_picture\n"
+        "print(check_picture(sys.stdin.buffer.read(), PictureLimits(max_pixels=1 << 30))[1:])\n"
+    )
+    picture = saved(Image.new("1", (10_000, 10_000)), "PNG")
+    done = subprocess.run([sys.executable, "-c", code], input=picture, capture_output=True, check=True)
+    assert (done.stdout, done.stderr) == (b"(10000, 10000)\n", b"")
+
+
 def test_a_bomb_costs_no_memory():
     probe = (
         "import resource, sys\n"

@@ -26,7 +26,7 @@ def open(
 
     `target` is the folder or URI of a release, or of a run that made one (of a comparison with its `arm`); the folder of an encoder that
     was saved here; the folder or hub id of a published checkpoint, which is adopted as its folder describes it, a hub id at a `revision`;
-    or "latest": the latest release of the storage, MIREPOIX_STORAGE or ./storage, as `mirepoix serve` takes it.
+    or, of the storage, MIREPOIX_STORAGE or ./storage, "latest" or the name of a run or its beginning, as `mirepoix serve` takes them.
     A release is verified first: its files by their digests, its encoder by golden vectors. `device` is as torch names it; None: a GPU
     where there is one. Code that a checkpoint brings runs with `trust_remote_code` alone.
     """
@@ -38,7 +38,7 @@ def open(
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         given = "bytes" if not isinstance(name, str) else "an empty text" if not name.strip() else f"{name!r}, which has a null character"
         raise Refused(f"mirepoix.open is given {given}; give a folder or a URI, as a text or a path, or a hub id")
-    if name == LATEST and is_name(name):
+    if is_name(name) and (name == LATEST or _begins_a_run(name)):
         name = named_release(name)
     place = _artefact(name, arm)
     if revision is not None and place is not None:
@@ -52,6 +52,13 @@ def open(
     if place is None:
         _refuse_out_of_reach(name, revision)
     return _model(_adopted(name if place is None else str(place), revision, trust_remote_code), name, device)
+
+
+def _begins_a_run(name: str) -> bool:
+    """Whether a name is that of a run in the storage, or the beginning of one."""
+    from mirepoix.workflows.storage import opened_storage, run_names
+
+    return any(run.startswith(name) for run in run_names(opened_storage(None)))
 
 
 def _artefact(name: str, arm: str | None) -> Path | None:
@@ -124,7 +131,7 @@ def _of_storage() -> str:
 
     home = opened_storage(None)
     runs = [store.join(home, "runs", name) for name in run_names(home)[:3]]
-    newest = f", and a run is given by its folder: the newest are {', '.join(runs)}" if runs else ""
+    newest = f", and a run is given by its name or folder: the newest are {', '.join(runs)}" if runs else ""
     return f'"latest" is the latest release of the storage{newest}'
 
 

@@ -5,6 +5,7 @@ import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mirepoix.models.errors import Refused
@@ -12,7 +13,7 @@ from mirepoix.serving import store
 from mirepoix.serving.heartbeat import place_of
 from mirepoix.workflows.dag import results
 from mirepoix.workflows.runner.progress import clock
-from mirepoix.workflows.storage import REMOVAL, present, refuse_other_folders
+from mirepoix.workflows.storage import REMOVAL, latest_release, present, refuse_other_folders
 from mirepoix.workflows.upkeep.runs import PIN, StoredRun, as_bytes, find_run, on_disk, read_runs, servers, sizes
 
 
@@ -28,7 +29,15 @@ def runs_command(storage: str, as_json: bool) -> int:
         return 0
     lines = [("run", "recipe", "state", "score", "size", "when", "")]
     lines += [
-        (row["name"], row["recipe"], row["state"], _score(run), as_bytes(row["bytes"]), _moment(run.began), _why(row))
+        (
+            row["name"],
+            row["recipe"],
+            row["state"],
+            _score(run),
+            as_bytes(row["bytes"]),
+            _moment(run.began),
+            ", ".join(filter(None, ["latest" * row["latest"], _why(row)])),
+        )
         for row, run in zip(rows, runs, strict=True)
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -47,6 +56,9 @@ def _rows(storage: str, runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
     for run in runs:
         for place in run.places:
             named.setdefault(place, []).append(run.name)
+    latest = None
+    with suppress(Refused):
+        latest = place_of(latest_release(storage))
     parts = {
         place: (size, store.shared_files(store.join(storage, *place.split("/")))) if size else (0, ())
         for place, size in sizes(storage, named).items()
@@ -66,6 +78,7 @@ def _rows(storage: str, runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
             "pinned": run.pinned,
             "served": sorted({record["url"] for place in run.made for record in served.get(place, ())}),
             "releases": run.released,
+            "latest": latest is not None and latest in map(place_of, run.released.values()),
         }
         for run in runs
     ]
@@ -135,6 +148,8 @@ def _shown(run: StoredRun, row: dict[str, Any], stages: list[dict[str, Any]], ag
     took = f", {clock(run.ended - run.began)} in all" if run.report is not None else ""
     where = f" on {run.driver['host']}, pid {run.driver['pid']}" if run.driver else ""
     yield f"  when     {_moment(run.began)}{took}{where}"
+    if row["latest"]:
+        yield "  latest   its release is the one that `mirepoix serve` takes"
     yield f"  kept     {_why(row) or 'by nothing: see `mirepoix gc --help`'}"
     yield f"  size     {as_bytes(row['bytes'])}, of which {as_bytes(row['bytes_alone'])} that no other run names"
     yield ""
@@ -161,9 +176,18 @@ def _shown(run: StoredRun, row: dict[str, Any], stages: list[dict[str, Any]], ag
     for name, target in run.released.items():
         arm = name.rpartition(":")[0]
         found = present(target, run.folder)
-        yield f"release    {found}{f'  ({arm})' if arm else ''}"
+        yield f"release    {_version(found)}{found}{f'  ({arm})' if arm else ''}"
         yield f"serve it   mirepoix serve {shlex.quote(run.folder if len(run.released) == 1 else found)}"
     yield f"run again  {again or 'by the command that was given: its config.yaml is of another version'}"
+
+
+def _version(release: str) -> str:
+    """The version of a release, by which `serve` and every reply to a search name it; empty where it cannot be read."""
+    from mirepoix.serving.release import peek  # pyarrow, which no other line waits for
+
+    with suppress(Refused, OSError):
+        return f"{peek(release)[0].version}  "
+    return ""
 
 
 def keep_command(storage: str, given: str, undo: bool) -> int:

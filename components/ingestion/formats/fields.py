@@ -58,7 +58,7 @@ def unused_files(tree: SourceFiles, taken: Iterable[str]) -> list[Notice]:
             assert ending is not None, file
             left.setdefault(ending[1].lower(), []).append(file)
     more = {ending: f" and {len(files) - 1} more of .{ending}" if len(files) > 1 else "" for ending, files in left.items()}
-    return [Notice(tree.source(files[0]), f"not read{more[ending]}: the format has no such file here") for ending, files in left.items()]
+    return [Notice(tree.source(files[0]), f"not read{more[ending]}: the format reads no such files") for ending, files in left.items()]
 
 
 def columns(tree: SourceFiles, file: str) -> list[str]:

@@ -215,9 +215,9 @@ def test_a_plain_folder_with_some_other_files_is_one_of_pictures_and_counts_them
     found = bring(tmp_path, write_files(tmp_path / "in", PICTURES | others))
     assert [row["id"] for row in part(found, "corpus")] == ["a.png.image", "beach/2024/c.webp.image", "beach/b.jpg.image"]
     assert [(row["source"], row["detail"]) for row in found.outcome.tables["notices"]] == [
-        ("in/beach/IMG_1.HEIC", "not read: the format has no such file here"),
-        ("in/beach/a.txt", "not read and 1 more of .txt: the format has no such file here"),
-        ("in/settings.json", "not read: the format has no such file here"),
+        ("in/beach/IMG_1.HEIC", "not read: the format reads no such files"),
+        ("in/beach/a.txt", "not read and 1 more of .txt: the format reads no such files"),
+        ("in/settings.json", "not read: the format reads no such files"),
     ]
     assert not part(found, "queries") and not part(found, "rejects")
 
@@ -304,5 +304,5 @@ def test_a_path_that_is_there_is_a_path_whatever_it_looks_like(tmp_path, monkeyp
 
 def test_files_that_may_hold_rows_and_are_not_read_are_reported(tmp_path):
     folder = write_files(tmp_path / "in", {"train.jsonl": [PAIR], "x.jsonl.zst": b"x", "y.jsonl.zst": b"y"})
-    notice = {"source": "in/x.jsonl.zst", "detail": "not read and 1 more of .jsonl.zst: the format has no such file here"}
+    notice = {"source": "in/x.jsonl.zst", "detail": "not read and 1 more of .jsonl.zst: the format reads no such files"}
     assert bring(tmp_path, folder).outcome.tables["notices"] == [notice]

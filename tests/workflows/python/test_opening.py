@@ -97,8 +97,19 @@ def test_a_name_that_nothing_has_is_refused_with_the_newest_runs_of_the_storage(
         mirepoix.open("nix")
     named = ", ".join(f"{tmp_path}/runs/search-2027010{day}-000000-0000" for day in (4, 3, 2))
     assert str(refused.value).endswith(
-        f'; "latest" is the latest release of the storage, and a run is given by its folder: the newest are {named}'
+        f'; "latest" is the latest release of the storage, and a run is given by its name or folder: the newest are {named}'
     )
+
+
+def test_a_run_is_given_by_its_name_or_the_beginning_of_it(release_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIREPOIX_STORAGE", str(tmp_path))
+    release, run = tmp_path / "artefacts" / "release" / "0123456789abcdef", tmp_path / "runs" / "remove-20270101-000000-0000"
+    shutil.copytree(release_folder, release)
+    run.mkdir(parents=True)
+    stages = [{"name": "release", "status": "done", "digest": "d", "target": str(release)}]
+    (run / "report.json").write_text(json.dumps({"recipe": "remove", "began": 1.0, "ended": 2.0, "stages": stages}))
+    for name in (run.name, "remove-2027"):
+        assert len(mirepoix.open(name).search("a blue disc", 5)) == 5
 
 
 def test_latest_is_the_latest_release_of_the_storage(release_folder, tmp_path, monkeypatch):

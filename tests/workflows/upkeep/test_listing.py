@@ -45,6 +45,7 @@ def test_runs_are_listed_newest_first_with_state_score_and_size(cli, storage):
     assert head.split() == ["run", "recipe", "state", "score", "size", "when"]
     assert newer.split()[:6] == [run_name(2), "search", "failed", "-", "1.0", "kB"]
     assert older.split()[:7] == [run_name(1), "search", "done", "recall@5", "0.625", "3.0", "MB"]
+    assert older.endswith("  latest") and not newer.endswith("latest")
 
 
 def test_runs_as_json_say_how_much_is_a_runs_own(cli, storage):

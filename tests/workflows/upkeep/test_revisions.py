@@ -270,7 +270,7 @@ def test_an_id_that_is_there_with_other_content_is_refused_replaced_or_renamed(c
     status, _, err, _ = cli("add", folder, tmp_path / "same names")
     assert status == 1
     shown = " ".join(err.split())
-    assert "the release has other items with the ids 'p01.png'; give --replace to put the new in their place, or --prefix TEXT" in shown
+    assert "the release has other items with the ids 'p01.png'; give --prefix TEXT to give the new ids of their own, or --replace" in shown
     status, out, err, _ = cli("add", folder, tmp_path / "same names", "--replace")
     assert status == 0 and "items     1 added, 1 replaced; 2 encoded; 17 in all" in out, err
     replaced = open_release(target_of(out))

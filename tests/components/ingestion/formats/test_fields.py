@@ -225,9 +225,9 @@ def test_files_that_may_hold_rows_and_are_in_no_piece_are_reported_by_their_exte
     )
     tree = SourceFiles(str(write_files(tmp_path, dict.fromkeys(names, b"x"))), "mine")
     assert [(notice.source, notice.detail) for notice in fields.unused_files(tree, ["train.jsonl"])] == [
-        ("mine/b.NDJSON", "not read: the format has no such file here"),
-        ("mine/b.tgz", "not read: the format has no such file here"),
-        ("mine/more.jsonl.zst", "not read and 1 more of .jsonl.zst: the format has no such file here"),
+        ("mine/b.NDJSON", "not read: the format reads no such files"),
+        ("mine/b.tgz", "not read: the format reads no such files"),
+        ("mine/more.jsonl.zst", "not read and 1 more of .jsonl.zst: the format reads no such files"),
     ]
     assert not fields.unused_files(tree, names)
 
