@@ -103,8 +103,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
     request = _request(arguments)
     if arguments.plan:
-        report, problems = run.plan(request)
-        return run.print_plan(report.stages, arguments.form, problems)
+        config = request.resolved()
+        report, problems = run.plan_config(request, config)
+        return run.print_plan(report.stages, arguments.form, problems, run.to_be_revised(request, config, report))
     with ExitStack() as resources:
         made = run.run(request, resources, display_of(arguments.form))
         return run.print_outcome(made, arguments.command == "release", arguments.form)

@@ -269,8 +269,8 @@ def _commands(request: RunRequest, config: Recipe | Revision, report: Report, fo
     return found
 
 
-def print_plan(planned: Mapping[str, StageReport], output: Output = "text", problems: Iterable[Problem] = ()) -> int:
-    """Prints which stages would run, and why, and the reasons for which they cannot succeed; returns the exit status."""
+def print_plan(planned: Mapping[str, StageReport], output: Output = "text", problems: Iterable[Problem] = (), note: str = "") -> int:
+    """Prints which stages would run, and why, a note, and the reasons for which they cannot succeed; returns the exit status."""
     width = max(16, *map(len, planned))
     states = {"skipped": "up to date", "not run": "runs"}
     for name, stage in planned.items():
@@ -280,6 +280,10 @@ def print_plan(planned: Mapping[str, StageReport], output: Output = "text", prob
             write_event("plan", stage=name, state=verb, reason=reason)
         else:
             print(f"{name:<{width}} {verb:<10} {fitted(reason, LINE - width - 12)}".rstrip())
+    if note and output == "json":
+        write_event("note", text=note)
+    elif note:
+        print("\n          ".join(textwrap.wrap(f"note      {note}", LINE - 2, break_on_hyphens=False, break_long_words=False)))
     for problem in problems:
         if output == "json":
             write_event("problem", **asdict(problem))
@@ -336,6 +340,9 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
     return 0 if run.report.ok else 1
 
 
+_ALONE = "of the sources alone, without what add or remove changed in the one before"
+
+
 def _revised(run: Run, made: Mapping[str, str]) -> str:
     """What to know where `add` or `remove` changed what this run made before, which reads its sources again; empty where they did not."""
     if isinstance(run.config, Revision) or len(made) != 1:
@@ -345,9 +352,19 @@ def _revised(run: Run, made: Mapping[str, str]) -> str:
         since = revised_since(run.storage, release)
         told = "add or remove changed this release since; `mirepoix serve` without a name serves the changed one, of"
         return f"{told} {run_name_of(since.run)}" if since else ""
-    before = revised_before(run.storage, run.folder)
-    told = "this release is of the sources alone, without what add or remove changed in the one before; that is: mirepoix serve"
-    return f"{told} {shlex.quote(before.run)}" if before else ""
+    before = revised_before(run.storage, run.record["recipe"], _paths(run.record["settings"]), run.folder)
+    return f"this release is {_ALONE}; that is: mirepoix serve {shlex.quote(before.run)}" if before else ""
+
+
+def to_be_revised(request: RunRequest, config: Recipe, planned: Report) -> str:
+    """What to know before a run that makes a release anew which `add` or `remove` changed; empty where they did not."""
+    anew = [name for name, stage in planned.stages.items() if name.rpartition(":")[2] == "release" and stage.status != "skipped"]
+    before = revised_before(request.storage, recipe_name(request.recipe), _paths(jsonable(config))) if len(anew) == 1 else None
+    return f"its release would be {_ALONE}, of {run_name_of(before.run)}" if before else ""
+
+
+def _paths(settings: Mapping[str, Any]) -> Any:
+    return (settings.get("sources") or {}).get("path")
 
 
 def _version(target: str) -> str:

@@ -136,14 +136,17 @@ def revised_since(storage: str, release: str) -> Made | None:
     return last
 
 
-def revised_before(storage: str, run: str) -> Made | None:
-    """What `add` and `remove` made of the release of the run before with the same recipe and sources; None where it is nothing."""
-    reports = list(_reports(storage))
-    own = next((report for other, report in reports if run_name_of(other) == run_name_of(run)), {})
-    before = islice(dropwhile(lambda entry: entry[1] is not own, reports), 1, None)
-    for _, report in before:
+def revised_before(storage: str, recipe: str, sources: Any, run: str | None = None) -> Made | None:
+    """What `add` and `remove` made of the release of the last run of a recipe over some sources, before `run` if that is given.
+
+    `sources` are their paths as a report has them. None where it is nothing.
+    """
+    reports = _reports(storage)
+    if run is not None:
+        reports = islice(dropwhile(lambda entry: run_name_of(entry[0]) != run_name_of(run), reports), 1, None)
+    for _, report in reports:
         made = releases_of(report["stages"])
-        if len(made) == 1 and not _bases(report) and _origin(report) == _origin(own):
+        if len(made) == 1 and not _bases(report) and _origin(report) == (recipe, sources):
             return revised_since(storage, *made.values())
     return None
 

@@ -229,15 +229,16 @@ def test_what_was_made_of_a_release_is_found_over_several_steps_of_which_a_run_m
 
 def test_what_was_made_of_the_release_before_is_that_of_the_run_with_the_same_recipe_and_sources(released):
     third = revised(released)[-1]
-    changed, home = (f"{released}/runs/remove-20260103-120000-aaaa", third), str(released)
-    for number, recipe in enumerate(("finetune", "search", "search"), 4):
-        ran(released, f"{recipe}-2026010{number}-120000-aaaa", "abc"[number - 4])
-    assert revised_before(home, f"{released}/runs/finetune-20260104-120000-aaaa") is None
-    assert revised_before(home, f"{released}/runs/search-20260105-120000-aaaa") == changed
-    assert revised_before(home, f"{released}/runs/search-20260106-120000-aaaa") is None, "that was said of the run before"
-    report = released / "runs" / "search-20260105-120000-aaaa" / "report.json"
-    report.write_text(report.read_text().replace('"mine"', '"other"'))
-    assert revised_before(home, f"{released}/runs/search-20260105-120000-aaaa") is None
+    changed, home, runs = (f"{released}/runs/remove-20260103-120000-aaaa", third), str(released), f"{released}/runs"
+    ran(released, "search-20260105-120000-aaaa", "a")
+    ran(released, "search-20260106-120000-aaaa", "b")
+    assert revised_before(home, "search", ["mine"], f"{runs}/search-20260105-120000-aaaa") == changed
+    assert revised_before(home, "search", ["mine"], f"{runs}/search-20260106-120000-aaaa") is None, "that was said of the run before"
+    assert revised_before(home, "search", ["mine"]) is None
+    for name in ("search-20260105-120000-aaaa", "search-20260106-120000-aaaa"):
+        shutil.rmtree(released / "runs" / name)
+    assert revised_before(home, "search", ["mine"]) == changed
+    assert revised_before(home, "search", ["other"]) is revised_before(home, "finetune", ["mine"]) is None
 
 
 @pytest.mark.parametrize("damaged", ["{", "[]", '{"stages": 1}', '{"stages": [], "settings": null, "bases": null}'])

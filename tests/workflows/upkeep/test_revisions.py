@@ -221,9 +221,12 @@ def test_a_run_that_is_without_what_add_and_remove_changed_says_so_and_latest_st
     name = less[3]["folder"].name
     assert f"{said} {name}" in " ".join(again[1].split())
     assert latest_release(str(at)) == str(target_of(less[1]))
+    alone = "of the sources alone, without what add or remove changed in the one before"
+    planned = cli("release", home / "clip", "--corpus", home / "old", "--name", "other", "--plan", at=at)[1]
+    assert f"note its release would be {alone}, of {name}" in " ".join(planned.split())
+    assert "note" not in cli(*made, "--plan", at=at)[1]
     anew = cli("release", home / "clip", "--corpus", home / "old", "--name", "other", at=at)
-    told = "this release is of the sources alone, without what add or remove changed in the one before; that is: mirepoix serve"
-    assert f"{told} {less[3]['folder']}" in " ".join(anew[1].split())
+    assert f"this release is {alone}; that is: mirepoix serve {less[3]['folder']}" in " ".join(anew[1].split())
     assert latest_release(str(at)) == str(target_of(anew[1]))
 
 
