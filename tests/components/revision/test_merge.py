@@ -77,7 +77,7 @@ def test_a_replaced_item_makes_no_other_one_equal_to_it(tmp_path):
     release = released(tmp_path)
     done = merged(tmp_path, release, rows, replace=True)
     assert counts(done.outcome) == {"added": 1, "replaced": 2, "there already": 0, "removed": 0, "kept": 6, "items": 9}
-    with pytest.raises(Refused, match=r"other items with the ids 'd1', 'd2'; give --replace"):
+    with pytest.raises(Refused, match=r"other items with the ids 'd1', 'd2'; give --prefix TEXT .*, or --replace"):
         merged(tmp_path / "again", release, rows)
     named = merged(tmp_path / "prefix", release, rows, prefix="new/")
     assert [item.id for item in table_to_items(read_part(named.folder, "corpus"))] == ["new/d1"], "the others are equal to d1 and d3"
