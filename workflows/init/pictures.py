@@ -55,12 +55,12 @@ def look_at_pictures(tree: SourceFiles) -> Pictures:
     names = picture_names(tree)
     if not names:
         return Pictures(unread=unread)
-    sizes: list[tuple[int, int]] = []
+    headers: dict[str, tuple[int, int]] = {}
     refused: dict[str, str] = {}
     sample = _spread([name for name in names if suffix(name) not in UNREAD], LOOKED)
     for name in sample:
         try:
-            sizes.append(check_picture(tree.bytes(name, 0, min(HEADER, tree.sizes[name])), LIMITS)[1:])
+            headers[name] = check_picture(tree.bytes(name, 0, min(HEADER, tree.sizes[name])), LIMITS)[1:]
         except PictureRefused as refusal:
             if tree.sizes[name] <= HEADER or refusal.reason != "damaged":  # a long header may end after what was read
                 refused[name] = refusal.reason
@@ -68,7 +68,7 @@ def look_at_pictures(tree: SourceFiles) -> Pictures:
             refused[name] = "cannot be read"
     seconds = _decode(tree, [name for name in _spread(sample, DECODED) if name not in refused], refused)
     folders = {name.rpartition("/")[0] for name in names} - {""}
-    sizes.sort(key=lambda size: size[0] * size[1])
+    sizes = sorted((size for name, size in headers.items() if name not in refused), key=lambda size: size[0] * size[1])
     shown = [f"{width} x {height}" for width, height in sizes]
     middle = len(sizes) // 2
     return Pictures(

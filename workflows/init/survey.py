@@ -126,7 +126,7 @@ def survey(path: Path) -> Survey:
         sidecars=dict(sorted(Counter(os.path.splitext(file)[1].lower() for file in beside if file in taken).items())),
         contents=contents,
         files=len(tree.sizes),
-        hints=tuple(hints(looked, denied)),
+        hints=tuple(hints(str(path), looked, denied)),
         unread=tuple(unread(tree, source, looked, read, contents.candidates, pictures, files)),
         named=form != any_table.NAME and recognised != [form],
         file=reading.tree.only if reading else "",

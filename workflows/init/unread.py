@@ -1,5 +1,6 @@
 """What a run would not read of a folder, with the reasons, and what looks amiss."""
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -16,7 +17,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.picture_formats import PICTURE_ENDINGS
 from mirepoix.workflows.init.columns import Table
 from mirepoix.workflows.init.pictures import UNREAD, Pictures
-from mirepoix.workflows.init.words import plural
+from mirepoix.workflows.init.words import first_names, plural
 
 SHOWN = 4  # tables that are not read, by their names
 
@@ -29,13 +30,33 @@ def files_of(source: Source) -> set[str]:
         return set()
 
 
-def hints(looked: Mapping[str, Table | None], denied: list[str]) -> Iterator[str]:
-    """What to mend: folders that may not be read, and tables whose first line is none of names."""
-    for folder in denied[:SHOWN]:
-        yield f"{folder} may not be read, and is left out here; make it readable, or move it elsewhere: a run refuses a folder with it"
+def hints(folder: str, looked: Mapping[str, Table | None], denied: list[str]) -> Iterator[str]:
+    """What to know or mend: folders that may not be read or are hidden, links that are followed, tables whose first line has no names."""
+    links, hidden = _apart(folder)
+    if links:
+        yield f"{first_names(links, SHOWN)}: links to folders, which are followed; what is there is read as if it were here"
+    if hidden:
+        yield f"{first_names(hidden, SHOWN)}: hidden folders, which are not read"
+    for closed in denied[:SHOWN]:
+        yield f"{closed} may not be read, and is left out here; make it readable, or move it elsewhere: a run refuses a folder with it"
     for table in filter(None, looked.values()):
         if table.headless:
             yield f"{table.file}: its first line has {table.headless!r}, which looks like data; give it a first line of column names"
+
+
+def _apart(folder: str) -> tuple[list[str], list[str]]:
+    """Below a local folder, the links to folders and the hidden folders, by their names in it."""
+    links: list[str] = []
+    hidden: list[str] = []
+    for home, names, _ in os.walk(folder):
+        for name in sorted(names):
+            path = os.path.join(home, name)
+            if name.startswith("."):
+                hidden.append(os.path.relpath(path, folder))
+            elif os.path.islink(path):
+                links.append(os.path.relpath(path, folder))
+        names[:] = [name for name in names if not name.startswith(".")]
+    return links, hidden
 
 
 def unread(

@@ -40,3 +40,9 @@ def test_a_picture_whose_header_is_longer_than_what_is_read_of_it_is_not_taken_f
 def test_a_folder_without_pictures_has_none(tmp_path):
     (tmp_path / "notes.txt").write_text("x")
     assert look_at_pictures(SourceFiles(str(tmp_path))).count == 0
+
+
+def test_a_damaged_picture_is_not_the_largest(tmp_path):
+    write_files(tmp_path, {"a.jpg": picture(80, 60), "b.jpg": picture(400, 300)[:-200]})
+    found = look_at_pictures(SourceFiles(str(tmp_path)))
+    assert found.refused == (("b.jpg", "damaged"),) and found.largest == "80 x 60"

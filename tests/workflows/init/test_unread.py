@@ -36,3 +36,14 @@ def test_captions_beside_pictures_that_a_table_of_splits_leaves_out_are_named(tm
     assert found.sidecars == {} and found.unread == (
         "p2.txt, which are captions beside pictures: the format folder reads these, and no split, id or query; write folder+PATH for it",
     )
+
+
+def test_links_to_folders_and_hidden_folders_are_told(tmp_path):
+    write_files(tmp_path / "elsewhere", shown(2))
+    home = write_files(tmp_path / "mine", {**shown(3), ".cache/p9.png": picture(9), "trip/.thumbs/p8.png": picture(8)})
+    (home / "trip" / "flags").symlink_to(tmp_path / "elsewhere")
+    found = survey(home)
+    assert found.pictures.count == 5 and found.hints == (
+        "trip/flags: links to folders, which are followed; what is there is read as if it were here",
+        ".cache, trip/.thumbs: hidden folders, which are not read",
+    )
