@@ -29,7 +29,7 @@ from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.runner.progress import LINE, Display, Output, fitted, write_event
 from mirepoix.workflows.runner.tracking import open_tracker
-from mirepoix.workflows.storage import bases_of, releases_of, revised_before, revised_since, run_name_of, storage_option
+from mirepoix.workflows.storage import bases_of, releases_of, revised_before, revised_since, run_name_of, source_paths, storage_option
 
 if TYPE_CHECKING:
     from mirepoix.workflows.cluster.doctor import MachineCheck
@@ -230,7 +230,8 @@ def _record(request: RunRequest, config: Recipe | Revision, report: Report, bega
     """The content of report.json: settings, data, results by task, stages, releases, and the commands that follow."""
     data = report.stages.get("curate")
     found = results.gather(config, report)
-    made = releases_of([{"name": name, **asdict(stage)} for name, stage in report.stages.items()])
+    stages = [{"name": name, **asdict(stage)} for name, stage in report.stages.items()]
+    made = releases_of(stages)
     return {
         "recipe": recipe_name(request.recipe),
         "run": time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(began)),
@@ -239,7 +240,7 @@ def _record(request: RunRequest, config: Recipe | Revision, report: Report, bega
         "ended": time.time(),
         "data": {"digest": data.digest if data else "", "rows": data.rows if data else {}},
         "settings": jsonable(config),
-        "stages": [{"name": name, **asdict(stage)} for name, stage in report.stages.items()],
+        "stages": stages,
         "releases": [
             {
                 "arm": name.rpartition(":")[0],
@@ -283,7 +284,7 @@ def print_plan(planned: Mapping[str, StageReport], output: Output = "text", prob
     if note and output == "json":
         write_event("note", text=note)
     elif note:
-        print("\n          ".join(textwrap.wrap(f"note      {note}", LINE - 2, break_on_hyphens=False, break_long_words=False)))
+        print(_labelled("note", note))
     for problem in problems:
         if output == "json":
             write_event("problem", **asdict(problem))
@@ -326,7 +327,7 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
     for name, target in made.items():
         print("release   " + "  ".join(filter(None, [name.rpartition(":")[0], _version(target), target])))
     if changed := _revised(run, made):
-        print("\n          ".join(textwrap.wrap(f"revised   {changed}", LINE - 2, break_on_hyphens=False, break_long_words=False)))
+        print(_labelled("revised", changed))
     if to_serve and made and run.report.ok:
         print(f"serve it  mirepoix serve {shlex.quote(next(iter(made.values())))}")
     elif len(made) == 1 and not run.endpoint:
@@ -338,6 +339,12 @@ def print_outcome(run: Run, to_serve: bool = False, output: Output = "text") -> 
     if missing:
         print("\n  ".join(textwrap.wrap(f"mirepoix: not run: {', '.join(missing)}", LINE - 2, break_on_hyphens=False)), file=sys.stderr)
     return 0 if run.report.ok else 1
+
+
+def _labelled(label: str, text: str) -> str:
+    """A text behind its label, wrapped to the width of a line; no word is broken, which may be a path to copy."""
+    wrapper = textwrap.TextWrapper(LINE, f"{label:<10}", " " * 10, break_on_hyphens=False, break_long_words=False)
+    return wrapper.fill(text)
 
 
 _ALONE = "of the sources alone, without what add or remove changed in the one before"
@@ -352,19 +359,15 @@ def _revised(run: Run, made: Mapping[str, str]) -> str:
         since = revised_since(run.storage, release)
         told = "add or remove changed this release since; `mirepoix serve` without a name serves the changed one, of"
         return f"{told} {run_name_of(since.run)}" if since else ""
-    before = revised_before(run.storage, run.record["recipe"], _paths(run.record["settings"]), run.folder)
+    before = revised_before(run.storage, run.record["recipe"], source_paths(run.record["settings"]), run.folder)
     return f"this release is {_ALONE}; that is: mirepoix serve {shlex.quote(before.run)}" if before else ""
 
 
 def to_be_revised(request: RunRequest, config: Recipe, planned: Report) -> str:
     """What to know before a run that makes a release anew which `add` or `remove` changed; empty where they did not."""
     anew = [name for name, stage in planned.stages.items() if name.rpartition(":")[2] == "release" and stage.status != "skipped"]
-    before = revised_before(request.storage, recipe_name(request.recipe), _paths(jsonable(config))) if len(anew) == 1 else None
+    before = revised_before(request.storage, recipe_name(request.recipe), source_paths(jsonable(config))) if len(anew) == 1 else None
     return f"its release would be {_ALONE}, of {run_name_of(before.run)}" if before else ""
-
-
-def _paths(settings: Mapping[str, Any]) -> Any:
-    return (settings.get("sources") or {}).get("path")
 
 
 def _version(target: str) -> str:

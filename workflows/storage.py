@@ -146,7 +146,8 @@ def revised_before(storage: str, recipe: str, sources: Any, run: str | None = No
         reports = islice(dropwhile(lambda entry: run_name_of(entry[0]) != run_name_of(run), reports), 1, None)
     for _, report in reports:
         made = releases_of(report["stages"])
-        if len(made) == 1 and not _bases(report) and _origin(report) == (recipe, sources):
+        of_these = report.get("recipe") == recipe and source_paths(report.get("settings")) == sources
+        if len(made) == 1 and not _bases(report) and of_these:
             return revised_since(storage, *made.values())
     return None
 
@@ -207,11 +208,10 @@ def _bases(report: Mapping[str, Any]) -> list[str]:
     return [*map(str, report.get("bases") or ())]
 
 
-def _origin(report: Mapping[str, Any]) -> tuple[Any, Any]:
-    """What makes two runs those of one corpus: the recipe, and the paths of its sources."""
-    settings = report.get("settings")
+def source_paths(settings: Any) -> Any:
+    """The paths of the sources in the settings of a report; None where it has none."""
     sources = settings.get("sources") if isinstance(settings, dict) else None
-    return report.get("recipe"), sources.get("path") if isinstance(sources, dict) else None
+    return sources.get("path") if isinstance(sources, dict) else None
 
 
 def _up_to_date(report: Mapping[str, Any]) -> set[str]:
