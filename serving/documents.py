@@ -67,7 +67,10 @@ class Documents:
     """The documents of a release, memory-mapped, by their positions in its index."""
 
     def __init__(self, folder: Path):
-        self._table = pa.ipc.open_file(pa.memory_map(str(folder / "documents.arrow"))).read_all()
+        table = pa.ipc.open_file(pa.memory_map(str(folder / "documents.arrow"))).read_all()
+        if "source" not in table.column_names:  # a release of an earlier version
+            table = table.append_column(_DOCUMENTS.field("source"), pa.nulls(table.num_rows, pa.string()))
+        self._table = table
         self._order = np.load(folder / "order.npy", mmap_mode="r", allow_pickle=False)
 
     def __len__(self) -> int:
@@ -75,8 +78,7 @@ class Documents:
 
     def __getitem__(self, position: int) -> Document:
         row = int(self._order[position])
-        id, text, code = (self._table[name][row].as_py() for name in ("id", "text", "modality"))
-        source = self._table["source"][row].as_py() if "source" in self._table.column_names else None
+        id, text, code, source = (self._table[name][row].as_py() for name in ("id", "text", "modality", "source"))
         return Document(id, text, Modality(code), self._table["thumbnail"][row].is_valid, source)
 
     def thumbnail(self, position: int) -> bytes | None:
@@ -87,10 +89,7 @@ class Documents:
         """The documents at some positions of the index, in the order of the corpus."""
         chosen = np.sort(self._order[positions])
         for start in range(0, len(chosen), rows):
-            table = self._table.take(pa.array(chosen[start : start + rows]))
-            if "source" not in table.column_names:
-                table = table.append_column(_DOCUMENTS.field("source"), pa.nulls(table.num_rows, pa.string()))
-            yield table
+            yield self._table.take(pa.array(chosen[start : start + rows]))
 
     def ids_by_source(self) -> dict[str, list[str]]:
         """The ids of the items of each source; none for a release that knows no sources."""

@@ -12,7 +12,7 @@ from mirepoix.serving.app import check_port, start
 from mirepoix.serving.heartbeat import served_mark, storage_of
 from mirepoix.serving.release import peek
 from mirepoix.serving.serve_config import ServeConfig
-from mirepoix.serving.store import is_local, local_path
+from mirepoix.serving.store import absolute
 from mirepoix.workflows.cluster.ray_cluster import cluster
 from mirepoix.workflows.cluster.served import server_at
 
@@ -58,7 +58,7 @@ def _refuse_taken(config: ServeConfig, storages: Iterable[str | None]) -> None:
 @contextmanager
 def _recorded(release: str, url: str) -> Iterator[None]:
     """Within the block the storage has a record of this process, which says what stops the server; none where it may not be written."""
-    mark = served_mark(str(local_path(release)) if is_local(release) else release, url, command=True)
+    mark = served_mark(absolute(release), url, command=True)
     with ExitStack() as entered:
         if mark is not None:
             with suppress(OSError):
