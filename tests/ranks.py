@@ -8,7 +8,7 @@ import torch.multiprocessing as mp
 
 PRELOADED = (
     "deepspeed",
-    "mirepoix.components.training.deepspeed_engine",
+    "mirepoix.components.training.engine.deepspeed_engine",
     "mirepoix.components.training.loop",
     "tests.components.training.toy_training",
     "transformers.models.qwen2_vl.modeling_qwen2_vl",

@@ -42,7 +42,7 @@ def tree(text: str) -> dict[str, set[str]]:
     """The folders of the tree under "The files", each with the files and folders that are named in it."""
     block = text.partition("## The files")[2].split("```")[1]
     found: dict[str, set[str]] = {"": set()}
-    top = inner = ""
+    top = package = inner = ""
     for line in block.strip("\n").splitlines():
         indent = len(line) - len(line.lstrip())
         words = NAME.findall(line)
@@ -53,6 +53,10 @@ def tree(text: str) -> dict[str, set[str]]:
             inner = f"{top}{words[0]}" if words[0].endswith("/") else top
             if words[0].endswith("/"):
                 found[top].add(words.pop(0))
+                package = inner
+        elif indent == 4:
+            inner = f"{package}{words[0]}"
+            found[package].add(words.pop(0))
         found.setdefault(inner, set()).update(words)
     return found
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mirepoix.components.pairs.store import PairStore
-from mirepoix.components.training import deepspeed_settings
+from mirepoix.components.training.engine import deepspeed_settings
 from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.models.errors import Refused
 

@@ -66,7 +66,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer is this with a TorchConfig
 
-    from mirepoix.components.training.torch_backend import TorchBackendConfig
+    from mirepoix.components.training.workers.torch_backend import TorchBackendConfig
 
     gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers if config.use_gpu is None else config.use_gpu
     # Ray commits a checkpoint, and notices that training has ended, when it next polls the workers, in this interval.

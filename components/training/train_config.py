@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mirepoix.components.training.augment_config import AugmentConfig
+from mirepoix.components.training.batches.augment_config import AugmentConfig
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.errors import Refused
 from mirepoix.models.losses.objective import Objective

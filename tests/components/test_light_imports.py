@@ -35,10 +35,10 @@ LEFT_OUT = {
             "components.pairs.pairs",
             "components.pairs.pairs_config",
             "components.pairs.store",
-            "components.training.augment_config",
-            "components.training.batch_plan",
-            "components.training.deepspeed_settings",
-            "components.training.prefetch",
+            "components.training.batches.augment_config",
+            "components.training.batches.batch_plan",
+            "components.training.engine.deepspeed_settings",
+            "components.training.batches.prefetch",
             "components.publishing.release",
             "components.publishing.release_config",
         ),
@@ -47,7 +47,7 @@ LEFT_OUT = {
     "components.generation.endpoint": tuple(sorted({*LIBRARIES} - {"httpx"})),
     "components.publishing.deploy": tuple(sorted({*LIBRARIES} - {"httpx"})),
     "components.generation.vllm": LIBRARIES,
-    "components.training.torch_backend": tuple(sorted({*LIBRARIES} - {"ray"})),
+    "components.training.workers.torch_backend": tuple(sorted({*LIBRARIES} - {"ray"})),
     "components.training.train": ("transformers", "ray", "fastapi", "faiss", "mlflow", "deepspeed", "peft"),
 }
 

@@ -16,7 +16,7 @@ from mirepoix.components.passages.verbalise_config import VerbaliseConfig
 from mirepoix.components.revision.revision_config import MergeConfig, ReencodeConfig, RevisedConfig, listed_fingerprint
 from mirepoix.components.training.backbone_config import TINY, BackboneConfig
 from mirepoix.components.training.backbone_config import fingerprint as checkpoint_fingerprint
-from mirepoix.components.training.deepspeed_settings import settings_digest
+from mirepoix.components.training.engine.deepspeed_settings import settings_digest
 from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.runner.graph import Stage

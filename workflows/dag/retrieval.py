@@ -40,7 +40,7 @@ from mirepoix.components.passages.verbalise_config import VerbaliseConfig
 from mirepoix.components.publishing.release_config import ReleaseConfig
 from mirepoix.components.ray_tasks import is_small
 from mirepoix.components.training.backbone_config import TINY, BackboneConfig
-from mirepoix.components.training.deepspeed_settings import read_settings
+from mirepoix.components.training.engine.deepspeed_settings import read_settings
 from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.models.backbones.adapter import CONFIG as ADAPTER
 from mirepoix.models.backbones.tuning_config import tuning_problem

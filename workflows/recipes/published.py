@@ -15,8 +15,8 @@ from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.components.passages.passages_config import PassagesConfig
 from mirepoix.components.passages.vid2r_config import Vid2rConfig
-from mirepoix.components.training.augment_config import AugmentConfig
 from mirepoix.components.training.backbone_config import BackboneConfig
+from mirepoix.components.training.batches.augment_config import AugmentConfig
 from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.losses.objective import Objective

@@ -12,8 +12,8 @@ from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.components.synthetic.world_config import WorldConfig
-from mirepoix.components.training.augment_config import AugmentConfig
 from mirepoix.components.training.backbone_config import BackboneConfig
+from mirepoix.components.training.batches.augment_config import AugmentConfig
 from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.losses.objective import Objective

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mirepoix.components.pairs.store import PairStore
-from mirepoix.components.training.augment import augmented
-from mirepoix.components.training.batch_plan import BatchPlan
+from mirepoix.components.training.batches.augment import augmented
+from mirepoix.components.training.batches.batch_plan import BatchPlan
 from mirepoix.components.training.job import TrainingJob
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item

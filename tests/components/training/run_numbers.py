@@ -1,6 +1,6 @@
 """The numbers of a run that the tests of DeepSpeed's settings and engine share."""
 
-from mirepoix.components.training.deepspeed_settings import Numbers
+from mirepoix.components.training.engine.deepspeed_settings import Numbers
 
 NUMBERS = Numbers(
     stage=2,

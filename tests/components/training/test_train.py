@@ -19,8 +19,8 @@ import torch
 
 from mirepoix.components.pairs.store import PairRow, PairStore, write_pairs
 from mirepoix.components.stage import Context, Rows
-from mirepoix.components.training.augment_config import AugmentConfig
-from mirepoix.components.training.batch_plan import BatchPlan
+from mirepoix.components.training.batches.augment_config import AugmentConfig
+from mirepoix.components.training.batches.batch_plan import BatchPlan
 from mirepoix.components.training.job import RefusedOnAllRanks, TrainingJob, make_job
 from mirepoix.components.training.train import work
 from mirepoix.models.backbones.tuning_config import Lora, Tuning

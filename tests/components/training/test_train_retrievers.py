@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from mirepoix.components.pairs.store import PairStore
-from mirepoix.components.training import deepspeed_engine
-from mirepoix.components.training.batch_plan import BatchPlan
+from mirepoix.components.training.batches.batch_plan import BatchPlan
+from mirepoix.components.training.engine import deepspeed_engine
 from mirepoix.components.training.job import TrainingJob
 from mirepoix.models.adopted.adopted import Adopted
 from mirepoix.models.adopted.adopted_config import AdoptedConfig

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from mirepoix.components.training.deepspeed_settings import settings_digest
+from mirepoix.components.training.engine.deepspeed_settings import settings_digest
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.arguments import parsed

@@ -41,7 +41,7 @@ STAGES = {stage.name: stage for stage in recipe("quickstart").stages()}
         (
             "adapt",
             "models.losses.contrastive models.retrievers.unite models.backbones.checkpoints "
-            "components.training.deepspeed_engine components.pairs.store components.training.job",
+            "components.training.engine.deepspeed_engine components.pairs.store components.training.job",
             "components.synthetic.world components.embedding.embed_config components.evaluation.evaluate_config serving.search.dense",
         ),
         (

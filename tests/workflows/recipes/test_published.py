@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mirepoix.components.training.augment_config import AugmentConfig
+from mirepoix.components.training.batches.augment_config import AugmentConfig
 from mirepoix.workflows.dag.retrieval import Method
 from mirepoix.workflows.recipes import published
 from mirepoix.workflows.recipes.published import CHOSEN_HERE

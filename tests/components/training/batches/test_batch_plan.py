@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirepoix.components.pairs.store import PairRow, PairStore, write_pairs
-from mirepoix.components.training.batch_plan import BatchPlan
-from mirepoix.components.training.prefetch import prefetched
+from mirepoix.components.training.batches.batch_plan import BatchPlan
+from mirepoix.components.training.batches.prefetch import prefetched
 from mirepoix.models.item import Item
 from tests.components.pairs.pair_folders import write
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mirepoix.components.training.augment_config import AugmentConfig
+from mirepoix.components.training.batches.augment_config import AugmentConfig
 from mirepoix.models.errors import Refused
 
 

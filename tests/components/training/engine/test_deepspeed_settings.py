@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from mirepoix.components.training.deepspeed_settings import read_settings, resolved
+from mirepoix.components.training.engine.deepspeed_settings import read_settings, resolved
 from mirepoix.models.errors import Refused
 from tests.components.training.run_numbers import NUMBERS
 

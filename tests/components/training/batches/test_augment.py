@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirepoix.components.training.augment import augmented, of_single_modality, without_captions
-from mirepoix.components.training.augment_config import AugmentConfig
+from mirepoix.components.training.batches.augment import augmented, of_single_modality, without_captions
+from mirepoix.components.training.batches.augment_config import AugmentConfig
 from mirepoix.models.item import Item, Modality, Pair
 
 TEXT, IMAGE, VIDEO = Modality.TEXT, Modality.IMAGE, Modality.VIDEO

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from mirepoix.components.training.augment_config import AugmentConfig
+from mirepoix.components.training.batches.augment_config import AugmentConfig
 from mirepoix.models.item import Item, Modality, Pair
 
 _PARTS = ((Modality.TEXT, "text"), (Modality.IMAGE, "images"), (Modality.VIDEO, "video"))

@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from mirepoix.components.training import deepspeed_engine, deepspeed_settings
-from mirepoix.components.training.deepspeed_settings import resolved
+from mirepoix.components.training.engine import deepspeed_engine, deepspeed_settings
+from mirepoix.components.training.engine.deepspeed_settings import resolved
 from mirepoix.models.backbones.tuning_config import Lora
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.losses.objective import Objective
@@ -202,5 +202,5 @@ def test_master_weights_under_bf16_are_more_precise_than_bf16(engines, stage):
 
 
 def test_importing_the_module_does_not_import_deepspeed():
-    code = "import sys, mirepoix.components.training.deepspeed_engine; sys.exit('deepspeed' in sys.modules)"
+    code = "import sys, mirepoix.components.training.engine.deepspeed_engine; sys.exit('deepspeed' in sys.modules)"
     assert os.spawnv(os.P_WAIT, sys.executable, [sys.executable, "-W", "ignore", "-c", code]) == 0

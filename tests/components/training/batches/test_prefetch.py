@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from mirepoix.components.training.prefetch import Replicas, prefetched
+from mirepoix.components.training.batches.prefetch import Replicas, prefetched
 from mirepoix.models.errors import Refused
 
 

@@ -1,0 +1,1 @@
+"""The DeepSpeed engine of a training: its settings, steps and checkpoints."""

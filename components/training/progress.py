@@ -1,0 +1,40 @@
+"""The position of a training, which every checkpoint contains, and the sums of its figures since the last report."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from mirepoix.models.losses.contrastive import COUNTS
+
+
+@dataclass
+class Progress:
+    """The position of a training, which every checkpoint contains."""
+
+    step: int = 0
+    world: int = 0
+    batch: int = 0
+    metrics: dict[str, float] | None = None  # the result, once training has finished
+    window: dict[str, float] = field(default_factory=dict)  # sums since the last report
+    counts: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*COUNTS, "steps_without_loss"), 0.0))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Progress":
+        return cls(**json.loads((folder / "progress.json").read_text()))
+
+    def write(self, folder: Path) -> None:
+        (folder / "progress.json").write_text(json.dumps(asdict(self)))
+
+    def add(self, figures: dict[str, float]) -> None:
+        for name, value in {**figures, "steps": 1.0}.items():
+            self.window[name] = self.window.get(name, 0.0) + value
+        for name in COUNTS:
+            self.counts[name] += figures[name]
+        self.counts["steps_without_loss"] += figures["loss"] == 0
+
+    def report(self) -> dict[str, float]:
+        """Means since the last report."""
+        steps = self.window.pop("steps")
+        means = {name: value / steps for name, value in self.window.items()}
+        self.window = {}
+        return means
