@@ -83,6 +83,13 @@ class Encoder(torch.nn.Module):
     def forward(self, *args: Any, **batch: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """rows_NTD and mask_NT of a collated batch, as a plain tuple, so that the hooks of a training engine see the tensors."""
 
+    def precomputed(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch with the outputs of frozen parts in place of what these read; the batch itself where no such part is frozen.
+
+        `forward` gives equal rows for both. A training that runs a batch twice, to save memory, runs its frozen parts once in this way.
+        """
+        return batch
+
     @property
     @abstractmethod
     def towers(self) -> Mapping[str, torch.nn.Module]:
@@ -197,6 +204,11 @@ class Encoder(torch.nn.Module):
     def _head(self, state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The weights that belong to no checkpoint."""
         return {weight: tensor for weight, tensor in state.items() if weight.partition(".")[0] not in self.config.CHECKPOINTS}
+
+
+def frozen(part: torch.nn.Module) -> bool:
+    """Whether no weight of a part is trained."""
+    return not any(weight.requires_grad for weight in part.parameters())
 
 
 def _drop_code(folder: Path) -> None:

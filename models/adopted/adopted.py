@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from mirepoix.models.adopted.adopted_config import AdoptedConfig
-from mirepoix.models.adopted.collate import AGAIN, BLANK, PLACES, AdoptedCollator, Reader
+from mirepoix.models.adopted.collate import AGAIN, BLANK, PLACES, VECTORS, AdoptedCollator, Reader
 from mirepoix.models.adopted.folder import resolved
 from mirepoix.models.adopted.layout import read_layout, refuse_code
 from mirepoix.models.adopted.two_towers import open_two_towers
@@ -52,6 +52,9 @@ class PublishedModel(Protocol):
     def transformers_model(self) -> Any: ...
 
     def vectors(self, call: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor: ...
+
+    def frozen(self, call: str) -> bool:
+        """Whether no weight that a call runs is trained; False where that is not known."""
 
     def save(self, folder: Path, state: dict[str, torch.Tensor]) -> None: ...
 
@@ -120,17 +123,37 @@ class Adopted(Encoder):
                 plain[name] = torch.full_like(plain[name], -math.log(self.temperature))
         super().save(folder, plain)
 
-    def forward(self, attention_mask: torch.Tensor, **batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        count, dtype, device = len(attention_mask), next(self.parameters()).dtype, attention_mask.device
-        sums_ND = torch.zeros(count, self._published.dimension, device=device)
+    def precomputed(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch with the vectors of the calls that run no trained weight in place of what these read."""
+        kept = {"attention_mask": batch["attention_mask"]}
+        for prefix, tensors in self._calls({name: tensor for name, tensor in batch.items() if name not in kept}):
+            if VECTORS not in tensors and self._published.frozen(prefix.partition(AGAIN)[0]):
+                with torch.no_grad():
+                    tensors = {PLACES: tensors[PLACES], VECTORS: self._vectors(prefix, tensors)}
+            kept |= {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+        return kept
+
+    def _calls(self, batch: Mapping[str, torch.Tensor]) -> list[tuple[str, dict[str, torch.Tensor]]]:
+        """The tensors of each call by its prefix, in the order in which a forward makes the calls."""
+        calls: dict[str, dict[str, torch.Tensor]] = {}
+        for name, tensor in batch.items():
+            prefix, _, feature = name.partition(".")
+            calls.setdefault(prefix, {})[feature] = tensor
         order = {call: number for number, call in enumerate(self._published.reader.calls)}
-        made = {name.partition(".")[0] for name in batch}
-        for prefix in sorted(made, key=lambda name: (order[name.partition(AGAIN)[0]], name)):
-            call = prefix.partition(AGAIN)[0]
-            tensors = {name.partition(".")[2]: tensor for name, tensor in batch.items() if name.partition(".")[0] == prefix}
-            places_P = tensors.pop(PLACES)
-            read = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-            vectors_PD = self._published.vectors(call, read).float()
+        return sorted(calls.items(), key=lambda each: (order[each[0].partition(AGAIN)[0]], each[0]))
+
+    def _vectors(self, prefix: str, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The vectors of a call."""
+        dtype = next(self.parameters()).dtype
+        read = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items() if name != PLACES}
+        return self._published.vectors(prefix.partition(AGAIN)[0], read).float()
+
+    def forward(self, attention_mask: torch.Tensor, **batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        count, device = len(attention_mask), attention_mask.device
+        sums_ND = torch.zeros(count, self._published.dimension, device=device)
+        for prefix, tensors in self._calls(batch):
+            places_P = tensors[PLACES]
+            vectors_PD = tensors[VECTORS] if VECTORS in tensors else self._vectors(prefix, tensors)
             own_P = places_P != BLANK
             if not own_P.all():
                 sums_ND = sums_ND + 0.0 * vectors_PD[~own_P].sum()

@@ -20,6 +20,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 
 PLACES = "places"
+VECTORS = "vectors"  # of a call that was made before the forward
 BLANK = -1
 AGAIN = "#"  # between a call and its number, where its parts are read in several goes
 

@@ -25,7 +25,7 @@ from mirepoix.models.backbones.checkpoints import TRUSTED, quiet, refused_code, 
 from mirepoix.models.backbones.pictures import decoded
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Modality
+from mirepoix.models.item import Item, Modality
 
 _BITS = {"text": Modality.TEXT, "image": Modality.IMAGE, "video": Modality.VIDEO}
 _NAMES = {bit: name for name, bit in _BITS.items()}
@@ -123,8 +123,10 @@ class LibraryReader:
         role: Role = "query" if said == "query" else "document"
         if name != _MESSAGE:
             return None if parts else Part(BLANKS[name], role)
-        if self.reads & Modality.IMAGE and not any(part.item.images for part in parts):
-            return Part(BLANKS["image"], role)
+        pictures = () if any(part.item.images for part in parts) or not self.reads & Modality.IMAGE else BLANKS["image"].images
+        clip = () if any(part.item.video for part in parts) or not self.reads & Modality.VIDEO else BLANKS["video"].video
+        if pictures or clip:  # a tower that reads both is run once for each
+            return Part(Item("blank", images=pictures, video=clip), role)
         return None if parts else Part(BLANKS["text"], role)
 
 
@@ -171,6 +173,10 @@ class LibraryModel:
         given = {"task": role} if role else {}
         vectors_PD: torch.Tensor = self.model({**tensors, "modality": name, **given}, **given)["sentence_embedding"]
         return vectors_PD[:, : self.dimension]
+
+    def frozen(self, call: str) -> bool:
+        """False: a folder does not say which of its modules a call runs."""
+        return False
 
     def save(self, folder: Path, state: dict[str, torch.Tensor]) -> None:
         """Writes the library's own layout with the weights in `state`, which have the names of the model without adapters."""

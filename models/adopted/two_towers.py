@@ -19,6 +19,7 @@ from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpoint
 from mirepoix.models.backbones.clip_temperature import SCALE, temperature_of
 from mirepoix.models.backbones.pictures import decoded
+from mirepoix.models.encoder import frozen
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 
@@ -93,6 +94,9 @@ class TwoTowers:
         method = self.model.get_text_features if call == "text" else self.model.get_image_features
         vectors_PD: torch.Tensor = method(**tensors).pooler_output
         return vectors_PD
+
+    def frozen(self, call: str) -> bool:
+        return frozen(self.towers["text" if call == "text" else "vision"])
 
     def save(self, folder: Path, state: dict[str, torch.Tensor]) -> None:
         """Writes the model as transformers does, in the layout that it was opened from."""

@@ -94,14 +94,12 @@ class Marvel(T5Clip):
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
+        **vision: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         embeds_NLD = self.text.shared(input_ids)
-        if pixel_values is not None:
+        if vision or self.training:  # of a blank picture, no patch has a place
             places_NL1 = (input_ids == self.patch)[:, :, None]
-            embeds_NLD = embeds_NLD.masked_scatter(places_NL1, self.patches(pixel_values).to(embeds_NLD.dtype))
-        elif self.training:
-            embeds_NLD = embeds_NLD + 0.0 * self.patches(self.blank(input_ids.device)).sum().to(embeds_NLD.dtype)
+            embeds_NLD = embeds_NLD.masked_scatter(places_NL1, self.patches(**vision).to(embeds_NLD.dtype))
         states_N1D = self.text(
             inputs_embeds=embeds_NLD,
             attention_mask=attention_mask,

@@ -97,19 +97,18 @@ class Mimic(T5Clip):
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
         owners: torch.Tensor | None = None,
         places: torch.Tensor | None = None,
+        **vision: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         sources = []
         if self.training or attention_mask.any():
             states_NLD = self.text.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
             sources.append(DecoderSource(states_NLD, attention_mask.bool()))
-        if pixel_values is not None:
-            assert owners is not None and places is not None
-            sources.append(self._side_by_side(self.patches(pixel_values), owners, places, len(input_ids)))
+        if owners is not None and places is not None:
+            sources.append(self._side_by_side(self.patches(**vision), owners, places, len(input_ids)))
         elif self.training:
-            blank_NPD = self.patches(self.blank(input_ids.device)).expand(len(input_ids), -1, -1)
+            blank_NPD = self.patches(**vision).expand(len(input_ids), -1, -1)
             sources.append(DecoderSource(blank_NPD, blank_NPD.new_zeros(blank_NPD.shape[:2], dtype=torch.bool)))
         rows_ND = self._read(sources)
         if self.training and self.tuning.mix_in:

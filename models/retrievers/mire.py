@@ -241,31 +241,45 @@ class Mire(Encoder):
         picture_keys: torch.Tensor | None = None,
         pictures: torch.Tensor | None = None,
         guides: torch.Tensor | None = None,
+        states: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         queries = len(query_ids) - len(guide_mask)
         mask_QL = torch.cat([attention_mask[:queries, : query_ids.shape[1]], guide_mask])
         query_QLD = self._read(query_ids, mask_QL)
         document_NLD = self._read(document_ids, attention_mask[queries:, : document_ids.shape[1]])
-        vectors = [query_QLD.flatten(0, 1), document_NLD.flatten(0, 1)]
-        if pixel_values is not None:
-            assert pictures is not None and guides is not None
-            vectors += self.pooling(self._cached_states(pixel_values, picture_keys), pictures, query_QLD[guides], mask_QL[guides])
+        vectors = [query_QLD[: len(query_ids)].flatten(0, 1), document_NLD[: len(document_ids)].flatten(0, 1)]
+        if states is None and (pictures is not None or self.training):
+            states = self._cached_states(pixel_values, picture_keys)
+        if pictures is not None and guides is not None:
+            vectors += self.pooling(states, pictures, query_QLD[guides], mask_QL[guides])
         elif self.training:
-            # Every rank must run the same modules in every micro-batch, or their collectives disagree: a blank picture, which gives no row.
+            # Every rank must run the same modules in every batch, or their collectives disagree: a blank picture, which gives no row.
             one_11 = torch.ones(1, 1, dtype=torch.long, device=places.device)
-            vectors += self.pooling(self._cached_states(), one_11 - 1, query_QLD.new_zeros(1, 1, self.config.width), one_11)
+            vectors += self.pooling(states, one_11 - 1, query_QLD[:1, :1], one_11)
         vectors_MD = torch.cat(vectors)
         mask_NT = places != NOWHERE
         rows_NTD = F.normalize(vectors_MD[places.clamp(min=0)].float(), dim=-1)
         return rows_NTD * mask_NT[..., None], mask_NT
 
     def _read(self, ids_NL: torch.Tensor, mask_NL: torch.Tensor) -> torch.Tensor:
-        """Vectors of all tokens before normalisation."""
+        """Vectors of all tokens before normalisation; in training of one token, which is no item's, where there are none.
+
+        Every rank must read queries, and then documents, in every batch.
+        """
         if not len(ids_NL):
-            none_NLD: torch.Tensor = self.text.linear.weight.new_zeros(*ids_NL.shape, self.config.width)
-            return none_NLD
+            if not self.training:
+                none_NLD: torch.Tensor = self.text.linear.weight.new_zeros(*ids_NL.shape, self.config.width)
+                return none_NLD
+            ids_NL, mask_NL = ids_NL.new_zeros(1, 1), mask_NL.new_ones(1, 1)
         vectors_NLD: torch.Tensor = self.text.linear(self.text(input_ids=ids_NL, attention_mask=mask_NL).last_hidden_state)
         return vectors_NLD
+
+    def precomputed(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch with the states of its pictures in place of their pixels: the vision tower is always frozen."""
+        if "states" in batch or not ("pixel_values" in batch or self.training):
+            return batch
+        kept = {name: tensor for name, tensor in batch.items() if name not in ("pixel_values", "picture_keys")}
+        return kept | {"states": self._cached_states(batch.get("pixel_values"), batch.get("picture_keys"))}
 
     @torch.no_grad()
     def _cached_states(self, pixel_values: torch.Tensor | None = None, picture_keys: torch.Tensor | None = None) -> torch.Tensor:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
 from mirepoix.models.backbones.pictures import decoded, whole_sides
-from mirepoix.models.encoder import Encoder, refuse_empty
+from mirepoix.models.encoder import Encoder, frozen, refuse_empty
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.retrievers.qwen_vl_config import OneTowerConfig
@@ -47,6 +47,13 @@ class View(NamedTuple):
     pixels: np.ndarray
     grid: tuple[int, int, int]
     stride: float  # distance between the frames that are read, in frames of the clip
+
+
+class Features(NamedTuple):
+    """What the language model reads of all pictures and clips, in the form in which transformers takes it."""
+
+    pooler_output: tuple[torch.Tensor]
+    deepstack_features: list[tuple[torch.Tensor]]  # of a Qwen3-VL, for the first layers of its language model
 
 
 class OneTowerCollator:
@@ -200,38 +207,57 @@ class OneTower(Encoder):
         ids_RL: torch.Tensor,
         mask_RL: torch.Tensor,
         types_RL: torch.Tensor,
-        pixel_values: torch.Tensor | None = None,
         grid_thw: torch.Tensor | None = None,
         kinds: torch.Tensor | None = None,
         strides: torch.Tensor | None = None,
+        **vision: torch.Tensor,
     ) -> torch.Tensor:
         """The last layer's states_RLD of padded sequences; all pictures and clips go through the vision tower in one call.
 
-        For that the placeholders of clips are replaced by those of pictures: only the positions differ, and these are computed here. In
-        training a batch without pictures runs a blank one: collectives would hang if ranks ran different modules, or in another order.
+        For that the placeholders of clips are replaced by those of pictures: only the positions differ, and these are computed here.
+        `vision` has pixels, or what `precomputed` made of them.
         """
+        if not vision.keys() & {"pixel_values", "features"} and not self.training:
+            read = {}
+        elif "features" in vision:
+            read = {"image": Features((vision["features"],), [(each,) for each in vision.get("deepstack", ())])}
+        else:
+            read = {"image": self._features(vision.get("pixel_values"), grid_thw)}
         inputs = {
             "input_ids": ids_RL.masked_fill(types_RL > 0, self.model.config.image_token_id),
             "attention_mask": mask_RL,
             "position_ids": self._positions(ids_RL, mask_RL, types_RL, grid_thw, kinds, strides),
         }
-        if pixel_values is not None:
-            features = self.model.get_image_features(pixel_values, grid_thw, return_dict=True)
-            states_RLD: torch.Tensor = self.model(**inputs, mm_encoder_outputs={"image": features}).last_hidden_state
-            return states_RLD
-        blank = 0.0 * self._blank(ids_RL.device) if self.training else 0.0
-        states_RLD = self.model(**inputs).last_hidden_state + blank
+        states_RLD: torch.Tensor = self.model(**inputs, mm_encoder_outputs=read).last_hidden_state
         return states_RLD
 
-    def _blank(self, device: torch.device) -> torch.Tensor:
-        """The sum of all features that the language model reads of a blank picture, so gradients flow through the same modules."""
-        config, visual = self.model.config.vision_config, self.model.visual
-        side = config.spatial_merge_size
-        patches = torch.zeros(side * side, 3 * config.temporal_patch_size * config.patch_size**2, dtype=visual.dtype, device=device)
-        features = visual(patches, grid_thw=torch.tensor([[1, side, side]], device=device))
-        taken = [parts for name, parts in features.items() if name != "last_hidden_state"]
-        whole: torch.Tensor = sum(part.sum() for parts in taken for part in (parts if isinstance(parts, list) else [parts]))
-        return whole
+    def precomputed(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch with the features of its pictures and clips in place of their pixels, where the vision tower is frozen."""
+        if not frozen(self.model.visual) or "features" in batch or not ("pixel_values" in batch or self.training):
+            return batch
+        kept = {name: tensor for name, tensor in batch.items() if name != "pixel_values"}
+        with torch.no_grad():
+            read = self._features(batch.get("pixel_values"), batch.get("grid_thw"))
+        (kept["features"],) = read.pooler_output
+        if read.deepstack_features:
+            kept["deepstack"] = torch.stack([each for (each,) in read.deepstack_features])
+        return kept
+
+    def _features(self, pixel_values: torch.Tensor | None, grid_thw: torch.Tensor | None) -> Features:
+        """The features of all pictures and clips; where there are none, no feature of a blank picture, which is run all the same.
+
+        In training the features of every batch enter the first layer of the language model, so that the graph of all batches, and with it
+        the order of the modules in both passes, is one: collectives hang where ranks run different modules, or in another order.
+        """
+        visual, most = self.model.visual, None
+        if pixel_values is None:
+            config, most = self.model.config.vision_config, 0
+            side, width = config.spatial_merge_size, 3 * config.temporal_patch_size * config.patch_size**2
+            pixel_values = torch.zeros(side * side, width, device=self.device)
+            grid_thw = torch.tensor([[1, side, side]], device=self.device)
+        read = visual(pixel_values.type(visual.dtype), grid_thw=grid_thw)
+        deepstack = getattr(read, "deepstack_features", None) or ()
+        return Features((read.pooler_output[:most],), [(each[:most],) for each in deepstack])
 
     def _positions(
         self,

@@ -12,7 +12,7 @@ from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
 from mirepoix.models.backbones.clip_temperature import SCALE, published_temperature
 from mirepoix.models.backbones.pictures import blank_pixels
-from mirepoix.models.encoder import Encoder
+from mirepoix.models.encoder import Encoder, frozen
 from mirepoix.models.encoder_config import EncoderConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.retrievers.t5_clip_config import T5ClipConfig
@@ -91,15 +91,28 @@ class T5Clip(Encoder):
         vision = torch.nn.ModuleList([self.vision.embeddings, self.vision.pre_layrnorm, self.vision.encoder])
         return {"text": self.text, "vision": vision, "projector": self.projector}
 
-    def patches(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """The pictures' patches in T5's width, [V, P, D]: states of the vision tower's last layer without that of its class token."""
-        states_VPC = self.vision(pixel_values).last_hidden_state[:, 1:]
+    def precomputed(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch with the states of its pictures' patches in place of their pixels, where the vision tower is frozen."""
+        if not frozen(self.vision) or "patch_states" in batch or not ("pixel_values" in batch or self.training):
+            return batch
+        with torch.no_grad():
+            states_VPC = self._patch_states(batch.get("pixel_values"))
+        return {name: tensor for name, tensor in batch.items() if name != "pixel_values"} | {"patch_states": states_VPC}
+
+    def patches(self, pixel_values: torch.Tensor | None = None, patch_states: torch.Tensor | None = None) -> torch.Tensor:
+        """The pictures' patches in T5's width, [V, P, D], from their pixels or from what `precomputed` made of these.
+
+        Those of a blank picture where there is neither, which is run in training: every rank must run the same modules in every batch.
+        """
+        states_VPC = self._patch_states(pixel_values) if patch_states is None else patch_states
         patches_VPD: torch.Tensor = self.projector(states_VPC)
         return patches_VPD
 
-    def blank(self, device: torch.device) -> torch.Tensor:
-        """A blank picture, run in training where a batch has none: every rank must run the same modules in every micro-batch."""
-        return blank_pixels(self.vision.config, device)
+    def _patch_states(self, pixel_values: torch.Tensor | None) -> torch.Tensor:
+        """States of the vision tower's last layer without that of its class token, [V, P, C]."""
+        pictures = blank_pixels(self.vision.config, self.device) if pixel_values is None else pixel_values
+        states_VPC: torch.Tensor = self.vision(pictures).last_hidden_state[:, 1:]
+        return states_VPC
 
     def start(self, count: int, device: torch.device) -> torch.Tensor:
         """The decoder's start token, [N, 1]: in T5 it is the padding token."""

@@ -32,11 +32,12 @@ from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
 from mirepoix.models.backbones.clip_temperature import temperature_of
 from mirepoix.models.backbones.clip_text import clean_text
 from mirepoix.models.backbones.pictures import blank_pixels, pixels
-from mirepoix.models.encoder import Encoder, refuse_unread
+from mirepoix.models.encoder import Encoder, frozen, refuse_unread
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
 
+NOBODY = -1  # whose a blank picture is
 _PARTS = {"text": ("text_model", "text_projection"), "vision": ("vision_model", "visual_projection")}
 
 
@@ -113,6 +114,7 @@ class UniVLDR(Encoder):
         attention_mask: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
         owners: torch.Tensor | None = None,
+        picture_vectors: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         sums_ND = torch.zeros(len(input_ids), self.dimension, device=input_ids.device)
         worded_N = attention_mask.any(1)
@@ -122,14 +124,11 @@ class UniVLDR(Encoder):
         elif self.training:
             # Every rank must run the same towers in every micro-batch, or their collectives disagree: an empty text, times zero.
             sums_ND = sums_ND + 0.0 * self._text_vectors(input_ids[:1])
-        if pixel_values is not None:
-            assert owners is not None
-            picture_VD = self._picture_vectors(pixel_values)
-            own_NV = owners.eq(torch.arange(len(input_ids), device=owners.device)[:, None]).float()
+        if owners is not None or self.training:
+            picture_VD = self._picture_vectors(pixel_values) if picture_vectors is None else picture_vectors
+            owners_V = picture_VD.new_full((1,), NOBODY) if owners is None else owners
+            own_NV = owners_V.eq(torch.arange(len(input_ids), device=owners_V.device)[:, None]).float()
             sums_ND = sums_ND + own_NV / own_NV.sum(1, keepdim=True).clamp(min=1) @ picture_VD
-        elif self.training:
-            blank = blank_pixels(self.model.config.vision_config, input_ids.device)
-            sums_ND = sums_ND + 0.0 * self._picture_vectors(blank)
         rows_ND = F.normalize(sums_ND, dim=-1)
         return rows_ND[:, None], torch.ones(len(rows_ND), 1, dtype=torch.bool, device=rows_ND.device)
 
@@ -138,7 +137,19 @@ class UniVLDR(Encoder):
         text_TD: torch.Tensor = self.model.get_text_features(input_ids).pooler_output.float()
         return text_TD
 
-    def _picture_vectors(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Projected vectors of all pictures, in one call of the tower."""
-        picture_VD: torch.Tensor = self.model.get_image_features(pixel_values).pooler_output.float()
+    def precomputed(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch with the vectors of its pictures in place of their pixels, where the vision tower is frozen."""
+        if not frozen(self.towers["vision"]) or "picture_vectors" in batch or not ("owners" in batch or self.training):
+            return batch
+        with torch.no_grad():
+            picture_VD = self._picture_vectors(batch.get("pixel_values"))
+        return {name: tensor for name, tensor in batch.items() if name != "pixel_values"} | {"picture_vectors": picture_VD}
+
+    def _picture_vectors(self, pixel_values: torch.Tensor | None) -> torch.Tensor:
+        """Projected vectors of all pictures, in one call of the tower; of a blank one, which no item has, where there are none.
+
+        In training, as every rank must run the same towers in every batch.
+        """
+        pictures = blank_pixels(self.model.config.vision_config, self.device) if pixel_values is None else pixel_values
+        picture_VD: torch.Tensor = self.model.get_image_features(pictures).pooler_output.float()
         return picture_VD

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from mirepoix.models.adopted.collate import BLANK
+from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.item import Item
 from tests.models.adopted.test_adopted import PICTURES, TEXTS, adopt
+from tests.models.module_order import module_order
 
 MIXED = [TEXTS[0], PICTURES[0], TEXTS[1]]
 
@@ -42,6 +44,15 @@ def test_a_blank_has_no_gradient_and_runs_its_tower(layout):
     assert all(grad is not None for grad in seen.values())
     assert not any(grad.any() for name, grad in seen.items() if "vis" in name)
     assert any(grad.any() for name, grad in seen.items() if "text" in name)
+
+
+def test_a_model_of_the_library_runs_the_same_modules_whatever_a_batch_has_and_precomputes_nothing(layout):
+    encoder = adopt(layout("clip with a dense layer"))
+    encoder.tune(Tuning(towers=("text",), lora=None))
+    batches = [encoder.training_collator(*each) for each in ((TEXTS, ()), ((), PICTURES), (MIXED[:2], MIXED[2:]))]
+    first, *others = (module_order(encoder, batch) for batch in batches)
+    assert all(order == first for order in others) and first[-1].endswith("backward")
+    assert all(encoder.precomputed(batch).keys() == batch.keys() for batch in batches)
 
 
 def test_queries_and_documents_of_a_routed_model_are_calls_of_their_own(layout):

@@ -1,5 +1,6 @@
 """What only sentence-transformers opens: what it needs, what it would run, and how it is refused."""
 
+import copy
 import json
 import pickle
 import re
@@ -16,13 +17,15 @@ from transformers import AutoModel
 
 from mirepoix.models.adopted.adopted import Adopted
 from mirepoix.models.adopted.adopted_config import AdoptedConfig
+from mirepoix.models.adopted.collate import Part
 from mirepoix.models.adopted.layout import read_layout
 from mirepoix.models.adopted.library import open_library, weightless
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.encoder import DESCRIPTION, load_encoder, load_own_encoder
 from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item, Modality
 from tests.models.adopted.layouts import WIDTH
-from tests.models.adopted.test_adopted import TEXTS, adopt
+from tests.models.adopted.test_adopted import PICTURES, TEXTS, adopt
 from tests.models.adopted.written import amend, by_library, pooling, transformer, write
 from tests.vision import with_torchvision
 
@@ -309,6 +312,18 @@ def test_a_model_that_reads_conversations_gives_the_librarys_vectors_in_mixed_ba
     assert [name for name, _ in said] == ["query", "query", "document", "document", "apart"]
     assert all(value < 1e-5 for name, value in said if name != "apart") and dict(said)["apart"] > 1e-3
     assert lines[-1][1] == "True [0, 1, -1] ['text', 'vision']"
+
+
+@pytest.mark.parametrize(
+    ("items", "images", "frames"),
+    [(TEXTS[:1], 1, 2), (PICTURES[:1], 0, 2), ([Item("c", video=PICTURES[0].images * 2)], 1, 0)],
+    ids=["texts", "pictures", "clips"],
+)
+def test_in_training_a_model_of_conversations_reads_a_blank_picture_and_clip_where_a_batch_lacks_them(items, images, frames, layout):
+    reader = copy.deepcopy(adopt(layout("static")).training_collator.reader)
+    reader.message, reader.reads = True, Modality.TEXT | Modality.IMAGE | Modality.VIDEO
+    blank = reader.blank("message", [Part(item, "document") for item in items])
+    assert (len(blank.item.images), len(blank.item.video), blank.item.text) == (images, frames, "")
 
 
 def test_where_the_library_is_not_installed_the_extra_is_named(layout):

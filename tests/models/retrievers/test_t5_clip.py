@@ -70,7 +70,7 @@ def test_towers_of_another_kind_are_refused(retriever, config, twin):
 @pytest.mark.parametrize(("retriever", "config"), [(Marvel, MarvelConfig()), (Mimic, MimicConfig())])
 def test_the_vision_half_of_a_whole_clip_serves_as_well(retriever, config, twin):
     encoder = retriever.build({"text": twin("t5_clip")["text"], "vision": twin("clip")["model"]}, config)
-    patches_VPD = encoder.patches(encoder.blank(encoder.device))
+    patches_VPD = encoder.patches()
     assert patches_VPD.shape == (1, 16, encoder.dimension)
     assert not torch.equal(patches_VPD[0, 0], patches_VPD[0, 1])
 
