@@ -59,8 +59,8 @@ SMALL = (
     "backbone.tiny.vocabulary=600",
     "adapt.max_steps=4",
     "instruct.max_steps=4",
-    "adapt.per_device_train_batch_size=16",
-    "instruct.per_device_train_batch_size=16",
+    "adapt.global_batch_size=16",
+    "instruct.global_batch_size=16",
     "evaluate.draws=50",
 )
 """The quickstart with less of everything: its stages import what those of the whole one import."""

@@ -24,6 +24,8 @@ from mirepoix.models.yaml_text import SCALARS, Origin, dotted, read_yaml
 Config = TypeVar("Config")
 CLASS, RECIPE = "class", "recipe"
 """Keys of a file that are no fields: the class of a config where there may be several, and on top the recipe that the file changes."""
+REPLACED = {"per_device_train_batch_size": "global_batch_size"}
+"""Options of earlier versions, by the option in their place; a config with that one translates values (`TrainConfig.replacement`)."""
 NULLS = ("null", "none")
 ENDINGS = (".yaml", ".yml")
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
@@ -42,7 +44,8 @@ def flatten(config: Any) -> dict[str, Any]:
 def override(config: Config, settings: Iterable[str]) -> Config:
     """The config with some values replaced, each given as `dotted.name=value`; all are set before the whole is checked."""
     plain = jsonable(config)
-    for setting in settings:
+    # Options of an earlier version last: how they are written now follows from the others.
+    for setting in sorted(settings, key=lambda each: each.partition("=")[0].strip().rpartition(".")[2] in REPLACED):
         name, equals, text = setting.partition("=")
         if not equals:
             raise Refused(f"{setting!r} has no '='; write NAME=VALUE, such as {next(iter(flatten(config)), 'name')}=VALUE")
@@ -131,7 +134,9 @@ def put(annotation: Any, root: dict[str, Any], name: str, value: Callable[[Part]
     for key in name.split("."):
         parts = {str(each.key): each for each in _parts(part.annotation, part.plain) or ()}
         if key not in parts:
-            raise Refused(f"there is no {name!r} here; {_nearest(name, [known for known, _ in _leaves(annotation, root, '')])}")
+            given = value(Part(key, int, None, "")) if key in REPLACED else None
+            near = _replacement(part.annotation, part.plain, name, given)
+            raise Refused(f"there is no {name!r} here; {near or _nearest(name, [known for known, _ in _leaves(annotation, root, '')])}")
         parent, part = part.plain, parts[key]
     parent[part.key] = value(part)
 
@@ -207,7 +212,9 @@ def _build_config(annotation: Any, plain: dict[str, Any], name: str, source: Ori
     for key in values:
         if key not in names:
             unknown = dotted(name, key)
-            raise Refused(f"{source.at(unknown)}: there is no {unknown!r}; {_nearest(unknown, [dotted(name, each) for each in names])}")
+            near = _replacement(annotation, values, unknown, values[key])
+            near = near or _nearest(unknown, [dotted(name, each) for each in names])
+            raise Refused(f"{source.at(unknown)}: there is no {unknown!r}; {near}")
     if missing := [dotted(name, key) for key in names if key not in values]:
         raise Refused(f"{source.at(name)}: {_listed(missing)} {'is' if len(missing) == 1 else 'are'} missing; every field must be there")
     built = {key: build(hints[key], value, dotted(name, key), source) for key, value in values.items()}
@@ -351,11 +358,23 @@ def _admitted(annotation: Any) -> str:
 def _nearest(given: str, names: list[str]) -> str:
     """Suggests names: those that end in the last part of the given one, then those of similar spelling; all, if there are none."""
     ends = {name.rpartition(".")[2]: name for name in reversed(names)}
-    last = given.rpartition(".")[2]
+    group, _, last = given.rpartition(".")
+    if last in REPLACED:
+        given, last = dotted(group, REPLACED[last]), REPLACED[last]
     same_end = [name for name in names if name.rpartition(".")[2] == last]
     like = difflib.get_close_matches(given, names, 3, 0.6) + [ends[end] for end in difflib.get_close_matches(last, ends, 3, 0.7)]
     near = list(dict.fromkeys(same_end + like))[:5]
     return f"did you mean {_listed(near, 'or')}?" if near else f"there is {_listed(names)}"
+
+
+def _replacement(annotation: Any, plain: Any, name: str, value: Any) -> str | None:
+    """How an option of an earlier version is written now, given the others of its config; None for a name that none had."""
+    group, _, key = name.rpartition(".")
+    if key not in REPLACED or not isinstance(plain, dict) or not classes_of(annotation):
+        return None
+    replacement = getattr(class_of(annotation, plain), "replacement", None)
+    written = replacement and replacement(key, value, plain)
+    return f"give {dotted(group, written)}" if written else None
 
 
 def _listed(names: Iterable[str], last: str = "and") -> str:

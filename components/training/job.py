@@ -37,6 +37,10 @@ class TrainingJob:
     total: int  # steps
 
     @property
+    def pairs_per_step(self) -> int:
+        return self.config.global_batch_size * self.config.gradient_accumulation_steps
+
+    @property
     def warmup(self) -> int:
         steps = self.config.warmup_steps
         return math.ceil(steps * self.total) if steps < 1 else int(steps)
@@ -48,13 +52,13 @@ class TrainingJob:
         left = max(0.0, (self.total - step) / max(1, self.total - self.warmup))
         return {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}[self.config.lr_scheduler_type]
 
-    def engine_settings(self, width: int) -> dict[str, Any]:
-        """DeepSpeed's settings for an encoder of that width."""
+    def engine_settings(self, width: int, world: int) -> dict[str, Any]:
+        """DeepSpeed's settings for an encoder of that width on so many workers."""
         config = self.config
         numbers = deepspeed_settings.Numbers(
             stage=config.zero_stage,
-            world=config.num_workers,
-            micro_batch=config.per_device_train_batch_size,
+            world=world,
+            batch=config.global_batch_size,
             accumulation=config.gradient_accumulation_steps,
             max_grad_norm=config.max_grad_norm,
             learning_rate=config.learning_rate,
@@ -74,11 +78,8 @@ def make_job(config: TrainConfig, seed: int, pairs: Path, encoder: Path) -> Trai
     store = PairStore(pairs)
     if not len(store):
         raise Refused(f"folder {pairs} holds no pairs; see the rejects of the stage that wrote it")
-    if config.batch > len(store):
-        raise Refused(
-            f"a batch of {config.batch} pairs ({config.per_device_train_batch_size} x {config.num_workers} workers) is more than the "
-            f"{len(store)} there are; lower per_device_train_batch_size or num_workers"
-        )
+    if config.global_batch_size > len(store):
+        raise Refused(f"global_batch_size is {config.global_batch_size}, more than the {len(store)} pairs there are; lower it")
     most = store.most_negatives
     filled = (most if config.negatives is None else config.negatives) if config.fill_negatives else 0
     if not max(filled, most if config.negatives is None else min(most, config.negatives)):
@@ -87,16 +88,14 @@ def make_job(config: TrainConfig, seed: int, pairs: Path, encoder: Path) -> Trai
                 f"loss.in_batch is off, and no pair has hard negatives (negatives is {config.negatives}, the pairs have {most} at most): "
                 "there is nothing to contrast; mine them, raise negatives, or give loss.in_batch = true"
             )
-        if config.batch == 1:
-            raise Refused(
-                "a batch of one pair without hard negatives has nothing to contrast; raise per_device_train_batch_size or mine negatives"
-            )
+        if config.global_batch_size == 1:
+            raise Refused("a batch of one pair without hard negatives has nothing to contrast; raise global_batch_size or mine negatives")
     if config.loss.distillation != "none" and (config.negatives == 0 or not store.has_teacher):
         raise Refused(
             f"loss.distillation is {config.loss.distillation}, and no pair has a teacher's scores of its positive and of a hard negative "
             f"(negatives is {config.negatives}); give a corpus with scores of both, or loss.distillation = none"
         )
-    steps_per_epoch = len(store) // config.batch / config.gradient_accumulation_steps
+    steps_per_epoch = len(store) // config.global_batch_size / config.gradient_accumulation_steps
     epochs = 1.0 if config.num_train_epochs is None else config.num_train_epochs
     total = config.max_steps or max(1, round(epochs * steps_per_epoch))
     job = TrainingJob(
@@ -108,5 +107,5 @@ def make_job(config: TrainConfig, seed: int, pairs: Path, encoder: Path) -> Trai
         filled,
         total,
     )
-    job.engine_settings(width=1)
+    job.engine_settings(width=1, world=config.num_workers)
     return job

@@ -1,7 +1,7 @@
 """The training loop of one worker: optimizer steps with DeepSpeed from the last checkpoint on, with logging and checkpoints.
 
-The negatives of a query come from its global micro-batch of per_device_train_batch_size x num_workers pairs. Gradient accumulation averages
-over several of these and adds no negatives.
+The negatives of a query come from its global batch of `global_batch_size` pairs, of which each worker has a share. Gradient accumulation
+averages over several of these and adds no negatives.
 """
 
 import math
@@ -24,16 +24,15 @@ from mirepoix.components.training.step import take_step
 from mirepoix.components.training.workers.host import Host
 from mirepoix.models.encoder import Encoder, load_own_encoder
 from mirepoix.models.errors import Refused
-from mirepoix.models.losses.temperature import Tempered
 
 
 def train(job: TrainingJob, host: Host) -> dict[str, float]:
     """Trains as one worker of a process group, from the last checkpoint on; returns the metrics of the finished training."""
     deepspeed_engine.prepare()
     seed_torch(*job.seed)
-    encoder, store, job = agreed(lambda: _opened(job))
+    (encoder, store, job), _ = agreed(lambda: _opened(job))
     with host.last_checkpoint() as folder:
-        progress = Progress.read(folder) if folder else Progress(world=dist.get_world_size(), batch=job.config.batch)
+        progress = Progress.read(folder) if folder else Progress(world=dist.get_world_size(), batch=job.config.global_batch_size)
         if progress.metrics is not None:
             return progress.metrics
         engine = open_engine(job, encoder, progress, folder)
@@ -42,15 +41,16 @@ def train(job: TrainingJob, host: Host) -> dict[str, float]:
     row: dict[str, float] = {}
     while progress.step < job.total:
         rate = engine.get_lr()[0]
-        figures = {**take_step(job, engine, batches, progress.step), "learning_rate": rate}
+        taken = take_step(job, engine, batches, progress.step)
+        loss = taken.figures["loss"]
         progress.step += 1
-        if not math.isfinite(figures["loss"]):
+        if not math.isfinite(loss):
             saved = (progress.step - 1) // job.config.save_steps * job.config.save_steps
             last = f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint before it"
-            raise Diverged(f"the loss is {figures['loss']} at step {progress.step}; {last}; lower learning_rate, lengthen warmup_steps")
-        progress.add(figures)
+            raise Diverged(f"the loss is {loss} at step {progress.step}; {last}; lower learning_rate, lengthen warmup_steps")
+        progress.add(taken, rate)
         if progress.step % job.config.logging_steps == 0 or progress.step == job.total:
-            pace = (progress.step - first) * job.config.batch * job.config.gradient_accumulation_steps / (time.monotonic() - started)
+            pace = (progress.step - first) * job.pairs_per_step / (time.monotonic() - started)
             row = {"step": progress.step, "total": job.total, **progress.report(), "pairs_per_second": pace}
             if dist.get_rank() == 0:
                 host.log(row)
@@ -92,8 +92,9 @@ def _save_encoder(job: TrainingJob, engine: Any, folder: Path) -> None:
     if dist.get_rank() == 0:
         encoder = load_own_encoder(job.encoder).tune(job.config.tuning)
         encoder.widths = job.config.loss.widths
-        if isinstance(engine.module, Tempered):
-            weights, encoder.temperature = engine.module.parted(weights)
+        weights, temperature = engine.module.parted(weights)
+        if temperature is not None:
+            encoder.temperature = temperature
         unknown = encoder.load_state_dict(weights, strict=False).unexpected_keys
         assert not unknown, f"trained weights {unknown} have no parameter in the encoder"
         encoder.eval().save(folder)

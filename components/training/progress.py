@@ -4,7 +4,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from mirepoix.components.training.step import Step
 from mirepoix.models.losses.contrastive import COUNTS
+
+SUMMED = ("tokens", "places", "pictures", "chunks")
 
 
 @dataclass
@@ -25,16 +28,16 @@ class Progress:
     def write(self, folder: Path) -> None:
         (folder / "progress.json").write_text(json.dumps(asdict(self)))
 
-    def add(self, figures: dict[str, float]) -> None:
-        for name, value in {**figures, "steps": 1.0}.items():
+    def add(self, taken: Step, learning_rate: float) -> None:
+        figures = {**taken.figures, "learning_rate": learning_rate, "steps": 1.0}
+        for name, value in (figures | {name: float(getattr(taken, name)) for name in SUMMED}).items():
             self.window[name] = self.window.get(name, 0.0) + value
         for name in COUNTS:
-            self.counts[name] += figures[name]
-        self.counts["steps_without_loss"] += figures["loss"] == 0
+            self.counts[name] += taken.figures[name]
+        self.counts["steps_without_loss"] += taken.figures["loss"] == 0
 
     def report(self) -> dict[str, float]:
-        """Means since the last report."""
-        steps = self.window.pop("steps")
-        means = {name: value / steps for name, value in self.window.items()}
-        self.window = {}
-        return means
+        """Means since the last report, and the share of padding among the tokens."""
+        window, self.window = self.window, {}
+        steps, tokens, places, _ = (window.pop(name) for name in ("steps", "tokens", "places", "pictures"))
+        return {name: value / steps for name, value in window.items()} | {"padding": 1 - tokens / places}

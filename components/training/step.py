@@ -1,12 +1,14 @@
-"""One step of the optimizer."""
+"""One step of the optimizer, and what it measures."""
 
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from mirepoix.components.training.agreement import agreed, seed_torch
+from mirepoix.components.training.agreement import agreed, derived_seed
 from mirepoix.components.training.batches.micro_batches import MicroBatch
 from mirepoix.components.training.engine import deepspeed_engine
 from mirepoix.components.training.job import TrainingJob
@@ -14,28 +16,51 @@ from mirepoix.models.losses.contrastive import COUNTS, FIGURES, contrastive
 from mirepoix.models.vectors import Vectors
 
 
+@dataclass(frozen=True)
+class Step:
+    """What a step of the optimizer measured, over all ranks."""
+
+    figures: dict[str, float]  # the loss and what it is judged by: means over micro-batches, and counts of rows
+    tokens: int
+    places: int  # tokens with padding
+    pictures: int
+    chunks: int  # most of a micro-batch
+    waited_s: float  # for the batches: of the rank that waited longest
+
+
 def _inverse(temperature: float | None) -> float:
     assert temperature is not None, "the objective was not resolved for the encoder"
     return 1 / temperature
 
 
-def take_step(job: TrainingJob, engine: Any, batches: Iterator[MicroBatch], step: int) -> dict[str, float]:
-    """One step of the optimizer; returns its figures over all ranks."""
+def _received(batches: Iterator[MicroBatch]) -> tuple[MicroBatch, int]:
+    """The next micro-batch, and the microseconds that it was waited for."""
+    started = time.perf_counter()
+    batch = next(batches)
+    return batch, round(1e6 * (time.perf_counter() - started))
+
+
+def take_step(job: TrainingJob, engine: Any, batches: Iterator[MicroBatch], step: int) -> Step:
+    """One step of the optimizer: for each micro-batch one forward and one backward of the engine, however many chunks it has."""
     objective, accumulation = job.config.loss, job.config.gradient_accumulation_steps
-    total = torch.zeros(len(FIGURES), device=engine.device)
+    total = torch.zeros(len(FIGURES) + 3, dtype=torch.float64, device=engine.device)
+    longest, waited_us = 1, 0
     for micro in range(accumulation):
-        # Dropout is a function of seed, step and rank, so that a resumed run draws the same masks as an uninterrupted one.
-        seed_torch(*job.seed, step, micro, dist.get_rank())
-        batch, labels = agreed(lambda: next(batches))
-        rows_NTD, mask_NT, *learned = engine(**{name: tensor.to(engine.device, non_blocking=True) for name, tensor in batch.items()})
-        vectors, pairs = Vectors(rows_NTD.float(), mask_NT), len(labels.counts_B)
+        (batch, _), (most, waited) = agreed(lambda: _received(batches), lambda received: (len(received[0].chunks), received[1]), 2)
+        longest, waited_us = max(longest, most), waited_us + waited
+        idle = most - len(batch.chunks)
+        # Dropout is a function of seed, step, rank and chunk, so that a resumed run draws the same masks as an uninterrupted one.
+        seeds = [derived_seed(*job.seed, step, micro, dist.get_rank(), chunk) for chunk in range(most)]
+        rows_NTD, mask_NT, *learned = engine([*batch.chunks, *[batch.idle] * idle], seeds, idle)
+        vectors, pairs = Vectors(rows_NTD.float(), mask_NT)[batch.back_N.to(rows_NTD.device)], len(batch.labels.counts_B)
         scale = learned[0] if learned else _inverse(objective.temperature)
-        contrast = contrastive(vectors[:pairs], vectors[pairs:], labels.to(engine.device), objective, scale)
+        contrast = contrastive(vectors[:pairs], vectors[pairs:], batch.labels.to(engine.device), objective, scale)
         engine.backward(contrast.loss)
-        total += torch.stack([getattr(contrast, name).detach().float().reshape(()) for name in FIGURES])
+        total[: len(FIGURES)] += torch.stack([getattr(contrast, name).detach().double().reshape(()) for name in FIGURES])
+        total[len(FIGURES) :] += torch.tensor([batch.tokens, batch.places, batch.pictures], device=total.device)
         norm = deepspeed_engine.step(engine)
     dist.all_reduce(total)
-    figures = dict(zip(FIGURES, total.tolist(), strict=True))
+    *sums, tokens, places, pictures = total.tolist()
     micro_batches = accumulation * dist.get_world_size()
-    means = {name: value if name in COUNTS else value / micro_batches for name, value in figures.items()}
-    return {**means, "grad_norm": norm}
+    means = {name: value if name in COUNTS else value / micro_batches for name, value in zip(FIGURES, sums, strict=True)}
+    return Step({**means, "grad_norm": norm}, int(tokens), int(places), int(pictures), longest, waited_us / 1e6)

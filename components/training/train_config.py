@@ -1,7 +1,8 @@
 """The hyperparameters of a training."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from mirepoix.components.training.batches.augment_config import AugmentConfig
 from mirepoix.models.backbones.tuning_config import Tuning
@@ -15,8 +16,13 @@ class TrainConfig:
     """The hyperparameters of a training."""
 
     tuning: Tuning = option(Tuning, "which weights of the encoder are trained")
-    per_device_train_batch_size: int = option(8, "pairs in a micro-batch of one worker")
-    gradient_accumulation_steps: int = option(1, "micro-batches in a step; they share no negatives")
+    global_batch_size: int = option(8, "pairs that are contrasted with each other, shared out over all workers")
+    gradient_accumulation_steps: int = option(1, "such batches in a step; they share no negatives")
+    chunk_tokens: int | None = option(
+        None,
+        "most tokens, with padding, that a worker encodes at once: a larger share is cut in chunks whose activations are computed twice; "
+        "gradients are those of the whole batch. null: all at once",
+    )
     learning_rate: float = option(1e-4, "highest learning rate")
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = option("cosine", "decay of the learning rate after the warm-up")
     warmup_steps: float = option(0.03, "steps until the learning rate is highest; below 1: as a share of all steps")
@@ -53,14 +59,18 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         refuse_unknown(self)
-        positive = ("per_device_train_batch_size", "gradient_accumulation_steps", "save_steps", "logging_steps", "num_workers")
+        positive = ("global_batch_size", "gradient_accumulation_steps", "save_steps", "logging_steps", "num_workers")
         not_negative = ("dataloader_num_workers", "warmup_steps", "weight_decay", "max_grad_norm", "max_failures")
         for name, least in {**dict.fromkeys((*positive, "cpus_per_worker"), 1), **dict.fromkeys(not_negative, 0)}.items():
             if not getattr(self, name) >= least:
                 raise Refused(f"{name} is {getattr(self, name)}; give at least {least}")
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
             raise Refused(f"adam_betas is {self.adam_betas}; give two numbers from 0 to below 1")
-        for name in ("learning_rate", "adam_epsilon", "max_steps", "num_train_epochs"):
+        if self.global_batch_size < self.num_workers:
+            raise Refused(
+                f"global_batch_size is {self.global_batch_size}, fewer pairs than num_workers {self.num_workers}; give at least one to each"
+            )
+        for name in ("learning_rate", "adam_epsilon", "max_steps", "num_train_epochs", "chunk_tokens"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise Refused(f"{name} is {getattr(self, name)}; give more than 0")
         if not 0 <= self.homogeneous <= 1:
@@ -74,7 +84,11 @@ class TrainConfig:
         if self.negatives is not None and not self.negatives >= 0:
             raise Refused(f"negatives is {self.negatives}; give 0 or more, or null")
 
-    @property
-    def batch(self) -> int:
-        """Pairs of a global micro-batch, which are contrasted with each other."""
-        return self.per_device_train_batch_size * self.num_workers
+    @classmethod
+    def replacement(cls, name: str, value: Any, fields: Mapping[str, Any]) -> str | None:
+        """How to write an option of an earlier version, given with that value beside these fields; None for any other name."""
+        if name != "per_device_train_batch_size":
+            return None
+        workers = fields["num_workers"]
+        whole = value * workers if isinstance(value, int) else f"{value} x {workers}"
+        return f"global_batch_size={whole}, the pairs of all workers together ({value} x num_workers {workers})"

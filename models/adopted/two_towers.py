@@ -114,7 +114,7 @@ def open_two_towers(folder: Path, layout: Layout, checkpoint: Checkpoint, length
 def own_temperature(model: Any) -> float | None:
     """Makes buffers of a model's scale and of all other numbers that it learns, and returns the temperature that the scale is of.
 
-    No engine can shard a parameter without a dimension, and the temperature that training learns is in `Tempered`.
+    No engine can shard a parameter without a dimension, and the temperature that training learns is in `LearnedTemperature`.
     """
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

@@ -1,16 +1,12 @@
 """A temperature that is trained together with an encoder, between two bounds."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from mirepoix.models.encoder import Encoder
 from mirepoix.models.losses.collectives import rank_and_world, total
 from mirepoix.models.losses.objective import Objective
-
-PART = "encoder."
 
 
 class _Bounded(torch.autograd.Function):
@@ -32,29 +28,27 @@ class _Bounded(torch.autograd.Function):
         return gradient.masked_fill(outward, 0.0), None, None
 
 
-class Tempered(torch.nn.Module):
-    """An encoder and its temperature in one module, as an engine that shards parameters has to see them used inside a forward.
+class LearnedTemperature(torch.nn.Module):
+    """A temperature that is trained, as a module, as an engine that shards parameters has to see them used inside a forward.
 
     The parameter is the logarithm of the inverse temperature, as in CLIP, minus its start: near zero bfloat16 is precise enough.
     """
 
-    def __init__(self, encoder: Encoder, objective: Objective):
+    def __init__(self, objective: Objective):
         super().__init__()
         assert objective.temperature is not None, "the objective was not resolved for the encoder"
-        self.encoder = encoder
         self.start = -math.log(objective.temperature)
         self.bounds = -math.log(objective.temperature_ceiling), -math.log(objective.temperature_floor)
         self.moved = torch.nn.Parameter(torch.zeros(1))
 
-    def forward(self, **batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rows and mask of the encoder, and one over the temperature."""
+    def forward(self) -> torch.Tensor:
+        """One over the temperature; called once a step, as its backward pass is a collective."""
         low, high = (bound - self.start for bound in self.bounds)
         apply: Any = _Bounded.apply  # torch gives it no types
-        moved = apply(self.moved.float(), low, high)
-        return *self.encoder(**batch), (self.start + moved)[0].exp()
+        moved: torch.Tensor = apply(self.moved.float(), low, high)
+        return (self.start + moved)[0].exp()
 
-    def parted(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], float]:
-        """Splits the weights of this module into those of the encoder and the temperature."""
-        of_encoder = {name.removeprefix(PART): weight for name, weight in weights.items() if name.startswith(PART)}
+    def temperature(self, moved: torch.Tensor) -> float:
+        """The temperature of a trained value of the parameter."""
         low, high = self.bounds
-        return of_encoder, math.exp(-min(max(self.start + float(weights["moved"]), low), high))
+        return math.exp(-min(max(self.start + float(moved), low), high))

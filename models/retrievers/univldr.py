@@ -90,7 +90,7 @@ class UniVLDR(Encoder):
         scale = model.model.logit_scale.detach()
         del model.model.logit_scale
         model.model.register_buffer("logit_scale", scale)
-        # Where training starts if it learns the temperature; the learned parameter is in `Tempered`.
+        # Where training starts if it learns the temperature; the learned parameter is in `LearnedTemperature`.
         self.temperature = temperature_of(scale)
 
     def save(self, folder: str | Path, state: Mapping[str, torch.Tensor] | None = None) -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 from mirepoix.workflows.config import describe, flatten, jsonable, override, read
+from mirepoix.workflows.dag.retrieval import Retrieval
+from mirepoix.workflows.recipes.registry import recipe
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,24 @@ def test_a_wrong_setting_is_refused_with_its_name_and_what_is_allowed(setting, w
         override(Recipe(), [setting])
     assert all(word in str(refusal.value) for word in words), refusal.value
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("workers", [[], ["adapt.num_workers=4"]])
+def test_the_batch_of_a_worker_is_refused_with_the_batch_of_all_of_them(workers, tmp_path: Path):
+    whole = 64 if workers else 16
+    translated = f"give adapt.global_batch_size={whole}, the pairs of all workers together (16 x num_workers {whole // 16})"
+    with pytest.raises(Refused) as refusal:
+        override(recipe("quickstart"), ["adapt.per_device_train_batch_size=16", *workers])
+    assert str(refusal.value) == f"there is no 'adapt.per_device_train_batch_size' here; {translated}"
+    path = tmp_path / "run.yaml"
+    described = describe(override(recipe("quickstart"), [*workers, "adapt.global_batch_size=16"]))
+    path.write_text(described.replace("global_batch_size", "per_device_train_batch_size", 1))
+    with pytest.raises(Refused) as refusal:
+        read(path, Retrieval)
+    assert str(path) in str(refusal.value) and str(refusal.value).endswith(f"there is no 'adapt.per_device_train_batch_size'; {translated}")
+    near = r"there is no 'per_device_train_batch_size' here; did you mean adapt\.global_batch_size, instruct\.global_batch_size"
+    with pytest.raises(Refused, match=near):
+        override(recipe("quickstart"), ["per_device_train_batch_size=16"])
 
 
 def test_a_group_without_defaults_cannot_be_made_from_its_name_alone():

@@ -65,11 +65,11 @@ def propose(found: Survey, machine: Machine, recipe: str | None = None) -> Propo
     model, why_model = _model(bool(pictures), language, machine)
     trained_on = _trained_on(contents.splits)
     pairs = contents.splits.get(trained_on, 0)
-    steps = min(TRAINING.max_steps or 0, max(LEAST_STEPS, math.ceil(EPOCHS * pairs / TRAINING.per_device_train_batch_size)))
-    seen = steps * TRAINING.per_device_train_batch_size
+    steps = min(TRAINING.max_steps or 0, max(LEAST_STEPS, math.ceil(EPOCHS * pairs / TRAINING.global_batch_size)))
+    seen = steps * TRAINING.global_batch_size
     here = is_here(model.id)
     sample = contents.texts
-    trained = costs(model, machine, found.pictures, (pictures, texts), seen, TRAINING.per_device_train_batch_size, here, sample)
+    trained = costs(model, machine, found.pictures, (pictures, texts), seen, TRAINING.global_batch_size, here, sample)
     plain = costs(model, machine, found.pictures, (pictures, texts), here=here, sample=sample)
     said = _said_pairs(contents.queries.get(trained_on, {}))
     chosen, why = (recipe, "as --recipe says") if recipe else _recipe(pairs, said, trained, machine)

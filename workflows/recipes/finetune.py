@@ -14,7 +14,7 @@ from mirepoix.workflows.recipes.search import MODEL, OWN
 
 TRAINING = TrainConfig(
     tuning=Tuning(towers=("text", "vision"), lora=Lora(rank=8, alpha=4, dropout=0.25)),
-    per_device_train_batch_size=32,
+    global_batch_size=32,
     learning_rate=2e-4,
     max_steps=300,
     negatives=1,

@@ -39,7 +39,7 @@ ours are not divided, so that the norm that they are clipped at, and Adam's epsi
 ENCODED = EmbedConfig(batch_size=32, use_gpu=True)
 SERVED = ServeConfig(encoder_gpus=1)
 LARGE = TrainConfig(
-    per_device_train_batch_size=64,
+    global_batch_size=512,
     negatives=0,
     warmup_steps=0.03,
     num_train_epochs=1,
@@ -51,7 +51,7 @@ LARGE = TrainConfig(
     dataloader_num_workers=4,
 )
 DENSE = TrainConfig(
-    per_device_train_batch_size=64,
+    global_batch_size=64,
     learning_rate=5e-6,
     warmup_steps=0,
     weight_decay=0.2,
@@ -76,7 +76,7 @@ CHOSEN_HERE = {
     "jfe": (
         *("adapt.tuning.towers", "adapt.tuning.lora.rank", "adapt.tuning.lora.alpha", "adapt.tuning.lora.dropout"),
         *("adapt.loss.temperature", "adapt.loss.symmetric", "adapt.learning_rate", "instruct.learning_rate", "adapt.max_grad_norm"),
-        *("adapt.num_train_epochs", "adapt.per_device_train_batch_size", "adapt.negatives"),
+        *("adapt.num_train_epochs", "adapt.global_batch_size", "adapt.negatives"),
         *("pairs.adapt_tasks", "pairs.without_instruction", "backbone.encoder.attention", "backbone.encoder.pooling"),
     ),
     "jfe_late": ("backbone.encoder.fusion",),
@@ -198,7 +198,7 @@ def mire() -> Retrieval:
     here: fine-tuning on the same corpus, of all its tasks.
     """
     training = TrainConfig(
-        per_device_train_batch_size=128,
+        global_batch_size=512,
         negatives=0,
         lr_scheduler_type="constant",
         max_grad_norm=0.0,
@@ -283,7 +283,7 @@ def uniir() -> Retrieval:
         instruct=replace(
             DENSE,
             tuning=Tuning(towers=("text", "vision"), lora=None),
-            per_device_train_batch_size=105,
+            global_batch_size=840,
             num_workers=8,
             learning_rate=1e-5,
             bf16=True,

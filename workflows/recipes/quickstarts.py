@@ -27,7 +27,7 @@ from mirepoix.workflows.dag.comparison import Arm, Comparison
 from mirepoix.workflows.dag.retrieval import Retrieval
 
 TRAINING = TrainConfig(
-    per_device_train_batch_size=72,
+    global_batch_size=72,
     learning_rate=1.1e-3,
     warmup_steps=20,
     weight_decay=0.01,
@@ -109,7 +109,7 @@ def _mimic() -> Arm:
         adapt=None,
         instruct=_trained(STEPS["mimic"][0], robust, augment=without, symmetric=True),
         mine_refine=HARD,
-        refine=_trained(STEPS["mimic"][1], robust, augment=without, learning_rate=2e-4, per_device_train_batch_size=32),
+        refine=_trained(STEPS["mimic"][1], robust, augment=without, learning_rate=2e-4, global_batch_size=32),
     )
 
 
@@ -136,9 +136,7 @@ def _marvel() -> Arm:
         adapt=_trained(STEPS["marvel"][0], MarvelTuning(towers=("text", "vision", "projector")), symmetric=True, **learned),
         instruct=_trained(STEPS["marvel"][1], MarvelTuning(), learning_rate=4e-4, **learned | {"temperature": None}),
         mine_refine=HARD,
-        refine=_trained(
-            STEPS["marvel"][2], MarvelTuning(), learning_rate=2e-4, per_device_train_batch_size=32, **learned | {"temperature": None}
-        ),
+        refine=_trained(STEPS["marvel"][2], MarvelTuning(), learning_rate=2e-4, global_batch_size=32, **learned | {"temperature": None}),
     )
 
 
@@ -150,7 +148,7 @@ def _univldr() -> Arm:
         adapt=None,
         instruct=_trained(STEPS["univldr"][0], whole, **learned),
         mine_refine=HARD,
-        refine=_trained(STEPS["univldr"][1], whole, in_batch=False, learning_rate=1e-4, per_device_train_batch_size=32, **learned),
+        refine=_trained(STEPS["univldr"][1], whole, in_batch=False, learning_rate=1e-4, global_batch_size=32, **learned),
     )
 
 

@@ -37,7 +37,7 @@ def nlvr() -> Retrieval:
     """
     training = TrainConfig(
         tuning=Tuning(towers=("language", "vision"), lora=None),
-        per_device_train_batch_size=32,
+        global_batch_size=32,
         learning_rate=1e-3,
         warmup_steps=20,
         loss=Objective(temperature=0.05),

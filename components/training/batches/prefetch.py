@@ -4,27 +4,30 @@ import copy
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Replicas(Generic[T]):
-    """Makes a callable usable by several threads: each call runs on a copy that no other call is using."""
+    """Copies of an object for several threads: each is used by one of them at a time."""
 
-    def __init__(self, call: Callable[..., T], copies: int):
-        self._idle: SimpleQueue[Callable[..., T]] = SimpleQueue()
+    def __init__(self, original: T, copies: int):
+        self._idle: SimpleQueue[T] = SimpleQueue()
         for _ in range(copies):
-            self._idle.put(copy.deepcopy(call))
+            self._idle.put(copy.deepcopy(original))
 
-    def __call__(self, *arguments: Any) -> T:
-        call = self._idle.get()
+    @contextmanager
+    def one(self) -> Iterator[T]:
+        """A copy that no other thread is using."""
+        replica = self._idle.get()
         try:
-            return call(*arguments)
+            yield replica
         finally:
-            self._idle.put(call)
+            self._idle.put(replica)
 
 
 def prefetched(make: Callable[[int], T], numbers: Iterable[int], threads: int) -> Iterator[T]:

@@ -37,7 +37,7 @@ class Numbers:
 
     stage: int
     world: int
-    micro_batch: int
+    batch: int  # pairs of all workers
     accumulation: int
     max_grad_norm: float
     learning_rate: float
@@ -49,12 +49,17 @@ class Numbers:
     total: int
     scheduler: str
 
+    @property
+    def micro_batch(self) -> int:
+        """Pairs of a worker, rounded down: DeepSpeed logs its speed by them, and computes nothing with them."""
+        return max(1, self.batch // self.world)
+
     def fixed(self) -> dict[str, tuple[Any, str]]:
         """By the key of the settings: the value, and the name of the field that sets it."""
         return {
-            "train_micro_batch_size_per_gpu": (self.micro_batch, "per_device_train_batch_size"),
+            "train_micro_batch_size_per_gpu": (self.micro_batch, f"global_batch_size {self.batch} on {self.world} workers"),
             "gradient_accumulation_steps": (self.accumulation, "gradient_accumulation_steps"),
-            "train_batch_size": (self.micro_batch * self.accumulation * self.world, "batch size x accumulation x workers"),
+            "train_batch_size": (self.batch * self.accumulation, "global_batch_size x gradient_accumulation_steps"),
             "gradient_clipping": (self.max_grad_norm, "max_grad_norm"),
             "bf16.enabled": (self.bf16, "bf16"),
             "fp16.enabled": (False, "fp16, which is not offered: use bf16"),
@@ -123,6 +128,7 @@ def resolved(given: Mapping[str, Any], numbers: Numbers, width: int) -> dict[str
             if key not in free:
                 raise Refused(f'deepspeed settings say {key} = "auto", which has no value in this run; write a value')
             section[name] = free[key]
+    settings.pop("train_batch_size", None)  # DeepSpeed would refuse one that the workers do not divide
     if is_adam:
         # DeepSpeed's own Adam kernels are compiled at the first step, with nvcc or a C++ compiler; torch's are as fast on one device.
         optimizer["params"].setdefault("torch_adam", True)

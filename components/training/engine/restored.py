@@ -10,20 +10,21 @@ from typing import Any
 import torch.distributed as dist
 
 from mirepoix.components.training.engine import deepspeed_engine
+from mirepoix.components.training.engine.chunked_encoder import ChunkedEncoder
 from mirepoix.components.training.job import RefusedOnAllRanks, TrainingJob
 from mirepoix.components.training.progress import Progress
 from mirepoix.models.encoder import Encoder
-from mirepoix.models.losses.temperature import Tempered
 
 
 def open_engine(job: TrainingJob, encoder: Encoder, progress: Progress, folder: Path | None) -> Any:
     """The engine, restored from the checkpoint if there is one."""
-    settings, stage, world = job.engine_settings(encoder.dimension), job.config.zero_stage, dist.get_world_size()
-    module = Tempered(encoder, job.config.loss) if job.config.loss.learned_temperature else encoder
-    if progress.batch != job.config.batch:
+    stage, world = job.config.zero_stage, dist.get_world_size()
+    settings = job.engine_settings(encoder.dimension, world)
+    module = ChunkedEncoder(encoder, job.config.loss, sharded_weights=stage == 3)
+    if progress.batch != job.config.global_batch_size:
         raise RefusedOnAllRanks(
-            f"the checkpoint is of batches of {progress.batch} pairs, now they have {job.config.batch}, so the steps would have other "
-            f"pairs; set per_device_train_batch_size so that its product with num_workers is {progress.batch}"
+            f"the checkpoint is of batches of {progress.batch} pairs, now they have {job.config.global_batch_size}, so the steps would "
+            f"have other pairs; give global_batch_size={progress.batch}"
         )
     if folder is None or progress.world == world or stage == 0:
         engine = deepspeed_engine.start(module, settings, job.factor, encoder.UNDECAYED)

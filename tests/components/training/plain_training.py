@@ -14,7 +14,7 @@ from mirepoix.components.training.job import TrainingJob
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item
 from mirepoix.models.losses.contrastive import Labels, contrastive
-from mirepoix.models.losses.temperature import Tempered
+from mirepoix.models.losses.temperature import LearnedTemperature
 from mirepoix.models.vectors import Vectors
 from tests.keys import filled
 
@@ -27,7 +27,8 @@ def plain(job: TrainingJob, folder: Path | None = None) -> list[dict[str, Any]]:
     config = job.config
     torch.manual_seed(int(np.random.SeedSequence(job.seed).generate_state(1)[0]))  # adapters are initialised at random
     encoder = load_encoder(job.encoder).tune(config.tuning)
-    module = Tempered(encoder, config.loss) if config.loss.learned_temperature else encoder
+    temperature = LearnedTemperature(config.loss) if config.loss.learned_temperature else None
+    module = torch.nn.ModuleDict({"encoder": encoder} | ({} if temperature is None else {"temperature": temperature}))
     learning = [p for p in module.parameters() if p.requires_grad]
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     decayed = [p for name, p in named if p.ndim > 1 and "relative_attention_bias" not in name]
@@ -36,7 +37,7 @@ def plain(job: TrainingJob, folder: Path | None = None) -> list[dict[str, Any]]:
         [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=config.learning_rate
     )
     store = PairStore(job.pairs)
-    plan = BatchPlan(store, config.batch, job.seed, config.homogeneous, config.homogeneous_by)
+    plan = BatchPlan(store, config.global_batch_size, job.seed, config.homogeneous, config.homogeneous_by)
     everything = store.pairs(range(len(store)))
     rows = []
     for step in range(job.total):
@@ -51,7 +52,7 @@ def plain(job: TrainingJob, folder: Path | None = None) -> list[dict[str, Any]]:
             whole = [entry.pair for entry in drawn]
             pairs = [augmented(pair, config.augment, seed) for pair, seed in zip(whole, seeds, strict=True)]
             documents = [pair.positive for pair in pairs] + [item for pair in pairs for item in pair.negatives]
-            rows_NTD, mask_NT, *scale = module(**encoder.training_collator([pair.query for pair in pairs], documents))
+            rows_NTD, mask_NT = encoder(**encoder.training_collator([pair.query for pair in pairs], documents))
             vectors = Vectors(rows_NTD, mask_NT)
             originals = [p.positive for p in whole] + [item for p in whole for item in p.negatives]
             asked = [(_content(p.query), p.task) for p in whole]
@@ -64,7 +65,7 @@ def plain(job: TrainingJob, folder: Path | None = None) -> list[dict[str, Any]]:
                 scores_M=torch.tensor([entry.scores[0] for entry in drawn] + [score for entry in drawn for score in entry.scores[1:]]),
                 relevant_BR=filled(known) if config.mask_relevant else None,
             )
-            scale = scale[0] if scale else 1 / config.loss.temperature
+            scale = 1 / config.loss.temperature if temperature is None else temperature()
             contrast = contrastive(vectors[: len(pairs)], vectors[len(pairs) :], labels, config.loss, scale)
             (contrast.loss / config.gradient_accumulation_steps).backward()
             losses.append(contrast.loss.item())

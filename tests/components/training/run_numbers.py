@@ -5,7 +5,7 @@ from mirepoix.components.training.engine.deepspeed_settings import Numbers
 NUMBERS = Numbers(
     stage=2,
     world=4,
-    micro_batch=8,
+    batch=32,
     accumulation=3,
     max_grad_norm=1.0,
     learning_rate=1e-4,

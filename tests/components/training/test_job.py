@@ -48,12 +48,10 @@ def refusal_of(pairs: Path, encoder: Path, **changes) -> str:
 def test_pairs_that_cannot_be_contrasted_are_refused(tmp_path, mixed, hard, encoder):
     write_pairs(tmp_path, [], [])
     assert "holds no pairs" in refusal_of(tmp_path, encoder)
-    assert "a batch of 26 pairs (13 x 2 workers) is more than the 24" in refusal_of(
-        mixed, encoder, per_device_train_batch_size=13, num_workers=2
-    )
-    assert "one pair without hard negatives" in refusal_of(mixed, encoder, per_device_train_batch_size=1)
-    assert "one pair without hard negatives" in refusal_of(hard, encoder, per_device_train_batch_size=1, negatives=0)
-    assert job_of(hard, encoder, per_device_train_batch_size=1).total == 24
+    assert "global_batch_size is 26, more than the 24 pairs there are" in refusal_of(mixed, encoder, global_batch_size=26, num_workers=2)
+    assert "one pair without hard negatives" in refusal_of(mixed, encoder, global_batch_size=1)
+    assert "one pair without hard negatives" in refusal_of(hard, encoder, global_batch_size=1, negatives=0)
+    assert job_of(hard, encoder, global_batch_size=1).total == 24
 
 
 def test_in_batch_false_is_refused_where_no_pair_has_hard_negatives(mixed, hard, encoder):
@@ -82,9 +80,9 @@ def test_distillation_without_a_teachers_scores_is_refused(folder, hard, encoder
 
 
 def test_steps_come_from_epochs_unless_they_are_given(mixed, encoder):
-    assert job_of(mixed, encoder, per_device_train_batch_size=6).total == 4
-    assert job_of(mixed, encoder, per_device_train_batch_size=3, num_workers=2, num_train_epochs=2.5).total == 10
-    assert job_of(mixed, encoder, per_device_train_batch_size=6, gradient_accumulation_steps=2, num_train_epochs=3).total == 6
+    assert job_of(mixed, encoder, global_batch_size=6).total == 4
+    assert job_of(mixed, encoder, global_batch_size=6, num_workers=2, num_train_epochs=2.5).total == 10
+    assert job_of(mixed, encoder, global_batch_size=6, gradient_accumulation_steps=2, num_train_epochs=3).total == 6
     assert job_of(mixed, encoder, max_steps=5, num_train_epochs=3).total == 5
 
 
@@ -98,7 +96,7 @@ def test_the_learning_rate_rises_and_then_falls(mixed, encoder, kind, middle, en
 
 
 def test_adams_settings_are_those_of_the_config(mixed, encoder):
-    settings = job_of(mixed, encoder, adam_betas=(0.9, 0.98), adam_epsilon=1e-6).engine_settings(width=64)
+    settings = job_of(mixed, encoder, adam_betas=(0.9, 0.98), adam_epsilon=1e-6).engine_settings(world=1, width=64)
     assert settings["optimizer"]["params"]["betas"] == [0.9, 0.98] and settings["optimizer"]["params"]["eps"] == 1e-6
 
 
@@ -107,7 +105,7 @@ def test_a_settings_file_is_checked_before_workers_start(tmp_path, mixed, encode
     path.write_text(json.dumps({"zero_optimization": {"stage": "auto", "reduce_bucket_size": "auto"}, "train_batch_size": 9}))
     assert "train_batch_size = 9, the run says 4" in refusal_of(mixed, encoder, deepspeed=str(path))
     path.write_text(json.dumps({"zero_optimization": {"stage": "auto", "reduce_bucket_size": "auto"}, "gradient_clipping": "auto"}))
-    settings = job_of(mixed, encoder, deepspeed=str(path), zero_stage=3).engine_settings(width=64)
+    settings = job_of(mixed, encoder, deepspeed=str(path), zero_stage=3).engine_settings(world=1, width=64)
     assert settings["zero_optimization"] == {"stage": 3, "reduce_bucket_size": 500_000}
 
 

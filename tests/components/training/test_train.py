@@ -75,7 +75,7 @@ def matrix(mixed: Path, hard: Path, encoder: Path, world: int) -> dict[str, Trai
     """Trainings whose global batches are the same at every world size."""
 
     def job(pairs: Path, batch: int = 4, **changes) -> TrainingJob:
-        shared = {"max_steps": STEPS, "num_workers": world, "per_device_train_batch_size": batch // world, "seed": 7}
+        shared = {"max_steps": STEPS, "num_workers": world, "global_batch_size": batch, "seed": 7}
         return job_of(pairs, encoder, **shared, **changes)
 
     jobs = {f"stage {stage}": job(mixed, zero_stage=stage, homogeneous=0.6, learning_rate=1e-3) for stage in (0, 1, 2, 3)}
@@ -164,9 +164,7 @@ def alone(folder, mixed, hard, encoder) -> tuple[dict[str, TrainingJob], dict[st
     jobs["file"] = job_of(mixed, encoder, deepspeed=str(folder / "zero.json"), zero_stage=2, lr_scheduler_type="linear", **SMALL)
     text = write_toys(folder / "text", ["t"] * 12)
     # From 2e-3 on, final losses vary widely with the rounding of weights, in plain torch too; from 1e-4 to 1e-3 all are low.
-    jobs["learning"] = job_of(
-        text, encoder, per_device_train_batch_size=6, max_steps=60, learning_rate=3e-4, loss=Objective(temperature=0.1)
-    )
+    jobs["learning"] = job_of(text, encoder, global_batch_size=6, max_steps=60, learning_rate=3e-4, loss=Objective(temperature=0.1))
     own = shutil.copytree(encoder, folder / "of a temperature")
     (own / DESCRIPTION).write_text(json.dumps({**json.loads((own / DESCRIPTION).read_text()), "temperature": 0.2}))
     jobs |= {name: job_of(mixed, start, loss=Objective(temperature=None), **SMALL) for name, start in (("own", own), ("none", encoder))}
@@ -316,7 +314,7 @@ def resumed(folder, hard, encoder) -> dict[str, dict[str, list[dict]]]:
     tunings = {"full 2": FULL, "full 3": FULL, "lora 3": LORA, "still 0": STILL, "still 1": STILL}
     common = {
         "num_workers": 2,
-        "per_device_train_batch_size": 2,
+        "global_batch_size": 4,
         "save_steps": 4,
         "logging_steps": 3,
         "max_steps": 8,
@@ -332,12 +330,12 @@ def resumed(folder, hard, encoder) -> dict[str, dict[str, list[dict]]]:
     shutil.copytree(fewer / "full 2", fewer / "of other batches")
     shutil.copytree(folder / "whole/full 2", fewer / "finished")
     odd = on_one(jobs["full 2"])
-    alone |= {"of other batches": replace(odd, config=replace(odd.config, per_device_train_batch_size=3)), "finished": odd}
+    alone |= {"of other batches": replace(odd, config=replace(odd.config, global_batch_size=3)), "finished": odd}
     return {"whole": whole, "again": run(jobs, 2, again), "fewer": run(alone, 1, fewer)}
 
 
 def on_one(job: TrainingJob) -> TrainingJob:
-    return replace(job, config=replace(job.config, num_workers=1, per_device_train_batch_size=4))
+    return replace(job, config=replace(job.config, num_workers=1))
 
 
 def halved(folder: Path, name: str) -> Path:
@@ -402,7 +400,7 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(ray_cluster, tmp_pat
 
     if not ray.is_initialized():
         ray.init(address=ray_cluster)
-    config = replace(TOY, zero_stage=2, num_workers=2, per_device_train_batch_size=2, save_steps=2, max_steps=12, learning_rate=1e-3)
+    config = replace(TOY, zero_stage=2, num_workers=2, global_batch_size=4, save_steps=2, max_steps=12, learning_rate=1e-3)
     first, second = context_of(tmp_path, "first"), context_of(tmp_path, "second")
     (tmp_path / "arguments.pickle").write_bytes(pickle.dumps((first, config, mixed, encoder)))
     code = "import sys; from tests.components.training.toy_training import drive; drive(*sys.argv[1:])"
@@ -443,6 +441,6 @@ def test_what_a_worker_refuses_is_refused_by_the_work(ray_cluster, tmp_path, enc
         [Item("q", text="q"), Item("bad", images=(b"no picture",), source="f.json", line=4)],
         [PairRow("p", 0, 1), PairRow("r", 1, 0)],
     )
-    config = replace(TOY, per_device_train_batch_size=1, num_workers=2, max_steps=2, max_failures=3)
+    config = replace(TOY, global_batch_size=2, num_workers=2, max_steps=2, max_failures=3)
     with pytest.raises(RefusedOnAllRanks, match=r"item 'bad' \(f\.json:4\) has a picture that cannot be decoded"):
         work(context_of(tmp_path, "out"), config, tmp_path, encoder)

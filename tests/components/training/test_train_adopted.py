@@ -64,7 +64,7 @@ def trained(before, tmp_path_factory):
     pairs, worded = write_toys(home / "pairs", "itititititit"), write_toys(home / "worded", "t" * 12)
     shared = {
         "max_steps": STEPS,
-        "per_device_train_batch_size": 6,
+        "global_batch_size": 6,
         "learning_rate": 2e-3,
         "loss": Objective(temperature=LEARNT, symmetric=True),
     }

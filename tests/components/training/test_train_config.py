@@ -11,7 +11,7 @@ from mirepoix.models.errors import Refused
 @pytest.mark.parametrize(
     "change",
     [
-        {"per_device_train_batch_size": 0},
+        {"global_batch_size": 0},
         {"gradient_accumulation_steps": 0},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},

@@ -92,7 +92,7 @@ def tunings(world: int) -> dict[str, Tuning]:
 
 def jobs_of(pairs: Path, encoders: dict[str, Path], world: int) -> dict[str, TrainingJob]:
     """Trainings whose global batches are the same at every world size, and one with draws that differ by rank; on two ranks more stages."""
-    shared = {"max_steps": STEPS, "num_workers": world, "per_device_train_batch_size": BATCH // world, "loss": LOSS, "learning_rate": 1e-3}
+    shared = {"max_steps": STEPS, "num_workers": world, "global_batch_size": BATCH, "loss": LOSS, "learning_rate": 1e-3}
     jobs = {}
     for stage in (0, 3):
         for name, tuning in tunings(world).items():
@@ -104,7 +104,7 @@ def jobs_of(pairs: Path, encoders: dict[str, Path], world: int) -> dict[str, Tra
 
 def parted_jobs(parted: Path, encoders: dict[str, Path]) -> dict[str, TrainingJob]:
     """Trainings on two ranks at ZeRO-3 of retrievers that run one tower of a text and another of a picture."""
-    shared: dict[str, Any] = {"num_workers": 2, "per_device_train_batch_size": BATCH // 2, "max_steps": PARTED_STEPS, "zero_stage": 3}
+    shared: dict[str, Any] = {"num_workers": 2, "global_batch_size": BATCH, "max_steps": PARTED_STEPS, "zero_stage": 3}
     return {
         f"{name} parted": job_of(parted, encoders[name], tuning=tunings(1)[name], loss=LOSS, learning_rate=1e-3, **shared)
         for name in ONE_AT_A_TIME
@@ -228,7 +228,7 @@ def test_it_trains_as_one_process_where_one_rank_has_texts_alone_and_the_other_p
 @pytest.mark.parametrize("stage", [0, 3])
 def test_the_position_biases_of_t5_do_not_decay(pairs, encoders, stage, tmp_path):
     """In three steps at a rate of 1e-3, a decay of 100 leaves 0.9 cubed of a matrix."""
-    whole = {"max_steps": 3, "per_device_train_batch_size": BATCH, "learning_rate": 1e-3, "weight_decay": 100.0, "loss": LOSS}
+    whole = {"max_steps": 3, "global_batch_size": BATCH, "learning_rate": 1e-3, "weight_decay": 100.0, "loss": LOSS}
     job = job_of(pairs, encoders["mimic"], tuning=tuned(config_class("mimic"), mix_in=0.0), zero_stage=stage, **whole)
     run({"mimic": job}, 1, tmp_path)
     before, after = (load_encoder(folder).state_dict() for folder in (encoders["mimic"], tmp_path / "mimic/final/encoder"))

@@ -53,9 +53,7 @@ TINY = Tiny(
     max_pixels=56 * 56,
 )
 FULL = Tuning(towers=("language", "vision"), lora=None)
-TOY = TrainConfig(
-    tuning=FULL, per_device_train_batch_size=4, learning_rate=3e-3, warmup_steps=0, lr_scheduler_type="constant", logging_steps=1
-)
+TOY = TrainConfig(tuning=FULL, global_batch_size=4, learning_rate=3e-3, warmup_steps=0, lr_scheduler_type="constant", logging_steps=1)
 
 
 def picture(name: str) -> bytes:

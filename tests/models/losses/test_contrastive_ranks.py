@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from mirepoix.models.losses.contrastive import COUNTS, FIGURES, Contrast, Labels, contrastive
 from mirepoix.models.losses.objective import Objective
-from mirepoix.models.losses.temperature import Tempered
+from mirepoix.models.losses.temperature import LearnedTemperature
 from mirepoix.models.vectors import Vectors
 from tests.models.losses.reference_losses import D, labels
 from tests.ranks import run_ranks
@@ -112,15 +112,13 @@ def results_of(case: Case, rank: int, world: int) -> tuple[Contrast, list[torch.
     """The loss of a rank with its figures, and its gradients."""
     raw, batch_labels = batch_of(case, rank, world)
     module: torch.nn.Module = Toy(torch.randn(D, D, generator=torch.Generator().manual_seed(6)))
-    if case.objective.learned_temperature:
-        module = Tempered(module, case.objective)
-    rows_NTD, mask_NT, *scale = module(raw_NTD=raw, padding=min(rank, 1) if case.rows > 1 else 0)
+    temperature = LearnedTemperature(case.objective) if case.objective.learned_temperature else None
+    rows_NTD, mask_NT = module(raw_NTD=raw, padding=min(rank, 1) if case.rows > 1 else 0)
+    scale = 1 / case.objective.temperature if temperature is None else temperature()
     vectors, pairs = Vectors(rows_NTD, mask_NT), len(batch_labels.counts_B)
-    contrast = contrastive(
-        vectors[:pairs], vectors[pairs:], batch_labels, case.objective, scale[0] if scale else 1 / case.objective.temperature
-    )
+    contrast = contrastive(vectors[:pairs], vectors[pairs:], batch_labels, case.objective, scale)
     contrast.loss.backward()
-    return contrast, [parameter.grad for parameter in module.parameters()]
+    return contrast, [parameter.grad for part in (temperature, module) if part is not None for parameter in part.parameters()]
 
 
 def _rank(rank: int, world: int, folder: str) -> None:

@@ -6,30 +6,19 @@ import pytest
 import torch
 
 from mirepoix.models.losses.objective import Objective
-from mirepoix.models.losses.temperature import Tempered
+from mirepoix.models.losses.temperature import LearnedTemperature
 from mirepoix.workflows.recipes.registry import recipe
 
 
-class Still(torch.nn.Module):
-    """A stub whose output has the shape of an encoder's."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = torch.nn.Linear(2, 2)
-
-    def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
-        return torch.zeros(1, 1, 2), torch.ones(1, 1, dtype=torch.bool)
+def learned(temperature: float, **options: float) -> LearnedTemperature:
+    return LearnedTemperature(Objective(temperature=temperature, learned_temperature=True, **options))
 
 
-def tempered(temperature: float, **options: float) -> Tempered:
-    return Tempered(Still(), Objective(temperature=temperature, learned_temperature=True, **options))
-
-
-def descended(module: Tempered, slope: float, steps: int, rate: float = 0.1) -> list[float]:
+def descended(module: LearnedTemperature, slope: float, steps: int, rate: float = 0.1) -> list[float]:
     """The temperatures while a loss of that slope over the scale is descended."""
     seen = []
     for _ in range(steps):
-        *_, scale = module()
+        scale = module()
         seen.append(1 / scale.item())
         (gradient,) = torch.autograd.grad(slope * scale.log(), module.moved)
         module.moved.data -= rate * gradient
@@ -37,31 +26,30 @@ def descended(module: Tempered, slope: float, steps: int, rate: float = 0.1) -> 
 
 
 def test_it_starts_at_the_given_value_and_learns_as_its_logarithm():
-    module = tempered(0.07)
-    assert [name for name, _ in module.named_parameters()] == ["moved", "encoder.head.weight", "encoder.head.bias"]
+    module = learned(0.07)
+    assert [name for name, _ in module.named_parameters()] == ["moved"]
     assert descended(module, slope=-1.0, steps=3) == pytest.approx([0.07 * math.exp(-0.1 * step) for step in range(3)])
 
 
 @pytest.mark.parametrize(("slope", "bound"), [(-1.0, 0.05), (1.0, 0.1)])
 def test_it_stays_within_its_bounds_and_comes_back_at_once(slope, bound):
-    module = tempered(0.07, temperature_floor=0.05, temperature_ceiling=0.1)
+    module = learned(0.07, temperature_floor=0.05, temperature_ceiling=0.1)
     assert descended(module, slope, steps=30)[-1] == pytest.approx(bound)
     assert descended(module, -slope, steps=3)[-1] != pytest.approx(bound, rel=0.01)
 
 
 def test_of_the_published_recipes_it_falls_from_that_of_clip_as_it_rises():
     for slope, last in ((-1.0, 0.0081873), (1.0, 0.0122140)):
-        module = Tempered(Still(), recipe("uniir").instruct.loss.resolved(0.01, 16))
+        module = LearnedTemperature(recipe("uniir").instruct.loss.resolved(0.01, 16))
         assert descended(module, slope, steps=3)[-1] == pytest.approx(last, rel=1e-4)
 
 
 def test_at_half_precision_it_starts_as_exactly():
-    module = tempered(0.07).bfloat16()
-    assert module()[-1].item() == pytest.approx(1 / 0.07, rel=1e-6)
+    module = learned(0.07).bfloat16()
+    assert module().item() == pytest.approx(1 / 0.07, rel=1e-6)
 
 
-def test_its_weights_are_parted_from_those_of_the_encoder():
-    module = tempered(0.07, temperature_floor=0.05)
-    weights, temperature = module.parted({**module.state_dict(), "moved": torch.tensor([0.1])})
-    assert set(weights) == {"head.weight", "head.bias"} and temperature == pytest.approx(0.07 * math.exp(-0.1))
-    assert module.parted({"moved": torch.tensor([9.0])})[1] == pytest.approx(0.05)
+def test_a_trained_value_is_a_temperature_within_the_bounds():
+    module = learned(0.07, temperature_floor=0.05)
+    assert module.temperature(torch.tensor([0.1])) == pytest.approx(0.07 * math.exp(-0.1))
+    assert module.temperature(torch.tensor([9.0])) == pytest.approx(0.05)

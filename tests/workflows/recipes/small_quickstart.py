@@ -25,7 +25,7 @@ MODEL = [
 TRAINING = [
     f"{stage}.{field}"
     for stage in ("adapt", "instruct")
-    for field in ("max_steps=12", "per_device_train_batch_size=16", "save_steps=6", "logging_steps=2", "cpus_per_worker=1")
+    for field in ("max_steps=12", "global_batch_size=16", "save_steps=6", "logging_steps=2", "cpus_per_worker=1")
 ]
 SMALL = [*WORLD, *MODEL, *TRAINING, "evaluate.draws=50", "embed.threads=1"]
 

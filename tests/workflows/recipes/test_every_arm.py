@@ -14,7 +14,7 @@ from tests.workflows.recipes.small_quickstart import MODEL, of_arm
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(5400)]
 WORLD = ["sources.world.entities=24", "sources.world.train_queries=8", "sources.world.evaluation_queries=4", "evaluate.draws=10"]
-TRAINING = ("max_steps=2", "per_device_train_batch_size=8", "cpus_per_worker=1")
+TRAINING = ("max_steps=2", "global_batch_size=8", "cpus_per_worker=1")
 
 
 def brief() -> list[str]:

@@ -12,7 +12,7 @@ from mirepoix.workflows.recipes.registry import recipe
 from tests.components.fixtures import SIZES
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "white")
-BRIEF = ("instruct.max_steps=2", "instruct.per_device_train_batch_size=8", "evaluate.draws=10", "embed.threads=1")
+BRIEF = ("instruct.max_steps=2", "instruct.global_batch_size=8", "evaluate.draws=10", "embed.threads=1")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +61,7 @@ def test_the_recipe_trains_adapters_alone_and_keeps_what_a_user_wants_to_find():
     config = recipe("finetune")
     assert list(config.trainings) == ["instruct"]
     training = config.trainings["instruct"]
-    assert (training.learning_rate, training.per_device_train_batch_size, training.max_steps) == (2e-4, 32, 300)
+    assert (training.learning_rate, training.global_batch_size, training.max_steps) == (2e-4, 32, 300)
     assert training.tuning.towers == ("text", "vision") and training.tuning.lora.alpha / training.tuning.lora.rank == 0.5
     assert (config.curate.near_duplicates, config.curate.leakage, config.curate.held_out) == ("keep", "all", 0.1)
     assert config.curate.max_rejected == 1 and config.deploy.port == 0

@@ -17,7 +17,7 @@ from mirepoix.workflows.recipes.registry import recipe
 
 T5_ANCE, CLIP_B32 = "OpenMatch/t5-ance", "openai/clip-vit-base-patch32"
 DENSE = {
-    "per_device_train_batch_size": 64,
+    "global_batch_size": 64,
     "num_workers": 1,
     "learning_rate": 5e-6,
     "weight_decay": 0.2,
@@ -33,7 +33,7 @@ DENSE = {
 }
 """MARVEL's optimizer in every step of its own and of UniVL-DR's; the temperature is that of the CLIP checkpoint."""
 ANCE = {"last": 100, "margin": None, "balanced": True, "strategy": "random", "negatives": 2, "own": "replace", "max_score": None}
-FLAT = {"lr_scheduler_type": "constant", "per_device_train_batch_size": 128, "num_workers": 4, "weight_decay": 0.0, "max_grad_norm": 0.0}
+FLAT = {"lr_scheduler_type": "constant", "global_batch_size": 512, "num_workers": 4, "weight_decay": 0.0, "max_grad_norm": 0.0}
 LORA = {"num_train_epochs": 1, "loss.temperature": 0.03, "lr_scheduler_type": "cosine", "warmup_steps": 0.03, "weight_decay": 0.0}
 CLIPPED = {"max_grad_norm": 64.0, "adam_epsilon": 6.4e-7, "adam_betas": (0.9, 0.999), "seed": 42}
 """UNITE's 1.0 and 1e-8, on gradients that its loss divides by the 64 GPUs of scripts/multi_node/qwen2_vl_2b."""
@@ -137,7 +137,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "backbone.name": "openai/clip-vit-large-patch14",
         "pairs.without_instruction": 0.0,
         "adapt": None,
-        **under("instruct", IN_BATCH, {"per_device_train_batch_size": 105, "num_workers": 8, "learning_rate": 1e-5, "weight_decay": 0.2}),
+        **under("instruct", IN_BATCH, {"global_batch_size": 840, "num_workers": 8, "learning_rate": 1e-5, "weight_decay": 0.2}),
         **under("instruct", {"num_train_epochs": 20, "lr_scheduler_type": "cosine", "loss.learned_temperature": True, "bf16": True}),
         **under("instruct", {"adam_betas": (0.9, 0.98), "adam_epsilon": 1e-6, "max_grad_norm": 0.0, "seed": 2023}),
         **under("instruct.loss", {"temperature": None, "temperature_floor": 0.001}),

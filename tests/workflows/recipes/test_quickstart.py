@@ -260,7 +260,7 @@ def test_a_release_is_served_and_searched_from_the_command_line(first, home, cap
 
 @pytest.mark.soak
 def test_a_killed_driver_goes_on_from_the_last_checkpoint(first, home):
-    steps = ["adapt.max_steps=40", "adapt.save_steps=10", "adapt.logging_steps=1", "adapt.per_device_train_batch_size=4"]
+    steps = ["adapt.max_steps=40", "adapt.save_steps=10", "adapt.logging_steps=1", "adapt.global_batch_size=4"]
     words = ["run", "quickstart", *SMALL, *steps, "--until", "adapt", "--storage", str(home / "storage")]
     began = time.monotonic()
     process = start(*words)

@@ -16,11 +16,7 @@ from tests.workflows.recipes.small_quickstart import MODEL, of_arm
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 ARM = [
     *MODEL,
-    *(
-        f"{stage}.{field}"
-        for stage in ("instruct", "refine")
-        for field in ("max_steps=2", "per_device_train_batch_size=8", "cpus_per_worker=1")
-    ),
+    *(f"{stage}.{field}" for stage in ("instruct", "refine") for field in ("max_steps=2", "global_batch_size=8", "cpus_per_worker=1")),
     "embed.threads=1",
     "mine_refine.encode.threads=1",
     "verbalise.kind=written",

@@ -65,4 +65,10 @@ def test_no_two_threads_use_the_same_copy():
             self.busy = False
             return number
 
-    assert list(prefetched(Replicas(Fragile(), 3), range(30), threads=3)) == list(range(30))
+    replicas = Replicas(Fragile(), 3)
+
+    def make(number: int) -> int:
+        with replicas.one() as fragile:
+            return fragile(number)
+
+    assert list(prefetched(make, range(30), threads=3)) == list(range(30))

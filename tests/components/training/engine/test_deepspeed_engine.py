@@ -13,11 +13,11 @@ import torch
 import torch.distributed as dist
 
 from mirepoix.components.training.engine import deepspeed_engine, deepspeed_settings
+from mirepoix.components.training.engine.chunked_encoder import ChunkedEncoder
 from mirepoix.components.training.engine.deepspeed_settings import resolved
 from mirepoix.models.backbones.tuning_config import Lora
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.losses.objective import Objective
-from mirepoix.models.losses.temperature import Tempered
 from mirepoix.models.retrievers.marvel import Marvel
 from mirepoix.models.retrievers.marvel_config import MarvelConfig, MarvelTuning
 from tests.components.training.run_numbers import NUMBERS
@@ -45,7 +45,7 @@ STEPS = 3
 
 
 def _engine(stage: int, world: int, bf16: bool = False, **options: bool) -> Any:
-    numbers = replace(NUMBERS, stage=stage, world=world, micro_batch=8 // world, accumulation=1, bf16=bf16, learning_rate=0.01)
+    numbers = replace(NUMBERS, stage=stage, world=world, batch=8, accumulation=1, bf16=bf16, learning_rate=0.01)
     return deepspeed_engine.start(toy(), resolved({}, numbers, 8), lambda step: 1.0, UNDECAYED, **options)
 
 
@@ -134,22 +134,21 @@ def t5_clip(tmp_path_factory):
 @pytest.mark.parametrize("learned", [False, True])
 def test_position_biases_of_t5_do_not_decay_with_a_learned_temperature_or_without(t5_clip, learned):
     encoder = Marvel.build(t5_clip, MarvelConfig()).tune(MarvelTuning())
-    module = Tempered(encoder, Objective(temperature=0.07, learned_temperature=True)) if learned else encoder
+    module = ChunkedEncoder(encoder, Objective(temperature=0.07, learned_temperature=learned))
     matrices = {name for name, weight in module.named_parameters() if weight.requires_grad and weight.ndim > 1}
-    prefix = "encoder." if learned else ""
     assert matrices - deepspeed_engine.decaying(module, encoder.UNDECAYED) == {
-        f"{prefix}text.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
-        f"{prefix}text.decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        "encoder.text.encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+        "encoder.text.decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
     }
 
 
 def test_adapters_of_t5_decay_all_and_nothing_else_is_trained(t5_clip):
     tuning = MarvelTuning(towers=("text",), lora=Lora(2, 4, 0.0))
     encoder = Marvel.build(t5_clip, MarvelConfig()).tune(tuning)
-    module = Tempered(encoder, Objective(temperature=0.07, learned_temperature=True))
+    module = ChunkedEncoder(encoder, Objective(temperature=0.07, learned_temperature=True))
     trained = {name for name, weight in module.named_parameters() if weight.requires_grad}
     decaying = deepspeed_engine.decaying(module, encoder.UNDECAYED)
-    assert trained - decaying == {"moved"}
+    assert trained - decaying == {"temperature.moved"}
     assert decaying and all(".lora_A." in name or ".lora_B." in name for name in decaying)
 
 

@@ -34,7 +34,7 @@ EVERY_AUTO = {
 def test_every_auto_of_a_users_file_is_resolved():
     settings = resolved(EVERY_AUTO, NUMBERS, width=1024)
     assert "auto" not in json.dumps(settings)
-    assert settings["train_batch_size"] == 4 * 8 * 3 and settings["train_micro_batch_size_per_gpu"] == 8
+    assert "train_batch_size" not in settings and settings["train_micro_batch_size_per_gpu"] == 8
     assert settings["gradient_accumulation_steps"] == 3 and settings["gradient_clipping"] == 1.0
     assert settings["bf16"] == {"enabled": True} and settings["fp16"] == {"enabled": False, "loss_scale": 0}
     assert settings["optimizer"]["params"] == {"lr": 1e-4, "betas": [0.9, 0.98], "eps": 1e-6, "weight_decay": 0.1, "torch_adam": True}
@@ -77,7 +77,10 @@ def test_a_number_that_agrees_with_the_run_is_accepted():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"train_micro_batch_size_per_gpu": 16}, r"train_micro_batch_size_per_gpu = 16, the run says 8 \(per_device_train_batch_size\)"),
+        (
+            {"train_micro_batch_size_per_gpu": 16},
+            r"train_micro_batch_size_per_gpu = 16, the run says 8 \(global_batch_size 32 on 4 workers\)",
+        ),
         ({"train_batch_size": 8}, r"train_batch_size = 8, the run says 96"),
         ({"zero_optimization": {"stage": 3}}, r"zero_optimization.stage = 3, the run says 2 \(zero_stage\)"),
         ({"bf16": {"enabled": False}}, r"bf16.enabled = False, the run says True"),

@@ -1,0 +1,48 @@
+"""What training costs beside its parts, and beside other projects: ratios of CPU time, measured interleaved in one process.
+
+    python bench/training.py                     every part, one table: some forty CPU minutes
+    python bench/training.py loop chunks         these parts: loop, chunks, loss, encode, stall
+    python bench/training.py --check             exit status 1 if what is promised does not hold
+
+loop      steps of the training loop (DeepSpeed, ZeRO 1, one worker) against the same steps in bare torch, on the same collated batches
+chunks    steps in chunks with kept pictures, against gradient checkpointing, against the arithmetic floor, and beside sentence-transformers'
+          cached loss over the same model
+loss      the tiled loss against the dense one and against open_clip's, from 1k to 32k pairs: time and memory
+encode    items of mixed lengths and sizes, against sentence-transformers on the same exported model
+stall     what a checkpoint holds a step up for, against writing it synchronously
+
+Every round runs all candidates once, in turn; a ratio is of two candidates of one round, and its median over the rounds is given with the
+quartiles. Threads: one, but for `encode`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(HERE), str(HERE / "bench")]
+
+from ratios import Row, table  # noqa: E402
+
+PARTS = ("loop", "chunks", "loss", "encode", "stall")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="parts; all, if none is given")
+    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--check", action="store_true", help="exit status 1 if what is promised does not hold")
+    given = parser.parse_args(arguments)
+    rows: list[Row] = []
+    for part in given.parts or PARTS:
+        module = __import__(f"training_{part}")
+        rows += module.measure(given.rounds)
+        print(table(rows[-len(rows) :]), flush=True)
+    broken = [row for row in rows if not row.holds]
+    for row in broken:
+        print(f"{row.what}: {row.median:.3g}, and {row.promise} is promised", file=sys.stderr)
+    return int(given.check and bool(broken))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
