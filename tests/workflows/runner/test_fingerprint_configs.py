@@ -33,6 +33,16 @@ UNDECISIVE = {
     "ServeConfig": {"start_timeout_s"},
     "SourcesConfig": {"workers"},
     "SpendingConfig": {"cache"},
+    "TrainConfig": {
+        "num_workers",
+        "cpus_per_worker",
+        "use_gpu",
+        "max_failures",
+        "dataloader_num_workers",
+        "save_steps",
+        "logging_steps",
+        "gradient_checkpointing",
+    },
 }
 
 
