@@ -43,7 +43,9 @@ def measure(rounds: int) -> list[Row]:
             def loop(job=job, engine=engine, endless=itertools.cycle(batches), steps=steps) -> None:
                 take_step(job, engine, endless, next(steps))
 
-            def torch_alone(bare=bare, optimizer=optimizer, learning=learning, endless=bare_batches, objective=replace(job.config.loss)) -> None:
+            def torch_alone(
+                bare=bare, optimizer=optimizer, learning=learning, endless=bare_batches, objective=replace(job.config.loss)
+            ) -> None:
                 batch = next(endless)
                 vectors = Vectors(*bare(**batch.chunks[0]))
                 loss = contrastive(vectors[:32], vectors[32:], batch.labels, objective, 20.0).loss
@@ -53,5 +55,7 @@ def measure(rounds: int) -> list[Row]:
                 optimizer.step()
 
             seconds = interleaved({"loop": loop, "bare": torch_alone}, rounds)
-            found.append(Row(f"loop: bare torch over the loop, {what}", seconds["bare"] / seconds["loop"], least=PROMISED, note="0.923 before"))
+            found.append(
+                Row(f"loop: bare torch over the loop, {what}", seconds["bare"] / seconds["loop"], least=PROMISED, note="0.923 before")
+            )
     return found

@@ -64,7 +64,10 @@ def write_world(home: Path, pairs: int = 64, pictured: float = 0.5) -> tuple[Pat
     items, rows = [], []
     for number in range(pairs):
         shown = draw.random() < pictured
-        items += [Item(f"q{number}", text=sentence(draw)), Item(f"d{number}", images=(picture(draw),)) if shown else Item(f"d{number}", text=sentence(draw))]
+        items += [
+            Item(f"q{number}", text=sentence(draw)),
+            Item(f"d{number}", images=(picture(draw),)) if shown else Item(f"d{number}", text=sentence(draw)),
+        ]
         rows.append(PairRow(f"p{number}", 2 * number, 2 * number + 1, [], task="t->i" if shown else "t->t"))
     write_pairs(home / "pairs", items, rows)
     twins = make_twin(home / "twin", "qwen2_vl", [sentence(draw) for _ in range(200)], SIZES, seed=1)
