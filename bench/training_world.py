@@ -36,6 +36,7 @@ SIZES = Tiny(
 )
 """Large enough that the model costs more than the Python around it."""
 ADAPTERS = Tuning(towers=("language",), lora=Lora(8, 16, 0.0))
+OBJECTIVE = Objective(temperature=0.05)
 WORDS = ("red", "green", "blue", "round", "square", "small", "large", "old", "new", "bright", "dark", "wooden", "glass", "metal")
 
 
@@ -76,5 +77,5 @@ def write_world(home: Path, pairs: int = 64, pictured: float = 0.5) -> tuple[Pat
 
 
 def job_of(home: Path, encoder: Path, pairs: Path, **changes: Any) -> TrainingJob:
-    config = TrainConfig(learning_rate=1e-4, warmup_steps=0, loss=Objective(temperature=0.05), max_steps=100_000, dataloader_num_workers=0)
+    config = TrainConfig(learning_rate=1e-4, warmup_steps=0, loss=OBJECTIVE, max_steps=100_000, dataloader_num_workers=0)
     return make_job(replace(config, **changes), 0, pairs, encoder)
