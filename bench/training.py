@@ -5,8 +5,8 @@
     python bench/training.py --check             exit status 1 if what is promised does not hold
 
 loop      steps of the training loop (DeepSpeed, ZeRO 1, one worker) against the same steps in bare torch, on the same collated batches
-chunks    steps in chunks with kept pictures, against gradient checkpointing, against the arithmetic floor, and beside sentence-transformers'
-          cached loss over the same model
+chunks    steps in chunks with kept pictures, against gradient checkpointing, against the arithmetic floor, and beside the cached loss of
+          sentence-transformers over the same model
 loss      the tiled loss against the dense one and against open_clip's, from 1k to 32k pairs: time and memory
 encode    items of mixed lengths and sizes, against sentence-transformers on the same exported model
 stall     what a checkpoint holds a step up for, against writing it synchronously

@@ -36,6 +36,7 @@ SIZES = Tiny(
 )
 """Large enough that the model costs more than the Python around it."""
 ADAPTERS = Tuning(towers=("language",), lora=Lora(8, 16, 0.0))
+OBJECTIVE = Objective(temperature=0.05)
 WORDS = ("red", "green", "blue", "round", "square", "small", "large", "old", "new", "bright", "dark", "wooden", "glass", "metal")
 
 
@@ -64,7 +65,10 @@ def write_world(home: Path, pairs: int = 64, pictured: float = 0.5) -> tuple[Pat
     items, rows = [], []
     for number in range(pairs):
         shown = draw.random() < pictured
-        items += [Item(f"q{number}", text=sentence(draw)), Item(f"d{number}", images=(picture(draw),)) if shown else Item(f"d{number}", text=sentence(draw))]
+        items += [
+            Item(f"q{number}", text=sentence(draw)),
+            Item(f"d{number}", images=(picture(draw),)) if shown else Item(f"d{number}", text=sentence(draw)),
+        ]
         rows.append(PairRow(f"p{number}", 2 * number, 2 * number + 1, [], task="t->i" if shown else "t->t"))
     write_pairs(home / "pairs", items, rows)
     twins = make_twin(home / "twin", "qwen2_vl", [sentence(draw) for _ in range(200)], SIZES, seed=1)
@@ -73,5 +77,5 @@ def write_world(home: Path, pairs: int = 64, pictured: float = 0.5) -> tuple[Pat
 
 
 def job_of(home: Path, encoder: Path, pairs: Path, **changes: Any) -> TrainingJob:
-    config = TrainConfig(learning_rate=1e-4, warmup_steps=0, loss=Objective(temperature=0.05), max_steps=100_000, dataloader_num_workers=0)
+    config = TrainConfig(learning_rate=1e-4, warmup_steps=0, loss=OBJECTIVE, max_steps=100_000, dataloader_num_workers=0)
     return make_job(replace(config, **changes), 0, pairs, encoder)

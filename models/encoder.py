@@ -41,6 +41,13 @@ class Collator(Protocol):
 
     def __call__(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> dict[str, torch.Tensor]: ...
 
+    def lengths(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> list[int]:
+        """The tokens of each item as it stands in a batch, without padding: its words, and its pictures and clip, which are not decoded.
+
+        Of an item that collating refuses it is any number.
+        """
+        ...
+
 
 class Encoder(torch.nn.Module):
     """Turns items into Vectors. A subclass has a collator, a forward and its towers; its config says what it is built over."""

@@ -1,17 +1,27 @@
 """Fields of a config with their one-line help, and configs rebuilt from their JSON values."""
 
-from dataclasses import MISSING, field, fields, is_dataclass
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mirepoix.models.errors import Refused
 
 
-def option(default: Any = MISSING, help: str = "") -> Any:
-    """A dataclass field with a help text; a default that is a class or function is called for each new config."""
+def option(default: Any = MISSING, help: str = "", decides: bool = True) -> Any:
+    """A dataclass field with a help text; a default that is a class or function is called for each new config.
+
+    `decides=False` marks what a finished result does not depend on, but for rounding: how many workers make it, on which machines, how
+    patiently. It is left out of the key of a stage, so its change runs nothing again, and an interrupted stage goes on with another value.
+    """
+    metadata = {"help": help, "decides": decides}
     if callable(default):
-        return field(default_factory=default, metadata={"help": help})
-    return field(default=default, metadata={"help": help})
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def decides(entry: Field[Any]) -> bool:
+    """Whether the result of a stage depends on a field of its config."""
+    return bool(entry.metadata.get("decides", True))
 
 
 def refuse_unknown(config: Any, place: str = "") -> None:

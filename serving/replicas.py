@@ -49,6 +49,9 @@ class Counted:
         self.tokens.update(zip(names, batch["attention_mask"].sum(1).tolist(), strict=True))
         return batch
 
+    def lengths(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> list[int]:
+        return self.collator.lengths(queries, documents)
+
 
 class EncodeRequest(NamedTuple):
     """Items to encode, all in one role."""

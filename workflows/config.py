@@ -19,6 +19,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from mirepoix.models.errors import Refused
+from mirepoix.models.options import decides
 from mirepoix.models.yaml_text import SCALARS, Origin, dotted, read_yaml
 
 Config = TypeVar("Config")
@@ -28,6 +29,8 @@ REPLACED = {"per_device_train_batch_size": "global_batch_size"}
 """Options of earlier versions, by the option in their place; a config with that one translates values (`TrainConfig.replacement`)."""
 NULLS = ("null", "none")
 ENDINGS = (".yaml", ".yml")
+UNKEYED = "[not in the key]"
+"""What `describe` says of a field that does not decide the result of its stage."""
 KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 
 
@@ -100,11 +103,17 @@ def _parts(annotation: Any, plain: Any) -> list[Part] | None:
     if isinstance(plain, dict) and classes_of(annotation):
         cls = class_of(annotation, plain)
         hints = hints_of(cls)
-        return [Part(f.name, hints[f.name], plain[f.name], f.metadata.get("help", "")) for f in _fields(cls)]
+        return [Part(f.name, hints[f.name], plain[f.name], _help(f)) for f in _fields(cls)]
     if isinstance(plain, dict | list) and classes_of(inner_annotation(annotation, 0)):
         pairs = plain.items() if isinstance(plain, dict) else enumerate(plain)
         return [Part(key, inner_annotation(annotation, key), each, "") for key, each in pairs]
     return None
+
+
+def _help(entry: dataclasses.Field) -> str:
+    """The help of a field, and whether the key of a stage leaves it out."""
+    words = entry.metadata.get("help", "")
+    return words if decides(entry) else f"{words} {UNKEYED}".lstrip()
 
 
 def _leaves(annotation: Any, plain: Any, name: str) -> Iterator[tuple[str, Any]]:

@@ -57,9 +57,10 @@ class CurateConfig:
         "share of the training queries that is moved to the split held_out, in sources that have only training rows; "
         "queries that are alike, or have answers alike, stay together",
     )
+    # A limit decides the result too: a lower one is to be checked, though what is kept stays the same.
     max_rejected: float = option(0.2, "share of rejected candidates above which the stage fails, since the source as a whole is wrong then")
-    batch_size: int = option(2000, "most rows that one task checks")
-    workers: int | None = option(None, "tasks that check at a time; null: as many as the cluster's CPUs")
+    batch_size: int = option(2000, "most rows that one task checks", decides=False)
+    workers: int | None = option(None, "tasks that check at a time; null: as many as the cluster's CPUs", decides=False)
 
     def __post_init__(self) -> None:
         refuse_unknown(self)

@@ -185,7 +185,7 @@ class _Embedding:
             for number, start in enumerate(range(0, self.counts[part], self.config.shard_rows))
         ]
         skip = 0
-        while wanted and (kept := store.read(_kept(self.context, wanted[0]))) is not None:
+        while wanted and (kept := store.read(_kept(self.context, self.config, wanted[0]))) is not None:
             shard = replace(wanted.pop(0), table=pq.read_table(pa.BufferReader(kept)), resumed=True)
             skip += shard.rows
             yield shard
@@ -213,7 +213,7 @@ class _Embedding:
                 assert table is not None
                 sink = pa.BufferOutputStream()
                 pq.write_table(table, sink)
-                store.write(_kept(self.context, shard), sink.getvalue().to_pybytes())
+                store.write(_kept(self.context, self.config, shard), sink.getvalue().to_pybytes())
                 yield replace(shard, table=table, reused=shard.rows - missing)
             rest = next(encoded, None)  # encodes and writes the golden vectors, unless they are known
             assert rest is None, "more rows were encoded than the parts have"
@@ -250,8 +250,13 @@ def _merged(encoded: pa.Table | None, reuse: Reuse, shard: _Shard) -> pa.Table:
     return pa.concat_tables([encoded.cast(reused.schema), reused]).take(pa.array(np.argsort(order)))
 
 
-def _kept(context: Context, shard: _Shard) -> str:
-    return store.join(context.scratch, f"{shard.part}-{shard.number:05d}.parquet")
+def _kept(context: Context, config: EmbedConfig, shard: _Shard) -> str:
+    """Where a finished shard is kept.
+
+    Attempts on the other kind of device keep theirs apart, as a result is said to be of one, and so do those that encode all items.
+    """
+    device, all_encoded = "-gpu" if config.use_gpu else "", "" if config.reuse else "-encoded"
+    return store.join(context.scratch, f"{shard.part}-{shard.number:05d}{device}{all_encoded}.parquet")
 
 
 def _none() -> Generator[pa.Table, None, None]:

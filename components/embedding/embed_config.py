@@ -8,14 +8,16 @@ from mirepoix.models.options import option
 
 @dataclass(frozen=True)
 class EmbedConfig:
-    """How items are encoded."""
+    """How items are encoded. Vectors are the same to rounding whatever is given here; `shard_rows` alone decides the files they lie in."""
 
-    batch_size: int = option(64, "items per batch")
-    workers: int = option(1, "actors, each with the encoder loaded")
-    threads: int = option(2, "CPU threads per actor")
+    batch_size: int = option(64, "items per batch", decides=False)
+    workers: int = option(1, "actors, each with the encoder loaded", decides=False)
+    threads: int = option(2, "CPU threads per actor", decides=False)
     shard_rows: int = option(2048, "items per file of vectors, which is what a kill can lose at most")
-    use_gpu: bool = option(False, "give each actor a GPU")
-    reuse: bool = option(True, "take vectors of equal items from earlier results of the same encoder in the storage; false: encode all")
+    use_gpu: bool = option(False, "give each actor a GPU", decides=False)
+    reuse: bool = option(
+        True, "take vectors of equal items from earlier results of the same encoder in the storage; false: encode all", decides=False
+    )
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "workers", "threads", "shard_rows"):

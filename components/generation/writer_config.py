@@ -16,19 +16,24 @@ _PLAIN_URL = re.compile(r"https?://(127\.0\.0\.1|[a-z][a-z0-9-]{0,60}(\.[a-z][a-
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """An OpenAI-compatible endpoint."""
+    """An OpenAI-compatible endpoint.
+
+    Servers choose the names of their models, so the same name at another URL is another model: the URL decides the result. How patiently
+    requests are sent does not. A row whose request failed in the end is left out; `--force` asks again for such rows alone, as replies are
+    cached.
+    """
 
     url: str = option("http://127.0.0.1:8000/v1", "the URL before /chat/completions; a query such as ?api-version=1 is kept")
     model: str = option("", "name of the model at the endpoint")
-    key_variable: str | None = option(None, "name of the environment variable that holds the key; null: no key is sent")
+    key_variable: str | None = option(None, "name of the environment variable that holds the key; null: no key is sent", decides=False)
     temperature: float | None = option(0.0, "0: the most likely answer; null: not sent, for models that accept none")
     max_new_tokens: int = option(400, "most tokens of an answer")
     length_field: Literal["max_tokens", "max_completion_tokens"] = option("max_tokens", "the request field for max_new_tokens")
-    concurrency: int = option(16, "requests in flight")
-    timeout_s: float = option(120.0, "seconds after which a request is abandoned and retried")
-    retries: int = option(5, "most retries of a request")
-    backoff_s: float = option(1.0, "seconds before the first retry, with jitter; doubled for each further one")
-    longest_wait_s: float = option(60.0, "the longest wait; the request fails if the endpoint asks for a longer one")
+    concurrency: int = option(16, "requests in flight", decides=False)
+    timeout_s: float = option(120.0, "seconds after which a request is abandoned and retried", decides=False)
+    retries: int = option(5, "most retries of a request", decides=False)
+    backoff_s: float = option(1.0, "seconds before the first retry, with jitter; doubled for each further one", decides=False)
+    longest_wait_s: float = option(60.0, "the longest wait; the request fails if the endpoint asks for a longer one", decides=False)
 
     def __post_init__(self) -> None:
         _refuse_url(self.url)
@@ -89,9 +94,9 @@ class EngineConfig:
     temperature: float = option(0.0, "0: the most likely answer; above: answers are drawn by seed")
     max_new_tokens: int = option(400, "most tokens of an answer")
     max_model_len: int | None = option(None, "most tokens of a prompt with its answer; null: the limit of the model")
-    workers: int = option(1, "engines")
-    gpus_per_worker: int = option(1, "GPUs of an engine: tensor parallelism")
-    batch_size: int = option(64, "requests in a batch of an engine")
+    workers: int = option(1, "engines", decides=False)
+    gpus_per_worker: int = option(1, "GPUs of an engine: tensor parallelism", decides=False)
+    batch_size: int = option(64, "requests in a batch of an engine", decides=False)
 
     def __post_init__(self) -> None:
         if min(self.max_new_tokens, self.workers, self.gpus_per_worker, self.batch_size, self.max_model_len or 1) < 1:
@@ -141,7 +146,9 @@ class JudgeConfig:
 class SpendingConfig:
     """The cache of replies, and the budget."""
 
-    cache: str | None = option(None, "folder or URI where replies are cached for later runs; null: in the user's cache folder")
+    cache: str | None = option(
+        None, "folder or URI where replies are cached for later runs; null: in the user's cache folder", decides=False
+    )
     max_requests: int | None = option(None, "most requests of a run, retries included; null: no limit")
     max_tokens: int | None = option(None, "most tokens of prompts and answers that a run pays for; null: no limit")
     max_failed: float = option(0.2, "the stage fails if more than this share of the rows failed, as then the endpoint is at fault")

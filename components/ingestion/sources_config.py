@@ -70,7 +70,7 @@ class SourcesConfig:
         "apart: a picture and its caption are two candidates, and the caption is a query for the picture; "
         "together: they are one candidate, with which no query is made",
     )
-    workers: int | None = option(None, "pieces that are read at a time; null: as many as the cluster's CPUs")
+    workers: int | None = option(None, "pieces that are read at a time; null: as many as the cluster's CPUs", decides=False)
     world: WorldConfig = option(WorldConfig, "the generated world, for when path is empty")
 
     def __post_init__(self) -> None:

@@ -25,7 +25,7 @@ class MineConfig:
     balanced: bool = option(False, "as many texts as pictures or clips (MARVEL, UniVL-DR), filled up with the other where one is short")
     drop_likely_answers: bool = option(True, "leave out near-duplicates of an answer, and items with the text or the pictures of one")
     release: str | None = option(None, "folder or URI of a release whose encoder and index are used; null: those of this run")
-    batch_size: int = option(256, "queries per search")
+    batch_size: int = option(256, "queries per search", decides=False)
     encode: EmbedConfig = option(EmbedConfig, "how the training queries are encoded")
 
     def __post_init__(self) -> None:

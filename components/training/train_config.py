@@ -22,6 +22,7 @@ class TrainConfig:
         None,
         "most tokens, with padding, that a worker encodes at once: a larger share is cut in chunks whose activations are computed twice; "
         "gradients are those of the whole batch. null: all at once",
+        decides=False,
     )
     learning_rate: float = option(1e-4, "highest learning rate")
     lr_scheduler_type: Literal["cosine", "linear", "constant"] = option("cosine", "decay of the learning rate after the warm-up")
@@ -33,11 +34,11 @@ class TrainConfig:
     adam_epsilon: float = option(1e-8, "added to the denominator of Adam's step")
     max_grad_norm: float = option(1.0, "gradients are clipped to this norm; 0: no clipping")
     bf16: bool = option(False, "compute in bfloat16, with float32 weights in the optimizer")
-    gradient_checkpointing: bool = option(False, "compute activations again in the backward pass, to save memory")
-    save_steps: int = option(100, "steps between checkpoints")
-    logging_steps: int = option(10, "steps between reports")
+    gradient_checkpointing: bool = option(False, "compute activations again in the backward pass, to save memory", decides=False)
+    save_steps: int = option(100, "steps between checkpoints", decides=False)
+    logging_steps: int = option(10, "steps between reports", decides=False)
     seed: int = option(0, "seed of batches and dropout, together with that of the run")
-    dataloader_num_workers: int = option(1, "threads that collate batches ahead; 0: collate when a batch is needed")
+    dataloader_num_workers: int = option(1, "threads that collate batches ahead; 0: collate when a batch is needed", decides=False)
     loss: Objective = option(Objective, "the loss")
     mask_relevant: bool = option(True, "known answers of a query, from any pair, and their copies are not used as its negatives")
     mask_kin: bool = option(True, "near-duplicates of known answers, found by curation, are not used as negatives either")
@@ -50,12 +51,15 @@ class TrainConfig:
         "task", "the property that their pairs share; target: modality of the positive"
     )
     augment: AugmentConfig = option(AugmentConfig, "rates at which parts of pairs are removed in training")
+    # In the key, though the result is the same to rounding: a checkpoint of one stage cannot be loaded at another.
     zero_stage: Literal[0, 1, 2, 3] = option(1, "what DeepSpeed shards: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too")
     deepspeed: str | None = option(None, 'DeepSpeed settings file; "auto" in it is resolved from this config')
-    num_workers: int = option(1, "data-parallel workers")
-    cpus_per_worker: int = option(1, "CPUs of the cluster that a worker reserves, and threads that it computes with")
-    use_gpu: bool | None = option(None, "a GPU per worker; null: if the cluster has that many now; true: always, by its autoscaler")
-    max_failures: int = option(3, "how often dead workers are restarted from the last checkpoint")
+    num_workers: int = option(1, "data-parallel workers", decides=False)
+    cpus_per_worker: int = option(1, "CPUs of the cluster that a worker reserves, and threads that it computes with", decides=False)
+    use_gpu: bool | None = option(
+        None, "a GPU per worker; null: if the cluster has that many now; true: always, by its autoscaler", decides=False
+    )
+    max_failures: int = option(3, "how often dead workers are restarted from the last checkpoint", decides=False)
 
     def __post_init__(self) -> None:
         refuse_unknown(self)

@@ -56,6 +56,9 @@ class Reader(Protocol):
     def tensors(self, call: str, parts: Sequence[Part]) -> dict[str, torch.Tensor]:
         """The tensors of a call; the first dimension of what the model returns for them is that of the parts."""
 
+    def lengths(self, call: str, parts: Sequence[Part]) -> list[int]:
+        """The tokens of each part, or its patches, without decoding a picture; near them where a model's library alone could say."""
+
     def apart(self, parts: Sequence[Part]) -> list[list[int]]:
         """The places of the parts of a call that can be read at once; most models read all of them at once."""
 
@@ -79,10 +82,7 @@ class AdoptedCollator:
     def __call__(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> dict[str, torch.Tensor]:
         items = (*queries, *documents)
         refuse_empty(items)
-        grouped: dict[str, list[tuple[int, Part]]] = {call: [] for call in self.reader.calls}
-        for place, item in enumerate(items):
-            for part in self._parts(item, "query" if place < len(queries) else "document"):
-                grouped[self.reader.call_of(part)].append((place, part))
+        grouped = self._grouped(queries, documents)
         batch: dict[str, torch.Tensor] = {}
         tokens_N = torch.zeros(len(items), dtype=torch.long)
         for call, placed in grouped.items():
@@ -106,6 +106,23 @@ class AdoptedCollator:
                     tokens_N.index_add_(0, places_P[own], mask.sum(1)[own].long())
         length = max(1, int(tokens_N.max()))
         return {"attention_mask": (torch.arange(length)[None] < tokens_N[:, None]).long(), **batch}
+
+    def lengths(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> list[int]:
+        """The tokens of each item, of all the calls that read a part of it."""
+        lengths = [0] * (len(queries) + len(documents))
+        for call, placed in self._grouped(queries, documents).items():
+            if placed:
+                for (place, _), length in zip(placed, self.reader.lengths(call, [part for _, part in placed]), strict=True):
+                    lengths[place] += length
+        return lengths
+
+    def _grouped(self, queries: Sequence[Item], documents: Sequence[Item]) -> dict[str, list[tuple[int, Part]]]:
+        """The parts that each call reads, with the place of their items."""
+        grouped: dict[str, list[tuple[int, Part]]] = {call: [] for call in self.reader.calls}
+        for place, item in enumerate((*queries, *documents)):
+            for part in self._parts(item, "query" if place < len(queries) else "document"):
+                grouped[self.reader.call_of(part)].append((place, part))
+        return grouped
 
     def refusal(self, modality: Modality) -> str | None:
         """Why items of a modality are not read; None where they are."""

@@ -9,7 +9,7 @@ Shapes: P rows of a call, D width.
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -22,7 +22,7 @@ from mirepoix.models.adopted.layout import SIMILARITY, Layout
 from mirepoix.models.adopted.two_towers import BLANKS, own_temperature
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import TRUSTED, quiet, refused_code, saving
-from mirepoix.models.backbones.pictures import decoded
+from mirepoix.models.backbones.pictures import decoded, patch_count, picture_size
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
@@ -85,6 +85,26 @@ class LibraryReader:
         if (length := made.get(PROMPT_LENGTH)) is not None:
             tensors[PROMPT_LENGTH] = torch.full((len(parts),), int(length))
         return tensors
+
+    def lengths(self, call: str, parts: Sequence[Part]) -> list[int]:
+        """By the tokenizer alone, without the template of a conversation, and as many tokens a picture as its size or the model says."""
+        texts = [part.prompt + part.item.text for part in parts]
+        try:
+            words = [len(ids) for ids in self.model.tokenizer(texts, truncation=True, max_length=self.model.max_seq_length)["input_ids"]]
+        except (TypeError, AttributeError, KeyError):  # it has no tokenizer of transformers
+            words = [len(text) for text in texts]
+        read = self.message or call.partition("-")[0] == "text"
+        views = [[*part.item.images, *part.item.video] for part in parts]
+        return [max(1, (count if read else 0) + sum(map(self._picture_length, own))) for count, own in zip(words, views, strict=True)]
+
+    def _picture_length(self, picture: bytes) -> int:
+        processor: Any = getattr(getattr(self.model[0], "processor", None), "image_processor", None)
+        if hasattr(processor, "merge_size"):
+            width, height = picture_size(picture)
+            with suppress(ValueError):
+                return int(processor.get_number_of_image_patches(height, width, {})) // int(processor.merge_size) ** 2
+        vision = getattr(getattr(self.model.transformers_model, "config", None), "vision_config", None)
+        return patch_count(vision) if hasattr(vision, "image_size") and hasattr(vision, "patch_size") else 1
 
     def _input(self, part: Part, prompted: bool) -> Any:
         """An item as the library takes it, its prompt before its words, or as the system's turn of a conversation."""

@@ -18,7 +18,7 @@ from mirepoix.models.adopted.layout import Layout
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpoint
 from mirepoix.models.backbones.clip_temperature import SCALE, temperature_of
-from mirepoix.models.backbones.pictures import decoded
+from mirepoix.models.backbones.pictures import decoded, patch_count
 from mirepoix.models.encoder import frozen
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
@@ -41,6 +41,7 @@ class TwoTowerReader:
         self.image_processor = part.image_processor
         longest = int(part.model.config.text_config.max_position_embeddings)
         self.length = min(each for each in (length, layout.max_length, longest, self.tokenizer.model_max_length) if each is not None)
+        self.patches = getattr(part.image_processor, "max_num_patches", None) or patch_count(part.model.config.vision_config)
         self.padding = "max_length" if layout.family in PADDED else True
         if layout.family in PADDED and self.length < longest:
             raise Refused(f"max_length is {self.length}, and {layout.family} reads texts of exactly {longest} tokens; give that, or null")
@@ -54,6 +55,14 @@ class TwoTowerReader:
             return dict(self.image_processor(images=pictures, return_tensors="pt"))
         texts = [part.prompt + part.item.text for part in parts]
         return dict(self.tokenizer(texts, padding=self.padding, truncation=True, max_length=self.length, return_tensors="pt"))
+
+    def lengths(self, call: str, parts: Sequence[Part]) -> list[int]:
+        if call == "image":
+            return [self.patches] * len(parts)
+        if self.padding == "max_length":
+            return [self.length] * len(parts)
+        texts = [part.prompt + part.item.text for part in parts]
+        return [len(ids) for ids in self.tokenizer(texts, truncation=True, max_length=self.length)["input_ids"]]
 
     def apart(self, parts: Sequence[Part]) -> list[list[int]]:
         return [list(range(len(parts)))]

@@ -25,6 +25,15 @@ def decoded(item: Item, pictures: Sequence[bytes]) -> list[Image.Image]:
         ) from error
 
 
+def picture_size(picture: bytes) -> tuple[int, int]:
+    """The width and height that a picture's header says; (1, 1) of what is no picture, which whoever decodes it refuses."""
+    try:
+        with Image.open(BytesIO(picture)) as opened:
+            return opened.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return 1, 1
+
+
 def whole_sides(size: tuple[int, int], side: int, fewest: int, most: int) -> tuple[int, int]:
     """A width and a height as multiples of `side` near their own, of at most so many pixels, or at least, as qwen_vl_utils rounds them."""
     width, height = (max(side, round(edge / side) * side) for edge in size)
@@ -47,6 +56,11 @@ def pixels(items: Sequence[Item], image_processor: Any) -> dict[str, torch.Tenso
         return {}
     pixel_values = image_processor(images=[picture for _, picture in pictures], return_tensors="pt")["pixel_values"]
     return {"pixel_values": pixel_values, "owners": torch.tensor([place for place, _ in pictures])}
+
+
+def patch_count(vision_config: Any) -> int:
+    """How many patches a picture has in a tower that takes pictures of one size."""
+    return int(vision_config.image_size // vision_config.patch_size) ** 2
 
 
 def blank_pixels(vision_config: Any, device: torch.device) -> torch.Tensor:

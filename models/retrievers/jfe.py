@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.jfe_config import JfeConfig
-from mirepoix.models.retrievers.qwen_vl import OneTower, OneTowerCollator, TokenBatch, View
+from mirepoix.models.retrievers.qwen_vl import OneTower, OneTowerCollator, TokenBatch
 
 _SEQUENCES = {"joint": 1, "late": 2}
 
@@ -37,16 +37,16 @@ class JfeCollator(OneTowerCollator):
         self.head = self.structure("<|im_start|>user\n")
         self.tail = self.structure("<|im_end|>")
 
-    def sequences(self, item: Item, views: Sequence[View]) -> list[list[list[int] | TokenBatch]]:
+    def sequences(self, item: Item, views: Sequence[list[int]]) -> list[list[list[int] | TokenBatch]]:
         if self.config.fusion == "joint":
             return [self._turn(item.instruction, views, item.text)]
         words = self._turn(item.instruction, (), item.text) if worded(item) else []
         return [self._turn("", views, "") if views else [], words]
 
-    def _turn(self, instruction: str, views: Sequence[View], text: str) -> list[list[int] | TokenBatch]:
+    def _turn(self, instruction: str, views: Sequence[list[int]], text: str) -> list[list[int] | TokenBatch]:
         instruction, text = instruction.strip(), text.strip()
         task = TokenBatch(instruction, "\n" if instruction and (views or text) else "")
-        return [self.head, task, *(view.ids for view in views), TokenBatch("\n" + text if views and text else text), self.tail]
+        return [self.head, task, *views, TokenBatch("\n" + text if views and text else text), self.tail]
 
 
 class Jfe(OneTower):

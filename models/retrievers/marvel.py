@@ -61,6 +61,10 @@ class MarvelCollator:
             batch["pixel_values"] = pictures["pixel_values"]
         return batch
 
+    def lengths(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> list[int]:
+        """The tokens of each item, patches among them, as the attention mask counts them."""
+        return [len(self._ids(item)) for item in (*queries, *documents)]
+
     def _ids(self, item: Item) -> list[int]:
         text, patches = worded(item), [self.patch] * (self.patches * len(item.images))
         if not patches:

@@ -36,7 +36,7 @@ from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.encoder import refuse_unread
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.mimic_config import MimicConfig, MimicTuning
-from mirepoix.models.retrievers.t5_clip import T5Clip, TokenSequences
+from mirepoix.models.retrievers.t5_clip import T5Clip, TokenSequences, patches_of
 
 
 class MimicCollator:
@@ -44,17 +44,25 @@ class MimicCollator:
 
     def __init__(self, config: MimicConfig, text: LoadedCheckpoint, vision: LoadedCheckpoint):
         self.words = TokenSequences(text.tokenizer, config.text_length)
+        self.patches = patches_of(vision)
         self.image_processor = vision.image_processor
 
     def __call__(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> dict[str, torch.Tensor]:
         items = (*queries, *documents)
         refuse_unread(items, MimicConfig)
-        texts = [worded(item) for item in items]
-        batch = self.words.batch([self.words(text) if text else [] for text in texts])
+        batch = self.words.batch([self._ids(item) for item in items])
         if pictures := pixels(items, self.image_processor):
             batch |= pictures
             batch["places"] = torch.tensor([place for item in items for place in range(len(item.images))])
         return batch
+
+    def lengths(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> list[int]:
+        """The tokens of each item's words, as the attention mask counts them, and the patches of its pictures."""
+        return [len(self._ids(item)) + self.patches * len(item.images) for item in (*queries, *documents)]
+
+    def _ids(self, item: Item) -> list[int]:
+        text = worded(item)
+        return self.words(text) if text else []
 
 
 class DecoderSource(NamedTuple):

@@ -38,7 +38,8 @@ import torch.nn.functional as F
 
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, quiet, refused_code
-from mirepoix.models.backbones.pictures import blank_pixels, pixels
+from mirepoix.models.backbones.pictures import blank_pixels, patch_count, pixels
+from mirepoix.models.backbones.plain_tokens import PlainTokens
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.encoder import Encoder, refuse_unread
 from mirepoix.models.encoder_config import EncoderConfig
@@ -56,9 +57,11 @@ class MireCollator:
     With a tuning, items are read as in that stage of training.
     """
 
-    def __init__(self, config: MireConfig, tokenizer: Any, image_processor: Any, tuning: MireTuning | None = None):
+    def __init__(self, config: MireConfig, tokenizer: Any, image_processor: Any, patches: int, tuning: MireTuning | None = None):
         self.config = config
         self.tokenizer = tokenizer
+        self.plain = PlainTokens(tokenizer)
+        self.patches = patches
         self.image_processor = image_processor
         stage = MireTuning(query_padding="none") if tuning is None else tuning
         self.query_length = stage.query_length or config.query_length
@@ -114,10 +117,21 @@ class MireCollator:
         visual = self._visual(owners, query_ids.numel() + document_ids.numel())
         return batch | {"places": _table([visual.get(place, []) + text for place, text in enumerate(tokens)])}
 
+    def lengths(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> list[int]:
+        """The tokens of each item's words, as the attention mask counts them, and the patches of its pictures.
+
+        Where queries are filled up to their full length, as in training, that is the length of each.
+        """
+        read = [self.query_length if self.pads_queries else self._count(worded(query), self.query_length) for query in queries]
+        read += [self._count(worded(document), self.document_length) for document in documents]
+        return [count + self.patches * len(item.images) for count, item in zip(read, (*queries, *documents), strict=True)]
+
+    def _count(self, text: str, length: int) -> int:
+        return min(len(self.plain(text)), length - FRAME) + FRAME
+
     def _tokens(self, text: str, marker: int, length: int) -> list[int]:
         """The ids of a text with marker and separators, cut to the length; control tokens in it are split into letters."""
-        words = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True, truncation=True, max_length=length - FRAME)
-        return [self.tokenizer.cls_token_id, marker, *words["input_ids"], self.tokenizer.sep_token_id]
+        return [self.tokenizer.cls_token_id, marker, *self.plain(text)[: length - FRAME], self.tokenizer.sep_token_id]
 
     def _padded(self, sequences: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         ids = _table(sequences, self.tokenizer.pad_token_id)
@@ -198,7 +212,9 @@ class Mire(Encoder):
         return super().open(folder, config, trust_remote_code)
 
     def _reader(self, tuning: MireTuning | None = None) -> MireCollator:
-        collator = MireCollator(self.config, self.parts["text"].tokenizer, self.parts["vision"].image_processor, tuning)
+        vision = self.parts["vision"]
+        patches = patch_count(vision.model.config)
+        collator = MireCollator(self.config, self.parts["text"].tokenizer, vision.image_processor, patches, tuning)
         most = self.text.config.max_position_embeddings
         for name in ("query_length", "document_length"):
             if getattr(collator, name) > most:

@@ -22,7 +22,9 @@ class MireTuning(Tuning):
     lora: Lora | None = option(None, "train adapters on them; null: all their weights")
     query_padding: Literal["mask", "none"] = option("mask", "mask: pad queries with [MASK], which then counts as text; none: do not")
     text_rows: bool = option(True, "score the text of queries that have pictures; false in the alignment stage")
-    cached_pictures: int = option(0, "pictures whose features are cached in host memory, 150 kB each with CLIP ViT-B/32; 0: none")
+    cached_pictures: int = option(
+        0, "pictures whose features are cached in host memory, 150 kB each with CLIP ViT-B/32; 0: none", decides=False
+    )
     query_length: int | None = option(None, "most tokens of a query here; null: as in search; alignment was published with 40")
     document_length: int | None = option(None, "most tokens of a document here; null: as in search; alignment was published with 400")
 

@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
-from mirepoix.models.backbones.pictures import decoded, whole_sides
+from mirepoix.models.backbones.pictures import decoded, picture_size, whole_sides
+from mirepoix.models.backbones.plain_tokens import PlainTokens
 from mirepoix.models.encoder import Encoder, frozen, refuse_empty
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
@@ -65,6 +66,7 @@ class OneTowerCollator:
         model_config = backbone.model.config
         self.config = config
         self.tokenizer = backbone.tokenizer
+        self.plain = PlainTokens(backbone.tokenizer)
         self.image_processor = backbone.image_processor
         self.token_of = {_IMAGE: model_config.image_token_id, _VIDEO: model_config.video_token_id}
         self.times: Callable[..., list[float]] | None = getattr(PROCESSOR_MAPPING[type(model_config)], "_calculate_timestamps", None)
@@ -78,14 +80,17 @@ class OneTowerCollator:
         self.pad = self.tokenizer.pad_token_id
 
     @abstractmethod
-    def sequences(self, item: Item, views: Sequence[View]) -> list[list[list[int] | TokenBatch]]:
-        """The sequences that an item is read as, each as pieces: token ids that are never cut, and words."""
+    def sequences(self, item: Item, views: Sequence[list[int]]) -> list[list[list[int] | TokenBatch]]:
+        """The sequences that an item is read as, each as pieces: token ids that are never cut, and words.
+
+        `views` has the placeholders of its pictures and its clip.
+        """
 
     def __call__(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> dict[str, torch.Tensor]:
         items = (*queries, *documents)
         refuse_empty(items)
         views = [self._views(item) for item in items]
-        read = [[self._fitted(item, pieces) for pieces in self.sequences(item, own)] for item, own in zip(items, views, strict=True)]
+        read = [self._sequences(item, [view.ids for view in own]) for item, own in zip(items, views, strict=True)]
         length = max(len(ids) for each in read for ids in each)
         ids_NSL = torch.tensor([[[self.pad] * (length - len(ids)) + ids for ids in each] for each in read])
         mask_NSL = torch.tensor([[[0] * (length - len(ids)) + [1] * len(ids) for ids in each] for each in read])
@@ -100,24 +105,42 @@ class OneTowerCollator:
             batch["strides"] = torch.tensor([view.stride for view in flat])
         return batch
 
+    def lengths(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> list[int]:
+        """The tokens of each item, as the attention mask counts them."""
+        return [sum(map(len, self._sequences(item, self._placeholders(item)))) for item in (*queries, *documents)]
+
+    def _sequences(self, item: Item, views: Sequence[list[int]]) -> list[list[int]]:
+        return [self._fitted(item, pieces) for pieces in self.sequences(item, views)]
+
+    def _placeholders(self, item: Item) -> list[list[int]]:
+        """The placeholders of an item's pictures and clip, by their sizes alone."""
+        ids = [self._ids(_IMAGE, self._patches(self._fetched(picture_size(each)), self.image_processor.size), [0]) for each in item.images]
+        if item.video:
+            size = self._fetched_frame(picture_size(item.video[0]))
+            ids.append(self._ids(_VIDEO, self._patches(size, self.frame_size), self._moments(item)))
+        return ids
+
+    def _patches(self, size: tuple[int, int], within: dict[str, int]) -> int:
+        """How many patches the image processor makes of a picture, or of a frame."""
+        limits = {"min_pixels": within["shortest_edge"], "max_pixels": within["longest_edge"]}
+        try:
+            return int(self.image_processor.get_number_of_image_patches(size[1], size[0], limits))
+        except ValueError:  # of a picture that is too narrow to be read
+            return 0
+
     def structure(self, text: str) -> list[int]:
         """Ids of text of our own, in which control tokens are control tokens."""
         ids: list[int] = self.tokenizer(text)["input_ids"]
         return ids
 
-    def _plain(self, text: str) -> list[int]:
-        """Ids of text from a corpus or a user, in which control tokens are split into letters and never become structure."""
-        ids: list[int] = self.tokenizer(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
-        return ids
-
     def _fitted(self, item: Item, pieces: Sequence[list[int] | TokenBatch]) -> list[int]:
         """The pieces as one sequence; where that is too long, the last words are cut first."""
-        read = [self._plain(piece.text + piece.kept) if isinstance(piece, TokenBatch) else piece for piece in pieces]
+        read = [self.plain(piece.text + piece.kept) if isinstance(piece, TokenBatch) else piece for piece in pieces]
         over = sum(map(len, read)) - self.config.max_length
         for place, piece in reversed(list(enumerate(pieces))):
             if over > 0 and isinstance(piece, TokenBatch):
-                kept = self._plain(piece.kept)
-                short = self._plain(piece.text)[: max(0, len(read[place]) - over - len(kept))] + kept
+                kept = self.plain(piece.kept)
+                short = self.plain(piece.text)[: max(0, len(read[place]) - over - len(kept))] + kept
                 over += len(short) - len(read[place])
                 read[place] = short
         if over > 0:
@@ -129,29 +152,36 @@ class OneTowerCollator:
         return [token for ids in read for token in ids]
 
     def _views(self, item: Item) -> list[View]:
-        views = [self._view(_IMAGE, self._fetched(decoded(item, [image])), self.image_processor.size, [0]) for image in item.images]
+        views = []
+        for picture in decoded(item, item.images):
+            views.append(self._view(_IMAGE, [_resized(picture, self._fetched(picture.size))], self.image_processor.size, [0]))
         if item.video:
-            count = len(item.video)
-            read = np.linspace(0, count - 1, min(count, self.config.max_frames or count)).round().astype(int).tolist()
+            read = self._moments(item)
             first, *others = decoded(item, [item.video[place] for place in read])
-            frames = self._fetched_frames([first, *(frame.resize(first.size) for frame in others)])
+            size = self._fetched_frame(first.size)
+            frames = [_resized(_resized(frame, first.size), size) for frame in (first, *others)]
             views.append(self._view(_VIDEO, frames, self.frame_size, read))
         return views
 
-    def _fetched(self, pictures: list[Image.Image]) -> list[Image.Image]:
-        """The pictures after the first of two resizings, where they are resized twice."""
-        if not self.config.resized_twice:
-            return pictures
-        fewest, most = (count * self.side**2 for count in FETCHED)
-        return [picture.resize(whole_sides(picture.size, self.side, fewest, most)) for picture in pictures]
+    def _moments(self, item: Item) -> list[int]:
+        """The numbers of the frames of an item's clip that are read."""
+        count = len(item.video)
+        read: list[int] = np.linspace(0, count - 1, min(count, self.config.max_frames or count)).round().astype(int).tolist()
+        return read
 
-    def _fetched_frames(self, frames: list[Image.Image]) -> list[Image.Image]:
-        """The frames after the first of two resizings, where they are resized twice: first to a budget that is below that of the second."""
+    def _fetched(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size of a picture after the first of two resizings, where it is resized twice."""
+        if not self.config.resized_twice:
+            return size
+        fewest, most = (count * self.side**2 for count in FETCHED)
+        return whole_sides(size, self.side, fewest, most)
+
+    def _fetched_frame(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The size of a frame after the first of two resizings, where it is resized twice: first to a budget below that of the second."""
         if self.config.min_frame_pixels is None:
-            return frames
+            return size
         fewest = min(FETCHED_FRAME * self.side**2, self.config.min_frame_pixels)
-        size = whole_sides(frames[0].size, self.side, fewest, self.config.max_frame_pixels)
-        return [frame.resize(size) for frame in frames]
+        return whole_sides(size, self.side, fewest, self.config.max_frame_pixels)
 
     def _view(self, kind: int, frames: list[Image.Image], size: dict[str, int], read: list[int]) -> View:
         """The view of a picture, or of a clip, whose frames are of one size; `read` has their numbers in the clip."""
@@ -161,17 +191,25 @@ class OneTowerCollator:
         still_FPCThw = processed["pixel_values"].reshape(len(frames), height * width, 3, shared, side, side)
         still_FPCThw = np.concatenate([still_FPCThw] + [still_FPCThw[-1:]] * (-len(frames) % shared))
         moving = np.stack([still_FPCThw[moment::shared, :, :, moment] for moment in range(shared)], axis=3)
-        places = [self.token_of[kind]] * (height * width // self.image_processor.merge_size**2)
+        stride = max(1.0, (read[-1] - read[0]) / max(1, len(read) - 1))
+        return View(
+            kind, self._ids(kind, height * width, read), moving.reshape(-1, still_FPCThw[0, 0].size), (len(moving), height, width), stride
+        )
+
+    def _ids(self, kind: int, patches: int, read: list[int]) -> list[int]:
+        """The placeholders of a picture, or of a clip, of so many patches a frame."""
+        shared, places = self.image_processor.temporal_patch_size, [self.token_of[kind]] * (patches // self.image_processor.merge_size**2)
         if kind == _VIDEO and self.times is not None:
             times = self.times(None, list(read), self.config.frames_per_second, shared)
-            ids = [token for time in times for token in self._plain(f"<{time:.1f} seconds>") + self._framed(places)]
-        else:
-            ids = self._framed(places * len(moving))
-        stride = max(1.0, (read[-1] - read[0]) / max(1, len(read) - 1))
-        return View(kind, ids, moving.reshape(-1, still_FPCThw[0, 0].size), (len(moving), height, width), stride)
+            return [token for time in times for token in self.plain(f"<{time:.1f} seconds>") + self._framed(places)]
+        return self._framed(places * -(-len(read) // shared))
 
     def _framed(self, places: list[int]) -> list[int]:
         return [self.vision_start, *places, self.vision_end]
+
+
+def _resized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    return picture if picture.size == size else picture.resize(size)
 
 
 class OneTower(Encoder):

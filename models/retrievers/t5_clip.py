@@ -11,7 +11,8 @@ import torch
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
 from mirepoix.models.backbones.clip_temperature import SCALE, published_temperature
-from mirepoix.models.backbones.pictures import blank_pixels
+from mirepoix.models.backbones.pictures import blank_pixels, patch_count
+from mirepoix.models.backbones.plain_tokens import PlainTokens
 from mirepoix.models.encoder import Encoder, frozen
 from mirepoix.models.encoder_config import EncoderConfig
 from mirepoix.models.errors import Refused
@@ -23,6 +24,7 @@ class TokenSequences:
 
     def __init__(self, tokenizer: Any, length: int):
         self.tokenizer = tokenizer
+        self.plain = PlainTokens(tokenizer)
         self.length = length
         self.end = tokenizer.eos_token_id
         # T5's unigram vocabulary holds control tokens too, so `split_special_tokens` alone does not split them. "<unk>" is no structure.
@@ -32,8 +34,7 @@ class TokenSequences:
         }
 
     def __call__(self, text: str) -> list[int]:
-        ids = self.tokenizer(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
-        spelt = [letter for number in ids for letter in self.letters.get(number, (number,))]
+        spelt = [letter for number in self.plain(text) for letter in self.letters.get(number, (number,))]
         return [*spelt[: self.length - 1], self.end]
 
     def batch(self, sequences: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
@@ -121,5 +122,4 @@ class T5Clip(Encoder):
 
 def patches_of(vision: LoadedCheckpoint) -> int:
     """How many patches a picture has."""
-    config = vision.model.config
-    return int(config.image_size // config.patch_size) ** 2
+    return patch_count(vision.model.config)

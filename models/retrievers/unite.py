@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
 from mirepoix.models.item import Item, worded
-from mirepoix.models.retrievers.qwen_vl import OneTower, OneTowerCollator, TokenBatch, View, named
+from mirepoix.models.retrievers.qwen_vl import OneTower, OneTowerCollator, TokenBatch, named
 from mirepoix.models.retrievers.unite_config import UniteConfig
 
 SYSTEM = "You are a helpful assistant."
@@ -38,11 +38,11 @@ class UniteCollator(OneTowerCollator):
         self.head = self.structure(f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n")
         self.tail = self.structure("<|im_end|>\n<|im_start|>assistant\n<|endoftext|>")
 
-    def sequences(self, item: Item, views: Sequence[View]) -> list[list[list[int] | TokenBatch]]:
+    def sequences(self, item: Item, views: Sequence[list[int]]) -> list[list[list[int] | TokenBatch]]:
         text = worded(item, "\n")
         request = f"\nSummary above {named(item.modality)} in one word:" if self.config.prompt == "summary" else ""
         words = TokenBatch("\n" + text if views and text and self.config.newline_after_pictures else text, request)
-        return [[self.head, *(view.ids for view in views), words, self.tail]]
+        return [[self.head, *views, words, self.tail]]
 
 
 class Unite(OneTower):

@@ -31,7 +31,8 @@ import torch.nn.functional as F
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
 from mirepoix.models.backbones.clip_temperature import temperature_of
 from mirepoix.models.backbones.clip_text import clean_text
-from mirepoix.models.backbones.pictures import blank_pixels, pixels
+from mirepoix.models.backbones.pictures import blank_pixels, patch_count, pixels
+from mirepoix.models.backbones.plain_tokens import PlainTokens
 from mirepoix.models.encoder import Encoder, frozen, refuse_unread
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, worded
@@ -44,10 +45,12 @@ _PARTS = {"text": ("text_model", "text_projection"), "vision": ("vision_model", 
 class UniVLDRCollator:
     """Turns items into token ids and pixels, on the CPU; an item without words is an empty text with an attention mask of 0."""
 
-    def __init__(self, config: UniVLDRConfig, tokenizer: Any, image_processor: Any):
+    def __init__(self, config: UniVLDRConfig, tokenizer: Any, image_processor: Any, patches: int):
         self.config = config
         self.tokenizer = tokenizer
         self.image_processor = image_processor
+        self.plain = PlainTokens(tokenizer)
+        self.patches = patches
 
     def __call__(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> dict[str, torch.Tensor]:
         items = (*queries, *documents)
@@ -62,10 +65,15 @@ class UniVLDRCollator:
             **pixels(items, self.image_processor),
         }
 
+    def lengths(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> list[int]:
+        """The tokens of each item's words, as the attention mask counts them, and the patches of its pictures."""
+        items = (*queries, *documents)
+        return [(len(self._tokens(text)) if (text := worded(item)) else 0) + self.patches * len(item.images) for item in items]
+
     def _tokens(self, text: str) -> list[int]:
         """Ids of a text in which control tokens are split into letters, as CLIP pools at the first end-of-text token."""
         text = clean_text(text) if text and self.config.clean_text else text
-        ids = self.tokenizer(text, split_special_tokens=True, add_special_tokens=False)["input_ids"] if text else []
+        ids = self.plain(text) if text else []
         return [self.tokenizer.bos_token_id, *ids[: self.config.max_length - 2], self.tokenizer.eos_token_id]
 
 
@@ -85,7 +93,7 @@ class UniVLDR(Encoder):
         if config.max_length > longest:
             raise Refused(f"max_length is {config.max_length}, and the checkpoint reads {longest}; give no more than that")
         self.tokenizer = model.tokenizer
-        self.collator = UniVLDRCollator(config, model.tokenizer, model.image_processor)
+        self.collator = UniVLDRCollator(config, model.tokenizer, model.image_processor, patch_count(model.model.config.vision_config))
         # A buffer, not a parameter: engines that shard parameters take none without a dimension.
         scale = model.model.logit_scale.detach()
         del model.model.logit_scale

@@ -1,6 +1,6 @@
 """How large a request may be, and how many are answered at once."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mirepoix.models.options import option
 from mirepoix.serving.pictures_config import PictureLimits
@@ -17,4 +17,4 @@ class Limits:
     max_results: int = option(100, "most results of a search")
     max_in_flight: int = option(128, "requests to /v1/ answered at once, and as many to other paths; more get 503 with Retry-After")
     timeout_s: float = option(60.0, "seconds until a request is aborted with 503")
-    picture: PictureLimits = field(default_factory=PictureLimits, metadata={"help": "limits of one picture"})
+    picture: PictureLimits = option(PictureLimits, "limits of one picture")

@@ -93,6 +93,36 @@ def test_the_attention_mask_counts_the_tokens_of_each_item(encoder):
     assert 0 < short < long
 
 
+PATCHES = {"unite": 0, "jfe": 0, "marvel": 0, "mimic": 16, "mire": 16, "univldr": 16, "adopted": 16}
+"""Patches of a picture of the twin that the attention mask does not count, by the retriever."""
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["search", "training"])
+def test_lengths_are_the_tokens_of_the_attention_mask_and_the_patches_that_it_does_not_count(encoder, training):
+    """SigLIP reads every text as one of 64 tokens, which its reader gives no mask for, and SigLIP 2 256 patches of a picture."""
+    family, collator = encoder.model.config.model_type if encoder.architecture == "adopted" else "", encoder.collator
+    collator = encoder.training_collator if training else collator
+    long = Item("long", text="a small red circle on snow " * 400, instruction="" if encoder.architecture == "adopted" else "Find it.")
+    items = [*readable(encoder), long, Item("small", images=(picture("red", 9, "JPEG"), picture("blue", 300)))]
+    texts = [64 * bool(item.text) if family.startswith("siglip") else None for item in items] * 2
+    patches = 256 if family == "siglip2" else PATCHES[encoder.architecture]
+    counted = collator(items, items)["attention_mask"].sum(1).tolist()
+    expected = [
+        (count if text is None else text) + patches * len(item.images) for count, text, item in zip(counted, texts, items * 2, strict=True)
+    ]
+    assert collator.lengths(items, items) == expected
+    assert collator.lengths((), items[:1]) == expected[len(items) : len(items) + 1] and collator.lengths(()) == []
+
+
+def test_a_damaged_picture_has_some_length_and_is_refused_where_it_is_collated(encoder):
+    for data in (b"", b"no picture", picture()[:60], picture()[:-30]):
+        item = Item("a", images=(data,), source="corpus", line=7)
+        (length,) = encoder.collator.lengths([item])
+        assert length >= 1
+        with pytest.raises(Refused, match=r"item 'a' \(corpus:7\) has a picture that cannot be decoded"):
+            encoder.collator([item])
+
+
 def test_what_it_does_not_read_is_refused(encoder):
     clip = next(item for item in ITEMS if item.video)
     if encoder.reads & Modality.VIDEO:

@@ -142,4 +142,4 @@ def _in_arm(stage: Stage, arm: str, names: Mapping[str, str]) -> Stage:
 
 def _identity(stage: Stage) -> Hashable:
     """What must be equal for two stages with the same inputs to be one."""
-    return stage.step, stage.work, json.dumps(plain(stage.config), sort_keys=True)
+    return stage.step, stage.work, json.dumps(plain(stage.config, deciding=True), sort_keys=True)

@@ -16,7 +16,7 @@ from typing import Any
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import Manifest, absolute, delete, join, read_manifest, write
 from mirepoix.workflows.runner.executors import POLL_SECONDS, Executor, LocalExecutor, OnReports, RayExecutor
-from mirepoix.workflows.runner.fingerprint import StageLookup, look_up
+from mirepoix.workflows.runner.fingerprint import StageLookup, look_up, plain
 from mirepoix.workflows.runner.graph import Stage, choose, downstream, matching_names
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.runner.progress import Display, ProgressReport, clock, shortened
@@ -198,7 +198,7 @@ class _Run:
     def submit(self, stage: Stage, lookup: StageLookup) -> None:
         self.executor.prepare(stage)
         inputs = {argument: self.reports[name] for argument, name in stage.inputs.items()}
-        run_id = self.tracker.start(stage.name, lookup.parts, inputs)
+        run_id = self.tracker.start(stage.name, {**lookup.parts, "config": plain(stage.config)}, inputs)  # with what its key leaves out
         self.display.print_line(stage.name, f"runs: {shortened(lookup.reason)}", reason=lookup.reason)
         self.display.begin(stage.name)
         targets = {argument: report.target for argument, report in inputs.items()}

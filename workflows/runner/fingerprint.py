@@ -3,26 +3,31 @@
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
 
 from mirepoix.models.dotted_path import import_named
+from mirepoix.models.options import decides
 from mirepoix.serving.store import Damaged, Manifest, Missing, cache_folder, fetch, join, list_names, read_manifest, verify
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.source_code import module_file, module_hashes
 
 
-def plain(value: Any) -> Any:
-    """A config as JSON; each dataclass keeps its class name, for two methods may have the same fields and values."""
+def plain(value: Any, deciding: bool = False) -> Any:
+    """A config as JSON; each dataclass keeps its class name, for two methods may have the same fields and values.
+
+    With `deciding`, the fields are left out that are marked as not deciding the result (`option`), at every depth.
+    """
     if is_dataclass(value):
-        return {"class": type(value).__qualname__} | {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
+        kept = [entry.name for entry in fields(value) if decides(entry) or not deciding]
+        return {"class": type(value).__qualname__} | {name: plain(getattr(value, name), deciding) for name in kept}
     if isinstance(value, Mapping):
-        return {str(name): plain(entry) for name, entry in value.items()}
+        return {str(name): plain(entry, deciding) for name, entry in value.items()}
     if isinstance(value, (tuple, list)):
-        return [plain(entry) for entry in value]
+        return [plain(entry, deciding) for entry in value]
     assert value is None or isinstance(value, (bool, int, float, str)), f"a config holds plain values, not {type(value).__name__}"
     return value
 
@@ -52,7 +57,7 @@ def ingredients(stage: Stage, digests: Mapping[str, str]) -> dict[str, Any]:
         "stage": stage.step,
         "work": stage.work,
         "source": module_hashes(stage.work.partition(":")[0], *stage.modules),
-        "config": plain(stage.config),
+        "config": plain(stage.config, deciding=True),
         "libraries": {name: library_version(name) for name in stage.libraries},
         "seed": stage.seed,
         "outside": dict(stage.outside),
@@ -65,8 +70,18 @@ def key_of(parts: Mapping[str, Any]) -> str:
     return _sha256(json.dumps(parts, sort_keys=True))
 
 
-def why_rerun(old: Mapping[str, Any] | None, new: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
-    """Why a stage with the old ingredients would run again with the new ones; inputs are stage names by argument."""
+def undecisive(config: Any) -> frozenset[str]:
+    """The dotted names of the fields that a key leaves out."""
+    return frozenset(flatten(plain(config)).keys() - flatten(plain(config, deciding=True)).keys())
+
+
+def why_rerun(
+    old: Mapping[str, Any] | None, new: Mapping[str, Any], inputs: Mapping[str, str], unnamed: Collection[str] = frozenset()
+) -> str:
+    """Why a stage with the old ingredients would run again with the new ones; inputs are stage names by argument.
+
+    `unnamed` are fields of the config that do not decide the result: old ingredients may have them, when they were in the key still.
+    """
     if old is None:
         return "never ran"
     reasons = [f"input {inputs.get(name, name)} changed" for name in _differing(old["inputs"], new["inputs"])]
@@ -74,7 +89,7 @@ def why_rerun(old: Mapping[str, Any] | None, new: Mapping[str, Any], inputs: Map
     reasons += [f"work {old.get('work', 'absent')} -> {new['work']}"] if old.get("work") != new["work"] else []
     reasons += [f"source changed: {name}" for name in _differing(old["source"], new["source"])]
     before, after = flatten(old["config"]), flatten(new["config"])
-    reasons += [f"config changed: {_arrow(name, before, after)}" for name in _differing(before, after)]
+    reasons += [f"config changed: {_arrow(name, before, after)}" for name in _differing(before, after) if name not in unnamed]
     reasons += [f"library {_arrow(name, old['libraries'], new['libraries'])}" for name in _differing(old["libraries"], new["libraries"])]
     reasons += [f"seed {old['seed']} -> {new['seed']}"] if old["seed"] != new["seed"] else []
     return "; ".join(reasons) or "its result is gone"
@@ -113,7 +128,9 @@ def look_up(stage: Stage, digests: Mapping[str, str], storage: str, forced: bool
         manifest = verify(target, hashes=False)
         holds = stage.valid is None or import_named(stage.valid)(fetch(target, cache_folder()), stage.config)
     except Missing:
-        return StageLookup(key, target, parts, None, why_rerun(latest(stage, storage), parts, stage.inputs), False)
+        return StageLookup(
+            key, target, parts, None, why_rerun(latest(stage, storage), parts, stage.inputs, undecisive(stage.config)), False
+        )
     except Damaged as damage:
         return StageLookup(key, target, parts, None, str(damage), True)
     if forced or not stage.cached or not holds:

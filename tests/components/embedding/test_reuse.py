@@ -220,7 +220,22 @@ def test_an_encoder_that_does_not_reproduce_what_would_be_reused_is_refused_and_
     corpus = [*TEXTS, *PICTURES, {"id": "new", "text": "new"}]
     with pytest.raises(Refused, match=r"the vectors that would be reused \(embed\.reuse=false encodes all items\): golden item 't00'"):
         storage.embed("1", corpus, QUERIES, recorder=Other())
-    assert counts(storage.embed("2", corpus, QUERIES, replace(CONFIG, reuse=False), recorder=Other())[0]) == [21, 0, 0]
+    assert list((storage.home / "scratch-1").iterdir()), "shards were kept, of vectors of the earlier result"
+    assert counts(storage.embed("1", corpus, QUERIES, replace(CONFIG, reuse=False), recorder=Other())[0]) == [21, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "resumed"), [({"workers": 2, "threads": 1, "batch_size": 3}, 8), ({"use_gpu": True}, 0), ({"reuse": False}, 0)]
+)
+def test_kept_shards_serve_any_number_of_workers_but_not_another_kind_of_device_and_not_who_wants_all_encoded(
+    tmp_path, started, changes, resumed
+):
+    storage = Storage(tmp_path)
+    with pytest.raises(Killed):
+        storage.embed("0", TEXTS + PICTURES, QUERIES, kill_at=8)
+    outcome, folder, _ = storage.embed("0", TEXTS + PICTURES, QUERIES, replace(CONFIG, **changes))
+    assert counts(outcome) == [20 - resumed, 0, resumed]
+    check_vectors(folder, storage.home / "corpus-0")
 
 
 def test_equal_items_of_one_run_are_each_encoded_in_the_same_batches_as_ever(tmp_path, started):

@@ -66,6 +66,23 @@ def test_the_attention_mask_has_the_tokens_of_each_item(layout):
     assert batch["attention_mask"].sum(1)[[0, 2]].tolist() == batch["text.attention_mask"].sum(1).tolist()
 
 
+@pytest.mark.parametrize("name", ["clip with a dense layer", "bert, mean", "bert, as it was saved in 2022"])
+def test_lengths_are_the_tokens_of_texts_and_the_patches_of_pictures(name, layout):
+    collator = adopt(layout(name)).collator
+    long = Item("long", text="two large blue stars " * 100)
+    counted = collator([*TEXTS, long], [*TEXTS, long])["attention_mask"].sum(1).tolist()
+    found = collator.lengths([*TEXTS, long], [*TEXTS, long])
+    assert found == counted and counted[-1] > counted[0] > 2
+    if "clip" in name:
+        assert collator.lengths((), PICTURES) == [16] * len(PICTURES)
+
+
+@pytest.mark.parametrize("name", ["routed", "static"])
+def test_where_the_library_has_no_tokenizer_of_transformers_a_longer_text_has_a_greater_length(name, layout):
+    short, long = adopt(layout(name)).collator.lengths([TEXTS[0]], [Item("long", text=TEXTS[0].text * 3)])
+    assert 0 < short < long
+
+
 @pytest.mark.parametrize("name", ["clip", "clip with a dense layer", "static"])
 def test_a_collator_is_copied_and_pickled_without_the_models_weights(name, layout):
     collator = adopt(layout(name)).training_collator

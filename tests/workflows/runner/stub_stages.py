@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
+from mirepoix.models.options import option
 from mirepoix.workflows.runner.execute import Report, execute
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.progress import Display
@@ -23,6 +24,7 @@ class StubConfig:
     text: str = "letter"
     seconds: float = 0.0
     salt: int = 0  # changes the key, not the result
+    workers: int = option(1, "how many work", decides=False)
 
 
 def _note(config: StubConfig, what: str) -> None:

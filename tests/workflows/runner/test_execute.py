@@ -23,6 +23,7 @@ from tests.workflows.runner.stub_stages import (
     DIE_ONCE,
     FAIL,
     FAIL_UNPICKLABLY,
+    INTERRUPT,
     MISCOUNT,
     REFUSE,
     REPEAT,
@@ -142,6 +143,24 @@ def test_a_changed_config_runs_its_stage_and_what_depends_on_it(storage, log):
     assert statuses(report) == {"load": "skipped", "copy": "done", "trim": "skipped", "join": "done"}
     back, _ = run(pair(log), storage)
     assert set(statuses(back).values()) == {"skipped"}, "the old results are still there under their own keys"
+
+
+def test_what_does_not_decide_the_result_runs_nothing_again(storage, log):
+    run(pair(log), storage)
+    report, _ = run(pair(log, **{name: StubConfig(log, name, workers=8) for name in ("load", "copy", "trim", "join")}), storage)
+    assert set(statuses(report).values()) == {"skipped"}
+
+
+def test_a_stage_that_was_stopped_goes_on_from_its_scratch_with_another_number_of_workers(storage, log):
+    with pytest.raises(KeyboardInterrupt):
+        run([Stage("count", INTERRUPT, StubConfig(log, "count"))], storage)
+    (kept,) = (storage / "work").iterdir()
+    with pytest.raises(KeyboardInterrupt):
+        run([Stage("count", INTERRUPT, StubConfig(log, "count", workers=8))], storage)
+    assert [*(storage / "work").iterdir()] == [kept]
+    with pytest.raises(KeyboardInterrupt):
+        run([Stage("count", INTERRUPT, StubConfig(log, "count", salt=1))], storage)
+    assert len([*(storage / "work").iterdir()]) == 2
 
 
 def test_a_stage_that_makes_the_same_bytes_again_causes_no_other_to_run(storage, log):

@@ -1,12 +1,14 @@
 """The key changes with whatever decides a result, and with nothing else."""
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import pytest
 
+from mirepoix.models.options import option
 from mirepoix.serving.store import publish
-from mirepoix.workflows.runner.fingerprint import flatten, ingredients, key_of, latest, library_version, plain, why_rerun
+from mirepoix.workflows.runner.fingerprint import flatten, ingredients, key_of, latest, library_version, plain, undecisive, why_rerun
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.source_code import module_hashes, parsed
 from tests.workflows.runner.stub_stages import COPY, FAIL, StubConfig
@@ -20,6 +22,20 @@ class Tower:
 @dataclass(frozen=True)
 class OtherTower:
     layers: int = 2
+
+
+@dataclass(frozen=True)
+class Machine:
+    cpus: int = option(1, "how many", decides=False)
+    model: str = option("tiny", "which")
+
+
+@dataclass(frozen=True)
+class Run:
+    machine: Machine | None = option(Machine, "nested")
+    machines: tuple[Machine, ...] = option((Machine(),), "in a list")
+    named: Mapping[str, Machine] = option(lambda: {"first": Machine()}, "in a dict")
+    patience: float = option(60.0, "seconds", decides=False)
 
 
 @dataclass(frozen=True)
@@ -70,6 +86,26 @@ def test_a_config_is_plain_json_and_keeps_the_names_of_its_classes():
     assert flatten(plain(Recipe()))["tower.class"] == "Tower"
     with pytest.raises(AssertionError, match="plain values, not object"):
         plain({"x": object()})
+
+
+def test_what_does_not_decide_the_result_is_left_out_of_keys_at_every_depth_and_nowhere_else():
+    other = Run(Machine(2), (Machine(3),), {"first": Machine(4)}, 1.0)
+    tiny = {"class": "Machine", "model": "tiny"}
+    assert plain(other, deciding=True) == {"class": "Run", "machine": tiny, "machines": [tiny], "named": {"first": tiny}}
+    assert flatten(plain(other))["machine.cpus"] == 2 and flatten(plain(other))["patience"] == 1.0
+    before, after = (ingredients(replace(STAGE, config=config), DIGESTS) for config in (Run(), other))
+    assert key_of(before) == key_of(after)
+    assert key_of(before) != key_of(ingredients(replace(STAGE, config=Run(Machine(model="large"))), DIGESTS))
+
+
+def test_no_reason_names_what_does_not_decide_the_result_though_it_was_in_the_key_of_an_earlier_version():
+    old = {**ingredients(STAGE, DIGESTS), "config": plain(Run(Machine(2)))}
+    new = ingredients(replace(STAGE, config=Run(Machine(4, "large"), patience=1.0)), DIGESTS)
+    assert undecisive(Run()) == {"machine.cpus", "patience", "named.first.cpus"}
+    assert why_rerun(old, new, STAGE.inputs, undecisive(Run())).startswith(
+        "config changed: machine.model tiny -> large; config changed: machines "
+    )
+    assert why_rerun({**old, "config": plain(Run(Machine(4, "large")), deciding=True)}, new, STAGE.inputs) == "its result is gone"
 
 
 @pytest.mark.parametrize(
