@@ -1,9 +1,9 @@
 """What a stage's work is given and what it returns; `work(context, config, **inputs) -> Outcome`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 
 @dataclass(frozen=True)
@@ -32,12 +32,21 @@ class Outcome:
     tables: dict[str, list[dict[str, Any]]] = field(default_factory=dict)  # small ones; those with a column "count" are plotted too
 
 
+class ProgressFunction(Protocol):
+    """Takes the progress of a stage: {"step": 3, "total": 10, "loss": 0.2} is a line and points of curves.
+
+    Notes are sentences for whoever watches the run: each becomes a line that stays, and a part of the run's description in MLflow.
+    """
+
+    def __call__(self, numbers: dict[str, float], /, notes: Sequence[str] = ()) -> None: ...
+
+
 @dataclass(frozen=True)
 class Context:
     """What the runner passes to a stage's work."""
 
     folder: Path  # empty and local; what is written here is published when the work returns
     scratch: str  # path or URI that survives kills until the stage is published: checkpoints of long stages
-    report: Callable[[dict[str, float]], None]  # {"step": 3, "total": 10, "loss": 0.2}: progress and metric curves; pickles for Ray workers
+    report: ProgressFunction  # pickles for Ray workers
     seed: int
     artefacts: str = ""  # path or URI of the storage's finished results, by stage and key; empty: none may be read

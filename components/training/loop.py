@@ -6,7 +6,6 @@ averages over several of these and adds no negatives.
 
 import math
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,9 @@ from mirepoix.components.training.engine.restored import open_engine
 from mirepoix.components.training.job import Diverged, TrainingJob
 from mirepoix.components.training.progress import Progress
 from mirepoix.components.training.step import take_step
+from mirepoix.components.training.watching.notes import new_notes
+from mirepoix.components.training.watching.speed import Speed
+from mirepoix.components.training.watching.work import counted
 from mirepoix.components.training.workers.host import Host
 from mirepoix.models.encoder import Encoder, load_own_encoder
 from mirepoix.models.errors import Refused
@@ -36,12 +38,12 @@ def train(job: TrainingJob, host: Host) -> dict[str, float]:
         if progress.metrics is not None:
             return progress.metrics
         engine = open_engine(job, encoder, progress, folder)
-    started, first = time.monotonic(), progress.step
-    batches = micro_batches(job, store, encoder, progress.step)
+    work, batches = counted(job, engine, micro_batches(job, store, encoder, progress.step))
+    speed = Speed(job.pairs_per_step, work)
     row: dict[str, float] = {}
     while progress.step < job.total:
         rate = engine.get_lr()[0]
-        taken = take_step(job, engine, batches, progress.step)
+        taken = speed.timed(lambda: take_step(job, engine, batches, progress.step))
         loss = taken.figures["loss"]
         progress.step += 1
         if not math.isfinite(loss):
@@ -50,10 +52,10 @@ def train(job: TrainingJob, host: Host) -> dict[str, float]:
             raise Diverged(f"the loss is {loss} at step {progress.step}; {last}; lower learning_rate, lengthen warmup_steps")
         progress.add(taken, rate)
         if progress.step % job.config.logging_steps == 0 or progress.step == job.total:
-            pace = (progress.step - first) * job.pairs_per_step / (time.monotonic() - started)
-            row = {"step": progress.step, "total": job.total, **progress.report(), "pairs_per_second": pace}
+            row = {"step": progress.step, "total": job.total, **progress.report(), **speed.report()}
+            notes = new_notes(job, progress, speed.data_wait)
             if dist.get_rank() == 0:
-                host.log(row)
+                host.log(row, notes)
         if progress.step % job.config.save_steps == 0 and progress.step < job.total:
             with tempfile.TemporaryDirectory() as shard:
                 deepspeed_engine.save(engine, Path(shard))

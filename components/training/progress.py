@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mirepoix.components.training.step import Step
 from mirepoix.models.losses.contrastive import COUNTS
@@ -19,6 +20,9 @@ class Progress:
     batch: int = 0
     metrics: dict[str, float] | None = None  # the result, once training has finished
     window: dict[str, float] = field(default_factory=dict)  # sums since the last report
+    seen: dict[str, float] = field(default_factory=dict)  # sums since notes were last looked for
+    noted: dict[str, int] = field(default_factory=dict)  # by the kind of a note, the step at which it last held
+    notes: list[dict[str, Any]] = field(default_factory=list)  # all that was said, as rows of a table
     counts: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*COUNTS, "steps_without_loss"), 0.0))
 
     @classmethod
@@ -32,6 +36,10 @@ class Progress:
         figures = {**taken.figures, "learning_rate": learning_rate, "steps": 1.0}
         for name, value in (figures | {name: float(getattr(taken, name)) for name in SUMMED}).items():
             self.window[name] = self.window.get(name, 0.0) + value
+        sums = {name: taken.figures[name] for name in ("loss", "accuracy", "effective_negatives")} | {"steps": 1.0}
+        for modality, (pairs, bare) in taken.modalities.items():
+            sums |= {f"pairs: {modality}": float(pairs), f"bare: {modality}": float(bare)}
+        self.seen = {name: self.seen.get(name, 0.0) + sums.get(name, 0.0) for name in self.seen | sums}
         for name in COUNTS:
             self.counts[name] += taken.figures[name]
         self.counts["steps_without_loss"] += taken.figures["loss"] == 0

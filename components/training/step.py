@@ -12,6 +12,7 @@ from mirepoix.components.training.agreement import agreed, derived_seed
 from mirepoix.components.training.batches.micro_batches import MicroBatch
 from mirepoix.components.training.engine import deepspeed_engine
 from mirepoix.components.training.job import TrainingJob
+from mirepoix.models.item import Modality
 from mirepoix.models.losses.contrastive import COUNTS, FIGURES, contrastive
 from mirepoix.models.vectors import Vectors
 
@@ -26,6 +27,7 @@ class Step:
     pictures: int
     chunks: int  # most of a micro-batch
     waited_s: float  # for the batches: of the rank that waited longest
+    modalities: dict[str, tuple[int, int]]  # by the positive's modality: its pairs, and those of them without a negative
 
 
 def _inverse(temperature: float | None) -> float:
@@ -44,6 +46,7 @@ def take_step(job: TrainingJob, engine: Any, batches: Iterator[MicroBatch], step
     """One step of the optimizer: for each micro-batch one forward and one backward of the engine, however many chunks it has."""
     objective, accumulation = job.config.loss, job.config.gradient_accumulation_steps
     total = torch.zeros(len(FIGURES) + 3, dtype=torch.float64, device=engine.device)
+    codes = torch.zeros(1 + sum(Modality), 2, dtype=torch.float64, device=engine.device)
     longest, waited_us = 1, 0
     for micro in range(accumulation):
         (batch, _), (most, waited) = agreed(lambda: _received(batches), lambda received: (len(received[0].chunks), received[1]), 2)
@@ -58,9 +61,13 @@ def take_step(job: TrainingJob, engine: Any, batches: Iterator[MicroBatch], step
         engine.backward(contrast.loss)
         total[: len(FIGURES)] += torch.stack([getattr(contrast, name).detach().double().reshape(()) for name in FIGURES])
         total[len(FIGURES) :] += torch.tensor([batch.tokens, batch.places, batch.pictures], device=total.device)
+        codes += contrast.modalities_C2
         norm = deepspeed_engine.step(engine)
-    dist.all_reduce(total)
-    *sums, tokens, places, pictures = total.tolist()
+    whole = torch.cat([total, codes.flatten()])
+    dist.all_reduce(whole)
+    *sums, tokens, places, pictures = whole[: len(total)].tolist()
     micro_batches = accumulation * dist.get_world_size()
     means = {name: value if name in COUNTS else value / micro_batches for name, value in zip(FIGURES, sums, strict=True)}
-    return Step({**means, "grad_norm": norm}, int(tokens), int(places), int(pictures), longest, waited_us / 1e6)
+    counts = whole[len(total) :].reshape(-1, 2).tolist()
+    modalities = {Modality(code).words: (int(pairs), int(bare)) for code, (pairs, bare) in enumerate(counts) if pairs}
+    return Step({**means, "grad_norm": norm}, int(tokens), int(places), int(pictures), longest, waited_us / 1e6, modalities)

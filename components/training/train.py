@@ -1,14 +1,15 @@
 """The training stage: Ray Train starts workers, each of which runs `loop.train`; this process only drives them and imports no torch."""
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from mirepoix.components.pairs.store import PairStore
-from mirepoix.components.stage import Context, Outcome, Rows
+from mirepoix.components.stage import Context, Outcome, ProgressFunction, Rows
 from mirepoix.components.training.job import RefusedOnAllRanks, make_job
 from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.models.errors import Refused
@@ -20,7 +21,7 @@ COMMIT_SECONDS = 600
 class _RayHost:
     """Checkpoints and log of a worker of Ray Train."""
 
-    def __init__(self, report: Callable[[dict[str, float]], None]):
+    def __init__(self, report: ProgressFunction):
         self.log = report  # after a restart, the steps since the last checkpoint are logged again
 
     def last_checkpoint(self) -> AbstractContextManager[Path | None]:
@@ -96,8 +97,10 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
         raise result.return_value["refused"](result.return_value["why"])
     with _folder(result.checkpoint) as folder:
         shutil.copytree(folder / "encoder", context.folder, dirs_exist_ok=True)
+        notes = json.loads((folder / "progress.json").read_text())["notes"]
     count = len(PairStore(pairs))
-    return Outcome(Rows(read=count, written=count), {**result.return_value["metrics"], "gpus": config.num_workers if gpu else 0})
+    metrics = {**result.return_value["metrics"], "gpus": config.num_workers if gpu else 0}
+    return Outcome(Rows(read=count, written=count), metrics, {"notes": notes} if notes else {})
 
 
 def _resources(config: TrainConfig, gpu: bool) -> dict[str, float]:

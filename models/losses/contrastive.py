@@ -22,6 +22,7 @@ from typing import NamedTuple, Self
 import torch
 import torch.nn.functional as F
 
+from mirepoix.models.item import Modality
 from mirepoix.models.losses.collectives import gather, gather_vectors, rank_and_world, sizes, total
 from mirepoix.models.losses.objective import Objective
 from mirepoix.models.vectors import Vectors, maxsim
@@ -54,9 +55,10 @@ class Contrast:
     temperature: torch.Tensor
     rows_without_negatives: torch.Tensor  # rows of this rank without an unmasked negative
     rows_without_teacher: torch.Tensor  # rows of this rank that distillation leaves out
+    modalities_C2: torch.Tensor  # by the positive's modality code: the rows of this rank, and those of them without an unmasked negative
 
 
-FIGURES = tuple(figure.name for figure in fields(Contrast))
+FIGURES = tuple(figure.name for figure in fields(Contrast) if figure.name != "modalities_C2")
 COUNTS = tuple(name for name in FIGURES if name.startswith("rows_"))
 """The figures that are summed over the ranks; the others are averaged."""
 
@@ -98,7 +100,8 @@ def contrastive(queries: Vectors, documents: Vectors, labels: Labels, objective:
         if teacher is not None:
             loss = torch.lerp(loss, _distillation(scores[0], teacher, objective, scale), objective.distillation_weight)
         losses.append(loss)
-    return _with_figures(torch.stack(losses).mean(), whole[0].detach(), positive_B, negatives[0], likely_BN, teacher, scale)
+    codes_B = labels.codes_M[:pairs]
+    return _with_figures(torch.stack(losses).mean(), whole[0].detach(), positive_B, negatives[0], likely_BN, teacher, scale, codes_B)
 
 
 class _Pool(NamedTuple):
@@ -256,6 +259,7 @@ def _with_figures(
     likely_BN: torch.Tensor,
     teacher: _TeacherScores | None,
     scale: torch.Tensor | float,
+    codes_B: torch.Tensor,
 ) -> Contrast:
     count_B = negative_BN.sum(1)
     contrasted_B = count_B > 0
@@ -271,4 +275,5 @@ def _with_figures(
         temperature=1 / torch.as_tensor(scale, device=similarity_BN.device).detach(),
         rows_without_negatives=(~contrasted_B).sum(),
         rows_without_teacher=(~teacher.complete_B).sum() if teacher else torch.zeros_like(contrasted_B, dtype=torch.int64).sum(),
+        modalities_C2=torch.stack([torch.bincount(codes, minlength=1 + sum(Modality)) for codes in (codes_B, codes_B[~contrasted_B])], 1),
     )

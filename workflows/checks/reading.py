@@ -3,7 +3,7 @@
 import logging
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from time import time
@@ -42,8 +42,8 @@ def run_stage(name: str, folder: Path, work: Callable[[Context], T], seed: int) 
     display = Display()
     display.begin(name)
 
-    def report(numbers: dict[str, float]) -> None:
-        display.update(ProgressReport(name, time(), {key: float(number) for key, number in numbers.items()}))
+    def report(numbers: dict[str, float], /, notes: Sequence[str] = ()) -> None:
+        display.update(ProgressReport.of(name, time(), numbers, notes))
         display.refresh()
 
     try:

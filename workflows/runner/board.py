@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +41,8 @@ class Reporter:
     board: ActorHandle
     stage: str
 
-    def __call__(self, report: dict[str, float]) -> None:
-        self.board.put.remote(ProgressReport(self.stage, time.time(), {name: float(number) for name, number in report.items()}))
+    def __call__(self, numbers: dict[str, float], /, notes: Sequence[str] = ()) -> None:
+        self.board.put.remote(ProgressReport.of(self.stage, time.time(), numbers, notes))
 
     def flush(self) -> None:
         """Wait until the reports of this process have arrived: the board answers the calls of one process in order."""

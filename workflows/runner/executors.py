@@ -8,7 +8,7 @@ import pickle
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
@@ -80,8 +80,8 @@ class LocalReporter:
         self._ended = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
 
-    def __call__(self, report: dict[str, float]) -> None:
-        self.on_reports([ProgressReport(self.stage, time.time(), {name: float(number) for name, number in report.items()})])
+    def __call__(self, numbers: dict[str, float], /, notes: Sequence[str] = ()) -> None:
+        self.on_reports([ProgressReport.of(self.stage, time.time(), numbers, notes)])
 
     def __reduce__(self) -> tuple[type, tuple[object, str]]:
         from mirepoix.workflows.runner.board import Mailbox, Reporter

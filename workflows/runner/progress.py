@@ -11,8 +11,10 @@ import shutil
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Literal, TextIO
 
 BAR_WIDTH = 24
@@ -27,8 +29,10 @@ PLAIN_SECONDS = (
 )  # from a stage's begin to its first line, from that to the next, ...; the last repeats
 JSON_SECONDS = (1.0, 5.0)
 CHANGED = re.compile(r"(?P<field>config changed: \S+) (?P<old>.*) -> (?P<new>.*)")
-SHOWN = {"loss": ".4g", "accuracy": ".3f"}
+SHOWN = {"loss": "loss {:.4g}", "accuracy": "accuracy {:.3f}", "pairs_per_second": "{:.3g} pairs/s"}
 """The numbers of a training that its line shows, after the time left, and their forms."""
+PACE_SECONDS, PACES = 1.0, 15
+"""The speed of a stage is the median over so many of its last stretches, each at least so many seconds long."""
 LINE = 119
 """The most characters of a line that stays."""
 Output = Literal["text", "json", "quiet"]
@@ -37,11 +41,45 @@ State = Literal["running", "waiting", "up to date", "done", "failed", "not run"]
 
 @dataclass(frozen=True)
 class ProgressReport:
-    """One progress report of a stage: numbers by name, and the time."""
+    """One progress report of a stage: numbers by name, the time, and notes, which are sentences for people."""
 
     stage: str
     moment: float
     numbers: dict[str, float]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, stage: str, moment: float, numbers: Mapping[str, float], notes: Sequence[str] = ()) -> "ProgressReport":
+        return cls(stage, moment, {name: float(number) for name, number in numbers.items()}, tuple(notes))
+
+
+class Pace:
+    """How long a step of a stage takes, by its last reports.
+
+    It is a median over stretches between reports, so that a pause, such as the restart of workers, does not change it. Steps that are
+    repeated after a restart start a new stretch. The time before the first report, with all that is done once, is in none.
+    """
+
+    def __init__(self) -> None:
+        self._last: tuple[float, float] | None = None  # step and moment
+        self._seconds: deque[float] = deque(maxlen=PACES)
+
+    def add(self, report: ProgressReport) -> None:
+        step = report.numbers.get("step")
+        if step is None:
+            return
+        if self._last is None or step < self._last[0]:
+            self._last = step, report.moment
+            return
+        steps, seconds = step - self._last[0], report.moment - self._last[1]
+        if steps > 0 and (seconds >= PACE_SECONDS or (seconds > 0 and not self._seconds)):
+            self._seconds.append(seconds / steps)
+            self._last = step, report.moment
+
+    def left(self, report: ProgressReport) -> float | None:
+        """The seconds that the steps after a report will take; None where that is not known, or nothing is left."""
+        steps = report.numbers.get("total", 0.0) - report.numbers.get("step", 0.0)
+        return steps * median(self._seconds) if steps > 0 and self._seconds else None
 
 
 class Display:
@@ -53,7 +91,8 @@ class Display:
         self.live = self.stream.isatty()
         self.width = 12
         self.distances: Sequence[float] = PLAIN_SECONDS
-        self._first: dict[str, ProgressReport] = {}
+        self._paces: dict[str, Pace] = {}
+        self._noted: dict[str, float] = {}  # the last step whose notes were shown, by stage
         self._latest: dict[str, ProgressReport] = {}
         self._written: dict[str, tuple[int, float, dict[str, float]]] = {}  # lines so far, when the last was, and its numbers
         self._drawn_lines = 0
@@ -84,21 +123,29 @@ class Display:
 
     def begin(self, stage: str) -> None:
         self._latest[stage] = ProgressReport(stage, time.time(), {})
+        self._paces[stage] = Pace()
         self._written[stage] = (0, self.now(), {})
         self._draw()
 
     def end(self, stage: str) -> None:
-        for known in (self._first, self._latest, self._written):
+        for known in (self._paces, self._noted, self._latest, self._written):
             known.pop(stage, None)
         self._erase()
         self._draw()
 
     def update(self, report: ProgressReport) -> None:
-        """Set the numbers of a stage's line."""
+        """Set the numbers of a stage's line, and write its notes; those of a step that is repeated after a restart are left out."""
         if report.stage not in self._latest:
             return
-        self._latest[report.stage] = report
-        self._first.setdefault(report.stage, report)
+        step = report.numbers.get("step")
+        if report.notes and (step is None or step > self._noted.get(report.stage, -1.0)):
+            if step is not None:
+                self._noted[report.stage] = step
+            for note in report.notes:
+                self.print_line(report.stage, f"warns: {note}", warning=note)
+        if report.numbers:
+            self._latest[report.stage] = report
+            self._paces[report.stage].add(report)
 
     def refresh(self) -> None:
         """Draw or write the lines whose time has come."""
@@ -108,7 +155,7 @@ class Display:
                 self._draw()
         else:
             for report in self._due():
-                self.stream.write(f"{f'{report.stage:<{self.width}} {line(report, self._first[report.stage])}'[:LINE]}\n")
+                self.stream.write(f"{f'{report.stage:<{self.width}} {line(report, self._paces[report.stage])}'[:LINE]}\n")
         self.stream.flush()
 
     def _due(self) -> list[ProgressReport]:
@@ -136,7 +183,7 @@ class Display:
         if self.live:
             width = shutil.get_terminal_size().columns - 1
             for stage, report in self._latest.items():
-                text = f"{stage:<{self.width}} {bar(report)}{line(report, self._first.get(stage, report))}"
+                text = f"{stage:<{self.width}} {bar(report)}{line(report, self._paces[stage])}"
                 self.stream.write(f"{text[:width]}\n")
             self._drawn_lines, self._drawn_at = len(self._latest), self.now()
         self.stream.flush()
@@ -232,8 +279,8 @@ def bar(report: ProgressReport) -> str:
     return "━" * done + "─" * (BAR_WIDTH - done) + " "
 
 
-def line(report: ProgressReport, first: ProgressReport) -> str:
-    """A report as text: 120/300  1:02 left  loss 2.31  accuracy 0.125, or 2,998 rows where their total is not known.
+def line(report: ProgressReport, pace: Pace) -> str:
+    """A report as text: 120/300  1:02 left  loss 2.31  accuracy 0.125  24 pairs/s, or 2,998 rows where their total is not known.
 
     MLflow and `--json` have the other numbers of a training.
     """
@@ -241,11 +288,9 @@ def line(report: ProgressReport, first: ProgressReport) -> str:
     parts = []
     if step is not None:
         parts.append(f"{step:.0f}/{total:.0f}" if total else f"{step:,.0f} row{'' if step == 1 else 's'}")
-    done = step or 0
-    steps, seconds = done - first.numbers.get("step", 0), report.moment - first.moment
-    if total and done < total and steps > 0 and seconds > 0:
-        parts.append(f"{time_left((total - done) * seconds / steps)} left")
-    parts += [f"{name} {report.numbers[name]:{form}}" for name, form in SHOWN.items() if name in report.numbers]
+    if (seconds := pace.left(report)) is not None:
+        parts.append(f"{time_left(seconds)} left")
+    parts += [form.format(report.numbers[name]) for name, form in SHOWN.items() if name in report.numbers]
     return "  ".join(parts) or "running"
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mirepoix.components.stage import Context, Outcome
+from mirepoix.components.stage import Context, Outcome, ProgressFunction
 from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
 from mirepoix.serving.store import Manifest, cache_folder, fetch, is_local, join, local_path, publish, write
@@ -43,10 +43,8 @@ class Task:
     run_id: str | None  # of the stage in MLflow
 
 
-class StageReporter(Protocol):
+class StageReporter(ProgressFunction, Protocol):
     """Takes the progress reports of a running stage."""
-
-    def __call__(self, report: dict[str, float]) -> None: ...
 
     def flush(self) -> None:
         """Return when all reports so far have arrived."""

@@ -91,6 +91,7 @@ class Tracker:
         self._drawn: dict[str, set[str]] = {}  # names of the metrics with a curve, by stage
         self._steps: dict[str, int] = {}  # the last step of each curve
         self._sent: dict[str, float] = {}
+        self._notes: dict[str, list[str]] = {}  # what the description of a stage's run says
         self._queue: deque[Call] = deque()
         self._paused_until, self._pause = 0.0, PAUSE_SECONDS
 
@@ -125,6 +126,7 @@ class Tracker:
         if "step" in report.numbers and step <= self._steps.get(report.stage, -1):
             return
         self._steps[report.stage] = step
+        self._note(report)
         known = self._curves.setdefault(report.stage, [])
         self._drawn.setdefault(report.stage, set()).update(report.numbers)
         known += [(name, value, report.moment, step) for name, value in report.numbers.items() if name not in ("step", "total")]
@@ -244,6 +246,14 @@ class Tracker:
             client.log_batch(run, tags=[RunTag(label, value[:TAG_LENGTH]) for label, value in tags.items()])
 
         self._on(name, call)
+
+    def _note(self, report: ProgressReport) -> None:
+        """Add a report's notes to the description of its run, which MLflow shows above its numbers."""
+        if report.notes:
+            head = f"Step {report.numbers['step']:,.0f}: " if "step" in report.numbers else ""
+            known = self._notes.setdefault(report.stage, [])
+            known += [f"- {head}{note}" for note in report.notes]
+            self._tag(report.stage, {"mlflow.note.content": "\n".join(known)})
 
     def _end_runs_of_dead_drivers(self, client: "MlflowClient", own: Mapping[str, str], alive: frozenset[str]) -> None:
         for run in client.search_runs([self._experiment_id], "attributes.status = 'RUNNING'", max_results=1000):

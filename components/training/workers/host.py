@@ -1,5 +1,6 @@
 """What the training loop asks of where it runs: checkpoint storage and a log."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -14,5 +15,5 @@ class Host(Protocol):
     def save_checkpoint(self, folder: Path, name: str) -> None:
         """Commits this rank's shard of a checkpoint, and returns when a killed process can no longer lose the checkpoint."""
 
-    def log(self, row: dict[str, float]) -> None:
-        """Logs the figures of a step; called on rank 0."""
+    def log(self, row: dict[str, float], /, notes: Sequence[str] = ()) -> None:
+        """Logs the figures since the last report, and notes for people; called on rank 0."""

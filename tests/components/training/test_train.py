@@ -23,6 +23,7 @@ from mirepoix.components.training.batches.augment_config import AugmentConfig
 from mirepoix.components.training.batches.batch_plan import BatchPlan
 from mirepoix.components.training.job import RefusedOnAllRanks, TrainingJob, make_job
 from mirepoix.components.training.train import work
+from mirepoix.components.training.watching.speed import CURVES
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import DESCRIPTION, load_encoder
 from mirepoix.models.item import Item
@@ -347,7 +348,7 @@ def halved(folder: Path, name: str) -> Path:
 
 
 def figures(rows: list[dict]) -> list[dict]:
-    return [{name: value for name, value in row.items() if name != "pairs_per_second"} for row in rows]
+    return [{name: value for name, value in row.items() if name not in CURVES} for row in rows]
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(resumed, folder):

@@ -103,6 +103,7 @@ class FolderHost:
     def __init__(self, folder: Path):
         self.folder = folder
         self.rows: list[dict[str, float]] = []
+        self.notes: list[str] = []
 
     def last_checkpoint(self):
         latest = self.folder / "latest.json"
@@ -115,8 +116,9 @@ class FolderHost:
             (self.folder / "latest.json").write_text(json.dumps(name))
         dist.barrier()
 
-    def log(self, row: dict[str, float]) -> None:
+    def log(self, row: dict[str, float], /, notes: Sequence[str] = ()) -> None:
         self.rows.append(row)
+        self.notes += notes
 
 
 def run(jobs: dict[str, TrainingJob], world: int, folder: Path, host: type[FolderHost] = FolderHost) -> dict[str, list[dict[str, Any]]]:
@@ -149,7 +151,7 @@ def job_of(pairs: Path, encoder: Path, **changes) -> TrainingJob:
     return make_job(replace(TOY, **changes), 7, pairs, encoder)
 
 
-def write_row(path: Path, row: dict[str, float]) -> None:
+def write_row(path: Path, row: dict[str, float], /, notes: Sequence[str] = ()) -> None:
     """Appends a report to a file, which outlives the process."""
     with open(path, "a") as file:
         file.write(json.dumps(row) + "\n")

@@ -87,7 +87,7 @@ def test_value_gradient_and_figures_are_those_of_the_definition(batch, objective
         "rows_without_teacher": len(pairs) - len(paper.taught()) if objective.distillation != "none" else 0,
     }
     assert {name: float(getattr(contrast, name)) for name in figures} == pytest.approx(figures, abs=1e-6)
-    assert {"loss", *figures} == {field.name for field in fields(Contrast)} and set(COUNTS) < set(figures)
+    assert {"loss", "modalities_C2", *figures} == {field.name for field in fields(Contrast)} and set(COUNTS) < set(figures)
 
 
 def of(queries: Vectors, documents: Vectors, batch_labels, objective: Objective = NOTHING, temperature: float = 0.1) -> Contrast:

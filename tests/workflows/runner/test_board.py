@@ -27,7 +27,7 @@ def test_a_board_gives_each_report_once_and_forgets_the_oldest(monkeypatch):
 @ray.remote(num_cpus=0)
 def talk(reporter) -> None:
     for step in range(50):
-        reporter({"step": step, "loss": 1})
+        reporter({"step": step, "loss": 1}, ["slow", "stale"] if step == 7 else ())
     reporter.flush()
 
 
@@ -38,6 +38,7 @@ def test_reports_travel_from_a_worker_to_the_driver_in_order(ray_cluster):
     ray.get(talk.remote(reporter))
     notes = mailbox.close()
     assert [entry.numbers for entry in notes] == [{"step": float(step), "loss": 1.0} for step in range(50)]
+    assert {entry.numbers["step"]: entry.notes for entry in notes if entry.notes} == {7.0: ("slow", "stale")}
     assert abs(notes[0].moment - time.time()) < 60
     assert mailbox.close() == []
 

@@ -13,6 +13,7 @@ from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.progress import (
     Display,
     JsonDisplay,
+    Pace,
     ProgressReport,
     QuietDisplay,
     bar,
@@ -44,17 +45,41 @@ def note(step: float, moment: float, **numbers: float) -> ProgressReport:
     return ProgressReport("adapt", moment, {"step": step, "total": 300.0, **numbers})
 
 
+def shown(*reports: ProgressReport) -> str:
+    """The line of the last of a stage's reports."""
+    pace = Pace()
+    for report in reports:
+        pace.add(report)
+    return line(reports[-1], pace)
+
+
 def test_a_line_shows_the_step_of_a_stage_and_the_time_left():
-    assert line(note(120, 41.0, loss=2.3099), note(0, 0.0)) == "120/300  1:02 left  loss 2.31"
-    assert line(note(300, 41.0, loss=2.3099), note(0, 0.0)) == "300/300  loss 2.31", "nothing is left"
-    assert line(note(120, 41.0), note(120, 41.0)) == "120/300", "one report gives no speed"
-    assert line(ProgressReport("adapt", 0.0, {"step": 2998.0}), ProgressReport("adapt", 0.0, {})) == "2,998 rows"
-    assert line(ProgressReport("adapt", 0.0, {}), ProgressReport("adapt", 0.0, {})) == "running"
+    assert shown(note(0, 0.0), note(120, 41.0, loss=2.3099)) == "120/300  1:02 left  loss 2.31"
+    assert shown(note(0, 0.0), note(300, 41.0, loss=2.3099)) == "300/300  loss 2.31", "nothing is left"
+    assert shown(note(120, 41.0)) == "120/300", "one report gives no speed"
+    assert shown(ProgressReport("adapt", 0.0, {}), ProgressReport("adapt", 9.0, {"step": 2998.0})) == "2,998 rows"
+    assert shown(ProgressReport("adapt", 0.0, {})) == "running"
 
 
-def test_of_the_numbers_of_a_training_a_line_shows_loss_and_accuracy_after_the_time_left():
+def test_the_time_left_is_that_of_the_last_stretches_whatever_one_pause_took():
+    steady = [note(10 * n, 20.0 * n) for n in range(1, 6)]  # 2 s a step
+    assert shown(*steady) == "50/300  8:20 left"
+    assert shown(*steady, note(60, 620.0)) == "60/300  8:00 left", "a pause of ten minutes"
+    assert shown(*steady, note(30, 700.0), note(40, 720.0)) == "40/300  8:40 left", "steps that workers repeat after a restart"
+    assert shown(*steady, note(30, 700.0)) == "30/300  9:00 left"
+    faster = [note(50 + 10 * n, 100.0 + 10.0 * n) for n in range(1, 16)]
+    assert shown(*steady, *faster) == "200/300  1:40 left", "of a speed that changed for good, the new one"
+
+
+def test_reports_that_come_fast_are_timed_over_a_second_at_least():
+    assert shown(*(note(n, n / 100) for n in range(1, 251))) == "250/300  0 s left"
+    assert shown(note(1, 0.0), note(2, 0.5), note(3, 0.6), note(22, 20.5)) == "22/300  3:28 left", "of 0.5 and 1 s a step the mean"
+
+
+def test_of_the_numbers_of_a_training_a_line_shows_loss_accuracy_and_speed_after_the_time_left():
     numbers = {"grad_norm": 9.1, "accuracy": 0.003125, "loss": 3.5284, "positive_similarity": 0.9429, "effective_negatives": 14.8}
-    assert line(note(280, 84.0, **numbers), note(0, 56.0)) == "280/300  2 s left  loss 3.528  accuracy 0.003"
+    reports = note(0, 56.0), note(280, 84.0, pairs_per_second=24.03, **numbers)
+    assert shown(*reports) == "280/300  2 s left  loss 3.528  accuracy 0.003  24 pairs/s"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(-3, "0 s"), (8.2, "8 s"), (59.4, "59 s"), (59.6, "1:00"), (61.6, "1:02")])
@@ -63,7 +88,7 @@ def test_the_time_left_is_in_seconds_below_a_minute(seconds, text):
 
 
 def test_a_resumed_stage_is_timed_from_where_it_resumed():
-    assert line(note(200, 10.0), note(100, 0.0)) == "200/300  10 s left"
+    assert shown(note(100, 0.0), note(200, 10.0)) == "200/300  10 s left"
 
 
 def test_a_bar_is_as_long_as_the_work_done():
@@ -171,8 +196,37 @@ def test_a_report_of_a_stage_that_is_over_is_not_shown():
     assert stream.getvalue() == ""
 
 
-def test_notes_pickle():
-    assert pickle.loads(pickle.dumps(note(1, 2.0))) == note(1, 2.0)
+def warned(step: float, *notes: str) -> ProgressReport:
+    return ProgressReport.of("adapt", 0.0, {"step": step, "total": 300}, notes)
+
+
+def test_notes_of_a_report_are_lines_that_stay_once_each():
+    stream = io.StringIO()
+    display = Display(stream)
+    display.begin("adapt")
+    for report in (warned(10), warned(20, "the loss is 0", "waits"), warned(10), warned(20, "the loss is 0", "waits"), warned(30, "waits")):
+        display.update(report)
+    display.update(ProgressReport("adapt", 0.0, {}, ("no step",)))
+    lines = ["adapt        warns: the loss is 0", "adapt        warns: waits", "adapt        warns: waits", "adapt        warns: no step"]
+    assert stream.getvalue().splitlines() == lines
+    quiet = io.StringIO()
+    silent = QuietDisplay(quiet)
+    silent.begin("adapt")
+    silent.update(warned(20, "waits"))
+    assert quiet.getvalue() == ""
+
+
+def test_notes_as_json_are_events_of_their_stage():
+    stream = io.StringIO()
+    display = JsonDisplay(stream)
+    display.begin("adapt")
+    display.update(warned(20, "the loss is 0"))
+    (event,) = map(json.loads, stream.getvalue().splitlines())
+    assert (event["event"], event["stage"], event["state"], event["warning"]) == ("stage", "adapt", "running", "the loss is 0")
+
+
+def test_reports_pickle():
+    assert pickle.loads(pickle.dumps(warned(1, "waits"))) == warned(1, "waits") != warned(1)
 
 
 # Whole runs

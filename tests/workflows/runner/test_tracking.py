@@ -222,6 +222,15 @@ def test_steps_that_are_repeated_after_a_workers_restart_are_in_the_curve_once(t
     ]
 
 
+def test_notes_of_a_stage_are_the_description_of_its_run(tracker):
+    tracker.begin("ours", "/bucket", {"ours"})
+    run_id = tracker.start("load", PARTS, {})
+    for step, notes in ((10, ("the loss is 0",)), (2000, ("slow",)), (10, ("the loss is 0",)), (2010, ())):
+        tracker.curve(ProgressReport("load", time.time(), {"step": float(step), "total": 4000.0}, notes))
+    tracker.end("FINISHED")
+    assert tracker._client().get_run(run_id).data.tags["mlflow.note.content"] == "- Step 10: the loss is 0\n- Step 2,000: slow"
+
+
 # Where it is kept
 
 
