@@ -2,8 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,46 +12,18 @@ from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.models.errors import Refused
 
 RUN = "train"
-COMMIT_SECONDS = 600
-
-
-class _RayHost:
-    """Checkpoints and log of a worker of Ray Train."""
-
-    def __init__(self, report: Callable[[dict[str, float]], None]):
-        self.log = report  # after a restart, the steps since the last checkpoint are logged again
-
-    def last_checkpoint(self) -> AbstractContextManager[Path | None]:
-        import ray.train
-
-        checkpoint = ray.train.get_checkpoint()
-        return _folder(checkpoint) if checkpoint else nullcontext()
-
-    def save_checkpoint(self, folder: Path, name: str) -> None:
-        import ray.train
-
-        checkpoint = ray.train.Checkpoint.from_directory(str(folder))
-        ray.train.report({}, checkpoint=checkpoint, checkpoint_dir_name=name)
-        # report() returns before the checkpoint is committed; a kill in between would lose it.
-        mode = ray.train.CheckpointConsistencyMode.COMMITTED
-        ray.train.get_all_reported_checkpoints(consistency_mode=mode, timeout_s=COMMIT_SECONDS)
-
-
-@contextmanager
-def _folder(checkpoint: Any) -> Iterator[Path]:
-    with checkpoint.as_directory() as folder:
-        yield Path(folder)
 
 
 def _worker(settings: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from mirepoix.components.training.loop import train
+    from mirepoix.components.training.workers.ray_host import RayHost
 
     job = settings["job"]
     torch.set_num_threads(job.config.cpus_per_worker)
     try:
-        return {"metrics": train(job, _RayHost(settings["report"]))}
+        return {"metrics": train(job, RayHost(settings["report"]))}
     except RefusedOnAllRanks as error:  # returned and not raised, because Ray Train would retry it
         return {"refused": type(error), "why": str(error)}
 
@@ -66,6 +36,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer is this with a TorchConfig
 
+    from mirepoix.components.training.workers.ray_host import checkpoint_folder
     from mirepoix.components.training.workers.torch_backend import TorchBackendConfig
 
     gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers if config.use_gpu is None else config.use_gpu
@@ -94,7 +65,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
         raise (refusals[0] if refusals else error) from None
     if "refused" in result.return_value:
         raise result.return_value["refused"](result.return_value["why"])
-    with _folder(result.checkpoint) as folder:
+    with checkpoint_folder(result.checkpoint) as folder:
         shutil.copytree(folder / "encoder", context.folder, dirs_exist_ok=True)
     count = len(PairStore(pairs))
     return Outcome(Rows(read=count, written=count), {**result.return_value["metrics"], "gpus": config.num_workers if gpu else 0})

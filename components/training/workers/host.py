@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Host(Protocol):
-    """The checkpoint storage and the log of a worker: Ray Train's (`train._RayHost`, below its stage's scratch), or folders in tests."""
+    """The checkpoint storage and the log of a worker: Ray Train's (`ray_host.RayHost`, below its stage's scratch), or folders in tests."""
 
     def last_checkpoint(self) -> AbstractContextManager[Path | None]:
         """The folder of the last checkpoint, valid inside the block; None before the first."""
