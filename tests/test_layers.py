@@ -204,7 +204,6 @@ THROUGH = {
     "components/training/progress.py": "components/training/test_train.py",
     "components/training/step.py": "components/training/test_train.py",
     "components/training/workers/host.py": "components/training/test_train.py",
-    "components/training/workers/ray_host.py": "components/training/test_train.py",
     "components/training/workers/torch_backend.py": "components/training/test_train.py",
     "models/backbones/two_tower_twins.py": "models/backbones/test_twins.py",
     "workflows/cluster/janitor.py": "workflows/cluster/test_ray_cluster.py",

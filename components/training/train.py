@@ -36,7 +36,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer is this with a TorchConfig
 
-    from mirepoix.components.training.workers.ray_host import checkpoint_folder
+    from mirepoix.components.training.workers.ray_host import checkpoint_folder, forget_broken_list
     from mirepoix.components.training.workers.torch_backend import TorchBackendConfig
 
     gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers if config.use_gpu is None else config.use_gpu
@@ -45,6 +45,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     kind: Any = DataParallelTrainer  # its annotations are of Ray Train's first version
     if len(ray.nodes()) == 1:  # Ray Train's watcher for preempted nodes has nothing to watch there
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    forget_broken_list(context.scratch, RUN)
     trainer = kind(
         _worker,
         train_loop_config={"job": job, "report": context.report},
@@ -54,7 +55,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
             name=RUN,
             storage_path=context.scratch,
             failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
