@@ -5,7 +5,6 @@ averages over several of these and adds no negatives.
 """
 
 import math
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from mirepoix.components.training.step import take_step
 from mirepoix.components.training.watching.notes import new_notes
 from mirepoix.components.training.watching.speed import Speed
 from mirepoix.components.training.watching.work import counted
+from mirepoix.components.training.workers.checkpoints import Checkpoints
 from mirepoix.components.training.workers.host import Host
 from mirepoix.models.encoder import Encoder, load_own_encoder
 from mirepoix.models.errors import Refused
@@ -33,7 +33,8 @@ def train(job: TrainingJob, host: Host) -> dict[str, float]:
     deepspeed_engine.prepare()
     seed_torch(*job.seed)
     (encoder, store, job), _ = agreed(lambda: _opened(job))
-    with host.last_checkpoint() as folder:
+    checkpoints = Checkpoints(host)
+    with checkpoints.newest() as folder:
         progress = Progress.read(folder) if folder else Progress(world=dist.get_world_size(), batch=job.config.global_batch_size)
         if progress.metrics is not None:
             return progress.metrics
@@ -47,6 +48,7 @@ def train(job: TrainingJob, host: Host) -> dict[str, float]:
         loss = taken.figures["loss"]
         progress.step += 1
         if not math.isfinite(loss):
+            checkpoints.wait()
             saved = (progress.step - 1) // job.config.save_steps * job.config.save_steps
             last = f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint before it"
             raise Diverged(f"the loss is {loss} at step {progress.step}; {last}; lower learning_rate, lengthen warmup_steps")
@@ -57,16 +59,9 @@ def train(job: TrainingJob, host: Host) -> dict[str, float]:
             if dist.get_rank() == 0:
                 host.log(row, notes)
         if progress.step % job.config.save_steps == 0 and progress.step < job.total:
-            with tempfile.TemporaryDirectory() as shard:
-                deepspeed_engine.save(engine, Path(shard))
-                progress.write(Path(shard))
-                # The name has the world size, because a folder of the same name may hold shards of more ranks.
-                host.save_checkpoint(Path(shard), f"step_{progress.step:08d}-{dist.get_world_size()}")
+            checkpoints.save(engine, progress)
     progress.metrics = {name: value for name, value in row.items() if name != "total"} | progress.counts
-    with tempfile.TemporaryDirectory() as shard:
-        _save_encoder(job, engine, Path(shard) / "encoder")
-        progress.write(Path(shard))
-        host.save_checkpoint(Path(shard), "final")
+    checkpoints.finish(lambda folder: _save_encoder(job, engine, folder / "encoder"), progress)
     return progress.metrics
 
 

@@ -3,58 +3,28 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from mirepoix.components.pairs.store import PairStore
-from mirepoix.components.stage import Context, Outcome, ProgressFunction, Rows
+from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.components.training.job import RefusedOnAllRanks, make_job
 from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.models.errors import Refused
 
 RUN = "train"
-COMMIT_SECONDS = 600
-
-
-class _RayHost:
-    """Checkpoints and log of a worker of Ray Train."""
-
-    def __init__(self, report: ProgressFunction):
-        self.log = report  # after a restart, the steps since the last checkpoint are logged again
-
-    def last_checkpoint(self) -> AbstractContextManager[Path | None]:
-        import ray.train
-
-        checkpoint = ray.train.get_checkpoint()
-        return _folder(checkpoint) if checkpoint else nullcontext()
-
-    def save_checkpoint(self, folder: Path, name: str) -> None:
-        import ray.train
-
-        checkpoint = ray.train.Checkpoint.from_directory(str(folder))
-        ray.train.report({}, checkpoint=checkpoint, checkpoint_dir_name=name)
-        # report() returns before the checkpoint is committed; a kill in between would lose it.
-        mode = ray.train.CheckpointConsistencyMode.COMMITTED
-        ray.train.get_all_reported_checkpoints(consistency_mode=mode, timeout_s=COMMIT_SECONDS)
-
-
-@contextmanager
-def _folder(checkpoint: Any) -> Iterator[Path]:
-    with checkpoint.as_directory() as folder:
-        yield Path(folder)
 
 
 def _worker(settings: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from mirepoix.components.training.loop import train
+    from mirepoix.components.training.workers.ray_host import RayHost
 
     job = settings["job"]
     torch.set_num_threads(job.config.cpus_per_worker)
     try:
-        return {"metrics": train(job, _RayHost(settings["report"]))}
+        return {"metrics": train(job, RayHost(settings["report"]))}
     except RefusedOnAllRanks as error:  # returned and not raised, because Ray Train would retry it
         return {"refused": type(error), "why": str(error)}
 
@@ -67,6 +37,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer is this with a TorchConfig
 
+    from mirepoix.components.training.workers.ray_host import checkpoint_folder, forget_broken_list
     from mirepoix.components.training.workers.torch_backend import TorchBackendConfig
 
     gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers if config.use_gpu is None else config.use_gpu
@@ -75,6 +46,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     kind: Any = DataParallelTrainer  # its annotations are of Ray Train's first version
     if len(ray.nodes()) == 1:  # Ray Train's watcher for preempted nodes has nothing to watch there
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    forget_broken_list(context.scratch, RUN)
     trainer = kind(
         _worker,
         train_loop_config={"job": job, "report": context.report},
@@ -84,7 +56,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
             name=RUN,
             storage_path=context.scratch,
             failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -95,7 +67,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
         raise (refusals[0] if refusals else error) from None
     if "refused" in result.return_value:
         raise result.return_value["refused"](result.return_value["why"])
-    with _folder(result.checkpoint) as folder:
+    with checkpoint_folder(result.checkpoint) as folder:
         shutil.copytree(folder / "encoder", context.folder, dirs_exist_ok=True)
         notes = json.loads((folder / "progress.json").read_text())["notes"]
     count = len(PairStore(pairs))

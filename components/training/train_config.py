@@ -36,6 +36,9 @@ class TrainConfig:
     bf16: bool = option(False, "compute in bfloat16, with float32 weights in the optimizer")
     gradient_checkpointing: bool = option(False, "compute activations again in the backward pass, to save memory", decides=False)
     save_steps: int = option(100, "steps between checkpoints", decides=False)
+    keep_checkpoints: int = option(
+        2, "so many of the last checkpoints are kept; if the newest is damaged, the one before it is taken", decides=False
+    )
     logging_steps: int = option(10, "steps between reports", decides=False)
     seed: int = option(0, "seed of batches and dropout, together with that of the run")
     dataloader_num_workers: int = option(1, "threads that collate batches ahead; 0: collate when a batch is needed", decides=False)
@@ -65,7 +68,8 @@ class TrainConfig:
         refuse_unknown(self)
         positive = ("global_batch_size", "gradient_accumulation_steps", "save_steps", "logging_steps", "num_workers")
         not_negative = ("dataloader_num_workers", "warmup_steps", "weight_decay", "max_grad_norm", "max_failures")
-        for name, least in {**dict.fromkeys((*positive, "cpus_per_worker"), 1), **dict.fromkeys(not_negative, 0)}.items():
+        leasts = {**dict.fromkeys((*positive, "cpus_per_worker", "keep_checkpoints"), 1), **dict.fromkeys(not_negative, 0)}
+        for name, least in leasts.items():
             if not getattr(self, name) >= least:
                 raise Refused(f"{name} is {getattr(self, name)}; give at least {least}")
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):

@@ -23,7 +23,6 @@ from mirepoix.components.training.batches.augment_config import AugmentConfig
 from mirepoix.components.training.batches.batch_plan import BatchPlan
 from mirepoix.components.training.job import RefusedOnAllRanks, TrainingJob, make_job
 from mirepoix.components.training.train import work
-from mirepoix.components.training.watching.speed import CURVES
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import DESCRIPTION, load_encoder
 from mirepoix.models.item import Item
@@ -33,6 +32,7 @@ from tests.components.training.toy_training import (
     FULL,
     TOY,
     as_task,
+    figures,
     job_of,
     picture,
     read_rows,
@@ -343,12 +343,7 @@ def halved(folder: Path, name: str) -> Path:
     """The trainings as they were when their checkpoint of step 4 was committed."""
     for whole in (folder / "whole").iterdir():
         shutil.copytree(whole / "step_00000004-2", folder / name / whole.name / "step_00000004-2")
-        (folder / name / whole.name / "latest.json").write_text(json.dumps("step_00000004-2"))
     return folder / name
-
-
-def figures(rows: list[dict]) -> list[dict]:
-    return [{name: value for name, value in row.items() if name not in CURVES} for row in rows]
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(resumed, folder):
