@@ -207,8 +207,8 @@ class _Mining:
         vectors.mkdir()
         later = len(self.distinct_queries)
 
-        def report(progress: dict[str, float]) -> None:
-            self.context.report({"step": progress["step"], "total": progress["total"] + later})
+        def report(progress: dict[str, float], /, notes: Sequence[str] = ()) -> None:
+            self.context.report({"step": progress["step"], "total": progress["total"] + later}, notes)
 
         scratch = join(self.context.scratch, "to_encode")
         embed.work(Context(vectors, scratch, report, self.context.seed), self.config.encode, self.encoder, folder, folder, self.opener)
