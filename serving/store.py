@@ -147,6 +147,12 @@ def open_file(target: str | Path) -> NativeFile:
     return filesystem.open_input_file(path)
 
 
+def copy_files(target: str | Path, folder: Path) -> None:
+    """Copies all files below a target into a local folder, whether it is an artefact or not."""
+    filesystem, path = _open(target)
+    fs.copy_files(path, str(folder), source_filesystem=filesystem, destination_filesystem=fs.LocalFileSystem())
+
+
 def write(target: str | Path, content: bytes) -> None:
     """Writes one file or object atomically: a reader sees the old content or the new."""
     if is_local(target):

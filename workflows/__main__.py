@@ -302,6 +302,14 @@ def _show(arguments: argparse.Namespace) -> int:
     return show_command(opened_storage(arguments.storage), arguments.run, arguments.json)
 
 
+def _try(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.commands.try_run import TryRequest, try_command
+    from mirepoix.workflows.storage import opened_storage
+
+    request = TryRequest(arguments.run, arguments.stage, arguments.queries, arguments.documents, arguments.seed)
+    return try_command(opened_storage(arguments.storage), request, arguments.json)
+
+
 def _keep(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.storage import opened_storage
     from mirepoix.workflows.upkeep.listing import keep_command
@@ -350,6 +358,7 @@ COMMANDS = {
     "export": _export,
     "runs": _runs,
     "show": _show,
+    "try": _try,
     "keep": _keep,
     "gc": _gc,
     "mlflow": _mlflow,

@@ -251,6 +251,16 @@ def _upkeep(commands: "argparse._SubParsersAction[Parser]") -> None:
     runs = commands.add_parser("runs", help="list the runs of a storage: recipe, state, score, size, whether kept or served")
     show = commands.add_parser("show", help="print one run: stages, scores, release, which other runs need its results, what to do next")
     show.add_argument("run", metavar="RUN", help=which)
+    tried = commands.add_parser(
+        "try", help="print what the last checkpoint of a training finds for a few held-out queries, while it goes on"
+    )
+    tried.add_argument("run", metavar="RUN", help=which)
+    tried.add_argument(
+        "--stage", metavar="STAGE", help="the training to try, of a run that has several at once (default: the last that began)"
+    )
+    tried.add_argument("--queries", type=int, default=8, metavar="N", help="held-out queries that are asked (default: %(default)s)")
+    tried.add_argument("--documents", type=int, default=500, metavar="N", help="documents that are searched (default: %(default)s)")
+    tried.add_argument("--seed", type=int, default=0, help="another seed draws other queries and documents (default: %(default)s)")
     keep = commands.add_parser("keep", help="pin a run, so that `gc` keeps it and all results that it names")
     keep.add_argument("run", metavar="RUN", help=which)
     keep.add_argument("--undo", action="store_true", help="take the pin away")
@@ -262,9 +272,9 @@ def _upkeep(commands: "argparse._SubParsersAction[Parser]") -> None:
     page = commands.add_parser("mlflow", help="start the tracking page of MLflow on a storage, until Ctrl-C")
     page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); the page has no password")
     page.add_argument("--port", type=int, default=5000, help="port to listen at (default: %(default)s)")
-    for command in (runs, show, gc):
+    for command in (runs, show, tried, gc):
         command.add_argument("--json", action="store_true", help="print it as JSON")
-    for command in (runs, show, keep, gc, page):
+    for command in (runs, show, tried, keep, gc, page):
         _storage(command)
 
 

@@ -53,6 +53,7 @@ def imported(arguments: list[str], folder: Path) -> tuple[int, list[str]]:
         (["release", "/nowhere", "--corpus", "/nowhere"], 2),
         (["runs"], 0),
         (["show", "latest"], 2),
+        (["try", "latest"], 2),
         (["gc"], 2),
         (["mlflow"], 2),
     ],

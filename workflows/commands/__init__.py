@@ -1,1 +1,2 @@
-"""Commands that a module each is enough for, and no stage or check: the demonstration, and a corpus rewritten in another format."""
+"""Commands that a module each is enough for, and no stage or check: the demonstration, a corpus rewritten in another format, and what a
+checkpoint finds."""

@@ -1,5 +1,6 @@
 """One stage, run in whichever process an executor chose: its inputs are fetched, its work is called, its result is published."""
 
+import json
 import shutil
 import time
 import traceback
@@ -12,11 +13,13 @@ from typing import Protocol
 from mirepoix.components.stage import Context, Outcome, ProgressFunction
 from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
-from mirepoix.serving.store import Manifest, cache_folder, fetch, is_local, join, local_path, publish
+from mirepoix.serving.store import Manifest, cache_folder, fetch, is_local, join, local_path, publish, write
 from mirepoix.workflows.runner.fingerprint import StageLookup
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import draft
 
+BEGUN = "stage.json"
+"""In the scratch of a stage: its name and the targets of its inputs, by which others find what an unfinished stage works on."""
 CHAINED = "The above exception was the direct cause of the following exception:"
 
 
@@ -74,6 +77,7 @@ def _published(task: Task, report: StageReporter, folder: Path) -> Manifest:
     scratch = join(task.storage, "work", lookup.key[:16])
     if is_local(scratch):
         local_path(scratch).mkdir(parents=True, exist_ok=True)
+    write(join(scratch, BEGUN), json.dumps({"stage": stage.name, "inputs": task.inputs}, indent=1).encode())
     folders = {argument: fetch(target, cache_folder()) for argument, target in task.inputs.items()}
     work = import_named(stage.work)
     # A result that is replaced, because it is forced or damaged, is made without what the storage has.

@@ -273,7 +273,13 @@ def test_a_killed_driver_goes_on_from_the_last_checkpoint(first, home):
     os.kill(process.pid, signal.SIGKILL)
     finish(process, began)
     kept = max(int(folder.name.split("_")[1].split("-")[0]) for folder in snapshots[0].parent.glob("step_*"))
-    resumed = mirepoix(*words)
+    tried = mirepoix("try", "latest", "--storage", str(home / "storage"), "--queries", "4", "--documents", "50", "--json")
+    assert tried.status == 0, tried.err
+    found = json.loads(tried.out)
+    assert (found["stage"], found["state"], found["total"], found["documents"]) == ("adapt", "killed", 40, 50)
+    assert found["step"] in (kept, kept - 10) and found["step"] % 10 == 0 and len(found["queries"]) == 4
+    # What does not decide the result may change: its checkpoints are the same training's.
+    resumed = mirepoix(*words, "adapt.save_steps=7", "adapt.dataloader_num_workers=0", "adapt.max_failures=1")
     assert resumed.status == 0, resumed.err
     assert resumed.stages("done") == {"adapt"}
 

@@ -17,6 +17,7 @@ from mirepoix.serving.store import join, list_names, read_manifest, verify
 from mirepoix.workflows.cluster.shipped_code import code_root
 from mirepoix.workflows.runner.execute import execute
 from mirepoix.workflows.runner.graph import Stage
+from mirepoix.workflows.runner.task import BEGUN
 from tests.workflows.runner import stub_stages
 from tests.workflows.runner.stub_stages import (
     COPY,
@@ -161,6 +162,15 @@ def test_a_stage_that_was_stopped_goes_on_from_its_scratch_with_another_number_o
     with pytest.raises(KeyboardInterrupt):
         run([Stage("count", INTERRUPT, StubConfig(log, "count", salt=1))], storage)
     assert len([*(storage / "work").iterdir()]) == 2
+
+
+def test_the_scratch_of_an_unfinished_stage_names_it_and_its_inputs(storage, log):
+    stages = [Stage("load", COPY, StubConfig(log, "load")), Stage("mine:count", INTERRUPT, StubConfig(log, "count"), {"before": "load"})]
+    with pytest.raises(KeyboardInterrupt):
+        run(stages, storage)
+    (begun,) = (storage / "work").glob(f"*/{BEGUN}")
+    (loaded,) = (storage / "artefacts" / "load").iterdir()
+    assert json.loads(begun.read_text()) == {"stage": "mine:count", "inputs": {"before": str(loaded)}}
 
 
 def test_a_stage_that_makes_the_same_bytes_again_causes_no_other_to_run(storage, log):
