@@ -43,7 +43,7 @@ class Made:
     outcome: Outcome
 
 
-def context(home: Path, seed: int = 0, report: Callable[[dict[str, float]], None] = lambda progress: None) -> Context:
+def context(home: Path, seed: int = 0, report: Callable[..., None] = lambda progress, notes=(): None) -> Context:
     """A stage's context in `home`, with an empty folder and a scratch that outlives it."""
     draft = home / "draft"
     draft.mkdir(parents=True)

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -250,6 +251,20 @@ def test_rows_have_the_step_and_the_measures_of_learning(alone):
     assert row["learning_rate"] == 1e-3 and row["grad_norm"] > 0 and row["pairs_per_second"] > 0
     assert 0 <= row["accuracy"] <= 1 and -1 <= row["negative_similarity"] <= 1
     assert rows["drawn"][0]["effective_negatives"] > 3, "hard negatives count in addition to those of the batch"
+
+
+def test_every_number_of_a_row_is_explained_in_the_docs(alone):
+    _, rows = alone
+    table = (Path(__file__).parents[3] / "docs/training.md").read_text().partition("| curve |")[2].partition("\n\n")[0]
+    explained = {name for line in table.splitlines() for name in re.findall("`([a-z_]+)`", line.partition("|")[2].partition("|")[0])}
+    of_others = {"mfu", "share_masked", "workers"}  # of GPUs alone, or of other modules
+    assert explained - of_others == set(rows["stage 1"][0]) - {"step", "total"} - of_others
+
+
+def test_a_training_whose_pairs_have_no_negatives_says_so_in_its_checkpoint(alone, folder):
+    final = json.loads((folder / "alone/kin True/final/progress.json").read_text())
+    (note,) = final["notes"]
+    assert note["step"] == STEPS and note["note"].startswith("none of the 24 pairs whose answer is text had a negative in 6 steps")
 
 
 def test_a_users_settings_file_trains_with_its_own_scheduler(alone):

@@ -75,6 +75,15 @@ def test_a_modality_of_which_no_pair_had_a_negative_is_named():
     assert new_notes(job(), progress, None) == [], "one had"
 
 
+def test_the_docs_have_the_notes_as_they_are_said(monkeypatch):
+    monkeypatch.setattr(notes_module.os, "cpu_count", lambda: 16)
+    table = (Path(__file__).parents[4] / "docs/training.md").read_text().partition("### Notes")[2].partition("### ")[0]
+    job_of_docs, progress = job(loss=Objective(modality_mask=True)), Progress()
+    train(progress, loss=4e-4, accuracy=1.0, image=(2, 2))
+    said = new_notes(job_of_docs, progress, 0.3)
+    assert len(said) == 3 and all(f"`{text}`" in table for text in said), said
+
+
 def test_steps_are_judged_by_ten_however_often_they_are_reported_and_at_the_end():
     progress = Progress()
     for _ in range(9):

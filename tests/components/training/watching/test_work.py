@@ -91,7 +91,7 @@ def test_utilisation_is_the_useful_work_of_the_time_over_the_peak():
 
 
 def rank(number: int, world: int, meeting: str, jobs: dict[str, TrainingJob]) -> None:
-    """Trains each job with and without a peak, in the same process."""
+    """Trains each job with a peak, and those at stage 3 without one too, in the same process."""
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(world), "DS_ACCELERATOR": "cpu"}
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{meeting}/rendezvous", rank=number, world_size=world)
@@ -99,6 +99,8 @@ def rank(number: int, world: int, meeting: str, jobs: dict[str, TrainingJob]) ->
     for peak in (None, PEAK):
         work.device_peak = lambda _, peak=peak: peak
         for name, job in jobs.items():
+            if peak is None and job.config.zero_stage < 3:
+                continue
             host = FolderHost(Path(meeting) / f"{name} {peak}")
             toy_training.train(job, host)
             rows[name, peak] = host.rows
@@ -113,7 +115,7 @@ def rows(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("work")
     encoder, pairs = write_encoder(folder), write_toys(folder / "mixed", ["i", "t", "t"] * 4)
     lora = Tuning(towers=("language",), lora=Lora(rank=4, alpha=8, dropout=0.3))
-    kinds = {"full 1": (1, FULL), "full 3": (3, FULL), "lora 1": (1, lora), "lora 3": (3, lora)}
+    kinds = {"full 1": (1, FULL), "full 3": (3, FULL), "lora 3": (3, lora)}
     jobs = {
         name: job_of(pairs, encoder, zero_stage=stage, tuning=tuning, num_workers=2, chunk_tokens=40, max_steps=2, save_steps=9)
         for name, (stage, tuning) in kinds.items()
@@ -123,8 +125,8 @@ def rows(tmp_path_factory) -> dict:
         return pickle.loads((Path(meeting) / "rows.pickle").read_bytes())
 
 
-def test_counting_changes_nothing_of_a_training_at_any_stage(rows):
-    for name in ("full 1", "full 3", "lora 1", "lora 3"):
+def test_counting_changes_nothing_of_a_training_with_sharded_weights(rows):
+    for name in ("full 3", "lora 3"):
         plain, counted = rows[name, None], rows[name, PEAK]
         assert all("mfu" not in row for row in plain) and all(row["mfu"] > 0 for row in counted)
         for figure in ("loss", "grad_norm", "accuracy"):
@@ -137,7 +139,6 @@ def useful(rows: list[dict]) -> float:
 
 
 def test_sharded_weights_count_as_whole_ones_and_adapters_as_less_than_weights(rows):
-    full, lora = useful(rows["full 1", PEAK]), useful(rows["lora 1", PEAK])
-    assert useful(rows["full 3", PEAK]) == pytest.approx(full, rel=1e-6)
-    assert useful(rows["lora 3", PEAK]) == pytest.approx(lora, rel=1e-6)
+    full, lora = useful(rows["full 3", PEAK]), useful(rows["lora 3", PEAK])
+    assert useful(rows["full 1", PEAK]) == pytest.approx(full, rel=1e-6)
     assert 0.2 < lora / full < 0.9
