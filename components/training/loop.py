@@ -14,22 +14,31 @@ from typing import Any
 import torch.distributed as dist
 
 from mirepoix.components.pairs.store import PairStore
-from mirepoix.components.training.agreement import agreed, seed_torch
+from mirepoix.components.training.agreement import agreed, highest, seed_torch
 from mirepoix.components.training.batches.micro_batches import micro_batches
 from mirepoix.components.training.engine import deepspeed_engine
 from mirepoix.components.training.engine.restored import open_engine
 from mirepoix.components.training.job import Diverged, TrainingJob
 from mirepoix.components.training.progress import Progress
 from mirepoix.components.training.step import take_step
-from mirepoix.components.training.workers.host import Host
+from mirepoix.components.training.workers.host import Host, Notice, StartAgain
+from mirepoix.components.training.workers.watchdog import SAVING, Watchdog, limit_collectives, watching
 from mirepoix.models.encoder import Encoder, load_own_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.losses.temperature import Tempered
 
 
 def train(job: TrainingJob, host: Host) -> dict[str, float]:
-    """Trains as one worker of a process group, from the last checkpoint on; returns the metrics of the finished training."""
+    """Trains as one worker of a process group, from the last checkpoint on; returns the metrics of the finished training.
+
+    Raises StartAgain when it has saved a checkpoint because a rank had a notice.
+    """
     deepspeed_engine.prepare()
+    with watching(job.config.collective_timeout) as watchdog:
+        return _train(job, host, watchdog)
+
+
+def _train(job: TrainingJob, host: Host, watchdog: Watchdog) -> dict[str, float]:
     seed_torch(*job.seed)
     encoder, store, job = agreed(lambda: _opened(job))
     with host.last_checkpoint() as folder:
@@ -37,8 +46,9 @@ def train(job: TrainingJob, host: Host) -> dict[str, float]:
         if progress.metrics is not None:
             return progress.metrics
         engine = open_engine(job, encoder, progress, folder)
+    limit_collectives(job.config.collective_timeout)
     started, first = time.monotonic(), progress.step
-    batches = micro_batches(job, store, encoder, progress.step)
+    batches = watchdog.reading(micro_batches(job, store, encoder, progress.step), lambda: progress.step + 1)
     row: dict[str, float] = {}
     while progress.step < job.total:
         rate = engine.get_lr()[0]
@@ -51,15 +61,26 @@ def train(job: TrainingJob, host: Host) -> dict[str, float]:
         progress.add(figures)
         if progress.step % job.config.logging_steps == 0 or progress.step == job.total:
             pace = (progress.step - first) * job.config.batch * job.config.gradient_accumulation_steps / (time.monotonic() - started)
-            row = {"step": progress.step, "total": job.total, **progress.report(), "pairs_per_second": pace}
+            row = {
+                "step": progress.step,
+                "total": job.total,
+                **progress.report(),
+                "pairs_per_second": pace,
+                "workers": dist.get_world_size(),
+            }
             if dist.get_rank() == 0:
                 host.log(row)
-        if progress.step % job.config.save_steps == 0 and progress.step < job.total:
+        notice = highest(host.notice())
+        if progress.step < job.total and (notice or progress.step % job.config.save_steps == 0):
+            watchdog.at(progress.step, SAVING)
             with tempfile.TemporaryDirectory() as shard:
                 deepspeed_engine.save(engine, Path(shard))
                 progress.write(Path(shard))
                 # The name has the world size, because a folder of the same name may hold shards of more ranks.
                 host.save_checkpoint(Path(shard), f"step_{progress.step:08d}-{dist.get_world_size()}")
+            if notice:
+                raise StartAgain(Notice(notice))
+    watchdog.at(progress.step, SAVING)
     progress.metrics = {name: value for name, value in row.items() if name != "total"} | progress.counts
     with tempfile.TemporaryDirectory() as shard:
         _save_encoder(job, engine, Path(shard) / "encoder")

@@ -22,6 +22,7 @@ from mirepoix.components.training.job import TrainingJob, make_job
 from mirepoix.components.training.loop import train
 from mirepoix.components.training.train import work
 from mirepoix.components.training.train_config import TrainConfig
+from mirepoix.components.training.workers.host import Notice, StartAgain
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.backbones.twin_config import Tiny
 from mirepoix.models.backbones.twins import make_twin
@@ -120,6 +121,9 @@ class FolderHost:
     def log(self, row: dict[str, float]) -> None:
         self.rows.append(row)
 
+    def notice(self) -> Notice:
+        return Notice.NONE
+
 
 def run(jobs: dict[str, TrainingJob], world: int, folder: Path, host: type[FolderHost] = FolderHost) -> dict[str, list[dict[str, Any]]]:
     """Trains each job with so many processes, its checkpoints under its name; returns the rows that it logged."""
@@ -138,6 +142,8 @@ def _rank(rank: int, world: int, meeting: str, jobs: dict[str, TrainingJob], fol
         host = kind(folder / name)
         try:
             train(job, host)
+        except StartAgain as again:
+            host.rows.append({"again": again.notice})
         except Refused as error:
             host.rows.append({"refused": str(error), "kind": type(error)})
         rows[name] = host.rows
