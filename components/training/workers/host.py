@@ -1,11 +1,31 @@
-"""What the training loop asks of where it runs: checkpoint storage and a log."""
+"""What the training loop asks of where it runs: checkpoint storage, a log, and whether it is to stop for a new start."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from enum import IntEnum
 from pathlib import Path
 from typing import Protocol
 
 from pyarrow import fs
+
+ADDRESS = "MIREPOIX_NODE_ADDRESS"
+"""The variable with the address of this node in its cluster; without it, lines name the machine by its own name."""
+
+
+class Notice(IntEnum):
+    """Why a training is to save a checkpoint and to be started again; where ranks have different ones, the highest counts."""
+
+    NONE = 0
+    ROOM = 1  # for more workers
+    PREEMPTED = 2  # the node of a worker is about to be taken away
+
+
+class StartAgain(Exception):
+    """Raised on all ranks when the checkpoint that a notice asked for is committed: what was trained further here would be lost."""
+
+    def __init__(self, notice: Notice):
+        super().__init__(notice)
+        self.notice = notice
 
 
 class Host(Protocol):
@@ -31,3 +51,6 @@ class Host(Protocol):
 
     def log(self, row: dict[str, float], /, notes: Sequence[str] = ()) -> None:
         """Logs the figures since the last report, and notes for people; called on rank 0."""
+
+    def notice(self) -> Notice:
+        """The notice that this rank has; asked once a step, so it may not take long, and other ranks may have another."""

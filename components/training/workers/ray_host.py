@@ -11,6 +11,7 @@ import ray.train
 from pyarrow import fs
 
 from mirepoix.components.stage import ProgressFunction
+from mirepoix.components.training.workers.host import Notice
 from mirepoix.models.errors import Refused
 
 COMMIT_SECONDS = 600
@@ -21,9 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class RayHost:
-    """The checkpoints and the log of a worker of Ray Train."""
+    """The checkpoints, the log and the notices of a worker of Ray Train."""
 
-    def __init__(self, report: ProgressFunction):
+    def __init__(self, report: ProgressFunction, notice: Callable[[], Notice]):
+        self.notice = notice
         self.log = report  # after a restart, the steps since the last checkpoint are logged again
         self._storage = ray.train.get_context().get_storage()
         self.place: str = self._storage.experiment_fs_path

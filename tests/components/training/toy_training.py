@@ -25,6 +25,7 @@ from mirepoix.components.training.loop import train
 from mirepoix.components.training.train import work
 from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.components.training.watching.speed import CURVES
+from mirepoix.components.training.workers.host import Notice, StartAgain
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.backbones.twin_config import Tiny
 from mirepoix.models.backbones.twins import make_twin
@@ -130,6 +131,9 @@ class FolderHost:
         self.rows.append(row)
         self.notes += notes
 
+    def notice(self) -> Notice:
+        return Notice.NONE
+
 
 def run(jobs: dict[str, TrainingJob], world: int, folder: Path, host: type[FolderHost] = FolderHost) -> dict[str, list[dict[str, Any]]]:
     """Trains each job with so many processes, its checkpoints under its name; returns the rows that it logged."""
@@ -151,6 +155,8 @@ def _rank(rank: int, world: int, meeting: str, jobs: dict[str, TrainingJob], fol
         logging.getLogger("mirepoix").handlers = [warnings]
         try:
             train(job, host)
+        except StartAgain as again:
+            host.rows.append({"again": again.notice})
         except Refused as error:
             host.rows.append({"refused": str(error), "kind": type(error)})
         rows[name] = host.rows
