@@ -399,7 +399,7 @@ class NoticedHost(FolderHost):
 
 
 def test_a_notice_of_one_rank_makes_all_save_a_checkpoint_and_end_and_no_step_is_lost(folder, mixed, encoder):
-    job = job_of(mixed, encoder, zero_stage=2, num_workers=2, per_device_train_batch_size=2, save_steps=100, max_steps=5)
+    job = job_of(mixed, encoder, zero_stage=2, num_workers=2, global_batch_size=4, save_steps=100, max_steps=5)
     begun = run({"noticed": job}, 2, folder / "noticed", NoticedHost)["noticed"]
     assert [row.get("step") for row in begun] == [1, 2, 3, None] and begun[-1]["again"] == Notice.PREEMPTED
     again = run({"noticed": job}, 2, folder / "noticed")["noticed"]

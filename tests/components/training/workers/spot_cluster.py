@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +39,7 @@ class Gated:
     folder: Path
     steps: tuple[int, ...]
 
-    def __call__(self, row: dict[str, float]) -> None:
+    def __call__(self, row: dict[str, float], /, notes: Sequence[str] = ()) -> None:
         with open(self.folder / "rows.jsonl", "a") as file:
             file.write(json.dumps(row | {"time": time.time()}) + "\n")
         gate = self.folder / f"gate {row['step']:.0f}"

@@ -11,9 +11,7 @@ from tests.components.training.plain_training import plain
 from tests.components.training.toy_training import TOY, write_encoder, write_toys
 from tests.components.training.workers.spot_cluster import train
 
-CONFIG = replace(
-    TOY, zero_stage=2, num_workers=2, min_workers=1, per_device_train_batch_size=2, save_steps=2, learning_rate=1e-3, grow_after=0.0
-)
+CONFIG = replace(TOY, zero_stage=2, num_workers=2, min_workers=1, global_batch_size=4, save_steps=2, learning_rate=1e-3, grow_after=0.0)
 
 
 @pytest.fixture(scope="module")
