@@ -3,6 +3,7 @@
 So do those that run one tower of a text and another of a picture where one rank has texts alone and the other pictures alone.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -127,8 +128,8 @@ class Watched(FolderHost):
         self.gradients = {name: gradient.clone() for name, gradient in gradients.items() if gradient is not None}
         return deepspeed_engine.step(engine)
 
-    def log(self, row: dict[str, Any]) -> None:
-        super().log(row | {"gradients": {} if self.rows else self.gradients})
+    def log(self, row: dict[str, Any], /, notes: Sequence[str] = ()) -> None:
+        super().log(row | {"gradients": {} if self.rows else self.gradients}, notes)
 
 
 def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

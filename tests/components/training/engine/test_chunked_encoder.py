@@ -1,6 +1,7 @@
 """A share of a batch that is computed in chunks trains as one that is computed at once: exactly, at every stage of ZeRO."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,8 +104,8 @@ class Counted(FolderHost):
 
         return counting
 
-    def log(self, row: dict[str, Any]) -> None:
-        super().log(row | {"collectives": dict(self.calls)})
+    def log(self, row: dict[str, Any], /, notes: Sequence[str] = ()) -> None:
+        super().log(row | {"collectives": dict(self.calls)}, notes)
         self.calls.clear()
 
 
