@@ -47,7 +47,7 @@ class Host(Protocol):
         """Has a thread write this rank's shard to a folder of a file system, and commit the checkpoint once all ranks have done so."""
 
     def wait_for_checkpoint(self) -> None:
-        """Returns when the checkpoint that was saved last, if any, is committed; Refused if it could not be written."""
+        """Returns when the checkpoint that was saved last, if any, is committed; Refused or another exception if that failed."""
 
     def log(self, row: dict[str, float], /, notes: Sequence[str] = ()) -> None:
         """Logs the figures since the last report, and notes for people; called on rank 0."""

@@ -14,8 +14,8 @@ from mirepoix.components.stage import ProgressFunction
 from mirepoix.components.training.workers.host import Notice
 from mirepoix.models.errors import Refused
 
-COMMIT_SECONDS = 600
-"""The longest that a worker waits until a checkpoint is committed."""
+COMMIT_SECONDS = 3600
+"""The longest that a worker waits until a checkpoint is written by all workers and committed."""
 COMMITTED = "checkpoint_manager_snapshot.json"
 """Ray Train's list of the checkpoints that it has committed."""
 log = logging.getLogger(__name__)
@@ -53,7 +53,6 @@ class RayHost:
     def save_checkpoint(self, name: str, write: Callable[[fs.FileSystem, str], None]) -> None:
         def upload(checkpoint: Any, _: str) -> Any:
             """Called in a thread of Ray's; if it raises, Ray ends the training at once, or starts it again from the checkpoint before."""
-            checkpoint.filesystem.create_dir(checkpoint.path)
             write(checkpoint.filesystem, checkpoint.path)
             return checkpoint
 
@@ -69,9 +68,10 @@ class RayHost:
 
     def wait_for_checkpoint(self) -> None:
         if self._saved and self._saved not in self._committed():
-            raise Refused(
-                f"checkpoint {self._saved} was not committed to {self.place} within {COMMIT_SECONDS} s; see whether that storage answers, "
-                "and run again to go on from the checkpoint before it"
+            # No refusal: Ray drops a report where a worker died meanwhile, and a new start from the checkpoint before may do better.
+            raise TimeoutError(
+                f"checkpoint {self._saved} was not committed to {self.place}: a worker died meanwhile, or that storage has not answered "
+                f"for {COMMIT_SECONDS} s"
             )
 
     def _committed(self) -> set[str]:

@@ -1,16 +1,8 @@
-"""The training loop: equal to plain torch at every ZeRO stage and world size, and unchanged by killed processes."""
+"""The training loop: equal to plain torch at every ZeRO stage and world size, and unchanged by a new start from a checkpoint."""
 
-import functools
 import json
-import os
-import pickle
 import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +12,9 @@ import torch
 import torch.distributed as dist
 
 from mirepoix.components.pairs.store import PairRow, PairStore, write_pairs
-from mirepoix.components.stage import Context, Rows
 from mirepoix.components.training.batches.augment_config import AugmentConfig
 from mirepoix.components.training.batches.batch_plan import BatchPlan
-from mirepoix.components.training.job import RefusedOnAllRanks, TrainingJob, make_job
+from mirepoix.components.training.job import RefusedOnAllRanks, TrainingJob
 from mirepoix.components.training.train import work
 from mirepoix.components.training.workers.host import Notice
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
@@ -35,15 +26,12 @@ from tests.components.training.toy_training import (
     FULL,
     TOY,
     FolderHost,
-    as_task,
+    context_of,
     figures,
     job_of,
     picture,
-    read_rows,
     run,
-    worker_pids,
     write_encoder,
-    write_row,
     write_toys,
 )
 
@@ -408,58 +396,6 @@ def test_a_notice_of_one_rank_makes_all_save_a_checkpoint_and_end_and_no_step_is
 
 
 # Under Ray
-
-
-def context_of(tmp_path: Path, name: str) -> Context:
-    (tmp_path / name).mkdir()
-    return Context(tmp_path / name, str(tmp_path / "scratch"), functools.partial(write_row, tmp_path / f"{name}.jsonl"), seed=7)
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def last_step(path: Path) -> int:
-    return max((row["step"] for row in read_rows(path)), default=0)
-
-
-def test_a_killed_driver_and_a_killed_worker_change_nothing(ray_cluster, tmp_path, mixed, encoder):
-    import ray
-
-    if not ray.is_initialized():
-        ray.init(address=ray_cluster)
-    config = replace(TOY, zero_stage=2, num_workers=2, global_batch_size=4, save_steps=2, max_steps=12, learning_rate=1e-3)
-    first, second = context_of(tmp_path, "first"), context_of(tmp_path, "second")
-    (tmp_path / "arguments.pickle").write_bytes(pickle.dumps((first, config, mixed, encoder)))
-    code = "import sys; from tests.components.training.toy_training import drive; drive(*sys.argv[1:])"
-    driver = subprocess.Popen([sys.executable, "-c", code, ray_cluster, str(tmp_path / "arguments.pickle")])
-    try:
-        wait_until(lambda: last_step(tmp_path / "first.jsonl") >= 3 or driver.poll() is not None)
-    finally:
-        driver.send_signal(signal.SIGKILL)
-        driver.wait()
-    wait_until(lambda: not worker_pids())
-
-    outcome = as_task(second, config, mixed, encoder)
-    wait_until(lambda: last_step(tmp_path / "second.jsonl") >= 7)
-    os.kill(worker_pids()[0], signal.SIGKILL)
-    outcome = ray.get(outcome, timeout=300)
-
-    before, after = read_rows(tmp_path / "first.jsonl"), read_rows(tmp_path / "second.jsonl")
-    last = {row["step"]: row for row in after}
-    first = min(last)
-    assert list(last) == list(range(first, 13)), "every step, in order"
-    assert 3 <= first <= before[-1]["step"] + 1 and first % 2 == 1, "from the last committed checkpoint on"
-    assert all(row["loss"] == pytest.approx(last[row["step"]]["loss"], abs=1e-6) for row in after), "repeated steps are the same"
-    assert_same_trace([*before[: first - 1], *last.values()], plain(make_job(config, 7, mixed, encoder)))
-    assert outcome.rows == Rows(read=len(MIXED), written=len(MIXED))
-    assert outcome.metrics["step"] == 12 and outcome.metrics["loss"] == after[-1]["loss"]
-    assert outcome.metrics["gpus"] == 0
-    assert len(load_encoder(second.folder).encode([Item("a", text="which flag is red red")])) == 1
-    assert sorted(path.name for path in (tmp_path / "scratch/train").iterdir() if path.is_dir()) == ["final", "step_00000010-2"]
 
 
 def test_what_a_worker_refuses_is_refused_by_the_work(ray_cluster, tmp_path, encoder):

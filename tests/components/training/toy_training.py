@@ -1,5 +1,6 @@
 """Helpers of the training tests: a tiny Qwen2-VL, toy pairs of words and colours, and ranks as plain processes without Ray."""
 
+import functools
 import json
 import logging
 import os
@@ -183,6 +184,12 @@ def write_row(path: Path, row: dict[str, float], /, notes: Sequence[str] = ()) -
 
 def read_rows(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def context_of(folder: Path, name: str) -> Context:
+    """A stage's context whose rows go to <name>.jsonl; contexts of one folder share their scratch."""
+    (folder / name).mkdir()
+    return Context(folder / name, str(folder / "scratch"), functools.partial(write_row, folder / f"{name}.jsonl"), seed=7)
 
 
 def stage(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> Outcome:
