@@ -201,8 +201,6 @@ THROUGH = {
     "components/training/agreement.py": "components/training/test_train.py",
     "components/training/batches/micro_batches.py": "components/training/test_train.py",
     "components/training/engine/restored.py": "components/training/test_train.py",
-    "components/training/progress.py": "components/training/test_train.py",
-    "components/training/step.py": "components/training/test_train.py",
     "components/training/workers/host.py": "components/training/test_train.py",
     "components/training/workers/torch_backend.py": "components/training/test_train.py",
     "models/backbones/two_tower_twins.py": "models/backbones/test_twins.py",
