@@ -5,7 +5,6 @@ averages over several of these and adds no negatives.
 """
 
 import math
-import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,50 +22,62 @@ from mirepoix.components.training.step import take_step
 from mirepoix.components.training.watching.notes import new_notes
 from mirepoix.components.training.watching.speed import Speed
 from mirepoix.components.training.watching.work import counted
-from mirepoix.components.training.workers.host import Host
+from mirepoix.components.training.workers.checkpoints import Checkpoints
+from mirepoix.components.training.workers.host import Host, Notice, StartAgain
+from mirepoix.components.training.workers.watchdog import SAVING, Watchdog, limit_collectives, watching
 from mirepoix.models.encoder import Encoder, load_own_encoder
 from mirepoix.models.errors import Refused
 
 
 def train(job: TrainingJob, host: Host) -> dict[str, float]:
-    """Trains as one worker of a process group, from the last checkpoint on; returns the metrics of the finished training."""
+    """Trains as one worker of a process group, from the last checkpoint on; returns the metrics of the finished training.
+
+    Raises StartAgain when it has saved a checkpoint because a rank had a notice.
+    """
     deepspeed_engine.prepare()
+    with watching(job.config.collective_timeout) as watchdog:
+        return _train(job, host, watchdog)
+
+
+def _train(job: TrainingJob, host: Host, watchdog: Watchdog) -> dict[str, float]:
     seed_torch(*job.seed)
     (encoder, store, job), _ = agreed(lambda: _opened(job))
-    with host.last_checkpoint() as folder:
+    checkpoints = Checkpoints(host)
+    with checkpoints.newest() as folder:
         progress = Progress.read(folder) if folder else Progress(world=dist.get_world_size(), batch=job.config.global_batch_size)
         if progress.metrics is not None:
             return progress.metrics
         engine = open_engine(job, encoder, progress, folder)
+    limit_collectives(job.config.collective_timeout)
     work, batches = counted(job, engine, micro_batches(job, store, encoder, progress.step))
+    batches = watchdog.reading(batches, lambda: progress.step + 1)
     speed = Speed(job.pairs_per_step, work)
     row: dict[str, float] = {}
     while progress.step < job.total:
         rate = engine.get_lr()[0]
-        taken = speed.timed(lambda: take_step(job, engine, batches, progress.step))
+        taken = speed.timed(lambda: take_step(job, engine, batches, progress.step, host.notice))
         loss = taken.figures["loss"]
         progress.step += 1
         if not math.isfinite(loss):
+            checkpoints.wait()
             saved = (progress.step - 1) // job.config.save_steps * job.config.save_steps
             last = f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint before it"
             raise Diverged(f"the loss is {loss} at step {progress.step}; {last}; lower learning_rate, lengthen warmup_steps")
         progress.add(taken, rate)
         if progress.step % job.config.logging_steps == 0 or progress.step == job.total:
-            row = {"step": progress.step, "total": job.total, **progress.report(), **speed.report()}
+            row = {"step": progress.step, "total": job.total, "workers": dist.get_world_size(), **progress.report(), **speed.report()}
             notes = new_notes(job, progress, speed.data_wait)
             if dist.get_rank() == 0:
                 host.log(row, notes)
-        if progress.step % job.config.save_steps == 0 and progress.step < job.total:
-            with tempfile.TemporaryDirectory() as shard:
-                deepspeed_engine.save(engine, Path(shard))
-                progress.write(Path(shard))
-                # The name has the world size, because a folder of the same name may hold shards of more ranks.
-                host.save_checkpoint(Path(shard), f"step_{progress.step:08d}-{dist.get_world_size()}")
+        if progress.step < job.total and (taken.notice or progress.step % job.config.save_steps == 0):
+            watchdog.at(progress.step, SAVING)
+            checkpoints.save(engine, progress)
+            if taken.notice:
+                checkpoints.wait()
+                raise StartAgain(Notice(taken.notice))
+    watchdog.at(progress.step, SAVING)
     progress.metrics = {name: value for name, value in row.items() if name != "total"} | progress.counts
-    with tempfile.TemporaryDirectory() as shard:
-        _save_encoder(job, engine, Path(shard) / "encoder")
-        progress.write(Path(shard))
-        host.save_checkpoint(Path(shard), "final")
+    checkpoints.finish(lambda folder: _save_encoder(job, engine, folder / "encoder"), progress)
     return progress.metrics
 
 

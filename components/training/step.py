@@ -1,7 +1,7 @@
 """One step of the optimizer, and what it measures."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ class Step:
     chunks: int  # most of a micro-batch
     waited_s: float  # for the batches: of the rank that waited longest
     modalities: dict[str, tuple[int, int]]  # by the positive's modality: its pairs, and those of them without a negative
+    notice: int = 0  # the highest that any rank had
 
 
 def _inverse(temperature: float | None) -> float:
@@ -42,15 +43,20 @@ def _received(batches: Iterator[MicroBatch]) -> tuple[MicroBatch, int]:
     return batch, round(1e6 * (time.perf_counter() - started))
 
 
-def take_step(job: TrainingJob, engine: Any, batches: Iterator[MicroBatch], step: int) -> Step:
-    """One step of the optimizer: for each micro-batch one forward and one backward of the engine, however many chunks it has."""
+def take_step(job: TrainingJob, engine: Any, batches: Iterator[MicroBatch], step: int, notice: Callable[[], int] = lambda: 0) -> Step:
+    """One step of the optimizer: for each micro-batch one forward and one backward of the engine, however many chunks it has.
+
+    `notice` is that of this rank (`Host.notice`), which the ranks exchange with what they have to agree on anyway.
+    """
     objective, accumulation = job.config.loss, job.config.gradient_accumulation_steps
     total = torch.zeros(len(FIGURES) + 3, dtype=torch.float64, device=engine.device)
     codes = torch.zeros(1 + sum(Modality), 2, dtype=torch.float64, device=engine.device)
-    longest, waited_us = 1, 0
+    longest, waited_us, noticed = 1, 0, 0
     for micro in range(accumulation):
-        (batch, _), (most, waited) = agreed(lambda: _received(batches), lambda received: (len(received[0].chunks), received[1]), 2)
-        longest, waited_us = max(longest, most), waited_us + waited
+        (batch, _), (most, waited, told) = agreed(
+            lambda: _received(batches), lambda received: (len(received[0].chunks), received[1], int(notice())), 3
+        )
+        longest, waited_us, noticed = max(longest, most), waited_us + waited, max(noticed, told)
         idle = most - len(batch.chunks)
         # Dropout is a function of seed, step, rank and chunk, so that a resumed run draws the same masks as an uninterrupted one.
         seeds = [derived_seed(*job.seed, step, micro, dist.get_rank(), chunk) for chunk in range(most)]
@@ -70,4 +76,4 @@ def take_step(job: TrainingJob, engine: Any, batches: Iterator[MicroBatch], step
     means = {name: value if name in COUNTS else value / micro_batches for name, value in zip(FIGURES, sums, strict=True)}
     counts = whole[len(total) :].reshape(-1, 2).tolist()
     modalities = {Modality(code).words: (int(pairs), int(bare)) for code, (pairs, bare) in enumerate(counts) if pairs}
-    return Step({**means, "grad_norm": norm}, int(tokens), int(places), int(pictures), longest, waited_us / 1e6, modalities)
+    return Step({**means, "grad_norm": norm}, int(tokens), int(places), int(pictures), longest, waited_us / 1e6, modalities, noticed)

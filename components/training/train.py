@@ -3,59 +3,36 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from mirepoix.components.pairs.store import PairStore
-from mirepoix.components.stage import Context, Outcome, ProgressFunction, Rows
-from mirepoix.components.training.job import RefusedOnAllRanks, make_job
+from mirepoix.components.stage import Context, Outcome, Rows
+from mirepoix.components.training.job import RefusedOnAllRanks, TrainingJob, make_job
 from mirepoix.components.training.train_config import TrainConfig
-from mirepoix.models.errors import Refused
+from mirepoix.components.training.workers.host import StartAgain
+from mirepoix.serving.store import join
 
 RUN = "train"
-COMMIT_SECONDS = 600
-
-
-class _RayHost:
-    """Checkpoints and log of a worker of Ray Train."""
-
-    def __init__(self, report: ProgressFunction):
-        self.log = report  # after a restart, the steps since the last checkpoint are logged again
-
-    def last_checkpoint(self) -> AbstractContextManager[Path | None]:
-        import ray.train
-
-        checkpoint = ray.train.get_checkpoint()
-        return _folder(checkpoint) if checkpoint else nullcontext()
-
-    def save_checkpoint(self, folder: Path, name: str) -> None:
-        import ray.train
-
-        checkpoint = ray.train.Checkpoint.from_directory(str(folder))
-        ray.train.report({}, checkpoint=checkpoint, checkpoint_dir_name=name)
-        # report() returns before the checkpoint is committed; a kill in between would lose it.
-        mode = ray.train.CheckpointConsistencyMode.COMMITTED
-        ray.train.get_all_reported_checkpoints(consistency_mode=mode, timeout_s=COMMIT_SECONDS)
-
-
-@contextmanager
-def _folder(checkpoint: Any) -> Iterator[Path]:
-    with checkpoint.as_directory() as folder:
-        yield Path(folder)
 
 
 def _worker(settings: dict[str, Any]) -> dict[str, Any]:
+    import ray.train
     import torch
 
     from mirepoix.components.training.loop import train
+    from mirepoix.components.training.workers.notices import Notices
+    from mirepoix.components.training.workers.ray_host import RayHost
 
-    job = settings["job"]
+    job, context = settings["job"], ray.train.get_context()
     torch.set_num_threads(job.config.cpus_per_worker)
+    missing = job.config.num_workers - context.get_world_size() if context.get_world_rank() == 0 else 0
+    notices = Notices(missing, settings["resources"], job.config.grow_after)
     try:
-        return {"metrics": train(job, _RayHost(settings["report"]))}
-    except RefusedOnAllRanks as error:  # returned and not raised, because Ray Train would retry it
+        return {"metrics": train(job, RayHost(settings["report"], notices.now))}
+    except StartAgain as again:
+        return {"again": again.notice}
+    except RefusedOnAllRanks as error:  # returned and not raised, because another attempt would end in the same way
         return {"refused": type(error), "why": str(error)}
 
 
@@ -63,49 +40,72 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     """Trains an encoder on a folder of pairs; called again with the same scratch, it continues from the last checkpoint."""
     job = make_job(config, context.seed, pairs, encoder)
     import ray
-    from ray.train import TrainingFailedError
-    from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer is this with a TorchConfig
+    import ray.train
 
-    from mirepoix.components.training.workers.torch_backend import TorchBackendConfig
+    from mirepoix.components.training.workers.attempts import Attempts, Room, committed
+    from mirepoix.components.training.workers.ray_host import checkpoint_folder
 
-    gpu = ray.cluster_resources().get("GPU", 0) >= config.num_workers if config.use_gpu is None else config.use_gpu
-    # Ray commits a checkpoint, and notices that training has ended, when it next polls the workers, in this interval.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(min(2.0, max(0.25, config.num_workers / 32))))
-    kind: Any = DataParallelTrainer  # its annotations are of Ray Train's first version
-    if len(ray.nodes()) == 1:  # Ray Train's watcher for preempted nodes has nothing to watch there
-        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    trainer = kind(
-        _worker,
-        train_loop_config={"job": job, "report": context.report},
-        backend_config=TorchBackendConfig(backend="nccl" if gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=config.num_workers, use_gpu=gpu, resources_per_worker=_resources(config, gpu)),
-        run_config=RunConfig(
-            name=RUN,
-            storage_path=context.scratch,
-            failure_config=FailureConfig(max_failures=config.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=LoggingConfig(log_level="WARNING"),
-        ),
+    fewest = config.fewest_workers
+    gpu = ray.cluster_resources().get("GPU", 0) >= fewest if config.use_gpu is None else config.use_gpu
+    resources: dict[str, float] = {"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})}
+    run = join(context.scratch, RUN)
+    _set_variables(config, resources)
+    attempts = Attempts(
+        lambda workers: _fit(context, job, resources, workers).return_value,
+        lambda: committed(run),
+        Room(fewest, config.num_workers, resources),
+        config.max_failures,
     )
-    try:
-        result = trainer.fit()
-    except TrainingFailedError as error:
-        refusals = [cause for cause in getattr(error, "worker_failures", {}).values() if isinstance(cause, Refused)]
-        raise (refusals[0] if refusals else error) from None
-    if "refused" in result.return_value:
-        raise result.return_value["refused"](result.return_value["why"])
-    with _folder(result.checkpoint) as folder:
+    value, workers = attempts.run()
+    if "refused" in value:
+        raise value["refused"](value["why"])
+    with checkpoint_folder(ray.train.Result.from_path(run).checkpoint) as folder:
         shutil.copytree(folder / "encoder", context.folder, dirs_exist_ok=True)
         notes = json.loads((folder / "progress.json").read_text())["notes"]
     count = len(PairStore(pairs))
-    metrics = {**result.return_value["metrics"], "gpus": config.num_workers if gpu else 0}
+    metrics = {**value["metrics"], "gpus": workers if gpu else 0}
     return Outcome(Rows(read=count, written=count), metrics, {"notes": notes} if notes else {})
 
 
-def _resources(config: TrainConfig, gpu: bool) -> dict[str, float]:
-    share: dict[str, float] = {"CPU": config.cpus_per_worker}
-    return share | ({"GPU": 1} if gpu else {})
+def _fit(context: Context, job: TrainingJob, resources: dict[str, float], workers: int) -> Any:
+    """One run of Ray Train, from the last checkpoint on; it retries nothing."""
+    from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer is this with a TorchConfig
+
+    from mirepoix.components.training.workers.ray_host import forget_broken_list
+    from mirepoix.components.training.workers.torch_backend import TorchBackendConfig
+
+    gpu = "GPU" in resources
+    forget_broken_list(context.scratch, RUN)
+    kind: Any = DataParallelTrainer  # its annotations are of Ray Train's first version
+    return kind(
+        _worker,
+        train_loop_config={"job": job, "report": context.report, "resources": resources},
+        backend_config=TorchBackendConfig("nccl" if gpu else "gloo", job.config.collective_timeout),
+        scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
+        run_config=RunConfig(
+            name=RUN,
+            storage_path=context.scratch,
+            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+            checkpoint_config=CheckpointConfig(num_to_keep=job.config.keep_checkpoints),
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    ).fit()
+
+
+def _set_variables(config: TrainConfig, resources: dict[str, float]) -> None:
+    """Sets what Ray Train reads from the environment, where the user has not."""
+    import ray
+
+    # Ray commits a checkpoint, and notices that training has ended, when it next polls the workers, in this interval.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(min(2.0, max(0.25, config.num_workers / 32))))
+    # Ray's own collectives, in which all ranks save a checkpoint, have no timeout by default; a checkpoint may take longer than a step.
+    os.environ.setdefault("RAY_TRAIN_COLLECTIVE_TIMEOUT_S", str(6 * config.collective_timeout))
+    alone = len(ray.nodes()) == 1 and all(
+        ray.cluster_resources().get(name, 0) >= config.num_workers * number for name, number in resources.items()
+    )
+    if alone:  # Ray Train's watcher for nodes that are taken away has nothing to watch where all workers are on the driver's node
+        os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 
 def adapt(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> Outcome:

@@ -36,6 +36,9 @@ class TrainConfig:
     bf16: bool = option(False, "compute in bfloat16, with float32 weights in the optimizer")
     gradient_checkpointing: bool = option(False, "compute activations again in the backward pass, to save memory", decides=False)
     save_steps: int = option(100, "steps between checkpoints", decides=False)
+    keep_checkpoints: int = option(
+        2, "so many of the last checkpoints are kept; if the newest is damaged, the one before it is taken", decides=False
+    )
     logging_steps: int = option(10, "steps between reports", decides=False)
     seed: int = option(0, "seed of batches and dropout, together with that of the run")
     dataloader_num_workers: int = option(1, "threads that collate batches ahead; 0: collate when a batch is needed", decides=False)
@@ -54,18 +57,36 @@ class TrainConfig:
     # In the key, though the result is the same to rounding: a checkpoint of one stage cannot be loaded at another.
     zero_stage: Literal[0, 1, 2, 3] = option(1, "what DeepSpeed shards: 0 nothing, 1 optimizer states, 2 gradients too, 3 weights too")
     deepspeed: str | None = option(None, 'DeepSpeed settings file; "auto" in it is resolved from this config')
-    num_workers: int = option(1, "data-parallel workers", decides=False)
+    num_workers: int = option(1, "data-parallel workers; with min_workers: the most", decides=False)
+    min_workers: int | None = option(
+        None,
+        "fewest workers: with fewer machines a training starts or goes on with any number from this on; null: always num_workers",
+        decides=False,
+    )
+    grow_after: float = option(
+        60.0, "seconds that a training with fewer workers runs at least before it starts again with more", decides=False
+    )
     cpus_per_worker: int = option(1, "CPUs of the cluster that a worker reserves, and threads that it computes with", decides=False)
     use_gpu: bool | None = option(
-        None, "a GPU per worker; null: if the cluster has that many now; true: always, by its autoscaler", decides=False
+        None,
+        "a GPU per worker; null: if the cluster has one for each of the fewest workers now; true: always, by its autoscaler",
+        decides=False,
     )
-    max_failures: int = option(3, "how often dead workers are restarted from the last checkpoint", decides=False)
+    max_failures: int = option(
+        3,
+        "how often in a row dead workers are restarted without a new checkpoint in between; machines that are taken away do not count",
+        decides=False,
+    )
+    collective_timeout: float = option(
+        600.0, "seconds after which workers no longer wait for one that does not take part in a step; all are then restarted", decides=False
+    )
 
     def __post_init__(self) -> None:
         refuse_unknown(self)
         positive = ("global_batch_size", "gradient_accumulation_steps", "save_steps", "logging_steps", "num_workers")
-        not_negative = ("dataloader_num_workers", "warmup_steps", "weight_decay", "max_grad_norm", "max_failures")
-        for name, least in {**dict.fromkeys((*positive, "cpus_per_worker"), 1), **dict.fromkeys(not_negative, 0)}.items():
+        not_negative = ("dataloader_num_workers", "warmup_steps", "weight_decay", "max_grad_norm", "max_failures", "grow_after")
+        leasts = {**dict.fromkeys((*positive, "cpus_per_worker", "keep_checkpoints"), 1), **dict.fromkeys(not_negative, 0)}
+        for name, least in leasts.items():
             if not getattr(self, name) >= least:
                 raise Refused(f"{name} is {getattr(self, name)}; give at least {least}")
         if len(self.adam_betas) != 2 or not all(0 <= beta < 1 for beta in self.adam_betas):
@@ -74,7 +95,9 @@ class TrainConfig:
             raise Refused(
                 f"global_batch_size is {self.global_batch_size}, fewer pairs than num_workers {self.num_workers}; give at least one to each"
             )
-        for name in ("learning_rate", "adam_epsilon", "max_steps", "num_train_epochs", "chunk_tokens"):
+        if self.min_workers is not None and not 1 <= self.min_workers <= self.num_workers:
+            raise Refused(f"min_workers is {self.min_workers}; give 1 to {self.num_workers}, the num_workers, or null")
+        for name in ("learning_rate", "adam_epsilon", "max_steps", "num_train_epochs", "chunk_tokens", "collective_timeout"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise Refused(f"{name} is {getattr(self, name)}; give more than 0")
         if not 0 <= self.homogeneous <= 1:
@@ -87,6 +110,11 @@ class TrainConfig:
             raise Refused("mask_kin is on and mask_relevant off; kin are near-duplicates of known answers: turn both on, or both off")
         if self.negatives is not None and not self.negatives >= 0:
             raise Refused(f"negatives is {self.negatives}; give 0 or more, or null")
+
+    @property
+    def fewest_workers(self) -> int:
+        """The fewest workers that it trains with."""
+        return self.num_workers if self.min_workers is None else self.min_workers
 
     @classmethod
     def replacement(cls, name: str, value: Any, fields: Mapping[str, Any]) -> str | None:

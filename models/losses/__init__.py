@@ -1,1 +1,1 @@
-"""The contrastive loss over the global batch, its settings, its temperature, and the collectives it gathers with."""
+"""The contrastive loss over the global batch, at once or by tiles, its settings and temperature, and the collectives it gathers with."""

@@ -14,20 +14,29 @@ from mirepoix.models.vectors import Vectors
 
 
 class _Gather(torch.autograd.Function):
+    """Backward, the gradients of a rank's tensor are summed over the ranks and sent to that rank alone."""
+
     @staticmethod
     def forward(ctx: Any, local: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:
-        ctx.start, ctx.rows = sum(sizes[: dist.get_rank()]), len(local)
-        padded = local.new_zeros(max(sizes), *local.shape[1:])
-        padded[: len(local)] = local
-        parts = [torch.empty_like(padded) for _ in sizes]
-        dist.all_gather(parts, padded)
-        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+        ctx.sizes, most = sizes, max(sizes)
+        padded = local.contiguous() if len(local) == most else F.pad(local, (0, 0) * (local.ndim - 1) + (0, most - len(local)))
+        gathered = local.new_empty(len(sizes) * most, *local.shape[1:])
+        dist.all_gather_single(gathered, padded)
+        if min(sizes) == most:
+            return gathered
+        return torch.cat([gathered[rank * most : rank * most + size] for rank, size in enumerate(sizes)])
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        whole = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(whole)
-        return whole[ctx.start : ctx.start + ctx.rows], None
+        sizes, most = ctx.sizes, max(ctx.sizes)
+        if min(sizes) < most:
+            padded = gradient.new_zeros(len(sizes) * most, *gradient.shape[1:])
+            for rank, part in enumerate(gradient.split(sizes)):
+                padded[rank * most : rank * most + len(part)] = part
+            gradient = padded
+        own = gradient.new_empty(most, *gradient.shape[1:])
+        dist.reduce_scatter_single(own, gradient.contiguous())
+        return own[: sizes[dist.get_rank()]], None
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -47,6 +56,16 @@ def total(local: torch.Tensor) -> torch.Tensor:
     if dist.is_initialized():
         dist.all_reduce(local)
     return local
+
+
+def total_logsumexp(local: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the sum over the ranks of the exponentials, element by element and without gradient; -inf is a sum of zero."""
+    if not dist.is_initialized():
+        return local
+    peak = local.detach().clone()
+    dist.all_reduce(peak, dist.ReduceOp.MAX)
+    peak = peak.masked_fill(peak == float("-inf"), 0.0)
+    return total((local - peak).exp()).log() + peak
 
 
 def gather(local: torch.Tensor, sizes: Sequence[int] | None = None) -> torch.Tensor:

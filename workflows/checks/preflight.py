@@ -92,9 +92,10 @@ class Preflight:
             return
         has = f"{self.machine.name} has {_count(there, 'GPU')}" + self._startable
         for field, config in self._configs(TrainConfig):
-            if config.use_gpu and config.num_workers > there:
-                given = f"{field}.use_gpu=true and {field}.num_workers={config.num_workers} take {_count(config.num_workers, 'GPU')}"
-                fewer = f"lower {field}.num_workers, " if there else ""
+            name, fewest = _workers(config)
+            if config.use_gpu and fewest > there:
+                given = f"{field}.use_gpu=true and {field}.{name}={fewest} take {_count(fewest, 'GPU')}"
+                fewer = f"lower {field}.{name}, " if there else ""
                 yield Problem(given, has, f"{fewer}give {field}.use_gpu=null to train on CPUs where there are too few, {ELSEWHERE}")
         for field, config in self._configs(EmbedConfig):
             if config.use_gpu and there < 1:
@@ -118,8 +119,9 @@ class Preflight:
             + self._startable
         )
         for field, config in self._configs(TrainConfig):
-            wanted, each = config.num_workers * config.cpus_per_worker, config.cpus_per_worker
-            given = f"{field}.num_workers={config.num_workers} and {field}.cpus_per_worker={each} take {_count(wanted, 'CPU')}"
+            name, fewest = _workers(config)
+            wanted, each = fewest * config.cpus_per_worker, config.cpus_per_worker
+            given = f"{field}.{name}={fewest} and {field}.cpus_per_worker={each} take {_count(wanted, 'CPU')}"
             if wanted > there:
                 yield Problem(given, has, f"lower one of them, {ELSEWHERE}")
             elif each > largest:
@@ -322,6 +324,11 @@ def _made_before(stage: Stage, storage: str) -> bool:
             if manifest is not None and all(manifest.fields.get(name) == parts[name] for name in same):
                 return True
     return False
+
+
+def _workers(config: TrainConfig) -> tuple[str, int]:
+    """The fewest workers of a training, after the field that says so."""
+    return ("num_workers", config.num_workers) if config.min_workers is None else ("min_workers", config.min_workers)
 
 
 def field_of(stage: Stage) -> str:

@@ -374,7 +374,6 @@ def _stage(
             libraries = tuple(dict.fromkeys((*libraries, *ADOPTING)))
     arguments = {"versions": encoding_versions(encoder, libraries)} if work == "embedding.embed:work" and encoder else {}
     busy = name in BUSY or name.startswith("index")
-    light = name in LIGHT or name.startswith(("index", "embed"))
     return Stage(
         name,
         path,
@@ -384,7 +383,8 @@ def _stage(
         libraries,
         num_cpus=float(busy),
         retries=1,
-        light=light,
+        light=name in LIGHT or name.startswith(("index", "embed")),
+        on_head=name in TRAININGS,  # workers of a training may be on machines that are taken away, but not what starts them again
         uses_ray=not busy and name not in LIGHT,
         requires=(CHECK,) if "curate" in inputs.values() and name != CHECK else (),
         arguments=arguments,

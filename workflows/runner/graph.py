@@ -26,7 +26,7 @@ class Stage:
     cached: bool = True  # False: it runs every time
     after: tuple[str, ...] = ()  # stages that end before it starts, though their results are not its inputs
     requires: tuple[str, ...] = ()  # stages without whose success it does not start, though their results are not its inputs
-    on_head: bool = False  # runs on the head node, where an endpoint that it starts is reached
+    on_head: bool = False  # runs on the head node: where an endpoint that it starts is reached, or which outlives its workers
     light: bool = False  # imports little, so its process may go on to run other light stages
     uses_ray: bool = True  # starts Ray tasks, actors, trainings or replicas of its own
     valid: str | None = None  # MODULE:FUNCTION of (folder, config): whether a finished result still holds; an endpoint may have stopped

@@ -17,10 +17,10 @@ from mirepoix.components.training.batches.augment import augmented
 from mirepoix.components.training.batches.batch_plan import BatchPlan
 from mirepoix.components.training.batches.prefetch import Replicas, prefetched
 from mirepoix.components.training.job import TrainingJob
+from mirepoix.models.backbones.token_batches import fill
 from mirepoix.models.encoder import Collator, Encoder
 from mirepoix.models.item import Item, Pair, content_key
 from mirepoix.models.losses.contrastive import Labels
-from mirepoix.models.token_batches import fill
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from mirepoix.components.training.engine.snapshot import Copies, Recorder
 from mirepoix.models.backbones.checkpoints import without_library
 from mirepoix.models.errors import Refused
 
@@ -110,6 +111,17 @@ def _shape(parameter: torch.nn.Parameter) -> torch.Size:
 def save(engine: Any, folder: Path) -> None:
     """Writes this rank's shard of a checkpoint, without frozen weights: they are in the folder that the encoder was opened from."""
     engine.save_checkpoint(str(folder), tag=TAG, save_latest=False, exclude_frozen_parameters=True)
+
+
+def snapshot(engine: Any, folder: Path, copies: Copies) -> dict[str, Any]:
+    """A shard as `save` writes it, but that its states are returned, by the names of their files, as copies for `torch.save`."""
+    written = engine.checkpoint_engine
+    engine.checkpoint_engine = recorder = Recorder(written, copies)
+    try:
+        save(engine, folder)
+    finally:
+        engine.checkpoint_engine = written
+    return {str(Path(path).relative_to(folder)): state for path, state in recorder.states.items()}
 
 
 def load(engine: Any, folder: Path) -> None:

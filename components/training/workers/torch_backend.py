@@ -16,8 +16,8 @@ import ray.train
 from ray.exceptions import GetTimeoutError
 from ray.train.backend import Backend, BackendConfig
 
-TIMEOUT = timedelta(minutes=30)
-"""For a collective operation; that of `ray.train.torch` too."""
+from mirepoix.components.training.workers.host import ADDRESS
+
 SHUTDOWN_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ class TorchBackendConfig(BackendConfig):
     """Used in place of `ray.train.torch.TorchConfig`; which GPU a worker uses is set by `deepspeed_engine.prepare`."""
 
     backend: str  # of torch.distributed: nccl or gloo
+    timeout: float  # seconds, for a collective operation
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -40,7 +41,7 @@ class _TorchBackend(Backend):
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         address, port = worker_group.execute_single(0, _free_address)
-        worker_group.execute(_join, address=address, port=port, backend=backend_config.backend)
+        worker_group.execute(_join, address=address, port=port, backend=backend_config.backend, timeout=backend_config.timeout)
 
     def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
         left = worker_group.execute_async(_leave)
@@ -58,7 +59,7 @@ def _free_address() -> tuple[str, int]:
         return address, probe.getsockname()[1]
 
 
-def _join(address: str, port: int, backend: str) -> None:
+def _join(address: str, port: int, backend: str, timeout: float) -> None:
     """Joins the process group of all workers, with the variables that torch and DeepSpeed read."""
     import torch.distributed as dist
 
@@ -71,10 +72,11 @@ def _join(address: str, port: int, backend: str) -> None:
         "LOCAL_RANK": str(context.get_local_rank()),
         "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
         "NODE_RANK": str(context.get_node_rank()),
+        ADDRESS: ray.util.get_node_ip_address(),
     }
-    if backend == "nccl":  # a collective that waits longer than TIMEOUT ends the process
+    if backend == "nccl":  # a collective that waits longer ends the process
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
-    dist.init_process_group(backend, timeout=TIMEOUT)
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
 
 
 def _leave() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from mirepoix.components.pairs.store import PairRow, PairStore, write_pairs
 from mirepoix.components.stage import Context, Rows
@@ -24,7 +25,7 @@ from mirepoix.components.training.batches.augment_config import AugmentConfig
 from mirepoix.components.training.batches.batch_plan import BatchPlan
 from mirepoix.components.training.job import RefusedOnAllRanks, TrainingJob, make_job
 from mirepoix.components.training.train import work
-from mirepoix.components.training.watching.speed import CURVES
+from mirepoix.components.training.workers.host import Notice
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import DESCRIPTION, load_encoder
 from mirepoix.models.item import Item
@@ -33,7 +34,9 @@ from tests.components.training.plain_training import assert_same_trace, plain
 from tests.components.training.toy_training import (
     FULL,
     TOY,
+    FolderHost,
     as_task,
+    figures,
     job_of,
     picture,
     read_rows,
@@ -358,12 +361,7 @@ def halved(folder: Path, name: str) -> Path:
     """The trainings as they were when their checkpoint of step 4 was committed."""
     for whole in (folder / "whole").iterdir():
         shutil.copytree(whole / "step_00000004-2", folder / name / whole.name / "step_00000004-2")
-        (folder / name / whole.name / "latest.json").write_text(json.dumps("step_00000004-2"))
     return folder / name
-
-
-def figures(rows: list[dict]) -> list[dict]:
-    return [{name: value for name, value in row.items() if name not in CURVES} for row in rows]
 
 
 def test_a_resumed_training_equals_an_uninterrupted_one(resumed, folder):
@@ -390,6 +388,23 @@ def test_a_finished_training_is_not_trained_again(resumed, folder):
     final = json.loads((folder / "whole/full 2/final/progress.json").read_text())
     assert final["metrics"]["step"] == 8 and final["metrics"]["rows_without_negatives"] == 0
     assert resumed["fewer"]["finished"] == []
+
+
+class NoticedHost(FolderHost):
+    """Its last rank has a notice after the third step."""
+
+    def notice(self) -> Notice:
+        self.asked = getattr(self, "asked", 0) + 1
+        return Notice.PREEMPTED if dist.get_rank() == dist.get_world_size() - 1 and self.asked == 3 else Notice.NONE
+
+
+def test_a_notice_of_one_rank_makes_all_save_a_checkpoint_and_end_and_no_step_is_lost(folder, mixed, encoder):
+    job = job_of(mixed, encoder, zero_stage=2, num_workers=2, global_batch_size=4, save_steps=100, max_steps=5)
+    begun = run({"noticed": job}, 2, folder / "noticed", NoticedHost)["noticed"]
+    assert [row.get("step") for row in begun] == [1, 2, 3, None] and begun[-1]["again"] == Notice.PREEMPTED
+    again = run({"noticed": job}, 2, folder / "noticed")["noticed"]
+    assert [row["step"] for row in again] == [4, 5]
+    assert_same_trace([*begun[:3], *again], plain(job))
 
 
 # Under Ray

@@ -25,6 +25,11 @@ from mirepoix.models.errors import Refused
         {"weight_decay": math.nan},
         {"max_grad_norm": math.nan},
         {"save_steps": 0},
+        {"min_workers": 0},
+        {"min_workers": 2},
+        {"grow_after": -1.0},
+        {"max_failures": -1},
+        {"collective_timeout": 0.0},
         {"homogeneous": 1.5},
         {"homogeneous_by": "colour"},
         {"lr_scheduler_type": "polynomial"},
@@ -38,6 +43,11 @@ def test_an_invalid_config_is_refused_with_field_and_value(change):
     with pytest.raises(Refused) as refused:
         TrainConfig(**change)
     assert name in str(refused.value) and (str(value) in str(refused.value) or value is True) and "give" in str(refused.value)
+
+
+def test_without_min_workers_the_number_of_workers_is_fixed():
+    assert TrainConfig(num_workers=4).fewest_workers == 4
+    assert TrainConfig(num_workers=4, min_workers=2).fewest_workers == 2
 
 
 def test_kin_are_masked_only_together_with_known_answers():

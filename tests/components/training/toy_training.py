@@ -1,11 +1,12 @@
 """Helpers of the training tests: a tiny Qwen2-VL, toy pairs of words and colours, and ranks as plain processes without Ray."""
 
 import json
+import logging
 import os
 import pickle
-import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import replace
 from io import BytesIO
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from PIL import Image
+from pyarrow import fs
 
 from mirepoix.components.pairs.store import PairRow, write_pairs
 from mirepoix.components.stage import Context, Outcome
@@ -22,6 +24,8 @@ from mirepoix.components.training.job import TrainingJob, make_job
 from mirepoix.components.training.loop import train
 from mirepoix.components.training.train import work
 from mirepoix.components.training.train_config import TrainConfig
+from mirepoix.components.training.watching.speed import CURVES
+from mirepoix.components.training.workers.host import Notice, StartAgain
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.backbones.twin_config import Tiny
 from mirepoix.models.backbones.twins import make_twin
@@ -101,24 +105,34 @@ class FolderHost:
     """A worker of a plain process group; its checkpoints are folders."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.place = folder, str(folder)
         self.rows: list[dict[str, float]] = []
         self.notes: list[str] = []
+        self._thread = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
 
-    def last_checkpoint(self):
-        latest = self.folder / "latest.json"
-        return nullcontext(self.folder / json.loads(latest.read_text()) if latest.exists() else None)
+    def checkpoints(self) -> list[str]:
+        return [path.name for path in self.folder.iterdir()] if self.folder.exists() else []
 
-    def save_checkpoint(self, folder: Path, name: str) -> None:
-        shutil.copytree(folder, self.folder / name, dirs_exist_ok=True)
-        dist.barrier()
-        if dist.get_rank() == 0:
-            (self.folder / "latest.json").write_text(json.dumps(name))
-        dist.barrier()
+    def open_checkpoint(self, name: str):
+        return nullcontext(self.folder / name)
+
+    def resume_from(self, name: str, damaged: Sequence[str]) -> None:
+        pass
+
+    def save_checkpoint(self, name: str, write: Callable[[fs.FileSystem, str], None]) -> None:
+        self._written = self._thread.submit(write, fs.LocalFileSystem(), str(self.folder / name))
+
+    def wait_for_checkpoint(self) -> None:
+        if self._written is not None:
+            self._written.result()
 
     def log(self, row: dict[str, float], /, notes: Sequence[str] = ()) -> None:
         self.rows.append(row)
         self.notes += notes
+
+    def notice(self) -> Notice:
+        return Notice.NONE
 
 
 def run(jobs: dict[str, TrainingJob], world: int, folder: Path, host: type[FolderHost] = FolderHost) -> dict[str, list[dict[str, Any]]]:
@@ -136,8 +150,13 @@ def _rank(rank: int, world: int, meeting: str, jobs: dict[str, TrainingJob], fol
     rows = {}
     for name, job in jobs.items():
         host = kind(folder / name)
+        warnings = logging.Handler(logging.WARNING)
+        warnings.emit = lambda record, rows=host.rows: rows.append({"warning": record.getMessage()})
+        logging.getLogger("mirepoix").handlers = [warnings]
         try:
             train(job, host)
+        except StartAgain as again:
+            host.rows.append({"again": again.notice})
         except Refused as error:
             host.rows.append({"refused": str(error), "kind": type(error)})
         rows[name] = host.rows
@@ -149,6 +168,11 @@ def _rank(rank: int, world: int, meeting: str, jobs: dict[str, TrainingJob], fol
 
 def job_of(pairs: Path, encoder: Path, **changes) -> TrainingJob:
     return make_job(replace(TOY, **changes), 7, pairs, encoder)
+
+
+def figures(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without what differs from one run to the next."""
+    return [{name: value for name, value in row.items() if name not in CURVES} for row in rows]
 
 
 def write_row(path: Path, row: dict[str, float], /, notes: Sequence[str] = ()) -> None:

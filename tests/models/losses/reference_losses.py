@@ -7,7 +7,7 @@ from functools import cache
 import torch
 import torch.nn.functional as F
 
-from mirepoix.models.losses.contrastive import Labels
+from mirepoix.models.losses.labels import Labels
 from mirepoix.models.losses.objective import Objective
 from mirepoix.models.vectors import Vectors
 from tests.keys import filled

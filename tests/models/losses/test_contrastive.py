@@ -1,4 +1,4 @@
-"""The losses against a slow reference written down from their definitions, in value and gradient.
+"""The losses against a slow reference written down from their definitions, in value and gradient: from all scores at once, and by tiles.
 
 Shapes: B pairs, T rows an item, D width.
 """
@@ -12,12 +12,21 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mirepoix.models.losses.contrastive import COUNTS, Contrast, contrastive
+from mirepoix.models.losses import contrastive as losses
+from mirepoix.models.losses.contrastive import COUNTS, FIGURES, Contrast, contrastive
 from mirepoix.models.losses.objective import Objective
 from mirepoix.models.vectors import Vectors, maxsim
 from tests.models.losses.reference_losses import D, Paper, labels, toy, vectors
 
 NOTHING = Objective()
+
+
+@pytest.fixture(scope="module", params=["dense", "tiled"], autouse=True)
+def way(request):
+    """Every test computes the loss in both ways, whatever the size of its batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "DENSE", math.inf if request.param == "dense" else -1)
+        yield request.param
 
 
 @st.composite
@@ -76,18 +85,26 @@ def test_value_gradient_and_figures_are_those_of_the_definition(batch, objective
     counted = [paper.similarity(i, j).item() for i in pairs for j in negatives[i]]
     judged = [paper.similarity(i, i).item() > max(paper.similarity(i, j).item() for j in negatives[i]) for i in pairs if negatives[i]]
     likely = [paper.candidate(i, j) and paper.likely(i, j) for i in pairs for j in range(len(documents))]
+    possible = [len(documents) - 1 if objective.in_batch else len(paper.own[i]) for i in pairs]
+    codes = batch_labels.codes_M.tolist()
     figures = {
         "accuracy": sum(judged) / len(judged) if judged else 0.0,
         "positive_similarity": sum(paper.similarity(i, i).item() for i in pairs) / len(pairs),
         "negative_similarity": sum(counted) / len(counted) if counted else 0.0,
         "effective_negatives": len(counted) / len(pairs),
+        "share_masked": sum(1 - len(own) / most for own, most in zip(negatives, possible, strict=True) if most) / len(pairs),
         "masked_by_margin": sum(likely) / len(pairs),
         "temperature": 1 / 3,
         "rows_without_negatives": sum(not own for own in negatives),
         "rows_without_teacher": len(pairs) - len(paper.taught()) if objective.distillation != "none" else 0,
     }
     assert {name: float(getattr(contrast, name)) for name in figures} == pytest.approx(figures, abs=1e-6)
-    assert {"loss", "modalities_C2", *figures} == {field.name for field in fields(Contrast)} and set(COUNTS) < set(figures)
+    assert {"loss", *figures} == set(FIGURES) and set(COUNTS) < set(figures)
+    rows_by_modality = [
+        [sum(codes[i] == code for i in pairs), sum(codes[i] == code and not negatives[i] for i in pairs)] for code in range(8)
+    ]
+    assert contrast.modalities_C2.tolist() == rows_by_modality
+    assert {"loss", *figures, "modalities_C2"} == {field.name for field in fields(Contrast)}
 
 
 def of(queries: Vectors, documents: Vectors, batch_labels, objective: Objective = NOTHING, temperature: float = 0.1) -> Contrast:
@@ -119,6 +136,21 @@ def test_only_an_exactly_equal_modality_is_a_negative_under_the_mask():
     contrast = of(*toy(3), labels([text_and_picture, picture, picture]), MAMCL)
     assert int(contrast.rows_without_negatives) == 1
     assert float(contrast.effective_negatives) == pytest.approx(2 / 3)
+
+
+def test_rows_without_a_negative_are_counted_by_modality_and_the_share_that_masks_leave_out_is_told():
+    text, picture, video = 1, 2, 4
+    contrast = of(*toy(4), labels([video, text, text, picture]), MAMCL)
+    assert contrast.modalities_C2.tolist() == [[0, 0], [2, 0], [1, 1], [0, 0], [1, 1], [0, 0], [0, 0], [0, 0]]
+    assert float(contrast.share_masked) == pytest.approx((1 + 2 / 3 + 2 / 3 + 1) / 4)
+    more = of(*toy(2), labels([picture, picture]), MAMCL)
+    assert more.modalities_C2[picture].tolist() == [2, 0]
+    assert float(more.share_masked) == 0
+
+
+def test_a_row_that_could_be_contrasted_with_nothing_has_nothing_masked():
+    contrast = of(vectors(3), vectors(6, seed=1), labels([1] * 3, [2, 0, 1]), Objective(in_batch=False))
+    assert float(contrast.share_masked) == 0 and float(of(*toy(1), labels([1])).share_masked) == 0
 
 
 def test_hard_negatives_of_another_modality_are_masked_too_a_rows_own_and_others():

@@ -20,4 +20,5 @@ from mirepoix.workflows.recipes.registry import resolve
     ],
 )
 def test_bytes_of_a_weight_by_zero_stage_and_precision(settings, whole, expected):
-    assert bytes_of_a_weight(resolve("quickstart", settings).instruct, whole) == expected
+    config = resolve("quickstart", settings).instruct
+    assert bytes_of_a_weight(config, whole, config.num_workers) == expected

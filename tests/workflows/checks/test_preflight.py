@@ -50,6 +50,10 @@ def test_a_training_on_more_gpus_than_there_are_is_told_with_what_to_give_instea
     (line,) = told("instruct.use_gpu=true", "instruct.num_workers=3", machine=CLUSTER)
     assert "take 3 GPUs, and the cluster at head:6379 has 2 GPUs; lower instruct.num_workers, give" in line
     assert told("instruct.num_workers=4") == [], "null trains on CPUs"
+    spot = ("instruct.use_gpu=true", "instruct.num_workers=8")
+    assert told(*spot, "instruct.min_workers=2", machine=CLUSTER) == [], "the fewest have room"
+    (line,) = told(*spot, "instruct.min_workers=3", machine=CLUSTER)
+    assert "instruct.min_workers=3 take 3 GPUs, and the cluster at head:6379 has 2 GPUs; lower instruct.min_workers, give" in line
 
 
 def test_gpus_that_an_autoscaler_may_start_count_and_those_beyond_them_are_told():
@@ -110,6 +114,7 @@ def test_more_cpus_than_there_are_are_told():
     given = "adapt.num_workers=3 and adapt.cpus_per_worker=4 take 12 CPUs, and this machine has 8 CPUs for a cluster of its own; "
     assert line == f"{given}lower one of them, or give --address of a cluster that has them"
     assert told("adapt.num_workers=3", "adapt.cpus_per_worker=4", machine=CLUSTER) == []
+    assert told("adapt.num_workers=3", "adapt.min_workers=2", "adapt.cpus_per_worker=4") == [], "the fewest have room"
     (line,) = told("adapt.cpus_per_worker=17", machine=CLUSTER)
     assert line == "adapt.cpus_per_worker=17, and no node has more than 16 CPUs; lower it"
     (line,) = told("deploy.encoders=9")

@@ -137,6 +137,10 @@ def test_unite_is_adapted_without_the_mask_and_instructed_with_it(name):
     assert config.instruct.loss.modality_mask is True
 
 
+def test_trainings_are_driven_from_the_head_which_outlives_their_workers():
+    assert {name for name, stage in STAGES.items() if stage.on_head} == {"adapt", "instruct", "deploy"}
+
+
 def test_the_optional_stages_of_a_config_are_put_between_the_others():
     chosen = resolve("quickstart", ["passages.kind=vid2r", "mine=MineConfig", "mine.last=50"])
     more = {stage.name: stage for stage in chosen.stages()}

@@ -23,7 +23,7 @@ from mirepoix.models.vectors import Vectors
 from tests.components.training.toy_training import FULL, FolderHost, job_of, run, write_encoder, write_toys
 
 STEPS, FEW = 20, 4
-BATCH = 8
+BATCH, UNEVEN = 8, 7
 BUDGET = 60
 """Some four sentences, or two pictures."""
 LORA = Tuning(towers=("language",), lora=Lora(4, 8, 0.0))
@@ -169,3 +169,31 @@ def test_chunks_are_reduced_as_often_as_the_whole(trained):
     for stage in range(3):
         counted = [[row["collectives"] for row in rows[f"full {stage} {kind}"]] for kind in ("whole", "chunks")]
         assert counted[0] == counted[1] and counted[0][1], stage
+
+
+def test_any_number_of_workers_trains_the_same_with_one_global_batch(pairs, encoder, tmp_path):
+    traces = {}
+    for world in (1, 2, 3):
+        job = job_of(
+            pairs,
+            encoder,
+            tuning=FULL,
+            zero_stage=1,
+            max_steps=FEW,
+            loss=LEARNT,
+            adam_epsilon=1e-3,
+            global_batch_size=UNEVEN,
+            num_workers=world,
+            chunk_tokens=BUDGET,
+        )
+        (rows,) = run({"job": job}, world, tmp_path / str(world)).values()
+        traces[world] = rows
+    for name in ("loss", "grad_norm", "temperature", "accuracy", "positive_similarity", "negative_similarity", "effective_negatives"):
+        alone = [row[name] for row in traces[1]]
+        for world in (2, 3):
+            assert [row[name] for row in traces[world]] == pytest.approx(alone, rel=1e-5, abs=1e-6), (world, name)
+    assert [row["rows_without_negatives"] for row in traces[3]] == [row["rows_without_negatives"] for row in traces[1]]
+    weights = {world: load_encoder(tmp_path / str(world) / "job/final/encoder").state_dict() for world in traces}
+    for name, tensor in weights[1].items():
+        for world in (2, 3):
+            torch.testing.assert_close(weights[world][name], tensor, rtol=0, atol=1e-5 * float(tensor.abs().max()), msg=f"{world} {name}")

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from mirepoix.components.training.engine import deepspeed_engine, deepspeed_settings
 from mirepoix.components.training.engine.chunked_encoder import ChunkedEncoder
 from mirepoix.components.training.engine.deepspeed_settings import resolved
+from mirepoix.components.training.engine.snapshot import Copies
 from mirepoix.models.backbones.tuning_config import Lora
 from mirepoix.models.backbones.twins import make_twin
 from mirepoix.models.losses.objective import Objective
@@ -75,6 +76,10 @@ def _rank(rank: int, world: int, folder: str) -> None:
             norms = [_stepped(engine, _inputs(step, rank)) for step in range(STEPS)]
             deepspeed_engine.save(engine, Path(folder) / f"{stage}-{bf16}")
             results[stage, bf16] = (deepspeed_engine.whole_weights(engine), norms)
+            copied = deepspeed_engine.snapshot(engine, Path(folder) / "of no states", Copies())
+            _stepped(engine, _inputs(STEPS, rank))
+            if rank == 0:
+                torch.save(copied, Path(folder) / f"{stage}-{bf16} copied.pt")
     if rank == 0:
         Path(folder, "results.pickle").write_bytes(pickle.dumps(results))
         Path(folder, "imported.json").write_text(json.dumps(sorted(sys.modules)))
@@ -198,6 +203,32 @@ def test_master_weights_under_bf16_are_more_precise_than_bf16(engines, stage):
     weights, norms = engines[1][stage, True]
     assert any(not torch.equal(weight, weight.bfloat16().float()) for weight in weights.values())
     assert norms == pytest.approx(plain()[1], rel=0.1)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_copied_shard_is_the_one_that_deepspeed_writes_and_does_not_change_with_further_steps(engines, stage, bf16):
+    folder, _ = engines
+    if stage or not bf16:
+        copied = torch.load(folder / f"{stage}-{bf16} copied.pt", weights_only=False)
+        assert len(copied) == (2 if stage else 1)
+        for name, state in copied.items():
+            assert_same(state, torch.load(folder / f"{stage}-{bf16}" / name, weights_only=False))
+
+
+def assert_same(copied: Any, written: Any) -> None:
+    if isinstance(written, torch.Tensor):
+        assert copied.dtype == written.dtype and torch.equal(copied, written)
+    elif isinstance(written, dict):
+        assert list(copied) == list(written)
+        for name in written:
+            assert_same(copied[name], written[name])
+    elif isinstance(written, list | tuple) and type(written) is not torch.Size:
+        assert len(copied) == len(written)
+        for one, other in zip(copied, written, strict=True):
+            assert_same(one, other)
+    else:
+        assert type(copied) is type(written) and (copied == written or type(written).__eq__ is object.__eq__)
 
 
 def test_importing_the_module_does_not_import_deepspeed():

@@ -1,0 +1,54 @@
+"""The notices of a worker of Ray Train: its node is about to be taken away, or there is room for more workers."""
+
+import time
+
+from ray.util.placement_group import PlacementGroup, placement_group
+
+from mirepoix.components.training.workers.host import Notice
+
+LOOK_SECONDS = 1.0
+"""Between two looks for room."""
+MORE_SECONDS = 10.0
+"""After the first place that is found, so long is waited for others: machines come in groups, and each start takes a while."""
+
+
+class Notices:
+    """The notices of one worker.
+
+    Rank 0 also looks for room: for each worker that is missing it asks the cluster to reserve a place. Ray's autoscaler sees that demand,
+    and what is reserved is free indeed; Ray Train's own elastic scaling counts CPUs that others may be using, and stops workers between two
+    checkpoints. A reservation ends with this worker, so that the next start finds the place free.
+    """
+
+    def __init__(self, missing: int, resources: dict[str, float], grow_after: float):
+        self.missing, self.resources = missing, resources
+        self.looks = time.monotonic() + grow_after
+        self._asked: list[PlacementGroup] = []
+        self._found, self._found_at = 0, 0.0
+
+    def now(self) -> Notice:
+        return Notice.PREEMPTED if is_preempted() else Notice.ROOM if self._has_room() else Notice.NONE
+
+    def _has_room(self) -> bool:
+        if not self.missing:
+            return False
+        if not self._asked:
+            self._asked = [placement_group([self.resources]) for _ in range(self.missing)]
+        if time.monotonic() < self.looks:
+            return False
+        self.looks = time.monotonic() + LOOK_SECONDS
+        found = sum(each.wait(0) for each in self._asked)
+        if found > self._found:
+            self._found, self._found_at = found, time.monotonic()
+        return found == self.missing or (found > 0 and time.monotonic() - self._found_at >= MORE_SECONDS)
+
+
+def is_preempted() -> bool:
+    """Whether the node of any worker is about to be taken away.
+
+    Ray Train's watcher tells each worker. `ray.train.get_preemption_info`, which reads the same, is a barrier of all workers through an
+    actor, too slow for every step, and the loop's ranks agree by themselves.
+    """
+    from ray.train.v2._internal.execution.context import get_train_context
+
+    return get_train_context().preemption_context.preemption_info is not None

@@ -1,0 +1,41 @@
+"""A list of Ray's that would keep a training from starting is removed where checkpoints are left."""
+
+import json
+
+import pytest
+
+from mirepoix.components.training.workers.ray_host import COMMITTED, forget_broken_list
+from mirepoix.models.errors import Refused
+
+
+def listed(*names: str) -> str:
+    return json.dumps({"checkpoint_results": [{"checkpoint_dir_name": name} for name in names]})
+
+
+def checkpoints(tmp_path, text: str, *there: str):
+    for name in there:
+        (tmp_path / "train" / name).mkdir(parents=True)
+    (tmp_path / "train").mkdir(exist_ok=True)
+    (tmp_path / "train" / COMMITTED).write_text(text)
+    return tmp_path / "train" / COMMITTED
+
+
+def test_a_list_whose_checkpoints_are_there_stays(tmp_path):
+    path = checkpoints(tmp_path, listed("step_00000002-1"), "step_00000002-1", "step_00000004-1")
+    forget_broken_list(str(tmp_path), "train")
+    assert path.exists()
+    forget_broken_list(str(tmp_path / "before the first"), "train")
+
+
+@pytest.mark.parametrize("text", ["", listed("step_00000002-1")[:-3], "[]", listed("step_00000002-1", "step_00000004-1")])
+def test_a_torn_list_or_one_that_names_what_is_gone_is_removed_with_a_warning(tmp_path, text, caplog):
+    path = checkpoints(tmp_path, text, "step_00000002-1")
+    forget_broken_list(str(tmp_path), "train")
+    assert not path.exists() and len(caplog.records) == 1 and f"{path} is damaged (it " in caplog.text
+
+
+def test_a_list_beside_which_no_checkpoint_is_left_is_refused(tmp_path):
+    path = checkpoints(tmp_path, listed("step_00000002-1"))
+    with pytest.raises(Refused, match=r"it names step_00000002-1, which is not there.*delete it to train from the start"):
+        forget_broken_list(f"file://{tmp_path}", "train")
+    assert path.exists()
