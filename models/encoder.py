@@ -18,7 +18,6 @@ from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpoint
 from mirepoix.models.backbones.tuning import merged, tune
 from mirepoix.models.backbones.tuning_config import Tuning
-from mirepoix.models.dotted_path import import_named
 from mirepoix.models.encoder_config import (
     CODE,
     DESCRIPTION,
@@ -31,6 +30,8 @@ from mirepoix.models.encoder_config import (
 )
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
+from mirepoix.models.options import import_named
+from mirepoix.models.token_batches import BATCH_TOKENS, Padding, fill
 from mirepoix.models.vectors import Vectors
 
 HEAD = "head.safetensors"
@@ -160,26 +161,37 @@ class Encoder(torch.nn.Module):
         batch_size: int = 32,
         report: Callable[[int], None] | None = None,
         role: Role = "document",
+        batch_tokens: int | None = None,
+        padding: Padding | None = None,
     ) -> Vectors:
-        """Vectors of all items, on the CPU; items of similar length share a batch, which keeps padding low."""
+        """Vectors of all items, on the CPU, in batches of items of similar length, which keeps padding low; `padding` counts it.
+
+        A batch has at most `batch_size` items and, padded, `batch_tokens` tokens, if not as many as suit the device; an item that has more
+        is alone.
+        """
         if not items:
             raise Refused("no items to encode; give at least one item")
         was_training = self.training
         self.eval()
-        order = sorted(range(len(items)), key=lambda i: (len(items[i].images) + len(items[i].video), len(items[i].text)))
-        parts = []
+        lengths = self.collator.lengths(items) if role == "query" else self.collator.lengths((), items)
+        suited = BATCH_TOKENS["cpu" if self.device.type == "cpu" else "gpu"]
+        batches = fill(lengths, suited if batch_tokens is None else batch_tokens, batch_size)
+        if padding is not None:
+            padding.add(lengths, batches)
+        parts, done = [], 0
         try:
             with torch.inference_mode():
-                for start in range(0, len(items), batch_size):
-                    these = [items[i] for i in order[start : start + batch_size]]
+                for places in batches:
+                    these = [items[place] for place in places]
                     batch = self.collator(these) if role == "query" else self.collator((), these)
                     rows_NTD, mask_NT = self(**{name: tensor.to(self.device) for name, tensor in batch.items()})
                     parts.append(Vectors(rows_NTD, mask_NT).cpu())
+                    done += len(places)
                     if report:
-                        report(min(start + batch_size, len(items)))
+                        report(done)
         finally:
             self.train(was_training)
-        back = torch.tensor(order).argsort()
+        back = torch.tensor([place for places in batches for place in places]).argsort()
         return Vectors.cat(parts)[back]
 
     def save(self, folder: str | Path, state: Mapping[str, torch.Tensor] | None = None) -> None:

@@ -11,10 +11,9 @@ from typing import Any, ClassVar, Literal, NamedTuple
 
 from mirepoix.models.backbones.checkpoint_config import Checkpoint, Kind
 from mirepoix.models.backbones.tuning_config import Tuning
-from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
-from mirepoix.models.options import revive
+from mirepoix.models.options import import_named, revive
 
 ARCHITECTURES = {
     "adopted": "mirepoix.models.adopted.adopted_config:AdoptedConfig",

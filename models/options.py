@@ -1,6 +1,10 @@
-"""Fields of a config with their one-line help, and configs rebuilt from their JSON values."""
+"""Fields of a config with their one-line help, configs rebuilt from their JSON values, and what text names: a class, a function.
+
+Such a name, MODULE:NAME, imports nothing.
+"""
 
 from dataclasses import MISSING, Field, field, fields, is_dataclass
+from importlib import import_module
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -22,6 +26,12 @@ def option(default: Any = MISSING, help: str = "", decides: bool = True) -> Any:
 def decides(entry: Field[Any]) -> bool:
     """Whether the result of a stage depends on a field of its config."""
     return bool(entry.metadata.get("decides", True))
+
+
+def import_named(path: str) -> Any:
+    """The class or function at a path MODULE:NAME, with its module imported."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
 
 
 def refuse_unknown(config: Any, place: str = "") -> None:

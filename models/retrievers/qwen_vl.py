@@ -189,8 +189,10 @@ class OneTowerCollator:
         processed = self.image_processor(images=frames, size=size, return_tensors="np")
         _, height, width = processed["image_grid_thw"][0].tolist()
         still_FPCThw = processed["pixel_values"].reshape(len(frames), height * width, 3, shared, side, side)
-        still_FPCThw = np.concatenate([still_FPCThw] + [still_FPCThw[-1:]] * (-len(frames) % shared))
-        moving = np.stack([still_FPCThw[moment::shared, :, :, moment] for moment in range(shared)], axis=3)
+        moving = still_FPCThw  # of one frame, which the image processor repeats
+        if len(frames) > 1:
+            still_FPCThw = np.concatenate([still_FPCThw] + [still_FPCThw[-1:]] * (-len(frames) % shared))
+            moving = np.stack([still_FPCThw[moment::shared, :, :, moment] for moment in range(shared)], axis=3)
         stride = max(1.0, (read[-1] - read[0]) / max(1, len(read) - 1))
         return View(
             kind, self._ids(kind, height * width, read), moving.reshape(-1, still_FPCThw[0, 0].size), (len(moving), height, width), stride

@@ -9,8 +9,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any
 
-from mirepoix.models.dotted_path import import_named
-from mirepoix.models.options import decides
+from mirepoix.models.options import decides, import_named
 from mirepoix.serving.store import Damaged, Manifest, Missing, cache_folder, fetch, join, list_names, read_manifest, verify
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.source_code import module_file, module_hashes

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Protocol
 
 from mirepoix.components.stage import Context, Outcome, ProgressFunction
-from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
+from mirepoix.models.options import import_named
 from mirepoix.serving.store import Manifest, cache_folder, fetch, is_local, join, local_path, publish, write
 from mirepoix.workflows.runner.fingerprint import StageLookup
 from mirepoix.workflows.runner.graph import Stage

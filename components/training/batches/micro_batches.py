@@ -17,10 +17,10 @@ from mirepoix.components.training.batches.augment import augmented
 from mirepoix.components.training.batches.batch_plan import BatchPlan
 from mirepoix.components.training.batches.prefetch import Replicas, prefetched
 from mirepoix.components.training.job import TrainingJob
-from mirepoix.models.backbones.token_batches import fill
 from mirepoix.models.encoder import Collator, Encoder
 from mirepoix.models.item import Item, Pair, content_key
 from mirepoix.models.losses.contrastive import Labels
+from mirepoix.models.token_batches import fill
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ def collated(collate: Collator, queries: Sequence[Item], found: Sequence[Item], 
 
     if budget is not None:
         lengths = collate.lengths(queries, found)
-        parts = [sorted(places) for places in fill(lengths, budget)]  # a collator puts queries before documents
+        parts = [sorted(places) for places in fill(lengths, budget, len(items))]  # a collator puts queries before documents
         idle = chunk([int(np.argmin(lengths))])
     chunks = [chunk(places) for places in parts]
     masks = [made["attention_mask"] for made in chunks]

@@ -19,7 +19,7 @@ class Recorder:
     def __init__(self) -> None:
         self.encoded: list[tuple[str, str]] = []  # role and id
 
-    def encode(self, items: Sequence[Item], batch_size: int = 32, role: str = "document") -> Any:
+    def encode(self, items: Sequence[Item], batch_size: int = 32, role: str = "document", **_: Any) -> Any:
         self.encoded += [(role, item.id) for item in items]
         rows = [vector_of(item, role) for item in items]
         vectors = RaggedRows(np.concatenate(rows), np.append(0, np.cumsum([len(each) for each in rows])))

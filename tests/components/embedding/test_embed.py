@@ -143,6 +143,7 @@ def test_rows_are_accounted_for(embedded, resumed, expected):
     total = sum(len(items) for items, _ in expected.values())
     for outcome in (embedded.outcome, resumed[1]):
         assert outcome.rows.read == outcome.rows.written == total
+        assert 0 < outcome.metrics["padding"] < 0.3
         assert {name: outcome.metrics[name] for name in ("items", "width")} == {"items": total, "width": expected["corpus"][1].width}
     assert {name: embedded.outcome.metrics[name] for name in ("encoded", "reused", "resumed")} == {
         "encoded": total,
@@ -192,7 +193,7 @@ def test_a_modality_with_few_items_gives_all_of_them(expected):
     assert table_to_items(table) == items
 
 
-@pytest.mark.parametrize("field", ["batch_size", "workers", "threads", "shard_rows"])
+@pytest.mark.parametrize("field", ["batch_size", "batch_tokens", "workers", "threads", "shard_rows"])
 def test_less_than_one_is_refused(field):
     with pytest.raises(Refused, match=f"embed.{field} is 0; give 1 or more"):
         EmbedConfig(**{field: 0})

@@ -72,6 +72,7 @@ def started(monkeypatch):
 @pytest.fixture
 def storage(tmp_path, started, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(embed, "WINDOW", 4)
     made = Storage(tmp_path)
     _, _, calls = made.embed("0", TEXTS + PICTURES, QUERIES)
     assert calls == FIRST + GOLDEN_CALLS
@@ -214,7 +215,7 @@ def test_shards_of_a_killed_attempt_are_kept_whatever_can_be_reused_by_the_next(
 
 def test_an_encoder_that_does_not_reproduce_what_would_be_reused_is_refused_and_encodes_all_where_it_is_asked_to(storage, monkeypatch):
     class Other(Recorder):
-        def encode(self, items, batch_size=32, role="document"):
+        def encode(self, items, batch_size=32, role="document", **_):
             return super().encode(items, batch_size, "query" if role == "document" else "document")
 
     corpus = [*TEXTS, *PICTURES, {"id": "new", "text": "new"}]

@@ -6,8 +6,8 @@ import pytest
 
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.ingestion.formats import filesystems
-from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
+from mirepoix.models.options import import_named
 from mirepoix.workflows.recipes.registry import resolve
 from mirepoix.workflows.runner.fingerprint import ingredients
 from tests.components.fixtures import context, plain_corpus, write_plain

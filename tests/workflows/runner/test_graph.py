@@ -4,8 +4,8 @@ import collections
 
 import pytest
 
-from mirepoix.models.dotted_path import import_named
 from mirepoix.models.errors import Refused
+from mirepoix.models.options import import_named
 from mirepoix.workflows.runner.graph import Stage, choose, downstream, matching_names, merge_shared
 
 WORK = "no_such_module:work"
