@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 QUERIES = "queries"
 WINDOW = 16
-"""How many times `batch_size` items are sorted by length together. Of texts whose lengths are spread as exp(normal(4.2, 0.9)), in batches of
-at most 64 items and 16384 tokens, 13 % is padding so; of 4 times as many items it is 34 %, and without a budget of tokens 59 %."""
+"""How many times `batch_size` items are sorted by length together. Of texts whose lengths are spread as exp(normal(4.2, 0.9)), in batches
+of at most 64 items and 16384 tokens, 13 % is padding so; with 4 times it is 34 %, and without a budget of tokens 59 %."""
 Opener = Callable[[str], "Encoder"]
 
 
