@@ -152,6 +152,7 @@ def test_a_killed_driver_a_damaged_checkpoint_a_killed_worker_and_all_workers_ki
     assert kept == ["final", "step_00000022", "step_00000024"], "three are kept"
 
 
+@pytest.mark.soak
 def test_a_checkpoint_that_cannot_be_written_ends_the_training_in_one_line(ray_cluster, tmp_path):
     connect(ray_cluster)
     encoder, pairs = write_encoder(tmp_path), write_toys(tmp_path / "pairs", ["t"] * 4)
