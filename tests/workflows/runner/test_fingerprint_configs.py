@@ -25,7 +25,7 @@ from tests.workflows.runner.stub_stages import COPY
 
 UNDECISIVE = {
     "CurateConfig": {"batch_size", "workers"},
-    "EmbedConfig": {"batch_size", "workers", "threads", "use_gpu", "reuse"},
+    "EmbedConfig": {"batch_size", "batch_tokens", "workers", "threads", "use_gpu", "reuse"},
     "EndpointConfig": {"key_variable", "concurrency", "timeout_s", "retries", "backoff_s", "longest_wait_s"},
     "EngineConfig": {"workers", "gpus_per_worker", "batch_size"},
     "MineConfig": {"batch_size"},
@@ -42,6 +42,11 @@ UNDECISIVE = {
         "save_steps",
         "logging_steps",
         "gradient_checkpointing",
+        "chunk_tokens",
+        "min_workers",
+        "grow_after",
+        "collective_timeout",
+        "keep_checkpoints",
     },
 }
 
