@@ -5,7 +5,8 @@
 #              a job, through the real stages; a second demo, a killed one, training on three ranks, large worlds, what `init`
 #              proposed, served, and a gc that is killed on an object store
 # make bench   what commands take before they answer, what curation costs beside plain tools, how it grows, what it takes of memory, and
-#              what a search over 200 pictures takes, and adding to a release, and whether that is what is promised; forty minutes and more
+#              what a search over 200 pictures takes, and adding to a release, and training beside its parts and beside other projects, and
+#              whether that is what is promised; two hours and more
 # make lint, make format-check, make types
 #              ruff; mypy: strict for models/ and serving/, its defaults for components/ and workflows/
 # make lock    the locks of all extras, by resolution alone
@@ -62,12 +63,13 @@ test: .venv/ready .venv/vision/ready .venv/pylate/ready
 soak: .venv/ready
 	@$(BIN)/python -m pytest -m soak
 
-bench: .venv/ready
+bench: .venv/ready .venv/vision/ready
 	@$(BIN)/python bench/startup.py --check
 	@$(BIN)/python bench/data.py --check
 	@$(BIN)/python bench/memory.py --check
 	@$(BIN)/python bench/search.py --check
 	@$(BIN)/python bench/add.py --check
+	@$(BIN)/python bench/training.py --check
 
 lint: .venv/ready
 	@$(BIN)/ruff check .
