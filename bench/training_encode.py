@@ -24,9 +24,8 @@ HERE = Path(__file__).resolve().parents[1]
 VISION = HERE / ".venv" / "vision"
 PROMISED = 1.5
 ITEMS, BATCH, HIDDEN, LAYERS, PICTURE_TOKENS = 96, 32, 256, 4, 256
-WORDS = (
-    "a small red circle on snow two large blue stars at night in the old town where many ships lie and nobody knows what they carry"
-).split()
+TEXT = "a small red circle on snow two large blue stars at night in the old town where many ships lie and nobody knows what they carry"
+WORDS = TEXT.split()
 
 
 def jpeg(draw: random.Random) -> bytes:
