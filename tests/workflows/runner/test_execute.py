@@ -152,6 +152,15 @@ def test_what_does_not_decide_the_result_runs_nothing_again(storage, log):
     assert set(statuses(report).values()) == {"skipped"}
 
 
+def test_tracking_is_told_the_whole_config_with_what_is_not_in_the_key(storage, log, monkeypatch):
+    from mirepoix.workflows.runner.tracking import Tracker
+
+    told = []
+    monkeypatch.setattr(Tracker, "start", lambda self, stage, parts, sources: told.append(parts["config"]))
+    run([Stage("load", COPY, StubConfig(log, "load", workers=8))], storage)
+    assert [(config["text"], config["workers"]) for config in told] == [("load", 8)]
+
+
 def test_a_stage_that_was_stopped_goes_on_from_its_scratch_with_another_number_of_workers(storage, log):
     with pytest.raises(KeyboardInterrupt):
         run([Stage("count", INTERRUPT, StubConfig(log, "count"))], storage)

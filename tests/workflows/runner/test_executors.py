@@ -164,7 +164,7 @@ def test_ctrl_c_in_a_local_stage_leaves_its_scratch_and_nothing_else(storage, lo
     assert list_names(storage / "tmp") == [] and list_names(storage / "artefacts") == []
     assert [name for name in list_names(storage / "leases") if name != ".lock"] == []
     (scratch,) = (storage / "work").iterdir()
-    assert [path.name for path in scratch.iterdir()] == ["checkpoint"], "the next attempt resumes from it"
+    assert list_names(scratch) == ["checkpoint", "stage.json"], "the next attempt resumes from it"
 
 
 def test_local_reports_are_heard_at_once():

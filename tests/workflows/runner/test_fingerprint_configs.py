@@ -19,7 +19,7 @@ from mirepoix.serving.store import publish
 from mirepoix.workflows.config import describe
 from mirepoix.workflows.dag.retrieval import Retrieval
 from mirepoix.workflows.dag.revision import Revision
-from mirepoix.workflows.runner.fingerprint import ingredients, key_of, look_up, plain
+from mirepoix.workflows.runner.fingerprint import ingredients, key_of, look_up
 from mirepoix.workflows.runner.graph import Stage
 from tests.workflows.runner.stub_stages import COPY
 
@@ -119,10 +119,6 @@ def test_a_stage_is_up_to_date_whatever_does_not_decide_its_result(tmp_path):
     assert look_up(other, {}, str(tmp_path), forced=False).reason == "up to date"
     third = replace(other, config=replace(other.config, negatives=3))
     assert look_up(third, {}, str(tmp_path), forced=False).reason == "config changed: negatives 2 -> 3"
-
-
-def test_the_settings_of_a_run_and_of_its_stages_in_mlflow_have_them_still():
-    assert plain(EmbedConfig(workers=7))["workers"] == 7
 
 
 def test_describe_says_which_fields_are_in_no_key():

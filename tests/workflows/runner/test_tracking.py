@@ -105,7 +105,7 @@ def test_a_run_and_its_stages_are_recorded_with_all_that_belongs_to_them(home, t
     whole, first = runs["whole"]
     assert (first.info.status, whole.info.status) == ("FAILED", "FINISHED")
     assert first.info.run_name == "pair" and first.data.tags["recipe"] == "pair"
-    text = {"class": "StubConfig", "log": "log", "text": "letter", "seconds": "0.0", "salt": "0"}
+    text = {"class": "StubConfig", "log": "log", "text": "letter", "seconds": "0.0", "salt": "0", "workers": "1"}
     assert first.data.params == {"class": "Recipe", "name": "pair"} | {f"text.{name}": value for name, value in text.items()}
     assert {"version.python", "version.ray", "version.torch"} <= set(first.data.tags)
     assert {"mlflow.source.git.commit", "source"} & set(first.data.tags), "the version of the code"
@@ -115,6 +115,7 @@ def test_a_run_and_its_stages_are_recorded_with_all_that_belongs_to_them(home, t
     rows = {"rows.read": 10, "rows.written": 7, "rows.rejected": 2, "rows.merged": 1}
     assert join.data.metrics == {"recall_at_10": 0.5, "loss": 1 / 3} | rows
     assert join.data.params["text"] == "letter" and join.data.params["seed"] == "0"
+    assert join.data.params["workers"] == "1", "though it is not in the key"
     assert join.data.tags["digest"] == report.stages["join"].digest and join.data.tags["artefact"] == report.stages["join"].target
     (dataset,) = join.inputs.dataset_inputs
     assert dataset.dataset.name == "clean" and dataset.dataset.source == report.stages["load"].target
