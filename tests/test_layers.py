@@ -202,6 +202,7 @@ THROUGH = {
     "components/training/batches/micro_batches.py": "components/training/test_train.py",
     "components/training/progress.py": "components/training/test_train.py",
     "components/training/step.py": "components/training/test_train.py",
+    "components/training/workers/room.py": "components/training/workers/test_notices.py",
     "components/training/workers/torch_backend.py": "components/training/test_train.py",
     "models/backbones/two_tower_twins.py": "models/backbones/test_twins.py",
     "workflows/cluster/janitor.py": "workflows/cluster/test_ray_cluster.py",

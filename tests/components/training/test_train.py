@@ -4,10 +4,12 @@ import functools
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -451,6 +453,32 @@ def test_a_killed_driver_and_a_killed_worker_change_nothing(ray_cluster, tmp_pat
     assert outcome.metrics["gpus"] == 0
     assert len(load_encoder(second.folder).encode([Item("a", text="which flag is red red")])) == 1
     assert sorted(path.name for path in (tmp_path / "scratch/train").iterdir() if path.is_dir()) == ["final", "step_00000010-2"]
+
+
+@pytest.mark.soak
+def test_a_worker_that_is_stopped_is_named_in_one_line_and_the_training_goes_on(ray_cluster, tmp_path, mixed, encoder, caplog):
+    import ray
+
+    if not ray.is_initialized():
+        ray.init(address=ray_cluster)
+    config = replace(TOY, num_workers=2, per_device_train_batch_size=2, save_steps=2, max_steps=400, collective_timeout=5.0)
+    context, stopped = context_of(tmp_path, "out"), []
+
+    def stop() -> None:
+        wait_until(lambda: last_step(tmp_path / "out.jsonl") >= 3)
+        stopped.append(worker_pids()[1])
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert work(context, config, mixed, encoder).metrics["step"] == 400
+    thread.join()
+    (line,) = [record.getMessage() for record in caplog.records if record.name.endswith("attempts")]
+    assert re.match(rf"rank \d \(node [\d.]+, pid {stopped[0]}\) is dead or stopped in step \d+: it has given no sign of life for", line), (
+        line
+    )
+    assert line.endswith("(restart 1 of 3 without a new checkpoint)") and "\n" not in line
+    assert {row["step"] for row in read_rows(tmp_path / "out.jsonl")} == set(range(1, 401))
 
 
 def test_what_a_worker_refuses_is_refused_by_the_work(ray_cluster, tmp_path, encoder):
