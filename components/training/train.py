@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def _worker(settings: dict[str, Any]) -> dict[str, Any]:
     job, context = settings["job"], ray.train.get_context()
     torch.set_num_threads(job.config.cpus_per_worker)
     missing = job.config.num_workers - context.get_world_size() if context.get_world_rank() == 0 else 0
-    notices = Notices(missing, settings["resources"], job.config.grow_after)
+    notices = Notices(settings["places"], missing, settings["resources"], job.config.grow_after)
     try:
         return {"metrics": train(job, RayHost(settings["report"], notices.now))}
     except StartAgain as again:
@@ -48,12 +49,12 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     fewest = config.fewest_workers
     gpu = ray.cluster_resources().get("GPU", 0) >= fewest if config.use_gpu is None else config.use_gpu
     resources: dict[str, float] = {"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})}
-    run = join(context.scratch, RUN)
+    run, places = join(context.scratch, RUN), f"training-{uuid.uuid4().hex}"
     _set_variables(config, resources)
     attempts = Attempts(
-        lambda workers: _fit(context, job, resources, workers).return_value,
+        lambda workers: _fit(context, job, resources, places, workers).return_value,
         lambda: committed(run),
-        Room(fewest, config.num_workers, resources),
+        Room(fewest, config.num_workers, resources, places),
         config.max_failures,
     )
     value, workers = attempts.run()
@@ -67,7 +68,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     return Outcome(Rows(read=count, written=count), metrics, {"notes": notes} if notes else {})
 
 
-def _fit(context: Context, job: TrainingJob, resources: dict[str, float], workers: int) -> Any:
+def _fit(context: Context, job: TrainingJob, resources: dict[str, float], places: str, workers: int) -> Any:
     """One run of Ray Train, from the last checkpoint on; it retries nothing."""
     from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer is this with a TorchConfig
@@ -80,7 +81,7 @@ def _fit(context: Context, job: TrainingJob, resources: dict[str, float], worker
     kind: Any = DataParallelTrainer  # its annotations are of Ray Train's first version
     return kind(
         _worker,
-        train_loop_config={"job": job, "report": context.report, "resources": resources},
+        train_loop_config={"job": job, "report": context.report, "resources": resources, "places": places},
         backend_config=TorchBackendConfig("nccl" if gpu else "gloo", job.config.collective_timeout),
         scaling_config=ScalingConfig(num_workers=workers, use_gpu=gpu, resources_per_worker=resources),
         run_config=RunConfig(

@@ -3,8 +3,8 @@
 Each attempt is one `fit()` of Ray Train of the same name and storage, which goes on from the last checkpoint, and Ray Train itself retries
 nothing: it counts failures for a whole `fit()`, while here those count that come one after the other without a new checkpoint in between,
 so that the tenth lost machine does not end a training that makes progress. That needs only Ray's public interface, where a failure policy
-of our own would be given to internals, and it costs the start of one process more than a retry within Ray Train, beside those of the
-workers.
+of our own would be given to internals, and it costs the start of two small processes more than a retry within Ray Train (its controller,
+and what cleans up after that one).
 """
 
 import logging
@@ -15,9 +15,9 @@ from typing import Any
 
 from ray.exceptions import RayActorError
 from ray.train import ControllerError, PreemptionError, Result, TrainingFailedError, WorkerGroupError
-from ray.util.placement_group import placement_group, remove_placement_group
 
 from mirepoix.components.training.workers.host import Notice
+from mirepoix.components.training.workers.room import Places, release
 from mirepoix.models.errors import Refused
 
 SETTLE_SECONDS = 10.0
@@ -37,21 +37,23 @@ class Room:
     least: int
     most: int
     resources: dict[str, float]  # of a worker
+    name: str  # of the reservations
     settle: float = SETTLE_SECONDS
     patience: float = PATIENCE_SECONDS
 
     def find(self) -> int:
         """How many workers can start; waits while they are fewer than the fewest. Refused if that lasts too long.
 
-        A place is reserved for each worker and released again: what is reserved is free indeed, and the autoscaler sees the demand. Another
-        may take a place before the workers start; then the start fails, and room is looked for again.
+        Places are reserved and released again, and so are those that a worker reserved for others. Another may take one before the workers
+        start; then the start fails, and room is looked for again.
         """
-        asked = [placement_group([self.resources]) for _ in range(self.most)]
+        release(self.name, self.most)
+        places = Places(self.name, self.most, self.resources)
         start = time.monotonic()
         line, distance = start + LEAST_LINE_SECONDS, LEAST_LINE_SECONDS
         try:
             while True:
-                found, waited = sum(each.wait(0) for each in asked), time.monotonic() - start
+                found, waited = places.found(), time.monotonic() - start
                 if found == self.most or (found >= self.least and waited >= self.settle):
                     return found
                 if waited >= self.patience:
@@ -65,8 +67,7 @@ class Room:
                     line = time.monotonic() + distance
                 time.sleep(POLL_SECONDS)
         finally:
-            for each in asked:
-                remove_placement_group(each)
+            release(self.name, self.most)
 
     @property
     def _workers(self) -> str:
@@ -96,14 +97,14 @@ class Attempts:
                     return value, workers
                 self.say("%s; the training starts again from %s", _NOTICES[value["again"]], _named(self.saved()))
                 continue
-            except TrainingFailedError as error:
+            except (TrainingFailedError, RayActorError) as error:
                 if has_no_room(error):
                     looked = False
                     continue
                 if is_preemption(error):
                     self.say("a node was taken away; the training goes on from %s", _named(self.saved()))
                     continue
-                if isinstance(error, ControllerError):
+                if isinstance(error, ControllerError) and not _died_at_start(error):
                     raise
                 after = self.saved()
                 failures = 1 if after != before else failures + 1
@@ -133,20 +134,30 @@ def committed(run: str) -> str | None:
     return checkpoint.path.rstrip("/").rpartition("/")[2] if checkpoint else None
 
 
-def has_no_room(error: TrainingFailedError) -> bool:
+def has_no_room(error: Exception) -> bool:
     """Whether the workers could not be placed in time; no worker failed."""
     from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
     return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupTimeoutError)
 
 
-def is_preemption(error: TrainingFailedError) -> bool:
+def _died_at_start(error: Exception) -> bool:
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+
+    return isinstance(error, ControllerError) and isinstance(error.controller_failure, WorkerGroupStartupFailedError)
+
+
+def is_preemption(error: Exception) -> bool:
     """Whether a node was taken away by those who lend it; such failures are not counted."""
     return isinstance(error, PreemptionError) or any(getattr(_death(each), "preempted", False) for each in _failures(error).values())
 
 
-def why(error: TrainingFailedError) -> str:
+def why(error: Exception) -> str:
     """One line on what went wrong: a worker's own refusal, else a worker that died, else the first exception of a worker."""
+    if isinstance(error, RayActorError):
+        return "the controller of the workers died"
+    if _died_at_start(error):
+        return "a worker died while it started"
     failures = _failures(error)
     for rank, each in sorted(failures.items(), key=lambda item: (not isinstance(item[1], Refused), _death(item[1]) is None, item[0])):
         if isinstance(each, Refused):
@@ -157,13 +168,13 @@ def why(error: TrainingFailedError) -> str:
     return str(error).strip().splitlines()[0]
 
 
-def _ended(error: TrainingFailedError, failures: int, checkpoint: str | None) -> Refused | None:
+def _ended(error: Exception, failures: int, checkpoint: str | None) -> Refused | None:
     """The line that ends a training whose workers are refused or die again and again; None for an exception of our own making."""
     failed = _failures(error).values()
     refusals = [each for each in failed if isinstance(each, Refused)]
     if refusals:
         return refusals[0]
-    if not any(_death(each) is not None for each in failed):
+    if not (isinstance(error, RayActorError) or _died_at_start(error) or any(_death(each) is not None for each in failed)):
         return None
     times = f"{failures} times in a row without a new checkpoint" if failures > 1 else "and max_failures is 0"
     return Refused(
@@ -172,7 +183,7 @@ def _ended(error: TrainingFailedError, failures: int, checkpoint: str | None) ->
     )
 
 
-def _failures(error: TrainingFailedError) -> Mapping[int, Exception]:
+def _failures(error: Exception) -> Mapping[int, Exception]:
     return error.worker_failures if isinstance(error, WorkerGroupError) else {}
 
 

@@ -2,9 +2,8 @@
 
 import time
 
-from ray.util.placement_group import PlacementGroup, placement_group
-
 from mirepoix.components.training.workers.host import Notice
+from mirepoix.components.training.workers.room import Places
 
 LOOK_SECONDS = 1.0
 """Between two looks for room."""
@@ -15,15 +14,14 @@ MORE_SECONDS = 10.0
 class Notices:
     """The notices of one worker.
 
-    Rank 0 also looks for room: for each worker that is missing it asks the cluster to reserve a place. Ray's autoscaler sees that demand,
-    and what is reserved is free indeed; Ray Train's own elastic scaling counts CPUs that others may be using, and stops workers between two
-    checkpoints. A reservation ends with this worker, so that the next start finds the place free.
+    Rank 0 also looks for room, by a reservation for each worker that is missing; what starts the workers again releases it. Ray Train's own
+    elastic scaling would stop workers between two checkpoints.
     """
 
-    def __init__(self, missing: int, resources: dict[str, float], grow_after: float):
-        self.missing, self.resources = missing, resources
+    def __init__(self, places: str, missing: int, resources: dict[str, float], grow_after: float):
+        self.name, self.missing, self.resources = places, missing, resources
         self.looks = time.monotonic() + grow_after
-        self._asked: list[PlacementGroup] = []
+        self._places: Places | None = None
         self._found, self._found_at = 0, 0.0
 
     def now(self) -> Notice:
@@ -32,12 +30,12 @@ class Notices:
     def _has_room(self) -> bool:
         if not self.missing:
             return False
-        if not self._asked:
-            self._asked = [placement_group([self.resources]) for _ in range(self.missing)]
+        if self._places is None:
+            self._places = Places(self.name, self.missing, self.resources)
         if time.monotonic() < self.looks:
             return False
         self.looks = time.monotonic() + LOOK_SECONDS
-        found = sum(each.wait(0) for each in self._asked)
+        found = self._places.found()
         if found > self._found:
             self._found, self._found_at = found, time.monotonic()
         return found == self.missing or (found > 0 and time.monotonic() - self._found_at >= MORE_SECONDS)

@@ -4,9 +4,11 @@ import itertools
 import json
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -211,3 +213,27 @@ def test_thirty_random_kills_change_no_bit(ray_cluster, tmp_path):
     training.assert_same(read_rows(rows), context.folder)
     steps = [row["step"] for row in read_rows(rows)]
     print(f"{len(steps) - 160} of {len(steps)} steps were repeated after 30 kills", flush=True)
+
+
+@pytest.mark.soak
+def test_a_worker_that_is_stopped_is_named_in_one_line_and_the_training_goes_on(ray_cluster, tmp_path, caplog):
+    connect(ray_cluster)
+    config = replace(TOY, num_workers=2, global_batch_size=4, save_steps=2, max_steps=400, collective_timeout=5.0)
+    encoder, mixed = write_encoder(tmp_path), write_toys(tmp_path / "pairs", MIXED)
+    context, stopped = context_of(tmp_path, "out"), []
+
+    def stop() -> None:
+        wait_until(lambda: last_step(tmp_path / "out.jsonl") >= 3)
+        stopped.append(worker_pids()[1])
+        os.kill(stopped[0], signal.SIGSTOP)
+
+    thread = threading.Thread(target=stop)
+    thread.start()
+    assert work(context, config, mixed, encoder).metrics["step"] == 400
+    thread.join()
+    (line,) = [record.getMessage() for record in caplog.records if record.name.endswith("attempts")]
+    assert re.match(rf"rank \d \(node [\d.]+, pid {stopped[0]}\) is dead or stopped in step \d+: it has given no sign of life for", line), (
+        line
+    )
+    assert line.endswith("(restart 1 of 3 without a new checkpoint)") and "\n" not in line
+    assert {row["step"] for row in read_rows(tmp_path / "out.jsonl")} == set(range(1, 401))

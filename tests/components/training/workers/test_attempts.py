@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 from ray.exceptions import ActorDiedError, RayActorError
 from ray.train import ControllerError, PreemptionError, PreemptionInfo, TrainingFailedError, WorkerGroupError
-from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError, WorkerHealthCheckFailedError
 
 from mirepoix.components.training.workers.attempts import Attempts
 from mirepoix.components.training.workers.host import Notice
@@ -85,6 +85,15 @@ def test_deaths_without_a_new_checkpoint_in_between_are_counted_and_end_in_one_l
         "rank 1 died 3 times in a row without a new checkpoint; see that node's log: it may be out of memory; "
         "run again to go on from the checkpoint step_00000003-2, or raise max_failures"
     )
+
+
+def test_a_death_at_the_start_and_the_death_of_the_controller_are_counted_too():
+    script = Script([(0, ControllerError(WorkerGroupStartupFailedError("much text"))), (0, ActorDiedError()), DONE])
+    assert script.run(max_failures=2)[1] == 2
+    assert script.said == [
+        "a worker died while it started; the training goes on from its beginning (restart 1 of 2 without a new checkpoint)",
+        "the controller of the workers died; the training goes on from its beginning (restart 2 of 2 without a new checkpoint)",
+    ]
 
 
 def test_max_failures_of_0_restarts_nothing_that_died():
