@@ -330,10 +330,10 @@ def test_doctor_says_of_a_recipe_what_a_run_of_it_would_be_refused_for(cli, monk
     monkeypatch.setattr("mirepoix.workflows.cluster.doctor.checks", lambda storage: [])
     monkeypatch.setattr("mirepoix.workflows.run._ray_is_up", lambda: False)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    status, out, _ = cli("doctor", "quickstart", "instruct.num_workers=9000", "--storage", str(tmp_path))
+    status, out, _ = cli("doctor", "quickstart", "instruct.num_workers=60", "--storage", str(tmp_path))
     assert status == 1
     first, advice, counts = out.splitlines()
-    assert first.startswith("fail  recipe quickstart  instruct.num_workers=9000 and instruct.cpus_per_worker=2 take 18000 CPUs, and this")
+    assert first.startswith("fail  recipe quickstart  instruct.num_workers=60 and instruct.cpus_per_worker=2 take 120 CPUs, and this")
     assert advice.strip().startswith("-> lower one of them, or give --address") and counts == "0 ok, 0 warn, 1 fail"
     status, out, _ = cli("doctor", "quickstart", "sources.path=/no/such", "--storage", str(tmp_path))
     assert (status, "/no/such" in out) == (1, True)

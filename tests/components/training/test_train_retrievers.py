@@ -189,7 +189,7 @@ def test_in_the_first_step_every_tower_that_reads_pictures_has_a_gradient(encode
         names = {id(weight): path for path, weight in encoder.named_parameters()}
         most = max(float(gradient.abs().max()) for gradient in gradients.values())
         for tower in LEARN_OF_PICTURES & {*tuning.towers}:
-            own = [gradients[names[id(weight)]] for weight in encoder.towers[tower].parameters()]
+            own = [gradients[f"encoder.{names[id(weight)]}"] for weight in encoder.towers[tower].parameters()]
             assert max(float(gradient.abs().max()) for gradient in own) > 1e-3 * most, (name, tower)
 
 

@@ -62,7 +62,7 @@ def test_gpus_that_an_autoscaler_may_start_count_and_those_beyond_them_are_told(
     (line,) = told("instruct.use_gpu=true", "instruct.num_workers=9", machine=growing)
     assert "the cluster at head:6379 has 8 GPUs, with all that its autoscaler may start;" in line
     unlimited = replace(CLUSTER, startable=(Node(8, 4, count=float("inf")),))
-    assert told("instruct.use_gpu=true", "instruct.num_workers=900", machine=unlimited) == []
+    assert told("instruct.use_gpu=true", "instruct.num_workers=900", "instruct.global_batch_size=900", machine=unlimited) == []
 
 
 def test_embedding_mining_and_serving_on_gpus_are_told_each_with_its_field():

@@ -88,9 +88,9 @@ def read(monkeypatch):
     calls: list[tuple[str, str]] = []
     encode = Encoder.encode
 
-    def recorded(self, items, batch_size=32, report=None, role="document"):
+    def recorded(self, items, *arguments, role="document", **options):
         calls.extend((role, item.id) for item in items)
-        return encode(self, items, batch_size, report, role)
+        return encode(self, items, *arguments, role=role, **options)
 
     monkeypatch.setattr(Encoder, "encode", recorded)
     return calls

@@ -28,8 +28,8 @@ NOTICED = {
 """A node that is killed is noticed after some two seconds."""
 CHANGED = 3.0
 """So long a step waits after a change: a worker ends a second after its node's daemon, and notices come in a second or two."""
-NOTICE_SECONDS = 30
-SECONDS = 240
+NOTICE_SECONDS = 60
+SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,7 @@ def train(folder: Path, config: TrainConfig, pairs: Path, encoder: Path, changes
         (folder / "arguments.pickle").write_bytes(pickle.dumps((folder, config, pairs, encoder, dict(changes))))
         env = plain_environment() | {"RAY_AUTH_MODE": "disabled", "TMPDIR": home, "RAY_TMPDIR": home, "DS_ACCELERATOR": "cpu"}
         env |= {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        env |= {} if "drain" in changes.values() else {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a process for each attempt
         env |= {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0", "RAY_num_workers_soft_limit": "0"}
         code = "import sys; from tests.components.training.workers.spot_cluster import main; main(sys.argv[1])"
         process = subprocess.Popen(
@@ -85,8 +86,8 @@ def main(path: str) -> None:
     from mirepoix.components.training.workers import attempts
 
     folder, config, pairs, encoder, changes = pickle.loads(Path(path).read_bytes())
-    said: list[str] = []
-    attempts.log.addFilter(lambda record: said.append(record.getMessage()) or True)
+    said: list[tuple[float, str]] = []
+    attempts.log.addFilter(lambda record: said.append((record.created, record.getMessage())) or True)
     cpus = config.cpus_per_worker
     cluster = Cluster(True, head_node_args={"num_cpus": cpus, "include_dashboard": False, "_system_config": NOTICED})
     nodes = [cluster.add_node(num_cpus=cpus) for _ in range(config.num_workers - 1)]
