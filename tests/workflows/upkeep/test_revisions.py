@@ -370,15 +370,15 @@ def test_the_command_that_show_prints_runs_an_addition_or_a_removal_again(cli, h
 
 def test_a_killed_addition_goes_on_where_it_was(cli, home, base, monkeypatch, tmp_path):
     folder, _ = base
-    more = pictures(tmp_path / "six", {f"six/{n}.png": 60 + n for n in range(6)})
+    more = pictures(tmp_path / "twenty", {f"twenty/{n}.png": 60 + n for n in range(20)})
     encode, given = Encoder.encode, []
 
-    def killed(self, items, batch_size=32, report=None, role="document"):
-        if any(item.id.startswith("six/") for item in items):
+    def killed(self, items, *arguments, **options):
+        if any(item.id.startswith("twenty/") for item in items):
             given.extend(item.id for item in items)
-            if len(given) > 4:
+            if len(given) > 16:
                 raise KeyboardInterrupt
-        return encode(self, items, batch_size, report, role)
+        return encode(self, items, *arguments, **options)
 
     words = ("add", folder, more, "embed.batch_size=1", "embed.shard_rows=2")
     monkeypatch.setattr(Encoder, "encode", killed)
@@ -387,8 +387,8 @@ def test_a_killed_addition_goes_on_where_it_was(cli, home, base, monkeypatch, tm
     status, out, err, report = cli(*words)
     assert status == 0, err
     metrics = stages(report)["embed"]["metrics"]
-    assert (metrics["resumed"], metrics["encoded"]) == (4, 2)
-    assert len(vectors(open_release(target_of(out)))) == 22
+    assert (metrics["resumed"], metrics["encoded"]) == (16, 4)
+    assert len(vectors(open_release(target_of(out)))) == 36
 
 
 def test_a_release_on_an_object_store_is_added_to(cli, home, base, bucket, tmp_path, monkeypatch):
