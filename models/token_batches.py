@@ -47,10 +47,3 @@ class Padding:
     def share(self) -> float:
         """The share of places that padding fills."""
         return 1 - self.tokens / self.places if self.places else 0.0
-
-
-def padding_share(lengths: Sequence[int], batches: Iterable[Sequence[int]]) -> float:
-    """The share of the places of some batches that padding fills."""
-    padding = Padding()
-    padding.add(lengths, batches)
-    return padding.share

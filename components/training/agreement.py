@@ -50,13 +50,6 @@ def derived_seed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
-def highest(number: int) -> int:
-    """The highest of the numbers that the ranks have."""
-    found = torch.tensor([number], device="cuda" if dist.get_backend() == "nccl" else "cpu")
-    dist.all_reduce(found, dist.ReduceOp.MAX)
-    return int(found)
-
-
 def seed_torch(*numbers: int) -> None:
     """Seeds torch's generators with a hash of these numbers."""
     torch.manual_seed(derived_seed(*numbers))

@@ -15,8 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from mirepoix.components.training.train import RUN
 from mirepoix.components.training.train_config import TrainConfig
+from mirepoix.components.training.workers.layout import COMMITTED, ENCODER, PROGRESS, RUN
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
 
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
 
     from mirepoix.models.encoder import Encoder
 
-COMMITTED = "checkpoint_manager_snapshot.json"
-"""The file in which Ray Train lists the checkpoints that are committed, in their order."""
-PROGRESS = "progress.json"
-ENCODER = "encoder"
-"""In the checkpoint of a finished training: its encoder, in place of shards."""
 UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError)
 """Raised by reading a checkpoint whose files are damaged, or are removed meanwhile."""
 
@@ -76,22 +71,18 @@ def opened_checkpoint(target: str) -> Iterator[Path]:
 
 def checkpoint_encoder(folder: Path, encoder: Path, config: TrainConfig) -> "Encoder":
     """The encoder that a training would write if it ended with the checkpoint in `folder`; `encoder` is the one that it started from."""
-    from mirepoix.components.training.engine.chunked_encoder import ChunkedEncoder
+    from mirepoix.components.training.engine.chunked_encoder import PREFIX, with_weights
     from mirepoix.models.encoder import load_own_encoder
 
     if (folder / ENCODER).is_dir():
         return load_own_encoder(folder / ENCODER)
     opened = load_own_encoder(encoder).tune(config.tuning)
     objective = config.loss.resolved(opened.temperature, opened.dimension)
-    weights, temperature = ChunkedEncoder(opened, objective).parted(checkpoint_weights(folder))
-    opened.widths = objective.widths
-    if temperature is not None:
-        opened.temperature = temperature
+    weights = checkpoint_weights(folder)
     trained = [name for name, parameter in opened.named_parameters() if parameter.requires_grad]
-    if missing := [name for name in trained if name not in weights]:
+    if missing := [name for name in trained if f"{PREFIX}{name}" not in weights]:
         raise Refused(f"checkpoint {folder} lacks {len(missing)} of {len(trained)} trained weights: {', '.join(missing[:3])}")
-    opened.load_state_dict({name: weights[name] for name in trained}, strict=False)
-    return opened.eval()
+    return with_weights(opened, objective, weights)
 
 
 def checkpoint_weights(folder: Path) -> "dict[str, torch.Tensor]":

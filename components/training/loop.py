@@ -15,6 +15,7 @@ from mirepoix.components.pairs.store import PairStore
 from mirepoix.components.training.agreement import agreed, seed_torch
 from mirepoix.components.training.batches.micro_batches import micro_batches
 from mirepoix.components.training.engine import deepspeed_engine
+from mirepoix.components.training.engine.chunked_encoder import with_weights
 from mirepoix.components.training.engine.restored import open_engine
 from mirepoix.components.training.job import Diverged, TrainingJob
 from mirepoix.components.training.progress import Progress
@@ -24,6 +25,7 @@ from mirepoix.components.training.watching.speed import Speed
 from mirepoix.components.training.watching.work import counted
 from mirepoix.components.training.workers.checkpoints import Checkpoints
 from mirepoix.components.training.workers.host import Host, Notice, StartAgain
+from mirepoix.components.training.workers.layout import ENCODER
 from mirepoix.components.training.workers.watchdog import SAVING, Watchdog, limit_collectives, watching
 from mirepoix.models.encoder import Encoder, load_own_encoder
 from mirepoix.models.errors import Refused
@@ -77,7 +79,7 @@ def _train(job: TrainingJob, host: Host, watchdog: Watchdog) -> dict[str, float]
                 raise StartAgain(Notice(taken.notice))
     watchdog.at(progress.step, SAVING)
     progress.metrics = {name: value for name, value in row.items() if name != "total"} | progress.counts
-    checkpoints.finish(lambda folder: _save_encoder(job, engine, folder / "encoder"), progress)
+    checkpoints.finish(lambda folder: _save_encoder(job, engine, folder / ENCODER), progress)
     return progress.metrics
 
 
@@ -103,11 +105,5 @@ def _save_encoder(job: TrainingJob, engine: Any, folder: Path) -> None:
     """Writes the trained encoder on rank 0: the one that training started from, with the trained weights put in."""
     weights = deepspeed_engine.whole_weights(engine)
     if dist.get_rank() == 0:
-        encoder = load_own_encoder(job.encoder).tune(job.config.tuning)
-        encoder.widths = job.config.loss.widths
-        weights, temperature = engine.module.parted(weights)
-        if temperature is not None:
-            encoder.temperature = temperature
-        unknown = encoder.load_state_dict(weights, strict=False).unexpected_keys
-        assert not unknown, f"trained weights {unknown} have no parameter in the encoder"
-        encoder.eval().save(folder)
+        started_from = load_own_encoder(job.encoder).tune(job.config.tuning)
+        with_weights(started_from, job.config.loss, weights).save(folder)

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mirepoix.components.training.step import Step
+from mirepoix.components.training.workers.layout import PROGRESS
 from mirepoix.models.losses.contrastive import COUNTS
+from mirepoix.models.token_batches import Padding
 
 SUMMED = ("tokens", "places", "pictures", "chunks")
 
@@ -27,10 +29,10 @@ class Progress:
 
     @classmethod
     def read(cls, folder: Path) -> "Progress":
-        return cls(**json.loads((folder / "progress.json").read_text()))
+        return cls(**json.loads((folder / PROGRESS).read_text()))
 
     def write(self, folder: Path) -> None:
-        (folder / "progress.json").write_text(json.dumps(asdict(self)))
+        (folder / PROGRESS).write_text(json.dumps(asdict(self)))
 
     def add(self, taken: Step, learning_rate: float) -> None:
         figures = {**taken.figures, "learning_rate": learning_rate, "steps": 1.0}
@@ -48,4 +50,4 @@ class Progress:
         """Means since the last report, and the share of padding among the tokens."""
         window, self.window = self.window, {}
         steps, tokens, places, _ = (window.pop(name) for name in ("steps", "tokens", "places", "pictures"))
-        return {name: value / steps for name, value in window.items()} | {"padding": 1 - tokens / places}
+        return {name: value / steps for name, value in window.items()} | {"padding": Padding(int(tokens), int(places)).share}

@@ -14,6 +14,7 @@ from mirepoix.components.training.engine import deepspeed_engine
 from mirepoix.components.training.job import TrainingJob
 from mirepoix.models.item import Modality
 from mirepoix.models.losses.contrastive import COUNTS, FIGURES, contrastive
+from mirepoix.models.losses.figures import CODES
 from mirepoix.models.vectors import Vectors
 
 
@@ -50,7 +51,7 @@ def take_step(job: TrainingJob, engine: Any, batches: Iterator[MicroBatch], step
     """
     objective, accumulation = job.config.loss, job.config.gradient_accumulation_steps
     total = torch.zeros(len(FIGURES) + 3, dtype=torch.float64, device=engine.device)
-    codes = torch.zeros(1 + sum(Modality), 2, dtype=torch.float64, device=engine.device)
+    codes = torch.zeros(CODES, 2, dtype=torch.float64, device=engine.device)
     longest, waited_us, noticed = 1, 0, 0
     for micro in range(accumulation):
         (batch, _), (most, waited, told) = agreed(

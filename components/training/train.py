@@ -12,9 +12,8 @@ from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.components.training.job import RefusedOnAllRanks, TrainingJob, make_job
 from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.components.training.workers.host import StartAgain
+from mirepoix.components.training.workers.layout import ENCODER, PROGRESS, RUN
 from mirepoix.serving.store import join
-
-RUN = "train"
 
 
 def _worker(settings: dict[str, Any]) -> dict[str, Any]:
@@ -44,16 +43,22 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     import ray.train
 
     from mirepoix.components.training.workers.attempts import Attempts, Room, committed
-    from mirepoix.components.training.workers.ray_host import checkpoint_folder
+    from mirepoix.components.training.workers.ray_host import checkpoint_folder, forget_broken_list
 
     fewest = config.fewest_workers
     gpu = ray.cluster_resources().get("GPU", 0) >= fewest if config.use_gpu is None else config.use_gpu
     resources: dict[str, float] = {"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})}
     run, places = join(context.scratch, RUN), f"training-{uuid.uuid4().hex}"
     _set_variables(config, resources)
+
+    def saved() -> str | None:
+        """The last committed checkpoint, before and after each attempt; a list that a kill tore would stop Ray from reading it."""
+        forget_broken_list(context.scratch, RUN)
+        return committed(run)
+
     attempts = Attempts(
         lambda workers: _fit(context, job, resources, places, workers).return_value,
-        lambda: committed(run),
+        saved,
         Room(fewest, config.num_workers, resources, places),
         config.max_failures,
     )
@@ -61,8 +66,8 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     if "refused" in value:
         raise value["refused"](value["why"])
     with checkpoint_folder(ray.train.Result.from_path(run).checkpoint) as folder:
-        shutil.copytree(folder / "encoder", context.folder, dirs_exist_ok=True)
-        notes = json.loads((folder / "progress.json").read_text())["notes"]
+        shutil.copytree(folder / ENCODER, context.folder, dirs_exist_ok=True)
+        notes = json.loads((folder / PROGRESS).read_text())["notes"]
     count = len(PairStore(pairs))
     metrics = {**value["metrics"], "gpus": workers if gpu else 0}
     return Outcome(Rows(read=count, written=count), metrics, {"notes": notes} if notes else {})
@@ -73,11 +78,9 @@ def _fit(context: Context, job: TrainingJob, resources: dict[str, float], places
     from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer is this with a TorchConfig
 
-    from mirepoix.components.training.workers.ray_host import forget_broken_list
     from mirepoix.components.training.workers.torch_backend import TorchBackendConfig
 
     gpu = "GPU" in resources
-    forget_broken_list(context.scratch, RUN)
     kind: Any = DataParallelTrainer  # its annotations are of Ray Train's first version
     return kind(
         _worker,

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirepoix.models.token_batches import Padding, fill, padding_share
+from mirepoix.models.token_batches import Padding, fill
 
 LENGTHS = st.lists(st.integers(0, 300), max_size=60)
 
@@ -49,9 +49,10 @@ def test_batches_depend_on_the_lengths_alone_and_items_of_one_length_keep_their_
 
 
 def test_the_share_of_padding_is_that_of_all_places_of_the_batches():
-    assert padding_share([1, 3, 4], [[2, 1, 0]]) == pytest.approx(4 / 12)
-    assert padding_share([1, 3, 4], [[2], [1], [0]]) == 0
-    assert padding_share([], []) == 0
+    for lengths, batches, share in (([1, 3, 4], [[2, 1, 0]], 4 / 12), ([1, 3, 4], [[2], [1], [0]], 0), ([], [], 0)):
+        padding = Padding()
+        padding.add(lengths, batches)
+        assert padding.share == pytest.approx(share)
 
 
 def test_padding_of_several_parts_adds_up():

@@ -21,7 +21,7 @@ from mirepoix.models.encoder import Encoder
 from mirepoix.models.losses.objective import Objective
 from mirepoix.models.losses.temperature import LearnedTemperature
 
-ENCODER = "encoder."
+PREFIX = "encoder."
 Chunk = Mapping[str, torch.Tensor]
 
 
@@ -68,5 +68,16 @@ class ChunkedEncoder(torch.nn.Module):
 
     def parted(self, weights: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], float | None]:
         """Splits gathered weights of this module into those of the encoder and, if it is trained, the temperature."""
-        of_encoder = {name.removeprefix(ENCODER): weight for name, weight in weights.items() if name.startswith(ENCODER)}
+        of_encoder = {name.removeprefix(PREFIX): weight for name, weight in weights.items() if name.startswith(PREFIX)}
         return of_encoder, None if self.temperature is None else self.temperature.temperature(weights["temperature.moved"])
+
+
+def with_weights(encoder: Encoder, objective: Objective, weights: Mapping[str, torch.Tensor]) -> Encoder:
+    """The encoder that a training started from, tuned as for it, with gathered weights of a ChunkedEncoder put in."""
+    of_encoder, temperature = ChunkedEncoder(encoder, objective).parted(weights)
+    encoder.widths = objective.widths
+    if temperature is not None:
+        encoder.temperature = temperature
+    unknown = encoder.load_state_dict(of_encoder, strict=False).unexpected_keys
+    assert not unknown, f"trained weights {unknown} have no parameter in the encoder"
+    return encoder.eval()

@@ -12,12 +12,11 @@ from pyarrow import fs
 
 from mirepoix.components.stage import ProgressFunction
 from mirepoix.components.training.workers.host import Notice
+from mirepoix.components.training.workers.layout import COMMITTED
 from mirepoix.models.errors import Refused
 
 COMMIT_SECONDS = 3600
 """The longest that a worker waits until a checkpoint is written by all workers and committed."""
-COMMITTED = "checkpoint_manager_snapshot.json"
-"""Ray Train's list of the checkpoints that it has committed."""
 log = logging.getLogger(__name__)
 
 

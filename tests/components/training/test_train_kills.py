@@ -22,7 +22,7 @@ from mirepoix.components.stage import Context, Rows
 from mirepoix.components.training.job import make_job
 from mirepoix.components.training.train import work
 from mirepoix.components.training.train_config import TrainConfig
-from mirepoix.components.training.workers.ray_host import COMMITTED
+from mirepoix.components.training.workers.layout import COMMITTED
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from mirepoix.components.training.workers.ray_host import COMMITTED, forget_broken_list
+from mirepoix.components.training.workers.layout import COMMITTED
+from mirepoix.components.training.workers.ray_host import forget_broken_list
 from mirepoix.models.errors import Refused
 
 

@@ -1,0 +1,10 @@
+"""The names of what a training keeps in the scratch of its stage, for those who write it and those who read it from outside."""
+
+RUN = "train"
+"""The folder of the checkpoints, which is the name of the run for Ray Train."""
+COMMITTED = "checkpoint_manager_snapshot.json"
+"""In it: Ray Train's list of the checkpoints that it has committed, in their order."""
+PROGRESS = "progress.json"
+"""In a checkpoint: the position of the training (`progress.Progress`)."""
+ENCODER = "encoder"
+"""In the checkpoint of a finished training: its encoder, in place of shards."""
