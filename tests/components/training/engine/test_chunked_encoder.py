@@ -25,8 +25,8 @@ from tests.components.training.toy_training import FULL, FolderHost, job_of, run
 
 STEPS, FEW = 20, 3
 BATCH, UNEVEN = 8, 7
-BUDGET = 110
-"""Some seven sentences, or four pictures."""
+BUDGET = 300
+"""Three sentences, or two pictures."""
 LORA = Tuning(towers=("language",), lora=Lora(4, 8, 0.0))
 BOTH = Tuning(towers=("language", "vision"), lora=Lora(4, 8, 0.0))
 DROPPED = Tuning(towers=("language",), lora=Lora(4, 8, 0.3))

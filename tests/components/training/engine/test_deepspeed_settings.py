@@ -49,6 +49,8 @@ def test_without_a_file_the_default_settings_are_resolved():
     settings = resolved({}, NUMBERS, width=64)
     assert "auto" not in json.dumps(settings) and "scheduler" not in settings
     assert settings["zero_optimization"]["stage"] == 2 and settings["bf16"]["enabled"] is True
+    assert settings["zero_optimization"]["stage3_max_reuse_distance"] == 64**3
+    assert resolved({}, NUMBERS, width=8192)["zero_optimization"]["stage3_max_reuse_distance"] == 10**9
     assert resolved({"zero_optimization": {"overlap_comm": False}}, NUMBERS, 64)["zero_optimization"] == {
         "overlap_comm": False,
         "stage": 2,
