@@ -89,6 +89,25 @@ def _rank(rank: int, world: int, folder: str) -> None:
     os._exit(0)  # at a normal exit, gloo's threads may outlive what they use and abort a process that has finished its work
 
 
+def _in_parts(rank: int, world: int, folder: str) -> None:
+    """The first step in chunks of two rows: by one backward pass, by one for each chunk after its forward pass, and by one for each after
+    all forward passes."""
+    _join(rank, world, f"{folder}/rendezvous of parts")
+    results = {}
+    for stage in (0, 1, 2, 3):
+        for way in ("one", "in turn", "at the end"):
+            engine = _engine(stage, world)
+            chunks = _inputs(0, rank).split(2)
+            losses = (engine(chunk).square().mean() / len(chunks) for chunk in chunks)
+            for loss in losses if way == "in turn" else [sum(losses)] if way == "one" else [*losses]:
+                engine.backward(loss)
+            results[stage, way] = deepspeed_engine.step(engine)
+    if rank == 0:
+        Path(folder, "parts.pickle").write_bytes(pickle.dumps(results))
+    dist.destroy_process_group()
+    os._exit(0)
+
+
 def _alone(rank: int, world: int, folder: str) -> None:
     """A further step, on the batch of both ranks, from the checkpoints of two ranks."""
     _join(rank, world, f"{folder}/rendezvous of one")
@@ -165,6 +184,14 @@ def test_every_stage_steps_as_plain_torch_does_and_leaves_frozen_weights_alone(e
     assert norms == pytest.approx(expected_norms, rel=1e-4)
     for name, weight in weights.items():
         torch.testing.assert_close(weight, expected[name], atol=1e-5, rtol=1e-4)
+
+
+def test_several_backward_passes_of_one_step_are_wrong_with_sharded_gradients_and_no_error_says_so(tmp_path):
+    """Why a step in chunks has one backward pass; if this fails, DeepSpeed has learnt to do without."""
+    run_ranks(_in_parts, 2, str(tmp_path))
+    norms, (expected, *_) = pickle.loads((tmp_path / "parts.pickle").read_bytes()), plain()[1]
+    wrong = {key for key, norm in norms.items() if norm != pytest.approx(expected, rel=1e-4)}
+    assert len(norms) == 12 and wrong == {(1, "in turn"), (2, "in turn"), (1, "at the end"), (2, "at the end"), (3, "at the end")}, norms
 
 
 def test_what_does_not_decay_is_the_same_after_a_checkpoint_of_other_ranks(engines):
