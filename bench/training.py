@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     for part in given.parts or PARTS:
         module = __import__(f"training_{part}")
         rows += module.measure(given.rounds)
-        print(table(rows[-len(rows) :]), flush=True)
+        print(table(rows), flush=True)
     broken = [row for row in rows if not row.holds]
     for row in broken:
         print(f"{row.what}: {row.median:.3g}, and {row.promise} is promised", file=sys.stderr)

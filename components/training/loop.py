@@ -62,8 +62,7 @@ def _train(job: TrainingJob, host: Host, watchdog: Watchdog) -> dict[str, float]
         progress.step += 1
         if not math.isfinite(loss):
             checkpoints.wait()
-            saved = (progress.step - 1) // job.config.save_steps * job.config.save_steps
-            last = f"the last checkpoint is of step {saved}" if saved else "there is no checkpoint before it"
+            last = "there is no checkpoint before it" if checkpoints.step is None else f"the last checkpoint is of step {checkpoints.step}"
             raise Diverged(f"the loss is {loss} at step {progress.step}; {last}; lower learning_rate, lengthen warmup_steps")
         progress.add(taken, rate)
         if progress.step % job.config.logging_steps == 0 or progress.step == job.total:

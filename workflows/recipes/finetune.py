@@ -15,6 +15,7 @@ from mirepoix.workflows.recipes.search import MODEL, OWN
 TRAINING = TrainConfig(
     tuning=Tuning(towers=("text", "vision"), lora=Lora(rank=8, alpha=4, dropout=0.25)),
     global_batch_size=32,
+    chunk_tokens=16384,  # all of a batch for a CLIP; a model with long sequences of pictures keeps within memory
     learning_rate=2e-4,
     max_steps=300,
     negatives=1,

@@ -44,12 +44,14 @@ LARGE = TrainConfig(
     warmup_steps=0.03,
     num_train_epochs=1,
     bf16=True,
-    gradient_checkpointing=True,
+    chunk_tokens=4096,
     num_workers=8,
     use_gpu=True,
     cpus_per_worker=4,
     dataloader_num_workers=4,
 )
+"""Chunks in place of activation checkpointing, as the vision tower is frozen. 4096 tokens should leave room for a model of 7 billion
+weights on a GPU of 80 GB; it has not been measured on one."""
 DENSE = TrainConfig(
     global_batch_size=64,
     learning_rate=5e-6,
@@ -104,6 +106,8 @@ def unite() -> Retrieval:
     """UNITE as published, on Qwen2-VL-2B: LoRA on the language model, two stages, MAMCL in the second; a GPU for each of eight workers.
 
     mirepoix run unite sources.path=/data/corpus         global batch 512; the paper has 4096 on 64 GPUs
+    mirepoix run unite sources.path=/data/corpus adapt.global_batch_size=4096 instruct.global_batch_size=4096
+                                                         the paper's, in chunks of 4096 tokens in the memory of these GPUs
 
     From its code: both stages, LoRA, rates, 1280 x 28 x 28 pixels at most and 256 x 28 x 28 at least, of frames too, pictures that are
     resized twice, no hard negatives, in the second stage instructions on every query, and gradients clipped as on its 64 GPUs

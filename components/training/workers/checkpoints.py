@@ -34,6 +34,8 @@ class Checkpoints:
     def __init__(self, host: Host):
         self._host, self._copies = host, Copies()
         self._used: set[str] = set()
+        self.step: int | None = None
+        """The step of the checkpoint that was opened or saved last."""
         self._folder: TemporaryDirectory[str] | None = None
 
     @contextmanager
@@ -50,6 +52,7 @@ class Checkpoints:
                 if fault is None:
                     self._told(name, faults)
                     self._host.resume_from(name, list(faults))
+                    self.step = Progress.read(folder).step
                     yield folder
                     return
             faults[name] = fault
@@ -100,6 +103,7 @@ class Checkpoints:
         self.wait()
         name = next(each for each in (name, *(f"{name}.{number}" for number in range(2, len(self._used) + 3))) if each not in self._used)
         self._used.add(name)
+        self.step = progress.step
         self._folder = TemporaryDirectory()
         folder = Path(self._folder.name)
         shard = Shard(dist.get_rank(), dist.get_world_size(), folder, content(folder))

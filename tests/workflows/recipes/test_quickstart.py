@@ -253,7 +253,7 @@ def test_a_release_is_served_and_searched_from_the_command_line(first, home, cap
         assert "declined (4" in capsys.readouterr().err
     finally:
         server.send_signal(signal.SIGINT)
-        ended = finish(server, time.monotonic(), 60)
+        ended = finish(server, time.monotonic(), 180)
     assert ended.status == 0
     assert "stopped" in ended.out
 
