@@ -107,5 +107,6 @@ def make_job(config: TrainConfig, seed: int, pairs: Path, encoder: Path) -> Trai
         filled,
         total,
     )
-    job.engine_settings(width=1, world=config.num_workers)
+    for world in range(config.fewest_workers, config.num_workers + 1):
+        job.engine_settings(width=1, world=world)
     return job

@@ -121,6 +121,6 @@ class TrainConfig:
         """How to write an option of an earlier version, given with that value beside these fields; None for any other name."""
         if name != "per_device_train_batch_size":
             return None
-        workers = fields["num_workers"]
+        workers = fields.get("num_workers", cls.num_workers)
         whole = value * workers if isinstance(value, int) else f"{value} x {workers}"
         return f"global_batch_size={whole}, the pairs of all workers together ({value} x num_workers {workers})"

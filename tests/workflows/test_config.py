@@ -1,5 +1,6 @@
 """Configs are named, overridden, described and read back without a change."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -167,6 +168,10 @@ def test_the_batch_of_a_worker_is_refused_with_the_batch_of_all_of_them(workers,
     with pytest.raises(Refused) as refusal:
         read(path, Retrieval)
     assert str(path) in str(refusal.value) and str(refusal.value).endswith(f"there is no 'adapt.per_device_train_batch_size'; {translated}")
+    if not workers:  # a file that leaves the number of workers to its default
+        path.write_text(path.read_text().replace("  num_workers: 1  #", "  #"))
+        with pytest.raises(Refused, match=re.escape(translated)):
+            read(path, Retrieval)
     near = r"there is no 'per_device_train_batch_size' here; did you mean adapt\.global_batch_size, instruct\.global_batch_size"
     with pytest.raises(Refused, match=near):
         override(recipe("quickstart"), ["per_device_train_batch_size=16"])

@@ -40,7 +40,7 @@ class ChunkedEncoder(torch.nn.Module):
         A single chunk is computed as it is, without dropping its activations.
         """
         device = next(self.encoder.parameters()).device
-        # With sharded weights a module has to be left as it is entered, or the engine would not release its weights.
+        # With sharded weights a chunk's modules have to be left as they are entered, or the engine would not release their weights.
         with set_checkpoint_early_stop(not self.sharded_weights):
             made = [self._rows(chunk, seed, device, dropped=len(chunks) > 1) for chunk, seed in zip(chunks, seeds, strict=True)]
         real = len(made) - idle
@@ -58,7 +58,9 @@ class ChunkedEncoder(torch.nn.Module):
 
         def run(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             torch.manual_seed(seed + 1)  # not the random numbers of the frozen parts again
-            rows, mask = self.encoder(**dict(zip(names, tensors, strict=True)))
+            # For layers that are computed again themselves (gradient_checkpointing), whose weights the engine gathers as without chunks.
+            with set_checkpoint_early_stop(True):
+                rows, mask = self.encoder(**dict(zip(names, tensors, strict=True)))
             return rows, mask
 
         if not dropped:

@@ -8,7 +8,7 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,8 @@ def load(engine: Any, folder: Path) -> None:
     """Loads weights, optimizer and schedule of a checkpoint; called on all ranks together."""
     optimizer = engine.basic_optimizer
     decays = [group["weight_decay"] for group in optimizer.param_groups]
-    path, _ = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
+    with _groups_without_a_part_skipped(engine.optimizer):
+        path, _ = engine.load_checkpoint(str(folder), tag=TAG, load_module_strict=False)
     if path is None:
         raise Refused(f"checkpoint {folder} cannot be loaded; delete the scratch folder to train from the start")
     # From a reshaped checkpoint, DeepSpeed 0.19 at stage 3 gives every group the first group's weight decay, and all groups the same
@@ -138,6 +139,37 @@ def load(engine: Any, folder: Path) -> None:
     for state in optimizer.state.values():
         if isinstance(state.get("step"), torch.Tensor):
             state["step"] = state["step"].clone()
+
+
+@contextlib.contextmanager
+def _groups_without_a_part_skipped(optimizer: Any) -> Iterator[None]:
+    """Lets a reshaped checkpoint load where this rank holds no part of the last groups of parameters, but padding alone.
+
+    A learned temperature beside adapters is such a group, of one number: at stages 1 and 2 one rank holds it, and on the others DeepSpeed
+    0.19 fails. What Adam keeps of padding is zero, so nothing is missed.
+    """
+    name = "load_hp_checkpoint_state_from_checkpoint_dir"
+    load_states = getattr(optimizer, name, None)
+    if load_states is None:
+        yield
+        return
+
+    def load_held(groups_name: str, folder: str) -> None:
+        stepped = optimizer.optimizer
+        every = stepped.param_groups
+        held = [any(weight._hp_mapping is not None for weight in group) for group in getattr(optimizer, groups_name)]
+        assert held == sorted(held, reverse=True), "a group without a part on this rank comes before one with a part"
+        stepped.param_groups = every[: sum(held)]
+        try:
+            load_states(groups_name, folder)
+        finally:
+            stepped.param_groups = every
+
+    setattr(optimizer, name, load_held)
+    try:
+        yield
+    finally:
+        delattr(optimizer, name)
 
 
 def reshape(folder: Path, stage: int, target: Path) -> None:

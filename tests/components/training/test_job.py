@@ -109,6 +109,17 @@ def test_a_settings_file_is_checked_before_workers_start(tmp_path, mixed, encode
     assert settings["zero_optimization"] == {"stage": 3, "reduce_bucket_size": 500_000}
 
 
+def test_a_settings_file_that_fits_only_some_of_the_numbers_of_workers_is_refused(tmp_path, mixed, encoder):
+    path = tmp_path / "fixed.json"
+    path.write_text(json.dumps({"train_micro_batch_size_per_gpu": 2}))
+    workers = {"deepspeed": str(path), "global_batch_size": 4, "num_workers": 2}
+    assert job_of(mixed, encoder, **workers).settings
+    refused = refusal_of(mixed, encoder, **workers, min_workers=1)
+    assert (
+        'train_micro_batch_size_per_gpu = 2, the run says 4 (global_batch_size 4 on 1 workers); make them equal or write "auto"' in refused
+    )
+
+
 def test_a_job_pickles(mixed, encoder):
     job = job_of(mixed, encoder)
     assert pickle.loads(pickle.dumps(job)) == job and job.pairs.is_absolute()

@@ -3,7 +3,6 @@
 So do those that run one tower of a text and another of a picture where one rank has texts alone and the other pictures alone.
 """
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 
 from mirepoix.components.pairs.store import PairStore
 from mirepoix.components.training.batches.batch_plan import BatchPlan
-from mirepoix.components.training.engine import deepspeed_engine
 from mirepoix.components.training.job import TrainingJob
 from mirepoix.models.adopted.adopted import Adopted
 from mirepoix.models.adopted.adopted_config import AdoptedConfig
@@ -27,7 +25,7 @@ from mirepoix.models.losses.objective import Objective
 from mirepoix.models.retrievers.marvel_config import MarvelTuning
 from mirepoix.models.retrievers.mire_config import MireTuning
 from tests.components.training.plain_training import assert_same_trace, plain
-from tests.components.training.toy_training import NAMES, TINY, FolderHost, job_of, picture, run, write_toys
+from tests.components.training.toy_training import NAMES, TINY, Watched, assert_same_gradients, job_of, picture, run, write_toys
 from tests.models.adopted.written import by_library, write_clip_with_dense
 
 BATCH, STEPS = 6, 3
@@ -104,43 +102,12 @@ def jobs_of(pairs: Path, encoders: dict[str, Path], world: int) -> dict[str, Tra
 
 
 def parted_jobs(parted: Path, encoders: dict[str, Path]) -> dict[str, TrainingJob]:
-    """Trainings on two ranks at ZeRO-3 of retrievers that run one tower of a text and another of a picture."""
-    shared: dict[str, Any] = {"num_workers": 2, "global_batch_size": BATCH, "max_steps": PARTED_STEPS, "zero_stage": 3}
+    """Trainings on two ranks at ZeRO-3, in chunks, of retrievers that run one tower of a text and another of a picture."""
+    shared: dict[str, Any] = {"chunk_tokens": 60, "num_workers": 2, "global_batch_size": BATCH, "max_steps": PARTED_STEPS, "zero_stage": 3}
     return {
         f"{name} parted": job_of(parted, encoders[name], tuning=tunings(1)[name], loss=LOSS, learning_rate=1e-3, **shared)
         for name in ONE_AT_A_TIME
     }
-
-
-class Watched(FolderHost):
-    """Its first row also has the gradients of that step, whole by parameter, before clipping."""
-
-    def __init__(self, folder: Path):
-        super().__init__(folder)
-        self.gradients: dict[str, torch.Tensor] = {}
-        self.step, deepspeed_engine.step = deepspeed_engine.step, self.watched
-
-    def watched(self, engine: Any) -> float:
-        from deepspeed.utils import safe_get_full_grad
-
-        deepspeed_engine.step = self.step
-        gradients = {name: safe_get_full_grad(weight) for name, weight in engine.module.named_parameters() if weight.requires_grad}
-        self.gradients = {name: gradient.clone() for name, gradient in gradients.items() if gradient is not None}
-        return deepspeed_engine.step(engine)
-
-    def log(self, row: dict[str, Any], /, notes: Sequence[str] = ()) -> None:
-        super().log(row | {"gradients": {} if self.rows else self.gradients}, notes)
-
-
-def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Compares gradients by parameter, to 1e-4 of its largest entry, or to 1e-7 of the largest of all for those that are only rounding."""
-    assert found.keys() == expected.keys()
-    whole = max(float(gradient.abs().max()) for gradient in expected.values())
-    for name, gradient in expected.items():
-        bound = 1e-4 * float(gradient.abs().max()) + 1e-7 * whole
-        torch.testing.assert_close(
-            found[name].reshape(gradient.shape), gradient, atol=bound, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
-        )
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +178,7 @@ def test_it_trains_as_one_process_where_one_rank_has_texts_alone_and_the_other_p
     """What both ranks save is what one process saves; the adopted ones open in their own library with the same vectors."""
     job, (rows, folder) = parted_jobs(parted, encoders)[f"{name} parted"], trained(2)
     expected = plain(job, tmp_path / "one")
+    assert all(row["chunks"] > 1 for row in rows[f"{name} parted"])
     assert_same_trace(rows[f"{name} parted"], expected)
     assert_same_gradients(rows[f"{name} parted"][0]["gradients"], expected[0]["gradients"])
     saved = folder / f"{name} parted" / "final" / "encoder"

@@ -21,6 +21,7 @@ from pyarrow import fs
 
 from mirepoix.components.pairs.store import PairRow, write_pairs
 from mirepoix.components.stage import Context, Outcome
+from mirepoix.components.training.engine import deepspeed_engine
 from mirepoix.components.training.job import TrainingJob, make_job
 from mirepoix.components.training.loop import train
 from mirepoix.components.training.train import work
@@ -134,6 +135,37 @@ class FolderHost:
 
     def notice(self) -> Notice:
         return Notice.NONE
+
+
+class Watched(FolderHost):
+    """Its first row also has the gradients of that step, whole by parameter, before clipping."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder)
+        self.gradients: dict[str, torch.Tensor] = {}
+        self.step, deepspeed_engine.step = deepspeed_engine.step, self.watched
+
+    def watched(self, engine: Any) -> float:
+        from deepspeed.utils import safe_get_full_grad
+
+        deepspeed_engine.step = self.step
+        gradients = {name: safe_get_full_grad(weight) for name, weight in engine.module.named_parameters() if weight.requires_grad}
+        self.gradients = {name: gradient.clone() for name, gradient in gradients.items() if gradient is not None}
+        return deepspeed_engine.step(engine)
+
+    def log(self, row: dict[str, Any], /, notes: Sequence[str] = ()) -> None:
+        super().log(row | {"gradients": {} if self.rows else self.gradients}, notes)
+
+
+def assert_same_gradients(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], within: float = 1e-4) -> None:
+    """Compares gradients by parameter, within so much of its largest entry, or 1e-7 of the largest of all for what is rounding."""
+    assert found.keys() == expected.keys()
+    whole = max(float(gradient.abs().max()) for gradient in expected.values())
+    for name, gradient in expected.items():
+        bound = within * float(gradient.abs().max()) + 1e-7 * whole
+        torch.testing.assert_close(
+            found[name].reshape(gradient.shape), gradient, atol=bound, rtol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def run(jobs: dict[str, TrainingJob], world: int, folder: Path, host: type[FolderHost] = FolderHost) -> dict[str, list[dict[str, Any]]]:

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from mirepoix.components.training.job import TrainingJob
+from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.losses.objective import Objective
 from tests.components.training.toy_training import job_of, run, write_encoder, write_toys
 
 TEMPERED = Objective(temperature=0.1, learned_temperature=True)
+LORA = Tuning(towers=("language",), lora=Lora(4, 8, 0.0))
 
 
 @pytest.fixture(scope="module", params=[(1, 3), pytest.param((0, 2), marks=pytest.mark.soak)], ids=["stages 1 and 3", "stages 0 and 2"])
@@ -23,6 +25,8 @@ def restored(request, tmp_path_factory) -> dict[str, dict[str, list[dict]]]:
     jobs = {
         f"stage {stage}": job_of(pairs, encoder, zero_stage=stage, loss=losses.get(stage, Objective()), **common) for stage in request.param
     }
+    if 1 in request.param:  # beside adapters, the temperature is all that does not decay, and all but one rank have no part of it
+        jobs["adapters"] = job_of(pairs, encoder, zero_stage=1, loss=TEMPERED, tuning=LORA, **common)
     alone = run(jobs, 1, folder / "1")
     resume(jobs, folder / "1", "step_00000002-1", folder / "1 to 3", "")
     three = run(jobs, 3, folder / "1 to 3")
