@@ -63,9 +63,8 @@ def _train(job: TrainingJob, host: Host, watchdog: Watchdog) -> dict[str, float]
         if not math.isfinite(loss):
             checkpoints.wait()
             last = "there is no checkpoint before it" if checkpoints.step is None else f"the last checkpoint is of step {checkpoints.step}"
-            raise Diverged(
-                f"the loss is {loss} at step {progress.step}; {last}; lower learning_rate or lengthen warmup_steps, which trains from the start"
-            )
+            cure = "lower learning_rate or lengthen warmup_steps, which trains from the start"
+            raise Diverged(f"the loss is {loss} at step {progress.step}; {last}; {cure}")
         progress.add(taken, rate)
         if progress.step % job.config.logging_steps == 0 or progress.step == job.total:
             row = {"step": progress.step, "total": job.total, "workers": dist.get_world_size(), **progress.report(), **speed.report()}
