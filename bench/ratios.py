@@ -1,5 +1,6 @@
 """Ratios that are measured interleaved, with their spread."""
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,34 +10,48 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Row:
-    """A ratio, or another figure, in each round; the most or the least that is promised of its median."""
+    """A ratio, or another figure, in each round, none if it was not measured; the most or the least that is promised of its median."""
 
     what: str
     values: Sequence[float]
     most: float | None = None
     least: float | None = None
     note: str = field(default="")
+    reason: str = field(default="")  # for the number that is promised
 
     @property
     def median(self) -> float:
-        return float(np.median(self.values))
+        return float(np.median(self.values)) if len(self.values) else math.nan
 
     @property
     def holds(self) -> bool:
-        return (self.most is None or self.median <= self.most) and (self.least is None or self.median >= self.least)
+        """Whether it was measured, and is as promised."""
+        return (
+            len(self.values) > 0 and (self.most is None or self.median <= self.most) and (self.least is None or self.median >= self.least)
+        )
 
     @property
     def promise(self) -> str:
-        return f"at most {self.most:g}" if self.most is not None else f"at least {self.least:g}" if self.least is not None else ""
+        bound = f"at most {self.most:.4g}" if self.most is not None else f"at least {self.least:.4g}" if self.least is not None else ""
+        return f"{bound} ({self.reason})" if self.reason else bound
+
+    @property
+    def broken(self) -> str:
+        """A line that says what does not hold."""
+        if len(self.values) == 0:
+            return f"{self.what}: not measured ({self.note})"
+        return f"{self.what}: {self.median:.3g}, and {self.promise} is promised"
 
 
 def table(rows: Sequence[Row]) -> str:
     """A table in Markdown."""
     lines = ["| | median (quartiles) | promised | |", "|---|---|---|---|"]
     for row in rows:
-        low, high = np.quantile(row.values, [0.25, 0.75])
-        spread = f" ({low:.3g} to {high:.3g})" if len(row.values) > 1 else ""
-        lines.append(f"| {row.what} | {row.median:.3g}{spread} | {row.promise} | {row.note} |")
+        found = f"{row.median:.3g}" if len(row.values) else "not measured"
+        if len(row.values) > 1:
+            low, high = np.quantile(row.values, [0.25, 0.75])
+            found += f" ({low:.3g} to {high:.3g})"
+        lines.append(f"| {row.what} | {found} | {row.promise} | {row.note} |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,5 @@
-"""Checkpoints of a training, read from outside while it goes on: which of them is the newest, and the encoder that it would make.
+"""Checkpoints of a training, read from outside while it goes on: which of them is the newest that is whole, and the encoder that
+it would make.
 
 Nothing here starts an engine or needs the ranks that wrote the shards. torch and DeepSpeed are imported where weights are read, so that
 what is refused before that does not wait for them.
@@ -8,7 +9,8 @@ import io
 import json
 import os
 import pickle
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,46 +29,118 @@ if TYPE_CHECKING:
 
 UNREADABLE = (OSError, ValueError, RuntimeError, EOFError, KeyError, pickle.UnpicklingError)
 """Raised by reading a checkpoint whose files are damaged, or are removed meanwhile."""
+LIST_SECONDS, LIST_POLL_SECONDS = 2.0, 0.1
+"""How long, and how often, the list of checkpoints is read again where it cannot be: Ray Train empties it before it writes it anew."""
+READINGS = 3
+"""So often it is begun anew where a checkpoint is removed while it is read, as newer ones were saved."""
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint whose files are not those that were written; says what is wrong with which."""
 
 
 @dataclass(frozen=True)
 class SavedCheckpoint:
-    """A committed checkpoint."""
+    """A committed checkpoint that is whole: its files, valid while it is open, are those that were written."""
 
-    target: str  # folder or URI
+    folder: Path
     step: int
     saved: float  # seconds since 1970
 
 
-def newest_checkpoint(scratch: str) -> SavedCheckpoint | None:
-    """The newest committed checkpoint in the scratch of a training; None before the first, and where the scratch is gone."""
-    home = store.join(scratch, RUN)
-    for name in reversed(_committed(home)):
-        target = store.join(home, name)
-        progress = store.read(store.join(target, PROGRESS))
-        if progress is not None:  # of one that is removed just now, an older one may stand in the list still
-            return SavedCheckpoint(target, json.loads(progress)["step"], store.usage(store.join(target, PROGRESS)).newest)
-    return None
+@dataclass(frozen=True)
+class NewestEncoder:
+    """The encoder of the newest checkpoint that is whole."""
+
+    encoder: "Encoder"
+    step: int
+    saved: float  # seconds since 1970
+    damaged: Mapping[str, str]  # what is wrong with the newer ones, by their names
 
 
-def _committed(home: str) -> list[str]:
-    """The names of the committed checkpoints, the oldest first; none where the list is being written just now."""
-    try:
-        listed = json.loads(store.read(store.join(home, COMMITTED)) or b"{}")
-    except ValueError:
-        return []
-    return [each["checkpoint_dir_name"] for each in listed.get("checkpoint_results", ())]
+def newest_encoder(scratch: str, encoder: Path, config: TrainConfig) -> NewestEncoder | None:
+    """The encoder of the newest committed checkpoint that is whole, in the scratch of a training; None if there is no checkpoint.
+
+    A checkpoint may be removed while it is read, as the training goes on and keeps the last ones alone; then it is begun with the newest
+    again. Refused if that happens too often, and if checkpoints are there and none is whole.
+    """
+    for _ in range(READINGS):
+        damaged: dict[str, str] = {}
+        for name in committed_checkpoints(scratch):
+            target = store.join(scratch, RUN, name)
+            try:
+                with opened_checkpoint(target) as opened:
+                    return NewestEncoder(checkpoint_encoder(opened.folder, encoder, config), opened.step, opened.saved, damaged)
+            except UNREADABLE as error:
+                if name not in committed_checkpoints(scratch):
+                    break
+                if isinstance(error, DamagedCheckpoint):
+                    damaged[name] = str(error)
+                elif isinstance(error, Refused):
+                    raise
+                else:
+                    raise Refused(f"checkpoint {target} cannot be read ({' '.join(str(error).split())})") from error
+        else:
+            if not damaged:
+                return None
+            raise Refused(_none_whole(store.join(scratch, RUN), damaged))
+    raise Refused(
+        f"checkpoint {target} was removed while it was read, as newer ones were saved, and so were {READINGS - 1} before it; "
+        "save them less often (save_steps), or keep more of them (keep_checkpoints)"
+    )
+
+
+def _none_whole(home: str, damaged: Mapping[str, str]) -> str:
+    count, which = f"none of the {len(damaged)} checkpoints in {home} is whole", "one of them"
+    if len(damaged) == 1:
+        count, which = f"the only checkpoint in {home} is damaged", "it"
+    faults = "; ".join(f"{name}: {fault}" for name, fault in damaged.items())
+    return f"{count} ({faults}); try again when the training has saved the next, or restore the files of {which}"
+
+
+def committed_checkpoints(scratch: str) -> list[str]:
+    """The names of the checkpoints that were committed in the scratch of a training, the newest first.
+
+    There are none before the first, and where the scratch is gone. Refused where the list of them stays one that cannot be read.
+    """
+    path, start = store.join(scratch, RUN, COMMITTED), time.monotonic()
+    while (content := store.read(path)) is not None:
+        try:
+            return [each["checkpoint_dir_name"] for each in reversed(json.loads(content)["checkpoint_results"])]
+        except (ValueError, KeyError, TypeError):
+            if time.monotonic() - start > LIST_SECONDS:
+                raise Refused(
+                    f"{path}, the list of the checkpoints of a training, cannot be read: a kill tore it; run the same config again, which "
+                    "goes on from the checkpoints beside it"
+                ) from None
+        time.sleep(LIST_POLL_SECONDS)
+    return []
 
 
 @contextmanager
-def opened_checkpoint(target: str) -> Iterator[Path]:
-    """The folder of a checkpoint: its own where it is local, else a copy that is removed again."""
+def opened_checkpoint(target: str) -> Iterator[SavedCheckpoint]:
+    """A checkpoint, where it lies if that is local, else a copy that is removed again; DamagedCheckpoint if it is not whole."""
     if store.is_local(target):
-        yield store.local_path(target)
+        yield _verified(target, store.local_path(target))
         return
-    with TemporaryDirectory(prefix="mirepoix-checkpoint-") as folder:
-        store.copy_files(target, Path(folder))
-        yield Path(folder)
+    with TemporaryDirectory(prefix="mirepoix-checkpoint-") as copy:
+        yield _verified(target, Path(copy))
+
+
+def _verified(target: str, folder: Path) -> SavedCheckpoint:
+    from mirepoix.components.training.workers.shards import damage  # which imports torch
+
+    try:
+        saved = store.usage(store.join(target, PROGRESS)).newest
+        if not store.is_local(target):
+            store.copy_files(target, folder)
+        fault = damage(folder, 0, 1)
+        step = 0 if fault else json.loads((folder / PROGRESS).read_text())["step"]
+    except OSError as error:
+        fault = f"it cannot be read: {error}"
+    if fault:
+        raise DamagedCheckpoint(fault)
+    return SavedCheckpoint(folder, step, saved)
 
 
 def checkpoint_encoder(folder: Path, encoder: Path, config: TrainConfig) -> "Encoder":

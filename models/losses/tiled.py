@@ -26,6 +26,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from mirepoix.models.losses.collectives import gather, rank_and_world, total, total_logsumexp
+from mirepoix.models.losses.cross_entropy import margin_limit
 from mirepoix.models.losses.figures import RowStatistics
 from mirepoix.models.losses.labels import Labels
 from mirepoix.models.losses.objective import Objective
@@ -53,7 +54,7 @@ def tiled_contrast(
     if objective.margin is not None:
         positives = documents[: len(queries)]
         with torch.no_grad():
-            limit_B = paired_scores(tiles.sort(queries), tiles.sort(positives)) + objective.margin
+            limit_B = margin_limit(paired_scores(tiles.sort(queries), tiles.sort(positives)), objective.margin)
     asked_W, found_W = ([vectors, *map(vectors.truncated, objective.widths)] for vectors in (queries, pool.documents))
     walk = _Walk(tiles, pool, objective, limit_B, tiles.sort(queries.mask_NT), pool.documents.mask_NT)
     scale = torch.as_tensor(scale, device=queries.rows_NTD.device, dtype=queries.rows_NTD.dtype)

@@ -12,16 +12,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mirepoix.components.evaluation.sample import Asked, Sample, draw, first_rank, rankings, recalls
-from mirepoix.components.training.checkpoint_encoder import (
-    UNREADABLE,
-    SavedCheckpoint,
-    checkpoint_encoder,
-    newest_checkpoint,
-    opened_checkpoint,
-)
+from mirepoix.components.training.checkpoint_encoder import committed_checkpoints, newest_encoder
 from mirepoix.components.training.job import make_job
 from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.models.encoder_config import ARCHITECTURES, config_class
@@ -35,9 +29,6 @@ from mirepoix.workflows.runner.progress import LINE, clock
 from mirepoix.workflows.runner.task import BEGUN
 from mirepoix.workflows.storage import present
 from mirepoix.workflows.upkeep.runs import StoredRun, find_run, read_runs
-
-if TYPE_CHECKING:
-    from mirepoix.models.encoder import Encoder
 
 CORPORA = ("curate", "verbalise")
 """Stages whose result is a corpus that pairs are made of."""
@@ -86,7 +77,9 @@ class Trial:
 
     run: StoredRun
     training: Training
-    checkpoint: SavedCheckpoint
+    step: int  # of the checkpoint
+    saved: float  # when, in seconds since 1970
+    damaged: Mapping[str, str]  # what is wrong with newer checkpoints, by their names
     total: int  # steps of the training
     sample: Sample
     found: Sequence[Sequence[Hit]]
@@ -106,17 +99,22 @@ def _trial(storage: str, run: StoredRun, request: TryRequest) -> Trial:
     config, seed = _config(run, training.name)
     pairs, encoder = (store.fetch(training.inputs[name], store.cache_folder()) for name in ("pairs", "encoder"))
     total = make_job(config, seed, pairs / STORES.get(training.step, "instruct"), encoder).total
-    if newest_checkpoint(training.scratch) is None:
+    if not committed_checkpoints(training.scratch):
         raise _no_checkpoint(run, training, config, total)
     sample = draw(pairs, _corpus(storage, run, training, pairs), request.queries, request.documents, request.seed)
     from mirepoix.models.encoder import load_own_encoder  # torch, which no refusal so far has waited for
 
     _give_way()
-    checkpoint, opened = _opened(run, training, config, total, encoder)
-    found = rankings(opened, sample, BATCH_SIZE, _reporting(f"the encoder of step {checkpoint.step}", len(sample.documents)))
-    del opened
+    newest = newest_encoder(training.scratch, encoder, config)
+    if newest is None:  # there was one before the sample was drawn
+        raise Refused(
+            f"the training {training.name} of {run.name} has ended meanwhile; `mirepoix show {run.name}` prints what became of it"
+        )
+    step, saved, damaged = newest.step, newest.saved, newest.damaged
+    found = rankings(newest.encoder, sample, BATCH_SIZE, _reporting(f"the encoder of step {step}", len(sample.documents)))
+    del newest
     before = rankings(load_own_encoder(encoder), sample, BATCH_SIZE, _reporting("the one before the training", len(sample.documents)))
-    return Trial(run, training, checkpoint, total, sample, found, before)
+    return Trial(run, training, step, saved, damaged, total, sample, found, before)
 
 
 def _give_way() -> None:
@@ -142,7 +140,7 @@ def _training(storage: str, run: StoredRun, wanted: str | None) -> Training:
             unknown.append(place)
     chosen = [training for training in going if wanted in (None, training.name, training.step)]
     if chosen:
-        return next((training for training in chosen if newest_checkpoint(training.scratch)), chosen[0])
+        return next((training for training in chosen if committed_checkpoints(training.scratch)), chosen[0])
     if going:
         raise Refused(f"--stage is {wanted}; the trainings of {run.name} that go on are {', '.join(each.name for each in going)}")
     if unknown:
@@ -206,24 +204,6 @@ def _no_checkpoint(run: StoredRun, training: Training, config: TrainConfig, tota
     return Refused(f"the training {training.name} of {run.name} has no checkpoint yet; {first}{state}")
 
 
-def _opened(run: StoredRun, training: Training, config: TrainConfig, total: int, encoder: Path) -> "tuple[SavedCheckpoint, Encoder]":
-    """The newest checkpoint and its encoder. One that is removed while it is read, as newer ones are saved, is taken again from a newer."""
-    failed: SavedCheckpoint | None = None
-    while (checkpoint := newest_checkpoint(training.scratch)) is not None:
-        try:
-            with opened_checkpoint(checkpoint.target) as folder:
-                return checkpoint, checkpoint_encoder(folder, encoder, config)
-        except UNREADABLE as error:
-            if failed is not None or newest_checkpoint(training.scratch) == checkpoint:
-                raise Refused(f"checkpoint {checkpoint.target} cannot be read ({' '.join(str(error).split())})") from error
-            failed = checkpoint
-    if failed is not None:
-        raise Refused(
-            f"the training {training.name} of {run.name} has ended meanwhile; `mirepoix show {run.name}` prints what became of it"
-        )
-    raise _no_checkpoint(run, training, config, total)
-
-
 def _reporting(what: str, total: int) -> Callable[[int], None]:
     """Says on standard error how many documents are encoded, where that takes long."""
     last = time.monotonic()
@@ -244,9 +224,10 @@ def _record(trial: Trial) -> dict[str, Any]:
         "run": trial.run.name,
         "state": trial.run.state,
         "stage": trial.training.name,
-        "step": trial.checkpoint.step,
+        "step": trial.step,
         "total": trial.total,
-        "saved": trial.checkpoint.saved,
+        "saved": trial.saved,
+        "damaged": dict(trial.damaged),
         "documents": len(items),
         "all_documents": trial.sample.all_documents,
         "all_queries": trial.sample.all_queries,
@@ -276,11 +257,13 @@ def _each(trial: Trial) -> Iterator[tuple[Asked, Sequence[Hit], Sequence[Hit]]]:
 
 
 def _shown(trial: Trial) -> Iterator[str]:
-    sample, checkpoint = trial.sample, trial.checkpoint
+    sample = trial.sample
     items = {item.id: item for item in sample.documents}
-    saved = f"saved {clock(time.time() - checkpoint.saved)} ago, at {time.strftime('%H:%M:%S', time.localtime(checkpoint.saved))}"
+    saved = f"saved {clock(time.time() - trial.saved)} ago, at {time.strftime('%H:%M:%S', time.localtime(trial.saved))}"
     yield f"{trial.run.name}  {trial.run.state}"
-    yield f"  training    {trial.training.name}, checkpoint of step {checkpoint.step} of {trial.total}, {saved}"
+    yield f"  training    {trial.training.name}, checkpoint of step {trial.step} of {trial.total}, {saved}"
+    for name, fault in trial.damaged.items():
+        yield f"  damaged     {name}: {fault}"
     yield f"  queries     {len(sample.queries)} of the {sample.all_queries:,} that are held out"
     yield f"  documents   {len(items):,} of {sample.all_documents:,}, with all answers to these queries that are ranked below"
     for asked, found, before in _each(trial):
@@ -295,7 +278,7 @@ def _shown(trial: Trial) -> Iterator[str]:
     yield ""
     columns = recalls(trial.found, sample)
     yield f"{'(* answers the query)':<27}" + "".join(f"{name:>11}" for name in columns)
-    rows = {f"step {checkpoint.step}": columns, "before this training": recalls(trial.before, sample)}
+    rows = {f"step {trial.step}": columns, "before this training": recalls(trial.before, sample)}
     for label, row in rows.items():
         yield f"{label:<27}" + "".join(f"{value:>11.3f}" for value in row.values())
 

@@ -1,24 +1,30 @@
 """The encoder of a checkpoint is the one that the training would have written there."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from pyarrow.fs import FileSystem
 from safetensors.torch import load_file
 
+from mirepoix.components.training import checkpoint_encoder as reading
 from mirepoix.components.training.checkpoint_encoder import (
-    SavedCheckpoint,
+    DamagedCheckpoint,
     checkpoint_encoder,
-    newest_checkpoint,
+    committed_checkpoints,
+    newest_encoder,
     opened_checkpoint,
 )
 from mirepoix.components.training.job import TrainingJob
+from mirepoix.components.training.workers.shards import Shard
 from mirepoix.models.backbones.tuning_config import Lora, Tuning
 from mirepoix.models.encoder import load_own_encoder
 from mirepoix.models.errors import Refused
 from mirepoix.models.losses.objective import Objective
-from mirepoix.serving.store import delete, write
+from mirepoix.serving.store import delete, join, write
 from tests.components.training.toy_training import job_of, run, write_encoder, write_toys
 
 STEPS = 2
@@ -85,27 +91,95 @@ def listed(*names: str) -> bytes:
     return json.dumps({"ray_version": "2", "checkpoint_results": results, "latest_checkpoint_result": results[-1]}).encode()
 
 
+LIST = "checkpoint_manager_snapshot.json"
+
+
 @pytest.mark.parametrize("where", ["a folder", "an object store"])
-def test_the_newest_checkpoint_is_the_last_committed_one_that_is_there(where, tmp_path, bucket):
+def test_committed_checkpoints_are_listed_with_the_newest_first_and_one_is_opened_if_it_is_whole(where, tmp_path, bucket):
     scratch = str(tmp_path / "work") if where == "a folder" else bucket("checkpoints/work")
-    home = scratch.replace("work", "work/train", 1)
-    assert newest_checkpoint(scratch) is None
-
-    def place(*names: str) -> str:
-        return home.replace("work/train", "/".join(("work/train", *names)), 1)
-
     for step in (2, 4, 6):
-        write(place(f"step_{step}", "progress.json"), json.dumps({"step": step}).encode())
-        write(place(f"step_{step}", "engine", "shard.pt"), b"weights")
-    assert newest_checkpoint(scratch) is None, "none is committed"
-    write(place("checkpoint_manager_snapshot.json"), listed("step_2", "step_4"))
-    found = newest_checkpoint(scratch)
-    assert found == SavedCheckpoint(place("step_4"), 4, found.saved) and found.saved > 1.7e9
-    with opened_checkpoint(found.target) as folder:
-        assert (folder / "engine" / "shard.pt").read_bytes() == b"weights"
-        assert json.loads((folder / "progress.json").read_text()) == {"step": 4}
-    assert folder.exists() == (where == "a folder"), "a copy is removed, and nothing else"
-    delete(place("step_4"))
-    assert newest_checkpoint(scratch).step == 2
-    write(place("checkpoint_manager_snapshot.json"), listed("step_2")[:20])
-    assert newest_checkpoint(scratch) is None, "the list is being written"
+        (folder := tmp_path / str(step)).mkdir()
+        (folder / "progress.json").write_text(json.dumps({"step": step}))
+        (folder / "shard.pt").write_bytes(b"weights")
+        Shard(0, 1, folder, {}).write(*FileSystem.from_uri(join(scratch, "train", f"step_{step}")))
+    assert committed_checkpoints(scratch) == [], "none is committed"
+    write(join(scratch, "train", LIST), listed("step_2", "step_4"))
+    assert committed_checkpoints(scratch) == ["step_4", "step_2"]
+    newest = join(scratch, "train", "step_4")
+    with opened_checkpoint(newest) as opened:
+        assert (opened.folder / "shard.pt").read_bytes() == b"weights"
+        assert opened.step == 4 and opened.saved > 1.7e9
+    assert opened.folder.exists() == (where == "a folder"), "a copy is removed, and nothing else"
+    write(join(newest, "shard.pt"), b"weighed")
+    with pytest.raises(DamagedCheckpoint, match=r"^shard\.pt has other content than was written$"), opened_checkpoint(newest):
+        pass
+    delete(newest)
+    with pytest.raises(DamagedCheckpoint, match=r"^it (has no manifest|cannot be read: )"), opened_checkpoint(newest):
+        pass
+
+
+@pytest.mark.parametrize("torn", [b"", listed("step_2")[:20], b"{}"])
+def test_a_list_that_is_being_written_is_read_again_and_one_that_stays_torn_is_refused(torn, tmp_path, monkeypatch):
+    scratch, path = str(tmp_path), tmp_path / "train" / LIST
+    write(path, torn)
+    monkeypatch.setattr(reading.time, "sleep", lambda seconds: write(path, listed("step_2")))
+    assert committed_checkpoints(scratch) == ["step_2"]
+    write(path, torn)
+    clock = iter(range(9))
+    monkeypatch.setattr(reading, "time", SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: next(clock)))
+    with pytest.raises(Refused, match=f"^{path}, the list of the checkpoints of a training, cannot be read: a kill tore it; run the same"):
+        committed_checkpoints(scratch)
+    assert next(clock) > reading.LIST_SECONDS + 1
+
+
+def test_a_checkpoint_with_one_flipped_bit_is_passed_over_and_none_is_opened_if_all_are_damaged(home, jobs, tmp_path):
+    job = jobs["stage 1, adapters and a temperature, going on"]
+    whole = home / "trained" / "stage 1, adapters and a temperature, going on" / "step_00000002-2"
+    train = tmp_path / "train"
+    for name in ("step_2", "step_4"):
+        shutil.copytree(whole, train / name)
+    assert newest_encoder(str(tmp_path), job.encoder, job.config) is None, "none is committed"
+    write(train / LIST, listed("step_2", "step_4"))
+    assert newest_encoder(str(tmp_path), job.encoder, job.config).damaged == {}
+    flip(shard := next((train / "step_4" / "engine").glob("*_optim_states.pt")))
+    checkpoint_encoder(train / "step_4", job.encoder, job.config)  # torch reads it
+    fault = f"engine/{shard.name} has other content than was written"
+    found = newest_encoder(str(tmp_path), job.encoder, job.config)
+    assert (found.damaged, found.step) == ({"step_4": fault}, 2)
+    expected = checkpoint_encoder(whole, job.encoder, job.config).state_dict()
+    assert all(tensor.equal(expected[name]) for name, tensor in found.encoder.state_dict().items())
+    flip(train / "step_2" / "progress.json")
+    both = f"step_4: {fault}; step_2: progress.json has other content than was written"
+    with pytest.raises(Refused, match=f"^none of the 2 checkpoints in {train} is whole \\({both}\\); try again when "):
+        newest_encoder(str(tmp_path), job.encoder, job.config)
+    write(train / LIST, listed("step_2"))
+    with pytest.raises(Refused, match=rf"^the only checkpoint in {train} is damaged \(step_2: progress.json .*restore the files of it$"):
+        newest_encoder(str(tmp_path), job.encoder, job.config)
+
+
+def flip(path: Path) -> None:
+    """Flips a bit in the middle of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    path.write_bytes(content)
+
+
+def test_checkpoints_that_are_removed_again_and_again_while_they_are_read_are_refused(home, jobs, tmp_path, monkeypatch):
+    job, train = jobs["stage 0, going on"], tmp_path / "train"
+    names, read = [f"step_{step}" for step in range(9)], []
+
+    def removed(folder, *_):
+        read.append(folder.name)
+        write(train / LIST, listed(names[len(read)]))
+        shutil.copytree(whole, train / names[len(read)])
+        shutil.rmtree(folder)
+        raise FileNotFoundError(folder)
+
+    whole = home / "trained" / "stage 0, going on" / "step_00000002-2"
+    shutil.copytree(whole, train / names[0])
+    write(train / LIST, listed(names[0]))
+    monkeypatch.setattr(reading, "checkpoint_encoder", removed)
+    said = f"^checkpoint {train}/step_2 was removed while it was read, as newer ones were saved, and so were 2 before it; "
+    with pytest.raises(Refused, match=said):
+        newest_encoder(str(tmp_path), job.encoder, job.config)
+    assert read == names[:3]

@@ -28,3 +28,11 @@ def test_a_likely_answer_scores_above_the_positive_by_more_than_the_margin():
     assert likely_answers(SCORES, torch.tensor([0.5, 0.4]), 0.2).tolist() == [[False, False, True], [False] * 3]
     assert likely_answers(SCORES, torch.tensor([0.5, 0.4]), -0.15).tolist() == [[True, False, True], [False, True, True]]
     assert not likely_answers(SCORES, torch.tensor([0.5, 0.4]), None).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("positive", [0.7, -0.7, 40.0])
+def test_what_is_above_the_margin_by_no_more_than_rounding_is_no_likely_answer(positive, dtype):
+    unit = torch.finfo(dtype).eps * max(1, abs(positive))
+    scores = torch.tensor([[positive + 0.25 + units * unit for units in (-100, 0, 5, 100)]], dtype=dtype)
+    assert likely_answers(scores, torch.tensor([positive], dtype=dtype), 0.25).tolist() == [[False, False, False, True]]

@@ -42,7 +42,7 @@ objectives = st.builds(
     Objective,
     modality_mask=st.booleans(),
     symmetric=st.booleans(),
-    margin=st.sampled_from([None, None, -0.2, 0.3]),
+    margin=st.sampled_from([None, None, -0.2, 0.0, 0.3]),
     hardness=st.sampled_from([0.0, 2.0]),
     widths=st.sampled_from([(), (), (2,), (4, 1)]),
 )
@@ -63,16 +63,41 @@ def results_of(contrast, queries: Vectors, documents: Vectors, batch_labels: Lab
     rows=st.sampled_from([(1, 1), (1, 1), (1, 3), (2, 1), (3, 2)]),
     size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
     seed=st.integers(0, 99),
+    different=st.sampled_from([1, 2, 4, 36]),
 )
 def test_tiles_of_any_size_give_the_value_every_gradient_and_every_statistic_of_all_scores_at_once(
-    batch_labels, objective, rows, size, seed
+    batch_labels, objective, rows, size, seed, different
 ):
     queries, documents = vectors(len(batch_labels.counts_B), rows[0], seed), vectors(len(batch_labels.codes_M), rows[1], seed + 1000)
+    documents = repeated(documents, different)
     scale = torch.tensor(7.0, dtype=torch.float64, requires_grad=True)
     batch = queries, documents, batch_labels, objective, scale
     found, expected = results_of(tiled_contrast, *batch, size=size), results_of(dense_contrast, *batch)
     for each, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(each, wanted, atol=1e-10, rtol=1e-10)
+
+
+def repeated(documents: Vectors, different: int) -> Vectors:
+    """As many documents, of which so many are different and the others equal to these."""
+    again = documents[torch.arange(len(documents)) % different]
+    return Vectors(again.rows_NTD.detach().requires_grad_(), again.mask_NT)
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_document_that_equals_the_positive_is_not_above_it_whichever_way_its_score_is_summed(rows):
+    pairs, draw = 400, torch.Generator().manual_seed(0)
+    near = F.normalize(torch.randn(pairs, rows, 256, generator=draw), dim=-1)
+    far = F.normalize(near + 0.05 * torch.randn(pairs, rows, 256, generator=draw), dim=-1)
+    mask = torch.ones(pairs, rows, dtype=torch.bool)
+    documents = repeated(Vectors(far, mask), pairs // 2)
+    found = {}
+    for contrast in (dense_contrast, tiled_contrast):
+        queries = Vectors(near[: pairs // 2].repeat(2, 1, 1).requires_grad_(), mask)
+        loss, *_, likely, _ = results_of(contrast, queries, documents, labels([1] * pairs), Objective(margin=0.0), 30.0)
+        assert not likely.any(), "each query's positive is nearer than all documents but its equal"
+        found[contrast] = loss.item()
+    assert found[tiled_contrast] == pytest.approx(found[dense_contrast], rel=1e-5)
+    assert found[dense_contrast] > math.log(2), "its equal is a negative"
 
 
 class Batch(NamedTuple):

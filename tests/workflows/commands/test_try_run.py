@@ -14,13 +14,13 @@ from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.pairs import pairs as pairs_stage
 from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.components.stage import Context
+from mirepoix.components.training import checkpoint_encoder
 from mirepoix.components.training.job import make_job
 from mirepoix.models.encoder import load_own_encoder
 from mirepoix.models.item import table_to_items
 from mirepoix.models.vectors import maxsim
 from mirepoix.serving.store import join, publish
 from mirepoix.workflows.__main__ import main
-from mirepoix.workflows.commands import try_run
 from mirepoix.workflows.dag.comparison import Arm, Comparison
 from mirepoix.workflows.dag.retrieval import Retrieval
 from mirepoix.workflows.recipes.registry import described
@@ -115,7 +115,7 @@ def test_ranks_and_recalls_are_those_of_the_last_checkpoint_and_of_the_encoder_b
     corpus, asked = (table_to_items(read_part(Path(inputs["pairs"]).parents[1] / place, part)) for place, part in PLACES)
     searched = {id for query in found["queries"] for id in query["answers"]}
     assert searched == {f"flag{query['id'][1:]}" for query in found["queries"]}
-    half = try_run.checkpoint_encoder(trained / TRAINED, Path(inputs["encoder"]), CONFIG)
+    half = checkpoint_encoder.checkpoint_encoder(trained / TRAINED, Path(inputs["encoder"]), CONFIG)
     for encoder, name in ((half, "rank"), (load_own_encoder(inputs["encoder"]), "rank_before")):
         scores = maxsim(encoder.encode(asked, role="query"), encoder.encode(corpus)).numpy()
         for query in found["queries"]:
@@ -183,29 +183,56 @@ def test_nothing_is_written_into_the_storage(cli, storage):
     assert content() == before
 
 
-def test_a_checkpoint_that_is_removed_while_it_is_read_is_taken_again_from_the_newer(cli, storage, monkeypatch):
+@pytest.mark.parametrize("while_it", ["_verified", "checkpoint_encoder"], ids=["is verified", "is read"])
+def test_a_checkpoint_that_is_removed_meanwhile_is_no_damaged_one_and_the_newer_is_taken(while_it, cli, storage, monkeypatch):
     train = storage / "work" / KEY / "train"
     commit(storage, f"step_{2:08d}-1")
-    real, read = try_run.checkpoint_encoder, []
+    real, read = getattr(checkpoint_encoder, while_it), []
 
-    def removed(folder, encoder, config):
-        read.append(folder.name)
+    def removed(place, *others):
+        read.append(Path(place).name)
         if len(read) == 1:
-            shutil.rmtree(train / f"step_{2:08d}-1")
             commit(storage, TRAINED)
-        return real(folder, encoder, config)
+            shutil.rmtree(train / f"step_{2:08d}-1")
+        return real(place, *others)
 
-    monkeypatch.setattr(try_run, "checkpoint_encoder", removed)
-    assert tried(cli, storage, "--queries", "1", "--documents", "4")["step"] == 4
+    monkeypatch.setattr(checkpoint_encoder, while_it, removed)
+    found = tried(cli, storage, "--queries", "1", "--documents", "4")
+    assert (found["step"], found["damaged"]) == (4, {})
     assert read == [f"step_{2:08d}-1", TRAINED]
 
 
-def test_a_checkpoint_that_cannot_be_read_is_refused_in_one_line(cli, storage):
-    shard = storage / "work" / KEY / "train" / TRAINED / "engine" / "mp_rank_00_model_states.pt"
-    shard.unlink()
-    shard.write_bytes(b"no weights")
-    status, _, err = cli("try", RUN, "--storage", str(storage))
-    assert status == 2 and err.count("\n") == 1 and f"checkpoint {shard.parents[1]} cannot be read (" in err
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_tried_and_if_none_is_whole_that_is_said(cli, storage):
+    train = storage / "work" / KEY / "train"
+    for name in (TRAINED, f"step_{2:08d}-1"):
+        shard = train / name / "engine" / "mp_rank_00_model_states.pt"
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 2] ^= 0x40
+        shard.unlink()
+        shard.write_bytes(content)
+        fault = "engine/mp_rank_00_model_states.pt has other content than was written"
+        if name == TRAINED:
+            few = ("--queries", "1", "--documents", "4")
+            found = tried(cli, storage, *few)
+            assert (found["step"], found["damaged"]) == (2, {TRAINED: fault})
+            lines = cli("try", RUN, "--storage", str(storage), *few)[1].splitlines()
+            assert lines[1].startswith("  training    instruct, checkpoint of step 2 of 6, saved ")
+            assert lines[2] == f"  damaged     {TRAINED}: {fault}"
+    faults = f"{TRAINED}: {fault}; step_{2:08d}-1: {fault}"
+    assert refusal(cli, storage).startswith(f"none of the 2 checkpoints in {train} is whole ({faults}); ")
+
+
+def test_a_whole_checkpoint_that_cannot_be_read_is_refused_in_one_line(cli, storage, monkeypatch):
+    def failed(*_):
+        raise RuntimeError("two\nlines")
+
+    monkeypatch.setattr(checkpoint_encoder, "checkpoint_encoder", failed)
+    assert refusal(cli, storage) == f"checkpoint {storage}/work/{KEY}/train/{TRAINED} cannot be read (two lines)"
+
+
+def test_a_training_that_ends_while_its_sample_is_drawn_is_said(cli, storage, monkeypatch):
+    monkeypatch.setattr("mirepoix.workflows.commands.try_run._give_way", lambda: shutil.rmtree(storage / "work" / KEY))
+    assert refusal(cli, storage).startswith(f"the training instruct of {RUN} has ended meanwhile; ")
 
 
 def refusal(cli, storage, *words) -> str:
