@@ -52,7 +52,7 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
     _set_variables(config, resources)
 
     def saved() -> str | None:
-        """The last committed checkpoint, before and after each attempt; a list that a kill tore would stop Ray from reading it."""
+        """The last committed checkpoint; a list that a kill tore would stop Ray from reading it."""
         forget_broken_list(context.scratch, RUN)
         return committed(run)
 
@@ -78,8 +78,10 @@ def _fit(context: Context, job: TrainingJob, resources: dict[str, float], places
     from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer is this with a TorchConfig
 
+    from mirepoix.components.training.workers.ray_host import forget_broken_list
     from mirepoix.components.training.workers.torch_backend import TorchBackendConfig
 
+    forget_broken_list(context.scratch, RUN)
     gpu = "GPU" in resources
     kind: Any = DataParallelTrainer  # its annotations are of Ray Train's first version
     return kind(

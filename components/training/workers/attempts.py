@@ -87,10 +87,12 @@ class Attempts:
 
     def run(self) -> tuple[Mapping[str, Any], int]:
         """What rank 0 returned at the end of the training, and the number of workers that it ended with."""
-        failures, looked = 0, self.room.least == self.room.most  # where the number is fixed, Ray Train waits for room first
+        failures = 0
+        failed_at: str | None = None  # the last checkpoint when a failure was last counted, whatever came in between
+        looked = self.room.least == self.room.most  # where the number is fixed, Ray Train waits for room first
         while True:
             workers = self.room.most if looked else self.room.find()
-            looked, before = self.room.least == self.room.most, self.saved()
+            looked = self.room.least == self.room.most
             try:
                 value = self.fit(workers)
                 if "again" not in value:
@@ -106,14 +108,14 @@ class Attempts:
                     continue
                 if isinstance(error, ControllerError) and not _died_at_start(error):
                     raise
-                after = self.saved()
-                failures = 1 if after != before else failures + 1
+                last = self.saved()
+                failures, failed_at = (failures + 1 if last == failed_at else 1), last
                 if failures > self.max_failures:
-                    raise (_ended(error, failures, after) or error) from None
+                    raise (_ended(error, failures, last) or error) from None
                 self.say(
                     "%s; the training goes on from %s (restart %d of %d without a new checkpoint)",
                     why(error),
-                    _named(after),
+                    _named(last),
                     failures,
                     self.max_failures,
                 )
