@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +43,12 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
 
     from mirepoix.components.training.workers.attempts import Attempts, Room, committed
     from mirepoix.components.training.workers.ray_host import checkpoint_folder, forget_broken_list
+    from mirepoix.components.training.workers.room import places_of
 
     fewest = config.fewest_workers
     gpu = ray.cluster_resources().get("GPU", 0) >= fewest if config.use_gpu is None else config.use_gpu
     resources: dict[str, float] = {"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})}
-    run, places = join(context.scratch, RUN), f"training-{uuid.uuid4().hex}"
+    run, places = join(context.scratch, RUN), places_of(context.scratch)
     _set_variables(config, resources)
 
     def saved() -> str | None:

@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, PreemptionError, Result, TrainingFailedError, WorkerGroupError
 
 from mirepoix.components.training.workers.host import Notice
-from mirepoix.components.training.workers.room import Places, release
+from mirepoix.components.training.workers.room import Places, release, release_abandoned
 from mirepoix.models.errors import Refused
 
 SETTLE_SECONDS = 10.0
@@ -47,12 +47,13 @@ class Room:
         Places are reserved and released again, and so are those that a worker reserved for others. Another may take one before the workers
         start; then the start fails, and room is looked for again.
         """
-        release(self.name, self.most)
+        self.release()
         places = Places(self.name, self.most, self.resources)
         start = time.monotonic()
         line, distance = start + LEAST_LINE_SECONDS, LEAST_LINE_SECONDS
         try:
             while True:
+                release_abandoned()  # of workers that are dying meanwhile
                 found, waited = places.found(), time.monotonic() - start
                 if found == self.most or (found >= self.least and waited >= self.settle):
                     return found
@@ -67,7 +68,12 @@ class Room:
                     line = time.monotonic() + distance
                 time.sleep(POLL_SECONDS)
         finally:
-            release(self.name, self.most)
+            self.release()
+
+    def release(self) -> None:
+        """Releases the places, those included that a worker reserved, and those of workers whose controller was killed."""
+        release(self.name)
+        release_abandoned()
 
     @property
     def _workers(self) -> str:
@@ -86,7 +92,18 @@ class Attempts:
     say: Callable[..., None] = log.warning
 
     def run(self) -> tuple[Mapping[str, Any], int]:
-        """What rank 0 returned at the end of the training, and the number of workers that it ended with."""
+        """What rank 0 returned at the end of the training, and the number of workers that it ended with.
+
+        No place stays reserved after the training, however it ends, nor one that it reserved before its process was killed and started
+        again: other stages of the run would wait for it.
+        """
+        try:
+            self.room.release()
+            return self._run()
+        finally:
+            self.room.release()
+
+    def _run(self) -> tuple[Mapping[str, Any], int]:
         failures = 0
         failed_at: str | None = None  # the last checkpoint when a failure was last counted, whatever came in between
         looked = self.room.least == self.room.most  # where the number is fixed, Ray Train waits for room first

@@ -21,6 +21,9 @@ class FixedRoom:
     most: int = 2
     finds: list[int] = field(default_factory=list)
 
+    def release(self) -> None:
+        pass
+
     def find(self) -> int:
         return self.finds.pop(0)
 
