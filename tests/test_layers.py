@@ -199,7 +199,6 @@ THROUGH = {
     "components/publishing/sentence_transformers.py": "components/publishing/test_export.py",
     "components/publishing/usage_examples.py": "components/publishing/test_export.py",
     "components/training/agreement.py": "components/training/test_train.py",
-    "components/training/workers/room.py": "components/training/workers/test_notices.py",
     "components/training/workers/torch_backend.py": "components/training/test_train.py",
     "models/backbones/two_tower_twins.py": "models/backbones/test_twins.py",
     "workflows/cluster/janitor.py": "workflows/cluster/test_ray_cluster.py",

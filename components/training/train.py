@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +43,16 @@ def work(context: Context, config: TrainConfig, pairs: Path, encoder: Path) -> O
 
     from mirepoix.components.training.workers.attempts import Attempts, Room, committed
     from mirepoix.components.training.workers.ray_host import checkpoint_folder, forget_broken_list
+    from mirepoix.components.training.workers.room import places_of
 
     fewest = config.fewest_workers
     gpu = ray.cluster_resources().get("GPU", 0) >= fewest if config.use_gpu is None else config.use_gpu
     resources: dict[str, float] = {"CPU": config.cpus_per_worker, **({"GPU": 1} if gpu else {})}
-    run, places = join(context.scratch, RUN), f"training-{uuid.uuid4().hex}"
+    run, places = join(context.scratch, RUN), places_of(context.scratch)
     _set_variables(config, resources)
 
     def saved() -> str | None:
-        """The last committed checkpoint, before and after each attempt; a list that a kill tore would stop Ray from reading it."""
+        """The last committed checkpoint; a list that a kill tore would stop Ray from reading it."""
         forget_broken_list(context.scratch, RUN)
         return committed(run)
 
@@ -78,8 +78,10 @@ def _fit(context: Context, job: TrainingJob, resources: dict[str, float], places
     from ray.train.v2.api.config import CheckpointConfig, FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer  # TorchTrainer is this with a TorchConfig
 
+    from mirepoix.components.training.workers.ray_host import forget_broken_list
     from mirepoix.components.training.workers.torch_backend import TorchBackendConfig
 
+    forget_broken_list(context.scratch, RUN)
     gpu = "GPU" in resources
     kind: Any = DataParallelTrainer  # its annotations are of Ray Train's first version
     return kind(

@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 from ray.train import ControllerError, PreemptionError, Result, TrainingFailedError, WorkerGroupError
 
 from mirepoix.components.training.workers.host import Notice
-from mirepoix.components.training.workers.room import Places, release
+from mirepoix.components.training.workers.room import Places, release, release_abandoned
 from mirepoix.models.errors import Refused
 
 SETTLE_SECONDS = 10.0
@@ -47,12 +47,13 @@ class Room:
         Places are reserved and released again, and so are those that a worker reserved for others. Another may take one before the workers
         start; then the start fails, and room is looked for again.
         """
-        release(self.name, self.most)
+        self.release()
         places = Places(self.name, self.most, self.resources)
         start = time.monotonic()
         line, distance = start + LEAST_LINE_SECONDS, LEAST_LINE_SECONDS
         try:
             while True:
+                release_abandoned()  # of workers that are dying meanwhile
                 found, waited = places.found(), time.monotonic() - start
                 if found == self.most or (found >= self.least and waited >= self.settle):
                     return found
@@ -67,7 +68,12 @@ class Room:
                     line = time.monotonic() + distance
                 time.sleep(POLL_SECONDS)
         finally:
-            release(self.name, self.most)
+            self.release()
+
+    def release(self) -> None:
+        """Releases the places, those included that a worker reserved, and those of workers whose controller was killed."""
+        release(self.name)
+        release_abandoned()
 
     @property
     def _workers(self) -> str:
@@ -86,11 +92,24 @@ class Attempts:
     say: Callable[..., None] = log.warning
 
     def run(self) -> tuple[Mapping[str, Any], int]:
-        """What rank 0 returned at the end of the training, and the number of workers that it ended with."""
-        failures, looked = 0, self.room.least == self.room.most  # where the number is fixed, Ray Train waits for room first
+        """What rank 0 returned at the end of the training, and the number of workers that it ended with.
+
+        No place stays reserved after the training, however it ends, nor one that it reserved before its process was killed and started
+        again: other stages of the run would wait for it.
+        """
+        try:
+            self.room.release()
+            return self._run()
+        finally:
+            self.room.release()
+
+    def _run(self) -> tuple[Mapping[str, Any], int]:
+        failures = 0
+        failed_at: str | None = None  # the last checkpoint when a failure was last counted, whatever came in between
+        looked = self.room.least == self.room.most  # where the number is fixed, Ray Train waits for room first
         while True:
             workers = self.room.most if looked else self.room.find()
-            looked, before = self.room.least == self.room.most, self.saved()
+            looked = self.room.least == self.room.most
             try:
                 value = self.fit(workers)
                 if "again" not in value:
@@ -106,14 +125,14 @@ class Attempts:
                     continue
                 if isinstance(error, ControllerError) and not _died_at_start(error):
                     raise
-                after = self.saved()
-                failures = 1 if after != before else failures + 1
+                last = self.saved()
+                failures, failed_at = (failures + 1 if last == failed_at else 1), last
                 if failures > self.max_failures:
-                    raise (_ended(error, failures, after) or error) from None
+                    raise (_ended(error, failures, last) or error) from None
                 self.say(
                     "%s; the training goes on from %s (restart %d of %d without a new checkpoint)",
                     why(error),
-                    _named(after),
+                    _named(last),
                     failures,
                     self.max_failures,
                 )

@@ -50,7 +50,10 @@ class Gated:
 
 
 def train(folder: Path, config: TrainConfig, pairs: Path, encoder: Path, changes: Mapping[int, str]) -> dict[str, Any]:
-    """The training in a process of its own that has the cluster: `changes` says what happens to a node at which step: kill, drain, add."""
+    """The training in a process of its own that has the cluster: `changes` says what happens to a node at which step: kill, drain, add.
+
+    A place is reserved before it starts, as by the same training in a process that was killed; "reserved" is what is reserved at the end.
+    """
     with tempfile.TemporaryDirectory(prefix="mx", dir="/tmp") as home:
         (folder / "arguments.pickle").write_bytes(pickle.dumps((folder, config, pairs, encoder, dict(changes))))
         env = plain_environment() | {"RAY_AUTH_MODE": "disabled", "TMPDIR": home, "RAY_TMPDIR": home, "DS_ACCELERATOR": "cpu"}
@@ -84,6 +87,7 @@ def main(path: str) -> None:
 
     from mirepoix.components.training import train as stage
     from mirepoix.components.training.workers import attempts
+    from mirepoix.components.training.workers.room import Places, places_of, reserved
 
     folder, config, pairs, encoder, changes = pickle.loads(Path(path).read_bytes())
     said: list[tuple[float, str]] = []
@@ -114,6 +118,8 @@ def main(path: str) -> None:
 
     (folder / "out").mkdir()
     context = Context(folder / "out", str(folder / "scratch"), Gated(folder, tuple(changes)), seed=7)
+    places = places_of(context.scratch)
+    Places(places, 1, {"CPU": cpus})
     does: dict[str, Callable[[], None]] = {"kill": kill, "drain": drain, "add": add}
     with ThreadPoolExecutor(1) as pool:  # nodes are added by the main thread alone
         work = pool.submit(stage.work, context, config, pairs, encoder)
@@ -123,6 +129,7 @@ def main(path: str) -> None:
             does[what]()
             (folder / f"gate {step}").touch()
         outcome = work.result()
-    (folder / "result.json").write_text(json.dumps({"metrics": dict(outcome.metrics), "said": said, "deadlines": drained}))
+    ended = {"metrics": dict(outcome.metrics), "said": said, "deadlines": drained, "reserved": reserved(places)}
+    (folder / "result.json").write_text(json.dumps(ended))
     ray.shutdown()
     cluster.shutdown()

@@ -21,6 +21,9 @@ class FixedRoom:
     most: int = 2
     finds: list[int] = field(default_factory=list)
 
+    def release(self) -> None:
+        pass
+
     def find(self) -> int:
         return self.finds.pop(0)
 
@@ -85,6 +88,24 @@ def test_deaths_without_a_new_checkpoint_in_between_are_counted_and_end_in_one_l
         "rank 1 died 3 times in a row without a new checkpoint; see that node's log: it may be out of memory; "
         "run again to go on from the checkpoint step_00000003-2, or raise max_failures"
     )
+
+
+@pytest.mark.parametrize(
+    "between", [{"again": Notice.PREEMPTED}, died(preempted=True), PreemptionError(PreemptionInfo(None, {"node": [1]}))]
+)
+def test_progress_of_an_attempt_that_was_not_counted_is_progress(between):
+    script = Script([(0, died()), (5, between), (0, died()), (0, between), DONE])
+    assert script.run(max_failures=1)[1] == 2
+    assert (
+        script.said[2] == "rank 1 died; the training goes on from the checkpoint step_00000005-2 (restart 1 of 1 without a new checkpoint)"
+    )
+
+
+@pytest.mark.parametrize("between", [{"again": Notice.PREEMPTED}, ControllerError(WorkerGroupStartupTimeoutError(2))])
+def test_an_attempt_that_was_not_counted_and_saved_nothing_is_no_progress(between):
+    script = Script([(3, died()), (0, between), (0, died())])
+    with pytest.raises(Refused, match="rank 1 died 2 times in a row without a new checkpoint"):
+        script.run(max_failures=1, room=FixedRoom(finds=[2]))
 
 
 def test_a_death_at_the_start_and_the_death_of_the_controller_are_counted_too():

@@ -1,9 +1,12 @@
 """A list of Ray's that would keep a training from starting is removed where checkpoints are left."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
+from mirepoix.components.stage import Context
+from mirepoix.components.training import train
 from mirepoix.components.training.workers.layout import COMMITTED
 from mirepoix.components.training.workers.ray_host import forget_broken_list
 from mirepoix.models.errors import Refused
@@ -33,6 +36,14 @@ def test_a_torn_list_or_one_that_names_what_is_gone_is_removed_with_a_warning(tm
     path = checkpoints(tmp_path, text, "step_00000002-1")
     forget_broken_list(str(tmp_path), "train")
     assert not path.exists() and len(caplog.records) == 1 and f"{path} is damaged (it " in caplog.text
+
+
+def test_a_torn_list_is_removed_before_each_attempt(tmp_path, monkeypatch):
+    path = checkpoints(tmp_path, "{", "step_00000002-1")
+    trainer = SimpleNamespace(fit=lambda: path.exists())
+    monkeypatch.setattr("ray.train.v2.api.data_parallel_trainer.DataParallelTrainer", lambda *_, **__: trainer)
+    job = SimpleNamespace(config=SimpleNamespace(collective_timeout=1.0, keep_checkpoints=3))
+    assert train._fit(Context(tmp_path, str(tmp_path), print, 0), job, {"CPU": 1}, "places", 1) is False
 
 
 def test_a_list_beside_which_no_checkpoint_is_left_is_refused(tmp_path):
