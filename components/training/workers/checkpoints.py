@@ -46,12 +46,12 @@ class Checkpoints:
         names: list[str] = listed[0]
         self._used = set(names)
         faults: dict[str, str] = {}
-        for name in names:
+        for number, name in enumerate(names):
             with ExitStack() as stack:
                 folder, fault = self._verified(stack, name)
                 if fault is None:
                     self._told(name, faults)
-                    self._host.resume_from(name, list(faults))
+                    self._host.resume_from(name, list(faults), names[number + 1 :])
                     self.step = Progress.read(folder).step
                     yield folder
                     return

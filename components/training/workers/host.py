@@ -40,8 +40,11 @@ class Host(Protocol):
     def open_checkpoint(self, name: str) -> AbstractContextManager[Path]:
         """The local folder of a checkpoint, valid inside the block."""
 
-    def resume_from(self, name: str, damaged: Sequence[str]) -> None:
-        """Learns which checkpoint the training goes on from, and which later ones are damaged; called on all ranks."""
+    def resume_from(self, name: str, damaged: Sequence[str], earlier: Sequence[str]) -> None:
+        """Learns which checkpoint the training goes on from, which later ones are damaged, and which are before it, the newest first.
+
+        Called on all ranks.
+        """
 
     def save_checkpoint(self, name: str, write: Callable[[fs.FileSystem, str], None]) -> None:
         """Has a thread write this rank's shard to a folder of a file system, and commit the checkpoint once all ranks have done so."""

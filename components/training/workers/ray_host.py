@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,17 @@ class RayHost:
     def open_checkpoint(self, name: str) -> Any:
         return checkpoint_folder(self._checkpoint(name))
 
-    def resume_from(self, name: str, damaged: Sequence[str]) -> None:
-        """Has Ray commit a whole checkpoint whose commit a kill prevented, and removes the later ones that were never complete."""
+    def resume_from(self, name: str, damaged: Sequence[str], earlier: Sequence[str]) -> None:
+        """Has Ray commit a whole checkpoint whose commit a kill prevented, and removes the later ones that were never complete.
+
+        So it does with those before it that are newer than all in Ray's list, which are all of them where that list was torn: those that it
+        does not list stay for ever, and there are more than `keep_checkpoints`.
+        """
         committed = self._committed()
         if name not in committed:
-            mode = ray.train.CheckpointUploadMode.NO_UPLOAD
-            ray.train.report({}, checkpoint=self._checkpoint(name), checkpoint_dir_name=name, checkpoint_upload_mode=mode)
+            for each in (*reversed([*takewhile(lambda each: each not in committed, earlier)]), name):
+                mode = ray.train.CheckpointUploadMode.NO_UPLOAD
+                ray.train.report({}, checkpoint=self._checkpoint(each), checkpoint_dir_name=each, checkpoint_upload_mode=mode)
             self._saved = name
             self.wait_for_checkpoint()
         if ray.train.get_context().get_world_rank() == 0:

@@ -119,7 +119,7 @@ class FolderHost:
     def open_checkpoint(self, name: str):
         return nullcontext(self.folder / name)
 
-    def resume_from(self, name: str, damaged: Sequence[str]) -> None:
+    def resume_from(self, name: str, damaged: Sequence[str], earlier: Sequence[str]) -> None:
         pass
 
     def save_checkpoint(self, name: str, write: Callable[[fs.FileSystem, str], None]) -> None:
