@@ -213,4 +213,5 @@ def _death(error: Exception) -> RayActorError | None:
 
 
 def _named(checkpoint: str | None) -> str:
-    return f"the checkpoint {checkpoint}" if checkpoint else "its beginning"
+    """What is gone on from, as Ray's list has it: the first checkpoint may be complete and not be in it yet."""
+    return f"the checkpoint {checkpoint}" if checkpoint else "its last complete checkpoint, or its beginning"

@@ -28,6 +28,8 @@ NOTICED = {
 """A node that is killed is noticed after some two seconds."""
 CHANGED = 3.0
 """So long a step waits after a change: a worker ends a second after its node's daemon, and notices come in a second or two."""
+WRITTEN = 1.0
+"""So long a node that is to be killed lives on, so that the checkpoint before is written and committed."""
 NOTICE_SECONDS = 60
 SECONDS = 600
 
@@ -99,6 +101,7 @@ def main(path: str) -> None:
     drained: list[float] = []
 
     def kill() -> None:
+        time.sleep(WRITTEN)
         cluster.remove_node(nodes.pop(), allow_graceful=False)
         time.sleep(CHANGED)
 

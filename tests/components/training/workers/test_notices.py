@@ -1,5 +1,6 @@
 """A training on nodes of which one is killed or taken away with notice: it goes on with fewer workers, and with more when there is room."""
 
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -54,14 +55,18 @@ def test_a_training_shrinks_and_grows_as_nodes_come_and_go(tmp_path, mixed, enco
     ended = train(tmp_path, config, mixed, encoder, {5: "kill", 7: "add", 10: "drain", 12: "add"})
     rows = rows_of(tmp_path)
     assert_undisturbed(rows, config, mixed, encoder)
-    workers = {row["step"]: row["workers"] for row in rows}
-    assert list(workers.values()) == [2] * 4 + [1] * 3 + [2] * 3 + [1] * 2 + [2] * 2
     assert [row["step"] for row in rows] == [*range(1, 6), *range(5, 15)], (
         "the killed node took step 5 with it, and no other step was repeated"
     )
+    firsts = [after for before, after in itertools.pairwise(rows) if before["workers"] != after["workers"]]
+    assert [first["workers"] for first in firsts] == [1, 2, 1, 2]
+    fifth, grown_at, taken_at, again_at = (int(first["step"]) for first in firsts)
+    # A change of the cluster is noticed in the step after it, or in the one after that, and that step is the last of the workers before.
+    assert fifth == 5 and grown_at in (8, 9) and taken_at in (11, 12) and again_at in (13, 14)
     (_, death), (_, grown), (moment, taken), (_, again) = ended["said"]
     assert death.endswith("; the training goes on from the checkpoint step_00000004-2 (restart 1 of 3 without a new checkpoint)")
-    assert grown == "there is room for more workers; the training starts again from the checkpoint step_00000007-1"
-    assert taken == "the node of a worker is about to be taken away; the training starts again from the checkpoint step_00000010-2"
-    assert again == "there is room for more workers; the training starts again from the checkpoint step_00000012-1"
+    assert grown == f"there is room for more workers; the training starts again from the checkpoint step_{grown_at - 1:08d}-1"
+    away = "the node of a worker is about to be taken away; the training starts again from the checkpoint"
+    assert taken == f"{away} step_{taken_at - 1:08d}-2"
+    assert again == f"there is room for more workers; the training starts again from the checkpoint step_{again_at - 1:08d}-1"
     assert moment < ended["deadlines"][0], "it had ended before the node was to be taken away"
