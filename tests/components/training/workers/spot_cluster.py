@@ -60,7 +60,7 @@ def train(folder: Path, config: TrainConfig, pairs: Path, encoder: Path, changes
         (folder / "arguments.pickle").write_bytes(pickle.dumps((folder, config, pairs, encoder, dict(changes))))
         env = plain_environment() | {"RAY_AUTH_MODE": "disabled", "TMPDIR": home, "RAY_TMPDIR": home, "DS_ACCELERATOR": "cpu"}
         env |= {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        env |= {} if "drain" in changes.values() else {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}  # a process for each attempt
+        env |= {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1" if "drain" in changes.values() else "0"}  # a process for each attempt
         env |= {"RAY_prestart_worker_first_driver": "0", "RAY_enable_worker_prestart": "0", "RAY_num_workers_soft_limit": "0"}
         code = "import sys; from tests.components.training.workers.spot_cluster import main; main(sys.argv[1])"
         process = subprocess.Popen(
