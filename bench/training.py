@@ -8,7 +8,7 @@ loop      steps of the training loop (DeepSpeed, ZeRO 1, one worker) against the
 chunks    steps in chunks with kept pictures, against gradient checkpointing, against the arithmetic floor, and beside the cached loss of
           sentence-transformers over the same model
 loss      the tiled loss against the dense one and against open_clip's, time and memory at 1k, 4k and 16k pairs; the slope of its own memory
-          up to 32k, where the dense one would take 21 GB
+          up to 32k, where the dense one would take 23 GB
 encode    items of mixed lengths and sizes, against sentence-transformers on the same exported model
 stall     what a checkpoint holds a step up for, against writing it synchronously: the first one, and those after it
 

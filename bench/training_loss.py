@@ -3,7 +3,7 @@
 Vectors of width 256. The masked loss (MAMCL) has three modalities of equal size, or as many as are said; open_clip's has no mask, and is
 compared with ours without one, in both directions. Its file loss.py is taken from its wheel, which pip fetches, as open_clip itself needs
 torchvision; where pip cannot, its rows say that they were not measured. Both are compared up to 16k pairs: at 32k the dense loss alone
-would take 21 GB (four times its memory at 16k), so that the tiled one is measured there alone, for the slope of its memory.
+would take 23 GB (four times its memory at 16k), so that the tiled one is measured there alone, for the slope of its memory.
 
 With M equal modalities a share of 1/M of the scores is left. The time is promised within a tenth of that, as a tile has costs beside its
 scores: its vectors are gathered, and sums are kept.
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,21 +124,21 @@ def slope(sizes: tuple[int, ...], values: list[float]) -> float:
 
 def measure(rounds: int) -> list[Row]:
     rounds = min(rounds, 3)
+    memory = {pairs: measured("tiled", pairs, memory=True) for pairs in SIZES}
     with tempfile.TemporaryDirectory() as home:
-        return [_slope(), *_beside_dense(rounds), _groups(rounds), *_beside_open_clip(rounds, open_clip(home))]
+        return [_slope(memory), *_beside_dense(rounds, memory), _groups(rounds), *_beside_open_clip(rounds, open_clip(home))]
 
 
-def _slope() -> Row:
-    memory = [measured("tiled", pairs, memory=True) for pairs in SIZES]
-    listed = ", ".join(f"{mib:.0f} MiB at {_k(pairs)}" for pairs, mib in zip(SIZES, memory, strict=True))
-    return Row("tiled loss: slope of its memory from 1k to 32k pairs", [slope(SIZES, memory)], most=SLOPE, note=listed)
+def _slope(memory: Mapping[int, float]) -> Row:
+    listed = ", ".join(f"{mib:.0f} MiB at {_k(pairs)}" for pairs, mib in memory.items())
+    return Row("tiled loss: slope of its memory from 1k to 32k pairs", [slope(SIZES, [*memory.values()])], most=SLOPE, note=listed)
 
 
-def _beside_dense(rounds: int) -> Iterator[Row]:
-    """Memory and time at each size; the share of the memory is promised of the largest."""
+def _beside_dense(rounds: int, memory: Mapping[int, float]) -> Iterator[Row]:
+    """Memory, of which that of the tiled loss is given, and time at each size; the share of the memory is promised of the largest."""
     for pairs in COMPARED:
         dense = measured("dense", pairs, memory=True)
-        ratio, most, note = measured("tiled", pairs, memory=True) / dense, None, f"dense {dense:.0f} MiB"
+        ratio, most, note = memory[pairs] / dense, None, f"dense {dense:.0f} MiB"
         if pairs == LARGEST:
             most, note = OF_DENSE, f"{note}; left out at twice the pairs, where it would take {4 * dense * 2**20 / 1e9:.0f} GB"
         yield Row(f"memory of the tiled loss over the dense one, {_k(pairs)} pairs of three modalities", [ratio], most=most, note=note)
