@@ -205,19 +205,16 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from mirepoix.serving.serve_config import ServeConfig
-    from mirepoix.workflows.storage import default_storage, release_of
-    from mirepoix.workflows.upkeep.named import LATEST, is_name, named_release
+    from mirepoix.workflows.commands.serve_request import print_settings, requested, write_deployment
 
-    storage, given = arguments.storage or default_storage(), arguments.release or LATEST
-    release = release_of(named_release(given, storage))
-    if is_name(given):
-        print(f"{release} is {'the latest release' if given == LATEST else f'the release of run {given}'} in {storage}", flush=True)
-    trusted = arguments.trust_remote_code
-    config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders, trust_remote_code=trusted)
-    from mirepoix.workflows.cluster.serve import serve  # Ray and FastAPI, which a refused release does not wait for
+    request = requested(arguments)
+    if arguments.settings:
+        return print_settings(request)
+    if arguments.write:
+        return write_deployment(request, arguments.write)
+    from mirepoix.workflows.commands.serve import serve  # FastAPI, which a refused release does not wait for
 
-    return serve(release, config, arguments.address, arguments.open, storage)
+    return serve(request)
 
 
 def _search(arguments: argparse.Namespace) -> int:
