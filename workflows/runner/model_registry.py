@@ -156,9 +156,9 @@ class _Registry:
             given = {each.dataset.name: each.dataset.digest for each in (run.inputs.dataset_inputs if run.inputs else ())}
             name = CORPUS if CORPUS in given else next(iter(given), None)
             data = {} if name is None else {"dataset_name": name, "dataset_digest": given[name]}
-            last = [self.client.get_metric_history(id, metric)[-1] for metric in run.data.metrics]
-            # The same points as the run has: MLflow adds them to the model alone.
-            self.client.log_batch(id, [kinds.Metric(each.key, each.value, each.timestamp, each.step, model, **data) for each in last])
+            # The last points as the run has them, with their times and steps: MLflow adds them to the model alone.
+            last = [kinds.Metric(each.key, each.value, each.timestamp, each.step, model, **data) for each in run.data.to_proto().metrics]
+            self.client.log_batch(id, last)
         self.client.log_outputs(made_in, [kinds.LoggedModelOutput(model, 0)])
         if measured_in:
             self.client.log_inputs(measured_in, models=[kinds.LoggedModelInput(model)])

@@ -99,7 +99,7 @@ def sync_command(storage: str) -> int:
     if not aliases:
         print(f"there are no aliases in {storage}, and nothing to write into MLflow")
         return 0
-    if warning := follow(storage, aliases):
+    if warning := follow(storage):
         print(warning, file=sys.stderr)
         return 1
     count = len(known(aliases))
@@ -109,7 +109,7 @@ def sync_command(storage: str) -> int:
 
 def _followed(storage: str) -> int:
     """Lets MLflow follow, with what it missed before; a warning where it cannot. The alias is changed in any case."""
-    if warning := follow(storage, read_aliases(storage)):
+    if warning := follow(storage):
         print(warning, file=sys.stderr)
     return 0
 

@@ -5,14 +5,22 @@ from collections.abc import Iterator
 from mirepoix.serving import store
 from mirepoix.workflows.runner.model_registry import RegisteredModel, RegisteredRelease, mirror
 from mirepoix.workflows.storage import present
-from mirepoix.workflows.upkeep.aliases import Alias, Aliases
+from mirepoix.workflows.upkeep.aliases import Alias, Aliases, read_aliases
 from mirepoix.workflows.upkeep.releases import Maker, makers_of, read_stored_release
 from mirepoix.workflows.upkeep.runs import read_runs
 
 
-def follow(storage: str, aliases: Aliases) -> str:
-    """Makes the model registry equal to the aliases; returns a line that says why it could not, empty where it could."""
-    return mirror(storage, list(_models(storage, aliases)))
+def follow(storage: str) -> str:
+    """Makes the model registry equal to the aliases; returns a line that says why it could not, empty where it could.
+
+    Where another process has changed an alias meanwhile, it is done again: of two that follow, the slower one may have written what was so
+    before.
+    """
+    warning, written, aliases = "", None, read_aliases(storage)
+    while aliases != written and not warning:
+        warning, written = mirror(storage, list(_models(storage, aliases))), aliases
+        aliases = read_aliases(storage)
+    return warning
 
 
 def _models(storage: str, aliases: Aliases) -> Iterator[RegisteredModel]:

@@ -218,6 +218,23 @@ def test_what_mlflow_missed_it_has_after_the_next_change_or_a_sync(cli, storage,
     assert aliases(client, name) == {"trial": three}
 
 
+def test_an_alias_that_changes_while_mlflow_follows_is_followed_too(cli, storage, client, name, monkeypatch):
+    """The slower of two processes would else write what was so before the other's change."""
+    one, two = (make_release(storage, each, name) for each in "ab")
+    cli("releases", "promote", one, "--storage", storage)
+    mirrored: list[str] = []
+
+    def late(storage: str, models: list[RegisteredModel]) -> str:
+        if not mirrored:
+            mirrored.append("slow")
+            cli("releases", "promote", two, "--storage", storage)
+        return mirror(storage, models)
+
+    monkeypatch.setattr("mirepoix.workflows.upkeep.registered.mirror", late)
+    cli("releases", "promote", one, "--alias", "trial", "--storage", storage)
+    assert aliases(client, name) == {"champion": two, "trial": one}
+
+
 def test_a_promoted_release_is_linked_to_the_runs_that_its_own_run_names(cli, storage, store, client, name, tmp_path):
     made_in, measured_in = measured(store, storage, tmp_path / "artifacts")
     version = make_release(storage, "a", name, run_id=made_in)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.store import join
+from mirepoix.serving.store import join, list_names
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.runner.lease import Driver
-from mirepoix.workflows.upkeep import promotion
+from mirepoix.workflows.upkeep import gc, promotion
 from mirepoix.workflows.upkeep.aliases import aliased_release, read_aliases
 from mirepoix.workflows.upkeep.gc import Limits, collect
 from tests.workflows.upkeep.storages import DAY, key_of, make_release, make_result, make_run, run_name, target
@@ -199,10 +199,24 @@ def test_gc_that_began_before_a_promotion_sees_it_before_each_deletion(storage, 
     assert not Path(target(storage, order[0], "release")).exists()
 
 
+def test_a_run_that_gc_has_just_chosen_stays_if_its_release_is_promoted_before_anything_is_deleted(storage, versions, monkeypatch):
+    write = gc.store.write
+
+    def promoted(place: str, content: bytes) -> None:
+        write(place, content)
+        if place.endswith(f"{run_name(1)}/removal.json"):
+            promotion.promote_command(storage, versions["a"], "champion")
+
+    monkeypatch.setattr(gc.store, "write", promoted)
+    collect(storage, Limits(keep_last=0, older_than=0))
+    assert list_names(join(storage, "runs")) == [run_name(1)]
+    assert not Path(storage, "runs", run_name(1), "removal.json").exists() and champion(storage) == target(storage, "a", "release")
+
+
 def test_a_release_that_gc_deletes_at_this_moment_gets_no_alias(releases, storage, versions):
     releases("promote", versions["b"])
-    with Driver(storage, work="gc") as gc:
-        assert gc.acquire(key_of("a")[:16], "") is None
+    with Driver(storage, work="gc") as driver:
+        assert driver.acquire(key_of("a")[:16], "") is None
         for given in (["promote", versions["a"]], ["promote", versions["a"], "--alias", "trial"]):
             status, said = releases(*given)
             assert status == 2 and f"{versions['a']} is being removed by `mirepoix gc`; " in said
