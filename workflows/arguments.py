@@ -18,6 +18,7 @@ EXAMPLES = """examples:
   mirepoix run search sources.path=/my/pictures            search them through a published encoder, without a training
   mirepoix release storage/artefacts/instruct/... --corpus /my/pictures
   mirepoix serve --open; mirepoix search "two small red stars" --target i
+  mirepoix releases promote latest; mirepoix serve @champion; mirepoix releases rollback
   mirepoix add storage/runs/search-... /my/new/pictures; mirepoix remove storage/runs/add-... beach/p01.png.image
   mirepoix export storage/runs/quickstart-... /models/mine --to hf
 """

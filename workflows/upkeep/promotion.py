@@ -30,13 +30,15 @@ def promote_command(storage: str, given: str, alias: str) -> int:
     def step(aliases: Aliases) -> Alias | None:
         known_as = aliases.get((release.name, name), Alias(release.name, name))
         was[:] = [known_as]
-        if known_as.now is not None and known_as.now.place == named.place:
+        if known_as.now is not None and _same(known_as.now, named):
             return None
-        return known_as.changed("promoted", (*known_as.releases, named))
+        # One that was made again in its place, as by --force, takes the place of the one that is gone.
+        again = known_as.now is not None and known_as.now.place == named.place
+        return known_as.changed("promoted", (*(known_as.releases[:-1] if again else known_as.releases), named))
 
     change(storage, step)
     before, shown = was[0].now, f"{release.name}@{name}"
-    if before is not None and before.place == named.place:
+    if before is not None and _same(before, named):
         print(f"{shown} is {release.version} already")
     else:
         _hold(storage, release, was[0])
@@ -61,7 +63,7 @@ def rollback_command(storage: str, given: str) -> int:
             other = f"mirepoix releases promote RELEASE --alias {alias.alias}"
             raise Refused(f"{shown} names {now and now.version}, and named no release before; let it name another one: {other}")
         try:
-            _whole(storage, before.place)
+            _whole(storage, before.place, before.digest)
         except Refused as refusal:
             why = f"{shown} would go back to {before.version}, which cannot be served: {refusal}"
             raise Refused(f"{why}; or let it name another one: mirepoix releases promote RELEASE --alias {alias.alias}") from None
@@ -134,12 +136,18 @@ def _in_storage(storage: str, given: str) -> str:
     return place
 
 
-def _whole(storage: str, place: str) -> StoredRelease:
-    """A release whose files are there, by their sizes; refused otherwise."""
+def _same(one: Named, other: Named) -> bool:
+    return (one.place, one.digest) == (other.place, other.digest)
+
+
+def _whole(storage: str, place: str, digest: str | None = None) -> StoredRelease:
+    """A release whose files are there, by their sizes, and that is the one of a digest; refused otherwise."""
     store.verify(store.join(storage, *place.split("/")), hashes=False)
     release = read_stored_release(storage, place)
     if release is None:
         raise Refused(f"{place} of {storage} holds no release; `mirepoix releases` lists those there are")
+    if digest not in (None, release.manifest.digest):
+        raise Refused(f"{place} was made again since, and is {release.version} now")
     return release
 
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.store import join, list_names
+from mirepoix.serving.store import join, list_names, read_manifest
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.upkeep import gc, promotion
 from mirepoix.workflows.upkeep.aliases import aliased_release, read_aliases
 from mirepoix.workflows.upkeep.gc import Limits, collect
-from tests.workflows.upkeep.storages import DAY, key_of, make_release, make_result, make_run, run_name, target
+from tests.workflows.upkeep.storages import DAY, key_of, make_release, make_result, make_run, place, run_name, target
 
 NAMES = "abc"
 
@@ -139,6 +139,22 @@ def test_a_roll_back_to_a_release_that_is_gone_is_refused_and_changes_nothing(re
         and len(said.splitlines()) == 1
     )
     assert champion(storage) == target(storage, "b", "release")
+
+
+def test_a_release_that_was_made_again_in_its_place_is_another_one(releases, storage, versions):
+    for name in "ab":
+        releases("promote", versions[name])
+    before = {name: read_manifest(target(storage, name, "release")) for name in "ab"}
+    for name in "ab":
+        shutil.rmtree(target(storage, name, "release"))
+        make_release(storage, name, size=2000)
+    status, said = releases("rollback")
+    assert status == 2 and f"{place('a', 'release')} was made again since, and is {versions['a']} now" in said
+    assert releases("promote", run_name(2))[0] == 0
+    now = read_aliases(storage)["mirepoix", "champion"]
+    assert [each.version for each in now.releases] == [versions["a"], versions["b"]]
+    assert before["b"] is not None and now.releases[-1].digest != before["b"].digest
+    assert releases("promote", run_name(2))[1] == f"mirepoix@champion is {versions['b']} already\n"
 
 
 def test_what_is_no_release_of_the_storage_is_refused(releases, storage, tmp_path, cli):
