@@ -203,6 +203,7 @@ THROUGH = {
     "components/training/workers/torch_backend.py": "components/training/test_train.py",
     "models/backbones/two_tower_twins.py": "models/backbones/test_twins.py",
     "workflows/cluster/janitor.py": "workflows/cluster/test_ray_cluster.py",
+    "workflows/upkeep/registered.py": "workflows/runner/test_model_registry.py",
 }
 """Modules that no test imports, and the tests that run them through what users call."""
 

@@ -292,6 +292,24 @@ def _runs(arguments: argparse.Namespace) -> int:
     return runs_command(opened_storage(arguments.storage), arguments.json)
 
 
+def _releases(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+
+    storage, action = opened_storage(arguments.storage), arguments.action
+    if action is None:
+        from mirepoix.workflows.upkeep.releases import releases_command
+
+        return releases_command(storage, arguments.json)
+    from mirepoix.workflows.upkeep import promotion
+
+    if action == "promote":
+        return promotion.promote_command(storage, arguments.release, arguments.alias)
+    if action == "sync":
+        return promotion.sync_command(storage)
+    command = promotion.rollback_command if action == "rollback" else promotion.unalias_command
+    return command(storage, arguments.alias)
+
+
 def _show(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.storage import opened_storage
     from mirepoix.workflows.upkeep.listing import show_command
@@ -354,6 +372,7 @@ COMMANDS = {
     "search": _search,
     "export": _export,
     "runs": _runs,
+    "releases": _releases,
     "show": _show,
     "try": _try,
     "keep": _keep,

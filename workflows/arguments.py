@@ -18,12 +18,14 @@ EXAMPLES = """examples:
   mirepoix run search sources.path=/my/pictures            search them through a published encoder, without a training
   mirepoix release storage/artefacts/instruct/... --corpus /my/pictures
   mirepoix serve --open; mirepoix search "two small red stars" --target i
+  mirepoix releases promote latest; mirepoix serve @champion; mirepoix releases rollback
   mirepoix add storage/runs/search-... /my/new/pictures; mirepoix remove storage/runs/add-... beach/p01.png.image
   mirepoix export storage/runs/quickstart-... /models/mine --to hf
 """
 
 RELEASE = (
-    "folder or URI of a release; folder, name or beginning of the name of a run that made one; or latest, the storage's latest release"
+    "folder or URI of a release; folder, name or beginning of the name of a run that made one; its version or the beginning of it; "
+    "an alias, as @champion; or latest, the storage's latest release"
 )
 
 ADDITIONS = """examples:
@@ -73,6 +75,8 @@ class Parser(argparse.ArgumentParser):
         if first not in commands:
             self.error(f"there is no command {first!r}; {_nearest(first, commands)}")
         command = commands[first]
+        nested = next((action.choices for action in command._actions if isinstance(action, argparse._SubParsersAction)), {})
+        command = next((nested[word] for word in words[1:] if word in nested), command)
         options = [option for option in command._option_string_actions if option.startswith("--")]
         for word in words[1:]:
             if word == "--":
@@ -292,14 +296,42 @@ def _upkeep(commands: "argparse._SubParsersAction[Parser]") -> None:
     page = commands.add_parser("mlflow", help="start the tracking page of MLflow on a storage, until Ctrl-C")
     page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); the page has no password")
     page.add_argument("--port", type=int, default=5000, help="port to listen at (default: %(default)s)")
+    _releases(commands)
     for command in (runs, show, tried, gc):
         command.add_argument("--json", action="store_true", help="print it as JSON")
     for command in (runs, show, tried, keep, gc, page):
         _storage(command)
 
 
-def _storage(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--storage", metavar="URI", help="folder or URI of all artefacts (default: $MIREPOIX_STORAGE, else ./storage)")
+def _releases(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """The command on releases and their aliases, which has commands of its own."""
+    releases = commands.add_parser(
+        "releases",
+        help="list the releases of a storage: what made each, score, size, aliases, servers; give aliases, as @champion, and roll back",
+    )
+    releases.add_argument("--json", action="store_true", help="print the list as JSON")
+    _storage(releases)
+    actions = releases.add_subparsers(dest="action", metavar="ACTION", title="actions (none: list the releases)")
+    promote = actions.add_parser("promote", help="let an alias name a release; `serve @champion` and MLflow follow")
+    promote.add_argument("release", metavar="RELEASE", help=RELEASE)
+    rollback = actions.add_parser("rollback", help="let an alias name the release before again; may be repeated")
+    for action in (promote, rollback):
+        what = (
+            "the alias, of releases of one name"
+            if action is promote
+            else "the alias, or NAME@ALIAS where releases of several names have it"
+        )
+        action.add_argument("--alias", default="champion", help=f"{what} (default: %(default)s)")
+    unalias = actions.add_parser("unalias", help="remove an alias; the release stays")
+    unalias.add_argument("alias", metavar="ALIAS", help="the alias, or NAME@ALIAS where releases of several names have it")
+    sync = actions.add_parser("sync", help="write the aliases into the model registry of MLflow, with what it missed")
+    for action in (promote, rollback, unalias, sync):
+        _storage(action, argparse.SUPPRESS)  # given after the action, it holds; else what stands before it
+
+
+def _storage(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    what = "folder or URI of all artefacts (default: $MIREPOIX_STORAGE, else ./storage)"
+    parser.add_argument("--storage", metavar="URI", default=default, help=what)
 
 
 def _trusted(parser: argparse.ArgumentParser) -> None:

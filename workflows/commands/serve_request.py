@@ -10,7 +10,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.serve_config import MIDDLEWARES, PROXY_CALLBACK, ServeConfig
 from mirepoix.serving.store import absolute
 from mirepoix.workflows.storage import default_storage, release_of
-from mirepoix.workflows.upkeep.named import LATEST, is_name, named_release
+from mirepoix.workflows.upkeep.named import LATEST, is_name, named_release, origin
 
 BUILDER = "mirepoix.serving.ray_serve.app:build"
 
@@ -62,8 +62,7 @@ def requested(arguments: argparse.Namespace) -> ServeRequest:
     address = None if arguments.local else address
     request = ServeRequest(given, storage, override(config, settings), arguments.ray, address, arguments.pause, arguments.open)
     if is_name(given) and not arguments.settings:
-        which = "the latest release" if given == LATEST else f"what {given} names" if "@" in given else f"the release of run {given}"
-        print(f"{request.release} is {which} in {storage}", flush=True)
+        print(f"{request.release} is {origin(given)} in {storage}", flush=True)
     return request
 
 
