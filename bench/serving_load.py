@@ -34,7 +34,7 @@ from functools import cache
 from typing import IO, Any, NamedTuple
 from urllib.parse import urlsplit
 
-KINDS = ("health", "search", "picture", "embed", "bulk", "large", "slow", "leave")
+KINDS = ("health", "search", "picture", "embed", "bulk", "large", "slow", "leave", "abort")
 LEFT = "left"
 """The error of a request whose client went away, as it was meant to; it has not failed."""
 PLAN_ENDED = "the process of the load ended before its plan did"
@@ -47,8 +47,8 @@ class Clients:
     """Clients of one kind, or that ask for several kinds in turn.
 
     health, search (a text), picture (a search by a picture), embed (one input), bulk (`inputs` of them), large (`inputs` pictures of 25
-    megapixels), slow (an embedding whose body comes byte by byte, in `seconds_of_body`), leave (a bulk request; the client goes away after
-    `leave_after` seconds).
+    megapixels), slow (an embedding whose body comes byte by byte, in `seconds_of_body`), leave and abort (a bulk request whose client goes
+    away after `leave_after` seconds, when it has sent all of it or the half).
     """
 
     kinds: Sequence[str] = ("search",)
@@ -447,8 +447,8 @@ class Group:
         _, writer = await connection.streams()
         if kind == "slow":
             return await self._trickled(connection, request)
-        writer.write(request)
-        if kind == "leave":
+        writer.write(request if kind != "abort" else request[: len(request) // 2])
+        if kind in ("leave", "abort"):
             await asyncio.sleep(self.clients.leave_after)
             return None
         return await connection.read()
