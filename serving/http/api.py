@@ -26,8 +26,9 @@ from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.picture_formats import picture_format
-from mirepoix.serving.http.guard import ApiError, Figures, Guard, error_reply
+from mirepoix.serving.http.guard import ApiError, Guard, error_reply
 from mirepoix.serving.http.limits_config import Limits
+from mirepoix.serving.http.metrics import Figures
 from mirepoix.serving.http.schemas import Reader
 from mirepoix.serving.pictures import PictureRefused
 from mirepoix.serving.searcher import SearchResult, instruction_for

@@ -8,13 +8,12 @@ import time
 from collections.abc import Mapping
 
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mirepoix.serving.http.metrics import Figures
 
 _LOG = logging.getLogger(__name__)
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class ApiError(Exception):
@@ -31,26 +30,6 @@ def error_reply(error: ApiError) -> JSONResponse:
     kind = "server_error" if error.status >= 500 else "authentication_error" if error.status == 401 else "invalid_request_error"
     body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
     return JSONResponse({"error": body}, status_code=error.status, headers=dict(error.headers or {}))
-
-
-class Figures:
-    """The Prometheus metrics of one ingress replica."""
-
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self.requests = Counter("mirepoix_requests", "Requests answered", ["route", "status"], registry=self._registry)
-        self.seconds = Histogram(
-            "mirepoix_request_seconds", "Time to the last byte of a reply", ["route"], buckets=_SECONDS, registry=self._registry
-        )
-        self.batch_size = Histogram(
-            "mirepoix_batch_size",
-            "Items in the batch that an item was encoded in",
-            buckets=_ITEMS,
-            registry=self._registry,
-        )
-
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
 
 
 def _names_this_machine(host: str) -> bool:
@@ -78,13 +57,14 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        start, status = time.perf_counter(), 0
+        start, status, release = time.perf_counter(), 0, ""
         lane = "/v1/" if scope["path"].startswith("/v1/") else "open"
 
         async def recording(message: Message) -> None:
-            nonlocal status
+            nonlocal status, release
             if message["type"] == "http.response.start":
                 status = message["status"]
+                release = dict(message.get("headers", [])).get(b"x-mirepoix-release", b"").decode("latin-1")
                 message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
             await send(message)
 
@@ -102,7 +82,7 @@ class Guard:
                 await error_reply(refusal)(scope, receive, recording)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            self.figures.requests.labels(route, status).inc()
+            self.figures.requests.labels(route, status, release).inc()
             self.figures.seconds.labels(route).observe(time.perf_counter() - start)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
