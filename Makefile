@@ -94,11 +94,11 @@ SHORTEN := sed -i -E "s/($(RESOLVED_FOR))( and )?//g; s/ and $$//; s/ ; $$//"
 lock:
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(RESOLVE) $(UPGRADE) --extra cpu --extra dev --extra sentence-transformers --output-file requirements.lock
+	$(RESOLVE) $(UPGRADE) --extra cpu --extra dev --extra sentence-transformers --extra traces --output-file requirements.lock
 	@$(SHORTEN) requirements.lock && sed -i -E '/^(cuda-|nvidia-|triton=)/d' requirements.lock
 	@mkdir -p locks && for name in gpu gpu-cuda13 vllm; do cp requirements.lock locks/$$name.lock; done
-	$(RESOLVE) --extra gpu --extra sentence-transformers --output-file locks/gpu.lock
-	$(RESOLVE) --extra gpu-cuda13 --extra sentence-transformers --output-file locks/gpu-cuda13.lock
+	$(RESOLVE) --extra gpu --extra sentence-transformers --extra traces --output-file locks/gpu.lock
+	$(RESOLVE) --extra gpu-cuda13 --extra sentence-transformers --extra traces --output-file locks/gpu-cuda13.lock
 	$(RESOLVE) --extra gpu --extra vllm --output-file locks/vllm.lock
 	@$(SHORTEN) locks/*.lock && rm -rf .venv-lock
 
