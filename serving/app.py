@@ -22,6 +22,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 from mirepoix.serving.http.api import About
 from mirepoix.serving.http.client import KEY
+from mirepoix.serving.http.tracing import traces_endpoint
 from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.replicas import EncoderReplica, IndexReplica, IngressReplica
 from mirepoix.serving.serve_config import ServeConfig
@@ -64,6 +65,7 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
     for host in (config.host, address[0] if address else config.host):
         if not api_key and not _loopback(host):
             raise Refused(f"host {host} is reachable from other machines and no key is set; set {KEY}, or serve on 127.0.0.1")
+    traces_endpoint(config.traces)  # refused before anything is started
     any_port = not config.port and not running
     if not config.port:
         config = replace(config, port=address[1] if address else _free_port(config.host))
@@ -141,7 +143,7 @@ def _application(target: str, about: About, config: ServeConfig, api_key: str | 
         num_replicas=config.ingresses,
         ray_actor_options={"num_cpus": 0.25},
         max_ongoing_requests=4 * waiting,
-    )(IngressReplica).bind(about, config.limits, api_key, config.batch_size, encoder, index)
+    )(IngressReplica).bind(about, config.limits, api_key, config.batch_size, encoder, index, traces_endpoint(config.traces))
 
 
 def _documents(release: Release) -> dict[str, int]:

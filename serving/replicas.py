@@ -194,8 +194,9 @@ class IngressReplica:
         batch_size: int,
         encoder: DeploymentHandle[Any],
         index: DeploymentHandle[Any],
+        traces: str | None = None,
     ):
-        self.build: Callable[[], FastAPI] = lambda: build_app(Replicas(encoder, index, batch_size), about, limits, api_key)
+        self.build: Callable[[], FastAPI] = lambda: build_app(Replicas(encoder, index, batch_size), about, limits, api_key, traces)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self.build()

@@ -25,6 +25,7 @@ class ServeConfig:
     batch_wait_s: float = option(0.005, "seconds that an item waits for its batch to fill")
     start_timeout_s: float = option(300.0, "seconds to wait for the server to answer after its start", decides=False)
     trust_remote_code: bool = option(False, "serve a release whose encoder runs code that its checkpoint brought; read it first")
+    traces: str | None = option(None, "address of an OpenTelemetry collector; null: OTEL_EXPORTER_OTLP_ENDPOINT, or none", decides=False)
     limits: Limits = option(Limits, "limits of one request")
 
     def __post_init__(self) -> None:

@@ -213,8 +213,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     release = release_of(named_release(given, storage))
     if is_name(given):
         print(f"{release} is {'the latest release' if given == LATEST else f'the release of run {given}'} in {storage}", flush=True)
-    trusted = arguments.trust_remote_code
-    config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders, trust_remote_code=trusted)
+    names = ("host", "port", "encoders", "traces", "trust_remote_code")
+    config = ServeConfig(**{name: getattr(arguments, name) for name in names})
     from mirepoix.workflows.cluster.serve import serve  # Ray and FastAPI, which a refused release does not wait for
 
     return serve(release, config, arguments.address, arguments.open, storage)

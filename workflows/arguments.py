@@ -163,6 +163,11 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     )
     _trusted(serve)
     serve.add_argument("--encoders", type=int, default=1, help="encoder replicas (default: %(default)s)")
+    serve.add_argument(
+        "--traces",
+        metavar="URL",
+        help="address of an OpenTelemetry collector (default: OTEL_EXPORTER_OTLP_ENDPOINT, or none)",
+    )
     serve.add_argument("--address", help="HOST:6379 of a Ray head to serve on; default: RAY_ADDRESS, else a private cluster")
     _storage(serve)
 

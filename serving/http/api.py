@@ -10,7 +10,8 @@ Shapes: T rows of an item, D width.
 import asyncio
 import base64
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,6 +31,7 @@ from mirepoix.serving.http.guard import ApiError, Guard, error_reply
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.http.metrics import Figures
 from mirepoix.serving.http.schemas import Reader
+from mirepoix.serving.http.tracing import Tracer
 from mirepoix.serving.pictures import PictureRefused
 from mirepoix.serving.searcher import SearchResult, instruction_for
 
@@ -98,48 +100,66 @@ class HealthProbe:
             self._checked_at = time.monotonic()
 
 
-def build_app(backend: Backend, about: About, limits: Limits, api_key: str | None = None) -> FastAPI:
-    """The application that answers from the backend."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+def build_app(backend: Backend, about: About, limits: Limits, api_key: str | None = None, traces: str | None = None) -> FastAPI:
+    """The application that answers from the backend; `traces` is where it sends traces to, None without."""
     figures = Figures()
+    figures.use_release(about.version, about.name)
+    tracer = Tracer(figures, traces)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(tracer.close)
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
     reader = Reader(limits)
     probe = HealthProbe(backend.ready)
 
     async def encode(items: Sequence[Item], role: Role) -> list[Encoded]:
-        encoded = await backend.encode(items, role)
+        figures.pictures.inc(sum(len(item.images) for item in items))
+        with tracer.part("encode"):
+            encoded = await backend.encode(items, role)
         for one in encoded:
             figures.batch_size.observe(one.batch)
+        figures.tokens.inc(sum(one.tokens for one in encoded))
         return encoded
 
     @app.post("/v1/embeddings")
     async def embeddings(request: Request) -> Response:
-        body = await reader.embeddings(request)
+        with tracer.part("read"):
+            body = await reader.embeddings(request)
         _check_model(body.model, about)
         if body.dimensions is not None and body.dimensions not in about.widths:
             trained = ", ".join(map(str, about.widths))
             raise ApiError(400, f"dimensions is {body.dimensions}; this encoder was trained for {trained}", "dimensions")
-        encoded = await encode(await reader.items(body), body.role)
-        data = [
-            {"object": "embedding", "index": n, **_embedding(one.rows_TD, body.dimensions, body.encoding_format)}
-            for n, one in enumerate(encoded)
-        ]
-        tokens = sum(one.tokens for one in encoded)
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "data": data, "model": about.name, "usage": usage})
+        with tracer.part("decode"):
+            items = await reader.items(body)
+        encoded = await encode(items, body.role)
+        with tracer.part("render"):
+            data = [
+                {"object": "embedding", "index": n, **_embedding(one.rows_TD, body.dimensions, body.encoding_format)}
+                for n, one in enumerate(encoded)
+            ]
+            tokens = sum(one.tokens for one in encoded)
+            usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+            return JSONResponse({"object": "list", "data": data, "model": about.name, "usage": usage})
 
     @app.post("/v1/search")
     async def search(request: Request) -> Response:
         start = time.perf_counter()
-        body, upload = await reader.search(request)
+        with tracer.part("read"):
+            body, upload = await reader.search(request)
         _check_model(body.model, about)
         target = _target(body.target)
-        item = await reader.query(body, upload)
+        with tracer.part("decode"):
+            item = await reader.query(body, upload)
         if body.instruction is None:
             item = Item(
                 id=item.id, text=item.text, images=item.images, instruction=instruction_for(about.instructions, item.modality, target)
             )
         (encoded,) = await encode([item], "query")
-        found = await backend.search(encoded.rows_TD, body.k, target)
+        with tracer.part("search"):
+            found = await backend.search(encoded.rows_TD, body.k, target)
         results = [
             {
                 "id": one.id,
@@ -154,7 +174,8 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
         ]
         took = round((time.perf_counter() - start) * 1000, 1)
         reply = {"object": "search", "release": about.version, "model": about.name, "took_ms": took, "results": results}
-        return JSONResponse(reply | {"warnings": warnings} if (warnings := _warnings(target, about)) else reply)
+        with tracer.part("render"):
+            return JSONResponse(reply | {"warnings": warnings} if (warnings := _warnings(target, about)) else reply)
 
     @app.get("/v1/items/{id:path}/image")
     async def item_image(id: str) -> Response:
@@ -191,7 +212,9 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
     _map_error(app, Refused, lambda error: ApiError(400, str(error).splitlines()[0]))
     _map_error(app, Busy, lambda error: ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"}))
     _map_error(app, HTTPException, _http_error)
-    app.add_middleware(Guard, figures=figures, api_key=api_key, max_in_flight=limits.max_in_flight, timeout_s=limits.timeout_s)
+    app.add_middleware(
+        Guard, figures=figures, tracer=tracer, api_key=api_key, max_in_flight=limits.max_in_flight, timeout_s=limits.timeout_s
+    )
     return app
 
 

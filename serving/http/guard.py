@@ -6,11 +6,13 @@ import ipaddress
 import logging
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirepoix.serving.http.metrics import Figures
+from mirepoix.serving.http.metrics import Figures, Reason
+from mirepoix.serving.http.tracing import Tracer
 
 _LOG = logging.getLogger(__name__)
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
@@ -45,13 +47,15 @@ def _names_this_machine(host: str) -> bool:
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, figures: Figures, api_key: str | None, max_in_flight: int, timeout_s: float):
+    def __init__(self, app: ASGIApp, figures: Figures, tracer: Tracer, api_key: str | None, max_in_flight: int, timeout_s: float):
         self.app = app
-        self.figures = figures
+        self.figures, self.tracer = figures, tracer
         self.api_key = api_key
         self.max_in_flight = max_in_flight
         self.timeout_s = timeout_s
         self.in_flight = {"/v1/": 0, "open": 0}  # counted apart, so that cheap requests take no room from those that encode
+        for lane in self.in_flight:
+            figures.in_flight.labels(lane).set_function(partial(self.in_flight.__getitem__, lane))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -68,22 +72,24 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
             await send(message)
 
-        try:
-            refusal = self._refusal(scope)
-            if refusal is None and self.in_flight[lane] >= self.max_in_flight:
-                refusal = ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"})
-            if refusal is None:
-                self.in_flight[lane] += 1
-                try:
-                    refusal = await self._answered(scope, receive, recording)
-                finally:
-                    self.in_flight[lane] -= 1
-            if refusal is not None and not status:
-                await error_reply(refusal)(scope, receive, recording)
-        finally:
-            route = getattr(scope.get("route"), "path", "none")
-            self.figures.requests.labels(route, status, release).inc()
-            self.figures.seconds.labels(route).observe(time.perf_counter() - start)
+        with self.tracer.request(scope) as traced:
+            try:
+                refusal = self._refusal(scope)
+                if refusal is None and self.in_flight[lane] >= self.max_in_flight:
+                    refusal = self._rejected("busy", ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"}))
+                if refusal is None:
+                    self.in_flight[lane] += 1
+                    try:
+                        refusal = await self._answered(scope, receive, recording)
+                    finally:
+                        self.in_flight[lane] -= 1
+                if refusal is not None and not status:
+                    await error_reply(refusal)(scope, receive, recording)
+            finally:
+                route = getattr(scope.get("route"), "path", "none")
+                self.figures.requests.labels(route, status, release).inc()
+                self.figures.seconds.labels(route).observe(time.perf_counter() - start)
+                traced.answered(route, status, release)
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         # The search page holds no data of the corpus, and load balancers request /health without a key.
@@ -93,16 +99,18 @@ class Guard:
             # Without a key only this machine is served. The Host header stops DNS rebinding: a foreign page keeps its own host name.
             host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
             if not _names_this_machine(host):
-                return ApiError(
-                    403, "without a key this server answers to localhost only; set MIREPOIX_API_KEY to serve under another name"
-                )
+                message = "without a key this server answers to localhost only; set MIREPOIX_API_KEY to serve under another name"
+                return self._rejected("host", ApiError(403, message))
         else:
             given = dict(scope["headers"]).get(b"authorization", b"")
             if not hmac.compare_digest(given, f"Bearer {self.api_key}".encode()):
-                return ApiError(
-                    401, "this server requires a key; send the header Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
-                )
+                message = "this server requires a key; send the header Authorization: Bearer KEY"
+                return self._rejected("key", ApiError(401, message, headers={"WWW-Authenticate": "Bearer"}))
         return None
+
+    def _rejected(self, reason: Reason, error: ApiError) -> ApiError:
+        self.figures.rejected.labels(reason).inc()
+        return error
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
         """None if the application answered, else the error to reply with."""

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from mirepoix.models.errors import Refused
 from mirepoix.serving.app import check_port, start
 from mirepoix.serving.heartbeat import served_mark, storage_of
+from mirepoix.serving.http.tracing import traces_endpoint
 from mirepoix.serving.release import peek
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import absolute
@@ -24,6 +25,7 @@ def serve(release: str, config: ServeConfig, address: str | None = None, show: b
 
     `storage` is the one in use, whose servers are known by name if one of them has the port.
     """
+    traces_endpoint(config.traces)  # refused before a cluster is started
     if not (address or os.environ.get("RAY_ADDRESS")):
         _refuse_taken(config, [storage_of(release), storage])
     about, _ = peek(release)

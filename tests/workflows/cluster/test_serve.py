@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mirepoix.models.errors import Refused
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.workflows.cluster import serve as command
 from mirepoix.workflows.cluster.serve import open_page, serve
@@ -38,6 +39,12 @@ def test_without_a_browser_the_address_is_said(monkeypatch):
 
     monkeypatch.setattr(webbrowser, "open", fails)
     assert open_page(URL, {"DISPLAY": ":0"}, "linux") == f"no browser was found; open {URL} in one"
+
+
+def test_traces_to_no_address_are_refused_before_a_cluster_is_started(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "cluster", lambda address: pytest.fail("a cluster is started"))
+    with pytest.raises(Refused, match="traces is 'collector'; give the address of an OTLP collector"):
+        serve(f"{tmp_path}/release", ServeConfig(port=0, traces="collector"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
