@@ -180,6 +180,9 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         action="store_true",
         help="where memory does not hold both, end the release that is served first; requests wait meanwhile",
     )
+    serve.add_argument(
+        "--traces", metavar="URL", help="address of an OpenTelemetry collector (default: OTEL_EXPORTER_OTLP_ENDPOINT, or none)"
+    )
     serve.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, as --settings prints them")
     serve.add_argument("--settings", action="store_true", help="print every setting with its help, and serve nothing")
     serve.add_argument(

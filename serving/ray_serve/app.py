@@ -25,6 +25,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.options import revive
 from mirepoix.serving.http.client import KEY
 from mirepoix.serving.http.ports import free_port, listening, loopback
+from mirepoix.serving.http.tracing import traces_endpoint
 from mirepoix.serving.ray_serve.replicas import Prepared, Replica
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
@@ -67,6 +68,7 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
     for host in (config.host, address[0] if address else config.host):
         if not api_key and not loopback(host):
             raise Refused(f"host {host} is reachable from other machines and no key is set; set {KEY}, or serve on 127.0.0.1")
+    traces_endpoint(config.traces)  # refused before anything is started
     any_port = not config.port and not running
     if not config.port:
         config = replace(config, port=address[1] if address else free_port(config.host))

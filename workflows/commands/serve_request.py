@@ -50,7 +50,7 @@ def requested(arguments: argparse.Namespace) -> ServeRequest:
     given, settings = arguments.release, list(arguments.overrides)
     if given and "=" in given and not Path(given).exists():  # the release was left out
         given, settings = None, [given, *settings]
-    options = {"host": arguments.host, "port": arguments.port, "encoders": arguments.encoders}
+    options = {"host": arguments.host, "port": arguments.port, "encoders": arguments.encoders, "traces": arguments.traces}
     settings = [f"{name}={value}" for name, value in options.items() if value is not None] + settings
     if arguments.trust_remote_code:
         settings.append("trust_remote_code=true")
