@@ -27,6 +27,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.picture_formats import picture_format
 from mirepoix.serving.http.guard import ApiError, Figures, Guard, error_reply
+from mirepoix.serving.http.inputs import address_notes
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.http.schemas import Reader
 from mirepoix.serving.pictures import PictureRefused
@@ -117,14 +118,16 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
         if body.dimensions is not None and body.dimensions not in about.widths:
             trained = ", ".join(map(str, about.widths))
             raise ApiError(400, f"dimensions is {body.dimensions}; this encoder was trained for {trained}", "dimensions")
-        encoded = await encode(await reader.items(body), body.role)
+        items = await reader.items(body)
+        encoded = await encode(items, body.role)
         data = [
             {"object": "embedding", "index": n, **_embedding(one.rows_TD, body.dimensions, body.encoding_format)}
             for n, one in enumerate(encoded)
         ]
         tokens = sum(one.tokens for one in encoded)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        return JSONResponse({"object": "list", "data": data, "model": about.name, "usage": usage})
+        reply = {"object": "list", "data": data, "model": about.name, "usage": usage}
+        return JSONResponse(reply | {"warnings": notes} if (notes := address_notes(items)) else reply)
 
     @app.post("/v1/search")
     async def search(request: Request) -> Response:

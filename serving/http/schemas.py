@@ -1,8 +1,6 @@
 """Request bodies, and how they become items within the limits; URLs are never fetched."""
 
 import asyncio
-import base64
-import binascii
 from collections.abc import AsyncGenerator
 from typing import Any, Literal, TypeVar
 
@@ -12,6 +10,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mirepoix.models.item import Item
 from mirepoix.serving.http.guard import ApiError
+from mirepoix.serving.http.inputs import is_data_uri, picture_bytes
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.pictures import plain_picture
 
@@ -100,14 +99,14 @@ class Reader:
             return [await self._conversation(body.messages, instruction)]
         assert body.input is not None
         given = body.input if isinstance(body.input, list) else [body.input]
-        inputs = [Input(text=one) if isinstance(one, str) else one for one in given]
+        inputs = [_input(one) if isinstance(one, str) else one for one in given]
         if not 1 <= len(inputs) <= self.limits.max_inputs:
             raise ApiError(400, f"input holds {len(inputs)} inputs; send 1 to {self.limits.max_inputs}", "input")
         self._count(sum(one.image is not None for one in inputs), "input")
         items = []
         for n, one in enumerate(inputs):
             name = f"input[{n}]" if isinstance(body.input, list) else "input"
-            pictures = [] if one.image is None else [_data_uri(one.image, name)]
+            pictures = [] if one.image is None else [picture_bytes(one.image, name)]
             items.append(await self._item(name, one.text or "", pictures, instruction))
         return items
 
@@ -115,7 +114,7 @@ class Reader:
         """The query of a search; an instruction that the request lacks is added by the API."""
         if not 1 <= body.k <= self.limits.max_results:
             raise ApiError(400, f"k is {body.k}; ask for 1 to {self.limits.max_results} results", "k")
-        pictures = [upload] if upload is not None else [] if body.image is None else [_data_uri(body.image, "image")]
+        pictures = [upload] if upload is not None else [] if body.image is None else [picture_bytes(body.image, "image")]
         return await self._item("text", body.text or "", pictures, self._text(body.instruction or "", "instruction"))
 
     async def _conversation(self, messages: list[Message], instruction: str) -> Item:
@@ -128,7 +127,7 @@ class Reader:
         self._count(len(urls), "messages")
         instructions = [instruction, *(part.text for role, part in parts if role == "system" and part.text)]
         text = "\n".join(part.text for role, part in parts if role == "user" and part.text)
-        pictures = [_data_uri(url, "messages") for url in urls]
+        pictures = [picture_bytes(url, "messages") for url in urls]
         return await self._item("messages", text, pictures, self._text("\n".join(filter(None, instructions)), "messages"))
 
     async def _item(self, name: str, text: str, pictures: list[bytes], instruction: str) -> Item:
@@ -182,6 +181,10 @@ class Reader:
         return fields, next((value for _, value in given if isinstance(value, bytes) and value), None)
 
 
+def _input(text: str) -> Input:
+    return Input(image=text) if is_data_uri(text) else Input(text=text)
+
+
 def _checked(body: type[_Any], plain: bytes | dict[str, str]) -> _Any:
     try:
         return body.model_validate_json(plain) if isinstance(plain, bytes) else body.model_validate(plain)
@@ -203,15 +206,3 @@ def _invalid(body: type[_Body], errors: list[Any]) -> ApiError:
     if where[0] == "input":
         return ApiError(422, 'input takes a text, a list of texts, or a list of {"text", "image"}; token ids are not taken', "input")
     return ApiError(422, f"{'.'.join(where)}: {error['msg'].lower()}", where[0])
-
-
-def _data_uri(uri: str, name: str) -> bytes:
-    head, comma, body = uri.partition(",")
-    if not (comma and head.startswith("data:image/") and head.endswith(";base64")):
-        raise ApiError(
-            400, f"{name}: give a picture as a data URI (data:image/png;base64,...) or upload it; URLs are not fetched", name.split("[")[0]
-        )
-    try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError):
-        raise ApiError(400, f"{name}: the data URI is not valid base64", name.split("[")[0]) from None
