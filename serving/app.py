@@ -21,6 +21,7 @@ from ray.serve.schema import LoggingConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 from mirepoix.serving.http.api import About
+from mirepoix.serving.http.cl100k import Cl100k
 from mirepoix.serving.http.client import KEY
 from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.replicas import EncoderReplica, IndexReplica, IngressReplica
@@ -64,6 +65,8 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
     for host in (config.host, address[0] if address else config.host):
         if not api_key and not _loopback(host):
             raise Refused(f"host {host} is reachable from other machines and no key is set; set {KEY}, or serve on 127.0.0.1")
+    if config.limits.tiktoken:
+        Cl100k.open(config.limits.tiktoken)  # refused here, before anything is started
     any_port = not config.port and not running
     if not config.port:
         config = replace(config, port=address[1] if address else _free_port(config.host))

@@ -205,6 +205,7 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    from mirepoix.serving.http.limits_config import Limits
     from mirepoix.serving.serve_config import ServeConfig
     from mirepoix.workflows.storage import default_storage, release_of
     from mirepoix.workflows.upkeep.named import LATEST, is_name, named_release
@@ -214,7 +215,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     if is_name(given):
         print(f"{release} is {'the latest release' if given == LATEST else f'the release of run {given}'} in {storage}", flush=True)
     trusted = arguments.trust_remote_code
-    config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders, trust_remote_code=trusted)
+    limits = Limits(tiktoken=os.path.abspath(arguments.tiktoken) if arguments.tiktoken else "")
+    config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders, trust_remote_code=trusted, limits=limits)
     from mirepoix.workflows.cluster.serve import serve  # Ray and FastAPI, which a refused release does not wait for
 
     return serve(release, config, arguments.address, arguments.open, storage)

@@ -163,6 +163,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     )
     _trusted(serve)
     serve.add_argument("--encoders", type=int, default=1, help="encoder replicas (default: %(default)s)")
+    serve.add_argument("--tiktoken", default="", metavar="FILE", help="OpenAI's cl100k_base.tiktoken, to read arrays of token ids by")
     serve.add_argument("--address", help="HOST:6379 of a Ray head to serve on; default: RAY_ADDRESS, else a private cluster")
     _storage(serve)
 

@@ -17,4 +17,5 @@ class Limits:
     max_results: int = option(100, "most results of a search")
     max_in_flight: int = option(128, "requests to /v1/ answered at once, and as many to other paths; more get 503 with Retry-After")
     timeout_s: float = option(60.0, "seconds until a request is aborted with 503")
+    tiktoken: str = option("", "OpenAI's file cl100k_base.tiktoken, to decode arrays of token ids in `input`; none: they are refused")
     picture: PictureLimits = option(PictureLimits, "limits of one picture")

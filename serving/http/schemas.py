@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mirepoix.models.item import Item
+from mirepoix.serving.http.cl100k import NO_FILE, Cl100k
 from mirepoix.serving.http.guard import ApiError
 from mirepoix.serving.http.inputs import is_data_uri, picture_bytes
 from mirepoix.serving.http.limits_config import Limits
@@ -24,6 +25,9 @@ class Input(_Body):
 
     text: str | None = None
     image: str | None = None
+
+
+TokenId: TypeAlias = Annotated[int, Field(strict=True)]
 
 
 class ImageUrl(_Body):
@@ -45,10 +49,11 @@ class Message(_Body):
 class EmbeddingsBody(_Body):
     """OpenAI's request, with inputs of text and picture, and messages; `instruction` is prepended to every input, as in training.
 
-    `role` is how the inputs are encoded: some retrievers encode queries and documents differently.
+    An input may also be an array of token ids of OpenAI's cl100k_base. `role` is how the inputs are encoded: some retrievers encode
+    queries and documents differently.
     """
 
-    input: str | list[str | Input] | None = None
+    input: str | list[str | Input | TokenId | list[TokenId]] | None = None
     messages: list[Message] | None = None
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
@@ -78,6 +83,7 @@ class Reader:
 
     def __init__(self, limits: Limits):
         self.limits = limits
+        self.cl100k = Cl100k.open(limits.tiktoken) if limits.tiktoken else None
 
     async def embeddings(self, request: Request) -> EmbeddingsBody:
         return _checked(EmbeddingsBody, await self._body(request))
@@ -98,17 +104,38 @@ class Reader:
         if body.messages is not None:
             return [await self._conversation(body.messages, instruction)]
         assert body.input is not None
-        given = body.input if isinstance(body.input, list) else [body.input]
-        inputs = [_input(one) if isinstance(one, str) else one for one in given]
-        if not 1 <= len(inputs) <= self.limits.max_inputs:
-            raise ApiError(400, f"input holds {len(inputs)} inputs; send 1 to {self.limits.max_inputs}", "input")
-        self._count(sum(one.image is not None for one in inputs), "input")
+        inputs = self._inputs(body.input)
+        self._count(sum(one.image is not None for one in inputs.values()), "input")
         items = []
-        for n, one in enumerate(inputs):
-            name = f"input[{n}]" if isinstance(body.input, list) else "input"
+        for name, one in inputs.items():
             pictures = [] if one.image is None else [picture_bytes(one.image, name)]
             items.append(await self._item(name, one.text or "", pictures, instruction))
         return items
+
+    def _inputs(self, given: str | list[Any]) -> dict[str, Input]:
+        """The inputs by the names that refusals call them by; a list of token ids alone is one input."""
+        if isinstance(given, str) or (given and all(isinstance(one, int) for one in given)):
+            return {"input": self._input(given, "input")}
+        if not 1 <= len(given) <= self.limits.max_inputs:
+            raise ApiError(400, f"input holds {len(given)} inputs; send 1 to {self.limits.max_inputs}", "input")
+        names = [f"input[{n}]" for n in range(len(given))]
+        return {name: self._input(one, name) for name, one in zip(names, given, strict=True)}
+
+    def _input(self, given: str | Input | list[int] | int, name: str) -> Input:
+        if isinstance(given, int):
+            raise ApiError(400, f"{name} is a token id among other inputs; give a list of token ids alone, or of lists of these", "input")
+        if isinstance(given, list):
+            return Input(text=self._decoded(given, name))
+        if isinstance(given, str):
+            return Input(image=given) if is_data_uri(given) else Input(text=given)
+        return given
+
+    def _decoded(self, ids: list[int], name: str) -> str:
+        if self.cl100k is None:
+            raise ApiError(400, f"{name} {NO_FILE}", "input", "token_ids")
+        if len(ids) > self.limits.max_text:
+            raise ApiError(400, f"{name} has {len(ids)} token ids; at most {self.limits.max_text} are taken", "input")
+        return self.cl100k.decode(ids, name)
 
     async def query(self, body: SearchBody, upload: bytes | None) -> Item:
         """The query of a search; an instruction that the request lacks is added by the API."""
@@ -181,10 +208,6 @@ class Reader:
         return fields, next((value for _, value in given if isinstance(value, bytes) and value), None)
 
 
-def _input(text: str) -> Input:
-    return Input(image=text) if is_data_uri(text) else Input(text=text)
-
-
 def _checked(body: type[_Any], plain: bytes | dict[str, str]) -> _Any:
     try:
         return body.model_validate_json(plain) if isinstance(plain, bytes) else body.model_validate(plain)
@@ -204,5 +227,5 @@ def _invalid(body: type[_Body], errors: list[Any]) -> ApiError:
     if not where:
         return ApiError(422, f"the body must be a JSON object with some of {', '.join(body.model_fields)}")
     if where[0] == "input":
-        return ApiError(422, 'input takes a text, a list of texts, or a list of {"text", "image"}; token ids are not taken', "input")
+        return ApiError(422, 'input takes a text, a picture, token ids, {"text", "image"}, or a list of these', "input")
     return ApiError(422, f"{'.'.join(where)}: {error['msg'].lower()}", where[0])
