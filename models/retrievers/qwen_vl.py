@@ -153,7 +153,8 @@ class OneTowerCollator:
 
     def _views(self, item: Item) -> list[View]:
         views = []
-        for picture in decoded(item, item.images):
+        for data in item.images:
+            (picture,) = decoded(item, [data])
             views.append(self._view(_IMAGE, [_resized(picture, self._fetched(picture.size))], self.image_processor.size, [0]))
         if item.video:
             read = self._moments(item)

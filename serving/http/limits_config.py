@@ -13,6 +13,8 @@ class Limits:
     max_body: int = option(32 * 2**20, "most bytes of a request")
     max_inputs: int = option(2048, "most inputs of an embeddings request")
     max_pictures: int = option(32, "most pictures of a request")
+    max_request_pixels: int = option(50_000_000, "most pixels of all pictures of a request, by their headers")
+    decoding_memory: int = option(512 * 2**20, "most bytes of memory for pictures that are checked at once, of all requests to a process")
     max_text: int = option(32_768, "most characters of a text")
     max_results: int = option(100, "most results of a search")
     max_in_flight: int = option(128, "requests to /v1/ answered at once, and as many to other paths; more get 503 with Retry-After")

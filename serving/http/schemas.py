@@ -1,7 +1,7 @@
 """Request bodies, and how they become items within the limits; URLs are never fetched."""
 
-import asyncio
 from collections.abc import AsyncGenerator
+from itertools import islice
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from fastapi import Request
@@ -10,10 +10,10 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mirepoix.models.item import Item
 from mirepoix.serving.http.cl100k import NO_FILE, Cl100k
+from mirepoix.serving.http.decoding import Decoder
 from mirepoix.serving.http.guard import ApiError
 from mirepoix.serving.http.inputs import is_data_uri, picture_bytes
 from mirepoix.serving.http.limits_config import Limits
-from mirepoix.serving.pictures import plain_picture
 
 
 class _Body(BaseModel):
@@ -83,6 +83,7 @@ class Reader:
 
     def __init__(self, limits: Limits):
         self.limits = limits
+        self.decoder = Decoder(limits)
         self.cl100k = Cl100k.open(limits.tiktoken) if limits.tiktoken else None
 
     async def embeddings(self, request: Request) -> EmbeddingsBody:
@@ -106,11 +107,12 @@ class Reader:
         assert body.input is not None
         inputs = self._inputs(body.input)
         self._count(sum(one.image is not None for one in inputs.values()), "input")
-        items = []
-        for name, one in inputs.items():
-            pictures = [] if one.image is None else [picture_bytes(one.image, name)]
-            items.append(await self._item(name, one.text or "", pictures, instruction))
-        return items
+        given = [() if one.image is None else (picture_bytes(one.image, name),) for name, one in inputs.items()]
+        plain = iter(await self.decoder([picture for each in given for picture in each], "input"))
+        return [
+            self._item(name, one.text or "", tuple(islice(plain, len(each))), instruction)
+            for (name, one), each in zip(inputs.items(), given, strict=True)
+        ]
 
     def _inputs(self, given: str | list[Any]) -> dict[str, Input]:
         """The inputs by the names that refusals call them by; a list of token ids alone is one input."""
@@ -142,7 +144,8 @@ class Reader:
         if not 1 <= body.k <= self.limits.max_results:
             raise ApiError(400, f"k is {body.k}; ask for 1 to {self.limits.max_results} results", "k")
         pictures = [upload] if upload is not None else [] if body.image is None else [picture_bytes(body.image, "image")]
-        return await self._item("text", body.text or "", pictures, self._text(body.instruction or "", "instruction"))
+        plain = tuple(await self.decoder(pictures, "image"))
+        return self._item("text", body.text or "", plain, self._text(body.instruction or "", "instruction"))
 
     async def _conversation(self, messages: list[Message], instruction: str) -> Item:
         parts = [
@@ -154,12 +157,11 @@ class Reader:
         self._count(len(urls), "messages")
         instructions = [instruction, *(part.text for role, part in parts if role == "system" and part.text)]
         text = "\n".join(part.text for role, part in parts if role == "user" and part.text)
-        pictures = [picture_bytes(url, "messages") for url in urls]
-        return await self._item("messages", text, pictures, self._text("\n".join(filter(None, instructions)), "messages"))
+        plain = tuple(await self.decoder([picture_bytes(url, "messages") for url in urls], "messages"))
+        return self._item("messages", text, plain, self._text("\n".join(filter(None, instructions)), "messages"))
 
-    async def _item(self, name: str, text: str, pictures: list[bytes], instruction: str) -> Item:
-        images = tuple([await asyncio.to_thread(plain_picture, data, self.limits.picture) for data in pictures])
-        item = Item(id=name, text=self._text(text, name), images=images, instruction=instruction)
+    def _item(self, name: str, text: str, pictures: tuple[bytes, ...], instruction: str) -> Item:
+        item = Item(id=name, text=self._text(text, name), images=pictures, instruction=instruction)
         if not item.modality:
             raise ApiError(400, f"{name} is empty; give text, a picture or both", name.split("[")[0])
         return item
