@@ -33,7 +33,7 @@ _LOG = logging.getLogger("ray.serve")  # shown by Serve, from its level WARNING 
 if TYPE_CHECKING:
     import torch
 
-    from mirepoix.models.encoder import Collator
+    from mirepoix.models.encoder import Collator, Overlong
 
 
 class Counted:
@@ -51,6 +51,9 @@ class Counted:
 
     def lengths(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> list[int]:
         return self.collator.lengths(queries, documents)
+
+    def overlong(self, item: Item, role: Role) -> "Overlong | None":
+        return self.collator.overlong(item, role)
 
 
 class EncodeRequest(NamedTuple):

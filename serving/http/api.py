@@ -26,6 +26,7 @@ from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.picture_formats import picture_format
+from mirepoix.serving.encoding.truncation import TooLong
 from mirepoix.serving.http.guard import ApiError, Figures, Guard, error_reply
 from mirepoix.serving.http.inputs import address_notes
 from mirepoix.serving.http.limits_config import Limits
@@ -190,6 +191,7 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
 
     _map_error(app, ApiError, lambda error: error)
     _map_error(app, PictureRefused, _picture_error)
+    _map_error(app, TooLong, lambda error: ApiError(400, str(error), error.param, "too_many_tokens"))
     _map_error(app, Refused, lambda error: ApiError(400, str(error).splitlines()[0]))
     _map_error(app, Busy, lambda error: ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"}))
     _map_error(app, HTTPException, _http_error)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mirepoix.models.item import Item
+from mirepoix.serving.encoding.truncation import Truncate
 from mirepoix.serving.http.cl100k import NO_FILE, Cl100k
 from mirepoix.serving.http.decoding import Decoder
 from mirepoix.serving.http.guard import ApiError
@@ -60,6 +61,7 @@ class EmbeddingsBody(_Body):
     dimensions: int | None = Field(default=None, ge=1)
     instruction: str = ""
     role: Literal["query", "document"] = "document"
+    truncate: Truncate = "end"
     user: str | None = None
 
 
@@ -71,6 +73,7 @@ class SearchBody(_Body):
     k: int = 10
     target: str | None = None
     instruction: str | None = None
+    truncate: Truncate = "end"
     model: str | None = None
 
 

@@ -1,0 +1,1 @@
+"""What the process of an encoder does with requests."""
