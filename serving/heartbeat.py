@@ -5,7 +5,9 @@ of the command that started the server.
 A process of this machine is dead when it has ended; one of another machine, when its last heartbeat is older than its timeout.
 """
 
+import asyncio
 import json
+import logging
 import os
 import re
 import secrets
@@ -19,6 +21,7 @@ from typing import Any
 
 from mirepoix.serving.store import delete, is_local, join, list_names, read, write
 
+_LOG = logging.getLogger("ray.serve")  # in a replica shown by Serve, from its level WARNING on
 LEASES = "leases"
 SERVED = "serve"
 """What the name of a record of a served release begins with."""
@@ -112,6 +115,28 @@ def served_mark(target: str, url: str, command: bool = False) -> Heartbeat | Non
         return None
     record = {**identity(), "target": target, "url": url, "command": command, "timeout_s": SERVE_TIMEOUT_S}
     return Heartbeat(join(storage, LEASES, f"{SERVED}-{secrets.token_hex(6)}.json"), record, SERVE_BEAT_S)
+
+
+class Mark:
+    """The record in a release's storage that it is served; none where it lies in no storage, or in one that may not be written."""
+
+    def __init__(self, target: str, url: str):
+        self._beat: Heartbeat | None = served_mark(target, url)
+        try:
+            if self._beat is not None:
+                self._beat.__enter__()
+        except OSError as error:
+            _LOG.warning("it cannot be recorded that %s is served (%s); `mirepoix gc` does not see it, so pin its run", target, error)
+            self._beat = None
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.remove)
+
+    def remove(self) -> None:
+        beat, self._beat = self._beat, None
+        if beat is not None:
+            with suppress(OSError, RuntimeError):
+                beat.__exit__()
 
 
 def record_names(storage: str, kind: str) -> list[str]:

@@ -192,8 +192,9 @@ OF_SEVERAL_MODULES = {
 }
 """Test files that are named after no module, and what they are about."""
 THROUGH = {
-    "serving/http/guard.py": "serving/http/test_api.py",
+    "serving/engine/worker.py": "serving/ray_serve/test_app.py",
     "serving/http/schemas.py": "serving/http/test_api.py",
+    "serving/ray_serve/replicas.py": "serving/ray_serve/test_app.py",
     "components/generation/writing.py": "components/passages/test_written.py",
     "components/ingestion/formats/streams.py": "components/ingestion/test_readers.py",
     "components/publishing/sentence_transformers.py": "components/publishing/test_export.py",
@@ -202,6 +203,7 @@ THROUGH = {
     "components/training/workers/torch_backend.py": "components/training/test_train.py",
     "models/backbones/two_tower_twins.py": "models/backbones/test_twins.py",
     "workflows/cluster/janitor.py": "workflows/cluster/test_ray_cluster.py",
+    "workflows/upkeep/registered.py": "workflows/runner/test_model_registry.py",
 }
 """Modules that no test imports, and the tests that run them through what users call."""
 

@@ -205,21 +205,16 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    from mirepoix.serving.http.limits_config import Limits
-    from mirepoix.serving.serve_config import ServeConfig
-    from mirepoix.workflows.storage import default_storage, release_of
-    from mirepoix.workflows.upkeep.named import LATEST, is_name, named_release
+    from mirepoix.workflows.commands.serve_request import print_settings, requested, write_deployment
 
-    storage, given = arguments.storage or default_storage(), arguments.release or LATEST
-    release = release_of(named_release(given, storage))
-    if is_name(given):
-        print(f"{release} is {'the latest release' if given == LATEST else f'the release of run {given}'} in {storage}", flush=True)
-    trusted = arguments.trust_remote_code
-    limits = Limits(tiktoken=os.path.abspath(arguments.tiktoken) if arguments.tiktoken else "")
-    config = ServeConfig(host=arguments.host, port=arguments.port, encoders=arguments.encoders, trust_remote_code=trusted, limits=limits)
-    from mirepoix.workflows.cluster.serve import serve  # Ray and FastAPI, which a refused release does not wait for
+    request = requested(arguments)
+    if arguments.settings:
+        return print_settings(request)
+    if arguments.write:
+        return write_deployment(request, arguments.write)
+    from mirepoix.workflows.commands.serve import serve  # FastAPI, which a refused release does not wait for
 
-    return serve(release, config, arguments.address, arguments.open, storage)
+    return serve(request)
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -297,6 +292,24 @@ def _runs(arguments: argparse.Namespace) -> int:
     return runs_command(opened_storage(arguments.storage), arguments.json)
 
 
+def _releases(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.storage import opened_storage
+
+    storage, action = opened_storage(arguments.storage), arguments.action
+    if action is None:
+        from mirepoix.workflows.upkeep.releases import releases_command
+
+        return releases_command(storage, arguments.json)
+    from mirepoix.workflows.upkeep import promotion
+
+    if action == "promote":
+        return promotion.promote_command(storage, arguments.release, arguments.alias)
+    if action == "sync":
+        return promotion.sync_command(storage)
+    command = promotion.rollback_command if action == "rollback" else promotion.unalias_command
+    return command(storage, arguments.alias)
+
+
 def _show(arguments: argparse.Namespace) -> int:
     from mirepoix.workflows.storage import opened_storage
     from mirepoix.workflows.upkeep.listing import show_command
@@ -359,6 +372,7 @@ COMMANDS = {
     "search": _search,
     "export": _export,
     "runs": _runs,
+    "releases": _releases,
     "show": _show,
     "try": _try,
     "keep": _keep,

@@ -18,12 +18,14 @@ EXAMPLES = """examples:
   mirepoix run search sources.path=/my/pictures            search them through a published encoder, without a training
   mirepoix release storage/artefacts/instruct/... --corpus /my/pictures
   mirepoix serve --open; mirepoix search "two small red stars" --target i
+  mirepoix releases promote latest; mirepoix serve @champion; mirepoix releases rollback
   mirepoix add storage/runs/search-... /my/new/pictures; mirepoix remove storage/runs/add-... beach/p01.png.image
   mirepoix export storage/runs/quickstart-... /models/mine --to hf
 """
 
 RELEASE = (
-    "folder or URI of a release; folder, name or beginning of the name of a run that made one; or latest, the storage's latest release"
+    "folder or URI of a release; folder, name or beginning of the name of a run that made one; its version or the beginning of it; "
+    "an alias, as @champion; or latest, the storage's latest release"
 )
 
 ADDITIONS = """examples:
@@ -38,6 +40,14 @@ A caption in a table, as Pictures/captions.csv:2, is an item of its own where ca
 Nothing is encoded, unless all items of a modality go by which the release is verified: then a few others of that modality are.
 """
 
+
+SERVING = """examples:
+  mirepoix serve                                 the latest release of the storage
+  mirepoix serve @champion                       what the alias names, now and after each `mirepoix releases promote`
+  mirepoix serve RELEASE                         while a server of yours has the port: it serves that one from now on, and drops no request
+  mirepoix serve RELEASE encoders=2 limits.timeout_s=30
+  mirepoix serve RELEASE --write serve.yaml; serve deploy serve.yaml
+"""
 
 REQUIRED = "the following arguments are required: "
 
@@ -65,6 +75,8 @@ class Parser(argparse.ArgumentParser):
         if first not in commands:
             self.error(f"there is no command {first!r}; {_nearest(first, commands)}")
         command = commands[first]
+        nested = next((action.choices for action in command._actions if isinstance(action, argparse._SubParsersAction)), {})
+        command = next((nested[word] for word in words[1:] if word in nested), command)
         options = [option for option in command._option_string_actions if option.startswith("--")]
         for word in words[1:]:
             if word == "--":
@@ -151,20 +163,32 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     remove.add_argument("--ids", metavar="FILE", help="file with an id or a source on each line, of items to remove")
     _revision(remove)
 
-    serve = commands.add_parser("serve", help="serve a release on a private cluster, until Ctrl-C")
-    serve.add_argument("release", metavar="RELEASE", nargs="?", help=f"{RELEASE} (default: latest)")
-    serve.add_argument("--open", action="store_true", help="open the search page in the browser once it answers")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); others need MIREPOIX_API_KEY")
-    serve.add_argument(
-        "--port",
-        type=int,
-        default=8000,
-        help="port to listen at; 0: the port of the cluster's Ray Serve if it runs, else any free one (default: %(default)s)",
+    serve = commands.add_parser(
+        "serve",
+        help="serve a release until Ctrl-C; where a server of yours has the port, in place of the one that it serves",
+        epilog=SERVING,
     )
+    serve.add_argument("release", metavar="RELEASE", nargs="?", help=f"{RELEASE} (default: latest)")
+    serve.add_argument("overrides", metavar="NAME=VALUE", nargs="*", help="settings, such as batch.batch_size=64; --settings lists all")
+    serve.add_argument("--open", action="store_true", help="open the search page in the browser once it answers")
+    serve.add_argument("--host", help="address to listen at (default: 127.0.0.1); others need MIREPOIX_API_KEY")
+    serve.add_argument("--port", type=int, help="port to listen at; 0: any free one (default: 8000)")
     _trusted(serve)
-    serve.add_argument("--encoders", type=int, default=1, help="encoder replicas (default: %(default)s)")
-    serve.add_argument("--tiktoken", default="", metavar="FILE", help="OpenAI's cl100k_base.tiktoken, to read arrays of token ids by")
-    serve.add_argument("--address", help="HOST:6379 of a Ray head to serve on; default: RAY_ADDRESS, else a private cluster")
+    serve.add_argument("--encoders", type=int, help="encoders: child processes here, replicas on Ray Serve (default: 1)")
+    serve.add_argument("--tiktoken", metavar="FILE", help="OpenAI's cl100k_base.tiktoken, to read arrays of token ids by")
+    serve.add_argument(
+        "--pause",
+        action="store_true",
+        help="where memory does not hold both, end the release that is served first; requests wait meanwhile",
+    )
+    serve.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, as --settings prints them")
+    serve.add_argument("--settings", action="store_true", help="print every setting with its help, and serve nothing")
+    serve.add_argument(
+        "--write", type=Path, metavar="FILE", help="write a file for `serve deploy` of Ray Serve with these settings, and serve nothing"
+    )
+    serve.add_argument("--local", action="store_true", help="on this machine without a cluster; this is the default without --address")
+    serve.add_argument("--ray", action="store_true", help="on Ray Serve, on a private cluster where no address is given")
+    serve.add_argument("--address", help="HOST:6379 of a Ray head to serve on; default: RAY_ADDRESS")
     _storage(serve)
 
     search = commands.add_parser("search", help="search a served release")
@@ -273,14 +297,42 @@ def _upkeep(commands: "argparse._SubParsersAction[Parser]") -> None:
     page = commands.add_parser("mlflow", help="start the tracking page of MLflow on a storage, until Ctrl-C")
     page.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s); the page has no password")
     page.add_argument("--port", type=int, default=5000, help="port to listen at (default: %(default)s)")
+    _releases(commands)
     for command in (runs, show, tried, gc):
         command.add_argument("--json", action="store_true", help="print it as JSON")
     for command in (runs, show, tried, keep, gc, page):
         _storage(command)
 
 
-def _storage(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--storage", metavar="URI", help="folder or URI of all artefacts (default: $MIREPOIX_STORAGE, else ./storage)")
+def _releases(commands: "argparse._SubParsersAction[Parser]") -> None:
+    """The command on releases and their aliases, which has commands of its own."""
+    releases = commands.add_parser(
+        "releases",
+        help="list the releases of a storage: what made each, score, size, aliases, servers; give aliases, as @champion, and roll back",
+    )
+    releases.add_argument("--json", action="store_true", help="print the list as JSON")
+    _storage(releases)
+    actions = releases.add_subparsers(dest="action", metavar="ACTION", title="actions (none: list the releases)")
+    promote = actions.add_parser("promote", help="let an alias name a release; `serve @champion` and MLflow follow")
+    promote.add_argument("release", metavar="RELEASE", help=RELEASE)
+    rollback = actions.add_parser("rollback", help="let an alias name the release before again; may be repeated")
+    for action in (promote, rollback):
+        what = (
+            "the alias, of releases of one name"
+            if action is promote
+            else "the alias, or NAME@ALIAS where releases of several names have it"
+        )
+        action.add_argument("--alias", default="champion", help=f"{what} (default: %(default)s)")
+    unalias = actions.add_parser("unalias", help="remove an alias; the release stays")
+    unalias.add_argument("alias", metavar="ALIAS", help="the alias, or NAME@ALIAS where releases of several names have it")
+    sync = actions.add_parser("sync", help="write the aliases into the model registry of MLflow, with what it missed")
+    for action in (promote, rollback, unalias, sync):
+        _storage(action, argparse.SUPPRESS)  # given after the action, it holds; else what stands before it
+
+
+def _storage(parser: argparse.ArgumentParser, default: str | None = None) -> None:
+    what = "folder or URI of all artefacts (default: $MIREPOIX_STORAGE, else ./storage)"
+    parser.add_argument("--storage", metavar="URI", default=default, help=what)
 
 
 def _trusted(parser: argparse.ArgumentParser) -> None:

@@ -21,7 +21,7 @@ from mirepoix.serving.store import is_local, join, read_manifest
 
 def work(context: Context, config: ServeConfig, release: Path) -> Outcome:
     """Starts the endpoint, and encodes the golden items over HTTP; the endpoint keeps serving as long as the cluster runs."""
-    from mirepoix.serving.app import start
+    from mirepoix.serving.ray_serve.app import start
 
     server = start(str(release), config, stored=_stored(context.scratch, release))
     golden = json.loads((release / GOLDEN).read_text())

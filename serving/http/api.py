@@ -2,19 +2,20 @@
 
 POST /v1/embeddings     as OpenAI's; an input may also be {"text", "image"}, and messages may carry pictures as data URIs
 POST /v1/search         JSON or multipart; text, a picture or both in, ranked documents out
-GET  /v1/items/{id}/image, /v1/models, /health, /metrics, / (the search page)
+GET  /v1/items/{id}/image, /v1/models, /metrics, / (the search page)
+GET  /live (the port is open), /ready and /health (a release answers, proved by its golden vectors)
 
 Shapes: T rows of an item, D width.
 """
 
-import asyncio
 import base64
+import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import numpy as np
@@ -26,88 +27,69 @@ from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.picture_formats import picture_format
-from mirepoix.serving.encoding.truncation import TooLong
-from mirepoix.serving.http.guard import ApiError, Figures, Guard, error_reply
+from mirepoix.serving.engine.batcher import EncoderDied, Overloaded
+from mirepoix.serving.engine.current import About, Starting
+from mirepoix.serving.engine.truncation import Truncate
+from mirepoix.serving.engine.work import Encoded
+from mirepoix.serving.http.guard import RELEASE, ApiError, Figures, Guard, busy, error_reply
 from mirepoix.serving.http.inputs import address_notes
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.http.schemas import Reader
+from mirepoix.serving.in_process.searcher import SearchResult, instruction_for
 from mirepoix.serving.pictures import PictureRefused
-from mirepoix.serving.searcher import SearchResult, instruction_for
 
 _PAGE = Path(__file__).parent / "page"
 _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-PROBE_SECONDS = 1.0
 _NOWHERE = "there is nothing at this path; POST to /v1/search or /v1/embeddings"
 
 
-@dataclass(frozen=True)
-class About:
-    """The release behind the API: what replies name, and the widths and instructions that requests use."""
+class Answers(Protocol):
+    """A release, held for one request; it raises Refused for items that the encoder does not take, and Overloaded where they would wait
+    too long."""
 
-    name: str
-    version: str
-    widths: tuple[int, ...]
-    instructions: dict[str, str]
-    documents: dict[str, int] = field(default_factory=dict)  # how many there are of each modality, by its letters
+    about: About
 
+    @property
+    def ready(self) -> bool:
+        """Whether an encoder is there."""
 
-class Encoded(NamedTuple):
-    """The rows of an item, its number of tokens, and the number of items in its batch."""
-
-    rows_TD: np.ndarray
-    tokens: int
-    batch: int
-
-
-class Busy(Exception):
-    """No replica has room for the request."""
-
-
-class Backend(Protocol):
-    """Encodes and searches; raises Refused for items that the encoder does not take, and Busy where no replica has room."""
-
-    async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]: ...
+    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate) -> list[Encoded]: ...
 
     async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]: ...
 
     async def thumbnail(self, id: str) -> bytes | None: ...
 
-    async def ready(self) -> None: ...
+
+class Backend(Protocol):
+    """What answers: the current release."""
+
+    def held(self) -> AbstractAsyncContextManager[Answers]:
+        """The release that answers, for one request from its begin to its end; Starting where none does yet."""
+
+    def excess(self) -> float:
+        """By how many seconds the next request of one item would be late; 0 or less if it would not."""
+
+    def version(self) -> str:
+        """The version of the release that answers; empty while none does."""
 
 
-class HealthProbe:
-    """Checks that the backend answers; concurrent callers share one check, and its result is kept for PROBE_SECONDS."""
-
-    def __init__(self, ready: Callable[[], Awaitable[None]]):
-        self._ready = ready
-        self._check: asyncio.Task[None] | None = None
-        self._checked_at = 0.0
-
-    async def wait(self) -> None:
-        """Returns when the backend has answered, or raises its exception."""
-        if self._check is None or (self._check.done() and time.monotonic() - self._checked_at > PROBE_SECONDS):
-            self._check = asyncio.create_task(self._run())
-        await asyncio.shield(self._check)
-
-    async def _run(self) -> None:
-        try:
-            await self._ready()
-        finally:
-            self._checked_at = time.monotonic()
-
-
-def build_app(backend: Backend, about: About, limits: Limits, api_key: str | None = None) -> FastAPI:
+def build_app(backend: Backend, limits: Limits, api_key: str | None = None, figures: Figures | None = None) -> FastAPI:
     """The application that answers from the backend."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    figures = Figures()
+    figures = figures or Figures()
     reader = Reader(limits)
-    probe = HealthProbe(backend.ready)
 
-    async def encode(items: Sequence[Item], role: Role) -> list[Encoded]:
-        encoded = await backend.encode(items, role)
+    @asynccontextmanager
+    async def answering(request: Request) -> AsyncIterator[Answers]:
+        async with backend.held() as release:
+            request.scope[RELEASE] = release.about.version
+            yield release
+
+    async def encode(release: Answers, items: Sequence[Item], role: Role, truncate: Truncate) -> list[Encoded]:
+        encoded = await release.encode(items, role, truncate)
         for one in encoded:
             figures.batch_size.observe(one.batch)
         return encoded
@@ -115,34 +97,36 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
     @app.post("/v1/embeddings")
     async def embeddings(request: Request) -> Response:
         body = await reader.embeddings(request)
-        _check_model(body.model, about)
-        if body.dimensions is not None and body.dimensions not in about.widths:
-            trained = ", ".join(map(str, about.widths))
-            raise ApiError(400, f"dimensions is {body.dimensions}; this encoder was trained for {trained}", "dimensions")
         items = await reader.items(body)
-        encoded = await encode(items, body.role)
+        async with answering(request) as release:
+            about = release.about
+            _check_model(body.model, about)
+            _check_width(body.dimensions, about)
+            encoded = await encode(release, items, body.role, body.truncate)
         data = [
             {"object": "embedding", "index": n, **_embedding(one.rows_TD, body.dimensions, body.encoding_format)}
             for n, one in enumerate(encoded)
         ]
         tokens = sum(one.tokens for one in encoded)
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        reply = {"object": "list", "data": data, "model": about.name, "usage": usage}
-        return JSONResponse(reply | {"warnings": notes} if (notes := address_notes(items)) else reply)
+        reply = {"object": "list", "data": data, "model": about.name, "release": about.version, "usage": usage}
+        notes = [*address_notes(items), *(one.note for one in encoded if one.note)]
+        return JSONResponse(reply | {"warnings": notes} if notes else reply)
 
     @app.post("/v1/search")
     async def search(request: Request) -> Response:
         start = time.perf_counter()
         body, upload = await reader.search(request)
-        _check_model(body.model, about)
         target = _target(body.target)
         item = await reader.query(body, upload)
-        if body.instruction is None:
-            item = Item(
-                id=item.id, text=item.text, images=item.images, instruction=instruction_for(about.instructions, item.modality, target)
-            )
-        (encoded,) = await encode([item], "query")
-        found = await backend.search(encoded.rows_TD, body.k, target)
+        async with answering(request) as release:
+            about = release.about
+            _check_model(body.model, about)
+            if body.instruction is None:
+                wording = instruction_for(about.instructions, item.modality, target)
+                item = Item(id=item.id, text=item.text, images=item.images, instruction=wording)
+            (encoded,) = await encode(release, [item], "query", body.truncate)
+            found = await release.search(encoded.rows_TD, body.k, target)
         results = [
             {
                 "id": one.id,
@@ -157,25 +141,37 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
         ]
         took = round((time.perf_counter() - start) * 1000, 1)
         reply = {"object": "search", "release": about.version, "model": about.name, "took_ms": took, "results": results}
-        return JSONResponse(reply | {"warnings": warnings} if (warnings := _warnings(target, about)) else reply)
+        warnings = [*_warnings(target, about), *([encoded.note] if encoded.note else [])]
+        return JSONResponse(reply | {"warnings": warnings} if warnings else reply)
 
     @app.get("/v1/items/{id:path}/image")
-    async def item_image(id: str) -> Response:
-        data = await backend.thumbnail(id)
+    async def item_image(request: Request, id: str) -> Response:
+        async with answering(request) as release:
+            data = await release.thumbnail(id)
         if data is None:
             raise ApiError(404, "no item of this id has a picture", "id")
         media = "image/png" if picture_format(data) == "PNG" else "image/jpeg"
         return Response(data, media_type=media, headers={"Cache-Control": "private, max-age=60"})
 
     @app.get("/v1/models")
-    async def models() -> Response:
+    async def models(request: Request) -> Response:
+        async with answering(request) as release:
+            about = release.about
         model = {"id": about.name, "object": "model", "created": 0, "owned_by": "mirepoix"}
         served = {"release": about.version, "dimensions": about.widths, "documents": about.documents}
         return JSONResponse({"object": "list", "data": [model | served]})
 
+    @app.get("/live")
+    async def live() -> Response:
+        return JSONResponse({"status": "live"})
+
+    @app.get("/ready")
     @app.get("/health")
-    async def health() -> Response:
-        await probe.wait()
+    async def ready(request: Request) -> Response:
+        async with answering(request) as release:
+            about = release.about
+            if not release.ready:
+                raise Starting
         return JSONResponse({"status": "ok", "release": about.version, "model": about.name, "key": api_key is not None})
 
     @app.get("/metrics")
@@ -191,11 +187,14 @@ def build_app(backend: Backend, about: About, limits: Limits, api_key: str | Non
 
     _map_error(app, ApiError, lambda error: error)
     _map_error(app, PictureRefused, _picture_error)
-    _map_error(app, TooLong, lambda error: ApiError(400, str(error), error.param, "too_many_tokens"))
-    _map_error(app, Refused, lambda error: ApiError(400, str(error).splitlines()[0]))
-    _map_error(app, Busy, lambda error: ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"}))
+    _map_error(app, Refused, lambda error: ApiError(400, line := str(error).splitlines()[0], _param(line)))
+    _map_error(app, Overloaded, lambda error: busy(error.after_s))
+    _map_error(app, EncoderDied, lambda error: ApiError(503, "the encoder ended over this request", code="encoder_died"))
+    _map_error(
+        app, Starting, lambda error: ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
+    )
     _map_error(app, HTTPException, _http_error)
-    app.add_middleware(Guard, figures=figures, api_key=api_key, max_in_flight=limits.max_in_flight, timeout_s=limits.timeout_s)
+    app.add_middleware(Guard, figures=figures, api_key=api_key, limits=limits, excess=backend.excess, release=backend.version)
     return app
 
 
@@ -222,9 +221,21 @@ def _picture_error(error: PictureRefused) -> ApiError:
     return ApiError(413 if error.reason == "too many bytes" else 400, str(error), "image", error.reason.replace(" ", "_"))
 
 
+def _param(line: str) -> str | None:
+    """The field of a request whose text a refusal of the encoder begins with: items have the names of their fields."""
+    name = re.split(r"[\[ ]", line)[0]
+    return name if name in ("input", "text", "messages") else None
+
+
 def _check_model(model: str | None, about: About) -> None:
     if model is not None and model != about.name:
         raise ApiError(404, f"this server has no model of that name; it serves {about.name}", "model", "model_not_found")
+
+
+def _check_width(width: int | None, about: About) -> None:
+    if width is not None and width not in about.widths:
+        trained = ", ".join(map(str, about.widths))
+        raise ApiError(400, f"dimensions is {width}; this encoder was trained for {trained}", "dimensions")
 
 
 def _target(letters: str | None) -> Modality | None:

@@ -55,3 +55,8 @@ class Cl100k:
                 400, f"{name} has the id {odd}, {what} of cl100k_base; words have ids from 0 to {TOKENS - 1}", name.split("[")[0]
             )
         return b"".join(map(self._tokens.__getitem__, ids)).decode(errors="ignore")
+
+
+def open_table(path: str) -> Cl100k | None:
+    """The table of a rank file; None where no path is given. It is opened once more where a server starts, to refuse another file there."""
+    return Cl100k.open(path) if path else None

@@ -1,17 +1,33 @@
-"""Middleware before every route: the key, the limit of concurrent requests, the timeout, metrics, and one form for every error."""
+"""Middleware before every route: the key, the limits, the timeout, metrics, and one form for every error.
+
+In this order, each step before the next costs anything: whether the path needs a key, and has it; whether the encoders are too far behind
+for any request; the body, read within limits of its own; a place among the requests that are answered; the answer. A request whose client
+leaves is cancelled wherever it is, and counted with the status 499.
+"""
 
 import asyncio
 import hmac
 import ipaddress
 import logging
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mirepoix.serving.http.body import BodyReader, BodyRefused, Gone, replayed
+from mirepoix.serving.http.limits_config import Limits
+
 _LOG = logging.getLogger(__name__)
+RELEASE_HEADER = b"x-mirepoix-release"
+"""The version of the release that answered; every reply of ours has it, so that Ray's own replies are told from them."""
+RELEASE = "mirepoix.release"
+"""The key of a request's scope under which a route puts the version of the release that it holds."""
+GONE = 499
+"""The status of a request whose client left before its answer, as nginx counts it."""
+_CLOSE = {"Connection": "close"}
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -66,12 +82,19 @@ def _names_this_machine(host: str) -> bool:
 class Guard:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, figures: Figures, api_key: str | None, max_in_flight: int, timeout_s: float):
-        self.app = app
-        self.figures = figures
-        self.api_key = api_key
-        self.max_in_flight = max_in_flight
-        self.timeout_s = timeout_s
+    def __init__(
+        self,
+        app: ASGIApp,
+        figures: Figures,
+        api_key: str | None,
+        limits: Limits,
+        excess: Callable[[], float] = lambda: 0.0,
+        release: Callable[[], str] = lambda: "",
+    ):
+        self.app, self.figures, self.api_key, self.limits = app, figures, api_key, limits
+        self.excess = excess  # by how many seconds the next request would be late
+        self.release = release
+        self.bodies = BodyReader(limits)
         self.in_flight = {"/v1/": 0, "open": 0}  # counted apart, so that cheap requests take no room from those that encode
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,31 +102,59 @@ class Guard:
             await self.app(scope, receive, send)
             return
         start, status = time.perf_counter(), 0
-        lane = "/v1/" if scope["path"].startswith("/v1/") else "open"
 
         async def recording(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", []), *_HEADERS]}
+                own = [(RELEASE_HEADER, (scope.get(RELEASE) or self.release()).encode()), *_HEADERS]
+                names = {name for name, _ in message.get("headers", [])}
+                message = {**message, "headers": [*message.get("headers", []), *(each for each in own if each[0] not in names)]}
             await send(message)
 
         try:
-            refusal = self._refusal(scope)
-            if refusal is None and self.in_flight[lane] >= self.max_in_flight:
-                refusal = ApiError(503, "the server is busy; try again", headers={"Retry-After": "1"})
-            if refusal is None:
-                self.in_flight[lane] += 1
-                try:
-                    refusal = await self._answered(scope, receive, recording)
-                finally:
-                    self.in_flight[lane] -= 1
+            refusal = await self._admitted(scope, receive, recording)
             if refusal is not None and not status:
                 await error_reply(refusal)(scope, receive, recording)
+        except Gone:
+            status = GONE
+        except asyncio.CancelledError:  # Ray's proxy cancels the requests of clients that have left
+            status = status or GONE
+            raise
         finally:
             route = getattr(scope.get("route"), "path", "none")
             self.figures.requests.labels(route, status).inc()
             self.figures.seconds.labels(route).observe(time.perf_counter() - start)
+
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
+        """None if the application answered, else the error to reply with."""
+        refusal = self._refusal(scope)
+        if refusal is not None:
+            return refusal
+        lane = "/v1/" if scope["path"].startswith("/v1/") else "open"
+        if lane == "/v1/" and scope["method"] == "POST":
+            if (late_s := self.excess()) > 0:
+                return busy(late_s)
+            try:
+                body = await self.bodies.read(dict(scope["headers"]), receive)
+            except BodyRefused as refused:
+                return self._body_refusal(refused.reason)
+            receive = replayed(body, receive)
+        if self.in_flight[lane] >= self.limits.max_in_flight:
+            return busy(max(1.0, self.excess()))
+        self.in_flight[lane] += 1
+        try:
+            return await self._answered(scope, receive, send)
+        finally:
+            self.in_flight[lane] -= 1
+
+    def _body_refusal(self, reason: str) -> ApiError:
+        if reason == "too_large":
+            return ApiError(413, f"the request has more than {self.limits.max_body} bytes; send less at once", headers=_CLOSE)
+        if reason == "too_slow":
+            line = f"the body came too slowly; send it within {self.limits.body_s:g} seconds, or at {self.limits.body_rate} bytes a second"
+            return ApiError(408, line, headers=_CLOSE)
+        return ApiError(503, "too many bodies are being read; try again", headers={"Retry-After": "1", **_CLOSE})
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         # The search page holds no data of the corpus, and load balancers request /health without a key.
@@ -125,13 +176,39 @@ class Guard:
         return None
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
-        """None if the application answered, else the error to reply with."""
+        """None if the application answered, else the error to reply with; Gone where the client left before."""
+        answer = asyncio.ensure_future(self._within_time(scope, receive, send))
+        if scope["method"] != "POST":  # nothing of these is worth a watch
+            return await answer
+        left = asyncio.ensure_future(_left(receive))
         try:
-            async with asyncio.timeout(self.timeout_s):
+            await asyncio.wait([answer, left], return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            raise Gone
+        finally:
+            for task in (answer, left):
+                task.cancel()
+            await asyncio.gather(answer, left, return_exceptions=True)
+
+    async def _within_time(self, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
+        try:
+            async with asyncio.timeout(self.limits.timeout_s):
                 await self.app(scope, receive, send)
         except TimeoutError:
-            return ApiError(503, f"no answer within {self.timeout_s:g} seconds; try again", headers={"Retry-After": "5"})
+            return ApiError(503, f"no answer within {self.limits.timeout_s:g} seconds; try again", headers={"Retry-After": "5"})
         except Exception:  # noqa: BLE001 a fault of the server: the trace goes to the log, and nothing of it into the reply
             _LOG.exception("a request failed")
             return ApiError(500, "the server failed; its log says why")
         return None
+
+
+def busy(late_s: float) -> ApiError:
+    """The refusal of a request that would be late by so many seconds, with the seconds after which it would not be."""
+    return ApiError(503, "the server is busy; try again", code="busy", headers={"Retry-After": str(max(1, math.ceil(late_s)))})
+
+
+async def _left(receive: Receive) -> None:
+    """Returns when the client has left."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mirepoix.models.item import Item
-from mirepoix.serving.encoding.truncation import Truncate
-from mirepoix.serving.http.cl100k import NO_FILE, Cl100k
+from mirepoix.serving.engine.truncation import Truncate
+from mirepoix.serving.http.cl100k import NO_FILE, open_table
 from mirepoix.serving.http.decoding import Decoder
 from mirepoix.serving.http.guard import ApiError
 from mirepoix.serving.http.inputs import is_data_uri, picture_bytes
@@ -87,7 +87,7 @@ class Reader:
     def __init__(self, limits: Limits):
         self.limits = limits
         self.decoder = Decoder(limits)
-        self.cl100k = Cl100k.open(limits.tiktoken) if limits.tiktoken else None
+        self.cl100k = open_table(limits.tiktoken)
 
     async def embeddings(self, request: Request) -> EmbeddingsBody:
         return _checked(EmbeddingsBody, await self._body(request))

@@ -17,7 +17,7 @@ from mirepoix.models.item import Item, Modality
 from mirepoix.models.ragged import RaggedRows
 from mirepoix.serving.in_process.items import ItemLike, read_items, refuse_surrogates
 from mirepoix.serving.in_process.ranking import RankedDocument, Ranking
-from mirepoix.serving.searcher import Searcher, instruction_for
+from mirepoix.serving.in_process.searcher import Searcher, instruction_for
 
 if TYPE_CHECKING:
     from mirepoix.models.encoder import Encoder

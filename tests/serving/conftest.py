@@ -49,7 +49,7 @@ def release_folder(parts, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def served(ray_cluster, release_folder) -> Iterator[str]:
     """The address of a server of the release; it requires no key."""
-    from mirepoix.serving.app import start
+    from mirepoix.serving.ray_serve.app import start
     from mirepoix.serving.serve_config import ServeConfig
 
     server = start(str(release_folder), ServeConfig(port=0))

@@ -1,12 +1,13 @@
 """Records of processes that use a storage."""
 
 import json
+import logging
 import time
 from pathlib import Path
 
 import pytest
 
-from mirepoix.serving.heartbeat import SERVED, Heartbeat, living, place_of, served_mark, storage_of
+from mirepoix.serving.heartbeat import SERVED, Heartbeat, Mark, living, place_of, served_mark, storage_of
 
 KEY = "0123456789abcdef"
 
@@ -50,3 +51,29 @@ def test_a_beat_never_takes_back_a_change(tmp_path):
         for count in range(50):
             beat.update(targets=list(range(count)))
             assert json.loads((tmp_path / "record.json").read_text())["targets"] == list(range(count))
+
+
+def test_a_server_records_in_the_storage_of_its_release_that_it_is_served(release_folder, tmp_path):
+    stored = tmp_path / "artefacts" / "release" / "0123456789abcdef"
+    stored.parent.mkdir(parents=True)
+    stored.symlink_to(release_folder)
+    mark = Mark(str(stored), "http://127.0.0.1:8000")
+    assert [record["url"] for record in living(str(tmp_path), SERVED)] == ["http://127.0.0.1:8000"]
+    mark.remove()
+    assert living(str(tmp_path), SERVED) == []
+
+
+def test_a_release_in_a_storage_that_may_not_be_written_is_served_without_a_record_and_told_once(release_folder, tmp_path, caplog):
+    stored = tmp_path / "artefacts" / "release" / "0123456789abcdef"
+    stored.parent.mkdir(parents=True)
+    stored.symlink_to(release_folder)
+    (tmp_path / "leases").touch()  # no folder can be made here, whoever tries
+    logger = logging.getLogger("ray.serve")
+    logger.addHandler(caplog.handler)
+    try:
+        mark = Mark(str(stored), "http://127.0.0.1:8000")
+    finally:
+        logger.removeHandler(caplog.handler)
+    (said,) = {record.getMessage() for record in caplog.records}
+    assert "`mirepoix gc` does not see it" in said and str(stored) in said
+    mark.remove()

@@ -52,6 +52,10 @@ def imported(arguments: list[str], folder: Path) -> tuple[int, list[str]]:
         (["run", "search", "--plan"], 2),  # its model is not here, and HF_HUB_OFFLINE is set
         (["release", "/nowhere", "--corpus", "/nowhere"], 2),
         (["runs"], 0),
+        (["releases"], 0),
+        (["releases", "promote", "latest"], 2),
+        (["releases", "rollback"], 2),
+        (["serve", "@champion"], 2),
         (["show", "latest"], 2),
         (["try", "latest"], 2),
         (["gc"], 2),

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pyarrow as pa
@@ -28,6 +29,7 @@ from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import AuthenticationError
 
 from mirepoix.models.errors import Refused
+from mirepoix.serving.serve_config import MIDDLEWARES, PROXY_CALLBACK
 from mirepoix.workflows.cluster.janitor import LOCK, MARK, clear, end
 from mirepoix.workflows.cluster.machine import LEAST_CPUS
 from mirepoix.workflows.cluster.shipped_code import code_root, stage_code
@@ -176,7 +178,7 @@ def _start(folder: Path, num_cpus: int) -> None:
     """`ray.init` in a folder, tried again where Ray's processes are not up within 30 s; no setting of Ray changes these."""
     for attempt in range(1, START_TRIES + 1):
         try:
-            with kept_sigterm(), environment(**{MARK: str(folder), PROXY_READY: os.environ.get(PROXY_READY, PROXY_READY_SECONDS)}):
+            with kept_sigterm(), environment(**{MARK: str(folder)}, **_serve_environment()):
                 ray.init(
                     address="local",
                     num_cpus=num_cpus,
@@ -202,6 +204,12 @@ def _start(folder: Path, num_cpus: int) -> None:
             print(f"Ray did not start {happened}; trying again, {attempt + 1} of {START_TRIES}", file=sys.stderr, flush=True)
 
 
+def _serve_environment() -> dict[str, str]:
+    """What Ray Serve reads from the environment when its processes start, where the user has set nothing."""
+    ours = {PROXY_READY: PROXY_READY_SECONDS, PROXY_CALLBACK: MIDDLEWARES}
+    return {name: os.environ.get(name, value) for name, value in ours.items()}
+
+
 def _memory_of_the_machine() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -223,7 +231,8 @@ def connect(address: str | None = None) -> Iterator[str]:
     if address != "auto":
         _probe(address)
     with tempfile.TemporaryDirectory(prefix="mirepoix-code-") as staging:
-        shipped = {} if JOB_VARIABLE in os.environ else {"working_dir": str(stage_code(Path(staging)))}
+        shipped: dict[str, Any] = {} if JOB_VARIABLE in os.environ else {"working_dir": str(stage_code(Path(staging)))}
+        shipped = {**shipped, "env_vars": {PROXY_CALLBACK: os.environ.get(PROXY_CALLBACK, MIDDLEWARES)}}
         try:
             with kept_sigterm(), environment(RAY_ADDRESS=None):
                 ray.init(address=address, runtime_env=shipped, logging_level=logging.WARNING)

@@ -26,19 +26,20 @@ def open(
 
     `target` is the folder or URI of a release, or of a run that made one (of a comparison with its `arm`); the folder of an encoder that
     was saved here; the folder or hub id of a published checkpoint, which is adopted as its folder describes it, a hub id at a `revision`;
-    or, of the storage, MIREPOIX_STORAGE or ./storage, "latest" or the name of a run or its beginning, as `mirepoix serve` takes them.
+    or, of the storage, MIREPOIX_STORAGE or ./storage, "latest", an alias, or the name of a run, a version or its beginning, as
+    `mirepoix serve` takes them.
     A release is verified first: its files by their digests, its encoder by golden vectors. `device` is as torch names it; None: a GPU
     where there is one. Code that a checkpoint brings runs with `trust_remote_code` alone.
     """
     if not isinstance(target, str | os.PathLike):
         raise Refused(f"mirepoix.open is given the type {type(target).__name__}; give a folder or a URI, as a text or a path, or a hub id")
-    from mirepoix.workflows.upkeep.named import LATEST, is_name, named_release
+    from mirepoix.workflows.upkeep.named import is_named, named_release
 
     name = os.fspath(target)
     if not isinstance(name, str) or not name.strip() or "\0" in name:
         given = "bytes" if not isinstance(name, str) else "an empty text" if not name.strip() else f"{name!r}, which has a null character"
         raise Refused(f"mirepoix.open is given {given}; give a folder or a URI, as a text or a path, or a hub id")
-    if is_name(name) and (name == LATEST or _begins_a_run(name)):
+    if is_named(name):
         name = named_release(name)
     place = _artefact(name, arm)
     if revision is not None and place is not None:
@@ -52,13 +53,6 @@ def open(
     if place is None:
         _refuse_out_of_reach(name, revision)
     return _model(_adopted(name if place is None else str(place), revision, trust_remote_code), name, device)
-
-
-def _begins_a_run(name: str) -> bool:
-    """Whether a name is that of a run in the storage, or the beginning of one."""
-    from mirepoix.workflows.storage import opened_storage, run_names
-
-    return any(run.startswith(name) for run in run_names(opened_storage(None)))
 
 
 def _artefact(name: str, arm: str | None) -> Path | None:

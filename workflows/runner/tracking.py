@@ -51,18 +51,32 @@ WHOLE = ""  # the name of the parent run
 
 def open_tracker(storage: str, recipe: str, config: Any, uri: str | None = None, experiment: str = EXPERIMENT) -> "Tracker":
     """The tracker of a run: at the given URI, else at MLFLOW_TRACKING_URI, else in a SQLite file in a local storage or in the home."""
-    home = _home(storage)
-    uri = uri or tracking_uri(storage)
-    if uri.startswith("sqlite:///"):
-        with suppress(OSError):  # the first call reports a store that cannot be made
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    artifacts = None if uri.startswith("http") else str(home / "mlflow")
-    return Tracker(uri, experiment, recipe, flatten(plain(config)), artifacts)
+    uri = prepared_uri(storage, uri)
+    return Tracker(uri, experiment, recipe, flatten(plain(config)), artifacts_folder(storage, uri))
 
 
 def tracking_uri(storage: str) -> str:
     """The default tracking URI of runs over a storage."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_home(storage) / 'mlflow.db'}"
+
+
+def prepared_uri(storage: str, uri: str | None = None) -> str:
+    """The tracking URI, with the folder that its SQLite file lies in."""
+    uri = uri or tracking_uri(storage)
+    if uri.startswith("sqlite:///"):
+        with suppress(OSError):  # the first call reports a store that cannot be made
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+    return uri
+
+
+def artifacts_folder(storage: str, uri: str) -> str | None:
+    """Where the files of runs go; None where a server of MLflow decides."""
+    return None if uri.startswith("http") else str(_home(storage) / "mlflow")
+
+
+def storage_tags(storage: str) -> dict[str, str]:
+    """The tags by which a storage is told from others: another machine may have a local folder of the same name."""
+    return {"storage": storage, "machine": platform.node() if is_local(storage) else "any"}
 
 
 def _home(storage: str) -> Path:
@@ -99,13 +113,10 @@ class Tracker:
 
     def begin(self, driver: str, storage: str, alive: Iterable[str]) -> None:
         """Open the parent run, and mark the open runs of dead drivers of this storage as killed."""
-        # Another machine may have a local folder of the same name.
-        self.tags = {"driver": driver, "storage": storage, "machine": platform.node() if is_local(storage) else "any"}
+        self.tags = {"driver": driver, **storage_tags(storage)}
         if self.uri:
             self.tags |= code_version()
-        self._later(
-            partial(self._end_runs_of_dead_drivers, own={name: self.tags[name] for name in ("storage", "machine")}, alive=frozenset(alive))
-        )
+        self._later(partial(self._end_runs_of_dead_drivers, own=storage_tags(storage), alive=frozenset(alive)))
         self._create(WHOLE, self.recipe or "run", {"recipe": self.recipe, **library_versions()} if self.uri else {})
         self._params(WHOLE, self.params)
 
@@ -168,7 +179,7 @@ class Tracker:
         moment = time.time()
         self._points(WHOLE, [(name, value, moment, 0) for name, value in (figures or {}).items()])
         for name, text in pages.items():
-            self._on(WHOLE, partial(_log_text, name=name, text=text))
+            self._on(WHOLE, partial(lambda client, run, file, content: client.log_text(run, content, file), file=name, content=text))
         self._flush(last=True)
 
     # Calls to MLflow
@@ -284,9 +295,9 @@ class Tracker:
                 self._queue[0](client)
             except Exception as error:  # noqa: BLE001 tracking must never stop the run, and MLflow raises whatever its store raises
                 if self._mlflow is None or _is_unreachable(error):
-                    self._pause_calls(f"does not answer ({_line(error)})")
+                    self._pause_calls(f"does not answer ({line_of(error)})")
                     return
-                _warn(f"MLflow refused a call, which is skipped: {_line(error)}")
+                _warn(f"MLflow refused a call, which is skipped: {line_of(error)}")
             self._queue.popleft()
             if time.monotonic() - began > SLOW_SECONDS:
                 self._pause_calls(f"is slow ({time.monotonic() - began:.0f} s for a call)")
@@ -301,33 +312,44 @@ class Tracker:
 
     def _client(self) -> "MlflowClient":
         if self._mlflow is None:
-            for name, value in QUIET.items():
-                os.environ.setdefault(name, value)
-            from mlflow import MlflowClient
-
-            for name in ("mlflow", "alembic"):
-                logging.getLogger(name).setLevel(logging.WARNING)
-            client = MlflowClient(tracking_uri=self.uri)
-            known = client.get_experiment_by_name(self.experiment)
-            self._experiment_id = known.experiment_id if known else client.create_experiment(self.experiment, self.artifacts)
+            client = connect(self.uri)
+            self._experiment_id = experiment_id(client, self.experiment, self.artifacts)
             self._mlflow = client
         return self._mlflow
 
 
-def _log_text(client: "MlflowClient", run: str, name: str, text: str) -> None:
-    client.log_text(run, text, name)
+def connect(uri: str | None) -> "MlflowClient":
+    """A client of MLflow, for runs and for its model registry."""
+    os.environ.update({**QUIET, **os.environ})
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+def experiment_id(client: "MlflowClient", name: str, artifacts: str | None) -> str:
+    """The id of an experiment, which is made where it is not there."""
+    known = client.get_experiment_by_name(name)
+    return known.experiment_id if known else client.create_experiment(name, artifacts)
+
+
+def entities() -> Any:
+    """The classes of what MLflow keeps: metrics, inputs and outputs of runs."""
+    from mlflow import entities
+
+    return entities
 
 
 def code_version() -> dict[str, str]:
     """The commit that this package was checked out from, or the hash of its source where there is none (an image, a shipped folder)."""
-    home = HOME
-    if (home / ".git").exists() and shutil.which("git"):
-        command = ["git", "-C", str(home), "describe", "--always", "--dirty", "--abbrev=40"]
+    if (HOME / ".git").exists() and shutil.which("git"):
+        command = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=40"]
         answer = subprocess.run(command, capture_output=True, text=True, check=False)
         if answer.returncode == 0:  # a repository without a commit has nothing to describe
             return {"mlflow.source.git.commit": answer.stdout.strip()}
-    files = [path for layer in LAYERS for path in (home / layer).rglob("*.py")]
-    return {"source": digest_of((str(path.relative_to(home)), sources().read(path).hash) for path in files)}
+    files = [path for layer in LAYERS for path in (HOME / layer).rglob("*.py")]
+    return {"source": digest_of((str(path.relative_to(HOME)), sources().read(path).hash) for path in files)}
 
 
 def library_versions() -> dict[str, str]:
@@ -368,7 +390,8 @@ def _name(name: str) -> str:
     return re.sub(r"[^\w\-./ :]", "_", name.replace("@", "_at_"))[:250]
 
 
-def _line(error: Exception) -> str:
+def line_of(error: Exception) -> str:
+    """The text of an error in one line, cut off where it is long."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 

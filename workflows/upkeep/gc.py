@@ -1,7 +1,8 @@
 """The command `gc`: removes the runs that nothing keeps, and the results, scratch and logs that no kept run needs.
 
-What is removed is decided from the runs: a run is kept by a pin, by being served, by going on, or by the limits that are given. All results
-that a kept run names stay, whoever made them. A result that no run names stays until it is older than a limit, because its run may have
+What is removed is decided from the runs: a run is kept by a pin, by an alias of a release that it made, by being served, by going on, or by
+the limits that are given; an alias keeps the release that it names and the one before, to which a roll back goes. All results that a kept
+run names stay, whoever made them. A result that no run names stays until it is older than a limit, because its run may have
 been killed and be started again.
 
 The order makes every moment right, and a `gc` that was killed is finished by the next, whatever limits that one is given:
@@ -27,6 +28,7 @@ from mirepoix.serving import store
 from mirepoix.serving.heartbeat import SERVE_TIMEOUT_S, living, place_of
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.storage import REMOVAL, refuse_other_folders
+from mirepoix.workflows.upkeep.aliases import named_places
 from mirepoix.workflows.upkeep.runs import StoredRun, as_bytes, on_disk, read_runs, servers, sizes
 
 UNNAMED_SECONDS = 7 * 86400.0
@@ -148,16 +150,17 @@ class _Collection:
 
     def reasons(self, runs: Sequence[StoredRun]) -> dict[str, list[str]]:
         """Why each run is kept; no reason for one that goes."""
-        served = servers(self.storage)
+        served, aliased = servers(self.storage), named_places(self.storage)
         complete = [run for run in runs if run.state == "done"]
         last = self.limits.keep_last
         since = float("inf") if last == 0 else complete[last - 1].began if last is not None and len(complete) >= last else 0.0
-        return {run.name: self._reasons(run, set(served), since) for run in runs}
+        return {run.name: self._reasons(run, set(served), aliased, since) for run in runs}
 
-    def _reasons(self, run: StoredRun, served: set[str], since: float) -> list[str]:
+    def _reasons(self, run: StoredRun, served: set[str], aliased: dict[str, list[str]], since: float) -> list[str]:
         if run.state == "being removed":
             return []
-        found = ["pinned"] * run.pinned + ["served"] * bool(served & set(run.made)) + ["running"] * (run.state == "running")
+        found = ["pinned"] * run.pinned + [alias for place in run.made for alias in aliased.get(place, ())]
+        found += ["served"] * bool(served & set(run.made)) + ["running"] * (run.state == "running")
         found += [run.damage] * (run.state == "damaged")
         if self.limits == Limits():
             return found or [_NO_LIMIT]
@@ -168,9 +171,10 @@ class _Collection:
         return found
 
     def in_use(self) -> dict[str, str]:
-        """The results that living processes rely on or serve, and who does."""
-        relied = {place: "a run that goes on" for target in self.driver.relied_on() if (place := place_of(target)) is not None}
-        return relied | {place: f"served at {records[0]['url']}" for place, records in servers(self.storage).items()}
+        """The results that aliases name, and that living processes rely on or serve; and which or who."""
+        kept = {place: ", ".join(aliases) for place, aliases in named_places(self.storage).items()}
+        kept |= {place: "a run that goes on" for target in self.driver.relied_on() if (place := place_of(target)) is not None}
+        return kept | {place: f"served at {records[0]['url']}" for place, records in servers(self.storage).items()}
 
     def _results(self, needed: dict[str, list[str]], named: set[str]) -> list[Node]:
         home = store.join(self.storage, "artefacts")
@@ -263,13 +267,13 @@ class _Collection:
                 raise Refused(f"a run of an earlier version goes on ({who}), which does not say what it needs; wait for it to end")
 
     def _give_back(self, runs: Sequence[StoredRun], chosen: set[str]) -> None:
-        """Takes removal.json back from runs that were pinned or are served since it was decided that they go.
+        """Takes removal.json back from runs that are pinned, aliased or served since it was decided that they go.
 
         Of those that were `chosen` by this `gc` nothing is deleted yet; of one that an earlier `gc` chose, something may be.
         """
-        served = set(servers(self.storage))
+        used = {*servers(self.storage), *named_places(self.storage)}
         for run in runs:
-            wanted = run.state == "being removed" and (run.pinned or served & set(run.made))
+            wanted = run.state == "being removed" and (run.pinned or used & set(run.made))
             if wanted and (run.name in chosen or self._whole(run)):
                 store.delete(store.join(run.folder, REMOVAL))
 

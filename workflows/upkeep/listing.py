@@ -14,6 +14,7 @@ from mirepoix.serving.heartbeat import place_of
 from mirepoix.workflows.dag import results
 from mirepoix.workflows.runner.progress import clock
 from mirepoix.workflows.storage import REMOVAL, latest_release, present, refuse_other_folders
+from mirepoix.workflows.upkeep.aliases import shown_by_place
 from mirepoix.workflows.upkeep.runs import PIN, StoredRun, as_bytes, find_run, on_disk, read_runs, servers, sizes
 
 
@@ -51,7 +52,7 @@ def runs_command(storage: str, as_json: bool) -> int:
 
 def _rows(storage: str, runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
     """What `runs --json` prints of each run; `bytes_alone` are those that no other run names, and that go if it goes alone."""
-    served = servers(storage)
+    served, aliases = servers(storage), shown_by_place(storage)
     named: dict[str, list[str]] = {}
     for run in runs:
         for place in run.places:
@@ -76,6 +77,7 @@ def _rows(storage: str, runs: Sequence[StoredRun]) -> list[dict[str, Any]]:
             "bytes_alone": on_disk((parts[place] for place in run.places if len(named[place]) == 1), going=True),
             "damage": run.damage,
             "pinned": run.pinned,
+            "aliases": [alias for target in run.released.values() for alias in aliases.get(place_of(target) or "", ())],
             "served": sorted({record["url"] for place in run.made for record in served.get(place, ())}),
             "releases": run.released,
             "latest": latest is not None and latest in map(place_of, run.released.values()),
@@ -96,8 +98,8 @@ def _moment(moment: float) -> str:
 
 
 def _why(row: dict[str, Any]) -> str:
-    """Whether a run is kept by a pin, or by being served."""
-    return ", ".join(["kept"] * row["pinned"] + [f"served at {url}" for url in row["served"]])
+    """Whether a run is kept by a pin, by the alias of a release that it made, or by being served."""
+    return ", ".join(["kept"] * row["pinned"] + row["aliases"] + [f"served at {url}" for url in row["served"]])
 
 
 def show_command(storage: str, given: str, as_json: bool) -> int:

@@ -84,11 +84,11 @@ def read_runs(storage: str, timeout_s: float | None = None) -> list[StoredRun]:
     home = store.join(storage, "runs")
     names = [name for name in store.list_names(home) if not name.startswith(".")]
     alive = {record["driver"] for record in living(storage, "driver", timeout_s)} if names else set()
-    found = _each(partial(_read_run, storage, alive, timeout_s), names, storage)
+    found = each(partial(_read_run, storage, alive, timeout_s), names, storage)
     return sorted((run for run in found if run is not None), key=lambda run: (run.began, run.name), reverse=True)
 
 
-def _each(read: Callable[[str], Read], names: Sequence[str], storage: str) -> list[Read]:
+def each(read: Callable[[str], Read], names: Sequence[str], storage: str) -> list[Read]:
     """What is read for each name: on an object store by several threads, as each is a request."""
     if store.is_local(storage):
         return [read(name) for name in names]
@@ -206,7 +206,7 @@ def servers(storage: str) -> dict[str, list[dict[str, Any]]]:
 def sizes(storage: str, places: Iterable[str]) -> dict[str, int | None]:
     """The bytes of each result, by its manifest; None where it is not there, or was never committed."""
     wanted = list(places)
-    return dict(zip(wanted, _each(partial(_size, storage), wanted, storage), strict=True))
+    return dict(zip(wanted, each(partial(_size, storage), wanted, storage), strict=True))
 
 
 def _size(storage: str, place: str) -> int | None:

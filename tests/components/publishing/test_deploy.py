@@ -13,8 +13,8 @@ from ray._private.utils import push_error_to_driver
 from mirepoix.components.publishing import deploy
 from mirepoix.components.publishing.receipt import RECEIPT, still_served
 from mirepoix.models.errors import Refused
-from mirepoix.serving.app import Server
 from mirepoix.serving.http.client import KEY, search_endpoint
+from mirepoix.serving.ray_serve.app import Server
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import Manifest, Missing

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,7 +34,9 @@ from mirepoix.models.retrievers.unite import Unite
 from mirepoix.models.retrievers.unite_config import UniteConfig
 from mirepoix.models.retrievers.univldr import UniVLDR
 from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
-from mirepoix.serving.http.api import About, Encoded, build_app
+from mirepoix.serving.engine.current import About
+from mirepoix.serving.engine.work import Encoded
+from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.store import publish
@@ -136,18 +139,27 @@ def searched(release, encoder, body):
     rows = []
 
     class Backend:
-        async def encode(self, items, role):
+        about = About(release.name, release.version, release.widths, release.instructions)
+        ready = True
+
+        @asynccontextmanager
+        async def held(self):
+            yield self
+
+        def excess(self):
+            return 0.0
+
+        def version(self):
+            return release.version
+
+        async def encode(self, items, role, truncate="end"):
             rows.append(one(encoder, items[0], role))
             return [Encoded(rows[0].numpy(), 0, 1)]
 
         async def search(self, *wanted):
             return []
 
-        async def ready(self):
-            pass
-
-    about = About(release.name, release.version, release.widths, release.instructions)
-    assert Caller(build_app(Backend(), about, Limits())).post("/v1/search", body).status_code == 200
+    assert Caller(build_app(Backend(), Limits())).post("/v1/search", body).status_code == 200
     return rows[0]
 
 

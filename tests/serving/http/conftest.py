@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mirepoix.serving.http.api import About, build_app
+from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.release import Release, open_release
 from tests.serving.http.test_api import Caller, InProcess
@@ -22,7 +22,6 @@ def encoding(tiny) -> InProcess:
 
 
 @pytest.fixture(scope="session")
-def calling(tiny, encoding) -> Callable[[Limits], Caller]:
+def calling(encoding) -> Callable[[Limits], Caller]:
     """Requests to an application with the given limits."""
-    about = About(tiny.name, tiny.version, tiny.widths, tiny.instructions)
-    return lambda limits: Caller(build_app(encoding, about, limits))
+    return lambda limits: Caller(build_app(encoding, limits))

@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import copy
 import json
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,39 +21,58 @@ from hypothesis import strategies as st
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
-from mirepoix.serving.http import api
-from mirepoix.serving.http.api import About, Busy, Encoded, HealthProbe, build_app
+from mirepoix.serving.engine.current import About, Starting
+from mirepoix.serving.engine.current import about as about_of
+from mirepoix.serving.engine.truncation import Truncate
+from mirepoix.serving.engine.work import BatchEncoder, Encoded, EncodeRequest
+from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.limits_config import Limits
+from mirepoix.serving.in_process.searcher import Searcher, SearchResult
 from mirepoix.serving.pictures_config import PictureLimits
 from mirepoix.serving.release import Release, open_release
-from mirepoix.serving.replicas import Counted
-from mirepoix.serving.searcher import Searcher, SearchResult
 from tests.serving.fixtures import INSTRUCTIONS, corpus, drawing
 from tests.serving.test_pictures import png_claiming
 
 
 class InProcess:
-    """A backend without replicas; keeps what it was asked to encode."""
+    """A release in this process, encoded by no batches; keeps what it was asked to encode."""
 
-    def __init__(self, release: Release):
-        self.encoder, self.searcher = release.open_encoder(), Searcher(release)
-        self.encoder.collator = self.counted = Counted(self.encoder.collator)
+    ready = True
+
+    def __init__(self, release: Release, about: About | None = None):
+        self.about = about or about_of(release)
+        self.encode_together, self.searcher = BatchEncoder(release.open_encoder()), Searcher(release)
         self.asked: list[Item] = []
         self.role: Role | None = None
 
-    async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]:
-        self.asked, self.role = list(items), role
-        vectors = self.encoder.encode(items, role=role).ragged()
-        return [Encoded(rows_TD, self.counted.tokens[item.id], len(items)) for item, rows_TD in zip(items, vectors, strict=True)]
+    @asynccontextmanager
+    async def held(self):
+        yield self
+
+    def excess(self) -> float:
+        return 0.0
+
+    def version(self) -> str:
+        return self.about.version
+
+    def telling(self, about: About) -> "InProcess":
+        """The same release with other things told of it."""
+        other = copy.copy(self)
+        other.about = about
+        return other
+
+    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end") -> list[Encoded]:
+        self.asked[:], self.role = list(items), role
+        (encoded,) = self.encode_together([EncodeRequest(list(items), role, truncate)])
+        if isinstance(encoded, str):
+            raise Refused(encoded)
+        return encoded
 
     async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]:
         return self.searcher.search(rows_TD, k, target)
 
     async def thumbnail(self, id: str) -> bytes | None:
         return self.searcher.thumbnail(id)
-
-    async def ready(self) -> None:
-        pass
 
 
 class Caller:
@@ -77,8 +98,8 @@ def release(release_folder) -> Release:
 
 
 @pytest.fixture(scope="module")
-def backend(release) -> InProcess:
-    return InProcess(release)
+def backend(release, about) -> InProcess:
+    return InProcess(release, about)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +109,7 @@ def about(release) -> About:
 
 @pytest.fixture(scope="module")
 def call(backend, about) -> Caller:
-    return Caller(build_app(backend, about, Limits()))
+    return Caller(build_app(backend, Limits()))
 
 
 def uri(data: bytes, kind: str = "png") -> str:
@@ -278,7 +299,7 @@ def test_a_query_gets_the_wording_that_its_task_was_trained_with(call, backend, 
 
 
 def test_without_trained_wordings_a_query_has_none(backend, about):
-    plain = Caller(build_app(backend, replace(about, instructions={}), Limits()))
+    plain = Caller(build_app(backend.telling(replace(about, instructions={})), Limits()))
     assert plain.post("/v1/search", {"text": "x", "target": "i"}).status_code == 200
     assert backend.asked[0].instruction == ""
 
@@ -322,7 +343,7 @@ def test_a_bad_picture_is_refused_with_a_fixed_code(call, data, code):
 
 
 def test_a_picture_of_too_many_bytes_is_too_large(backend, about):
-    small = Caller(build_app(backend, about, Limits(picture=PictureLimits(max_bytes=100))))
+    small = Caller(build_app(backend, Limits(picture=PictureLimits(max_bytes=100))))
     assert error_of(small.post("/v1/search", {"image": uri(PICTURE)}), 413)["code"] == "too_many_bytes"
 
 
@@ -352,7 +373,7 @@ def test_a_form_that_does_not_fit_is_refused(call, sent):
 
 
 def test_the_body_is_counted_while_it_streams(backend, about):
-    small = Caller(build_app(backend, about, Limits(max_body=1000)))
+    small = Caller(build_app(backend, Limits(max_body=1000)))
     error_of(small("POST", "/v1/search", content=b"x" * 1001), 413)
     given = 0
 
@@ -427,31 +448,32 @@ def test_models_lists_the_one_that_is_served(call, about):
     assert model["documents"] == {"t": 20, "i": 20, "it": 1020}
 
 
-def test_health_returns_the_release_and_fails_when_nobody_answers(call, backend, about):
-    assert call("GET", "/health").json() == {"status": "ok", "release": about.version, "model": "tiny", "key": False}
+def test_health_returns_the_release_and_fails_while_none_answers(call, backend):
+    reply = call("GET", "/health")
+    assert reply.status_code == 200 and reply.json() == {"status": "ok", "release": backend.about.version, "model": "tiny", "key": False}
+    assert call("GET", "/ready").json() == reply.json()
 
-    class Silent(InProcess):
-        def __init__(self):
-            pass
+    class None_(InProcess):
+        @asynccontextmanager
+        async def held(self):
+            raise Starting
+            yield
 
-        async def ready(self) -> None:
-            raise Busy
+    starting = copy.copy(backend)
+    starting.__class__ = None_
+    early = Caller(build_app(starting, Limits()))
+    for method, path in (("GET", "/ready"), ("GET", "/health"), ("GET", "/v1/models")):
+        reply = early(method, path)
+        assert error_of(reply, 503)["code"] == "starting" and reply.headers["retry-after"] == "2"
+    assert error_of(early.post("/v1/search", {"text": "x"}), 503)["code"] == "starting"
+    assert early("GET", "/live").status_code == 200, "the port is open"
 
-    reply = Caller(build_app(Silent(), about, Limits()))("GET", "/health")
-    assert error_of(reply, 503) and reply.headers["retry-after"] == "1"
 
-
-class Awaited(InProcess):
-    """A backend that takes its time to say whether it answers."""
-
-    def __init__(self, seconds: float = 0.0, fails: bool = False):
-        self.seconds, self.fails, self.asked_whether_ready = seconds, fails, 0
-
-    async def ready(self) -> None:
-        self.asked_whether_ready += 1
-        await asyncio.sleep(self.seconds)
-        if self.fails:
-            raise Busy
+def test_it_is_not_ready_while_its_only_encoder_is_started_again(backend):
+    without = copy.copy(backend)
+    without.ready = False
+    call = Caller(build_app(without, Limits()))
+    assert error_of(call("GET", "/ready"), 503)["code"] == "starting" and call("GET", "/live").status_code == 200
 
 
 async def at_once(app, *paths: str) -> list[int]:
@@ -459,45 +481,21 @@ async def at_once(app, *paths: str) -> list[int]:
         return [reply.status_code for reply in await asyncio.gather(*map(http.get, paths))]
 
 
-def test_requests_for_health_take_no_slot_from_requests_with_a_key(about):
-    app = build_app(Awaited(seconds=1), about, Limits(max_in_flight=2))
+def test_requests_for_health_take_no_slot_from_requests_with_a_key(release):
+    class Slow(InProcess):
+        @asynccontextmanager
+        async def held(self):
+            await asyncio.sleep(0.3)
+            yield self
+
+    app = build_app(Slow(release), Limits(max_in_flight=2))
     *health, models = asyncio.run(at_once(app, *["/health"] * 6, "/v1/models"))
     assert models == 200
     assert sorted(health) == [200, 200, 503, 503, 503, 503]
 
 
-@pytest.mark.parametrize(("fails", "status"), [(False, 200), (True, 503)])
-def test_requests_for_health_at_once_share_one_answer_which_is_kept_for_a_moment(about, monkeypatch, fails, status):
-    backend = Awaited(seconds=0.05, fails=fails)
-    app = build_app(backend, about, Limits())
-
-    async def ask() -> None:
-        assert await at_once(app, *["/health"] * 20) == [status] * 20
-        assert await at_once(app, "/health") == [status]
-        assert backend.asked_whether_ready == 1
-        monkeypatch.setattr(api, "PROBE_SECONDS", 0.0)
-        backend.fails = not fails
-        assert await at_once(app, "/health") == [503 if status == 200 else 200]
-        assert backend.asked_whether_ready == 2
-
-    asyncio.run(ask())
-
-
-def test_a_request_for_health_that_is_cancelled_does_not_fail_the_others():
-    async def ask() -> None:
-        backend = Awaited(seconds=0.1)
-        probe = HealthProbe(backend.ready)
-        one, other = asyncio.create_task(probe.wait()), asyncio.create_task(probe.wait())
-        await asyncio.sleep(0.01)
-        one.cancel()
-        await other
-        assert one.cancelled() and backend.asked_whether_ready == 1
-
-    asyncio.run(ask())
-
-
 def test_figures_count_requests_by_route_and_status(backend, about):
-    fresh = Caller(build_app(backend, about, Limits()))
+    fresh = Caller(build_app(backend, Limits()))
     fresh.post("/v1/search", {"text": "x"})
     fresh.post("/v1/search", {"text": ""})
     fresh("GET", "/v1/items/nobody/image")
@@ -520,12 +518,12 @@ def test_without_a_key_it_answers_to_no_other_name(call, backend, about, host):
     """A page elsewhere, whose name now points here, could otherwise read what is served."""
     for path in ("/v1/models", "/metrics"):
         assert "localhost only" in error_of(call("GET", path, headers={"host": host}), 403)["message"]
-    locked = Caller(build_app(backend, about, Limits(), api_key="sesame"))
+    locked = Caller(build_app(backend, Limits(), api_key="sesame"))
     assert locked("GET", "/v1/models", headers={"host": host, "authorization": "Bearer sesame"}).status_code == 200
 
 
 def test_a_key_is_wanted_where_one_is_set(backend, about):
-    locked = Caller(build_app(backend, about, Limits(), api_key="sésame"))
+    locked = Caller(build_app(backend, Limits(), api_key="sésame"))
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sésame".encode()}):
         reply = locked.post("/v1/search", {"text": "x"}, headers=headers)
         assert error_of(reply, 401)["type"] == "authentication_error" and reply.headers["www-authenticate"] == "Bearer"
@@ -539,11 +537,11 @@ def test_a_key_is_wanted_where_one_is_set(backend, about):
 
 def test_requests_above_the_limit_are_refused(release, about):
     class Slow(InProcess):
-        async def encode(self, items, role):
+        async def encode(self, items, role, truncate):
             await asyncio.sleep(0.3)
             return await super().encode(items, role)
 
-    app = build_app(Slow(release), about, Limits(max_in_flight=2))
+    app = build_app(Slow(release, about), Limits(max_in_flight=2))
 
     async def ask() -> list[httpx.Response]:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as http:
@@ -556,29 +554,29 @@ def test_requests_above_the_limit_are_refused(release, about):
 
 def test_an_answer_that_takes_too_long_is_given_up(release, about):
     class Stuck(InProcess):
-        async def encode(self, items, role):
+        async def encode(self, items, role, truncate):
             await asyncio.sleep(60)
 
-    stuck = Caller(build_app(Stuck(release), about, Limits(timeout_s=0.1)))
+    stuck = Caller(build_app(Stuck(release, about), Limits(timeout_s=0.1)))
     assert "0.1 seconds" in error_of(stuck.post("/v1/search", {"text": "x"}), 503)["message"]
 
 
 def test_a_failure_of_the_server_does_not_show_its_cause(release, about, caplog):
     class Broken(InProcess):
-        async def encode(self, items, role):
+        async def encode(self, items, role, truncate):
             raise RuntimeError("secret at 0x7f00")
 
-    broken = Caller(build_app(Broken(release), about, Limits()))
+    broken = Caller(build_app(Broken(release, about), Limits()))
     assert "secret" not in error_of(broken.post("/v1/search", {"text": "x"}), 500)["message"]
     assert "secret at 0x7f00" in caplog.text
 
 
 def test_what_the_encoder_refuses_is_answered_with_400(release, about):
     class Choosy(InProcess):
-        async def encode(self, items, role):
+        async def encode(self, items, role, truncate):
             raise Refused("the item needs more tokens than there is room for")
 
-    choosy = Caller(build_app(Choosy(release), about, Limits()))
+    choosy = Caller(build_app(Choosy(release, about), Limits()))
     assert "more tokens" in error_of(choosy.post("/v1/search", {"text": "x"}), 400)["message"]
 
 
@@ -607,3 +605,25 @@ def test_no_json_whatever_makes_the_server_fail(call, path, body):
     assert reply.status_code < 500
     if reply.status_code != 200:
         error_of(reply, reply.status_code)
+
+
+LONG = "disc " * 1500 + "square " * 1500
+"""More tokens than the encoder reads, 2,048."""
+
+
+def test_a_text_that_is_cut_is_named_in_the_warnings_with_its_tokens(call):
+    short, *cut = (call.post("/v1/embeddings", {"input": ["short", LONG], **more}).json() for more in ({}, {}, {"truncate": "start"}))
+    end, start = cut
+    assert end == short and end["data"] != start["data"]
+    assert len(end["warnings"]) == len(start["warnings"]) == 1
+    assert re.fullmatch(r"input\[1\] has \d+ tokens and 2048 are read; its end was cut", end["warnings"][0])
+    assert start["warnings"][0] == end["warnings"][0].replace("its end", "its start")
+    found = call.post("/v1/search", {"text": LONG, "truncate": "start", "target": "v"}).json()["warnings"]
+    assert found[0].startswith("the release has no clips") and found[1].startswith("text has ") and found[1].endswith("its start was cut")
+
+
+@pytest.mark.parametrize(("path", "name"), [("/v1/embeddings", "input"), ("/v1/search", "text")])
+def test_a_text_that_may_not_be_cut_is_refused_by_its_name(call, path, name):
+    assert call.post(path, {name: "short", "truncate": "none"}).status_code == 200
+    error = error_of(call.post(path, {name: LONG, "truncate": "none"}), 400)
+    assert re.match(rf"{name} has \d+ tokens and 2048 are read; shorten it", error["message"]) and error["param"] == name

@@ -4,7 +4,7 @@ import base64
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,11 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
 from mirepoix.models.item import Modality
-from mirepoix.serving.http.api import About, Encoded, build_app
+from mirepoix.serving.engine.current import About
+from mirepoix.serving.engine.work import Encoded
+from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.limits_config import Limits
-from mirepoix.serving.searcher import SearchResult
+from mirepoix.serving.in_process.searcher import SearchResult
 from tests.serving.fixtures import corpus, drawing
 
 DROP = """
@@ -41,9 +43,10 @@ class Documents:
 
     def __init__(self) -> None:
         self.counts: dict[str, int] = {}
+        self.about = About("tiny", "abc", (2,), {}, self.counts)
         self.asked: list[tuple[str, Modality | None]] = []  # the text and the modality of the query, and the target
 
-    async def encode(self, items, role) -> list[Encoded]:
+    async def encode(self, items, role, truncate) -> list[Encoded]:
         self.query = items[0]
         return [Encoded(np.zeros((1, 2), np.float32), 1, 1)]
 
@@ -55,8 +58,17 @@ class Documents:
     async def thumbnail(self, id: str) -> bytes:
         return drawing("disc", 0.3, 24)
 
-    async def ready(self) -> None:
-        pass
+    ready = True
+
+    @asynccontextmanager
+    async def held(self):
+        yield self
+
+    def excess(self) -> float:
+        return 0.0
+
+    def version(self) -> str:
+        return self.about.version
 
 
 class Page:
@@ -131,8 +143,7 @@ def _window(browser) -> Iterator[None]:
 @contextmanager
 def listening(backend: Documents, api_key: str | None = None) -> Iterator[str]:
     """A server of the API over a backend in this process; its address."""
-    about = About("tiny", "abc", (2,), {}, backend.counts)
-    server = uvicorn.Server(uvicorn.Config(build_app(backend, about, Limits(), api_key), port=0, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(build_app(backend, Limits(), api_key), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:

@@ -14,7 +14,7 @@ from mirepoix.models.retrievers.mire import Mire
 from mirepoix.models.retrievers.mire_config import MireConfig
 from mirepoix.models.retrievers.univldr import UniVLDR
 from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
-from mirepoix.serving.http.api import About, build_app
+from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.in_process.retriever import Retriever
 from mirepoix.serving.release import open_release
@@ -40,8 +40,7 @@ def model(encoder_folder) -> Retriever:
 def endpoint(release_folder):
     """The results of the release's HTTP application, as a client reads them."""
     opened = open_release(release_folder)
-    about = About(opened.name, opened.version, opened.widths, opened.instructions)
-    call = Caller(build_app(InProcess(opened), about, Limits()))
+    call = Caller(build_app(InProcess(opened), Limits()))
 
     def results(**body):
         found = call.post("/v1/search", body).json()["results"]

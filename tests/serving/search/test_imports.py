@@ -39,7 +39,9 @@ def test_settings_load_no_heavy_library_and_searching_only_that_of_its_index():
 
 
 def test_the_process_of_an_embedding_and_that_of_a_server_leave_torch_to_their_actors():
-    names = "mirepoix.components.embedding.embed mirepoix.serving.app mirepoix.serving.replicas mirepoix.serving.http.api"
+    names = (
+        "mirepoix.components.embedding.embed mirepoix.serving.ray_serve.app mirepoix.serving.ray_serve.replicas mirepoix.serving.http.api"
+    )
     found = subprocess.run([sys.executable, "-c", CODE, names], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert found.returncode == 0, found.stderr
     assert not set(found.stdout.split()) & {"torch", "transformers", "mlflow", "deepspeed", "faiss"}

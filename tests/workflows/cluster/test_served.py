@@ -11,8 +11,9 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.heartbeat import served_mark
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.workflows.__main__ import main
-from mirepoix.workflows.cluster import serve as command
 from mirepoix.workflows.cluster.served import ServedRelease, served_releases, server_at, servers_of
+from mirepoix.workflows.commands import serve as command
+from mirepoix.workflows.commands.serve_request import ServeRequest
 from mirepoix.workflows.storage import bases_of
 from tests.workflows.upkeep.storages import make_result, make_run, target
 
@@ -93,9 +94,14 @@ def test_a_search_that_nothing_answers_names_the_server_of_the_storage_unless_an
     assert capsys.readouterr().err == "mirepoix: nothing answers at http://127.0.0.1:8000; start the server first, or give its --url\n"
 
 
-def test_the_command_serve_is_recorded_while_it_waits(storage):
-    release = target(storage, "a", "release")
-    with command._recorded(release, URL):
-        assert served_releases([storage]) == [ServedRelease(URL, release, True, os.getpid())]
-    with command._recorded("/no storage/release", URL):
-        assert served_releases([storage]) == []
+def test_the_command_serve_is_recorded_with_what_it_serves_now_while_it_waits(storage):
+    first, second = (target(storage, name, "release") for name in "ab")
+    served = command._Served(ServeRequest(first, storage), first, URL, lambda *_: {"name": "b", "version": "2", "pause_s": 0.0})
+    assert served_releases([storage]) == [ServedRelease(URL, first, True, os.getpid())]
+    assert served.answer({"release": second}, print)["url"] == URL
+    assert served_releases([storage]) == [ServedRelease(URL, second, True, os.getpid())]
+    served.close()
+    assert served_releases([storage]) == []
+    outside = command._Served(ServeRequest("/no storage/release", storage), "/no storage/release", URL, lambda *_: {})
+    assert served_releases([storage]) == []
+    outside.close()

@@ -60,7 +60,7 @@ STAGES = {stage.name: stage for stage in recipe("quickstart").stages()}
             "serving.release serving.search.dense models.retrievers.unite components.pairs.instructions",
             "components.training.train_config components.embedding.embed_config serving.serve_config",
         ),
-        ("deploy", "serving.app serving.http.api serving.http.schemas serving.replicas", "components.training.train"),
+        ("deploy", "serving.ray_serve.app serving.http.api serving.http.schemas serving.ray_serve.replicas", "components.training.train"),
     ],
 )
 def test_a_stage_is_made_anew_when_a_module_changes_that_decides_its_result_and_by_no_other(name, consists_of, does_not):

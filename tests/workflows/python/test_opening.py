@@ -16,6 +16,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.workflows.config import describe, jsonable
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.recipes.registry import recipe
+from mirepoix.workflows.upkeep.promotion import promote_command
 from tests.components.fixtures import SIZES
 from tests.serving.conftest import encoder_folder, parts, release_folder
 from tests.serving.fixtures import drawing
@@ -110,6 +111,20 @@ def test_a_run_is_given_by_its_name_or_the_beginning_of_it(release_folder, tmp_p
     (run / "report.json").write_text(json.dumps({"recipe": "remove", "began": 1.0, "ended": 2.0, "stages": stages}))
     for name in (run.name, "remove-2027"):
         assert len(mirepoix.open(name).search("a blue disc", 5)) == 5
+
+
+def test_an_alias_is_the_release_that_it_names_and_one_that_is_not_there_is_refused(release_folder, tmp_path, monkeypatch):
+    storage = tmp_path / "storage"
+    place = storage / "artefacts" / "release" / ("0" * 16)
+    shutil.copytree(release_folder, place)
+    monkeypatch.setenv("MIREPOIX_STORAGE", str(storage))
+    monkeypatch.setattr("mirepoix.workflows.upkeep.promotion.follow", lambda *_: "")
+    with pytest.raises(Refused, match="there is no alias @champion in"):
+        mirepoix.open("@champion")
+    assert promote_command(str(storage), str(place), "champion") == 0
+    opened = mirepoix.open("@champion").release
+    assert opened is not None and opened.folder == place
+    assert mirepoix.open(opened.version[:6]).release == opened
 
 
 def test_latest_is_the_latest_release_of_the_storage(release_folder, tmp_path, monkeypatch):

@@ -33,6 +33,17 @@ def make_result(storage: str, name: str, stage: str = "embed", size: int = 1000,
     return target(storage, name, stage)
 
 
+def make_release(storage: str, name: str, model: str = "mirepoix", size: int = 1000, age: float = 30 * DAY, run_id: str = "") -> str:
+    """A published release with its description; returns its version."""
+    home = Path(tempfile.mkdtemp())
+    (home / "content.bin").write_bytes(name.encode().ljust(size, b"."))
+    version = hashlib.sha256(f"version of {model} {name}".encode()).hexdigest()[:12]
+    (home / "release.json").write_text(json.dumps({"name": model, "version": version}))
+    fields = {"stage": "release", "name": "release", "key": key_of(name), "created": time.time() - age, "run_id": run_id or None}
+    publish(home, target(storage, name, "release"), fields)
+    return version
+
+
 def run_name(number: int, recipe: str = "search") -> str:
     return f"{recipe}-{time.strftime('%Y%m%d-%H%M%S', time.localtime(NOW - 1e6 + number * 60))}-{number:04x}"
 

@@ -12,7 +12,7 @@ from mirepoix.serving.heartbeat import served_mark
 from mirepoix.serving.store import delete, join
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.runner.lease import Driver
-from tests.workflows.upkeep.storages import DAY, make_result, make_run, run_name, target
+from tests.workflows.upkeep.storages import DAY, make_release, make_result, make_run, run_name, target
 
 HEADLINE = {
     "split": "test",
@@ -156,6 +156,19 @@ def test_a_run_that_only_adds_to_a_served_release_is_not_listed_as_served(cli, s
     make_run(storage, 3, {"third": "release"}, age=DAY, settings={"release": target(storage, "first", "release")})
     with served_mark(target(storage, "first", "release"), "http://127.0.0.1:8000"):
         assert ["served at" in line for line in cli("runs", "--storage", storage)[1].splitlines()[1:]] == [False, False, True]
+
+
+def test_a_run_that_made_a_release_with_an_alias_is_listed_with_it(cli, storage, monkeypatch):
+    monkeypatch.setattr("mirepoix.workflows.upkeep.promotion.follow", lambda *_: "")
+    make_release(storage, "third")
+    make_run(storage, 3, {"third": "release"}, age=DAY)
+    make_run(storage, 4, {"first": "release"}, age=DAY, settings={"release": target(storage, "third", "release")})
+    assert cli("releases", "promote", run_name(3), "--storage", storage)[0] == 0
+    rows = {row["name"]: row["aliases"] for row in json.loads(cli("runs", "--json", "--storage", storage)[1])}
+    assert rows == {run_name(number): ["@champion"] if number == 3 else [] for number in (1, 2, 3, 4)}
+    assert f"{run_name(3)}  " in cli("runs", "--storage", storage)[1]
+    assert [line.split()[0] for line in cli("runs", "--storage", storage)[1].splitlines() if "@champion" in line] == [run_name(3)]
+    assert "  kept     @champion\n" in cli("show", run_name(3), "--storage", storage)[1]
 
 
 def test_nothing_is_kept_in_a_folder_that_is_no_storage(cli, tmp_path):

@@ -4,8 +4,8 @@ import pytest
 
 from mirepoix.models.errors import Refused
 from mirepoix.workflows.__main__ import main
-from mirepoix.workflows.upkeep.named import named_release
-from tests.workflows.upkeep.storages import make_result, make_run, run_name, target
+from mirepoix.workflows.upkeep.named import named_release, origin
+from tests.workflows.upkeep.storages import make_release, make_result, make_run, run_name, target
 
 
 @pytest.fixture
@@ -23,6 +23,42 @@ def test_latest_is_the_latest_release_and_other_names_are_of_runs(storage):
     assert named_release("latest", storage) == target(storage, "b", "release")
     assert named_release(run_name(0), storage) == f"{storage}/runs/{run_name(0)}"
     assert named_release("finetune-", storage) == f"{storage}/runs/{run_name(1, 'finetune')}"
+
+
+def test_an_alias_is_followed_and_read_from_its_file_alone(storage, monkeypatch, capsys):
+    monkeypatch.setattr("mirepoix.workflows.upkeep.promotion.follow", lambda *_: "")
+    make_release(storage, "c")
+    make_run(storage, 3, {"c": "release"}, recipe="add")
+    assert main(["releases", "--storage", storage, "promote", run_name(3, "add"), "--alias", "trial"]) == 0
+    monkeypatch.setattr("mirepoix.workflows.upkeep.named.read_runs", None)
+    for given in ("@trial", "mirepoix@trial"):
+        assert named_release(given, storage) == target(storage, "c", "release")
+    assert main(["releases", "unalias", "trial", "--storage", storage]) == 0
+    with pytest.raises(Refused, match=r"^there is no alias @trial in "):
+        named_release("@trial", storage)
+
+
+def test_a_version_is_given_whole_or_by_its_beginning_and_what_only_looks_like_one_is_a_run(storage):
+    version = make_release(storage, "c")
+    for given in (version, version[:4]):
+        assert named_release(given, storage) == target(storage, "c", "release")
+    make_run(storage, 3, {"c": "release"}, recipe="deadbeef")
+    assert named_release("deadbeef", storage) == f"{storage}/runs/{run_name(3, 'deadbeef')}"
+    with pytest.raises(Refused, match=f"there is no run '{'0' * 12}'"):
+        named_release("0" * 12, storage)
+
+
+@pytest.mark.parametrize(
+    ("given", "meaning"),
+    [
+        ("latest", "the latest release"),
+        ("@champion", "the release that @champion names"),
+        ("20737bf0ae9f", "release 20737bf0ae9f"),
+        ("search-2027", "the release of run search-2027"),
+    ],
+)
+def test_what_a_name_means_is_said_in_words(given, meaning):
+    assert origin(given) == meaning
 
 
 def test_a_path_and_what_is_in_the_working_directory_are_as_given(storage, tmp_path):

@@ -1,7 +1,5 @@
-"""The replicas of Ray Serve, here without it: requests are encoded together, and one that is refused does not fail the others."""
+"""Requests are encoded together, and one that is refused does not fail the others."""
 
-import asyncio
-import logging
 from io import BytesIO
 from pathlib import Path
 
@@ -22,9 +20,9 @@ from mirepoix.models.encoder import load_encoder
 from mirepoix.models.item import Item, Modality, items_to_table
 from mirepoix.models.retrievers.unite import Unite
 from mirepoix.models.retrievers.unite_config import UniteConfig
-from mirepoix.serving.heartbeat import SERVED, living
+from mirepoix.serving.engine.work import BatchEncoder, EncodeRequest
+from mirepoix.serving.in_process.searcher import Searcher
 from mirepoix.serving.release import folder_digest, open_release
-from mirepoix.serving.replicas import EncodeRequest, EncoderReplica, IndexReplica
 from mirepoix.serving.search.dense import build
 from tests.serving.fixtures import corpus, drawing, golden_of, published
 
@@ -66,12 +64,10 @@ def release_of(home: Path, items: list[Item]) -> Path:
 
 
 def test_requests_are_encoded_together_and_each_gets_its_own(release_folder):
-    replica = EncoderReplica(str(release_folder), batch_size=8, batch_wait_s=0)
+    encode = BatchEncoder(open_release(release_folder).open_encoder())
     texts = [Item(f"{n}", f"number {n}") for n in range(6)]
     expected = open_release(release_folder).open_encoder().encode(texts).rows_NTD[:, 0].numpy()
-    found = replica.encode_together(
-        [EncodeRequest(texts[:1], "query"), EncodeRequest(texts[1:4], "query"), EncodeRequest(texts[4:], "query")]
-    )
+    found = encode([EncodeRequest(texts[:1], "query"), EncodeRequest(texts[1:4], "query"), EncodeRequest(texts[4:], "query")])
     assert [len(one) for one in found] == [1, 3, 2]
     assert np.abs(np.concatenate([encoded.rows_TD for one in found for encoded in one]) - expected).max() < 1e-5
     assert {encoded.batch for one in found for encoded in one} == {6}
@@ -79,62 +75,20 @@ def test_requests_are_encoded_together_and_each_gets_its_own(release_folder):
 
 
 def test_a_refused_item_fails_its_own_request_and_no_other(short_release):
-    replica = EncoderReplica(str(short_release), batch_size=8, batch_wait_s=0)
+    encode = BatchEncoder(open_release(short_release).open_encoder())
     items = Item("a", "a disc"), PICTURE, Item("b", "a bar")
-    first, refused, last = replica.encode_together([EncodeRequest([item], "document") for item in items])
+    first, refused, last = encode([EncodeRequest([item], "document") for item in items])
     assert isinstance(refused, str) and "max_length" in refused
     assert first[0].rows_TD.shape == last[0].rows_TD.shape == (1, 32)
-
-
-def test_an_index_replica_records_in_the_storage_of_its_release_that_it_is_served(release_folder, tmp_path):
-    stored = tmp_path / "artefacts" / "release" / "0123456789abcdef"
-    stored.parent.mkdir(parents=True)
-    stored.symlink_to(release_folder)
-    replica = IndexReplica(str(stored), (str(stored), "http://127.0.0.1:8000"))
-    assert [record["url"] for record in living(str(tmp_path), SERVED)] == ["http://127.0.0.1:8000"]
-    replica.__del__()
-    assert living(str(tmp_path), SERVED) == []
-
-
-def test_a_release_in_a_storage_that_may_not_be_written_is_served_without_a_record_and_told_once(release_folder, tmp_path, caplog):
-    stored = tmp_path / "artefacts" / "release" / "0123456789abcdef"
-    stored.parent.mkdir(parents=True)
-    stored.symlink_to(release_folder)
-    (tmp_path / "leases").touch()  # no folder can be made here, whoever tries
-    logger = logging.getLogger("ray.serve")
-    logger.addHandler(caplog.handler)
-    try:
-        replica = IndexReplica(str(stored), (str(stored), "http://127.0.0.1:8000"))
-    finally:
-        logger.removeHandler(caplog.handler)
-    (said,) = {record.getMessage() for record in caplog.records}
-    assert "`mirepoix gc` does not see it" in said and str(stored) in said
-    assert replica.searcher.documents is not None
-    replica.__del__()
-
-
-def test_a_search_brings_documents_with_their_scores(release_folder):
-    replica = IndexReplica(str(release_folder))
-    item = corpus()[45]
-    rows_TD = open_release(release_folder).open_encoder().encode([item]).rows_NTD[0].numpy()
-    found = asyncio.run(replica.search(rows_TD, 3, Modality.TEXT | Modality.IMAGE))
-    assert (found[0].id, found[0].text, found[0].modality, found[0].pictured) == (item.id, item.text, "it", True)
-    assert found[0].score == pytest.approx(1, abs=1e-4) and len(found) == 3
-
-
-def test_a_thumbnail_is_found_by_id_or_not_at_all(release_folder):
-    replica = IndexReplica(str(release_folder))
-    assert asyncio.run(replica.thumbnail("picture-03")).startswith(b"\x89PNG")
-    assert asyncio.run(replica.thumbnail("text-03")) is None and asyncio.run(replica.thumbnail("nobody")) is None
 
 
 def test_a_release_of_an_adopted_model_encodes_texts_and_pictures_of_one_batch_and_is_searched(adopted_release, clip_folder):
     """Its vectors are those of transformers' own CLIP; an item of both, which the model does not read, fails its own request alone."""
     text, picture = Item("", "A bar painted in colour number 17."), Item("", images=(drawing("bar", 0.1),))
     both = Item("", text.text, picture.images)
-    replica = EncoderReplica(str(adopted_release), batch_size=8, batch_wait_s=0)
+    encode = BatchEncoder(open_release(adopted_release).open_encoder())
     requests = [[text], [picture], [picture, text, picture], [both]]
-    *found, refused = replica.encode_together([EncodeRequest(items, "query") for items in requests])
+    *found, refused = encode([EncodeRequest(items, "query") for items in requests])
     assert isinstance(refused, str) and "has text and image" in refused and "several=sum" in refused
 
     model, tokenizer = AutoModel.from_pretrained(clip_folder).eval(), AutoTokenizer.from_pretrained(clip_folder)
@@ -150,8 +104,21 @@ def test_a_release_of_an_adopted_model_encodes_texts_and_pictures_of_one_batch_a
         for item, each in zip(items, encoded, strict=True):
             assert np.abs(each.rows_TD[0] - expected[item]).max() < 1e-5
 
-    index = IndexReplica(str(adopted_release))
-    (hit,) = asyncio.run(index.search(found[0][0].rows_TD, 1, Modality.TEXT))
+    searcher = Searcher(open_release(adopted_release))
+    (hit,) = searcher.search(found[0][0].rows_TD, 1, Modality.TEXT)
     assert (hit.id, hit.modality) == ("text-17", "t") and hit.score == pytest.approx(1, abs=1e-4)
-    (hit,) = asyncio.run(index.search(found[1][0].rows_TD, 1, Modality.IMAGE))
+    (hit,) = searcher.search(found[1][0].rows_TD, 1, Modality.IMAGE)
     assert (hit.id, hit.modality, hit.pictured) == ("picture-02", "i", True) and hit.score == pytest.approx(1, abs=1e-4)
+
+
+def test_a_request_whose_text_may_not_be_cut_is_refused_alone_and_others_get_their_notes(short_release):
+    encode = BatchEncoder(open_release(short_release).open_encoder())
+    long, short = Item("input[0]", "disc " * 50 + "square " * 50), Item("input[1]", "word")
+    requests = [EncodeRequest([long, short], "document", truncate) for truncate in ("none", "end", "start")]
+    refused, end, start = encode(requests)
+    assert refused.startswith("input[0] has ") and "120 are read" in refused
+    assert [one.note.rpartition("; ")[2] for one in (*end, *start)] == ["its end was cut", "", "its start was cut", ""]
+    assert [one.batch for one in (*end, *start)] == [4] * 4
+    (alone,) = encode([EncodeRequest([long, short], "document")])
+    assert all(np.allclose(one.rows_TD, other.rows_TD, atol=1e-5) for one, other in zip(end, alone, strict=True))
+    assert not np.allclose(start[0].rows_TD, end[0].rows_TD, atol=1e-3) and np.allclose(start[1].rows_TD, end[1].rows_TD, atol=1e-5)

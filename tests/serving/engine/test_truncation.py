@@ -1,6 +1,5 @@
 """Texts that an encoder does not read whole are cut at the end as it cuts them, at the start, or refused; whoever asked is told."""
 
-import pickle
 from dataclasses import replace
 
 import pytest
@@ -8,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirepoix.models.encoder import Encoder, load_encoder
+from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from mirepoix.serving.encoding.truncation import TooLong, cut
+from mirepoix.serving.engine.truncation import cut
 from tests.serving.fixtures import drawing
 
 LIMIT = 220
@@ -35,7 +35,7 @@ def test_what_is_cut_at_the_end_is_left_to_the_encoder_and_said(encoder):
     found = cut(encoder.collator, items, "document", "end")
     assert found.items == items
     whole = encoder.collator.overlong(items[1], "document").tokens
-    assert found.notes == [f"input[1] has {whole} tokens and {LIMIT} are read; its end was cut"] and whole > LIMIT
+    assert found.notes == ["", f"input[1] has {whole} tokens and {LIMIT} are read; its end was cut", ""] and whole > LIMIT
 
 
 @pytest.mark.parametrize(
@@ -51,15 +51,14 @@ def test_what_is_cut_at_the_start_keeps_the_longest_end_that_fits_with_instructi
 
 def test_what_may_not_be_cut_is_refused_by_name_with_its_tokens_and_the_limit(encoder):
     whole = encoder.collator.overlong(Item("x", WORDS), "document").tokens
-    with pytest.raises(TooLong, match=rf"^input\[1\] has {whole} tokens and {LIMIT} are read; shorten it, or .*\"truncate\": \"end\""):
+    with pytest.raises(Refused, match=rf"^input\[1\] has {whole} tokens and {LIMIT} are read; shorten it, or .*\"truncate\": \"end\""):
         cut(encoder.collator, [Item("input[0]", "short"), Item("input[1]", WORDS)], "document", "none")
-    assert pickle.loads(pickle.dumps(TooLong("text has 9 tokens"))).param == "text"
 
 
 @pytest.mark.parametrize("truncate", ["end", "start", "none"])
 def test_what_fits_is_left_as_it_is(encoder, truncate):
     items = [Item("a", "short"), Item("b", "words", (PICTURE,)), Item("c", images=(PICTURE,)), Item("d", "a word", instruction="Find it.")]
-    assert cut(encoder.collator, items, "document", truncate) == (items, [])
+    assert cut(encoder.collator, items, "document", truncate) == (items, [""] * 4)
 
 
 @pytest.mark.parametrize("text", ["雪の上の赤い円" * 60, "x" * 700, "안녕하세요 " * 90, "🍎🍏" * 90, "!?" * 300, "\n\n" + "a b\n" * 300])
@@ -79,7 +78,7 @@ def test_texts_that_are_surely_short_are_not_tokenized(encoder, monkeypatch):
     encoder.collator.config = replace(encoder.collator.config, max_length=2048)
     try:
         monkeypatch.setattr(encoder.collator, "plain", lambda text: pytest.fail(f"{text!r} was tokenized"))
-        assert cut(encoder.collator, [Item("a", WORDS), Item("b", "snow ☃ and déjà vu", instruction="Find it.")], "query").notes == []
+        assert cut(encoder.collator, [Item("a", WORDS), Item("b", "snow ☃ and déjà vu", instruction="Find it.")], "query").notes == ["", ""]
     finally:
         encoder.collator.config = replace(encoder.collator.config, max_length=LIMIT)
 
@@ -97,5 +96,5 @@ def test_whatever_the_text_the_rest_of_it_fits(encoder, text, instruction):
     item = Item("text", text, instruction=instruction)
     for truncate in ("start", "end"):
         (short,), notes = cut(encoder.collator, [item], "document", truncate)
-        assert text.endswith(short.text) and len(notes) == (encoder.collator.overlong(item, "document") is not None)
-        assert encoder.collator.overlong(short, "document") is None or (notes and notes[0].endswith("its end was cut"))
+        assert text.endswith(short.text) and bool(notes[0]) == (encoder.collator.overlong(item, "document") is not None)
+        assert encoder.collator.overlong(short, "document") is None or (notes[0].endswith("its end was cut"))

@@ -1,34 +1,37 @@
-"""Serves a release on Ray Serve: ingress -> encoder replicas (dynamic batches) -> index replicas, started and stopped together."""
+"""Serves a release on Ray Serve: replicas of the application behind Ray's HTTP proxy, started, swapped and stopped.
 
-import errno
-import ipaddress
+A release takes the place of another one in the replicas that run: each opens it beside the one that answers, and proves it by its golden
+vectors; where all have, the `user_config` of the deployment names the new one, and each changes one reference. A replica that starts later
+is told by the same config.
+"""
+
 import logging
 import os
-import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from typing import Any
 
 import httpx
-import numpy as np
 import ray
 from ray import serve
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.serve.context import _get_global_client
+from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Modality
-from mirepoix.serving.http.api import About
-from mirepoix.serving.http.cl100k import Cl100k
+from mirepoix.models.options import revive
+from mirepoix.serving.http.cl100k import open_table
 from mirepoix.serving.http.client import KEY
-from mirepoix.serving.release import Release, open_release
-from mirepoix.serving.replicas import EncoderReplica, IndexReplica, IngressReplica
+from mirepoix.serving.http.ports import free_port, listening, loopback
+from mirepoix.serving.ray_serve.replicas import Prepared, Replica
+from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import absolute
 
-APPLICATION = "mirepoix"
+APPLICATION, DEPLOYMENT = "mirepoix", "Retriever"
 PORTS = 5
 """How many ports are tried where any will do: another process may take the free one that was chosen before Serve listens there."""
 SHUTDOWN_SECONDS = 30.0
@@ -53,7 +56,7 @@ class Server:
 
 
 def start(target: str, config: ServeConfig, api_key: str | None = None, stored: str | None = None) -> Server:
-    """Serves the release at a path or URI on the connected Ray cluster, in place of an earlier one; returns when it answers.
+    """Serves the release at a path or URI on the connected Ray cluster, and returns when it answers; another one that is served is swapped.
 
     While it is served, its storage has a record of that, for `mirepoix gc`; of a copy, `stored` says where the release lies itself.
     Requests must carry `api_key`, or else the environment's MIREPOIX_API_KEY; if neither is set, no key is required.
@@ -63,28 +66,24 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
     address = _serve_address()
     running = address is not None
     for host in (config.host, address[0] if address else config.host):
-        if not api_key and not _loopback(host):
+        if not api_key and not loopback(host):
             raise Refused(f"host {host} is reachable from other machines and no key is set; set {KEY}, or serve on 127.0.0.1")
-    if config.limits.tiktoken:
-        Cl100k.open(config.limits.tiktoken)  # refused here, before anything is started
+    open_table(config.limits.tiktoken)  # refused here, before anything is started
     any_port = not config.port and not running
     if not config.port:
-        config = replace(config, port=address[1] if address else _free_port(config.host))
+        config = replace(config, port=address[1] if address else free_port(config.host))
     release = open_release(target)
     release.refuse_code(config.trust_remote_code)
     check_port(config, running)
-    about = About(release.name, release.version, release.widths, release.instructions, _documents(release))
+    lies = absolute(stored or target)
     try:
         with _quiet():
             config = _open_port(config, PORTS if any_port else 1)
-            if running:  # a release that would not start does not take the place of one that runs
+            if running and APPLICATION in serve.status().applications:
+                _prepare(target, lies)
+            elif running:  # a release that would not start does not open the port of another application's Serve
                 ray.get(_verify.remote(target, config.trust_remote_code))
-            serve.run(
-                _application(target, about, config, api_key, absolute(stored or target)),
-                name=APPLICATION,
-                route_prefix="/",
-                logging_config=_LOGGING,
-            )
+            serve.run(application(target, config, api_key, lies), name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
         _await_health(config, release.version)
     except (RuntimeError, RayError, TimeoutError) as error:
         opening_error = None
@@ -92,7 +91,21 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
             serve.shutdown()
             opening_error = _opening_error(target, config.trust_remote_code)
         raise _refusal(opening_error or error, release.name) from error
-    return Server(_url(config), release.name, release.version)
+    return Server(config.url, release.name, release.version)
+
+
+def _replicas() -> DeploymentHandle[Any]:
+    return serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
+
+
+def _prepare(target: str, stored: str) -> None:
+    """Opens and proves a release in every replica, beside the one that answers; where one refuses, all forget it."""
+    replicas = _replicas()
+    prepared: list[Prepared] = replicas.broadcast("prepare", target, stored).results()
+    refusals = [each.refusal for each in prepared if each.refusal]
+    if refusals:
+        replicas.broadcast("forget", target).results()
+        raise Refused(refusals[0])
 
 
 def _shut_down() -> None:
@@ -122,47 +135,39 @@ def _quiet() -> Iterator[None]:
 _LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 
 
-def _application(target: str, about: About, config: ServeConfig, api_key: str | None, stored: str) -> serve.Application:
-    waiting = config.limits.max_in_flight
-    encoder = serve.deployment(
-        name="Encoder",
-        num_replicas=config.encoders,
-        ray_actor_options={"num_cpus": config.encoder_cpus, "num_gpus": config.encoder_gpus},
-        max_ongoing_requests=2 * config.batch_size,
-        max_queued_requests=waiting,
-    )(EncoderReplica).bind(target, config.batch_size, config.batch_wait_s, config.trust_remote_code)
-    index = serve.deployment(
-        name="Index",
-        num_replicas=config.indexes,
-        ray_actor_options={"num_cpus": 0.5},
-        max_ongoing_requests=16,
-        max_queued_requests=waiting,
-    )(IndexReplica).bind(target, (stored, _url(config)))
-    # The guard refuses excess requests with the API's own error; Serve's limit is higher, so that it is never reached first.
+def build(arguments: dict[str, Any]) -> serve.Application:
+    """The application of a file for `serve deploy`: `release`, and as `config` the settings that are not the defaults.
+
+    Another `release` in the file, deployed again, is a swap: the replicas go on, and each changes over once it has proved the new one.
+    """
+    unknown = set(arguments) - {"release", "config", "keys"}
+    if unknown or not isinstance(arguments.get("release"), str):
+        raise Refused(
+            f"args take release, config and keys; {', '.join(sorted(unknown)) or 'release'} is {'unknown' if unknown else 'missing'}"
+        )
+    config: ServeConfig = revive(ServeConfig, arguments.get("config") or {})
+    target = absolute(arguments["release"])
+    api_key = os.environ.get(KEY)
+    if not api_key and not loopback(config.host):
+        raise Refused(f"host {config.host} is reachable from other machines and no key is set; set {KEY}, or serve on 127.0.0.1")
+    return application(target, config, api_key, target)
+
+
+def application(target: str, config: ServeConfig, api_key: str | None, stored: str) -> serve.Application:
+    """The application on Ray Serve: replicas that are told by their `user_config` which release they serve."""
+    scaling: dict[str, Any] = {"num_replicas": config.encoders}
+    if config.most_encoders > config.encoders:
+        bounds = {"min_replicas": config.encoders, "max_replicas": config.most_encoders, "target_ongoing_requests": config.ongoing}
+        scaling = {"autoscaling_config": {"initial_replicas": config.encoders, **bounds}}
     return serve.deployment(
-        name="Ingress",
-        num_replicas=config.ingresses,
-        ray_actor_options={"num_cpus": 0.25},
-        max_ongoing_requests=4 * waiting,
-    )(IngressReplica).bind(about, config.limits, api_key, config.batch_size, encoder, index)
-
-
-def _documents(release: Release) -> dict[str, int]:
-    """How many documents a release has of each modality, by its letters."""
-    codes, counts = np.unique(release.items()["modality"].to_numpy(), return_counts=True)
-    return {Modality(code).letters: count for code, count in zip(codes.tolist(), counts.tolist(), strict=True)}
-
-
-def _url(config: ServeConfig) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)
-    return f"http://[{host}]:{config.port}" if ":" in host else f"http://{host}:{config.port}"
-
-
-def _loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+        name=DEPLOYMENT,
+        **scaling,
+        ray_actor_options={"num_cpus": config.encoder_cpus, "num_gpus": config.encoder_gpus},
+        # The guard refuses excess requests with the API's own error; Serve's limit is higher, so that it is never reached first.
+        max_ongoing_requests=4 * config.limits.max_in_flight + config.limits.max_reading,
+        user_config={"target": target, "stored": stored},
+        graceful_shutdown_timeout_s=config.limits.timeout_s,
+    )(Replica).bind(config, api_key)
 
 
 def _serve_address() -> tuple[str, int] | None:
@@ -175,37 +180,20 @@ def _serve_address() -> tuple[str, int] | None:
     return options.host, options.port
 
 
-def _free_port(host: str) -> int:
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def check_port(config: ServeConfig, running: bool) -> None:
     """Refuses a port that is in use, and one that differs from that of a running Serve, which listens at a single port."""
     if running:
         try:
-            httpx.get(f"{_url(config)}/-/routes", timeout=5).raise_for_status()
+            httpx.get(f"{config.url}/-/routes", timeout=5).raise_for_status()
         except httpx.HTTPError:
             raise Refused(f"this cluster's Serve does not listen at port {config.port}; give its --port, or stop it first") from None
         return
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((config.host, config.port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise Refused(f"port {config.port} is in use; stop what listens there, or give another --port") from None
-            raise Refused(
-                f"the server cannot listen on {config.host}:{config.port} ({error.strerror}); give another host or port"
-            ) from None
+    listening(config.host, config.port).close()
 
 
 def _open_port(config: ServeConfig, tries: int) -> ServeConfig:
     """Starts Serve at the port; where it was chosen here and another process took it meanwhile, at another one, which is returned."""
-    location = "HeadOnly" if _loopback(config.host) else "EveryNode"
+    location = "HeadOnly" if loopback(config.host) else "EveryNode"
     while True:
         http = {"host": config.host, "port": config.port, "request_timeout_s": config.limits.timeout_s + 10}
         try:
@@ -215,7 +203,7 @@ def _open_port(config: ServeConfig, tries: int) -> ServeConfig:
             if not tries or "Failed to bind" not in str(error):
                 raise
             serve.shutdown()
-            config = replace(config, port=_free_port(config.host))
+            config = replace(config, port=free_port(config.host))
         else:
             return config
 
@@ -246,10 +234,10 @@ def _await_health(config: ServeConfig, version: str) -> None:
     end = time.monotonic() + config.start_timeout_s
     while time.monotonic() < end:
         try:
-            reply = httpx.get(f"{_url(config)}/health", timeout=10)
+            reply = httpx.get(f"{config.url}/health", timeout=10)
             if reply.status_code == 200 and reply.json().get("release") == version:
                 return
         except (httpx.HTTPError, ValueError):
             pass
         time.sleep(0.1)
-    raise TimeoutError(f"{_url(config)}/health did not answer within {config.start_timeout_s:g} seconds")
+    raise TimeoutError(f"{config.url}/health did not answer within {config.start_timeout_s:g} seconds")

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from mirepoix.serving.serve_config import ServeConfig
-from mirepoix.workflows.cluster import serve as command
-from mirepoix.workflows.cluster.serve import open_page, serve
+from mirepoix.serving.local import server as server_module
+from mirepoix.workflows.commands import serve as command
+from mirepoix.workflows.commands.serve import open_page, serve
+from mirepoix.workflows.commands.serve_request import ServeRequest
 
 URL = "http://127.0.0.1:8000"
 
@@ -44,27 +45,38 @@ def test_without_a_browser_the_address_is_said(monkeypatch):
 def test_a_server_says_what_it_starts_and_ends_with_the_line_stopped_on_either_signal(monkeypatch, tmp_path, capsys, number):
     did = []
     release = f"{tmp_path}/artefacts/release/d6f2141438d96255"
-    about = SimpleNamespace(name="tiny", version="20737bf0ae9f")
-    server = SimpleNamespace(name="tiny", version="20737bf0ae9f", url=URL, stop=lambda: did.append("stop"))
+    monkeypatch.setattr(ServeRequest, "release", release)
 
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(command, "check_port", lambda *_, **__: None)
-    monkeypatch.setattr(command, "peek", lambda release: (about, {}))
-    monkeypatch.setattr(command, "cluster", lambda address: nullcontext())
-    monkeypatch.setattr(command, "start", lambda release, config: server)
-    monkeypatch.setattr(command, "threading", SimpleNamespace(Event=lambda: SimpleNamespace(wait=lambda: os.kill(os.getpid(), number))))
+    class Server:
+        url = URL
+
+        def __init__(self, config, key):
+            did.append(config.port)
+
+        def start(self, target):
+            did.append(target)
+
+        def stop(self):
+            did.append("stop")
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr(command, "listening", lambda *_: SimpleNamespace(close=lambda: None))
+    monkeypatch.setattr(command, "peek", lambda release: (SimpleNamespace(name="tiny", version="20737bf0ae9f"), {}))
+    monkeypatch.setattr(server_module, "LocalServer", Server)
+    monkeypatch.setattr(command, "_waited", lambda: os.kill(os.getpid(), number))
+    monkeypatch.setattr(command, "Control", lambda *_: nullcontext())
 
     def ends(*_: object) -> None:
         raise SystemExit(143)
 
     before = signal.signal(signal.SIGTERM, ends)
     try:
-        assert serve(release, ServeConfig()) == 0
+        assert serve(ServeRequest(release, str(tmp_path))) == 0
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert did == ["stop"]
+    assert did == [8000, release, "stop"]
     assert capsys.readouterr().out.splitlines() == [
-        f"starting the server of tiny 20737bf0ae9f, {release} (about 20 seconds)",
+        f"starting the server of tiny 20737bf0ae9f, {release}",
         f"tiny 20737bf0ae9f is served at {URL}  (Ctrl-C or kill {os.getpid()} stops it)",
         "",
         "stopping",

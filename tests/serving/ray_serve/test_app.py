@@ -14,9 +14,9 @@ import ray
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from mirepoix.serving import app
-from mirepoix.serving.app import check_port, start
 from mirepoix.serving.http.client import search_endpoint
+from mirepoix.serving.ray_serve import app
+from mirepoix.serving.ray_serve.app import check_port, start
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import publish
@@ -108,7 +108,7 @@ def test_where_any_port_will_do_another_is_tried_if_one_was_taken_meanwhile(monk
             raise RuntimeError(f"Failed to bind to address '127.0.0.1:{asked[-1]}'.")
 
     ports = iter([46160, 46161, 46162])
-    monkeypatch.setattr(app, "_free_port", lambda host: next(ports))
+    monkeypatch.setattr(app, "free_port", lambda host: next(ports))
     monkeypatch.setattr(app.serve, "start", serve_start)
     monkeypatch.setattr(app.serve, "shutdown", lambda: ended.append(True))
     assert app._open_port(ServeConfig(port=46159), 5).port == 46161
@@ -126,15 +126,15 @@ def test_an_address_beyond_this_machine_needs_a_key(ray_cluster, release_folder,
 
 
 def test_a_config_that_cannot_be_is_refused():
-    for wrong in ({"port": -1}, {"port": 70_000}, {"encoders": 0}, {"batch_size": 0}):
+    for wrong in ({"port": -1}, {"port": 70_000}, {"encoders": 0}, {"encoders": 3, "most_encoders": 2}, {"ongoing": 0}):
         with pytest.raises(Refused):
             ServeConfig(**wrong)
 
 
 def test_a_killed_replica_costs_no_request(served):
     names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
-    (index,) = [name for name in names if "mirepoix#Index#" in name]
-    ray.kill(ray.get_actor(index, namespace="serve"))
+    (replica,) = [name for name in names if "mirepoix#Retriever#" in name]
+    ray.kill(ray.get_actor(replica, namespace="serve"))
 
     async def ask() -> list[int]:
         async with httpx.AsyncClient(base_url=served, timeout=60) as http:

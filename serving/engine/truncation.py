@@ -21,17 +21,8 @@ _WORD = re.compile(rf"[{spaceless()}]|[^\W{spaceless()}]{{1,32}}|[^\w\s]")
 """A place where a text may begin once it is cut: a word, a sign, a letter of a script without spaces; very long words in parts."""
 
 
-class TooLong(Refused):
-    """A text of more tokens than are read, where none may be cut."""
-
-    @property
-    def param(self) -> str:
-        """The field of the request that has the text: `input` of "input[3] has ..."."""
-        return re.split(r"[\[ ]", str(self))[0]
-
-
 class Cut(NamedTuple):
-    """Items as they are to be encoded, and a note for each of which words are not read."""
+    """Items as they are to be encoded, and for each a note of which of its words are not read; empty of one that is read whole."""
 
     items: list[Item]
     notes: list[str]
@@ -47,14 +38,16 @@ def cut(collator: "Collator", items: Sequence[Item], role: Role, truncate: Trunc
     notes: list[str] = []
     for item in items:
         over = collator.overlong(item, role)
+        note = ""
         if over is not None:
             said = f"{item.id} has {over.tokens} tokens and {over.limit} are read"
             if truncate == "none":
-                raise TooLong(f'{said}; shorten it, or let it be cut: "truncate": "end" or "start"')
+                raise Refused(f'{said}; shorten it, or let it be cut: "truncate": "end" or "start"')
             short = _tail(item, lambda part: collator.overlong(part, role) is None) if truncate == "start" else None
-            notes.append(f"{said}; its {'end' if short is None else 'start'} was cut")
+            note = f"{said}; its {'end' if short is None else 'start'} was cut"
             item = short or item
         kept.append(item)
+        notes.append(note)
     return Cut(kept, notes)
 
 

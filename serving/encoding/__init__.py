@@ -1,1 +1,0 @@
-"""What the process of an encoder does with requests."""

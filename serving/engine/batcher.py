@@ -1,0 +1,331 @@
+"""The queue before the encoders: requests are cut into batches, and short ones pass long ones.
+
+A request of a few items is interactive, one of many is bulk. A batch takes interactive items first, in the order of their requests, and
+fills up with items of the bulk requests in turn, so that no bulk request waits for another one to end. While interactive requests come in,
+the bulk part of a batch is kept short, as an interactive request has to wait for the batch that is being encoded.
+
+Nothing waits for a batch to fill while an encoder is idle. Batches form while encoders are busy; one that has just encoded a full batch
+waits some milliseconds for the next requests of the same clients.
+
+What would wait too long by the measured rate is refused at once, with the seconds after which it would not be.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from mirepoix.models.encoder_config import Role
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item
+from mirepoix.serving.engine.batch_config import BatchConfig
+from mirepoix.serving.engine.rate import Rate, Units, total, units
+from mirepoix.serving.engine.truncation import Truncate
+from mirepoix.serving.engine.work import Encoded, EncodeRequest
+
+RECENT_SECONDS = 2.0
+"""For so long after an interactive request the bulk part of a batch is kept short."""
+MOST_PASSES = 8
+"""After so many batches without any bulk item, one takes a bulk part though interactive items would fill it."""
+MOST_DEATHS = 2
+"""A request whose encoder died so often while it was encoded is given up: it may be what kills the encoder."""
+
+
+class Overloaded(Exception):
+    """The request would have to wait too long; `after_s`: when it would not, as far as is known."""
+
+    def __init__(self, after_s: float):
+        super().__init__(after_s)
+        self.after_s = after_s
+
+
+class EncoderDied(Exception):
+    """An encoder ended while it had a batch; another one, or a new one, encodes it again."""
+
+
+class Worker(Protocol):
+    """An encoder that encodes one batch at a time."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can encode now."""
+
+    async def encode(self, requests: list[EncodeRequest]) -> list[list[Encoded] | str]:
+        """The encoded items of each request or why it is refused; raises EncoderDied, after which it is called again when it can be."""
+
+
+@dataclass(eq=False)
+class _Job:
+    """A request in the queue."""
+
+    items: Sequence[Item]
+    role: Role
+    truncate: Truncate
+    units: list[Units]
+    done: asyncio.Future[list[Encoded]]
+    encoded: list[Encoded | None] = field(default_factory=list)
+    next: int = 0  # the first item that is in no batch yet
+    deaths: int = 0
+    began: float = field(default_factory=time.monotonic)
+    waiting: Units = (0.0, 0.0)  # the units of the items from `next` on
+
+    def __post_init__(self) -> None:
+        self.waiting = total(self.units)
+
+    @property
+    def left(self) -> int:
+        return len(self.items) - self.next
+
+    def take(self, count: int) -> "_Slice":
+        """The next items, at most so many, for a batch."""
+        start, self.next = self.next, min(len(self.items), self.next + count)
+        taken = total(self.units[start : self.next])
+        self.waiting = self.waiting[0] - taken[0], self.waiting[1] - taken[1]
+        return _Slice(self, start, self.next)
+
+    def drop(self) -> None:
+        """Takes no further item."""
+        self.next, self.waiting = len(self.items), (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """Items of a request that are in one batch."""
+
+    job: _Job
+    start: int
+    end: int
+
+    @property
+    def request(self) -> EncodeRequest:
+        return EncodeRequest(list(self.job.items[self.start : self.end]), self.job.role, self.job.truncate)
+
+
+Observe = Callable[[int, float], None]
+"""Told of each batch: its number of items, and the seconds that it took."""
+
+
+class Batcher:
+    """Hands the items of requests to encoders, in batches."""
+
+    def __init__(self, workers: Sequence[Worker], config: BatchConfig, observe: Observe | None = None):
+        self.config, self.rate, self.workers = config, Rate(), workers
+        self._observe = observe
+        self._interactive: deque[_Job] = deque()
+        self._bulk: deque[_Job] = deque()
+        self._again: deque[list[_Slice]] = deque()  # batches whose encoder died
+        self._flying: dict[int, tuple[float, float]] = {}  # of each busy worker: when its batch began, and the seconds it should take
+        self._arrived = asyncio.Event()
+        self._last_interactive = -RECENT_SECONDS
+        self._passes = 0
+        self._tasks = [asyncio.create_task(self._work(number, worker)) for number, worker in enumerate(workers)]
+
+    async def close(self) -> None:
+        """Ends the tasks of the workers; requests that are in the queue are cancelled."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for job in self._jobs():
+            job.done.cancel()
+
+    # Requests
+
+    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end") -> list[Encoded]:
+        """The encoded items of a request; Overloaded where it would wait too long. A request that is cancelled leaves the queue."""
+        job = _Job(
+            items, role, truncate, [units([item]) for item in items], asyncio.get_running_loop().create_future(), [None] * len(items)
+        )
+        if (after_s := self.excess(job.units)) > 0:
+            raise Overloaded(after_s)
+        interactive = len(items) <= self.config.interactive_items
+        if interactive:
+            self._last_interactive = job.began
+        (self._interactive if interactive else self._bulk).append(job)
+        self._arrived.set()
+        try:
+            return await job.done
+        finally:
+            if not job.done.done() or job.done.cancelled():
+                self._forget(job)
+
+    def excess(self, wanted: Sequence[Units] = ((0.0, 0.0),)) -> float:
+        """By how many seconds a request of these items would be late; 0 or less where it would be in time.
+
+        An interactive request waits for interactive ones and for a short bulk part, a bulk request for everything.
+        """
+        if not self.rate.batches:
+            return 0.0
+        interactive = len(wanted) <= self.config.interactive_items
+        jobs = self._interactive if interactive else [*self._interactive, *self._bulk]
+        ahead = self.rate.seconds(total([job.waiting for job in jobs]))
+        ahead += sum(self.rate.seconds(_units_of(batch)) for batch in self._again)
+        now = time.monotonic()
+        ahead += sum(max(0.0, began + seconds - now) for began, seconds in self._flying.values())
+        own = self.rate.seconds(total(wanted))
+        late_s = (ahead + own) / max(1, len(self._tasks))
+        return late_s - (self.config.interactive_wait_s if interactive else self.config.bulk_wait_s)
+
+    @property
+    def waiting(self) -> dict[str, int]:
+        """The items that wait, of interactive and of bulk requests."""
+        again = sum(each.end - each.start for batch in self._again for each in batch)
+        return {"interactive": sum(job.left for job in self._interactive) + again, "bulk": sum(job.left for job in self._bulk)}
+
+    def _jobs(self) -> Iterator[_Job]:
+        yield from self._interactive
+        yield from self._bulk
+        yield from (each.job for batch in self._again for each in batch)
+
+    def _forget(self, job: _Job) -> None:
+        """Takes what is left of a request out of the queue."""
+        job.drop()
+        for queue in (self._interactive, self._bulk):
+            if job in queue:
+                queue.remove(job)
+
+    # Batches
+
+    async def _work(self, number: int, worker: Worker) -> None:
+        last = 0
+        while True:
+            batch = await self._next(last)
+            last = sum(each.end - each.start for each in batch)
+            given = _units_of(batch)
+            began = time.monotonic()
+            self._flying[number] = began, self.rate.seconds(given)
+            try:
+                results = await worker.encode([each.request for each in batch])
+            except EncoderDied:
+                self._returned(batch)
+                continue
+            except Exception as error:  # noqa: BLE001 a fault of the encoder is one of the requests of its batch, and the next go on
+                for each in batch:
+                    _settle(each.job, error)
+                continue
+            finally:
+                self._flying.pop(number, None)
+            seconds = time.monotonic() - began
+            self.rate.observe(given, seconds)
+            if self._observe is not None:
+                self._observe(last, seconds)
+            for each, result in zip(batch, results, strict=True):
+                _deliver(each, result)
+
+    async def _next(self, last: int) -> list[_Slice]:
+        """The next batch, as soon as there is something to encode; `last`: the items of the batch before."""
+        while True:
+            if last > 1 and self._queued() < last and not self._again:
+                # The clients of a batch get their replies at one moment, and those that go on ask again at one moment.
+                await self._filled(last)
+            if batch := self._taken():
+                return batch
+            self._arrived.clear()
+            last = 0
+            await self._arrived.wait()
+
+    async def _filled(self, wanted: int) -> None:
+        """Returns when so many items wait, or after the wait of the config."""
+        end = time.monotonic() + self.config.batch_wait_s
+        while self._queued() < wanted and (left := end - time.monotonic()) > 0:
+            self._arrived.clear()
+            try:
+                async with asyncio.timeout(left):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return
+
+    def _queued(self) -> int:
+        return sum(job.left for job in self._interactive) + sum(job.left for job in self._bulk)
+
+    def _taken(self) -> list[_Slice]:
+        """A batch from the queue; empty where nothing waits."""
+        while self._again:
+            batch = [each for each in self._again.popleft() if not each.job.done.done()]
+            if batch:
+                return batch
+        starved = bool(self._bulk) and self._passes >= MOST_PASSES
+        room = self.config.batch_size
+        batch = self._interactive_part(room if not starved else max(1, room // 2))
+        bulk = self._bulk_part(room - sum(each.end - each.start for each in batch), short=bool(batch) or self._is_interactive())
+        self._passes = 0 if bulk or not self._bulk else self._passes + 1
+        return batch + bulk
+
+    def _is_interactive(self) -> bool:
+        return time.monotonic() - self._last_interactive < RECENT_SECONDS
+
+    def _interactive_part(self, room: int) -> list[_Slice]:
+        batch = []
+        while self._interactive and room:
+            job = self._interactive[0]
+            batch.append(part := job.take(room))
+            room -= part.end - part.start
+            if not job.left:
+                self._interactive.popleft()
+        return batch
+
+    def _bulk_part(self, room: int, short: bool) -> list[_Slice]:
+        """Items of the bulk requests in turn, one share of each; with `short` only what takes about `bulk_part_s`."""
+        if short:
+            room = min(room, self._short_part())
+        batch: list[_Slice] = []
+        share = max(1, room // max(1, len(self._bulk)))
+        for job in list(self._bulk):
+            if not room:
+                break
+            batch.append(part := job.take(min(share, room)))
+            room -= part.end - part.start
+            self._bulk.remove(job)
+            if job.left:
+                self._bulk.append(job)
+        return batch
+
+    def _short_part(self) -> int:
+        """How many items of the first bulk request take about `bulk_part_s`; at least one."""
+        if not self._bulk:
+            return 0
+        job, seconds, count = self._bulk[0], 0.0, 0
+        for one in job.units[job.next :]:
+            seconds += self.rate.seconds(one)
+            if count and seconds > self.config.bulk_part_s:
+                break
+            count += 1
+        return count
+
+    def _returned(self, batch: list[_Slice]) -> None:
+        """Puts the items of an encoder that died at the head of the queue, each request in a batch of its own from its second death on."""
+        again: list[_Slice] = []
+        for each in batch:
+            each.job.deaths += 1
+            if each.job.deaths > MOST_DEATHS:
+                _settle(each.job, EncoderDied("the encoder ended each time that it encoded this request"))
+            elif each.job.deaths == 1:
+                again.append(each)
+            else:
+                self._again.append([each])
+        if again:
+            self._again.appendleft(again)
+        self._arrived.set()
+
+
+def _units_of(batch: Sequence[_Slice]) -> Units:
+    return total([one for each in batch for one in each.job.units[each.start : each.end]])
+
+
+def _settle(job: _Job, error: BaseException) -> None:
+    """Gives a request up."""
+    job.drop()
+    if not job.done.done():
+        job.done.set_exception(error)
+
+
+def _deliver(part: _Slice, result: list[Encoded] | str) -> None:
+    """Gives a request what was encoded of it; it is complete when all its items are there."""
+    job = part.job
+    if isinstance(result, str):
+        _settle(job, Refused(result))
+        return
+    job.encoded[part.start : part.end] = result
+    if not job.done.done() and not job.left and (found := [one for one in job.encoded if one is not None]) and len(found) == len(job.items):
+        job.done.set_result(found)

@@ -1,0 +1,102 @@
+"""A child process that encodes: `python -m mirepoix.serving.engine.child FD`, started by `process.ProcessWorker`.
+
+Parent and child speak over a socket, in pickles with their length before them, as `multiprocessing` does; nothing of that is ever stored.
+The first message to the child says which release it opens; the first from it is None once the encoder is proved, or why it is refused. Then
+each message is a batch, and each answer what was encoded. The child ends when the parent closes the socket, or is gone.
+"""
+
+import os
+import pickle
+import signal
+import socket
+import struct
+import sys
+import traceback
+from typing import Any, NamedTuple
+
+from mirepoix.models.errors import Refused
+
+LENGTH = struct.Struct("!Q")
+
+
+class Opening(NamedTuple):
+    """What a child is to open."""
+
+    target: str
+    trust_remote_code: bool
+    number: int  # of the child, which chooses among several GPUs
+    threads: int
+
+
+class Fault(NamedTuple):
+    """A failure that is no refusal."""
+
+    line: str
+    trace: str
+
+
+def packed(message: Any) -> bytes:
+    """A message with its length before it."""
+    body = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    return LENGTH.pack(len(body)) + body
+
+
+def _read(connection: socket.socket, size: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < size:
+        part = connection.recv(size - len(parts))
+        if not part:
+            raise EOFError
+        parts += part
+    return bytes(parts)
+
+
+def _received(connection: socket.socket) -> Any:
+    (size,) = LENGTH.unpack(_read(connection, LENGTH.size))
+    return pickle.loads(_read(connection, size))
+
+
+def main() -> None:
+    """Opens the release that the parent names, and encodes until it hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its children after their requests
+    connection = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        opening: Opening = _received(connection)
+        try:
+            encode = _opened(opening)
+        except Refused as refused:
+            connection.sendall(packed(str(refused)))
+            return
+        except Exception as error:  # noqa: BLE001 told to the parent, which says it to the user
+            connection.sendall(packed(Fault(_line(error), traceback.format_exc())))
+            return
+        connection.sendall(packed(None))
+        while True:
+            requests = _received(connection)
+            try:
+                answer = encode(requests)
+            except Exception as error:  # noqa: BLE001 a fault of one batch; the parent writes it to the log
+                answer = Fault(_line(error), traceback.format_exc())
+            connection.sendall(packed(answer))
+    except (EOFError, ConnectionError):
+        return
+
+
+def _opened(opening: Opening) -> Any:
+    import torch
+
+    torch.set_num_threads(opening.threads)
+    from mirepoix.serving.engine.worker import open_encoder
+    from mirepoix.serving.release import open_release
+
+    return open_encoder(open_release(opening.target), opening.trust_remote_code, opening.number)
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+if __name__ == "__main__":
+    main()
+    sys.stdout.flush()
+    os._exit(0)  # the interpreter's own end waits for threads of libraries, and has nothing to write

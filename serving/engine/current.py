@@ -1,0 +1,210 @@
+"""The release that answers, and its change for another one while requests go on.
+
+A request holds one release from its begin to its end. A swap opens another release beside the one that answers, proves it by its golden
+vectors, and changes one reference: requests that come in then hold the new one. The old one is closed when no request holds it any longer.
+A release that cannot be opened or proved changes nothing.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from mirepoix.models.encoder_config import Role
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item, Modality
+from mirepoix.serving.engine.batcher import Batcher
+from mirepoix.serving.engine.truncation import Truncate
+from mirepoix.serving.engine.work import Encoded
+from mirepoix.serving.in_process.searcher import Searcher, SearchResult
+from mirepoix.serving.release import Release
+
+_LOG = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True)
+class About:
+    """What is told of a release: its name, and the widths and instructions that requests use."""
+
+    name: str
+    version: str
+    widths: tuple[int, ...]
+    instructions: dict[str, str]
+    documents: dict[str, int] = field(default_factory=dict)  # how many there are of each modality, by its letters
+
+
+def about(release: Release) -> About:
+    """What is told of a release."""
+    codes, counts = np.unique(release.items()["modality"].to_numpy(), return_counts=True)
+    documents = {Modality(code).letters: count for code, count in zip(codes.tolist(), counts.tolist(), strict=True)}
+    return About(release.name, release.version, release.widths, release.instructions, documents)
+
+
+class Closes(Protocol):
+    """A part of an opened release that is closed with it: an encoder, the record that it is served."""
+
+    async def close(self) -> None: ...
+
+
+class OpenRelease:
+    """An opened release: its queue to the encoders, its index and its documents."""
+
+    def __init__(self, target: str, release: Release, searcher: Searcher, batcher: Batcher, parts: Sequence[Closes]):
+        self.target, self.release, self.about = target, release, about(release)
+        self.searcher, self.batcher, self._parts = searcher, batcher, parts
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    @property
+    def ready(self) -> bool:
+        """Whether an encoder is there; while the only one is started again, requests wait for it."""
+        return any(worker.alive for worker in self.batcher.workers)
+
+    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end") -> list[Encoded]:
+        """The items with their rows; Overloaded where they would wait too long."""
+        return await self.batcher.encode(items, role, truncate)
+
+    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]:
+        return await asyncio.to_thread(self.searcher.search, rows_TD, k, target)
+
+    async def thumbnail(self, id: str) -> bytes | None:
+        return self.searcher.thumbnail(id)
+
+    async def close(self) -> None:
+        """Ends the queue and the other parts; nothing may hold the release any longer."""
+        await self.batcher.close()
+        for part in self._parts:
+            await part.close()
+
+
+class Starting(Exception):
+    """No release answers yet."""
+
+
+Open = Callable[[str], Awaitable[OpenRelease]]
+"""Opens the release at a path or URI, and proves it by its golden vectors; Refused where that fails."""
+
+
+class CurrentRelease:
+    """The release that answers."""
+
+    def __init__(self, open_one: Open, on_change: Callable[[OpenRelease], None] | None = None, wait_s: float = 0.0):
+        self._open, self._on_change, self.wait_s = open_one, on_change, wait_s
+        self._now: OpenRelease | None = None
+        self._there = asyncio.Event()
+        self._prepared: dict[str, OpenRelease] = {}  # by target
+        self._closing: set[asyncio.Task[None]] = set()
+        self._swapping = asyncio.Lock()
+
+    def excess(self) -> float:
+        """By how many seconds the next request of one item would be late; 0 or less if it would not."""
+        return 0.0 if self._now is None else self._now.batcher.excess()
+
+    def version(self) -> str:
+        """The version of the release that answers; empty while none does."""
+        return "" if self._now is None else self._now.about.version
+
+    @property
+    def now(self) -> OpenRelease | None:
+        """The release that answers; None while none does."""
+        return self._now
+
+    @asynccontextmanager
+    async def held(self) -> AsyncIterator[OpenRelease]:
+        """The release that answers, which stays open within the block; Starting where none does, and none comes in `wait_s`."""
+        if self._now is None and self.wait_s:
+            try:
+                async with asyncio.timeout(self.wait_s):
+                    await self._there.wait()
+            except TimeoutError:
+                pass
+        release = self._now
+        if release is None:
+            raise Starting
+        release.in_flight += 1
+        release.idle.clear()
+        try:
+            yield release
+        finally:
+            release.in_flight -= 1
+            if not release.in_flight:
+                release.idle.set()
+
+    async def prepare(self, target: str) -> str:
+        """Opens and proves a release beside the one that answers, and returns its version; one that is open already is kept."""
+        async with self._swapping:
+            return (await self._opened(target)).about.version
+
+    def is_ready_for(self, target: str) -> bool:
+        """Whether a change to a release takes no time: it is open already."""
+        return target in self._prepared or (self._now is not None and self._now.target == target)
+
+    async def switch(self, target: str) -> None:
+        """Lets a release answer from now on, which is opened and proved first where it is not."""
+        async with self._swapping:
+            release = await self._opened(target)
+            if release is not self._now:
+                del self._prepared[target]
+                self._change(release)
+
+    async def _opened(self, target: str) -> OpenRelease:
+        if self._now is not None and self._now.target == target:
+            return self._now
+        if target not in self._prepared:
+            self._prepared[target] = await self._open(target)
+        return self._prepared[target]
+
+    async def forget(self, target: str) -> None:
+        """Closes a release that was prepared, and does not answer."""
+        async with self._swapping:
+            if (release := self._prepared.pop(target, None)) is not None:
+                await release.close()
+
+    async def replace(self, target: str) -> float:
+        """As `switch`, where memory does not hold two: the old release is closed first, and opened again where the new one is refused.
+
+        Returns the seconds in which none answered; requests wait meanwhile.
+        """
+        async with self._swapping:
+            old, began = self._now, time.monotonic()
+            self._now = None
+            self._there.clear()
+            if old is not None:
+                await old.idle.wait()
+                await old.close()
+            try:
+                self._change(await self._open(target))
+            except Refused:
+                if old is not None:
+                    self._change(await self._open(old.target))
+                raise
+            return time.monotonic() - began
+
+    async def close(self) -> None:
+        """Closes every release."""
+        await asyncio.gather(*self._closing)
+        for release in [*self._prepared.values(), *([self._now] if self._now else [])]:
+            await release.close()
+        self._now = None
+        self._prepared.clear()
+
+    def _change(self, release: OpenRelease) -> None:
+        old, self._now = self._now, release
+        self._there.set()
+        if self._on_change is not None:
+            self._on_change(release)
+        if old is not None:
+            task = asyncio.create_task(_close_when_idle(old))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+
+async def _close_when_idle(release: OpenRelease) -> None:
+    await release.idle.wait()
+    await release.close()

@@ -1,0 +1,61 @@
+"""How fast items are encoded, as measured, and what a request will take by that.
+
+An item has a number of units: of a text by its length, of a picture a fixed number, as encoders scale pictures to about one size. The
+seconds that a unit takes are learnt from the batches, for texts and for pictures apart.
+"""
+
+from collections.abc import Iterable
+
+from mirepoix.models.item import Item
+
+KINDS = ("text", "picture")
+LEARNING = 0.3
+"""The share of a batch's news in what is known: after ten batches a false first guess has no weight left."""
+FIRST_SECONDS = {"text": 1e-4, "picture": 1e-4}
+"""Seconds a unit before the first batch; low, so that nothing is refused before anything was measured."""
+ITEM_UNITS, LETTERS_PER_UNIT, PICTURE_UNITS = 16, 4, 256
+
+Units = tuple[float, float]
+"""Units of texts and of pictures."""
+
+
+def units(items: Iterable[Item]) -> Units:
+    """The units of some items."""
+    text = picture = 0.0
+    for item in items:
+        text += ITEM_UNITS + len(item.text) / LETTERS_PER_UNIT
+        picture += PICTURE_UNITS * len(item.images)
+    return text, picture
+
+
+def total(many: Iterable[Units]) -> Units:
+    """The sum of units."""
+    text = picture = 0.0
+    for one in many:
+        text += one[0]
+        picture += one[1]
+    return text, picture
+
+
+class Rate:
+    """Seconds a unit of each kind, learnt from the batches that were encoded."""
+
+    def __init__(self) -> None:
+        self._seconds = dict(FIRST_SECONDS)
+        self.batches = 0
+
+    def seconds(self, given: Units) -> float:
+        """What units take one encoder."""
+        return sum(amount * self._seconds[kind] for kind, amount in zip(KINDS, given, strict=True))
+
+    def observe(self, given: Units, seconds: float) -> None:
+        """Learns from a batch of so many units that took so many seconds."""
+        expected = self.seconds(given)
+        if expected <= 0 or seconds <= 0:
+            return
+        learning = LEARNING if self.batches else 1.0
+        self.batches += 1
+        ratio = seconds / expected
+        for kind, amount in zip(KINDS, given, strict=True):
+            share = amount * self._seconds[kind] / expected
+            self._seconds[kind] *= ratio ** (learning * share)

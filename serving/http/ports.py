@@ -1,0 +1,40 @@
+"""Addresses to listen at."""
+
+import errno
+import ipaddress
+import socket
+
+from mirepoix.models.errors import Refused
+
+BACKLOG = 2048
+
+
+def loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def free_port(host: str) -> int:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def listening(host: str, port: int) -> socket.socket:
+    """A socket that listens at an address; of port 0 at any free one. Refused where it cannot."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise Refused(f"port {port} is in use; stop what listens there, or give another --port") from None
+        raise Refused(f"the server cannot listen on {host}:{port} ({error.strerror}); give another host or port") from None
+    return listener

@@ -1,0 +1,109 @@
+"""The control socket of a server on this machine, by which another command asks it for another release.
+
+A socket in a folder that only its user may enter, named by the port of the server. A request is one line of JSON; the answer is a line for
+each step, as text to show, and a last one that says what came of it. The socket of a server that was killed is in the way of nobody: who
+connects to it is refused, and the next server at the port replaces it.
+"""
+
+import json
+import os
+import socket
+import socketserver
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from mirepoix.models.errors import Refused
+from mirepoix.serving.store import cache_folder
+
+LONGEST_NAME = 100
+"""Bytes of a socket's path; Linux takes 107."""
+CONNECT_SECONDS = 5.0
+
+Answer = Callable[[dict[str, Any], Callable[[str], None]], dict[str, Any]]
+"""Does what a request asks for, with a way to say what it does meanwhile; Refused where it does not."""
+
+
+def socket_of(port: int) -> Path:
+    """Where the server at a port of this machine has its control socket."""
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR", "")) / "mirepoix"
+    if not folder.is_absolute() or not folder.parent.is_dir() or len(bytes(folder)) > LONGEST_NAME - 10:
+        folder = cache_folder() / "servers"
+    if len(bytes(folder)) > LONGEST_NAME - 10:
+        folder = Path(f"/tmp/mirepoix-{os.getuid()}")
+    return folder / f"{port}.sock"
+
+
+class _Server(socketserver.ThreadingUnixStreamServer):
+    daemon_threads = True
+
+
+class Control:
+    """Answers at the control socket of a port, within the block."""
+
+    def __init__(self, port: int, answer: Answer):
+        self.path, self._answer = socket_of(port), answer
+
+    def __enter__(self) -> "Control":
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if (there := self.path.parent.stat()).st_uid != os.getuid() or there.st_mode & 0o077:
+            raise Refused(
+                f"{self.path.parent} is open to others, and would have the server's control socket; remove it, or close it (chmod 700)"
+            )
+        self.path.unlink(missing_ok=True)
+        answer = self._answer
+
+        class Handler(socketserver.StreamRequestHandler):
+            def handle(self) -> None:
+                self._send(_answered(answer, self.rfile.readline(), lambda line: self._send({"line": line})))
+
+            def _send(self, message: dict[str, Any]) -> None:
+                with suppress(BrokenPipeError, ConnectionResetError):  # who asked has gone; what was asked for is done all the same
+                    self.wfile.write(_line(message))
+
+        self._server = _Server(str(self.path), Handler)
+        threading.Thread(target=self._server.serve_forever, name="control", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.path.unlink(missing_ok=True)
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def _answered(answer: Answer, line: bytes, say: Callable[[str], Any]) -> dict[str, Any]:
+    try:
+        return {"done": answer(json.loads(line), say)}
+    except Refused as refused:
+        return {"refused": str(refused)}
+    except Exception as error:  # noqa: BLE001 whoever asks is told, and the server goes on
+        return {"refused": f"{type(error).__name__}: {error}".splitlines()[0]}
+
+
+def _line(message: dict[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def ask(port: int, request: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any] | None:
+    """What the server of this user at a port answers to a request; None where there is none. Refused where it declines."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(CONNECT_SECONDS)
+        try:
+            connection.connect(str(socket_of(port)))
+        except (OSError, TimeoutError):
+            return None
+        connection.settimeout(None)
+        connection.sendall(_line(request))
+        with connection.makefile("rb") as lines:
+            for line in lines:
+                message = json.loads(line)
+                if "line" in message:
+                    say(message["line"])
+                elif "refused" in message:
+                    raise Refused(message["refused"])
+                else:
+                    done: dict[str, Any] = message["done"]
+                    return done
+    raise Refused(f"the server at port {port} ended before it answered; see what it printed")

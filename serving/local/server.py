@@ -1,0 +1,176 @@
+"""The server on one machine: the application and the index in this process, and encoders in child processes.
+
+The port is open before the release is read: `/live` answers, and everything else says that the server is starting. Beside the port there is
+a socket for this user alone, `control`, by which another command swaps the release.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+import uvicorn
+import uvloop
+
+from mirepoix.models.errors import Refused
+from mirepoix.serving.engine.batcher import Batcher
+from mirepoix.serving.engine.child import Opening
+from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
+from mirepoix.serving.engine.process import ProcessWorker
+from mirepoix.serving.heartbeat import Mark
+from mirepoix.serving.http.api import build_app
+from mirepoix.serving.http.cl100k import open_table
+from mirepoix.serving.http.ports import listening
+from mirepoix.serving.in_process.searcher import Searcher
+from mirepoix.serving.local.memory import available, needed
+from mirepoix.serving.release import open_release
+from mirepoix.serving.serve_config import ServeConfig
+from mirepoix.serving.store import absolute
+
+Result = TypeVar("Result")
+KEEP_ALIVE_SECONDS = 75
+END_SECONDS = 10
+"""How long requests may go on when the server is stopped."""
+
+
+@dataclass(frozen=True)
+class Swapped:
+    """What came of a swap: the release that answers now, and the seconds in which none did."""
+
+    name: str
+    version: str
+    pause_s: float
+
+
+class LocalServer:
+    """A server in this process, which runs its event loop in a thread, so that whoever starts it waits for signals."""
+
+    def __init__(self, config: ServeConfig, api_key: str | None = None):
+        open_table(config.limits.tiktoken)
+        self._listener = listening(config.host, config.port)
+        self.config = replace(config, port=self._listener.getsockname()[1])
+        self._api_key = api_key
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="server", daemon=True)
+        self._started = threading.Event()
+        self._opened_s = 0.0
+        self.swaps: list[Swapped] = []
+
+    @property
+    def url(self) -> str:
+        return self.config.url
+
+    @property
+    def pids(self) -> list[int]:
+        """The process ids of the encoders of the release that answers."""
+        now = self.current.now
+        workers = [] if now is None else now.batcher.workers
+        return [worker.pid for worker in workers if isinstance(worker, ProcessWorker) and worker.pid is not None]
+
+    def start(self, target: str) -> Swapped:
+        """Opens the port, and then the release; returns when it answers. Refused, with nothing left behind, where it is refused."""
+        self._thread.start()
+        self._started.wait()
+        try:
+            return self._call(self._first(target))
+        except BaseException:
+            self.stop()
+            raise
+
+    def swap(self, target: str, pause: bool = False, say: Callable[[str], None] = lambda line: None) -> Swapped:
+        """Lets another release answer, once it has proved itself; where memory does not hold both, it is refused unless `pause` is
+        given.
+        """
+        target = absolute(target)
+        return self._call(self._swapped(target, pause, say))
+
+    def stop(self) -> None:
+        """Stops listening, lets requests end, and ends the encoders."""
+        if self._thread.is_alive():
+            self._call(self._stopped())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+        self._listener.close()
+
+    def _call(self, coroutine: Coroutine[Any, Any, Result]) -> Result:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_until_complete(self._opened_port())
+        self._started.set()
+        self._loop.run_forever()
+        self._loop.close()
+
+    async def _opened_port(self) -> None:
+        self.current = CurrentRelease(self._open, wait_s=0.0)
+        app = build_app(self.current, self.config.limits, self._api_key)
+        settings = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=END_SECONDS,
+        )
+        self._server = uvicorn.Server(settings)
+        self._serving = asyncio.create_task(self._server.serve([self._listener]))
+        while not self._server.started:
+            await asyncio.sleep(0.005)
+
+    async def _first(self, target: str) -> Swapped:
+        await self.current.switch(absolute(target))
+        self.current.wait_s = self.config.limits.timeout_s  # in a pause of a swap requests wait; before the first release they are told
+        return self._answering(0.0)
+
+    async def _swapped(self, target: str, pause: bool, say: Callable[[str], None]) -> Swapped:
+        now = self.current.now
+        if now is not None and now.target == target:
+            return self._answering(0.0)
+        release = await asyncio.to_thread(open_release, target)
+        release.refuse_code(self.config.trust_remote_code)
+        wanted, there = needed(release.folder, self.config.encoders), available()
+        if there is None or wanted <= there:
+            say(f"{release.name} {release.version} is opened beside the release that answers")
+            await self.current.switch(target)
+            return self._answering(0.0)
+        short = f"{release.name} {release.version} needs about {_mib(wanted)} beside the release that answers, and {_mib(there)} are there"
+        if not pause:
+            raise Refused(f"{short}; with --pause the old one ends first, and requests wait for about {self._opened_s:.0f} seconds")
+        say(f"{short}: the old one ends first, and requests wait for about {self._opened_s:.0f} seconds")
+        return self._answering(await self.current.replace(target))
+
+    def _answering(self, pause_s: float) -> Swapped:
+        assert self.current.now is not None
+        about = self.current.now.about
+        return Swapped(about.name, about.version, pause_s)
+
+    async def _open(self, target: str) -> OpenRelease:
+        began = time.monotonic()
+        mark = await asyncio.to_thread(Mark, target, self.url)  # before it is read, so that `gc` sees it
+        workers: list[ProcessWorker] = []
+        try:
+            release = await asyncio.to_thread(open_release, target)
+            release.refuse_code(self.config.trust_remote_code)
+            trusted, threads = self.config.trust_remote_code, self.config.threads
+            workers = [ProcessWorker(Opening(target, trusted, number, threads)) for number in range(self.config.encoders)]
+            await asyncio.gather(*(worker.start() for worker in workers))
+            searcher = await asyncio.to_thread(Searcher, release)
+        except BaseException:
+            await asyncio.gather(*(worker.close() for worker in workers))
+            await mark.close()
+            raise
+        self._opened_s = time.monotonic() - began
+        return OpenRelease(target, release, searcher, Batcher(workers, self.config.batch), [*workers, mark])
+
+    async def _stopped(self) -> None:
+        self._server.should_exit = True
+        await self._serving
+        await self.current.close()
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.0f} MiB"

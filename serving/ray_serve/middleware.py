@@ -1,0 +1,134 @@
+"""Middleware of Ray Serve's HTTP proxy, which stands before every replica.
+
+Named to Ray by `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` in the environment in which a cluster is started. A request whose replica dies
+is repeated, as no request of ours changes anything. What Ray says in its own words is said in the form of our errors: every reply of a
+replica has our header, so that a reply without it is Ray's. `/live` is answered here, as soon as the port is open.
+"""
+
+import asyncio
+import time
+
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from mirepoix.serving.http.guard import RELEASE_HEADER, ApiError, error_reply
+
+MOST_DEATHS = 2
+"""A request whose replica died so often is given up: it may be what kills the replica."""
+PAUSE_SECONDS = 0.2
+MOST_HELD = 512 * 2**20
+"""Bytes of requests that are held to be repeated; a request beyond is answered, but not repeated."""
+
+
+def middlewares() -> list[Middleware]:
+    """What Ray is to put before its proxy."""
+    return [Middleware(Front)]
+
+
+class _Recorded:
+    """The body of a request: what has come is kept, and given again to the next try."""
+
+    def __init__(self, front: "Front", receive: Receive):
+        self.front, self._receive = front, receive
+        self.parts: list[Message] = []
+        self.bytes = 0
+        self.whole = True  # whether all that has come is kept
+
+    def again(self) -> Receive:
+        """A `receive` from the beginning."""
+        place = 0
+
+        async def receive() -> Message:
+            nonlocal place
+            if place < len(self.parts):
+                place += 1
+                return self.parts[place - 1]
+            message = await self._receive()
+            self._keep(message)
+            place = len(self.parts)
+            return message
+
+        return receive
+
+    def _keep(self, message: Message) -> None:
+        if message["type"] != "http.request" or not self.whole:
+            return
+        size = len(message.get("body", b""))
+        if self.front.held + size > MOST_HELD:
+            self.whole = False
+            self.release()
+            return
+        self.parts.append(message)
+        self.bytes += size
+        self.front.held += size
+
+    def release(self) -> None:
+        """Lets go of what is kept."""
+        self.front.held -= self.bytes
+        self.bytes = 0
+        self.parts.clear()
+
+
+class _Reply:
+    """Passes a reply of ours on, and keeps one of Ray's back."""
+
+    def __init__(self, send: Send):
+        self._send = send
+        self.ours = False
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start" and not self.ours:
+            self.status = message["status"]
+            self.ours = any(name.lower() == RELEASE_HEADER for name, _ in message.get("headers", ()))
+        if self.ours:
+            await self._send(message)
+
+
+class Front:
+    """The ASGI middleware."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+        self.held = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].startswith("/-/"):  # Ray's own routes
+            await self.app(scope, receive, send)
+            return
+        if scope["path"] == "/live" and scope["method"] in ("GET", "HEAD"):
+            await JSONResponse({"status": "live"})(scope, receive, send)
+            return
+        body = _Recorded(self, receive)
+        try:
+            refusal = await self._answered(scope, body, send)
+        finally:
+            body.release()
+        if refusal is not None:
+            await error_reply(refusal)(scope, receive, send)
+
+    async def _answered(self, scope: Scope, body: _Recorded, send: Send) -> ApiError | None:
+        """None if a replica answered, or the client left; else what to say in place of Ray's words."""
+        for death in range(MOST_DEATHS):
+            began = time.monotonic()
+            reply = _Reply(send)
+            await self.app(dict(scope), body.again(), reply)
+            if reply.ours or not reply.status:
+                return None
+            if reply.status != 500 or not body.whole or death == MOST_DEATHS - 1:
+                return _in_our_form(reply.status)
+            await asyncio.sleep(max(0.0, PAUSE_SECONDS - (time.monotonic() - began)))
+        raise AssertionError
+
+
+def _in_our_form(status: int) -> ApiError:
+    if status == 404:  # the application has every path, so there is none yet
+        return ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
+    if status == 408:
+        return ApiError(503, "no answer in time; try again", headers={"Retry-After": "5"})
+    if status in (429, 503):
+        return ApiError(503, "the server is busy; try again", code="busy", headers={"Retry-After": "1"})
+    if status >= 500:
+        return ApiError(503, "the server lost this request; try again", code="replica_died", headers={"Retry-After": "2"})
+    return ApiError(status, "the request is malformed")

@@ -1,0 +1,99 @@
+"""A replica of Ray Serve: the HTTP application, the index and the encoder of one release, in one process.
+
+A request stays in the replica that has it, so it is encoded and searched in one release, and costs no call between processes. The replica
+is told by its `user_config` which release it serves; `prepare` and `switch` change it while requests go on.
+"""
+
+import asyncio
+import logging
+from functools import partial
+from typing import NamedTuple
+
+from fastapi import FastAPI
+from ray import serve
+
+from mirepoix.models.errors import Refused
+from mirepoix.serving.engine.batcher import Batcher
+from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
+from mirepoix.serving.engine.worker import ThreadWorker, open_encoder
+from mirepoix.serving.heartbeat import Mark
+from mirepoix.serving.http.api import build_app
+from mirepoix.serving.in_process.searcher import Searcher
+from mirepoix.serving.release import open_release
+from mirepoix.serving.serve_config import ServeConfig
+
+_LOG = logging.getLogger("ray.serve")  # shown by Serve, from its level WARNING on
+
+
+class Prepared(NamedTuple):
+    """What came of preparing a release: its version, or why it is refused."""
+
+    version: str
+    refusal: str | None = None
+
+
+@serve.ingress()
+class Replica:
+    """The application over the release that answers."""
+
+    def __init__(self, config: ServeConfig, api_key: str | None = None, stored: dict[str, str] | None = None):
+        self.config, self.stored = config, dict(stored or {})  # where a release lies itself, of which a copy is given
+        self.marks: set[Mark] = set()
+        self._opening: asyncio.Task[None] | None = None
+        self.current = CurrentRelease(self._open, wait_s=config.limits.timeout_s)
+        self.build = partial(build_app, self.current, config.limits, api_key)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return self.build()
+
+    async def reconfigure(self, settings: dict[str, str]) -> None:
+        """Serves the release of the settings; at the start Serve waits for this before it sends requests.
+
+        Later it sends none while it waits, so a release that is not open yet is opened afterwards, and answers once it has proved itself.
+        """
+        target = settings["target"]
+        self.stored[target] = settings["stored"]
+        if self.current.now is None or self.current.is_ready_for(target):
+            await self.current.switch(target)
+        else:
+            self._opening = asyncio.create_task(self._switched(target))
+
+    async def _switched(self, target: str) -> None:
+        try:
+            await self.current.switch(target)
+        except Exception as error:  # noqa: BLE001 nobody waits for this task
+            _LOG.error("%s is not served, and the release before it goes on: %s", target, str(error).splitlines()[0])
+
+    async def prepare(self, target: str, stored: str) -> Prepared:
+        """Opens and proves a release beside the one that answers."""
+        self.stored[target] = stored
+        try:
+            return Prepared(await self.current.prepare(target))
+        except Refused as refused:
+            return Prepared("", str(refused))
+
+    async def switch(self, target: str) -> None:
+        """Lets a release that was prepared answer."""
+        await self.current.switch(target)
+
+    async def forget(self, target: str) -> None:
+        """Closes a release that was prepared."""
+        await self.current.forget(target)
+
+    async def _open(self, target: str) -> OpenRelease:
+        mark = await asyncio.to_thread(Mark, self.stored.get(target, target), self.config.url)  # before it is read, so that `gc` sees it
+        self.marks.add(mark)
+        try:
+            release = await asyncio.to_thread(open_release, target)
+            encode = await asyncio.to_thread(open_encoder, release, self.config.trust_remote_code)
+            searcher = await asyncio.to_thread(Searcher, release)
+        except BaseException:
+            mark.remove()
+            raise
+        worker = ThreadWorker(encode)
+        return OpenRelease(target, release, searcher, Batcher([worker], self.config.batch), [worker, mark])
+
+    def __del__(self) -> None:
+        """Serve calls this when it ends a replica; a record that is left by one that was killed does not count."""
+        for mark in getattr(self, "marks", ()):
+            mark.remove()

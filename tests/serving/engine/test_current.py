@@ -1,0 +1,153 @@
+"""A request holds one release; another one is proved beside it, then answers, and the old one ends when nobody holds it."""
+
+import asyncio
+
+import pytest
+
+from mirepoix.models.errors import Refused
+from mirepoix.serving.engine.current import CurrentRelease, Starting
+
+
+class Opened:
+    """A release that has nothing but its name, and says whether it is closed."""
+
+    def __init__(self, target: str):
+        self.target = target
+        self.about = type("About", (), {"version": f"v{target}"})
+        self.in_flight, self.closed = 0, False
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    async def close(self) -> None:
+        assert not self.in_flight, "a release that is held is not closed"
+        self.closed = True
+
+
+class Shelf:
+    """Opens releases by name; those of `refused` are not what they should be."""
+
+    def __init__(self, *refused: str):
+        self.refused = refused
+        self.opened: list[Opened] = []
+
+    async def __call__(self, target: str) -> Opened:
+        await asyncio.sleep(0.01)
+        if target in self.refused:
+            raise Refused(f"{target} does not reproduce its golden vectors")
+        self.opened.append(Opened(target))
+        return self.opened[-1]
+
+
+def run(work, *refused: str, wait_s: float = 0.0):
+    async def inner():
+        shelf = Shelf(*refused)
+        current = CurrentRelease(shelf, wait_s=wait_s)
+        try:
+            return await asyncio.wait_for(work(current, shelf), 10)
+        finally:
+            await current.close()
+
+    return asyncio.run(inner())
+
+
+def test_a_request_keeps_the_release_that_it_began_with_and_the_next_has_the_new_one():
+    async def work(current, shelf):
+        await current.switch("a")
+        async with current.held() as first:
+            await current.switch("b")
+            async with current.held() as second:
+                assert (first.target, second.target) == ("a", "b") and current.version() == "vb"
+            await asyncio.sleep(0.02)
+            assert not first.closed
+        await asyncio.sleep(0.02)
+        assert first.closed and not second.closed
+
+    run(work)
+
+
+def test_requests_go_on_while_another_release_is_opened():
+    async def work(current, shelf):
+        await current.switch("a")
+        swap = asyncio.create_task(current.switch("b"))
+        seen = []
+        while not swap.done():
+            async with current.held() as release:
+                seen.append(release.target)
+            await asyncio.sleep(0.001)
+        assert set(seen) == {"a"} and len(seen) > 3 and current.version() == "vb"
+
+    run(work)
+
+
+def test_a_release_that_does_not_prove_itself_changes_nothing():
+    async def work(current, shelf):
+        await current.switch("a")
+        with pytest.raises(Refused, match="golden"):
+            await current.switch("bad")
+        async with current.held() as release:
+            assert release.target == "a" and not release.closed
+
+    run(work, "bad")
+
+
+def test_a_release_that_is_prepared_answers_at_once_or_is_forgotten():
+    async def work(current, shelf):
+        await current.switch("a")
+        assert await current.prepare("b") == "vb" and current.is_ready_for("b") and not current.is_ready_for("c")
+        await current.forget("b")
+        assert shelf.opened[1].closed and not current.is_ready_for("b")
+        await current.prepare("c")
+        await current.switch("c")
+        await current.switch("c")
+        assert [each.target for each in shelf.opened] == ["a", "b", "c"], "what is open already is not opened again"
+
+    run(work)
+
+
+def test_two_swaps_at_once_end_with_one_release_and_close_the_others():
+    async def work(current, shelf):
+        await current.switch("a")
+        await asyncio.gather(*(current.switch(name) for name in "bcbd"))
+        await asyncio.sleep(0.02)
+        now = current.now
+        assert [each.target for each in shelf.opened if not each.closed] == [now.target]
+
+    run(work)
+
+
+def test_where_memory_holds_one_release_only_requests_wait_for_the_next():
+    async def work(current, shelf):
+        await current.switch("a")
+        async with current.held() as old:
+            replacing = asyncio.create_task(current.replace("b"))
+            await asyncio.sleep(0.01)
+            assert not old.closed
+        asked = asyncio.create_task(_target(current))
+        pause = await replacing
+        assert old.closed and await asked == "b" and pause > 0
+
+    run(work, wait_s=5.0)
+
+
+def test_where_memory_holds_one_release_only_the_old_one_comes_back_if_the_new_one_is_refused():
+    async def work(current, shelf):
+        await current.switch("a")
+        with pytest.raises(Refused):
+            await current.replace("bad")
+        assert await _target(current) == "a" and len(shelf.opened) == 2
+
+    run(work, "bad")
+
+
+def test_before_the_first_release_requests_are_told_that_it_starts():
+    async def work(current, shelf):
+        with pytest.raises(Starting):
+            await _target(current)
+        assert current.version() == "" and current.excess() == 0.0
+
+    run(work)
+
+
+async def _target(current: CurrentRelease) -> str:
+    async with current.held() as release:
+        return release.target

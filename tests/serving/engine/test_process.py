@@ -1,0 +1,74 @@
+"""An encoder in a child process gives what one in this process gives, is started again when it is killed, and says why it is refused."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mirepoix.models.errors import Refused
+from mirepoix.models.item import Item
+from mirepoix.serving.engine.batch_config import BatchConfig
+from mirepoix.serving.engine.batcher import Batcher
+from mirepoix.serving.engine.child import Opening
+from mirepoix.serving.engine.process import ProcessWorker
+from mirepoix.serving.engine.work import EncodeRequest
+from mirepoix.serving.release import open_release
+from mirepoix.serving.store import publish
+from tests.serving.fixtures import drawing
+
+ITEMS = [Item("a", "a red disc"), Item("b", images=(drawing("bar", 0.3),))]
+
+
+def ended(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except FileNotFoundError:
+        return True
+
+
+def test_a_child_encodes_as_this_process_does_and_after_a_kill_another_one_does(release_folder):
+    expected = open_release(release_folder).open_encoder().encode(ITEMS, role="query").rows_NTD[:, 0].numpy()
+
+    async def work():
+        worker = ProcessWorker(Opening(str(release_folder), False, 0, 1))
+        await worker.start()
+        batcher = Batcher([worker], BatchConfig())
+        first = worker.pid
+        assert worker.alive and first
+        (before,) = [await batcher.encode(ITEMS, "query")]
+        refused = await worker.encode([EncodeRequest([Item("v", video=(drawing("bar", 0.1),))], "query")])
+        waiting = asyncio.create_task(batcher.encode(ITEMS, "query"))
+        await asyncio.sleep(0)
+        os.kill(first, signal.SIGKILL)
+        after = await waiting
+        second = worker.pid
+        await batcher.close()
+        await worker.close()
+        return before, refused, after, first, second
+
+    before, refused, after, first, second = asyncio.run(work())
+    for encoded in (before, after):
+        assert np.abs(np.stack([one.rows_TD[0] for one in encoded]) - expected).max() < 1e-5
+        assert encoded[0].tokens > 3 and encoded[0].batch == 2
+    assert isinstance(refused[0], str)
+    assert first != second and ended(first) and ended(second)
+
+
+def test_a_release_that_does_not_reproduce_its_golden_vectors_is_refused_by_the_child_in_one_line(release_folder, tmp_path):
+    draft = shutil.copytree(release_folder, tmp_path / "draft", ignore=shutil.ignore_patterns("manifest.json"))
+    golden = json.loads((draft / "golden.json").read_text())
+    (draft / "golden.json").write_text(json.dumps({**golden, "vectors": golden["vectors"][::-1]}))
+    publish(draft, tmp_path / "release", {})
+
+    async def work():
+        worker = ProcessWorker(Opening(str(tmp_path / "release"), False, 0, 1))
+        with pytest.raises(Refused, match="golden item 'text-00' comes out at cosine") as refused:
+            await worker.start()
+        assert "\n" not in str(refused.value) and worker.pid is None
+
+    asyncio.run(work())

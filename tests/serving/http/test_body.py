@@ -1,0 +1,96 @@
+"""A body is read within limits of its own, before its request takes a place among those that are answered."""
+
+import asyncio
+
+import pytest
+
+from mirepoix.models.errors import Refused
+from mirepoix.serving.http.body import BodyReader, BodyRefused, Gone, replayed
+from mirepoix.serving.http.limits_config import Limits
+
+
+def parts(*sizes: int, pause: float = 0.0, leaves: bool = False):
+    """A `receive` that gives parts of these sizes with a pause before each; at the end the client leaves, or its body is whole."""
+    left = list(sizes)
+
+    async def receive():
+        await asyncio.sleep(pause)
+        if not left:
+            return {"type": "http.disconnect"}
+        size = left.pop(0)
+        return {"type": "http.request", "body": b"x" * size, "more_body": bool(left) or leaves}
+
+    return receive
+
+
+def read(receive, headers=None, **limits):
+    async def inner():
+        reader = BodyReader(Limits(**limits))
+        try:
+            return await reader.read(headers or {}, receive)
+        finally:
+            assert (reader.reading, reader.held) == (0, 0), "nothing of a body stays when its reading has ended"
+
+    return asyncio.run(inner())
+
+
+def reason(receive, headers=None, **limits):
+    with pytest.raises(BodyRefused) as refused:
+        read(receive, headers, **limits)
+    return refused.value.reason
+
+
+def test_a_body_that_comes_whole_or_in_parts_is_read():
+    assert read(parts(10)) == b"x" * 10 and read(parts(0)) == b""
+    assert read(parts(3, 4, 5)) == b"x" * 12
+
+
+def test_a_body_that_is_announced_or_grows_too_large_is_refused():
+    assert reason(parts(1), {b"content-length": b"1001"}, max_body=1000) == "too_large"
+    assert reason(parts(1), {b"content-length": b"9" * 30}, max_body=1000) == "too_large"
+    assert reason(parts(1), {b"content-length": b"-5"}) == "too_large"
+    assert reason(parts(1001), max_body=1000) == "too_large"
+    assert reason(parts(600, 600), max_body=1000) == "too_large"
+
+
+def test_a_body_that_trickles_is_refused_and_a_large_one_over_a_slow_line_is_not():
+    assert reason(parts(*[1] * 200, pause=0.005), body_s=0.1) == "too_slow"
+    assert reason(parts(1, pause=1.0), body_s=0.05) == "too_slow", "nothing comes at all"
+    assert read(parts(*[100] * 40, pause=0.005), body_s=0.1, body_rate=10_000) == b"x" * 4000, "each 100 bytes are worth 10 ms"
+
+
+def test_bodies_that_are_read_at_once_are_bounded_in_number_and_in_bytes():
+    async def inner():
+        reader = BodyReader(Limits(max_reading=2, max_reading_bytes=1000, body_s=5.0))
+        slow = [asyncio.create_task(reader.read({}, parts(300, 1, pause=0.1))) for _ in range(2)]
+        await asyncio.sleep(0.15)
+        assert reader.reading == 2 and reader.held == 600
+        with pytest.raises(BodyRefused, match="too_many"):
+            await reader.read({}, parts(1, 1))
+        assert await reader.read({}, parts(500)) == b"x" * 500, "a body that comes whole is not held up by them"
+        assert [len(body) for body in await asyncio.gather(*slow)] == [301, 301]
+        with pytest.raises(BodyRefused, match="too_many"):
+            await reader.read({}, parts(600, 600, 1))
+
+    asyncio.run(inner())
+
+
+def test_a_client_that_leaves_before_its_body_is_whole_is_told_from_one_that_is_slow():
+    for receive in (parts(), parts(5, leaves=True)):
+        with pytest.raises(Gone):
+            read(receive)
+
+
+def test_a_body_that_was_read_is_given_again_and_then_whatever_comes():
+    async def inner():
+        receive = replayed(b"abc", parts())
+        assert await receive() == {"type": "http.request", "body": b"abc", "more_body": False}
+        assert (await receive())["type"] == "http.disconnect"
+
+    asyncio.run(inner())
+
+
+def test_limits_that_cannot_be_are_refused():
+    for wrong in ({"max_in_flight": 0}, {"body_s": 0}, {"timeout_s": -1.0}, {"body_rate": 0}):
+        with pytest.raises(Refused):
+            Limits(**wrong)

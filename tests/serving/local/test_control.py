@@ -1,0 +1,91 @@
+"""The control socket of a server: only its user may ask, each step is said, and a server that is gone is in nobody's way."""
+
+import threading
+
+import pytest
+
+from mirepoix.models.errors import Refused
+from mirepoix.serving.local.control import Control, ask, socket_of
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    folder = tmp_path / "r"
+    folder.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    return folder
+
+
+def test_what_is_asked_is_done_and_each_step_is_said():
+    def answer(request, say):
+        say("the first step")
+        say("the second")
+        return {"served": request["release"]}
+
+    lines = []
+    with Control(8123, answer):
+        assert ask(8123, {"release": "/a"}, lines.append) == {"served": "/a"}
+        assert socket_of(8123).parent.stat().st_mode & 0o077 == 0
+    assert lines == ["the first step", "the second"]
+
+
+def test_a_refusal_and_a_failure_are_one_line_for_who_asked_and_the_server_goes_on():
+    def answer(request, say):
+        if request["release"] == "bad":
+            raise Refused("the release is damaged; publish it again")
+        raise RuntimeError("broken\nwith a trace")
+
+    with Control(8123, answer):
+        with pytest.raises(Refused, match=r"^the release is damaged; publish it again$"):
+            ask(8123, {"release": "bad"}, print)
+        with pytest.raises(Refused, match=r"^RuntimeError: broken$"):
+            ask(8123, {"release": "x"}, print)
+
+
+def test_where_no_server_is_nobody_answers_and_the_socket_of_a_killed_one_is_replaced():
+    assert ask(8123, {}, print) is None
+    control = Control(8123, lambda *_: {"from": "the killed one"})
+    control.__enter__()
+    control._server.server_close()  # as when its process is killed: the file stays
+    assert socket_of(8123).exists() and ask(8123, {}, print) is None
+    with Control(8123, lambda *_: {"from": "the next"}):
+        assert ask(8123, {}, print) == {"from": "the next"}
+    assert not socket_of(8123).exists()
+
+
+def test_who_asked_may_leave_before_it_is_done():
+    asked, go, done = threading.Event(), threading.Event(), threading.Event()
+
+    def answer(request, say):
+        asked.set()
+        assert go.wait(10)
+        say("nobody listens")
+        done.set()
+        return {}
+
+    with Control(8123, answer) as control:
+        import socket
+
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(control.path))
+            connection.sendall(b'{"release": "/a"}\n')
+            assert asked.wait(10)
+        go.set()
+        assert done.wait(10), "the work is not given up"
+
+
+def test_a_folder_that_others_may_enter_is_refused(home):
+    (home / "mirepoix").mkdir(mode=0o755)
+    with pytest.raises(Refused, match="chmod 700"), Control(8123, lambda *_: {}):
+        pass
+    (home / "mirepoix").chmod(0o700)
+    with Control(8123, lambda *_: {}):
+        pass
+
+
+def test_a_path_that_is_too_long_for_a_socket_is_not_taken(monkeypatch, tmp_path):
+    deep = tmp_path / ("d" * 90)
+    deep.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(deep))
+    assert len(bytes(socket_of(65535))) <= 107

@@ -1,0 +1,192 @@
+"""The command `serve`: a release on this machine or on a Ray cluster until it is interrupted, or in the place of the one that is served."""
+
+import os
+import sys
+import threading
+import webbrowser
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack, suppress
+from typing import Any
+
+from mirepoix.models.errors import Refused
+from mirepoix.serving.heartbeat import served_mark, storage_of
+from mirepoix.serving.http.client import KEY
+from mirepoix.serving.http.ports import listening, loopback
+from mirepoix.serving.local.control import Control, ask
+from mirepoix.serving.release import peek
+from mirepoix.serving.serve_config import ServeConfig
+from mirepoix.serving.store import absolute
+from mirepoix.workflows.cluster.served import server_at
+from mirepoix.workflows.commands.serve_request import ServeRequest
+
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
+FOLLOW_SECONDS = 2.0
+"""How often a server that serves an alias looks where the alias points."""
+
+
+def serve(request: ServeRequest) -> int:
+    """Serves a release until Ctrl-C or SIGTERM; where a server of this user has the port, that one serves it from now on."""
+    release, config = request.release, request.config
+    if config.port and _swapped(request, release):
+        return 0
+    if request.address is None:
+        _refuse_taken(config, [storage_of(release), request.storage])
+    about, _ = peek(release)
+    print(f"starting the server of {about.name} {about.version}, {release}", flush=True)
+    (_on_ray if request.on_ray else _on_this_machine)(request, release)
+    print("stopped", flush=True)
+    return 0
+
+
+def _swapped(request: ServeRequest, release: str) -> bool:
+    """Whether a server of this user has the port; it is asked to serve the release, and says what it does."""
+    order = {"release": absolute(release), "pause": request.pause}
+    done = ask(request.config.port, order, lambda line: print(line, flush=True))
+    if done is None:
+        return False
+    pause = f"; none answered for {done['pause_s']:.1f} seconds" if done["pause_s"] else ""
+    print(
+        f"{done['name']} {done['version']} is served at {done['url']}, by the server that was there (pid {done['pid']}){pause}", flush=True
+    )
+    return True
+
+
+# On this machine
+
+
+def _on_this_machine(request: ServeRequest, release: str) -> None:
+    from mirepoix.serving.local.server import LocalServer
+
+    config = request.config
+    if not os.environ.get(KEY) and not loopback(config.host):
+        raise Refused(f"host {config.host} is reachable from other machines and no key is set; set {KEY}, or serve on 127.0.0.1")
+    server = LocalServer(config, os.environ.get(KEY))
+    server.start(release)
+
+    def swap(target: str, pause: bool, say: Callable[[str], None]) -> dict[str, Any]:
+        swapped = server.swap(target, pause, say)
+        return {"name": swapped.name, "version": swapped.version, "pause_s": swapped.pause_s}
+
+    try:
+        _until_stopped(request, release, server.url, swap)
+    finally:
+        server.stop()
+
+
+# On Ray Serve
+
+
+def _on_ray(request: ServeRequest, release: str) -> None:
+    from mirepoix.serving.ray_serve.app import start
+    from mirepoix.workflows.cluster.ray_cluster import cluster
+
+    with cluster(request.address):
+        server = start(release, request.config)
+
+        def swap(target: str, pause: bool, say: Callable[[str], None]) -> dict[str, Any]:
+            if pause:
+                raise Refused("a server on Ray Serve swaps without a pause, or not at all; leave --pause out")
+            say("every replica opens the release beside the one that answers")
+            swapped = start(target, request.config)
+            return {"name": swapped.name, "version": swapped.version, "pause_s": 0.0}
+
+        try:
+            _until_stopped(request, release, server.url, swap)
+        finally:
+            server.stop()
+
+
+Swap = Callable[[str, bool, Callable[[str], None]], dict[str, Any]]
+
+
+class _Served:
+    """The release that a server of this process serves, which commands and an alias change."""
+
+    def __init__(self, request: ServeRequest, release: str, url: str, swap: Swap):
+        self.request, self.release, self.url, self._swap = request, absolute(release), url, swap
+        self._turn = threading.Lock()
+        self._mark = ExitStack()
+        self._record()
+
+    def answer(self, order: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
+        """Serves the release of an order, and says which and where."""
+        with self._turn:
+            done = self._swap(order["release"], bool(order.get("pause")), say)
+            if order["release"] != self.release:
+                self.release = order["release"]
+                print(f"{done['name']} {done['version']} is served at {self.url} now", flush=True)
+                self._record()
+        return {**done, "url": self.url, "pid": os.getpid()}
+
+    def follow(self, over: threading.Event) -> None:
+        """Serves what an alias names, whenever that changes."""
+        seen = self.release
+        while not over.wait(FOLLOW_SECONDS):
+            try:
+                named = absolute(self.request.release)
+                if named == seen:
+                    continue
+                seen = named
+                self.answer({"release": named}, lambda line: print(line, flush=True))
+            except (Refused, OSError) as refused:
+                print(f"mirepoix: {self.request.given} is not followed: {str(refused).splitlines()[0]}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        self._mark.close()
+
+    def _record(self) -> None:
+        """Lets the storage of the release know this process, which is what stops the server; not one that may not be written."""
+        self._mark.close()
+        mark = served_mark(self.release, self.url, command=True)
+        if mark is not None:
+            with suppress(OSError):
+                self._mark.enter_context(mark)
+
+
+def _until_stopped(request: ServeRequest, release: str, url: str, swap: Swap) -> None:
+    """Waits for Ctrl-C or SIGTERM; meanwhile other commands of this user, and the alias that is served, change the release."""
+    about, _ = peek(release)
+    port = int(url.rpartition(":")[2])
+    served, over = _Served(request, release, url, swap), threading.Event()
+    print(f"{about.name} {about.version} is served at {url}  (Ctrl-C or kill {os.getpid()} stops it)", flush=True)
+    if request.show:
+        print(open_page(url), flush=True)
+    if request.is_alias:
+        print(f"what {request.given} names is followed: `mirepoix releases promote` and `rollback` change what is served here", flush=True)
+        threading.Thread(target=served.follow, args=(over,), name="follow", daemon=True).start()
+    try:
+        with Control(port, served.answer):
+            _waited()
+    except (KeyboardInterrupt, SystemExit):  # the command line makes an exit of SIGTERM
+        print("\nstopping", flush=True)
+    finally:
+        over.set()
+        served.close()
+
+
+def _waited() -> None:
+    """Waits until a signal ends this process."""
+    threading.Event().wait()
+
+
+def _refuse_taken(config: ServeConfig, storages: Iterable[str | None]) -> None:
+    """Refuses a port that is in use; where a server of these storages listens there, says which that is."""
+    try:
+        listening(config.host, config.port).close()
+    except Refused:
+        if (ours := server_at(config.port, storages)) is None:
+            raise
+        stop = f"stop it (kill {ours.pid})" if ours.pid else "stop it"
+        raise Refused(f"port {config.port} is in use: {ours.name} is served there, at {ours.url}; {stop}, or give another --port") from None
+
+
+def open_page(url: str, environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> str:
+    """Opens a page in the browser of this machine's display, and says so; else says how to see it."""
+    if platform.startswith("linux") and not any(map(environment.get, DISPLAYS)):
+        # Without a display Python's webbrowser would start a text browser in this terminal, and wait for it.
+        return f"there is no display here to open a browser on; open {url} in one"
+    try:
+        opened = webbrowser.open(url)
+    except webbrowser.Error:
+        opened = False
+    return f"{url} is opened in the browser" if opened else f"no browser was found; open {url} in one"
