@@ -6,7 +6,7 @@
 #              proposed, served, and a gc that is killed on an object store
 # make bench   what commands take before they answer, what curation costs beside plain tools, how it grows, what it takes of memory, and
 #              what a search over 200 pictures takes, and adding to a release, and training beside its parts and beside other projects, and
-#              whether that is what is promised; two hours and more
+#              the endpoint under load, and whether that is what is promised; three hours and more
 # make lint, make format-check, make types
 #              ruff; mypy: strict for models/ and serving/, its defaults for components/ and workflows/
 # make lock    the locks of all extras, by resolution alone
@@ -70,6 +70,7 @@ bench: .venv/ready .venv/vision/ready
 	@$(BIN)/python bench/search.py --check
 	@$(BIN)/python bench/add.py --check
 	@$(BIN)/python bench/training.py --check
+	@$(BIN)/python bench/serving.py --check
 
 lint: .venv/ready
 	@$(BIN)/ruff check .
@@ -93,11 +94,11 @@ SHORTEN := sed -i -E "s/($(RESOLVED_FOR))( and )?//g; s/ and $$//; s/ ; $$//"
 lock:
 	@rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --disable-pip-version-check uv
-	$(RESOLVE) $(UPGRADE) --extra cpu --extra dev --extra sentence-transformers --output-file requirements.lock
+	$(RESOLVE) $(UPGRADE) --extra cpu --extra dev --extra sentence-transformers --extra traces --output-file requirements.lock
 	@$(SHORTEN) requirements.lock && sed -i -E '/^(cuda-|nvidia-|triton=)/d' requirements.lock
 	@mkdir -p locks && for name in gpu gpu-cuda13 vllm; do cp requirements.lock locks/$$name.lock; done
-	$(RESOLVE) --extra gpu --extra sentence-transformers --output-file locks/gpu.lock
-	$(RESOLVE) --extra gpu-cuda13 --extra sentence-transformers --output-file locks/gpu-cuda13.lock
+	$(RESOLVE) --extra gpu --extra sentence-transformers --extra traces --output-file locks/gpu.lock
+	$(RESOLVE) --extra gpu-cuda13 --extra sentence-transformers --extra traces --output-file locks/gpu-cuda13.lock
 	$(RESOLVE) --extra gpu --extra vllm --output-file locks/vllm.lock
 	@$(SHORTEN) locks/*.lock && rm -rf .venv-lock
 

@@ -13,9 +13,9 @@ from packaging.version import Version
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = {
-    "requirements.lock": ("cpu", "dev", "sentence-transformers"),
-    "locks/gpu.lock": ("gpu", "sentence-transformers"),
-    "locks/gpu-cuda13.lock": ("gpu-cuda13", "sentence-transformers"),
+    "requirements.lock": ("cpu", "dev", "sentence-transformers", "traces"),
+    "locks/gpu.lock": ("gpu", "sentence-transformers", "traces"),
+    "locks/gpu-cuda13.lock": ("gpu-cuda13", "sentence-transformers", "traces"),
     "locks/vllm.lock": ("gpu", "vllm"),
 }
 PYTHONS = ("3.11", "3.12", "3.13")

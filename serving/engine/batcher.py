@@ -211,7 +211,7 @@ class Batcher:
             if self._observe is not None:
                 self._observe(last, seconds)
             for each, result in zip(batch, results, strict=True):
-                _deliver(each, result)
+                _deliver(each, result, began - each.job.began)
 
     async def _next(self, last: int) -> list[_Slice]:
         """The next batch, as soon as there is something to encode; `last`: the items of the batch before."""
@@ -320,12 +320,12 @@ def _settle(job: _Job, error: BaseException) -> None:
         job.done.set_exception(error)
 
 
-def _deliver(part: _Slice, result: list[Encoded] | str) -> None:
+def _deliver(part: _Slice, result: list[Encoded] | str, waited_s: float) -> None:
     """Gives a request what was encoded of it; it is complete when all its items are there."""
     job = part.job
     if isinstance(result, str):
         _settle(job, Refused(result))
         return
-    job.encoded[part.start : part.end] = result
+    job.encoded[part.start : part.end] = [one._replace(waited_s=waited_s) for one in result]
     if not job.done.done() and not job.left and (found := [one for one in job.encoded if one is not None]) and len(found) == len(job.items):
         job.done.set_result(found)

@@ -8,7 +8,7 @@ A release that cannot be opened or proved changes nothing.
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -19,6 +19,7 @@ from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.serving.engine.batcher import Batcher
+from mirepoix.serving.engine.metrics import Figures
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
 from mirepoix.serving.in_process.searcher import Searcher, SearchResult
@@ -94,8 +95,8 @@ Open = Callable[[str], Awaitable[OpenRelease]]
 class CurrentRelease:
     """The release that answers."""
 
-    def __init__(self, open_one: Open, on_change: Callable[[OpenRelease], None] | None = None, wait_s: float = 0.0):
-        self._open, self._on_change, self.wait_s = open_one, on_change, wait_s
+    def __init__(self, open_one: Open, figures: Figures | None = None, wait_s: float = 0.0):
+        self._open, self._figures, self.wait_s = open_one, figures or Figures(), wait_s
         self._now: OpenRelease | None = None
         self._there = asyncio.Event()
         self._prepared: dict[str, OpenRelease] = {}  # by target
@@ -109,6 +110,10 @@ class CurrentRelease:
     def version(self) -> str:
         """The version of the release that answers; empty while none does."""
         return "" if self._now is None else self._now.about.version
+
+    def waiting(self) -> Mapping[str, int]:
+        """The items that wait, of interactive and of bulk requests."""
+        return {} if self._now is None else self._now.batcher.waiting
 
     @property
     def now(self) -> OpenRelease | None:
@@ -157,7 +162,7 @@ class CurrentRelease:
         if self._now is not None and self._now.target == target:
             return self._now
         if target not in self._prepared:
-            self._prepared[target] = await self._open(target)
+            self._prepared[target] = await self._proved(target)
         return self._prepared[target]
 
     async def forget(self, target: str) -> None:
@@ -179,7 +184,7 @@ class CurrentRelease:
                 await old.idle.wait()
                 await old.close()
             try:
-                self._change(await self._open(target))
+                self._change(await self._proved(target))
             except Refused:
                 if old is not None:
                     self._change(await self._open(old.target))
@@ -194,11 +199,19 @@ class CurrentRelease:
         self._now = None
         self._prepared.clear()
 
+    async def _proved(self, target: str) -> OpenRelease:
+        try:
+            return await self._open(target)
+        except Exception:
+            self._figures.swaps.labels("failed").inc()
+            raise
+
     def _change(self, release: OpenRelease) -> None:
+        if self._now is not None:
+            self._figures.swaps.labels("swapped").inc()
         old, self._now = self._now, release
         self._there.set()
-        if self._on_change is not None:
-            self._on_change(release)
+        self._figures.use_release(release.about.version, release.about.name)
         if old is not None:
             task = asyncio.create_task(_close_when_idle(old))
             self._closing.add(task)

@@ -29,11 +29,12 @@ class EncodeRequest(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The rows of an item, its number of tokens, and the number of items in its batch."""
+    """The rows of an item, its number of tokens, the number of items in its batch, and the seconds that it waited for that."""
 
     rows_TD: np.ndarray
     tokens: int
     batch: int
+    waited_s: float = 0.0
     note: str = ""  # which of its words were not read
 
 

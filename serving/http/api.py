@@ -11,7 +11,7 @@ Shapes: T rows of an item, D width.
 import base64
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -29,12 +29,14 @@ from mirepoix.models.item import Item, Modality
 from mirepoix.models.picture_formats import picture_format
 from mirepoix.serving.engine.batcher import EncoderDied, Overloaded
 from mirepoix.serving.engine.current import About, Starting
+from mirepoix.serving.engine.metrics import CLASSES, Figures
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
-from mirepoix.serving.http.guard import RELEASE, ApiError, Figures, Guard, busy, error_reply
+from mirepoix.serving.http.guard import RELEASE, ApiError, Guard, busy, error_reply
 from mirepoix.serving.http.inputs import address_notes
 from mirepoix.serving.http.limits_config import Limits
-from mirepoix.serving.http.schemas import Reader
+from mirepoix.serving.http.schemas import EmbeddingsBody, Reader
+from mirepoix.serving.http.tracing import Tracer
 from mirepoix.serving.in_process.searcher import SearchResult, instruction_for
 from mirepoix.serving.pictures import PictureRefused
 
@@ -75,12 +77,20 @@ class Backend(Protocol):
     def version(self) -> str:
         """The version of the release that answers; empty while none does."""
 
+    def waiting(self) -> Mapping[str, int]:
+        """The items that wait, of interactive and of bulk requests."""
 
-def build_app(backend: Backend, limits: Limits, api_key: str | None = None, figures: Figures | None = None) -> FastAPI:
+
+def build_app(
+    backend: Backend, limits: Limits, api_key: str | None = None, figures: Figures | None = None, tracer: Tracer | None = None
+) -> FastAPI:
     """The application that answers from the backend."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     figures = figures or Figures()
+    tracer = tracer or Tracer(figures)
     reader = Reader(limits)
+    for kind in CLASSES:
+        figures.queue_items.labels(kind).set_function(partial(_waiting, backend, kind))
 
     @asynccontextmanager
     async def answering(request: Request) -> AsyncIterator[Answers]:
@@ -89,36 +99,38 @@ def build_app(backend: Backend, limits: Limits, api_key: str | None = None, figu
             yield release
 
     async def encode(release: Answers, items: Sequence[Item], role: Role, truncate: Truncate) -> list[Encoded]:
+        began = time.perf_counter()
         encoded = await release.encode(items, role, truncate)
+        queued = max(one.waited_s for one in encoded)
+        tracer.spent("queue", queued)
+        tracer.spent("encode", time.perf_counter() - began - queued)
         for one in encoded:
             figures.batch_size.observe(one.batch)
+        figures.tokens.inc(sum(one.tokens for one in encoded))
+        figures.pictures.inc(sum(len(item.images) for item in items))
         return encoded
 
     @app.post("/v1/embeddings")
     async def embeddings(request: Request) -> Response:
         body = await reader.embeddings(request)
-        items = await reader.items(body)
+        with tracer.part("decode"):
+            items = await reader.items(body)
         async with answering(request) as release:
             about = release.about
             _check_model(body.model, about)
             _check_width(body.dimensions, about)
             encoded = await encode(release, items, body.role, body.truncate)
-        data = [
-            {"object": "embedding", "index": n, **_embedding(one.rows_TD, body.dimensions, body.encoding_format)}
-            for n, one in enumerate(encoded)
-        ]
-        tokens = sum(one.tokens for one in encoded)
-        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-        reply = {"object": "list", "data": data, "model": about.name, "release": about.version, "usage": usage}
-        notes = [*address_notes(items), *(one.note for one in encoded if one.note)]
-        return JSONResponse(reply | {"warnings": notes} if notes else reply)
+        with tracer.part("render"):
+            notes = [*address_notes(items), *_notes(encoded)]
+            return JSONResponse(_embeddings(encoded, body, about) | ({"warnings": notes} if notes else {}))
 
     @app.post("/v1/search")
     async def search(request: Request) -> Response:
         start = time.perf_counter()
         body, upload = await reader.search(request)
         target = _target(body.target)
-        item = await reader.query(body, upload)
+        with tracer.part("decode"):
+            item = await reader.query(body, upload)
         async with answering(request) as release:
             about = release.about
             _check_model(body.model, about)
@@ -126,23 +138,13 @@ def build_app(backend: Backend, limits: Limits, api_key: str | None = None, figu
                 wording = instruction_for(about.instructions, item.modality, target)
                 item = Item(id=item.id, text=item.text, images=item.images, instruction=wording)
             (encoded,) = await encode(release, [item], "query", body.truncate)
-            found = await release.search(encoded.rows_TD, body.k, target)
-        results = [
-            {
-                "id": one.id,
-                "score": one.score,
-                "rank": rank,
-                "modality": one.modality,
-                "text": one.text,
-                "image": f"/v1/items/{quote(one.id, safe='')}/image" if one.pictured else None,
-                "source": one.source,
-            }
-            for rank, one in enumerate(found, start=1)
-        ]
-        took = round((time.perf_counter() - start) * 1000, 1)
-        reply = {"object": "search", "release": about.version, "model": about.name, "took_ms": took, "results": results}
-        warnings = [*_warnings(target, about), *([encoded.note] if encoded.note else [])]
-        return JSONResponse(reply | {"warnings": warnings} if warnings else reply)
+            with tracer.part("search"):
+                found = await release.search(encoded.rows_TD, body.k, target)
+        with tracer.part("render"):
+            took_ms = round((time.perf_counter() - start) * 1000, 1)
+            reply = {"object": "search", "release": about.version, "model": about.name, "took_ms": took_ms, "results": _results(found)}
+            notes = [*_warnings(target, about), *_notes([encoded])]
+            return JSONResponse(reply | {"warnings": notes} if notes else reply)
 
     @app.get("/v1/items/{id:path}/image")
     async def item_image(request: Request, id: str) -> Response:
@@ -194,8 +196,14 @@ def build_app(backend: Backend, limits: Limits, api_key: str | None = None, figu
         app, Starting, lambda error: ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
     )
     _map_error(app, HTTPException, _http_error)
-    app.add_middleware(Guard, figures=figures, api_key=api_key, limits=limits, excess=backend.excess, release=backend.version)
+    app.add_middleware(
+        Guard, figures=figures, api_key=api_key, limits=limits, excess=backend.excess, release=backend.version, tracer=tracer
+    )
     return app
+
+
+def _waiting(backend: Backend, kind: str) -> int:
+    return backend.waiting().get(kind, 0)
 
 
 async def _page_file(name: str) -> Response:
@@ -247,6 +255,11 @@ def _target(letters: str | None) -> Modality | None:
         raise ApiError(400, 'target is unknown; give "t", "i", "it" or null', "target") from None
 
 
+def _notes(encoded: Sequence[Encoded]) -> list[str]:
+    """Which texts were not read whole."""
+    return [one.note for one in encoded if one.note]
+
+
 def _warnings(target: Modality | None, about: About) -> list[str]:
     """Why a search has no result that could have some: the release has no document of the target."""
     if target is None or not about.documents or target.letters in about.documents:
@@ -258,6 +271,33 @@ def _warnings(target: Modality | None, about: About) -> list[str]:
 def _plural(letters: str) -> str:
     words = {"t": "texts", "i": "pictures", "it": "pictures with text", "v": "clips", "vt": "clips with text"}
     return words.get(letters, f"documents of {letters}")
+
+
+def _embeddings(encoded: Sequence[Encoded], body: EmbeddingsBody, about: About) -> dict[str, Any]:
+    """The reply to a request for embeddings."""
+    data = [
+        {"object": "embedding", "index": n, **_embedding(one.rows_TD, body.dimensions, body.encoding_format)}
+        for n, one in enumerate(encoded)
+    ]
+    tokens = sum(one.tokens for one in encoded)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return {"object": "list", "data": data, "model": about.name, "release": about.version, "usage": usage}
+
+
+def _results(found: Sequence[SearchResult]) -> list[dict[str, Any]]:
+    """The results of a search, best first."""
+    return [
+        {
+            "id": one.id,
+            "score": one.score,
+            "rank": rank,
+            "modality": one.modality,
+            "text": one.text,
+            "image": f"/v1/items/{quote(one.id, safe='')}/image" if one.pictured else None,
+            "source": one.source,
+        }
+        for rank, one in enumerate(found, start=1)
+    ]
 
 
 def _embedding(rows_TD: np.ndarray, width: int | None, form: str) -> dict[str, Any]:

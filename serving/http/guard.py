@@ -12,13 +12,15 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from fastapi.responses import JSONResponse
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mirepoix.serving.engine.metrics import Figures, Reason
 from mirepoix.serving.http.body import BodyReader, BodyRefused, Gone, replayed
 from mirepoix.serving.http.limits_config import Limits
+from mirepoix.serving.http.tracing import Tracer
 
 _LOG = logging.getLogger(__name__)
 RELEASE_HEADER = b"x-mirepoix-release"
@@ -29,8 +31,6 @@ GONE = 499
 """The status of a request whose client left before its answer, as nginx counts it."""
 _CLOSE = {"Connection": "close"}
 _HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class ApiError(Exception):
@@ -47,26 +47,6 @@ def error_reply(error: ApiError) -> JSONResponse:
     kind = "server_error" if error.status >= 500 else "authentication_error" if error.status == 401 else "invalid_request_error"
     body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
     return JSONResponse({"error": body}, status_code=error.status, headers=dict(error.headers or {}))
-
-
-class Figures:
-    """The Prometheus metrics of one ingress replica."""
-
-    def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        self.requests = Counter("mirepoix_requests", "Requests answered", ["route", "status"], registry=self._registry)
-        self.seconds = Histogram(
-            "mirepoix_request_seconds", "Time to the last byte of a reply", ["route"], buckets=_SECONDS, registry=self._registry
-        )
-        self.batch_size = Histogram(
-            "mirepoix_batch_size",
-            "Items in the batch that an item was encoded in",
-            buckets=_ITEMS,
-            registry=self._registry,
-        )
-
-    def text(self) -> bytes:
-        return generate_latest(self._registry)
 
 
 def _names_this_machine(host: str) -> bool:
@@ -90,12 +70,16 @@ class Guard:
         limits: Limits,
         excess: Callable[[], float] = lambda: 0.0,
         release: Callable[[], str] = lambda: "",
+        tracer: Tracer | None = None,
     ):
         self.app, self.figures, self.api_key, self.limits = app, figures, api_key, limits
         self.excess = excess  # by how many seconds the next request would be late
         self.release = release
+        self.tracer = tracer or Tracer(figures)
         self.bodies = BodyReader(limits)
         self.in_flight = {"/v1/": 0, "open": 0}  # counted apart, so that cheap requests take no room from those that encode
+        for lane in self.in_flight:
+            figures.in_flight.labels(lane).set_function(partial(self.in_flight.__getitem__, lane))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -112,49 +96,58 @@ class Guard:
                 message = {**message, "headers": [*message.get("headers", []), *(each for each in own if each[0] not in names)]}
             await send(message)
 
-        try:
-            refusal = await self._admitted(scope, receive, recording)
-            if refusal is not None and not status:
-                await error_reply(refusal)(scope, receive, recording)
-        except Gone:
-            status = GONE
-        except asyncio.CancelledError:  # Ray's proxy cancels the requests of clients that have left
-            status = status or GONE
-            raise
-        finally:
-            route = getattr(scope.get("route"), "path", "none")
-            self.figures.requests.labels(route, status).inc()
-            self.figures.seconds.labels(route).observe(time.perf_counter() - start)
+        with self.tracer.request(scope) as traced:
+            try:
+                refusal = await self._admitted(scope, receive, recording)
+                if refusal is not None and not status:
+                    await error_reply(refusal)(scope, receive, recording)
+            except Gone:
+                status = GONE
+            except asyncio.CancelledError:  # Ray's proxy cancels the requests of clients that have left
+                status = status or GONE
+                raise
+            finally:
+                route, release = getattr(scope.get("route"), "path", "none"), scope.get(RELEASE, "")
+                self.figures.requests.labels(route, status, release).inc()
+                self.figures.seconds.labels(route).observe(time.perf_counter() - start)
+                traced.answered(route, status, release)
 
     async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
         """None if the application answered, else the error to reply with."""
         refusal = self._refusal(scope)
         if refusal is not None:
-            return refusal
+            return self._rejected("key" if refusal.status == 401 else "host", refusal)
         lane = "/v1/" if scope["path"].startswith("/v1/") else "open"
         if lane == "/v1/" and scope["method"] == "POST":
             if (late_s := self.excess()) > 0:
-                return busy(late_s)
+                return self._rejected("deadline", busy(late_s))
             try:
-                body = await self.bodies.read(dict(scope["headers"]), receive)
+                with self.tracer.part("read"):
+                    body = await self.bodies.read(dict(scope["headers"]), receive)
             except BodyRefused as refused:
                 return self._body_refusal(refused.reason)
             receive = replayed(body, receive)
         if self.in_flight[lane] >= self.limits.max_in_flight:
-            return busy(max(1.0, self.excess()))
+            return self._rejected("busy", busy(max(1.0, self.excess())))
         self.in_flight[lane] += 1
         try:
             return await self._answered(scope, receive, send)
         finally:
             self.in_flight[lane] -= 1
 
+    def _rejected(self, reason: Reason, refusal: ApiError) -> ApiError:
+        self.figures.rejected.labels(reason).inc()
+        return refusal
+
     def _body_refusal(self, reason: str) -> ApiError:
         if reason == "too_large":
-            return ApiError(413, f"the request has more than {self.limits.max_body} bytes; send less at once", headers=_CLOSE)
+            line = f"the request has more than {self.limits.max_body} bytes; send less at once"
+            return self._rejected("body_large", ApiError(413, line, headers=_CLOSE))
         if reason == "too_slow":
             line = f"the body came too slowly; send it within {self.limits.body_s:g} seconds, or at {self.limits.body_rate} bytes a second"
-            return ApiError(408, line, headers=_CLOSE)
-        return ApiError(503, "too many bodies are being read; try again", headers={"Retry-After": "1", **_CLOSE})
+            return self._rejected("body_slow", ApiError(408, line, headers=_CLOSE))
+        line = "too many bodies are being read; try again"
+        return self._rejected("busy", ApiError(503, line, code="busy", headers={"Retry-After": "1", **_CLOSE}))
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         # The search page holds no data of the corpus, and load balancers request /health without a key.

@@ -18,11 +18,13 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.child import Opening
 from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
+from mirepoix.serving.engine.metrics import Figures
 from mirepoix.serving.engine.process import ProcessWorker
 from mirepoix.serving.heartbeat import Mark
 from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.cl100k import open_table
 from mirepoix.serving.http.ports import listening
+from mirepoix.serving.http.tracing import Tracer, traces_endpoint
 from mirepoix.serving.in_process.searcher import Searcher
 from mirepoix.serving.local.memory import available, needed
 from mirepoix.serving.release import open_release
@@ -49,6 +51,8 @@ class LocalServer:
 
     def __init__(self, config: ServeConfig, api_key: str | None = None):
         open_table(config.limits.tiktoken)
+        self._figures = Figures()
+        self._tracer = Tracer(self._figures, traces_endpoint(config.traces))
         self._listener = listening(config.host, config.port)
         self.config = replace(config, port=self._listener.getsockname()[1])
         self._api_key = api_key
@@ -105,8 +109,8 @@ class LocalServer:
         self._loop.close()
 
     async def _opened_port(self) -> None:
-        self.current = CurrentRelease(self._open, wait_s=0.0)
-        app = build_app(self.current, self.config.limits, self._api_key)
+        self.current = CurrentRelease(self._open, self._figures)
+        app = build_app(self.current, self.config.limits, self._api_key, self._figures, self._tracer)
         settings = uvicorn.Config(
             app,
             log_config=None,
@@ -139,6 +143,7 @@ class LocalServer:
             return self._answering(0.0)
         short = f"{release.name} {release.version} needs about {_mib(wanted)} beside the release that answers, and {_mib(there)} are there"
         if not pause:
+            self._figures.swaps.labels("refused").inc()
             raise Refused(f"{short}; with --pause the old one ends first, and requests wait for about {self._opened_s:.0f} seconds")
         say(f"{short}: the old one ends first, and requests wait for about {self._opened_s:.0f} seconds")
         return self._answering(await self.current.replace(target))
@@ -170,6 +175,7 @@ class LocalServer:
         self._server.should_exit = True
         await self._serving
         await self.current.close()
+        self._tracer.close()
 
 
 def _mib(size: int) -> str:

@@ -15,9 +15,11 @@ from ray import serve
 from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
+from mirepoix.serving.engine.metrics import Figures
 from mirepoix.serving.engine.worker import ThreadWorker, open_encoder
 from mirepoix.serving.heartbeat import Mark
 from mirepoix.serving.http.api import build_app
+from mirepoix.serving.http.tracing import Tracer, traces_endpoint
 from mirepoix.serving.in_process.searcher import Searcher
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
@@ -40,8 +42,10 @@ class Replica:
         self.config, self.stored = config, dict(stored or {})  # where a release lies itself, of which a copy is given
         self.marks: set[Mark] = set()
         self._opening: asyncio.Task[None] | None = None
-        self.current = CurrentRelease(self._open, wait_s=config.limits.timeout_s)
-        self.build = partial(build_app, self.current, config.limits, api_key)
+        self.figures = Figures()
+        self.current = CurrentRelease(self._open, self.figures, config.limits.timeout_s)
+        tracer = Tracer(self.figures, traces_endpoint(config.traces))
+        self.build = partial(build_app, self.current, config.limits, api_key, self.figures, tracer)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self.build()

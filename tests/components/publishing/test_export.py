@@ -149,6 +149,9 @@ def searched(release, encoder, body):
         def excess(self):
             return 0.0
 
+        def waiting(self):
+            return {}
+
         def version(self):
             return release.version
 

@@ -13,7 +13,7 @@ class Opened:
 
     def __init__(self, target: str):
         self.target = target
-        self.about = type("About", (), {"version": f"v{target}"})
+        self.about = type("About", (), {"version": f"v{target}", "name": target})
         self.in_flight, self.closed = 0, False
         self.idle = asyncio.Event()
         self.idle.set()

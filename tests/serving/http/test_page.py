@@ -67,6 +67,9 @@ class Documents:
     def excess(self) -> float:
         return 0.0
 
+    def waiting(self) -> dict[str, int]:
+        return {}
+
     def version(self) -> str:
         return self.about.version
 
