@@ -30,6 +30,7 @@ class ServeConfig:
     traces: str = option(
         "", "OTLP collector over HTTP that traces are sent to, as http://127.0.0.1:4318; empty: none, or OpenTelemetry's own variables"
     )
+    keys: str = option("", "file of keys that requests may carry, which `mirepoix keys` writes; MIREPOIX_API_KEY is one more")
     trust_remote_code: bool = option(False, "serve a release whose encoder runs code that its checkpoint brought; read it first")
     limits: Limits = option(Limits, "limits of one request")
 

@@ -32,8 +32,9 @@ from mirepoix.serving.engine.current import About, Starting
 from mirepoix.serving.engine.metrics import CLASSES, Figures
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
-from mirepoix.serving.http.guard import RELEASE, ApiError, Guard, busy, error_reply
+from mirepoix.serving.http.guard import KEY, RELEASE, ApiError, Guard, busy, error_reply, too_many
 from mirepoix.serving.http.inputs import address_notes
+from mirepoix.serving.http.keys import Key, Keys
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.http.schemas import EmbeddingsBody, Reader
 from mirepoix.serving.http.tracing import Tracer
@@ -82,7 +83,7 @@ class Backend(Protocol):
 
 
 def build_app(
-    backend: Backend, limits: Limits, api_key: str | None = None, figures: Figures | None = None, tracer: Tracer | None = None
+    backend: Backend, limits: Limits, keys: Keys | None = None, figures: Figures | None = None, tracer: Tracer | None = None
 ) -> FastAPI:
     """The application that answers from the backend."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
@@ -115,6 +116,7 @@ def build_app(
         body = await reader.embeddings(request)
         with tracer.part("decode"):
             items = await reader.items(body)
+        _admit_inputs(request, len(items), figures)
         async with answering(request) as release:
             about = release.about
             _check_model(body.model, about)
@@ -131,6 +133,7 @@ def build_app(
         target = _target(body.target)
         with tracer.part("decode"):
             item = await reader.query(body, upload)
+        _admit_inputs(request, 1, figures)
         async with answering(request) as release:
             about = release.about
             _check_model(body.model, about)
@@ -174,7 +177,7 @@ def build_app(
             about = release.about
             if not release.ready:
                 raise Starting
-        return JSONResponse({"status": "ok", "release": about.version, "model": about.name, "key": api_key is not None})
+        return JSONResponse({"status": "ok", "release": about.version, "model": about.name, "key": keys is not None})
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -196,9 +199,7 @@ def build_app(
         app, Starting, lambda error: ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
     )
     _map_error(app, HTTPException, _http_error)
-    app.add_middleware(
-        Guard, figures=figures, api_key=api_key, limits=limits, excess=backend.excess, release=backend.version, tracer=tracer
-    )
+    app.add_middleware(Guard, figures=figures, keys=keys, limits=limits, excess=backend.excess, release=backend.version, tracer=tracer)
     return app
 
 
@@ -233,6 +234,14 @@ def _param(line: str) -> str | None:
     """The field of a request whose text a refusal of the encoder begins with: items have the names of their fields."""
     name = re.split(r"[\[ ]", line)[0]
     return name if name in ("input", "text", "messages") else None
+
+
+def _admit_inputs(request: Request, count: int, figures: Figures) -> None:
+    """Refuses a request with more inputs than its key may still send in this minute."""
+    key: Key | None = request.scope.get(KEY)
+    if key is not None and (wait_s := key.admit_inputs(count, time.monotonic())) > 0:
+        figures.rejected.labels("rate_limit").inc()
+        raise too_many(f"{key.entry.inputs_per_minute} inputs a minute", wait_s)
 
 
 def _check_model(model: str | None, about: About) -> None:

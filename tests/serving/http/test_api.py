@@ -26,6 +26,7 @@ from mirepoix.serving.engine.current import about as about_of
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import BatchEncoder, Encoded, EncodeRequest
 from mirepoix.serving.http.api import build_app
+from mirepoix.serving.http.keys import Keys
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.in_process.searcher import Searcher, SearchResult
 from mirepoix.serving.pictures_config import PictureLimits
@@ -520,12 +521,12 @@ def test_without_a_key_it_answers_to_no_other_name(call, backend, about, host):
     """A page elsewhere, whose name now points here, could otherwise read what is served."""
     for path in ("/v1/models", "/metrics"):
         assert "localhost only" in error_of(call("GET", path, headers={"host": host}), 403)["message"]
-    locked = Caller(build_app(backend, Limits(), api_key="sesame"))
+    locked = Caller(build_app(backend, Limits(), Keys(single="sesame")))
     assert locked("GET", "/v1/models", headers={"host": host, "authorization": "Bearer sesame"}).status_code == 200
 
 
 def test_a_key_is_wanted_where_one_is_set(backend, about):
-    locked = Caller(build_app(backend, Limits(), api_key="sésame"))
+    locked = Caller(build_app(backend, Limits(), Keys(single="sésame")))
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sésame".encode()}):
         reply = locked.post("/v1/search", {"text": "x"}, headers=headers)
         assert error_of(reply, 401)["type"] == "authentication_error" and reply.headers["www-authenticate"] == "Bearer"
