@@ -86,7 +86,8 @@ def build_app(
     backend: Backend, limits: Limits, keys: Keys | None = None, figures: Figures | None = None, tracer: Tracer | None = None
 ) -> FastAPI:
     """The application that answers from the backend."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    # A redirect of a path with a slash too many would name the scheme and the host that the client said, with the key sent after it.
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     figures = figures or Figures()
     tracer = tracer or Tracer(figures)
     reader = Reader(limits)
