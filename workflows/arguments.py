@@ -181,6 +181,8 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     serve.add_argument("--tiktoken", metavar="FILE", help="OpenAI's cl100k_base.tiktoken, to read arrays of token ids by")
     what = "where memory does not hold both, end the release that is served first; requests wait meanwhile"
     serve.add_argument("--pause", action="store_true", help=what)
+    what = "address of an OpenTelemetry collector (default: OTEL_EXPORTER_OTLP_ENDPOINT, or none)"
+    serve.add_argument("--traces", metavar="URL", help=what)
     serve.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, as --settings prints them")
     serve.add_argument("--settings", action="store_true", help="print every setting with its help, and serve nothing")
     serve.add_argument(

@@ -27,6 +27,7 @@ from mirepoix.serving.http.cl100k import open_table
 from mirepoix.serving.http.client import KEY
 from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.http.ports import free_port, listening, loopback, refuse_open
+from mirepoix.serving.http.tracing import traces_endpoint
 from mirepoix.serving.ray_serve.replicas import Prepared, Replica
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
@@ -69,6 +70,7 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
     for host in (config.host, address[0] if address else config.host):
         refuse_open(host, open_keys(config.keys, api_key) is not None)
     open_table(config.limits.tiktoken)  # refused here, before anything is started
+    traces_endpoint(config.traces)
     any_port = not config.port and not running
     if not config.port:
         config = replace(config, port=address[1] if address else free_port(config.host))

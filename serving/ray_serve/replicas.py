@@ -45,8 +45,8 @@ class Replica:
         self._opening: asyncio.Task[None] | None = None
         self.figures = Figures()
         self.current = CurrentRelease(self._open, self.figures, config.limits.timeout_s)
-        tracer = Tracer(self.figures, traces_endpoint(config.traces))
-        self.build = partial(build_app, self.current, config.limits, open_keys(config.keys, api_key), self.figures, tracer)
+        self.tracer = Tracer(self.figures, traces_endpoint(config.traces))
+        self.build = partial(build_app, self.current, config.limits, open_keys(config.keys, api_key), self.figures, self.tracer)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self.build()
@@ -102,3 +102,5 @@ class Replica:
         """Serve calls this when it ends a replica; a record that is left by one that was killed does not count."""
         for mark in getattr(self, "marks", ()):
             mark.remove()
+        if hasattr(self, "tracer"):
+            self.tracer.close()

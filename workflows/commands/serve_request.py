@@ -50,7 +50,7 @@ def requested(arguments: argparse.Namespace) -> ServeRequest:
     given, settings = arguments.release, list(arguments.overrides)
     if given and "=" in given and not Path(given).exists():  # the release was left out
         given, settings = None, [given, *settings]
-    options = {"host": arguments.host, "port": arguments.port, "encoders": arguments.encoders}
+    options = {"host": arguments.host, "port": arguments.port, "encoders": arguments.encoders, "traces": arguments.traces}
     if arguments.keys:
         options["keys"] = os.path.abspath(arguments.keys)
     if arguments.tiktoken:

@@ -23,15 +23,18 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.serving.engine.current import About, Starting
 from mirepoix.serving.engine.current import about as about_of
+from mirepoix.serving.engine.metrics import Figures
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import BatchEncoder, Encoded, EncodeRequest
 from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.keys import Keys
 from mirepoix.serving.http.limits_config import Limits
+from mirepoix.serving.http.tracing import Tracer, traces_endpoint
 from mirepoix.serving.in_process.searcher import Searcher, SearchResult
 from mirepoix.serving.pictures_config import PictureLimits
 from mirepoix.serving.release import Release, open_release
 from tests.serving.fixtures import INSTRUCTIONS, corpus, drawing
+from tests.serving.http.test_tracing import Collector
 from tests.serving.test_pictures import png_claiming
 
 
@@ -509,6 +512,32 @@ def test_figures_count_requests_by_route_and_status(backend, about):
     assert {("/v1/search", "200"), ("/v1/search", "400"), ("/v1/items/{id:path}/image", "404")} <= {*counted}
     assert 'mirepoix_request_seconds_count{route="/v1/search"} 2.0' in text
     assert "mirepoix_batch_size_count 1.0" in text and "secret" not in text
+
+
+def test_figures_say_what_requests_took_what_was_encoded_and_why_some_were_rejected(backend, about):
+    fresh = Caller(build_app(backend, Limits(), Keys(single="secret")))
+    key = {"Authorization": "Bearer secret"}
+    fresh.post("/v1/search", {"text": "x", "image": uri(PICTURE)}, headers=key)
+    tokens = fresh.post("/v1/embeddings", {"input": ["x", "a longer one"]}, headers=key).json()["usage"]["total_tokens"]
+    fresh.post("/v1/embeddings", {"input": "x"})
+    text = fresh("GET", "/metrics", headers=key).text
+    counts = {"read": 2, "decode": 2, "queue": 2, "encode": 2, "search": 1, "render": 2}
+    assert {part: int(float(n)) for part, n in re.findall(r'part_seconds_count\{part="(\w+)"\} (\S+)', text)} == counts
+    assert "mirepoix_pictures_total 1.0" in text and float(re.findall(r"^mirepoix_tokens_total (\S+)", text, re.M)[0]) > tokens
+    assert 'mirepoix_rejected_total{reason="key"} 1.0' in text and 'mirepoix_rejected_total{reason="busy"} 0.0' in text
+    assert 'mirepoix_in_flight{lane="open"} 1.0' in text and 'mirepoix_in_flight{lane="/v1/"} 0.0' in text
+
+
+def test_a_request_is_traced_with_its_parts_and_the_last_ones_are_sent_when_the_server_ends(backend, about):
+    collector, figures = Collector(), Figures()
+    tracer = Tracer(figures, traces_endpoint(collector.url, {}))
+    Caller(build_app(backend, Limits(), figures=figures, tracer=tracer)).post("/v1/search", {"text": "a private text"})
+    tracer.close()
+    collector.stop()
+    spans = collector.spans
+    assert set(spans) == {"POST /v1/search", "read", "decode", "queue", "encode", "search", "render"}
+    assert {span.trace_id for span in spans.values()} == {spans["POST /v1/search"].trace_id}
+    assert not any(b"private" in body for _, body in collector.requests)
 
 
 @pytest.mark.parametrize("host", ["localhost", "localhost:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]"])

@@ -125,6 +125,11 @@ def test_an_address_beyond_this_machine_needs_a_key(ray_cluster, release_folder,
         start(str(release_folder), ServeConfig(host="0.0.0.0"))
 
 
+def test_traces_to_no_address_are_refused_before_anything_is_started(ray_cluster, release_folder):
+    with pytest.raises(Refused, match="traces is 'collector'; give the address"):
+        start(str(release_folder), ServeConfig(port=0, traces="collector"))
+
+
 def test_a_config_that_cannot_be_is_refused():
     for wrong in ({"port": -1}, {"port": 70_000}, {"encoders": 0}, {"encoders": 3, "most_encoders": 2}, {"ongoing": 0}):
         with pytest.raises(Refused):

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from mirepoix.models.errors import Refused
 from mirepoix.serving.local import server as server_module
+from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.workflows.commands import serve as command
 from mirepoix.workflows.commands.serve import open_page, serve
 from mirepoix.workflows.commands.serve_request import ServeRequest
@@ -39,6 +41,11 @@ def test_without_a_browser_the_address_is_said(monkeypatch):
 
     monkeypatch.setattr(webbrowser, "open", fails)
     assert open_page(URL, {"DISPLAY": ":0"}, "linux") == f"no browser was found; open {URL} in one"
+
+
+def test_traces_to_no_address_are_refused_before_a_port_is_opened():
+    with pytest.raises(Refused, match="traces is 'collector'; give the address of an OTLP collector"):
+        server_module.LocalServer(ServeConfig(port=0, traces="collector"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
