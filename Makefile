@@ -51,13 +51,24 @@ INSTALL = install() { said=$$($(BIN)/uv pip install --quiet --compile-bytecode -
 		"multiprocess==0.70.19" "dill==0.4.0" "ujson==5.12.0"
 	@touch $@
 
+# Clients of the endpoint as others have them; what they need beside our own environment is left as their resolver chose it.
+.venv/clients/ready: .venv/ready
+	@$(INSTALL) --no-deps --upgrade --target .venv/clients "langchain-openai==1.7.4" "llama-index-embeddings-openai==0.7.0" \
+		"llama-index-embeddings-openai-like==0.4.0" "langchain-core==1.8.3" "langchain-protocol==0.0.20" "langsmith==0.15.1" \
+		"llama-index-core==0.14.25" "llama-index-instrumentation==0.6.0" "llama-index-workflows==2.26.1" "tiktoken==0.14.0" \
+		"aiosqlite==0.22.1" "banks==2.5.1" "colorama==0.4.6" "dataclasses-json==0.6.7" "defusedxml==0.7.1" "deprecated==1.3.1" \
+		"dirtyjson==1.0.8" "distro==1.9.0" "filetype==1.2.0" "greenlet==3.5.6" "griffe==2.4.1" "griffecli==2.4.1" "griffelib==2.4.1" \
+		"marshmallow==3.26.2" "nest-asyncio==1.6.0" "nltk==3.10.4" "orjson==3.13.0" "requests-toolbelt==1.0.0" "tenacity==9.2.1" \
+		"tinytag==2.3.2" "typing-inspect==0.9.0" "uuid-utils==0.19.0" "zstandard==0.25.0"
+	@touch $@
+
 install: .venv/ready
 	@echo "mirepoix is installed in .venv; type \`. .venv/bin/activate\`, then \`mirepoix init DIR\` or \`mirepoix --help\`"
 
 demo: .venv/ready
 	@$(BIN)/mirepoix demo quickstart
 
-test: .venv/ready .venv/vision/ready .venv/pylate/ready
+test: .venv/ready .venv/vision/ready .venv/pylate/ready .venv/clients/ready
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 soak: .venv/ready

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -37,6 +37,13 @@ from mirepoix.models.vectors import Vectors
 HEAD = "head.safetensors"
 
 
+class Overlong(NamedTuple):
+    """An item with more tokens than are read of it: how many it has, and how many are read."""
+
+    tokens: int
+    limit: int
+
+
 class Collator(Protocol):
     """Turns items into tensors, on the CPU: queries, then documents. A row of the attention mask sums to the tokens of its item."""
 
@@ -46,6 +53,14 @@ class Collator(Protocol):
         """The tokens of each item as it stands in a batch, without padding: its words, and its pictures and clip, which are not decoded.
 
         Of an item that collating refuses it is any number.
+        """
+        ...
+
+    def overlong(self, item: Item, role: Role) -> Overlong | None:
+        """Whether words of an item are cut when it is collated, always at their end; None where all of it is read.
+
+        It costs little for texts that are surely short (`most_tokens`). Tokens are those of the sequence that the words stand in: of some
+        retrievers pictures and prompt are in it too.
         """
         ...
 

@@ -11,7 +11,7 @@ from io import BytesIO
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
 from mirepoix.models.errors import Refused
@@ -31,6 +31,19 @@ REASONS = {
 }
 _ACCEPTED = ("JPEG", "PNG", "WEBP", "GIF")
 _ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a picture is turned upright, by the orientation in its metadata."""
+_STRIP = 2**18  # pixels that are converted at once
+_BYTES = {"coarse JPEG": 1, "JPEG": 9, "PNG": 9, "GIF": 6, "WEBP": 18}
+"""Most bytes of memory that each pixel takes in `plain_picture`; a JPEG that stays as it is is drawn at an eighth of its size."""
 LOOK = 64
 """Least pixels per side of the `look` of a picture, if the picture has as many."""
 
@@ -56,12 +69,35 @@ def read_picture(data: bytes, limits: PictureLimits) -> Image.Image:
     """The picture upright, in RGB, with transparency over white."""
     with _opened(data, limits) as picture, _decoding():
         picture.load()
-        return _rgb(ImageOps.exif_transpose(picture))
+        return _upright(picture)
 
 
 def plain_picture(data: bytes, limits: PictureLimits) -> bytes:
     """The same bytes if they decode to upright RGB as they are, else a PNG that does; queries are encoded from these."""
-    return checked_picture(data, limits).data
+    with _opened(data, limits) as original, _decoding():
+        if _drawn_plain(original):
+            return data
+        picture = _upright(original)
+    return encoded(picture, "PNG")
+
+
+class Cost(NamedTuple):
+    """What decoding a picture takes: its pixels, and the most bytes of memory at once."""
+
+    pixels: int
+    memory: int
+
+
+def decoding_cost(data: bytes, limits: PictureLimits) -> Cost:
+    """What `plain_picture` takes for a picture, by its header alone; a picture that exceeds the limits is refused as there."""
+    with _opened(data, limits) as picture, _decoding():
+        pixels, each = picture.width * picture.height, _BYTES[_format(data)]
+        if isinstance(picture, JpegImageFile):
+            if picture.mode in ("RGB", "L") and _orientation(picture) == 1:
+                each = _BYTES["coarse JPEG"]
+            if "progressive" in picture.info:
+                each += 2 * picture.layers  # a coefficient for each pixel of each colour, until all of the file is read
+        return Cost(pixels, pixels * each)
 
 
 class Checked(NamedTuple):
@@ -82,28 +118,43 @@ def checked_picture(data: bytes, limits: PictureLimits, most_pixels: int | None 
         width, height = original.size
         scale = math.sqrt(most_pixels / (width * height)) if most_pixels and width * height > most_pixels else 1
         size = max(1, int(width * scale)), max(1, int(height * scale))
+        if scale == 1:
+            if extent := _drawn_plain(original):
+                return Checked(data, _rgb(original), extent)
+            picture = _upright(original)
+            return Checked(encoded(picture, "PNG"), picture, picture.size)
         jpeg = isinstance(original, JpegImageFile)
-        plain = scale == 1 and original.mode in ("RGB", "L") and original.format != "GIF"
-        drawn = None
-        if jpeg and plain and original.getexif().get(_ORIENTATION, 1) == 1:
-            drawn = original.draft("RGB", (LOOK, LOOK))
-        elif jpeg and scale < 1:
+        if jpeg:
             original.draft("RGB", size)
         original.load()
-        if plain and "transparency" not in original.info and original.getexif().get(_ORIENTATION, 1) == 1:
-            return Checked(data, original.convert("RGB"), drawn[1][2:] if drawn else original.size)
-        if scale < 1:
-            picture = ImageOps.exif_transpose(_rgb(original).resize(size, Image.Resampling.LANCZOS))
-            return Checked(encoded(picture, "JPEG", quality=90) if jpeg else encoded(picture, "PNG"), picture, picture.size)
-        picture = _rgb(ImageOps.exif_transpose(original))
-        return Checked(encoded(picture, "PNG"), picture, picture.size)
+        picture = _turned(_rgb(original).resize(size, Image.Resampling.LANCZOS), original)
+        return Checked(encoded(picture, "JPEG", quality=90) if jpeg else encoded(picture, "PNG"), picture, picture.size)
 
 
 def encoded(picture: Image.Image, form: str, **options: int) -> bytes:
-    """The picture in the given format, without metadata."""
+    """The picture in the given format, without metadata: Pillow takes that from `info`."""
     buffer = BytesIO()
-    Image.frombytes(picture.mode, picture.size, picture.tobytes()).save(buffer, form, **options)
+    info, picture.info = picture.info, {}
+    try:
+        picture.save(buffer, form, **options)
+    finally:
+        picture.info = info
     return buffer.getvalue()
+
+
+def _drawn_plain(original: Image.Image) -> tuple[float, float] | None:
+    """Decodes a picture; the width and height that it now has if it is upright and opaque, in RGB or grey, else None.
+
+    All bytes of such a JPEG are decoded, but only to the resolution of a `look`, which takes a tenth of the memory.
+    """
+    drawn = None
+    mode = original.mode in ("RGB", "L") and original.format != "GIF"
+    if mode and isinstance(original, JpegImageFile) and _orientation(original) == 1:
+        drawn = original.draft("RGB", (LOOK, LOOK))
+    original.load()
+    if mode and "transparency" not in original.info and _orientation(original) == 1:
+        return drawn[1][2:] if drawn else original.size
+    return None
 
 
 def _format(data: bytes) -> str:
@@ -146,7 +197,37 @@ def _decoding() -> Iterator[None]:
         raise PictureRefused("damaged") from None
 
 
+def _upright(original: Image.Image) -> Image.Image:
+    """A decoded picture upright and in RGB, with transparency over white; the memory of the original is given back."""
+    picture = _turned(_rgb(original), original)
+    if picture is not original:
+        original.close()
+    return picture
+
+
+def _orientation(picture: Image.Image) -> int:
+    return int(picture.getexif().get(_ORIENTATION, 1))
+
+
+def _turned(picture: Image.Image, original: Image.Image) -> Image.Image:
+    """A picture turned as the metadata of the original say."""
+    turn = _TURNS.get(_orientation(original))
+    return picture if turn is None else picture.transpose(turn)
+
+
 def _rgb(picture: Image.Image) -> Image.Image:
+    """A decoded picture in RGB; one that is not is converted strip by strip, so that no more than the two are held."""
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    made, (width, height) = Image.new("RGB", picture.size), picture.size
+    rows = max(1, _STRIP // width)
+    for top in range(0, height, rows):
+        made.paste(_opaque(picture.crop((0, top, width, min(height, top + rows)))), (0, top))
+    return made
+
+
+def _opaque(picture: Image.Image) -> Image.Image:
+    """A small picture in RGB, with transparency over white."""
     if picture.mode.startswith("I"):
         return Image.fromarray((np.asarray(picture).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
     if "transparency" in picture.info or picture.mode in ("RGBA", "LA", "PA", "RGBa", "La"):

@@ -27,6 +27,7 @@ class ServeConfig:
     encoder_gpus: float = option(0.0, "GPUs of an encoder")
     batch: BatchConfig = option(BatchConfig, "batches, and the longest waits for one's turn")
     start_timeout_s: float = option(300.0, "seconds to wait for the server to answer after its start", decides=False)
+    keys: str = option("", "file of keys that requests may carry, which `mirepoix keys` writes; MIREPOIX_API_KEY is one more")
     trust_remote_code: bool = option(False, "serve a release whose encoder runs code that its checkpoint brought; read it first")
     traces: str | None = option(None, "address of an OpenTelemetry collector; null: OTEL_EXPORTER_OTLP_ENDPOINT, or none", decides=False)
     limits: Limits = option(Limits, "limits of one request")

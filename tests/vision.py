@@ -1,6 +1,6 @@
-"""Subprocesses with packages that this project is compared with and does not depend on: torchvision, or PyLate.
+"""Subprocesses with packages that this project is compared with and does not depend on: torchvision, PyLate, clients of the endpoint.
 
-Both are installed beside the environment, never into it. PyPI's torchvision is built for CUDA; it serves a torch without CUDA too, once
+All are installed beside the environment, never into it. PyPI's torchvision is built for CUDA; it serves a torch without CUDA too, once
 the two operators that it asks for at import are declared; its compiled operators are not loaded. PyLate requires other versions
 of transformers and sentence-transformers, which are in its folder and come first.
 """
@@ -31,7 +31,17 @@ def with_pylate(code: str, *arguments: str | Path, timeout: float = 300) -> subp
     return _beside("pylate", code, arguments, timeout)
 
 
-def _beside(name: str, code: str, arguments: Sequence[str | Path], timeout: float, *more: Path) -> subprocess.CompletedProcess[str]:
+def with_clients(code: str, *arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs Python code where LangChain and LlamaIndex are, without our code, with `arguments` in sys.argv[1:].
+
+    In their folder, as LlamaIndex has a package `workflows`, which is a folder of ours in a checkout.
+    """
+    return _beside("clients", code, arguments, timeout, cwd=Path(sys.prefix) / "clients")
+
+
+def _beside(
+    name: str, code: str, arguments: Sequence[str | Path], timeout: float, *more: Path, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     folder = Path(sys.prefix) / name
     assert (folder / "ready").is_file(), f"{folder} is not there; run `make .venv/{name}/ready`"
     return subprocess.run(
@@ -40,4 +50,5 @@ def _beside(name: str, code: str, arguments: Sequence[str | Path], timeout: floa
         capture_output=True,
         text=True,
         timeout=timeout,
+        cwd=cwd,
     )

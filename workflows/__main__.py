@@ -217,6 +217,12 @@ def _serve(arguments: argparse.Namespace) -> int:
     return serve(request)
 
 
+def _keys(arguments: argparse.Namespace) -> int:
+    from mirepoix.workflows.commands.keys import keys_command
+
+    return keys_command(arguments)
+
+
 def _search(arguments: argparse.Namespace) -> int:
     import json
 
@@ -369,6 +375,7 @@ COMMANDS = {
     "add": _add,
     "remove": _remove,
     "serve": _serve,
+    "keys": _keys,
     "search": _search,
     "export": _export,
     "runs": _runs,

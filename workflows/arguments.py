@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from mirepoix.workflows.commands.keys import add_arguments
+
 EXAMPLES = """examples:
   mirepoix init /my/pictures; mirepoix run mirepoix.yaml   search your own pictures: what was found, proposed, and costs
   mirepoix run quickstart                                  from nothing to a searched endpoint, in minutes
@@ -171,18 +173,16 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     serve.add_argument("release", metavar="RELEASE", nargs="?", help=f"{RELEASE} (default: latest)")
     serve.add_argument("overrides", metavar="NAME=VALUE", nargs="*", help="settings, such as batch.batch_size=64; --settings lists all")
     serve.add_argument("--open", action="store_true", help="open the search page in the browser once it answers")
-    serve.add_argument("--host", help="address to listen at (default: 127.0.0.1); others need MIREPOIX_API_KEY")
+    serve.add_argument("--host", help="address to listen at (default: 127.0.0.1); others need MIREPOIX_API_KEY or --keys")
     serve.add_argument("--port", type=int, help="port to listen at; 0: any free one (default: 8000)")
     _trusted(serve)
     serve.add_argument("--encoders", type=int, help="encoders: child processes here, replicas on Ray Serve (default: 1)")
-    serve.add_argument(
-        "--pause",
-        action="store_true",
-        help="where memory does not hold both, end the release that is served first; requests wait meanwhile",
-    )
-    serve.add_argument(
-        "--traces", metavar="URL", help="address of an OpenTelemetry collector (default: OTEL_EXPORTER_OTLP_ENDPOINT, or none)"
-    )
+    serve.add_argument("--keys", metavar="FILE", help="the keys that requests must carry, as `mirepoix keys` writes them")
+    serve.add_argument("--tiktoken", metavar="FILE", help="OpenAI's cl100k_base.tiktoken, to read arrays of token ids by")
+    what = "where memory does not hold both, end the release that is served first; requests wait meanwhile"
+    serve.add_argument("--pause", action="store_true", help=what)
+    what = "address of an OpenTelemetry collector (default: OTEL_EXPORTER_OTLP_ENDPOINT, or none)"
+    serve.add_argument("--traces", metavar="URL", help=what)
     serve.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, as --settings prints them")
     serve.add_argument("--settings", action="store_true", help="print every setting with its help, and serve nothing")
     serve.add_argument(
@@ -219,6 +219,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
         help="folder or hub id of the checkpoint that the adapter applies to (default: the one that the run started from)",
     )
 
+    add_arguments(commands)
     _upkeep(commands)
 
     validate = commands.add_parser(

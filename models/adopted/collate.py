@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 import torch
 
 from mirepoix.models.adopted.adopted_config import AdoptedConfig
-from mirepoix.models.encoder import refuse_empty
+from mirepoix.models.encoder import Overlong, refuse_empty
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
@@ -58,6 +58,9 @@ class Reader(Protocol):
 
     def lengths(self, call: str, parts: Sequence[Part]) -> list[int]:
         """The tokens of each part, or its patches, without decoding a picture; near them where a model's library alone could say."""
+
+    def overlong(self, call: str, part: Part) -> Overlong | None:
+        """Whether words of a part are cut."""
 
     def apart(self, parts: Sequence[Part]) -> list[list[int]]:
         """The places of the parts of a call that can be read at once; most models read all of them at once."""
@@ -115,6 +118,11 @@ class AdoptedCollator:
                 for (place, _), length in zip(placed, self.reader.lengths(call, [part for _, part in placed]), strict=True):
                     lengths[place] += length
         return lengths
+
+    def overlong(self, item: Item, role: Role) -> Overlong | None:
+        """Whether words of an item are cut, by the part that has them; the prompt counts."""
+        worded = (part for part in self._parts(item, role) if part.item.text.strip())
+        return next((over for part in worded if (over := self.reader.overlong(self.reader.call_of(part), part))), None)
 
     def _grouped(self, queries: Sequence[Item], documents: Sequence[Item]) -> dict[str, list[tuple[int, Part]]]:
         """The parts that each call reads, with the place of their items."""

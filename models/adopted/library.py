@@ -8,6 +8,7 @@ Shapes: P rows of a call, D width.
 """
 
 import copy
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ from mirepoix.models.adopted.two_towers import BLANKS, own_temperature
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import TRUSTED, quiet, refused_code, saving
 from mirepoix.models.backbones.pictures import decoded, patch_count, picture_size
+from mirepoix.models.backbones.plain_tokens import most_tokens
+from mirepoix.models.encoder import Overlong
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
@@ -47,6 +50,9 @@ UNOPENED = (
 """What the library and those below it raise where a folder is damaged, incomplete, or of another kind."""
 LOADED: dict[str, Any] = {"weights_only": True, "dtype": torch.float32}
 """How weights are loaded, whatever a folder says: pickles as tensors alone, an adapter at the precision that it has."""
+UNCUT = {"text": {"truncation": False}}
+TEMPLATE = 64
+"""More than the tokens that a tokenizer puts around a text, or a usual chat template around a conversation."""
 POOLER = "pooler"  # part of a tower that is read where a modality's output is the pooler's, and not otherwise
 
 
@@ -70,14 +76,18 @@ class LibraryReader:
         # A prompt that pooling leaves out has one length for a whole call, and a router has one way for each role.
         apart = self.routed or self.excluded
         self.calls = tuple(f"{name}-{role}" for name in names for role in ("query", "document")) if apart else names
+        self.most = _least_limit(model)
 
     def call_of(self, part: Part) -> str:
         name = _MESSAGE if self.message else _NAMES[part.item.modality]
         return f"{name}-{part.role}" if self.routed or self.excluded else name
 
     def tensors(self, call: str, parts: Sequence[Part]) -> dict[str, torch.Tensor]:
+        return self._made(call, parts)
+
+    def _made(self, call: str, parts: Sequence[Part], **more: Any) -> dict[str, torch.Tensor]:
         name, _, role = call.partition("-")
-        given: dict[str, Any] = {"task": role} if role else {}
+        given: dict[str, Any] = {**more, "task": role} if role else more
         if self.excluded and role and name == "text":
             given["prompt"] = parts[0].prompt or None
         made = self.model.preprocess([self._input(part, "prompt" in given) for part in parts], **given)
@@ -96,6 +106,18 @@ class LibraryReader:
         read = self.message or call.partition("-")[0] == "text"
         views = [[*part.item.images, *part.item.video] for part in parts]
         return [max(1, (count if read else 0) + sum(map(self._picture_length, own))) for count, own in zip(words, views, strict=True)]
+
+    def overlong(self, call: str, part: Part) -> Overlong | None:
+        """By reading a part as it is read and once more without a limit, unless its text is surely short."""
+        views = sum(map(self._picture_length, (*part.item.images, *part.item.video)))
+        if not self.most or most_tokens(part.prompt) + most_tokens(part.item.text) + views + TEMPLATE <= self.most:
+            return None
+        with quiet():
+            read, whole = self._made(call, [part]), self._made(call, [part], processing_kwargs=UNCUT)
+        if "attention_mask" not in read:
+            return None
+        tokens, limit = (int(made["attention_mask"].sum()) for made in (whole, read))
+        return Overlong(tokens, limit) if tokens > limit else None
 
     def _picture_length(self, picture: bytes) -> int:
         processor: Any = getattr(getattr(self.model[0], "processor", None), "image_processor", None)
@@ -284,6 +306,14 @@ def _reported(problems: list[str]) -> Iterator[None]:
         yield
     finally:
         PreTrainedModel._finalize_model_loading = kept  # type: ignore[method-assign]
+
+
+def _least_limit(model: Any) -> int:
+    """The fewest tokens that a part of a model reads of a text; 0 where all read any number."""
+    inner = (module for module in model.modules() if module is not model and type(module).__name__ != _ROUTED)
+    readers = [module for module in inner if hasattr(module, "preprocess")]
+    limits = [getattr(reader, name, None) for reader in readers for name in ("max_seq_length", "query_length", "document_length")]
+    return min((limit for limit in limits if limit is not None and limit < math.inf), default=0)
 
 
 def weightless(model: Any) -> Any:

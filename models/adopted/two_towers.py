@@ -19,11 +19,14 @@ from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpoint
 from mirepoix.models.backbones.clip_temperature import SCALE, temperature_of
 from mirepoix.models.backbones.pictures import decoded, patch_count
-from mirepoix.models.encoder import frozen
+from mirepoix.models.backbones.plain_tokens import most_tokens
+from mirepoix.models.encoder import Overlong, frozen
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 
 PADDED = ("siglip", "siglip2")
+SPECIAL = 4
+"""More than the tokens that a tokenizer puts around a text."""
 SCALES = (SCALE, "logit_bias")
 _TOWERS = {"text": ("text_model", "text_projection"), "vision": ("vision_model", "visual_projection")}
 
@@ -63,6 +66,13 @@ class TwoTowerReader:
             return [self.length] * len(parts)
         texts = [part.prompt + part.item.text for part in parts]
         return [len(ids) for ids in self.tokenizer(texts, truncation=True, max_length=self.length)["input_ids"]]
+
+    def overlong(self, call: str, part: Part) -> Overlong | None:
+        text = part.prompt + part.item.text
+        if call == "image" or most_tokens(text) + SPECIAL <= self.length:
+            return None
+        tokens = len(self.tokenizer(text, verbose=False)["input_ids"])
+        return Overlong(tokens, self.length) if tokens > self.length else None
 
     def apart(self, parts: Sequence[Part]) -> list[list[int]]:
         return [list(range(len(parts)))]

@@ -14,15 +14,24 @@ from PIL import Image
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 
+DECODED = 25_000_000
+"""How many pixels of decoded pictures are held at once, but for the last of them: a hundred megabytes."""
+
 
 def decoded(item: Item, pictures: Sequence[bytes]) -> list[Image.Image]:
     """An item's pictures, or frames, in RGB; a damaged one is refused with the item's id."""
     try:
-        return [Image.open(BytesIO(picture)).convert("RGB") for picture in pictures]
+        return [_rgb(Image.open(BytesIO(picture))) for picture in pictures]
     except (OSError, ValueError, Image.DecompressionBombError) as error:
         raise Refused(
             f"item {item.id!r} ({item.source}:{item.line}) has a picture that cannot be decoded; curate the corpus first"
         ) from error
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """The decoded picture in RGB; one that is has not to be copied."""
+    picture.load()
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def picture_size(picture: bytes) -> tuple[int, int]:
@@ -51,11 +60,23 @@ def pixels(items: Sequence[Item], image_processor: Any) -> dict[str, torch.Tenso
 
     It is for towers that take pictures of one size.
     """
-    pictures = [(place, picture) for place, item in enumerate(items) for picture in decoded(item, item.images)]
-    if not pictures:
-        return {}
-    pixel_values = image_processor(images=[picture for _, picture in pictures], return_tensors="pt")["pixel_values"]
-    return {"pixel_values": pixel_values, "owners": torch.tensor([place for place, _ in pictures])}
+    made: list[torch.Tensor] = []
+    owners: list[int] = []
+    held: list[Image.Image] = []
+
+    def process() -> None:
+        made.append(image_processor(images=held, return_tensors="pt")["pixel_values"])
+        held.clear()
+
+    for place, item in enumerate(items):
+        for each in item.images:
+            held += decoded(item, [each])
+            owners.append(place)
+            if sum(picture.width * picture.height for picture in held) > DECODED:
+                process()
+    if held:
+        process()
+    return {"pixel_values": torch.cat(made), "owners": torch.tensor(owners)} if made else {}
 
 
 def patch_count(vision_config: Any) -> int:

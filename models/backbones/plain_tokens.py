@@ -1,4 +1,7 @@
-"""Token ids of words from a corpus or a user; those of the last texts are kept, as an item is measured first and then read."""
+"""Token ids of words from a corpus or a user, and bounds of their number.
+
+The ids of the last texts are kept, as an item is measured first and then read.
+"""
 
 from collections import OrderedDict
 from threading import Lock
@@ -6,6 +9,17 @@ from typing import Any
 
 KEPT = 500_000
 """Most tokens that are kept: some 20 MB."""
+GROWTH = 35
+"""The bytes that normalisation makes of a character, beyond one, at most: 33 of U+FDFA, an Arabic phrase of 18 letters."""
+
+
+def most_tokens(text: str) -> int:
+    """A number of tokens that no tokenizer exceeds for a text, without tokenizing it.
+
+    A token stands for a byte at least, of BPE, WordPiece and SentencePiece alike; one more is the blank that some put before a text. No
+    normal form makes ASCII longer; every other character has bytes beyond its first, by which it is counted.
+    """
+    return 1 + len(text) + (0 if text.isascii() else GROWTH * (len(text.encode(errors="surrogatepass")) - len(text)))
 
 
 class PlainTokens:

@@ -33,7 +33,8 @@ from tokenizers import AddedToken
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, quiet
 from mirepoix.models.backbones.pictures import pixels
 from mirepoix.models.backbones.tuning_config import Tuning
-from mirepoix.models.encoder import refuse_unread
+from mirepoix.models.encoder import Overlong, refuse_unread
+from mirepoix.models.encoder_config import Role
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.marvel_config import MarvelConfig, MarvelTuning
 from mirepoix.models.retrievers.t5_clip import T5Clip, TokenSequences, patches_of
@@ -64,6 +65,10 @@ class MarvelCollator:
     def lengths(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> list[int]:
         """The tokens of each item, patches among them, as the attention mask counts them."""
         return [len(self._ids(item)) for item in (*queries, *documents)]
+
+    def overlong(self, item: Item, role: Role) -> Overlong | None:
+        text = worded(item)
+        return self.words.overlong(CAPTION + text if item.images else text) if text else None
 
     def _ids(self, item: Item) -> list[int]:
         text, patches = worded(item), [self.patch] * (self.patches * len(item.images))

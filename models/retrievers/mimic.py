@@ -33,7 +33,8 @@ import torch.nn.functional as F
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
 from mirepoix.models.backbones.pictures import pixels
 from mirepoix.models.backbones.tuning_config import Tuning
-from mirepoix.models.encoder import refuse_unread
+from mirepoix.models.encoder import Overlong, refuse_unread
+from mirepoix.models.encoder_config import Role
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.mimic_config import MimicConfig, MimicTuning
 from mirepoix.models.retrievers.t5_clip import T5Clip, TokenSequences, patches_of
@@ -59,6 +60,10 @@ class MimicCollator:
     def lengths(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> list[int]:
         """The tokens of each item's words, as the attention mask counts them, and the patches of its pictures."""
         return [len(self._ids(item)) + self.patches * len(item.images) for item in (*queries, *documents)]
+
+    def overlong(self, item: Item, role: Role) -> Overlong | None:
+        text = worded(item)
+        return self.words.overlong(text) if text else None
 
     def _ids(self, item: Item) -> list[int]:
         text = worded(item)

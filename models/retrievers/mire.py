@@ -39,10 +39,10 @@ import torch.nn.functional as F
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, quiet, refused_code
 from mirepoix.models.backbones.pictures import blank_pixels, patch_count, pixels
-from mirepoix.models.backbones.plain_tokens import PlainTokens
+from mirepoix.models.backbones.plain_tokens import PlainTokens, most_tokens
 from mirepoix.models.backbones.tuning_config import Tuning
-from mirepoix.models.encoder import Encoder, refuse_unread
-from mirepoix.models.encoder_config import EncoderConfig
+from mirepoix.models.encoder import Encoder, Overlong, refuse_unread
+from mirepoix.models.encoder_config import EncoderConfig, Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.feature_cache import FeatureCache
@@ -125,6 +125,12 @@ class MireCollator:
         read = [self.query_length if self.pads_queries else self._count(worded(query), self.query_length) for query in queries]
         read += [self._count(worded(document), self.document_length) for document in documents]
         return [count + self.patches * len(item.images) for count, item in zip(read, (*queries, *documents), strict=True)]
+
+    def overlong(self, item: Item, role: Role) -> Overlong | None:
+        text, limit = worded(item), self.query_length if role == "query" else self.document_length
+        if most_tokens(text) + FRAME <= limit or (tokens := len(self.plain(text)) + FRAME) <= limit:
+            return None
+        return Overlong(tokens, limit)
 
     def _count(self, text: str, length: int) -> int:
         return min(len(self.plain(text)), length - FRAME) + FRAME

@@ -19,14 +19,17 @@ from PIL import Image
 
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
 from mirepoix.models.backbones.pictures import decoded, picture_size, whole_sides
-from mirepoix.models.backbones.plain_tokens import PlainTokens
-from mirepoix.models.encoder import Encoder, frozen, refuse_empty
+from mirepoix.models.backbones.plain_tokens import PlainTokens, most_tokens
+from mirepoix.models.encoder import Encoder, Overlong, frozen, refuse_empty
+from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.retrievers.qwen_vl_config import OneTowerConfig
 
 _NAMES = ((Modality.TEXT, "sentence"), (Modality.IMAGE, "image"), (Modality.VIDEO, "video"))
 _IMAGE, _VIDEO = 1, 2
+PROMPT = 256
+"""More than the tokens around an item's words: those of the prompts, each of which is shorter than so many bytes."""
 FETCHED = (4, 16384)
 """Fewest and most tokens of a picture that is resized twice, after the first time."""
 FETCHED_FRAME = 128
@@ -109,6 +112,18 @@ class OneTowerCollator:
         """The tokens of each item, as the attention mask counts them."""
         return [sum(map(len, self._sequences(item, self._placeholders(item)))) for item in (*queries, *documents)]
 
+    def overlong(self, item: Item, role: Role) -> Overlong | None:
+        """The sequence with words that is longer than the limit, if there is one; its pictures, its clip and the prompt count."""
+        pictured = item.images or item.video
+        if not pictured and most_tokens(item.instruction) + most_tokens(item.text) + PROMPT <= self.config.max_length:
+            return None
+        for pieces in self.sequences(item, self._placeholders(item)):
+            words = [piece for piece in pieces if isinstance(piece, TokenBatch)]
+            tokens = sum(len(self.plain(piece.text + piece.kept)) if isinstance(piece, TokenBatch) else len(piece) for piece in pieces)
+            if tokens > self.config.max_length and any(piece.text for piece in words):
+                return Overlong(tokens, self.config.max_length)
+        return None
+
     def _sequences(self, item: Item, views: Sequence[list[int]]) -> list[list[int]]:
         return [self._fitted(item, pieces) for pieces in self.sequences(item, views)]
 
@@ -153,7 +168,8 @@ class OneTowerCollator:
 
     def _views(self, item: Item) -> list[View]:
         views = []
-        for picture in decoded(item, item.images):
+        for data in item.images:
+            (picture,) = decoded(item, [data])
             views.append(self._view(_IMAGE, [_resized(picture, self._fetched(picture.size))], self.image_processor.size, [0]))
         if item.video:
             read = self._moments(item)

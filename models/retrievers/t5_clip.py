@@ -12,8 +12,8 @@ from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
 from mirepoix.models.backbones.clip_temperature import SCALE, published_temperature
 from mirepoix.models.backbones.pictures import blank_pixels, patch_count
-from mirepoix.models.backbones.plain_tokens import PlainTokens
-from mirepoix.models.encoder import Encoder, frozen
+from mirepoix.models.backbones.plain_tokens import PlainTokens, most_tokens
+from mirepoix.models.encoder import Encoder, Overlong, frozen
 from mirepoix.models.encoder_config import EncoderConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.retrievers.t5_clip_config import T5ClipConfig
@@ -34,8 +34,16 @@ class TokenSequences:
         }
 
     def __call__(self, text: str) -> list[int]:
-        spelt = [letter for number in self.plain(text) for letter in self.letters.get(number, (number,))]
-        return [*spelt[: self.length - 1], self.end]
+        return [*self._spelt(text)[: self.length - 1], self.end]
+
+    def overlong(self, text: str) -> Overlong | None:
+        """Whether a text has more tokens than are read, the end of the text among them."""
+        if most_tokens(text) < self.length or (tokens := len(self._spelt(text)) + 1) <= self.length:
+            return None
+        return Overlong(tokens, self.length)
+
+    def _spelt(self, text: str) -> list[int]:
+        return [letter for number in self.plain(text) for letter in self.letters.get(number, (number,))]
 
     def batch(self, sequences: Sequence[Sequence[int]]) -> dict[str, torch.Tensor]:
         """Token ids padded at the end, and their attention mask, both [N, L]; at least one column."""

@@ -32,8 +32,9 @@ from mirepoix.models.backbones.checkpoints import LoadedCheckpoint
 from mirepoix.models.backbones.clip_temperature import temperature_of
 from mirepoix.models.backbones.clip_text import clean_text
 from mirepoix.models.backbones.pictures import blank_pixels, patch_count, pixels
-from mirepoix.models.backbones.plain_tokens import PlainTokens
-from mirepoix.models.encoder import Encoder, frozen, refuse_unread
+from mirepoix.models.backbones.plain_tokens import PlainTokens, most_tokens
+from mirepoix.models.encoder import Encoder, Overlong, frozen, refuse_unread
+from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.univldr_config import UniVLDRConfig
@@ -70,11 +71,20 @@ class UniVLDRCollator:
         items = (*queries, *documents)
         return [(len(self._tokens(text)) if (text := worded(item)) else 0) + self.patches * len(item.images) for item in items]
 
+    def overlong(self, item: Item, role: Role) -> Overlong | None:
+        text, limit = worded(item), self.config.max_length
+        # Cleaning makes at most 6 bytes of the 5 of an HTML entity.
+        if 2 * most_tokens(text) + 2 <= limit or (tokens := len(self._plain(text)) + 2) <= limit:
+            return None
+        return Overlong(tokens, limit)
+
     def _tokens(self, text: str) -> list[int]:
         """Ids of a text in which control tokens are split into letters, as CLIP pools at the first end-of-text token."""
+        return [self.tokenizer.bos_token_id, *self._plain(text)[: self.config.max_length - 2], self.tokenizer.eos_token_id]
+
+    def _plain(self, text: str) -> list[int]:
         text = clean_text(text) if text and self.config.clean_text else text
-        ids = self.plain(text) if text else []
-        return [self.tokenizer.bos_token_id, *ids[: self.config.max_length - 2], self.tokenizer.eos_token_id]
+        return self.plain(text) if text else []
 
 
 class UniVLDR(Encoder):

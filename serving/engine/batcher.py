@@ -22,6 +22,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.serving.engine.batch_config import BatchConfig
 from mirepoix.serving.engine.rate import Rate, Units, total, units
+from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
 RECENT_SECONDS = 2.0
@@ -63,6 +64,7 @@ class _Job:
 
     items: Sequence[Item]
     role: Role
+    truncate: Truncate
     units: list[Units]
     done: asyncio.Future[list[Encoded]]
     encoded: list[Encoded | None] = field(default_factory=list)
@@ -118,6 +120,10 @@ class _Slice:
     start: int
     end: int
 
+    @property
+    def request(self) -> EncodeRequest:
+        return EncodeRequest(list(self.job.items[self.start : self.end]), self.job.role, self.job.truncate)
+
 
 Observe = Callable[[int, float], None]
 """Told of each batch: its number of items, and the seconds that it took."""
@@ -148,9 +154,11 @@ class Batcher:
 
     # Requests
 
-    async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]:
+    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end") -> list[Encoded]:
         """The encoded items of a request; Overloaded where it would wait too long. A request that is cancelled leaves the queue."""
-        job = _Job(items, role, [units([item]) for item in items], asyncio.get_running_loop().create_future(), [None] * len(items))
+        job = _Job(
+            items, role, truncate, [units([item]) for item in items], asyncio.get_running_loop().create_future(), [None] * len(items)
+        )
         if (after_s := self.excess(job.units)) > 0:
             raise Overloaded(after_s)
         interactive = len(items) <= self.config.interactive_items
@@ -209,7 +217,7 @@ class Batcher:
             began = time.monotonic()
             self._flying[number] = began, self.rate.seconds(given)
             try:
-                results = await worker.encode([EncodeRequest(list(each.job.items[each.start : each.end]), each.job.role) for each in batch])
+                results = await worker.encode([each.request for each in batch])
             except EncoderDied:
                 self._returned(batch)
                 continue

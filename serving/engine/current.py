@@ -20,6 +20,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.metrics import Figures
+from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
 from mirepoix.serving.in_process.searcher import Searcher, SearchResult
 from mirepoix.serving.release import Release
@@ -66,9 +67,9 @@ class OpenRelease:
         """Whether an encoder is there; while the only one is started again, requests wait for it."""
         return any(worker.alive for worker in self.batcher.workers)
 
-    async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]:
+    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end") -> list[Encoded]:
         """The items with their rows; Overloaded where they would wait too long."""
-        return await self.batcher.encode(items, role)
+        return await self.batcher.encode(items, role, truncate)
 
     async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]:
         return await asyncio.to_thread(self.searcher.search, rows_TD, k, target)

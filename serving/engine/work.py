@@ -12,11 +12,12 @@ import numpy as np
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
+from mirepoix.serving.engine.truncation import Cut, Truncate, cut
 
 if TYPE_CHECKING:
     import torch
 
-    from mirepoix.models.encoder import Collator, Encoder
+    from mirepoix.models.encoder import Collator, Encoder, Overlong
 
 
 class EncodeRequest(NamedTuple):
@@ -24,6 +25,7 @@ class EncodeRequest(NamedTuple):
 
     items: list[Item]
     role: Role
+    truncate: Truncate = "end"
 
 
 class Encoded(NamedTuple):
@@ -33,6 +35,7 @@ class Encoded(NamedTuple):
     tokens: int
     batch: int
     waited_s: float = 0.0
+    note: str = ""  # which of its words were not read
 
 
 class Counted:
@@ -51,6 +54,9 @@ class Counted:
     def lengths(self, queries: Sequence[Item], documents: Sequence[Item] = ()) -> list[int]:
         return self.collator.lengths(queries, documents)
 
+    def overlong(self, item: Item, role: Role) -> "Overlong | None":
+        return self.collator.overlong(item, role)
+
 
 class BatchEncoder:
     """Encodes the items of several requests in one batch for each role."""
@@ -62,10 +68,16 @@ class BatchEncoder:
     def __call__(self, requests: Sequence[EncodeRequest]) -> list[list[Encoded] | str]:
         """The encoded items of each request, or the reason of its refusal, so that one request does not fail the others of its batch."""
         encoded: list[list[Encoded] | str] = [[]] * len(requests)
-        for role in dict.fromkeys(request.role for request in requests):
-            places = [place for place, request in enumerate(requests) if request.role == role]
-            for place, found in zip(places, self._of_role([requests[place].items for place in places], role), strict=True):
-                encoded[place] = found
+        cuts: dict[int, Cut] = {}
+        for place, request in enumerate(requests):
+            try:
+                cuts[place] = cut(self.counted, request.items, request.role, request.truncate)
+            except Refused as refused:
+                encoded[place] = str(refused)
+        for role in dict.fromkeys(requests[place].role for place in cuts):
+            places = [place for place in cuts if requests[place].role == role]
+            for place, found in zip(places, self._of_role([cuts[place].items for place in places], role), strict=True):
+                encoded[place] = found if isinstance(found, str) else _noted(found, cuts[place].notes)
         return encoded
 
     def _of_role(self, requests: list[list[Item]], role: Role) -> list[list[Encoded] | str]:
@@ -79,3 +91,7 @@ class BatchEncoder:
         ]
         ends = np.cumsum([len(request) for request in requests])
         return [encoded[end - len(request) : end] for request, end in zip(requests, ends, strict=True)]
+
+
+def _noted(encoded: list[Encoded], notes: list[str]) -> list[Encoded]:
+    return [one._replace(note=note) if note else one for one, note in zip(encoded, notes, strict=True)]

@@ -9,6 +9,7 @@ Shapes: T rows of an item, D width.
 """
 
 import base64
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -29,8 +30,11 @@ from mirepoix.models.picture_formats import picture_format
 from mirepoix.serving.engine.batcher import EncoderDied, Overloaded
 from mirepoix.serving.engine.current import About, Starting
 from mirepoix.serving.engine.metrics import CLASSES, Figures
+from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
-from mirepoix.serving.http.guard import RELEASE, ApiError, Guard, busy, error_reply
+from mirepoix.serving.http.guard import KEY, RELEASE, ApiError, Guard, busy, error_reply, too_many
+from mirepoix.serving.http.inputs import address_notes
+from mirepoix.serving.http.keys import Key, Keys
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.http.schemas import EmbeddingsBody, Reader
 from mirepoix.serving.http.tracing import Tracer
@@ -55,7 +59,7 @@ class Answers(Protocol):
     def ready(self) -> bool:
         """Whether an encoder is there."""
 
-    async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]: ...
+    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate) -> list[Encoded]: ...
 
     async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]: ...
 
@@ -79,10 +83,11 @@ class Backend(Protocol):
 
 
 def build_app(
-    backend: Backend, limits: Limits, api_key: str | None = None, figures: Figures | None = None, tracer: Tracer | None = None
+    backend: Backend, limits: Limits, keys: Keys | None = None, figures: Figures | None = None, tracer: Tracer | None = None
 ) -> FastAPI:
     """The application that answers from the backend."""
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    # A redirect of a path with a slash too many would name the scheme and the host that the client said, with the key sent after it.
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     figures = figures or Figures()
     tracer = tracer or Tracer(figures)
     reader = Reader(limits)
@@ -95,9 +100,9 @@ def build_app(
             request.scope[RELEASE] = release.about.version
             yield release
 
-    async def encode(release: Answers, items: Sequence[Item], role: Role) -> list[Encoded]:
+    async def encode(release: Answers, items: Sequence[Item], role: Role, truncate: Truncate) -> list[Encoded]:
         began = time.perf_counter()
-        encoded = await release.encode(items, role)
+        encoded = await release.encode(items, role, truncate)
         queued = max(one.waited_s for one in encoded)
         tracer.spent("queue", queued)
         tracer.spent("encode", time.perf_counter() - began - queued)
@@ -112,13 +117,15 @@ def build_app(
         body = await reader.embeddings(request)
         with tracer.part("decode"):
             items = await reader.items(body)
+        _admit_inputs(request, len(items), figures)
         async with answering(request) as release:
             about = release.about
             _check_model(body.model, about)
             _check_width(body.dimensions, about)
-            encoded = await encode(release, items, body.role)
+            encoded = await encode(release, items, body.role, body.truncate)
         with tracer.part("render"):
-            return JSONResponse(_embeddings(encoded, body, about))
+            notes = [*address_notes(items), *_notes(encoded)]
+            return JSONResponse(_embeddings(encoded, body, about) | ({"warnings": notes} if notes else {}))
 
     @app.post("/v1/search")
     async def search(request: Request) -> Response:
@@ -127,19 +134,21 @@ def build_app(
         target = _target(body.target)
         with tracer.part("decode"):
             item = await reader.query(body, upload)
+        _admit_inputs(request, 1, figures)
         async with answering(request) as release:
             about = release.about
             _check_model(body.model, about)
             if body.instruction is None:
                 wording = instruction_for(about.instructions, item.modality, target)
                 item = Item(id=item.id, text=item.text, images=item.images, instruction=wording)
-            (encoded,) = await encode(release, [item], "query")
+            (encoded,) = await encode(release, [item], "query", body.truncate)
             with tracer.part("search"):
                 found = await release.search(encoded.rows_TD, body.k, target)
         with tracer.part("render"):
             took_ms = round((time.perf_counter() - start) * 1000, 1)
             reply = {"object": "search", "release": about.version, "model": about.name, "took_ms": took_ms, "results": _results(found)}
-            return JSONResponse(reply | {"warnings": warnings} if (warnings := _warnings(target, about)) else reply)
+            notes = [*_warnings(target, about), *_notes([encoded])]
+            return JSONResponse(reply | {"warnings": notes} if notes else reply)
 
     @app.get("/v1/items/{id:path}/image")
     async def item_image(request: Request, id: str) -> Response:
@@ -169,7 +178,7 @@ def build_app(
             about = release.about
             if not release.ready:
                 raise Starting
-        return JSONResponse({"status": "ok", "release": about.version, "model": about.name, "key": api_key is not None})
+        return JSONResponse({"status": "ok", "release": about.version, "model": about.name, "key": keys is not None})
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -184,16 +193,14 @@ def build_app(
 
     _map_error(app, ApiError, lambda error: error)
     _map_error(app, PictureRefused, _picture_error)
-    _map_error(app, Refused, lambda error: ApiError(400, str(error).splitlines()[0]))
+    _map_error(app, Refused, lambda error: ApiError(400, line := str(error).splitlines()[0], _param(line)))
     _map_error(app, Overloaded, lambda error: busy(error.after_s))
     _map_error(app, EncoderDied, lambda error: ApiError(503, "the encoder ended over this request", code="encoder_died"))
     _map_error(
         app, Starting, lambda error: ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
     )
     _map_error(app, HTTPException, _http_error)
-    app.add_middleware(
-        Guard, figures=figures, api_key=api_key, limits=limits, excess=backend.excess, release=backend.version, tracer=tracer
-    )
+    app.add_middleware(Guard, figures=figures, keys=keys, limits=limits, excess=backend.excess, release=backend.version, tracer=tracer)
     return app
 
 
@@ -224,6 +231,20 @@ def _picture_error(error: PictureRefused) -> ApiError:
     return ApiError(413 if error.reason == "too many bytes" else 400, str(error), "image", error.reason.replace(" ", "_"))
 
 
+def _param(line: str) -> str | None:
+    """The field of a request whose text a refusal of the encoder begins with: items have the names of their fields."""
+    name = re.split(r"[\[ ]", line)[0]
+    return name if name in ("input", "text", "messages") else None
+
+
+def _admit_inputs(request: Request, count: int, figures: Figures) -> None:
+    """Refuses a request with more inputs than its key may still send in this minute."""
+    key: Key | None = request.scope.get(KEY)
+    if key is not None and (wait_s := key.admit_inputs(count, time.monotonic())) > 0:
+        figures.rejected.labels("rate_limit").inc()
+        raise too_many(f"{key.entry.inputs_per_minute} inputs a minute", wait_s)
+
+
 def _check_model(model: str | None, about: About) -> None:
     if model is not None and model != about.name:
         raise ApiError(404, f"this server has no model of that name; it serves {about.name}", "model", "model_not_found")
@@ -242,6 +263,11 @@ def _target(letters: str | None) -> Modality | None:
         return Modality.of_letters(letters)
     except ValueError:
         raise ApiError(400, 'target is unknown; give "t", "i", "it" or null', "target") from None
+
+
+def _notes(encoded: Sequence[Encoded]) -> list[str]:
+    """Which texts were not read whole."""
+    return [one.note for one in encoded if one.note]
 
 
 def _warnings(target: Modality | None, about: About) -> list[str]:

@@ -6,7 +6,6 @@ leaves is cancelled wherever it is, and counted with the status 499.
 """
 
 import asyncio
-import hmac
 import ipaddress
 import logging
 import math
@@ -19,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirepoix.serving.engine.metrics import Figures, Reason
 from mirepoix.serving.http.body import BodyReader, BodyRefused, Gone, replayed
+from mirepoix.serving.http.keys import Key, Keys
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.http.tracing import Tracer
 
@@ -27,6 +27,8 @@ RELEASE_HEADER = b"x-mirepoix-release"
 """The version of the release that answered; every reply of ours has it, so that Ray's own replies are told from them."""
 RELEASE = "mirepoix.release"
 """The key of a request's scope under which a route puts the version of the release that it holds."""
+KEY = "mirepoix.key"
+"""The key of a request's scope under which the guard puts the Key that was sent."""
 GONE = 499
 """The status of a request whose client left before its answer, as nginx counts it."""
 _CLOSE = {"Connection": "close"}
@@ -44,7 +46,8 @@ class ApiError(Exception):
 
 
 def error_reply(error: ApiError) -> JSONResponse:
-    kind = "server_error" if error.status >= 500 else "authentication_error" if error.status == 401 else "invalid_request_error"
+    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    kind = "server_error" if error.status >= 500 else kinds.get(error.status, "invalid_request_error")
     body = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
     return JSONResponse({"error": body}, status_code=error.status, headers=dict(error.headers or {}))
 
@@ -66,13 +69,13 @@ class Guard:
         self,
         app: ASGIApp,
         figures: Figures,
-        api_key: str | None,
+        keys: Keys | None,
         limits: Limits,
         excess: Callable[[], float] = lambda: 0.0,
         release: Callable[[], str] = lambda: "",
         tracer: Tracer | None = None,
     ):
-        self.app, self.figures, self.api_key, self.limits = app, figures, api_key, limits
+        self.app, self.figures, self.keys, self.limits = app, figures, keys, limits
         self.excess = excess  # by how many seconds the next request would be late
         self.release = release
         self.tracer = tracer or Tracer(figures)
@@ -118,6 +121,20 @@ class Guard:
         if refusal is not None:
             return self._rejected("key" if refusal.status == 401 else "host", refusal)
         lane = "/v1/" if scope["path"].startswith("/v1/") else "open"
+        key: Key | None = scope.get(KEY)
+        if key is None or lane != "/v1/" or scope["method"] != "POST":
+            return await self._placed(lane, scope, receive, send)
+        if (wait_s := key.admit_request(time.monotonic())) > 0:
+            return self._rejected("rate_limit", too_many(f"{key.entry.requests_per_minute} requests a minute", wait_s))
+        if not key.enter():
+            return self._rejected("rate_limit", too_many(f"{key.entry.in_flight} requests at once", 1.0))
+        try:
+            return await self._placed(lane, scope, receive, send)
+        finally:
+            key.leave()
+
+    async def _placed(self, lane: str, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
+        """The answer to a request that its key may send: its body is read, and it has a place among those that are answered."""
         if lane == "/v1/" and scope["method"] == "POST":
             if (late_s := self.excess()) > 0:
                 return self._rejected("deadline", busy(late_s))
@@ -153,16 +170,18 @@ class Guard:
         # The search page holds no data of the corpus, and load balancers request /health without a key.
         if not scope["path"].startswith(("/v1/", "/metrics")):
             return None
-        if self.api_key is None:
+        if self.keys is None:
             # Without a key only this machine is served. The Host header stops DNS rebinding: a foreign page keeps its own host name.
             host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
             if not _names_this_machine(host):
                 return ApiError(
-                    403, "without a key this server answers to localhost only; set MIREPOIX_API_KEY to serve under another name"
+                    403,
+                    "without a key this server answers to localhost only; set MIREPOIX_API_KEY, or give --keys FILE, for another name",
                 )
         else:
             given = dict(scope["headers"]).get(b"authorization", b"")
-            if not hmac.compare_digest(given, f"Bearer {self.api_key}".encode()):
+            scope[KEY] = self.keys.find(given)
+            if scope[KEY] is None:
                 return ApiError(
                     401, "this server requires a key; send the header Authorization: Bearer KEY", headers={"WWW-Authenticate": "Bearer"}
                 )
@@ -199,6 +218,14 @@ class Guard:
 def busy(late_s: float) -> ApiError:
     """The refusal of a request that would be late by so many seconds, with the seconds after which it would not be."""
     return ApiError(503, "the server is busy; try again", code="busy", headers={"Retry-After": str(max(1, math.ceil(late_s)))})
+
+
+def too_many(limit: str, wait_s: float) -> ApiError:
+    """The refusal of a request beyond a limit of its key, with the seconds after which it will not be."""
+    seconds = max(1, math.ceil(wait_s))
+    return ApiError(
+        429, f"this key may send {limit}; try again in {seconds} s", code="rate_limit_exceeded", headers={"Retry-After": str(seconds)}
+    )
 
 
 async def _left(receive: Receive) -> None:

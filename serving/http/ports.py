@@ -17,6 +17,14 @@ def loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def refuse_open(host: str, keyed: bool) -> None:
+    """Refuses an address that other machines reach where requests need no key."""
+    if not keyed and not loopback(host):
+        raise Refused(
+            f"host {host} is reachable from other machines and no key is set; set MIREPOIX_API_KEY, give --keys FILE, or serve on 127.0.0.1"
+        )
+
+
 def free_port(host: str) -> int:
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))

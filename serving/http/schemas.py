@@ -1,19 +1,20 @@
 """Request bodies, and how they become items within the limits; URLs are never fetched."""
 
-import asyncio
-import base64
-import binascii
 from collections.abc import AsyncGenerator
-from typing import Any, Literal, TypeVar
+from itertools import islice
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mirepoix.models.item import Item
+from mirepoix.serving.engine.truncation import Truncate
+from mirepoix.serving.http.cl100k import NO_FILE, open_table
+from mirepoix.serving.http.decoding import Decoder
 from mirepoix.serving.http.guard import ApiError
+from mirepoix.serving.http.inputs import is_data_uri, picture_bytes
 from mirepoix.serving.http.limits_config import Limits
-from mirepoix.serving.pictures import plain_picture
 
 
 class _Body(BaseModel):
@@ -25,6 +26,9 @@ class Input(_Body):
 
     text: str | None = None
     image: str | None = None
+
+
+TokenId: TypeAlias = Annotated[int, Field(strict=True)]
 
 
 class ImageUrl(_Body):
@@ -46,16 +50,18 @@ class Message(_Body):
 class EmbeddingsBody(_Body):
     """OpenAI's request, with inputs of text and picture, and messages; `instruction` is prepended to every input, as in training.
 
-    `role` is how the inputs are encoded: some retrievers encode queries and documents differently.
+    An input may also be an array of token ids of OpenAI's cl100k_base. `role` is how the inputs are encoded: some retrievers encode
+    queries and documents differently.
     """
 
-    input: str | list[str | Input] | None = None
+    input: str | list[str | Input | TokenId | list[TokenId]] | None = None
     messages: list[Message] | None = None
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(default=None, ge=1)
     instruction: str = ""
     role: Literal["query", "document"] = "document"
+    truncate: Truncate = "end"
     user: str | None = None
 
 
@@ -67,6 +73,7 @@ class SearchBody(_Body):
     k: int = 10
     target: str | None = None
     instruction: str | None = None
+    truncate: Truncate = "end"
     model: str | None = None
 
 
@@ -79,6 +86,8 @@ class Reader:
 
     def __init__(self, limits: Limits):
         self.limits = limits
+        self.decoder = Decoder(limits)
+        self.cl100k = open_table(limits.tiktoken)
 
     async def embeddings(self, request: Request) -> EmbeddingsBody:
         return _checked(EmbeddingsBody, await self._body(request))
@@ -99,24 +108,47 @@ class Reader:
         if body.messages is not None:
             return [await self._conversation(body.messages, instruction)]
         assert body.input is not None
-        given = body.input if isinstance(body.input, list) else [body.input]
-        inputs = [Input(text=one) if isinstance(one, str) else one for one in given]
-        if not 1 <= len(inputs) <= self.limits.max_inputs:
-            raise ApiError(400, f"input holds {len(inputs)} inputs; send 1 to {self.limits.max_inputs}", "input")
-        self._count(sum(one.image is not None for one in inputs), "input")
-        items = []
-        for n, one in enumerate(inputs):
-            name = f"input[{n}]" if isinstance(body.input, list) else "input"
-            pictures = [] if one.image is None else [_data_uri(one.image, name)]
-            items.append(await self._item(name, one.text or "", pictures, instruction))
-        return items
+        inputs = self._inputs(body.input)
+        self._count(sum(one.image is not None for one in inputs.values()), "input")
+        given = [() if one.image is None else (picture_bytes(one.image, name),) for name, one in inputs.items()]
+        plain = iter(await self.decoder([picture for each in given for picture in each], "input"))
+        return [
+            self._item(name, one.text or "", tuple(islice(plain, len(each))), instruction)
+            for (name, one), each in zip(inputs.items(), given, strict=True)
+        ]
+
+    def _inputs(self, given: str | list[Any]) -> dict[str, Input]:
+        """The inputs by the names that refusals call them by; a list of token ids alone is one input."""
+        if isinstance(given, str) or (given and all(isinstance(one, int) for one in given)):
+            return {"input": self._input(given, "input")}
+        if not 1 <= len(given) <= self.limits.max_inputs:
+            raise ApiError(400, f"input holds {len(given)} inputs; send 1 to {self.limits.max_inputs}", "input")
+        names = [f"input[{n}]" for n in range(len(given))]
+        return {name: self._input(one, name) for name, one in zip(names, given, strict=True)}
+
+    def _input(self, given: str | Input | list[int] | int, name: str) -> Input:
+        if isinstance(given, int):
+            raise ApiError(400, f"{name} is a token id among other inputs; give a list of token ids alone, or of lists of these", "input")
+        if isinstance(given, list):
+            return Input(text=self._decoded(given, name))
+        if isinstance(given, str):
+            return Input(image=given) if is_data_uri(given) else Input(text=given)
+        return given
+
+    def _decoded(self, ids: list[int], name: str) -> str:
+        if self.cl100k is None:
+            raise ApiError(400, f"{name} {NO_FILE}", "input", "token_ids")
+        if len(ids) > self.limits.max_text:
+            raise ApiError(400, f"{name} has {len(ids)} token ids; at most {self.limits.max_text} are taken", "input")
+        return self.cl100k.decode(ids, name)
 
     async def query(self, body: SearchBody, upload: bytes | None) -> Item:
         """The query of a search; an instruction that the request lacks is added by the API."""
         if not 1 <= body.k <= self.limits.max_results:
             raise ApiError(400, f"k is {body.k}; ask for 1 to {self.limits.max_results} results", "k")
-        pictures = [upload] if upload is not None else [] if body.image is None else [_data_uri(body.image, "image")]
-        return await self._item("text", body.text or "", pictures, self._text(body.instruction or "", "instruction"))
+        pictures = [upload] if upload is not None else [] if body.image is None else [picture_bytes(body.image, "image")]
+        plain = tuple(await self.decoder(pictures, "image"))
+        return self._item("text", body.text or "", plain, self._text(body.instruction or "", "instruction"))
 
     async def _conversation(self, messages: list[Message], instruction: str) -> Item:
         parts = [
@@ -128,12 +160,11 @@ class Reader:
         self._count(len(urls), "messages")
         instructions = [instruction, *(part.text for role, part in parts if role == "system" and part.text)]
         text = "\n".join(part.text for role, part in parts if role == "user" and part.text)
-        pictures = [_data_uri(url, "messages") for url in urls]
-        return await self._item("messages", text, pictures, self._text("\n".join(filter(None, instructions)), "messages"))
+        plain = tuple(await self.decoder([picture_bytes(url, "messages") for url in urls], "messages"))
+        return self._item("messages", text, plain, self._text("\n".join(filter(None, instructions)), "messages"))
 
-    async def _item(self, name: str, text: str, pictures: list[bytes], instruction: str) -> Item:
-        images = tuple([await asyncio.to_thread(plain_picture, data, self.limits.picture) for data in pictures])
-        item = Item(id=name, text=self._text(text, name), images=images, instruction=instruction)
+    def _item(self, name: str, text: str, pictures: tuple[bytes, ...], instruction: str) -> Item:
+        item = Item(id=name, text=self._text(text, name), images=pictures, instruction=instruction)
         if not item.modality:
             raise ApiError(400, f"{name} is empty; give text, a picture or both", name.split("[")[0])
         return item
@@ -201,17 +232,5 @@ def _invalid(body: type[_Body], errors: list[Any]) -> ApiError:
     if not where:
         return ApiError(422, f"the body must be a JSON object with some of {', '.join(body.model_fields)}")
     if where[0] == "input":
-        return ApiError(422, 'input takes a text, a list of texts, or a list of {"text", "image"}; token ids are not taken', "input")
+        return ApiError(422, 'input takes a text, a picture, token ids, {"text", "image"}, or a list of these', "input")
     return ApiError(422, f"{'.'.join(where)}: {error['msg'].lower()}", where[0])
-
-
-def _data_uri(uri: str, name: str) -> bytes:
-    head, comma, body = uri.partition(",")
-    if not (comma and head.startswith("data:image/") and head.endswith(";base64")):
-        raise ApiError(
-            400, f"{name}: give a picture as a data URI (data:image/png;base64,...) or upload it; URLs are not fetched", name.split("[")[0]
-        )
-    try:
-        return base64.b64decode(body, validate=True)
-    except (binascii.Error, ValueError):
-        raise ApiError(400, f"{name}: the data URI is not valid base64", name.split("[")[0]) from None

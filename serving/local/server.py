@@ -23,6 +23,8 @@ from mirepoix.serving.engine.nursery import Nursery
 from mirepoix.serving.engine.process import ProcessWorker
 from mirepoix.serving.heartbeat import Mark
 from mirepoix.serving.http.api import build_app
+from mirepoix.serving.http.cl100k import open_table
+from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.http.ports import listening
 from mirepoix.serving.http.tracing import Tracer, traces_endpoint
 from mirepoix.serving.in_process.searcher import Searcher
@@ -51,11 +53,12 @@ class LocalServer:
     """A server in this process, which runs its event loop in a thread, so that whoever starts it waits for signals."""
 
     def __init__(self, config: ServeConfig, api_key: str | None = None):
+        open_table(config.limits.tiktoken)
+        self._keys = open_keys(config.keys, api_key)
         self._figures = Figures()
         self._tracer = Tracer(self._figures, traces_endpoint(config.traces))
         self._listener = listening(config.host, config.port)
         self.config = replace(config, port=self._listener.getsockname()[1])
-        self._api_key = api_key
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="server", daemon=True)
         self._started = threading.Event()
@@ -112,7 +115,7 @@ class LocalServer:
     async def _opened_port(self) -> None:
         self._nursery = Nursery(self.config.threads)
         self.current = CurrentRelease(self._open, self._figures)
-        app = build_app(self.current, self.config.limits, self._api_key, self._figures, self._tracer)
+        app = build_app(self.current, self.config.limits, self._keys, self._figures, self._tracer)
         settings = uvicorn.Config(
             app,
             log_config=None,

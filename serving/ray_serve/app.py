@@ -23,8 +23,10 @@ from ray.serve.schema import LoggingConfig
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import revive
+from mirepoix.serving.http.cl100k import open_table
 from mirepoix.serving.http.client import KEY
-from mirepoix.serving.http.ports import free_port, listening, loopback
+from mirepoix.serving.http.keys import open_keys
+from mirepoix.serving.http.ports import free_port, listening, loopback, refuse_open
 from mirepoix.serving.http.tracing import traces_endpoint
 from mirepoix.serving.ray_serve.replicas import Prepared, Replica
 from mirepoix.serving.release import open_release
@@ -66,9 +68,9 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
     address = _serve_address()
     running = address is not None
     for host in (config.host, address[0] if address else config.host):
-        if not api_key and not loopback(host):
-            raise Refused(f"host {host} is reachable from other machines and no key is set; set {KEY}, or serve on 127.0.0.1")
-    traces_endpoint(config.traces)  # refused before anything is started
+        refuse_open(host, open_keys(config.keys, api_key) is not None)
+    open_table(config.limits.tiktoken)  # refused here, before anything is started
+    traces_endpoint(config.traces)
     any_port = not config.port and not running
     if not config.port:
         config = replace(config, port=address[1] if address else free_port(config.host))
@@ -148,8 +150,7 @@ def build(arguments: dict[str, Any]) -> serve.Application:
     config: ServeConfig = revive(ServeConfig, arguments.get("config") or {})
     target = absolute(arguments["release"])
     api_key = os.environ.get(KEY)
-    if not api_key and not loopback(config.host):
-        raise Refused(f"host {config.host} is reachable from other machines and no key is set; set {KEY}, or serve on 127.0.0.1")
+    refuse_open(config.host, bool(config.keys or api_key))
     return application(target, config, api_key, target)
 
 

@@ -19,6 +19,7 @@ from mirepoix.serving.engine.metrics import Figures
 from mirepoix.serving.engine.worker import ThreadWorker, open_encoder
 from mirepoix.serving.heartbeat import Mark
 from mirepoix.serving.http.api import build_app
+from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.http.tracing import Tracer, traces_endpoint
 from mirepoix.serving.in_process.searcher import Searcher
 from mirepoix.serving.release import open_release
@@ -45,7 +46,7 @@ class Replica:
         self.figures = Figures()
         self.current = CurrentRelease(self._open, self.figures, config.limits.timeout_s)
         self.tracer = Tracer(self.figures, traces_endpoint(config.traces))
-        self.build = partial(build_app, self.current, config.limits, api_key, self.figures, self.tracer)
+        self.build = partial(build_app, self.current, config.limits, open_keys(config.keys, api_key), self.figures, self.tracer)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self.build()

@@ -3,7 +3,9 @@
 import copy
 import json
 import pickle
+from dataclasses import replace
 from functools import cache
+from itertools import cycle, islice
 
 import pytest
 import torch
@@ -379,3 +381,32 @@ def test_a_config_of_another_version_is_refused(encoder, tmp_path):
     (tmp_path / DESCRIPTION).write_text(json.dumps(description))
     with pytest.raises(Refused, match="shoe_size"):
         load_encoder(tmp_path)
+
+
+def forms(encoder) -> list[Item]:
+    """Items whose words may be cut: alone, after an instruction, beside a picture."""
+    pictured = [Item("both", images=(picture(),))] if encoder.reads & Modality.IMAGE else []
+    return [Item("words"), Item("asked", instruction="Find a passage."), *pictured]
+
+
+@pytest.mark.parametrize("role", ["query", "document"])
+def test_words_are_cut_of_exactly_those_items_that_are_said_to_be_too_long(encoder, role):
+    """Of one that is too long, more words change nothing that is read; of one that is not, they do."""
+
+    def long(item: Item, words: int) -> Item:
+        return replace(item, text=" ".join(islice(cycle(("two,", "Red,", "stars,")), words)))
+
+    def same(one: Item, other: Item) -> bool:
+        batches = [encoder.collator([item]) if role == "query" else encoder.collator((), [item]) for item in (one, other)]
+        return all(torch.equal(batches[0][name], batches[1][name]) for name in batches[0] | batches[1] if "mask" not in name)
+
+    for item in forms(encoder):
+        fitting, over = 1, 8192
+        while over - fitting > 1:
+            middle = (fitting + over) // 2
+            fitting, over = (middle, over) if encoder.collator.overlong(long(item, middle), role) is None else (fitting, middle)
+        first, second = (encoder.collator.overlong(long(item, count), role) for count in (over, over + 50))
+        assert first.limit == second.limit and 0 < first.tokens - first.limit <= 8 and first.tokens < second.tokens
+        assert same(long(item, over), long(item, over + 50)) and not same(long(item, fitting - 1), long(item, fitting))
+        whole, cut = (encoder.collator.lengths([one], [one])[role == "document"] for one in (long(item, fitting), long(item, over + 50)))
+        assert whole <= cut and encoder.collator.overlong(replace(item, text="two stars"), role) is None

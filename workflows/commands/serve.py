@@ -11,7 +11,7 @@ from typing import Any
 from mirepoix.models.errors import Refused
 from mirepoix.serving.heartbeat import served_mark, storage_of
 from mirepoix.serving.http.client import KEY
-from mirepoix.serving.http.ports import listening, loopback
+from mirepoix.serving.http.ports import listening, refuse_open
 from mirepoix.serving.local.control import Control, ask
 from mirepoix.serving.release import peek
 from mirepoix.serving.serve_config import ServeConfig
@@ -58,8 +58,7 @@ def _on_this_machine(request: ServeRequest, release: str) -> None:
     from mirepoix.serving.local.server import LocalServer
 
     config = request.config
-    if not os.environ.get(KEY) and not loopback(config.host):
-        raise Refused(f"host {config.host} is reachable from other machines and no key is set; set {KEY}, or serve on 127.0.0.1")
+    refuse_open(config.host, bool(config.keys or os.environ.get(KEY)))
     server = LocalServer(config, os.environ.get(KEY))
     server.start(release)
 

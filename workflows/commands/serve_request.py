@@ -51,6 +51,10 @@ def requested(arguments: argparse.Namespace) -> ServeRequest:
     if given and "=" in given and not Path(given).exists():  # the release was left out
         given, settings = None, [given, *settings]
     options = {"host": arguments.host, "port": arguments.port, "encoders": arguments.encoders, "traces": arguments.traces}
+    if arguments.keys:
+        options["keys"] = os.path.abspath(arguments.keys)
+    if arguments.tiktoken:
+        options["limits.tiktoken"] = os.path.abspath(arguments.tiktoken)
     settings = [f"{name}={value}" for name, value in options.items() if value is not None] + settings
     if arguments.trust_remote_code:
         settings.append("trust_remote_code=true")

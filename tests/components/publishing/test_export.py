@@ -155,7 +155,7 @@ def searched(release, encoder, body):
         def version(self):
             return release.version
 
-        async def encode(self, items, role):
+        async def encode(self, items, role, truncate="end"):
             rows.append(one(encoder, items[0], role))
             return [Encoded(rows[0].numpy(), 0, 1)]
 

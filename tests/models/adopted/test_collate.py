@@ -9,7 +9,7 @@ import torch
 from mirepoix.models.adopted.collate import BLANK
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.item import Item
-from tests.models.adopted.test_adopted import PICTURES, TEXTS, adopt
+from tests.models.adopted.test_adopted import PASSAGES, PICTURES, TEXTS, adopt
 from tests.models.module_order import module_order
 
 MIXED = [TEXTS[0], PICTURES[0], TEXTS[1]]
@@ -97,3 +97,31 @@ def test_an_instruction_alone_is_no_item(layout):
     asked = Item("a", images=PICTURES[0].images, instruction="Find it.")
     encoder = adopt(layout("clip"))
     torch.testing.assert_close(encoder.encode([asked]).rows_NTD, encoder.encode(PICTURES[:1]).rows_NTD)
+
+
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("bert, mean", 512),
+        ("bert, mean without its prompt", 512),
+        (PASSAGES, 24),
+        ("clip with a dense layer", 77),
+        ("routed", 512),
+        ("static", None),
+    ],
+)
+def test_a_text_is_too_long_where_the_folder_says_so_its_prompt_among_it(name, limit, layout):
+    """The limit is that of the folder, and the tokens are those of the whole text."""
+    collator = adopt(layout(name)).collator
+    words = "star " * 700
+    for role in ("query", "document"):
+        found = collator.overlong(Item("long", text=words), role)
+        if limit is None or (name == "routed" and role == "query"):
+            assert found is None
+            continue
+        assert found.limit == limit and found.tokens > limit
+        ten = collator.overlong(Item("longer", text=words + "star " * 10), role)
+        assert ten.tokens - found.tokens == 10 * (found.tokens // 700)
+        assert collator.overlong(Item("short", text="star"), role) is None
+        fitting = (limit - 10) // (found.tokens // 700)
+        assert collator.overlong(Item("fits", text="star " * fitting), role) is None

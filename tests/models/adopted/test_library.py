@@ -281,6 +281,9 @@ for role, encode in (("query", library.encode_query), ("document", library.encod
         print(role, float((found.encode(items, role=role).rows_NTD[:, 0] - expected).abs().max()))
 queries = library.encode_query(given, convert_to_tensor=True)
 print("apart", float((library.encode_document(given, convert_to_tensor=True) - queries).abs().max()))
+short = adopt(folder, max_length=90)
+for item in (Item("w", text="star " * 200), Item("b", text="star " * 200, images=PICTURES[0].images), Item("s", text="star")):
+    print("over", *(short.collator.overlong(item, "query") or ("whole",)))
 texts = encoder.training_collator(TEXTS[:1], TEXTS[1:2])
 print("blank", "message.pixel_values" in texts, texts["message.places"].tolist(), sorted(encoder.towers))
 """
@@ -307,11 +310,15 @@ def test_a_model_that_reads_conversations_gives_the_librarys_vectors_in_mixed_ba
     amend(folder / "config_sentence_transformers.json", prompts={"query": "Find what is meant."})
     done = with_torchvision(CONVERSATIONS, folder, tmp_path / "saved")
     assert done.returncode == 0, done.stderr[-3000:]
-    lines = [line.split(" ", 1) for line in done.stdout.splitlines() if line.split(" ")[0] in ("query", "document", "apart", "blank")]
-    said = [(name, float(value)) for name, value in lines if name != "blank"]
+    lines = [
+        line.split(" ", 1) for line in done.stdout.splitlines() if line.split(" ")[0] in ("query", "document", "apart", "over", "blank")
+    ]
+    said = [(name, float(value)) for name, value in lines if name not in ("over", "blank")]
     assert [name for name, _ in said] == ["query", "query", "document", "document", "apart"]
     assert all(value < 1e-5 for name, value in said if name != "apart") and dict(said)["apart"] > 1e-3
     assert lines[-1][1] == "True [0, 1, -1] ['text', 'vision']"
+    words, both, short = (value.split() for name, value in lines if name == "over")
+    assert words[1] == both[1] == "90" and 200 < int(words[0]) < int(both[0]) and short == ["whole"]
 
 
 @pytest.mark.parametrize(

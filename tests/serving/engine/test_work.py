@@ -109,3 +109,16 @@ def test_a_release_of_an_adopted_model_encodes_texts_and_pictures_of_one_batch_a
     assert (hit.id, hit.modality) == ("text-17", "t") and hit.score == pytest.approx(1, abs=1e-4)
     (hit,) = searcher.search(found[1][0].rows_TD, 1, Modality.IMAGE)
     assert (hit.id, hit.modality, hit.pictured) == ("picture-02", "i", True) and hit.score == pytest.approx(1, abs=1e-4)
+
+
+def test_a_request_whose_text_may_not_be_cut_is_refused_alone_and_others_get_their_notes(short_release):
+    encode = BatchEncoder(open_release(short_release).open_encoder())
+    long, short = Item("input[0]", "disc " * 50 + "square " * 50), Item("input[1]", "word")
+    requests = [EncodeRequest([long, short], "document", truncate) for truncate in ("none", "end", "start")]
+    refused, end, start = encode(requests)
+    assert refused.startswith("input[0] has ") and "120 are read" in refused
+    assert [one.note.rpartition("; ")[2] for one in (*end, *start)] == ["its end was cut", "", "its start was cut", ""]
+    assert [one.batch for one in (*end, *start)] == [4] * 4
+    (alone,) = encode([EncodeRequest([long, short], "document")])
+    assert all(np.allclose(one.rows_TD, other.rows_TD, atol=1e-5) for one, other in zip(end, alone, strict=True))
+    assert not np.allclose(start[0].rows_TD, end[0].rows_TD, atol=1e-3) and np.allclose(start[1].rows_TD, end[1].rows_TD, atol=1e-5)

@@ -24,8 +24,10 @@ from mirepoix.models.item import Item, Modality
 from mirepoix.serving.engine.current import About, Starting
 from mirepoix.serving.engine.current import about as about_of
 from mirepoix.serving.engine.metrics import Figures
-from mirepoix.serving.engine.work import Counted, Encoded
+from mirepoix.serving.engine.truncation import Truncate
+from mirepoix.serving.engine.work import BatchEncoder, Encoded, EncodeRequest
 from mirepoix.serving.http.api import build_app
+from mirepoix.serving.http.keys import Keys
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.http.tracing import Tracer, traces_endpoint
 from mirepoix.serving.in_process.searcher import Searcher, SearchResult
@@ -43,8 +45,7 @@ class InProcess:
 
     def __init__(self, release: Release, about: About | None = None):
         self.about = about or about_of(release)
-        self.encoder, self.searcher = release.open_encoder(), Searcher(release)
-        self.encoder.collator = self.counted = Counted(self.encoder.collator)
+        self.encode_together, self.searcher = BatchEncoder(release.open_encoder()), Searcher(release)
         self.asked: list[Item] = []
         self.role: Role | None = None
 
@@ -67,10 +68,12 @@ class InProcess:
         other.about = about
         return other
 
-    async def encode(self, items: Sequence[Item], role: Role) -> list[Encoded]:
+    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end") -> list[Encoded]:
         self.asked[:], self.role = list(items), role
-        vectors = self.encoder.encode(items, role=role).ragged()
-        return [Encoded(rows_TD, self.counted.tokens[item.id], len(items)) for item, rows_TD in zip(items, vectors, strict=True)]
+        (encoded,) = self.encode_together([EncodeRequest(list(items), role, truncate)])
+        if isinstance(encoded, str):
+            raise Refused(encoded)
+        return encoded
 
     async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]:
         return self.searcher.search(rows_TD, k, target)
@@ -200,7 +203,7 @@ def test_messages_make_one_vector_of_all_they_say(call, backend):
         ({}, 400, "input"),
         ({"input": "x", "messages": []}, 400, "input"),
         ({"messages": []}, 400, "messages"),
-        ({"input": [1, 2, 3]}, 422, "input"),
+        ({"input": [1, 2, 3]}, 400, "input"),
         ({"input": {"text": "x"}}, 422, "input"),
         ({"input": "x", "role": "judge"}, 422, "role"),
         ({"input": [{"text": "x", "pdf": "y"}]}, 422, "pdf"),
@@ -208,6 +211,7 @@ def test_messages_make_one_vector_of_all_they_say(call, backend):
         ({"input": "x", "encoding_format": "int8"}, 422, "encoding_format"),
         ({"input": "x", "dimensions": 0}, 422, "dimensions"),
         ({"input": "x", "truncate": True}, 422, "truncate"),
+        ({"input": "x", "truncate": "middle"}, 422, "truncate"),
         ({"input": "x" * 40_000}, 400, "input"),
         ({"input": "x", "instruction": "x" * 40_000}, 400, "instruction"),
         ({"input": [{"image": "https://example.com/cat.png"}]}, 400, "input"),
@@ -318,6 +322,7 @@ def test_without_trained_wordings_a_query_has_none(backend, about):
         ({"text": "x", "target": "q"}, 400, "target"),
         ({"text": "x", "target": ""}, 400, "target"),
         ({"text": "x", "limit": 3}, 422, "limit"),
+        ({"text": "x", "truncate": "right"}, 422, "truncate"),
         ({"text": 3}, 422, "text"),
         ({"text": "x", "model": "other"}, 404, "model"),
         ({"image": "https://example.com/a.png"}, 400, "image"),
@@ -510,7 +515,7 @@ def test_figures_count_requests_by_route_and_status(backend, about):
 
 
 def test_figures_say_what_requests_took_what_was_encoded_and_why_some_were_rejected(backend, about):
-    fresh = Caller(build_app(backend, Limits(), "secret"))
+    fresh = Caller(build_app(backend, Limits(), Keys(single="secret")))
     key = {"Authorization": "Bearer secret"}
     fresh.post("/v1/search", {"text": "x", "image": uri(PICTURE)}, headers=key)
     tokens = fresh.post("/v1/embeddings", {"input": ["x", "a longer one"]}, headers=key).json()["usage"]["total_tokens"]
@@ -545,12 +550,12 @@ def test_without_a_key_it_answers_to_no_other_name(call, backend, about, host):
     """A page elsewhere, whose name now points here, could otherwise read what is served."""
     for path in ("/v1/models", "/metrics"):
         assert "localhost only" in error_of(call("GET", path, headers={"host": host}), 403)["message"]
-    locked = Caller(build_app(backend, Limits(), api_key="sesame"))
+    locked = Caller(build_app(backend, Limits(), Keys(single="sesame")))
     assert locked("GET", "/v1/models", headers={"host": host, "authorization": "Bearer sesame"}).status_code == 200
 
 
 def test_a_key_is_wanted_where_one_is_set(backend, about):
-    locked = Caller(build_app(backend, Limits(), api_key="sésame"))
+    locked = Caller(build_app(backend, Limits(), Keys(single="sésame")))
     for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": "sésame".encode()}):
         reply = locked.post("/v1/search", {"text": "x"}, headers=headers)
         assert error_of(reply, 401)["type"] == "authentication_error" and reply.headers["www-authenticate"] == "Bearer"
@@ -564,7 +569,7 @@ def test_a_key_is_wanted_where_one_is_set(backend, about):
 
 def test_requests_above_the_limit_are_refused(release, about):
     class Slow(InProcess):
-        async def encode(self, items, role):
+        async def encode(self, items, role, truncate):
             await asyncio.sleep(0.3)
             return await super().encode(items, role)
 
@@ -581,7 +586,7 @@ def test_requests_above_the_limit_are_refused(release, about):
 
 def test_an_answer_that_takes_too_long_is_given_up(release, about):
     class Stuck(InProcess):
-        async def encode(self, items, role):
+        async def encode(self, items, role, truncate):
             await asyncio.sleep(60)
 
     stuck = Caller(build_app(Stuck(release, about), Limits(timeout_s=0.1)))
@@ -590,7 +595,7 @@ def test_an_answer_that_takes_too_long_is_given_up(release, about):
 
 def test_a_failure_of_the_server_does_not_show_its_cause(release, about, caplog):
     class Broken(InProcess):
-        async def encode(self, items, role):
+        async def encode(self, items, role, truncate):
             raise RuntimeError("secret at 0x7f00")
 
     broken = Caller(build_app(Broken(release, about), Limits()))
@@ -600,7 +605,7 @@ def test_a_failure_of_the_server_does_not_show_its_cause(release, about, caplog)
 
 def test_what_the_encoder_refuses_is_answered_with_400(release, about):
     class Choosy(InProcess):
-        async def encode(self, items, role):
+        async def encode(self, items, role, truncate):
             raise Refused("the item needs more tokens than there is room for")
 
     choosy = Caller(build_app(Choosy(release, about), Limits()))
@@ -632,3 +637,25 @@ def test_no_json_whatever_makes_the_server_fail(call, path, body):
     assert reply.status_code < 500
     if reply.status_code != 200:
         error_of(reply, reply.status_code)
+
+
+LONG = "disc " * 1500 + "square " * 1500
+"""More tokens than the encoder reads, 2,048."""
+
+
+def test_a_text_that_is_cut_is_named_in_the_warnings_with_its_tokens(call):
+    short, *cut = (call.post("/v1/embeddings", {"input": ["short", LONG], **more}).json() for more in ({}, {}, {"truncate": "start"}))
+    end, start = cut
+    assert end == short and end["data"] != start["data"]
+    assert len(end["warnings"]) == len(start["warnings"]) == 1
+    assert re.fullmatch(r"input\[1\] has \d+ tokens and 2048 are read; its end was cut", end["warnings"][0])
+    assert start["warnings"][0] == end["warnings"][0].replace("its end", "its start")
+    found = call.post("/v1/search", {"text": LONG, "truncate": "start", "target": "v"}).json()["warnings"]
+    assert found[0].startswith("the release has no clips") and found[1].startswith("text has ") and found[1].endswith("its start was cut")
+
+
+@pytest.mark.parametrize(("path", "name"), [("/v1/embeddings", "input"), ("/v1/search", "text")])
+def test_a_text_that_may_not_be_cut_is_refused_by_its_name(call, path, name):
+    assert call.post(path, {name: "short", "truncate": "none"}).status_code == 200
+    error = error_of(call.post(path, {name: LONG, "truncate": "none"}), 400)
+    assert re.match(rf"{name} has \d+ tokens and 2048 are read; shorten it", error["message"]) and error["param"] == name

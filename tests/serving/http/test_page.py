@@ -21,6 +21,7 @@ from mirepoix.models.item import Modality
 from mirepoix.serving.engine.current import About
 from mirepoix.serving.engine.work import Encoded
 from mirepoix.serving.http.api import build_app
+from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.in_process.searcher import SearchResult
 from tests.serving.fixtures import corpus, drawing
@@ -46,7 +47,7 @@ class Documents:
         self.about = About("tiny", "abc", (2,), {}, self.counts)
         self.asked: list[tuple[str, Modality | None]] = []  # the text and the modality of the query, and the target
 
-    async def encode(self, items, role) -> list[Encoded]:
+    async def encode(self, items, role, truncate) -> list[Encoded]:
         self.query = items[0]
         return [Encoded(np.zeros((1, 2), np.float32), 1, 1)]
 
@@ -146,7 +147,7 @@ def _window(browser) -> Iterator[None]:
 @contextmanager
 def listening(backend: Documents, api_key: str | None = None) -> Iterator[str]:
     """A server of the API over a backend in this process; its address."""
-    server = uvicorn.Server(uvicorn.Config(build_app(backend, Limits(), api_key), port=0, log_level="warning"))
+    server = uvicorn.Server(uvicorn.Config(build_app(backend, Limits(), open_keys("", api_key)), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
