@@ -13,14 +13,14 @@ class BatchConfig:
     batch_size: int = option(32, "most items per batch")
     batch_wait_s: float = option(0.005, "seconds that a busy encoder waits for its next batch to be as full as the last")
     interactive_items: int = option(8, "a request of up to so many inputs passes those of more")
-    bulk_part_s: float = option(0.05, "seconds of a batch that bulk inputs may take while interactive requests come in")
-    interactive_wait_s: float = option(1.5, "longest wait, by the measured rate, of an interactive request; beyond it is refused with 503")
+    bulk_share: float = option(2.0, "while interactive requests come in, the bulk part of a batch takes as long as so many of them at most")
+    interactive_wait_s: float = option(1.0, "longest wait, by the measured rate, of an interactive request; beyond it is refused with 503")
     bulk_wait_s: float = option(50.0, "the same of a bulk request")
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "interactive_items"):
             if getattr(self, name) < 1:
                 raise Refused(f"{name} is {getattr(self, name)}; give 1 or more")
-        for name in ("batch_wait_s", "bulk_part_s", "interactive_wait_s", "bulk_wait_s"):
+        for name in ("batch_wait_s", "bulk_share", "interactive_wait_s", "bulk_wait_s"):
             if getattr(self, name) < 0:
-                raise Refused(f"{name} is {getattr(self, name):g}; give 0 or more seconds")
+                raise Refused(f"{name} is {getattr(self, name):g}; give 0 or more")

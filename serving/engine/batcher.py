@@ -27,6 +27,8 @@ from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
 RECENT_SECONDS = 2.0
 """For so long after an interactive request the bulk part of a batch is kept short."""
+AVERAGING = 0.05
+"""The share of a new request in the average of what interactive requests take."""
 MOST_PASSES = 8
 """After so many batches without any bulk item, one takes a bulk part though interactive items would fill it."""
 MOST_DEATHS = 2
@@ -69,25 +71,45 @@ class _Job:
     next: int = 0  # the first item that is in no batch yet
     deaths: int = 0
     began: float = field(default_factory=time.monotonic)
-    waiting: Units = (0.0, 0.0)  # the units of the items from `next` on
-
-    def __post_init__(self) -> None:
-        self.waiting = total(self.units)
 
     @property
     def left(self) -> int:
         return len(self.items) - self.next
 
-    def take(self, count: int) -> "_Slice":
-        """The next items, at most so many, for a batch."""
-        start, self.next = self.next, min(len(self.items), self.next + count)
-        taken = total(self.units[start : self.next])
-        self.waiting = self.waiting[0] - taken[0], self.waiting[1] - taken[1]
-        return _Slice(self, start, self.next)
 
-    def drop(self) -> None:
-        """Takes no further item."""
-        self.next, self.waiting = len(self.items), (0.0, 0.0)
+class _Lane:
+    """Requests of one class that have items in no batch yet, in turn, with what they have in all."""
+
+    def __init__(self) -> None:
+        self.jobs: deque[_Job] = deque()
+        self.items = 0
+        self.units: Units = (0.0, 0.0)
+
+    def __bool__(self) -> bool:
+        return bool(self.jobs)
+
+    def add(self, job: _Job) -> None:
+        self.jobs.append(job)
+        self._count(job.left, total(job.units))
+
+    def take(self, job: _Job, count: int) -> "_Slice":
+        """The next items of a request, at most so many, for a batch; it leaves the lane with its last one."""
+        start, job.next = job.next, min(len(job.items), job.next + count)
+        taken = total(job.units[start : job.next])
+        self._count(start - job.next, (-taken[0], -taken[1]))
+        if not job.left:
+            self.jobs.remove(job)
+        return _Slice(job, start, job.next)
+
+    def drop(self, job: _Job) -> None:
+        """Takes what is left of a request out."""
+        if job in self.jobs:
+            self.take(job, job.left)
+
+    def _count(self, items: int, more: Units) -> None:
+        self.items += items
+        # Rounding of many sums does not add up to a queue that is never empty.
+        self.units = (self.units[0] + more[0], self.units[1] + more[1]) if self.items else (0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -113,8 +135,8 @@ class Batcher:
     def __init__(self, workers: Sequence[Worker], config: BatchConfig, observe: Observe | None = None):
         self.config, self.rate, self.workers = config, Rate(), workers
         self._observe = observe
-        self._interactive: deque[_Job] = deque()
-        self._bulk: deque[_Job] = deque()
+        self._interactive, self._bulk = _Lane(), _Lane()
+        self._interactive_s = 0.0  # what an interactive request takes, on average
         self._again: deque[list[_Slice]] = deque()  # batches whose encoder died
         self._flying: dict[int, tuple[float, float]] = {}  # of each busy worker: when its batch began, and the seconds it should take
         self._arrived = asyncio.Event()
@@ -142,7 +164,9 @@ class Batcher:
         interactive = len(items) <= self.config.interactive_items
         if interactive:
             self._last_interactive = job.began
-        (self._interactive if interactive else self._bulk).append(job)
+            seconds = self.rate.seconds(total(job.units))
+            self._interactive_s += (AVERAGING if self._interactive_s else 1.0) * (seconds - self._interactive_s)
+        (self._interactive if interactive else self._bulk).add(job)
         self._arrived.set()
         try:
             return await job.done
@@ -158,8 +182,7 @@ class Batcher:
         if not self.rate.batches:
             return 0.0
         interactive = len(wanted) <= self.config.interactive_items
-        jobs = self._interactive if interactive else [*self._interactive, *self._bulk]
-        ahead = self.rate.seconds(total([job.waiting for job in jobs]))
+        ahead = self.rate.seconds(self._interactive.units) + (0.0 if interactive else self.rate.seconds(self._bulk.units))
         ahead += sum(self.rate.seconds(_units_of(batch)) for batch in self._again)
         now = time.monotonic()
         ahead += sum(max(0.0, began + seconds - now) for began, seconds in self._flying.values())
@@ -171,19 +194,17 @@ class Batcher:
     def waiting(self) -> dict[str, int]:
         """The items that wait, of interactive and of bulk requests."""
         again = sum(each.end - each.start for batch in self._again for each in batch)
-        return {"interactive": sum(job.left for job in self._interactive) + again, "bulk": sum(job.left for job in self._bulk)}
+        return {"interactive": self._interactive.items + again, "bulk": self._bulk.items}
 
     def _jobs(self) -> Iterator[_Job]:
-        yield from self._interactive
-        yield from self._bulk
+        yield from self._interactive.jobs
+        yield from self._bulk.jobs
         yield from (each.job for batch in self._again for each in batch)
 
     def _forget(self, job: _Job) -> None:
         """Takes what is left of a request out of the queue."""
-        job.drop()
-        for queue in (self._interactive, self._bulk):
-            if job in queue:
-                queue.remove(job)
+        for lane in (self._interactive, self._bulk):
+            lane.drop(job)
 
     # Batches
 
@@ -202,7 +223,7 @@ class Batcher:
                 continue
             except Exception as error:  # noqa: BLE001 a fault of the encoder is one of the requests of its batch, and the next go on
                 for each in batch:
-                    _settle(each.job, error)
+                    self._settle(each.job, error)
                 continue
             finally:
                 self._flying.pop(number, None)
@@ -211,7 +232,7 @@ class Batcher:
             if self._observe is not None:
                 self._observe(last, seconds)
             for each, result in zip(batch, results, strict=True):
-                _deliver(each, result, began - each.job.began)
+                self._deliver(each, result, began - each.job.began)
 
     async def _next(self, last: int) -> list[_Slice]:
         """The next batch, as soon as there is something to encode; `last`: the items of the batch before."""
@@ -237,7 +258,7 @@ class Batcher:
                 return
 
     def _queued(self) -> int:
-        return sum(job.left for job in self._interactive) + sum(job.left for job in self._bulk)
+        return self._interactive.items + self._bulk.items
 
     def _taken(self) -> list[_Slice]:
         """A batch from the queue; empty where nothing waits."""
@@ -258,37 +279,34 @@ class Batcher:
     def _interactive_part(self, room: int) -> list[_Slice]:
         batch = []
         while self._interactive and room:
-            job = self._interactive[0]
-            batch.append(part := job.take(room))
+            batch.append(part := self._interactive.take(self._interactive.jobs[0], room))
             room -= part.end - part.start
-            if not job.left:
-                self._interactive.popleft()
         return batch
 
     def _bulk_part(self, room: int, short: bool) -> list[_Slice]:
-        """Items of the bulk requests in turn, one share of each; with `short` only what takes about `bulk_part_s`."""
+        """Items of the bulk requests in turn, one share of each; with `short` few enough not to hold up interactive requests."""
         if short:
             room = min(room, self._short_part())
         batch: list[_Slice] = []
-        share = max(1, room // max(1, len(self._bulk)))
-        for job in list(self._bulk):
+        share = max(1, room // max(1, len(self._bulk.jobs)))
+        for job in list(self._bulk.jobs):
             if not room:
                 break
-            batch.append(part := job.take(min(share, room)))
+            batch.append(part := self._bulk.take(job, min(share, room)))
             room -= part.end - part.start
-            self._bulk.remove(job)
             if job.left:
-                self._bulk.append(job)
+                self._bulk.jobs.remove(job)
+                self._bulk.jobs.append(job)
         return batch
 
     def _short_part(self) -> int:
-        """How many items of the first bulk request take about `bulk_part_s`; at least one."""
+        """How many items of the first bulk request take about as long as `bulk_share` interactive requests; at least one."""
         if not self._bulk:
             return 0
-        job, seconds, count = self._bulk[0], 0.0, 0
+        job, seconds, count = self._bulk.jobs[0], 0.0, 0
         for one in job.units[job.next :]:
             seconds += self.rate.seconds(one)
-            if count and seconds > self.config.bulk_part_s:
+            if count and seconds > self.config.bulk_share * self._interactive_s:
                 break
             count += 1
         return count
@@ -299,7 +317,7 @@ class Batcher:
         for each in batch:
             each.job.deaths += 1
             if each.job.deaths > MOST_DEATHS:
-                _settle(each.job, EncoderDied("the encoder ended each time that it encoded this request"))
+                self._settle(each.job, EncoderDied("the encoder ended each time that it encoded this request"))
             elif each.job.deaths == 1:
                 again.append(each)
             else:
@@ -308,24 +326,24 @@ class Batcher:
             self._again.appendleft(again)
         self._arrived.set()
 
+    def _settle(self, job: _Job, error: BaseException) -> None:
+        """Gives a request up."""
+        self._forget(job)
+        if not job.done.done():
+            job.done.set_exception(error)
+
+    def _deliver(self, part: _Slice, result: list[Encoded] | str, waited_s: float) -> None:
+        """Gives a request what was encoded of it; it is complete when all its items are there."""
+        job = part.job
+        if isinstance(result, str):
+            self._settle(job, Refused(result))
+            return
+        job.encoded[part.start : part.end] = [one._replace(waited_s=waited_s) for one in result]
+        if job.left or job.done.done():
+            return
+        if len(found := [one for one in job.encoded if one is not None]) == len(job.items):
+            job.done.set_result(found)
+
 
 def _units_of(batch: Sequence[_Slice]) -> Units:
     return total([one for each in batch for one in each.job.units[each.start : each.end]])
-
-
-def _settle(job: _Job, error: BaseException) -> None:
-    """Gives a request up."""
-    job.drop()
-    if not job.done.done():
-        job.done.set_exception(error)
-
-
-def _deliver(part: _Slice, result: list[Encoded] | str, waited_s: float) -> None:
-    """Gives a request what was encoded of it; it is complete when all its items are there."""
-    job = part.job
-    if isinstance(result, str):
-        _settle(job, Refused(result))
-        return
-    job.encoded[part.start : part.end] = [one._replace(waited_s=waited_s) for one in result]
-    if not job.done.done() and not job.left and (found := [one for one in job.encoded if one is not None]) and len(found) == len(job.items):
-        job.done.set_result(found)

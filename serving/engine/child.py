@@ -1,13 +1,11 @@
-"""A child process that encodes: `python -m mirepoix.serving.engine.child FD`, started by `process.ProcessWorker`.
+"""A child process that encodes, forked by the nursery for a `process.ProcessWorker`.
 
 Parent and child speak over a socket, in pickles with their length before them, as `multiprocessing` does; nothing of that is ever stored.
-The first message to the child says which release it opens; the first from it is None once the encoder is proved, or why it is refused. Then
-each message is a batch, and each answer what was encoded. The child ends when the parent closes the socket, or is gone.
+The first message to the child says which release it opens; the first from it is `Ready` once the encoder is proved, or why it is refused.
+Then each message is a batch, and each answer what was encoded. The child ends when the parent closes the socket, or is gone.
 """
 
-import os
 import pickle
-import signal
 import socket
 import struct
 import sys
@@ -26,6 +24,12 @@ class Opening(NamedTuple):
     trust_remote_code: bool
     number: int  # of the child, which chooses among several GPUs
     threads: int
+
+
+class Ready(NamedTuple):
+    """The encoder is opened and proved; with the names of all modules that this has imported."""
+
+    modules: list[str]
 
 
 class Fault(NamedTuple):
@@ -56,10 +60,8 @@ def _received(connection: socket.socket) -> Any:
     return pickle.loads(_read(connection, size))
 
 
-def main() -> None:
+def serve(connection: socket.socket) -> None:
     """Opens the release that the parent names, and encodes until it hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends its children after their requests
-    connection = socket.socket(fileno=int(sys.argv[1]))
     try:
         opening: Opening = _received(connection)
         try:
@@ -70,7 +72,7 @@ def main() -> None:
         except Exception as error:  # noqa: BLE001 told to the parent, which says it to the user
             connection.sendall(packed(Fault(_line(error), traceback.format_exc())))
             return
-        connection.sendall(packed(None))
+        connection.sendall(packed(Ready([*sys.modules])))
         while True:
             requests = _received(connection)
             try:
@@ -94,9 +96,3 @@ def _opened(opening: Opening) -> Any:
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".splitlines()[0]
-
-
-if __name__ == "__main__":
-    main()
-    sys.stdout.flush()
-    os._exit(0)  # the interpreter's own end waits for threads of libraries, and has nothing to write

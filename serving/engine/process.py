@@ -8,18 +8,16 @@ import asyncio
 import logging
 import os
 import pickle
+import select
+import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import mirepoix
 from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import EncoderDied
-from mirepoix.serving.engine.child import LENGTH, Fault, Opening, packed
+from mirepoix.serving.engine.child import LENGTH, Fault, Opening, Ready, packed
+from mirepoix.serving.engine.nursery import Nursery
 from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
 _LOG = logging.getLogger(__name__)
@@ -35,27 +33,21 @@ class EncoderFault(Exception):
 class ProcessWorker:
     """Encodes in a child process."""
 
-    def __init__(self, opening: Opening, died: Callable[[], None] | None = None):
-        self.opening = opening
-        self._died = died
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, opening: Opening, nursery: Nursery):
+        self.opening, self.nursery = opening, nursery
+        self.pid: int | None = None  # of the child; None while there is none
+        self._handle: int | None = None  # by which the kernel tells whether it has ended
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._ready = False
-
-    @property
-    def pid(self) -> int | None:
-        """The process id of the child; None while there is none."""
-        return None if self._process is None else self._process.pid
 
     @property
     def alive(self) -> bool:
         """Whether the child has proved its encoder, and has not ended."""
-        return self._ready and self._process is not None and self._process.poll() is None
+        return self._streams is not None and self._handle is not None and not _ended(self._handle, 0)
 
-    async def start(self) -> None:
-        """Returns when the child has proved its encoder; Refused where it has not."""
+    async def start(self) -> list[str]:
+        """Returns when the child has proved its encoder, with the names of the modules that it has imported; Refused where it has not."""
         try:
-            await self._start()
+            return await self._start()
         except EncoderDied as died:
             raise Refused(f"the encoder's process ended while it opened {self.opening.target}: {died}") from died
 
@@ -66,8 +58,6 @@ class ProcessWorker:
             answer = await self._asked(requests)
         except (asyncio.IncompleteReadError, ConnectionError) as gone:
             await self._end()
-            if self._died is not None:
-                self._died()
             raise EncoderDied("the encoder's process has ended") from gone
         if isinstance(answer, Fault):
             _LOG.error("a batch could not be encoded\n%s", answer.trace)
@@ -89,32 +79,27 @@ class ProcessWorker:
             except (EncoderDied, EncoderFault, Refused) as error:
                 _LOG.error("an encoder that had died does not start again: %s", error)
 
-    async def _start(self) -> None:
+    async def _start(self) -> list[str]:
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "mirepoix.serving.engine.child", str(theirs.fileno())]
-            threads = str(self.opening.threads)
-            paths = os.pathsep.join(filter(None, [_root(), os.environ.get("PYTHONPATH")]))
-            environment = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "false"}
-            self._process = await asyncio.to_thread(
-                subprocess.Popen, command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment
-            )
+            self.pid = await self.nursery.child(theirs)
         self._streams = await asyncio.open_unix_connection(sock=ours, limit=1 << 26)
         try:
-            refusal = await self._asked(self.opening)
-        except (asyncio.IncompleteReadError, ConnectionError):
-            status = await self._end()
-            raise EncoderDied(f"exit status {status}") from None
+            self._handle = os.pidfd_open(self.pid)
+            answer = await self._asked(self.opening)
+        except (asyncio.IncompleteReadError, ConnectionError, ProcessLookupError):
+            await self._end()
+            raise EncoderDied("it was killed, or crashed in a library") from None
         except BaseException:
             await self._end()
             raise
-        if refusal is not None:
-            await self._end()
-            if isinstance(refusal, Fault):
-                _LOG.error("the encoder cannot be opened\n%s", refusal.trace)
-                raise Refused(refusal.line)
-            raise Refused(refusal)
-        self._ready = True
+        if isinstance(answer, Ready):
+            return answer.modules
+        await self._end()
+        if isinstance(answer, Fault):
+            _LOG.error("the encoder cannot be opened\n%s", answer.trace)
+            raise Refused(answer.line)
+        raise Refused(answer)
 
     async def _asked(self, message: Any) -> Any:
         assert self._streams is not None
@@ -124,25 +109,23 @@ class ProcessWorker:
         (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
         return pickle.loads(await reader.readexactly(size))
 
-    async def _end(self) -> int | None:
+    async def _end(self) -> None:
         """Hangs up, and waits for the child; one that does not end is killed."""
-        if self._streams is not None:
-            self._streams[1].close()
-            self._streams = None
-        self._ready = False
-        process, self._process = self._process, None
-        if process is None:
-            return None
-        try:
-            return await asyncio.to_thread(process.wait, END_SECONDS)
-        except subprocess.TimeoutExpired:
-            with suppress(ProcessLookupError):
-                process.kill()
-            return await asyncio.to_thread(process.wait)
+        (streams, self._streams), (handle, self._handle), self.pid = (self._streams, None), (self._handle, None), None
+        if streams is not None:
+            streams[1].close()
+        if handle is not None:
+            try:
+                if not await asyncio.to_thread(_ended, handle, END_SECONDS):
+                    with suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    await asyncio.to_thread(_ended, handle, None)
+            finally:
+                os.close(handle)
 
 
-def _root() -> str:
-    """The folder that the package is imported from, installed or not."""
-    assert mirepoix.__file__ is not None
-    file = Path(mirepoix.__file__)
-    return str(file.parent.parent if file.name == "__init__.py" else file.parent)
+def _ended(handle: int, seconds: float | None) -> bool:
+    """Whether a process ends within so many seconds; None: waits for it."""
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    return bool(poll.poll(None if seconds is None else 1000 * seconds))

@@ -19,6 +19,7 @@ from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.child import Opening
 from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
 from mirepoix.serving.engine.metrics import Figures
+from mirepoix.serving.engine.nursery import Nursery
 from mirepoix.serving.engine.process import ProcessWorker
 from mirepoix.serving.heartbeat import Mark
 from mirepoix.serving.http.api import build_app
@@ -34,6 +35,7 @@ from mirepoix.serving.store import absolute
 
 Result = TypeVar("Result")
 KEEP_ALIVE_SECONDS = 75
+LEARN_SECONDS = 2.0
 END_SECONDS = 10
 """How long requests may go on when the server is stopped."""
 
@@ -61,6 +63,7 @@ class LocalServer:
         self._thread = threading.Thread(target=self._run, name="server", daemon=True)
         self._started = threading.Event()
         self._opened_s = 0.0
+        self._learning: asyncio.Task[None] | None = None
         self.swaps: list[Swapped] = []
 
     @property
@@ -110,6 +113,7 @@ class LocalServer:
         self._loop.close()
 
     async def _opened_port(self) -> None:
+        self._nursery = Nursery(self.config.threads)
         self.current = CurrentRelease(self._open, self._figures)
         app = build_app(self.current, self.config.limits, self._keys, self._figures, self._tracer)
         settings = uvicorn.Config(
@@ -162,20 +166,30 @@ class LocalServer:
             release = await asyncio.to_thread(open_release, target)
             release.refuse_code(self.config.trust_remote_code)
             trusted, threads = self.config.trust_remote_code, self.config.threads
-            workers = [ProcessWorker(Opening(target, trusted, number, threads)) for number in range(self.config.encoders)]
-            await asyncio.gather(*(worker.start() for worker in workers))
+            openings = [Opening(target, trusted, number, threads) for number in range(self.config.encoders)]
+            workers = [ProcessWorker(opening, self._nursery) for opening in openings]
+            modules = await asyncio.gather(*(worker.start() for worker in workers))
             searcher = await asyncio.to_thread(Searcher, release)
         except BaseException:
             await asyncio.gather(*(worker.close() for worker in workers))
             await mark.close()
             raise
         self._opened_s = time.monotonic() - began
+        self._learning = asyncio.create_task(self._learn(modules[0]))
         return OpenRelease(target, release, searcher, Batcher(workers, self.config.batch), [*workers, mark])
+
+    async def _learn(self, modules: list[str]) -> None:
+        """Prepares the nursery for the next child, once the first requests after a start or a swap have been answered."""
+        await asyncio.sleep(LEARN_SECONDS)
+        await self._nursery.learn(modules)
 
     async def _stopped(self) -> None:
         self._server.should_exit = True
         await self._serving
         await self.current.close()
+        if self._learning is not None:
+            self._learning.cancel()
+        await self._nursery.close()
         self._tracer.close()
 
 

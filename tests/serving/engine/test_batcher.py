@@ -115,7 +115,7 @@ def test_short_requests_pass_a_long_one_which_goes_on_all_the_same():
             await asyncio.sleep(0.01)
         return waits, await bulk
 
-    waits, encoded = run(work, encoder, batch_size=64, bulk_part_s=0.02)
+    waits, encoded = run(work, encoder, batch_size=64)
     assert len(encoded) == 400 and len(waits) > 10
     assert sorted(waits)[-3] < 0.15, "a short request waits for a part of about 0.02 s, not for the 0.8 s of the long one"
     with_short = [len(batch) for batch in encoder.batches if any(name.startswith("short") for name in batch)]

@@ -15,6 +15,7 @@ from mirepoix.models.item import Item
 from mirepoix.serving.engine.batch_config import BatchConfig
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.child import Opening
+from mirepoix.serving.engine.nursery import Nursery
 from mirepoix.serving.engine.process import ProcessWorker
 from mirepoix.serving.engine.work import EncodeRequest
 from mirepoix.serving.release import open_release
@@ -35,8 +36,9 @@ def test_a_child_encodes_as_this_process_does_and_after_a_kill_another_one_does(
     expected = open_release(release_folder).open_encoder().encode(ITEMS, role="query").rows_NTD[:, 0].numpy()
 
     async def work():
-        worker = ProcessWorker(Opening(str(release_folder), False, 0, 1))
-        await worker.start()
+        nursery = Nursery(threads=1)
+        worker = ProcessWorker(Opening(str(release_folder), False, 0, 1), nursery)
+        await nursery.learn(await worker.start())
         batcher = Batcher([worker], BatchConfig())
         first = worker.pid
         assert worker.alive and first
@@ -47,16 +49,21 @@ def test_a_child_encodes_as_this_process_does_and_after_a_kill_another_one_does(
         os.kill(first, signal.SIGKILL)
         after = await waiting
         second = worker.pid
+        os.kill(nursery.pid, signal.SIGKILL)
+        os.kill(second, signal.SIGKILL)
+        assert len(await batcher.encode(ITEMS, "query")) == 2, "the nursery that was killed too is started again"
+        third = worker.pid
         await batcher.close()
         await worker.close()
-        return before, refused, after, first, second
+        await nursery.close()
+        return before, refused, after, {first, second, third}
 
-    before, refused, after, first, second = asyncio.run(work())
+    before, refused, after, pids = asyncio.run(work())
     for encoded in (before, after):
         assert np.abs(np.stack([one.rows_TD[0] for one in encoded]) - expected).max() < 1e-5
         assert encoded[0].tokens > 3 and encoded[0].batch == 2
     assert isinstance(refused[0], str)
-    assert first != second and ended(first) and ended(second)
+    assert len(pids) == 3 and all(map(ended, pids))
 
 
 def test_a_release_that_does_not_reproduce_its_golden_vectors_is_refused_by_the_child_in_one_line(release_folder, tmp_path):
@@ -66,9 +73,11 @@ def test_a_release_that_does_not_reproduce_its_golden_vectors_is_refused_by_the_
     publish(draft, tmp_path / "release", {})
 
     async def work():
-        worker = ProcessWorker(Opening(str(tmp_path / "release"), False, 0, 1))
+        nursery = Nursery(threads=1)
+        worker = ProcessWorker(Opening(str(tmp_path / "release"), False, 0, 1), nursery)
         with pytest.raises(Refused, match="golden item 'text-00' comes out at cosine") as refused:
             await worker.start()
         assert "\n" not in str(refused.value) and worker.pid is None
+        await nursery.close()
 
     asyncio.run(work())
