@@ -186,8 +186,8 @@ def build_app(
     for file in ("style.css", "page.js", "icon.svg"):
         app.add_api_route(f"/{file}", partial(_page_file, file), include_in_schema=False)
 
-    _map_error(app, ApiError, lambda error: error)
-    _map_error(app, PictureRefused, _picture_error)
+    _map_error(app, ApiError, partial(_counted, figures))
+    _map_error(app, PictureRefused, lambda error: _counted(figures, _picture_error(error)))
     _map_error(app, Refused, lambda error: ApiError(400, line := str(error).splitlines()[0], _param(line)))
     _map_error(app, Overloaded, lambda error: busy(error.after_s))
     _map_error(app, EncoderDied, lambda error: ApiError(503, "the encoder ended over this request", code="encoder_died"))
@@ -220,6 +220,13 @@ def _http_error(error: HTTPException) -> ApiError:
         allowed = (error.headers or {}).get("Allow", "another method")
         return ApiError(405, f"this path takes {allowed}", headers=error.headers)
     return ApiError(error.status_code, _NOWHERE if error.status_code == 404 else "the request is malformed")
+
+
+def _counted(figures: Figures, error: ApiError) -> ApiError:
+    """The same error; pictures of too many pixels are counted among what is rejected before its work."""
+    if error.code == "too_many_pixels":
+        figures.rejected.labels("pixels").inc()
+    return error
 
 
 def _picture_error(error: PictureRefused) -> ApiError:

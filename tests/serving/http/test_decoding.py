@@ -30,6 +30,8 @@ def test_pictures_of_too_many_pixels_together_are_refused_before_any_is_decoded(
         error = error_of(call.post("/v1/embeddings", body), 400)
         assert error["message"].startswith(f"the pictures have {3 * SIDE**2:,} pixels; at most {most:,} are taken")
         assert (error["param"], error["code"]) == (param, "too_many_pixels")
+    assert error_of(call.post("/v1/search", {"image": uri(png_claiming(9000, 9000))}), 400)["code"] == "too_many_pixels"
+    assert 'mirepoix_rejected_total{reason="pixels"} 3.0' in call("GET", "/metrics").text
 
 
 def test_pictures_at_the_bound_are_taken(calling, encoding):

@@ -11,9 +11,10 @@ import pytest
 from mirepoix.models.errors import Refused
 from mirepoix.serving.local import server as server_module
 from mirepoix.serving.serve_config import ServeConfig
+from mirepoix.workflows.arguments import parsed
 from mirepoix.workflows.commands import serve as command
 from mirepoix.workflows.commands.serve import open_page, serve
-from mirepoix.workflows.commands.serve_request import ServeRequest
+from mirepoix.workflows.commands.serve_request import ServeRequest, requested
 
 URL = "http://127.0.0.1:8000"
 
@@ -89,3 +90,10 @@ def test_a_server_says_what_it_starts_and_ends_with_the_line_stopped_on_either_s
         "stopping",
         "stopped",
     ]
+
+
+def test_files_of_keys_and_tokens_are_of_the_folder_that_the_command_was_given_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = requested(parsed(["serve", "./release", "--keys", "keys.json", "--tiktoken", "cl100k_base.tiktoken"])).config
+    assert (config.keys, config.limits.tiktoken) == (str(tmp_path / "keys.json"), str(tmp_path / "cl100k_base.tiktoken"))
+    assert requested(parsed(["serve", "./release"])).config.keys == ""
