@@ -47,6 +47,7 @@ SERVING = """examples:
   mirepoix serve                                 the latest release of the storage
   mirepoix serve @champion                       what the alias names, now and after each `mirepoix releases promote`
   mirepoix serve RELEASE                         while a server of yours has the port: it serves that one from now on, and drops no request
+  mirepoix serve --rollback                      that server serves the release before again
   mirepoix serve RELEASE encoders=2 limits.timeout_s=30
   mirepoix serve RELEASE --write serve.yaml; serve deploy serve.yaml
 """
@@ -183,6 +184,7 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     serve.add_argument("--pause", action="store_true", help=what)
     what = "address of an OpenTelemetry collector (default: OTEL_EXPORTER_OTLP_ENDPOINT, or none)"
     serve.add_argument("--traces", metavar="URL", help=what)
+    serve.add_argument("--rollback", action="store_true", help="let your server at the port serve the release before the present one again")
     serve.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, as --settings prints them")
     serve.add_argument("--settings", action="store_true", help="print every setting with its help, and serve nothing")
     serve.add_argument(

@@ -26,8 +26,13 @@ FOLLOW_SECONDS = 2.0
 
 def serve(request: ServeRequest) -> int:
     """Serves a release until Ctrl-C or SIGTERM; where a server of this user has the port, that one serves it from now on."""
-    release, config = request.release, request.config
-    if config.port and _swapped(request, release):
+    config = request.config
+    if request.rollback:
+        if not _swapped(request, {"rollback": True}):
+            raise Refused(f"no server of yours listens at port {config.port}; give the --port of the one that is to roll back")
+        return 0
+    release = request.release
+    if config.port and _swapped(request, {"release": absolute(release)}):
         return 0
     if request.address is None:
         _refuse_taken(config, [storage_of(release), request.storage])
@@ -38,10 +43,9 @@ def serve(request: ServeRequest) -> int:
     return 0
 
 
-def _swapped(request: ServeRequest, release: str) -> bool:
-    """Whether a server of this user has the port; it is asked to serve the release, and says what it does."""
-    order = {"release": absolute(release), "pause": request.pause}
-    done = ask(request.config.port, order, lambda line: print(line, flush=True))
+def _swapped(request: ServeRequest, order: dict[str, Any]) -> bool:
+    """Whether a server of this user has the port; it is asked to serve another release, and says what it does."""
+    done = ask(request.config.port, order | {"pause": request.pause}, lambda line: print(line, flush=True))
     if done is None:
         return False
     pause = f"; none answered for {done['pause_s']:.1f} seconds" if done["pause_s"] else ""
@@ -103,16 +107,25 @@ class _Served:
 
     def __init__(self, request: ServeRequest, release: str, url: str, swap: Swap):
         self.request, self.release, self.url, self._swap = request, absolute(release), url, swap
+        self._before: list[str] = []  # the releases that were served before, the last one last
         self._turn = threading.Lock()
         self._mark = ExitStack()
         self._record()
 
     def answer(self, order: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-        """Serves the release of an order, and says which and where."""
+        """Serves the release of an order, or with `rollback` the one before, and says which and where."""
         with self._turn:
-            done = self._swap(order["release"], bool(order.get("pause")), say)
-            if order["release"] != self.release:
-                self.release = order["release"]
+            back = bool(order.get("rollback"))
+            if back and not self._before:
+                raise Refused(f"the server at {self.url} has served no other release before; give the one that it is to serve")
+            release = self._before[-1] if back else order["release"]
+            done = self._swap(release, bool(order.get("pause")), say)
+            if release != self.release:
+                if back:
+                    self._before.pop()
+                else:
+                    self._before.append(self.release)
+                self.release = release
                 print(f"{done['name']} {done['version']} is served at {self.url} now", flush=True)
                 self._record()
         return {**done, "url": self.url, "pid": os.getpid()}

@@ -26,6 +26,7 @@ class ServeRequest:
     address: str | None = None
     pause: bool = False
     show: bool = False
+    rollback: bool = False
 
     @property
     def release(self) -> str:
@@ -64,8 +65,12 @@ def requested(arguments: argparse.Namespace) -> ServeRequest:
         raise Refused("--local is without a cluster; leave it out, or --ray and --address")
     storage, given = arguments.storage or default_storage(), given or LATEST
     address = None if arguments.local else address
-    request = ServeRequest(given, storage, override(config, settings), arguments.ray, address, arguments.pause, arguments.open)
-    if is_name(given) and not arguments.settings:
+    if arguments.rollback and arguments.release:
+        raise Refused("--rollback is to the release that was served before; leave RELEASE out, or --rollback")
+    request = ServeRequest(
+        given, storage, override(config, settings), arguments.ray, address, arguments.pause, arguments.open, arguments.rollback
+    )
+    if is_name(given) and not arguments.settings and not arguments.rollback:
         print(f"{request.release} is {origin(given)} in {storage}", flush=True)
     return request
 

@@ -97,3 +97,28 @@ def test_files_of_keys_and_tokens_are_of_the_folder_that_the_command_was_given_i
     config = requested(parsed(["serve", "./release", "--keys", "keys.json", "--tiktoken", "cl100k_base.tiktoken"])).config
     assert (config.keys, config.limits.tiktoken) == (str(tmp_path / "keys.json"), str(tmp_path / "cl100k_base.tiktoken"))
     assert requested(parsed(["serve", "./release"])).config.keys == ""
+
+
+def test_a_server_rolls_back_to_the_releases_before_one_after_the_other(tmp_path, capsys):
+    def swap(target, pause, say):
+        if target == "/bad":
+            raise Refused("the release is damaged")
+        return {"name": "tiny", "version": target, "pause_s": 0.0}
+
+    served = command._Served(ServeRequest("/a", str(tmp_path)), "/a", URL, swap)
+    with pytest.raises(Refused, match="has served no other release before"):
+        served.answer({"rollback": True}, print)
+    for release in ("/b", "/b", "/c"):
+        served.answer({"release": release}, print)
+    with pytest.raises(Refused, match="damaged"):
+        served.answer({"release": "/bad"}, print)
+    assert [served.answer({"rollback": True}, print)["version"] for _ in range(2)] == ["/b", "/a"]
+    with pytest.raises(Refused, match="has served no other release before"):
+        served.answer({"rollback": True}, print)
+    served.close()
+
+
+def test_where_no_server_is_nothing_is_rolled_back(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    with pytest.raises(Refused, match="no server of yours listens at port 8000"):
+        serve(ServeRequest("latest", str(tmp_path), rollback=True))
