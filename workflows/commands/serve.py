@@ -45,7 +45,8 @@ def serve(request: ServeRequest) -> int:
 
 def _swapped(request: ServeRequest, order: dict[str, Any]) -> bool:
     """Whether a server of this user has the port; it is asked to serve another release, and says what it does."""
-    done = ask(request.config.port, order | {"pause": request.pause}, lambda line: print(line, flush=True))
+    order |= {"pause": request.pause, "settings": _plain(request.config)}
+    done = ask(request.config.port, order, lambda line: print(line, flush=True))
     if done is None:
         return False
     pause = f"; none answered for {done['pause_s']:.1f} seconds" if done["pause_s"] else ""
@@ -119,6 +120,8 @@ class _Served:
             if back and not self._before:
                 raise Refused(f"the server at {self.url} has served no other release before; give the one that it is to serve")
             release = self._before[-1] if back else order["release"]
+            if other := self._other_settings(order.get("settings") or {}):
+                say(f"{', '.join(other)} of the server that is there stays as it is; stop it, and start it anew with what you gave")
             done = self._swap(release, bool(order.get("pause")), say)
             if release != self.release:
                 if back:
@@ -129,6 +132,11 @@ class _Served:
                 print(f"{done['name']} {done['version']} is served at {self.url} now", flush=True)
                 self._record()
         return {**done, "url": self.url, "pid": os.getpid()}
+
+    def _other_settings(self, given: Mapping[str, Any]) -> list[str]:
+        """The settings of an order that are neither the server's nor the default."""
+        own, default = _plain(self.request.config), _plain(ServeConfig())
+        return [name for name, value in given.items() if value not in (own.get(name), default.get(name))]
 
     def follow(self, over: threading.Event) -> None:
         """Serves what an alias names, whenever that changes."""
@@ -153,6 +161,13 @@ class _Served:
         if mark is not None:
             with suppress(OSError):
                 self._mark.enter_context(mark)
+
+
+def _plain(config: ServeConfig) -> dict[str, Any]:
+    """The settings that a swap could be thought to change, by their dotted names."""
+    from mirepoix.workflows.config import flatten
+
+    return {name: value for name, value in flatten(config).items() if name not in ("host", "port")}
 
 
 def _until_stopped(request: ServeRequest, release: str, url: str, swap: Swap) -> None:

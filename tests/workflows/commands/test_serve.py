@@ -118,6 +118,18 @@ def test_a_server_rolls_back_to_the_releases_before_one_after_the_other(tmp_path
     served.close()
 
 
+def test_settings_that_are_given_to_a_server_that_runs_are_said_to_change_nothing(tmp_path):
+    request = ServeRequest("/a", str(tmp_path), ServeConfig(encoders=2))
+    served = command._Served(request, "/a", URL, lambda *_: {"name": "tiny", "version": "2", "pause_s": 0.0})
+    for config, names in ((ServeConfig(), None), (ServeConfig(encoders=2, port=1), None), (ServeConfig(encoders=3), "encoders")):
+        lines: list[str] = []
+        served.answer({"release": "/b", "settings": command._plain(config)}, lines.append)
+        assert lines == (
+            [f"{names} of the server that is there stays as it is; stop it, and start it anew with what you gave"] * bool(names)
+        )
+    served.close()
+
+
 def test_where_no_server_is_nothing_is_rolled_back(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(Refused, match="no server of yours listens at port 8000"):
