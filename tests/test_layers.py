@@ -179,7 +179,7 @@ OF_SEVERAL_MODULES = {
     "components/ingestion/formats/test_named_splits.py": "what three formats say before they are read",
     "components/test_light_imports.py": "what importing a work leaves out",
     "models/backbones/test_custom_code.py": "code that a checkpoint brings, wherever one is opened",
-    "serving/http/test_grafana.py": "the dashboard, grafana.json",
+    "serving/engine/telemetry/test_grafana.py": "the dashboard, grafana.json",
     "serving/http/test_page.py": "the folder page/",
     "serving/search/test_imports.py": "what a search leaves out",
     "workflows/recipes/test_adopted.py": "the real stages of an adopted model, mined with and trained",
@@ -194,7 +194,6 @@ OF_SEVERAL_MODULES = {
 """Test files that are named after no module, and what they are about."""
 THROUGH = {
     "serving/engine/worker.py": "serving/ray_serve/test_app.py",
-    "serving/http/schemas.py": "serving/http/test_api.py",
     "serving/ray_serve/replicas.py": "serving/ray_serve/test_app.py",
     "components/generation/writing.py": "components/passages/test_written.py",
     "components/ingestion/formats/streams.py": "components/ingestion/test_readers.py",
@@ -303,7 +302,7 @@ def test_the_wheel_holds_every_module_and_page_and_nothing_beside_the_package(wh
     assert shipped == {Path("__init__.py"), *(path.relative_to(ROOT) for path in SOURCES)}
     assert (wheel / "mirepoix" / "py.typed").is_file()
     assert sorted(path.name for path in (wheel / "mirepoix" / "serving" / "http" / "page").iterdir()) == PAGE
-    assert (wheel / "mirepoix" / "serving" / "http" / "grafana.json").is_file()
+    assert (wheel / "mirepoix" / "serving" / "engine" / "telemetry" / "grafana.json").is_file()
     beside = {path.name for path in wheel.iterdir() if not path.name.endswith(".dist-info")} - {"bin", "__pycache__"}
     assert beside == {"mirepoix"}
 

@@ -125,8 +125,8 @@ class _Slice:
         return EncodeRequest(list(self.job.items[self.start : self.end]), self.job.role, self.job.truncate)
 
 
-Observe = Callable[[int, float], None]
-"""Told of each batch: its number of items, and the seconds that it took."""
+Observe = Callable[[int], None]
+"""Told of each batch how many items it has."""
 
 
 class Batcher:
@@ -230,7 +230,7 @@ class Batcher:
             seconds = time.monotonic() - began
             self.rate.observe(given, seconds)
             if self._observe is not None:
-                self._observe(last, seconds)
+                self._observe(last)
             for each, result in zip(batch, results, strict=True):
                 self._deliver(each, result, began - each.job.began)
 

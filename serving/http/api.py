@@ -8,7 +8,6 @@ GET  /live (the port is open), /ready and /health (a release answers, proved by 
 Shapes: T rows of an item, D width.
 """
 
-import base64
 import re
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -16,7 +15,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import quote
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
@@ -29,15 +27,16 @@ from mirepoix.models.item import Item, Modality
 from mirepoix.models.picture_formats import picture_format
 from mirepoix.serving.engine.batcher import EncoderDied, Overloaded
 from mirepoix.serving.engine.current import About, Starting
-from mirepoix.serving.engine.metrics import CLASSES, Figures
+from mirepoix.serving.engine.telemetry.metrics import CLASSES, Figures
+from mirepoix.serving.engine.telemetry.tracing import Tracer
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
 from mirepoix.serving.http.guard import KEY, RELEASE, ApiError, Guard, busy, error_reply, too_many
 from mirepoix.serving.http.inputs import address_notes
 from mirepoix.serving.http.keys import Key, Keys
 from mirepoix.serving.http.limits_config import Limits
-from mirepoix.serving.http.schemas import EmbeddingsBody, Reader
-from mirepoix.serving.http.tracing import Tracer
+from mirepoix.serving.http.replies import embeddings_body, search_body
+from mirepoix.serving.http.schemas import Reader
 from mirepoix.serving.in_process.searcher import SearchResult, instruction_for
 from mirepoix.serving.pictures import PictureRefused
 
@@ -106,8 +105,6 @@ def build_app(
         queued = max(one.waited_s for one in encoded)
         tracer.spent("queue", queued)
         tracer.spent("encode", time.perf_counter() - began - queued)
-        for one in encoded:
-            figures.batch_size.observe(one.batch)
         figures.tokens.inc(sum(one.tokens for one in encoded))
         figures.pictures.inc(sum(len(item.images) for item in items))
         return encoded
@@ -124,8 +121,8 @@ def build_app(
             _check_width(body.dimensions, about)
             encoded = await encode(release, items, body.role, body.truncate)
         with tracer.part("render"):
-            notes = [*address_notes(items), *_notes(encoded)]
-            return JSONResponse(_embeddings(encoded, body, about) | ({"warnings": notes} if notes else {}))
+            content = await embeddings_body(encoded, body, about, [*address_notes(items), *_notes(encoded)])
+        return Response(content, media_type="application/json")
 
     @app.post("/v1/search")
     async def search(request: Request) -> Response:
@@ -145,10 +142,8 @@ def build_app(
             with tracer.part("search"):
                 found = await release.search(encoded.rows_TD, body.k, target)
         with tracer.part("render"):
-            took_ms = round((time.perf_counter() - start) * 1000, 1)
-            reply = {"object": "search", "release": about.version, "model": about.name, "took_ms": took_ms, "results": _results(found)}
             notes = [*_warnings(target, about), *_notes([encoded])]
-            return JSONResponse(reply | {"warnings": notes} if notes else reply)
+            return JSONResponse(search_body(found, about, 1000 * (time.perf_counter() - start), notes))
 
     @app.get("/v1/items/{id:path}/image")
     async def item_image(request: Request, id: str) -> Response:
@@ -288,41 +283,3 @@ def _warnings(target: Modality | None, about: About) -> list[str]:
 def _plural(letters: str) -> str:
     words = {"t": "texts", "i": "pictures", "it": "pictures with text", "v": "clips", "vt": "clips with text"}
     return words.get(letters, f"documents of {letters}")
-
-
-def _embeddings(encoded: Sequence[Encoded], body: EmbeddingsBody, about: About) -> dict[str, Any]:
-    """The reply to a request for embeddings."""
-    data = [
-        {"object": "embedding", "index": n, **_embedding(one.rows_TD, body.dimensions, body.encoding_format)}
-        for n, one in enumerate(encoded)
-    ]
-    tokens = sum(one.tokens for one in encoded)
-    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
-    return {"object": "list", "data": data, "model": about.name, "release": about.version, "usage": usage}
-
-
-def _results(found: Sequence[SearchResult]) -> list[dict[str, Any]]:
-    """The results of a search, best first."""
-    return [
-        {
-            "id": one.id,
-            "score": one.score,
-            "rank": rank,
-            "modality": one.modality,
-            "text": one.text,
-            "image": f"/v1/items/{quote(one.id, safe='')}/image" if one.pictured else None,
-            "source": one.source,
-        }
-        for rank, one in enumerate(found, start=1)
-    ]
-
-
-def _embedding(rows_TD: np.ndarray, width: int | None, form: str) -> dict[str, Any]:
-    """One row as a plain embedding; several rows as a list of rows, or in base64 with their shape."""
-    if width is not None and width < rows_TD.shape[1]:
-        rows_TD = rows_TD[:, :width] / np.linalg.norm(rows_TD[:, :width], axis=1, keepdims=True)
-    single = len(rows_TD) == 1
-    if form == "base64":
-        packed = base64.b64encode(rows_TD.astype("<f4").tobytes()).decode()
-        return {"embedding": packed} if single else {"embedding": packed, "shape": list(rows_TD.shape)}
-    return {"embedding": rows_TD[0].tolist() if single else rows_TD.tolist()}

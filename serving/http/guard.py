@@ -16,11 +16,11 @@ from functools import partial
 from fastapi.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirepoix.serving.engine.metrics import Figures, Reason
+from mirepoix.serving.engine.telemetry.metrics import Figures, Reason
+from mirepoix.serving.engine.telemetry.tracing import Tracer
 from mirepoix.serving.http.body import BodyReader, BodyRefused, Gone, replayed
 from mirepoix.serving.http.keys import Key, Keys
 from mirepoix.serving.http.limits_config import Limits
-from mirepoix.serving.http.tracing import Tracer
 
 _LOG = logging.getLogger(__name__)
 RELEASE_HEADER = b"x-mirepoix-release"

@@ -18,15 +18,15 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.child import Opening
 from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
-from mirepoix.serving.engine.metrics import Figures
 from mirepoix.serving.engine.nursery import Nursery
 from mirepoix.serving.engine.process import ProcessWorker
+from mirepoix.serving.engine.telemetry.metrics import Figures
+from mirepoix.serving.engine.telemetry.tracing import Tracer, traces_endpoint
 from mirepoix.serving.heartbeat import Mark
 from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.cl100k import open_table
 from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.http.ports import listening
-from mirepoix.serving.http.tracing import Tracer, traces_endpoint
 from mirepoix.serving.in_process.searcher import Searcher
 from mirepoix.serving.local.memory import available, needed
 from mirepoix.serving.release import open_release
@@ -176,7 +176,9 @@ class LocalServer:
             raise
         self._opened_s = time.monotonic() - began
         self._learning = asyncio.create_task(self._learn(modules[0]))
-        return OpenRelease(target, release, searcher, Batcher(workers, self.config.batch), [*workers, mark])
+        return OpenRelease(
+            target, release, searcher, Batcher(workers, self.config.batch, self._figures.batch_size.observe), [*workers, mark]
+        )
 
     async def _learn(self, modules: list[str]) -> None:
         """Prepares the nursery for the next child, once the first requests after a start or a swap have been answered."""

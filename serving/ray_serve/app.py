@@ -23,11 +23,11 @@ from ray.serve.schema import LoggingConfig
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import revive
+from mirepoix.serving.engine.telemetry.tracing import traces_endpoint
 from mirepoix.serving.http.cl100k import open_table
 from mirepoix.serving.http.client import KEY
 from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.http.ports import free_port, listening, loopback, refuse_open
-from mirepoix.serving.http.tracing import traces_endpoint
 from mirepoix.serving.ray_serve.replicas import Prepared, Replica
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig

@@ -15,12 +15,12 @@ from ray import serve
 from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
-from mirepoix.serving.engine.metrics import Figures
+from mirepoix.serving.engine.telemetry.metrics import Figures
+from mirepoix.serving.engine.telemetry.tracing import Tracer, traces_endpoint
 from mirepoix.serving.engine.worker import ThreadWorker, open_encoder
 from mirepoix.serving.heartbeat import Mark
 from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.keys import open_keys
-from mirepoix.serving.http.tracing import Tracer, traces_endpoint
 from mirepoix.serving.in_process.searcher import Searcher
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
@@ -96,7 +96,7 @@ class Replica:
             mark.remove()
             raise
         worker = ThreadWorker(encode)
-        return OpenRelease(target, release, searcher, Batcher([worker], self.config.batch), [worker, mark])
+        return OpenRelease(target, release, searcher, Batcher([worker], self.config.batch, self.figures.batch_size.observe), [worker, mark])
 
     def __del__(self) -> None:
         """Serve calls this when it ends a replica; a record that is left by one that was killed does not count."""

@@ -17,11 +17,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.engine.metrics import PARTS, Figures
-from mirepoix.serving.http import tracing
-from mirepoix.serving.http.tracing import Tracer, traces_endpoint
+from mirepoix.serving.engine.telemetry import tracing
+from mirepoix.serving.engine.telemetry.metrics import PARTS, Figures
+from mirepoix.serving.engine.telemetry.tracing import Tracer, traces_endpoint
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
@@ -177,8 +177,8 @@ def test_a_collector_that_is_not_there_fails_no_request_and_holds_up_no_end(monk
 def test_off_it_imports_nothing_of_opentelemetry():
     code = """
         import sys
-        from mirepoix.serving.engine.metrics import Figures
-        from mirepoix.serving.http.tracing import Tracer, traces_endpoint
+        from mirepoix.serving.engine.telemetry.metrics import Figures
+        from mirepoix.serving.engine.telemetry.tracing import Tracer, traces_endpoint
         tracer = Tracer(Figures(), traces_endpoint(None, {}))
         with tracer.request({"method": "GET", "headers": []}) as traced, tracer.part("encode"):
             traced.answered("/", 200, "")

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from mirepoix.serving.engine.metrics import CLASSES, OUTCOMES, PARTS, REASONS, Figures, merged
+from mirepoix.serving.engine.telemetry.metrics import CLASSES, OUTCOMES, PARTS, REASONS, Figures, merged
 
-ENDPOINT = Path(__file__).parents[3] / "docs" / "endpoint.md"
+ENDPOINT = Path(__file__).parents[4] / "docs" / "endpoint.md"
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

@@ -25,7 +25,7 @@ from starlette.types import Scope
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import import_named
-from mirepoix.serving.engine.metrics import PARTS, Figures, Part
+from mirepoix.serving.engine.telemetry.metrics import PARTS, Figures, Part
 
 VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")

@@ -36,7 +36,7 @@ class Figures:
         self.part_seconds = self._histogram("mirepoix_part_seconds", "Time of a request in a part of its work", _PART_SECONDS, "part")
         self.in_flight = self._gauge("mirepoix_in_flight", "Requests that are being answered", "lane")
         self.queue_items = self._gauge("mirepoix_queue_items", "Items that wait for the encoder", "class")
-        self.batch_size = self._histogram("mirepoix_batch_size", "Items in the batch that an item was encoded in", _ITEMS)
+        self.batch_size = self._histogram("mirepoix_batch_size", "Items of a batch", _ITEMS)
         self.tokens = self._counter("mirepoix_tokens", "Tokens encoded")
         self.pictures = self._counter("mirepoix_pictures", "Pictures of requests decoded")
         self.rejected = self._counter("mirepoix_rejected", "Requests rejected before their work", "reason")

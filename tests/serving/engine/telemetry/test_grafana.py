@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mirepoix.serving.engine.metrics import CLASSES, OUTCOMES, PARTS, REASONS, Figures
+from mirepoix.serving.engine.telemetry.metrics import CLASSES, OUTCOMES, PARTS, REASONS, Figures
 
-DASHBOARD = json.loads((Path(__file__).parents[3] / "serving" / "http" / "grafana.json").read_text())
+DASHBOARD = json.loads((Path(__file__).parents[4] / "serving" / "engine" / "telemetry" / "grafana.json").read_text())
 OUTER = {"job", "instance", "replica"}
 """Labels that Prometheus adds where it scrapes, and that of several replicas."""
 VALUES = {"part": PARTS, "class": CLASSES, "reason": REASONS, "outcome": OUTCOMES}

@@ -1,0 +1,1 @@
+"""What the endpoint tells of itself: metrics, a dashboard of them, and traces."""
