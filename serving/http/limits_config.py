@@ -16,7 +16,7 @@ class Limits:
     max_pictures: int = option(32, "most pictures of a request")
     max_request_pixels: int = option(50_000_000, "most pixels of all pictures of a request, by their headers")
     decoding_memory: int = option(512 * 2**20, "most bytes of memory for pictures that are checked at once, of all requests to a process")
-    max_text: int = option(32_768, "most characters of a text")
+    max_text: int = option(65_536, "most characters of a text")
     max_results: int = option(100, "most results of a search")
     max_in_flight: int = option(512, "requests to /v1/ answered at once, and as many to other paths; more get 503 with Retry-After")
     timeout_s: float = option(60.0, "seconds until a request is aborted with 503")

@@ -95,8 +95,8 @@ def ask(port: int, request: dict[str, Any], say: Callable[[str], None]) -> dict[
         except (OSError, TimeoutError):
             return None
         connection.settimeout(None)
-        connection.sendall(_line(request))
-        with connection.makefile("rb") as lines:
+        with suppress(ConnectionError), connection.makefile("rb") as lines:
+            connection.sendall(_line(request))
             for line in lines:
                 message = json.loads(line)
                 if "line" in message:

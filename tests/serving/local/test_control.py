@@ -46,6 +46,7 @@ def test_where_no_server_is_nobody_answers_and_the_socket_of_a_killed_one_is_rep
     assert ask(8123, {}, print) is None
     control = Control(8123, lambda *_: {"from": "the killed one"})
     control.__enter__()
+    control._server.shutdown()
     control._server.server_close()  # as when its process is killed: the file stays
     assert socket_of(8123).exists() and ask(8123, {}, print) is None
     with Control(8123, lambda *_: {"from": "the next"}):
