@@ -54,8 +54,11 @@ class Worker(Protocol):
     def alive(self) -> bool:
         """Whether it can encode now."""
 
+    async def revive(self) -> None:
+        """Returns when it can encode: at once, or if it has died, when another one is there in its place."""
+
     async def encode(self, requests: list[EncodeRequest]) -> list[list[Encoded] | str]:
-        """The encoded items of each request or why it is refused; raises EncoderDied, after which it is called again when it can be."""
+        """The encoded items of each request or why it is refused; raises EncoderDied, after which it is to be revived."""
 
 
 @dataclass(eq=False)
@@ -213,6 +216,7 @@ class Batcher:
     async def _work(self, number: int, worker: Worker) -> None:
         last = 0
         while True:
+            await worker.revive()  # before it takes a batch, which another encoder may have meanwhile
             batch = await self._next(last)
             last = sum(each.end - each.start for each in batch)
             given = _units_of(batch)

@@ -17,7 +17,7 @@ from typing import Any
 from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import EncoderDied
 from mirepoix.serving.engine.child import LENGTH, Fault, Opening, Ready, packed
-from mirepoix.serving.engine.nursery import Nursery
+from mirepoix.serving.engine.nursery import Nursery, NurseryDied
 from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
 _LOG = logging.getLogger(__name__)
@@ -37,12 +37,13 @@ class ProcessWorker:
         self.opening, self.nursery = opening, nursery
         self.pid: int | None = None  # of the child; None while there is none
         self._handle: int | None = None  # by which the kernel tells whether it has ended
+        self._proved = False
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     @property
     def alive(self) -> bool:
         """Whether the child has proved its encoder, and has not ended."""
-        return self._streams is not None and self._handle is not None and not _ended(self._handle, 0)
+        return self._proved and self._handle is not None and not _ended(self._handle, 0)
 
     async def start(self) -> list[str]:
         """Returns when the child has proved its encoder, with the names of the modules that it has imported; Refused where it has not."""
@@ -51,9 +52,19 @@ class ProcessWorker:
         except EncoderDied as died:
             raise Refused(f"the encoder's process ended while it opened {self.opening.target}: {died}") from died
 
+    async def revive(self) -> None:
+        """Starts a child anew where the last one has died, and tries it again until one has proved its encoder."""
+        for tries in range(1_000_000):
+            if self._streams is not None:
+                return
+            await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
+            try:
+                await self._start()
+            except (EncoderDied, NurseryDied, Refused, OSError) as error:
+                _LOG.error("an encoder that had died does not start again: %s", str(error) or type(error).__name__)
+
     async def encode(self, requests: list[EncodeRequest]) -> list[list[Encoded] | str]:
-        """A dead child is started anew first; EncoderDied where it dies over this batch."""
-        await self._revived()
+        """EncoderDied where the child dies over this batch, or was dead already."""
         try:
             answer = await self._asked(requests)
         except (asyncio.IncompleteReadError, ConnectionError) as gone:
@@ -68,16 +79,6 @@ class ProcessWorker:
     async def close(self) -> None:
         """Ends the child."""
         await self._end()
-
-    async def _revived(self) -> None:
-        for tries in range(1_000_000):
-            if self._streams is not None:
-                return
-            await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
-            try:
-                await self._start()
-            except (EncoderDied, EncoderFault, Refused) as error:
-                _LOG.error("an encoder that had died does not start again: %s", error)
 
     async def _start(self) -> list[str]:
         ours, theirs = socket.socketpair()
@@ -94,6 +95,7 @@ class ProcessWorker:
             await self._end()
             raise
         if isinstance(answer, Ready):
+            self._proved = True
             return answer.modules
         await self._end()
         if isinstance(answer, Fault):
@@ -112,6 +114,7 @@ class ProcessWorker:
     async def _end(self) -> None:
         """Hangs up, and waits for the child; one that does not end is killed."""
         (streams, self._streams), (handle, self._handle), self.pid = (self._streams, None), (self._handle, None), None
+        self._proved = False
         if streams is not None:
             streams[1].close()
         if handle is not None:

@@ -20,6 +20,9 @@ class ThreadWorker:
         """Always: it ends with the process."""
         return True
 
+    async def revive(self) -> None:
+        """Nothing is to be done."""
+
     async def encode(self, requests: list[EncodeRequest]) -> list[list[Encoded] | str]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, requests)
 

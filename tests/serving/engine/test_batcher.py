@@ -27,6 +27,9 @@ class Clocked:
         self.batches: list[list[str]] = []
         self.fails, self.seconds = fails, seconds
 
+    async def revive(self) -> None:
+        pass
+
     async def encode(self, requests: list[EncodeRequest]) -> list[list[Encoded] | str]:
         names = [item.id for request in requests for item in request.items]
         self.batches.append(names)
@@ -211,6 +214,25 @@ def test_what_an_encoder_had_when_it_died_is_encoded_again():
         return await asyncio.gather(*(batcher.encode(request(f"r{n}"), "query") for n in range(5)))
 
     assert len(run(work, Clocked(dies))) == 5 and died
+
+
+def test_what_an_encoder_had_when_it_died_is_encoded_by_another_one_while_it_is_started_again():
+    class Dies(Clocked):
+        dead = False
+
+        async def revive(self) -> None:
+            if self.dead:
+                await asyncio.sleep(10)
+
+        async def encode(self, requests):
+            self.dead = True
+            raise EncoderDied
+
+    async def work(batcher):
+        return await asyncio.gather(*(batcher.encode(request(f"one{n}"), "query") for n in range(4)))
+
+    began = time.monotonic()
+    assert len(run(work, Dies(), Clocked())) == 4 and time.monotonic() - began < 5
 
 
 def test_a_request_over_which_encoders_die_again_and_again_is_given_up_and_the_others_are_not():
