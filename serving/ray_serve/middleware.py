@@ -16,7 +16,11 @@ from mirepoix.serving.http.guard import RELEASE_HEADER, ApiError, error_reply
 
 MOST_DEATHS = 2
 """A request whose replica died so often is given up: it may be what kills the replica."""
+DIED = (0, 500)
+"""Ray's status of a request whose replica died; 0: it ends without a reply, which the server before it would make a 500."""
 PAUSE_SECONDS = 0.2
+READY, READY_SECONDS = ("/ready", "/health"), 2.0
+"""What asks whether a release answers, and after how long that is denied: where no replica is there, Ray lets requests wait for one."""
 MOST_HELD = 512 * 2**20
 """Bytes of requests that are held to be repeated; a request beyond is answered, but not repeated."""
 
@@ -34,6 +38,7 @@ class _Recorded:
         self.parts: list[Message] = []
         self.bytes = 0
         self.whole = True  # whether all that has come is kept
+        self.left = False  # whether the client has left
 
     def again(self) -> Receive:
         """A `receive` from the beginning."""
@@ -52,6 +57,7 @@ class _Recorded:
         return receive
 
     def _keep(self, message: Message) -> None:
+        self.left = self.left or message["type"] == "http.disconnect"
         if message["type"] != "http.request" or not self.whole:
             return
         size = len(message.get("body", b""))
@@ -102,7 +108,10 @@ class Front:
             return
         body = _Recorded(self, receive)
         try:
-            refusal = await self._answered(scope, body, send)
+            async with asyncio.timeout(READY_SECONDS if scope["path"] in READY else None):
+                refusal = await self._answered(scope, body, send)
+        except TimeoutError:
+            refusal = _starting()
         finally:
             body.release()
         if refusal is not None:
@@ -114,21 +123,25 @@ class Front:
             began = time.monotonic()
             reply = _Reply(send)
             await self.app(dict(scope), body.again(), reply)
-            if reply.ours or not reply.status:
+            if reply.ours or body.left:
                 return None
-            if reply.status != 500 or not body.whole or death == MOST_DEATHS - 1:
+            if reply.status not in DIED or not body.whole or death == MOST_DEATHS - 1:
                 return _in_our_form(reply.status)
             await asyncio.sleep(max(0.0, PAUSE_SECONDS - (time.monotonic() - began)))
         raise AssertionError
 
 
+def _starting() -> ApiError:
+    return ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
+
+
 def _in_our_form(status: int) -> ApiError:
     if status == 404:  # the application has every path, so there is none yet
-        return ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
+        return _starting()
     if status == 408:
         return ApiError(503, "no answer in time; try again", headers={"Retry-After": "5"})
     if status in (429, 503):
         return ApiError(503, "the server is busy; try again", code="busy", headers={"Retry-After": "1"})
-    if status >= 500:
+    if not status or status >= 500:
         return ApiError(503, "the server lost this request; try again", code="replica_died", headers={"Retry-After": "2"})
     return ApiError(status, "the request is malformed")

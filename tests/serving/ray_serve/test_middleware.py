@@ -13,7 +13,7 @@ from mirepoix.serving.serve_config import MIDDLEWARES
 
 
 class Proxy:
-    """Ray's proxy: answers each try with the next of `answers`, a status of its own or "ours"; reads the whole body first."""
+    """Ray's proxy: answers each try with the next of `answers`: a status of its own, ours, died or left; reads the whole body first."""
 
     def __init__(self, *answers):
         self.answers, self.bodies = list(answers), []
@@ -26,8 +26,11 @@ class Proxy:
                 break
         self.bodies.append(body)
         answer = self.answers.pop(0)
-        if answer is None:
-            return  # the client has left
+        if answer == "left":
+            assert (await receive())["type"] == "http.disconnect"
+            return
+        if answer == "died":  # as Ray has it: nothing is said, and the server before it makes a 500 of that
+            return
         ours = answer == "ours"
         await send(
             {"type": "http.response.start", "status": 200 if ours else answer, "headers": [(RELEASE_HEADER, b"abc")] if ours else []}
@@ -35,8 +38,8 @@ class Proxy:
         await send({"type": "http.response.body", "body": b"{}" if ours else b"Unexpected error, traceback: ray::ServeReplica"})
 
 
-def ask(*answers, path="/v1/search", parts=(b"ab", b"cd"), method="POST"):
-    proxy, sent, left = Proxy(*answers), [], list(parts)
+def ask(*answers, path="/v1/search", parts=(b"ab", b"cd"), method="POST", kind=Proxy):
+    proxy, sent, left = kind(*answers), [], list(parts)
 
     async def receive():
         return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)} if left else {"type": "http.disconnect"}
@@ -59,14 +62,22 @@ def test_an_answer_of_a_replica_is_passed_on():
     assert ask("ours")[1:] == (200, {})
 
 
-def test_a_request_whose_replica_died_is_repeated_with_its_whole_body():
-    proxy, status, _ = ask(500, "ours")
+@pytest.mark.parametrize("died", ["died", 500])
+def test_a_request_whose_replica_died_is_repeated_with_its_whole_body(died):
+    proxy, status, _ = ask(died, "ours")
     assert status == 200 and proxy.bodies == [b"abcd", b"abcd"]
 
 
 @pytest.mark.parametrize(
     ("answers", "status", "code"),
-    [((500, 500), 503, "replica_died"), ((404,), 503, "starting"), ((503,), 503, "busy"), ((408,), 503, None), ((400,), 400, None)],
+    [
+        (("died", "died"), 503, "replica_died"),
+        ((500, 500), 503, "replica_died"),
+        ((404,), 503, "starting"),
+        ((503,), 503, "busy"),
+        ((408,), 503, None),
+        ((400,), 400, None),
+    ],
 )
 def test_what_ray_says_itself_is_said_in_our_form_and_with_none_of_its_words(answers, status, code):
     _, found, body = ask(*answers)
@@ -84,8 +95,23 @@ def test_live_is_answered_before_there_is_a_replica_and_rays_own_routes_are_rays
 def test_a_body_that_is_too_much_to_keep_is_answered_but_not_repeated(monkeypatch):
     monkeypatch.setattr(middleware, "MOST_HELD", 3)
     assert ask("ours")[1] == 200
-    assert ask(500)[1] == 503
+    assert ask("died")[1] == 503
 
 
 def test_of_a_client_that_has_left_nothing_is_said():
-    assert ask(None)[1] is None
+    assert ask("left")[1] is None
+    proxy, status, _ = ask("died", "left")
+    assert status is None and len(proxy.bodies) == 2
+
+
+def test_while_no_replica_is_there_a_search_waits_for_one_and_who_asks_whether_the_server_is_ready_is_told_that_it_is_not(monkeypatch):
+    monkeypatch.setattr(middleware, "READY_SECONDS", 0.05)
+
+    class Waits(Proxy):
+        async def __call__(self, scope, receive, send):
+            await asyncio.sleep(0.2)
+            await super().__call__(scope, receive, send)
+
+    for path, status in (("/ready", 503), ("/health", 503), ("/v1/search", 200)):
+        _, given, body = ask("ours", path=path, method="GET", kind=Waits)
+        assert given == status and (status == 200 or body["error"]["code"] == "starting")
