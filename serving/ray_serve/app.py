@@ -1,16 +1,19 @@
 """Serves a release on Ray Serve: replicas of the application behind Ray's HTTP proxy, started, swapped and stopped.
 
 A release takes the place of another one in the replicas that run: each opens it beside the one that answers, and proves it by its golden
-vectors; where all have, the `user_config` of the deployment names the new one, and each changes one reference. A replica that starts later
-is told by the same config.
+vectors; where all have, each changes one reference. The `user_config` of the deployment then names the new release, for replicas that start
+later.
 """
 
+import hashlib
+import json
 import logging
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -82,7 +85,7 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
         with _quiet():
             config = _open_port(config, PORTS if any_port else 1)
             if running and APPLICATION in serve.status().applications:
-                _prepare(target, lies)
+                _change(target, lies)
             elif running:  # a release that would not start does not open the port of another application's Serve
                 ray.get(_verify.remote(target, config.trust_remote_code))
             serve.run(application(target, config, api_key, lies), name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
@@ -100,14 +103,18 @@ def _replicas() -> DeploymentHandle[Any]:
     return serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
 
 
-def _prepare(target: str, stored: str) -> None:
-    """Opens and proves a release in every replica, beside the one that answers; where one refuses, all forget it."""
+def _change(target: str, stored: str) -> None:
+    """Opens and proves a release in every replica, beside the one that answers; where one refuses, all forget it, else all change over.
+
+    Serve would have them change one after the other, in which time a client would be answered now by the one release, now by the other.
+    """
     replicas = _replicas()
     prepared: list[Prepared] = replicas.broadcast("prepare", target, stored).results()
     refusals = [each.refusal for each in prepared if each.refusal]
     if refusals:
         replicas.broadcast("forget", target).results()
         raise Refused(refusals[0])
+    replicas.broadcast("switch", target).results()
 
 
 def _shut_down() -> None:
@@ -160,7 +167,7 @@ def application(target: str, config: ServeConfig, api_key: str | None, stored: s
     if config.most_encoders > config.encoders:
         bounds = {"min_replicas": config.encoders, "max_replicas": config.most_encoders, "target_ongoing_requests": config.ongoing}
         scaling = {"autoscaling_config": {"initial_replicas": config.encoders, **bounds}}
-    return serve.deployment(
+    deployment = serve.deployment(
         name=DEPLOYMENT,
         **scaling,
         ray_actor_options={"num_cpus": config.encoder_cpus, "num_gpus": config.encoder_gpus},
@@ -168,7 +175,23 @@ def application(target: str, config: ServeConfig, api_key: str | None, stored: s
         max_ongoing_requests=4 * config.limits.max_in_flight + config.limits.max_reading,
         user_config={"target": target, "stored": stored},
         graceful_shutdown_timeout_s=config.limits.timeout_s,
-    )(Replica).bind(config, api_key)
+    )(Replica)
+    # Serve restarts replicas of another version, and gives each deployment a random one: it has no public option for that.
+    return deployment.options(_internal=True, version=_restart_version(config, api_key)).bind(config, api_key)
+
+
+def _restart_version(config: ServeConfig, api_key: str | None) -> str:
+    """A digest of what replicas are started with: where it is the same, they go on, with another release or another number of them."""
+    scaled = replace(config, encoders=1, most_encoders=0, ongoing=1.0, start_timeout_s=1.0)
+    told = json.dumps({"config": asdict(scaled), "key": api_key}, sort_keys=True, default=str).encode()
+    return hashlib.sha256(told + _code()).hexdigest()
+
+
+def _code() -> bytes:
+    """A digest of the code of a replica, which another version of this package has otherwise."""
+    package = Path(__file__).parents[1]
+    files = sorted(file for folder in (package, package.with_name("models")) for file in folder.rglob("*.py"))
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).digest()
 
 
 def _serve_address() -> tuple[str, int] | None:
