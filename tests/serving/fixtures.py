@@ -1,9 +1,13 @@
 """Helpers of the tests of serving: a small corpus with texts, pictures and both, and a release of it."""
 
 import colorsys
+import json
+import shutil
 import socket
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from PIL import Image, ImageDraw
@@ -63,6 +67,14 @@ def published(folder: Path, parts: dict[str, Path], name: str = "tiny", **more) 
     assemble(draft, name, **{"golden": golden, "instructions": INSTRUCTIONS, "widths": (16,), **parts, **more})
     publish(draft, folder / "release", {})
     return folder / "release"
+
+
+def spoilt(release: Path, folder: Path, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Path:
+    """A copy of a release with a changed file, published as if it were to be so."""
+    draft = shutil.copytree(release, folder.with_name(f"{folder.name}-draft"), ignore=shutil.ignore_patterns("manifest.json"))
+    (draft / name).write_text(json.dumps(change(json.loads((draft / name).read_text()))))
+    publish(draft, folder, {})
+    return folder
 
 
 def without_sources(release: Path) -> None:

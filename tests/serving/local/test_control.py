@@ -1,5 +1,6 @@
 """The control socket of a server: only its user may ask, each step is said, and a server that is gone is in nobody's way."""
 
+import socket
 import threading
 
 import pytest
@@ -54,6 +55,20 @@ def test_where_no_server_is_nobody_answers_and_the_socket_of_a_killed_one_is_rep
     assert not socket_of(8123).exists()
 
 
+def test_a_server_that_is_killed_before_it_answers_is_one_line(home):
+    (home / "mirepoix").mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(socket_of(8123)))
+        listener.listen()
+
+        def reset() -> None:
+            listener.accept()[0].close()  # with what was sent unread, which resets the connection
+
+        threading.Thread(target=reset).start()
+        with pytest.raises(Refused, match=r"^the server at port 8123 ended before it answered; see what it printed$"):
+            ask(8123, {"release": "/a" * 100}, print)
+
+
 def test_who_asked_may_leave_before_it_is_done():
     asked, go, done = threading.Event(), threading.Event(), threading.Event()
 
@@ -65,8 +80,6 @@ def test_who_asked_may_leave_before_it_is_done():
         return {}
 
     with Control(8123, answer) as control:
-        import socket
-
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(control.path))
             connection.sendall(b'{"release": "/a"}\n')

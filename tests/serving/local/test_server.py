@@ -1,0 +1,166 @@
+"""A release that is served on one machine is swapped, and what may not take its place is refused, while clients ask: no request fails."""
+
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from mirepoix.models.errors import Refused
+from mirepoix.serving.http.guard import RELEASE_HEADER
+from mirepoix.serving.local import server as module
+from mirepoix.serving.local.server import LocalServer
+from mirepoix.serving.release import open_release
+from mirepoix.serving.serve_config import ServeConfig
+from tests.serving.load import MIXED, Checker, Load, Starting, changes, encoders, unharmed
+from tests.serving.local.conftest import until_whole
+from tests.serving.local.stub_nursery import REFUSED
+
+PATIENT = [replace(clients, stall=None) for clients in MIXED]
+"""Clients to whom a wait is no failure."""
+
+
+@pytest.fixture(scope="module")
+def started(release_folder):
+    """A server of the release, and what its clients were told while it started."""
+    server = LocalServer(ServeConfig(port=0))
+    with Starting(server.url) as starting:
+        server.start(str(release_folder))
+    yield server, starting
+    server.stop()
+
+
+@pytest.fixture
+def server(started):
+    return started[0]
+
+
+@pytest.fixture(scope="module")
+def small(stub_server):
+    """A server on a machine that holds one release."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "available", lambda: 2**20)
+        yield stub_server(0.01)
+
+
+@pytest.fixture
+def versions(release_folder, other_release):
+    return [open_release(folder).version for folder in (release_folder, other_release)]
+
+
+def test_it_lives_as_soon_as_its_port_is_open_and_says_that_it_starts_until_its_release_is_proved(started):
+    started[1].check()
+
+
+def test_under_load_what_is_refused_changes_nothing_another_release_takes_over_and_the_one_before_comes_back(
+    server, release_folder, other_release, refused_releases, versions, truth
+):
+    old, new = versions
+    with Checker(server.url, truth) as checker, Load(server.url, *MIXED) as load:
+        for why, folder in refused_releases.items():
+            with pytest.raises(Refused, match=why) as refused:
+                server.swap(str(folder))
+            assert "\n" not in str(refused.value)
+            assert encoders(os.getpid()) == set(server.pids) and checker.seen in ([], [old])
+        assert server.swap(str(other_release)).version == new
+        time.sleep(0.5)
+        assert server.swap(str(release_folder)).version == old
+        time.sleep(0.5)
+    assert checker.seen == [old, new, old]
+    assert changes(unharmed(load.report, 50)) == (old, new, old)
+    assert encoders(os.getpid()) == set(server.pids) and len(server.pids) == 1, "the encoders of releases that do not answer have ended"
+
+
+def test_a_request_that_is_being_encoded_while_the_release_changes_is_searched_in_the_one_that_it_began_with(
+    stub_server, other_release, versions
+):
+    server, replies = stub_server(1.0), []
+
+    def ask() -> None:
+        replies.append(httpx.post(f"{server.url}/v1/search", json={"text": "a disc"}, timeout=30))
+
+    first = threading.Thread(target=ask)
+    first.start()
+    time.sleep(0.3)
+    server.swap(str(other_release))
+    assert not replies, "the release changed before the request was answered"
+    first.join()
+    ask()
+    for reply, version, others in zip(replies, versions, (False, True), strict=True):
+        assert reply.headers[RELEASE_HEADER.decode()] == reply.json()["release"] == version
+        assert {result["id"].startswith("other ") for result in reply.json()["results"]} == {others}
+
+
+def test_under_load_the_only_encoder_is_killed_and_every_request_is_answered(server, truth):
+    (victim,) = server.pids
+    with Checker(server.url, truth), Load(server.url, *PATIENT) as load:
+        time.sleep(0.5)
+        os.kill(victim, signal.SIGKILL)
+        time.sleep(1)
+    assert unharmed(load.report, 10).longest < 15
+    assert server.pids and server.pids != [victim]
+
+
+def test_where_memory_does_not_hold_two_a_swap_is_refused_with_the_pause_that_it_would_be_or_made_with_it(
+    small, release_folder, other_release, versions
+):
+    old, new = versions
+    lines = []
+    with Load(small.url, *PATIENT) as load:
+        with pytest.raises(Refused, match=rf"^tiny {new} needs about [\d,]+ MiB .* 1 MiB are there; with --pause .* about \d+ seconds$"):
+            small.swap(str(other_release))
+        time.sleep(0.3)
+        swapped = small.swap(str(other_release), pause=True, say=lines.append)
+        time.sleep(0.3)
+    assert swapped.version == new and 0 < swapped.pause_s < 20
+    assert len(lines) == 1 and re.search(r"the old one ends first, and requests wait for about \d+ seconds$", lines[0])
+    assert changes(unharmed(load.report, 10)) == (old, new)
+    assert encoders(os.getpid(), "stub_nursery") == set(small.pids) and len(small.pids) == 1
+
+
+def test_where_memory_does_not_hold_two_and_the_new_one_is_refused_the_old_one_comes_back(small, other_release, tmp_path):
+    refused = shutil.copytree(other_release, tmp_path / REFUSED)
+    before = small.current.version()
+    with Load(small.url, *PATIENT) as load:
+        time.sleep(0.3)
+        with pytest.raises(Refused, match="does not reproduce its golden vectors"):
+            small.swap(str(refused), pause=True)
+        time.sleep(0.3)
+    assert changes(unharmed(load.report, 10)) == (before,)
+    assert encoders(os.getpid(), "stub_nursery") == set(small.pids) and len(small.pids) == 1
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_fifty_swaps_in_a_row_fail_no_request_and_leave_nothing_behind(server, release_folder, other_release, truth):
+    files, pids = [], set(server.pids)
+    with Checker(server.url, truth) as checker, Load(server.url, *MIXED) as load:
+        for number in range(50):
+            server.swap(str((other_release, release_folder)[number % 2]))
+            time.sleep(0.2)
+            files.append(len(os.listdir("/proc/self/fd")))
+            pids |= set(server.pids)
+    unharmed(load.report, 300)
+    assert len(checker.seen) == 51 == len(pids)
+    assert encoders(os.getpid()) == set(server.pids) and max(files[25:]) <= max(files[:25]), files
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_thirty_kills_in_a_row_of_one_of_two_encoders_fail_no_request(release_folder, truth):
+    server = LocalServer(ServeConfig(port=0, encoders=2))
+    server.start(str(release_folder))
+    try:
+        with Checker(server.url, truth), Load(server.url, *MIXED) as load:
+            for number in range(30):
+                until_whole(server)
+                os.kill(server.pids[number % 2], signal.SIGKILL)
+                time.sleep(1)
+        unharmed(load.report, 300)
+    finally:
+        server.stop()

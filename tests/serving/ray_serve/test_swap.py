@@ -1,0 +1,140 @@
+"""Replicas change over to another release, are added, taken away and killed while clients ask, and no request fails."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import ray
+from ray import serve
+
+from mirepoix.models.errors import Refused
+from mirepoix.serving.ray_serve.app import start
+from mirepoix.serving.release import open_release
+from mirepoix.serving.serve_config import ServeConfig
+from tests.serving.load import MIXED, Checker, Clients, Load, changes, unharmed
+
+LIGHT = [replace(clients, rate=(clients.rate or 0) / 4) for clients in MIXED]
+"""For as long as it takes to start replicas."""
+
+
+def replicas() -> set[str]:
+    """The names of the replicas that answer."""
+    running = serve.status().applications["mirepoix"].deployments["Retriever"].replica_states.get("RUNNING", 0)
+    names = {actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True) if "mirepoix#Retriever#" in actor["name"]}
+    return names if len(names) == running else set()
+
+
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not come to be"
+        time.sleep(0.1)
+
+
+def kill_one() -> str:
+    """Kills the process of a replica, and returns its name."""
+    victim = min(replicas())
+    pid = ray.get(ray.get_actor(victim, namespace="serve").__ray_call__.remote(lambda _: os.getpid()))
+    os.kill(pid, signal.SIGKILL)
+    return victim
+
+
+@pytest.fixture
+def config(served):
+    return ServeConfig(port=int(served.rpartition(":")[2]))
+
+
+@pytest.fixture
+def versions(release_folder, other_release):
+    return [open_release(folder).version for folder in (release_folder, other_release)]
+
+
+def test_before_there_is_a_replica_the_proxy_lives_and_says_that_the_server_starts(served, starting):
+    starting.check()
+
+
+def test_replicas_change_over_and_back_and_what_is_refused_changes_nothing(
+    served, config, release_folder, other_release, refused_releases, versions, truth
+):
+    old, new = versions
+    start(str(release_folder), config)
+    before = replicas()
+    with Checker(served, truth) as checker, Load(served, *MIXED) as load:
+        for why, folder in refused_releases.items():
+            with pytest.raises(Refused, match=why) as refused:
+                start(str(folder), config)
+            assert "\n" not in str(refused.value) and checker.seen in ([], [old])
+        assert start(str(other_release), config).version == new
+        time.sleep(0.5)
+        assert start(str(release_folder), config).version == old
+        time.sleep(0.5)
+    assert checker.seen == [old, new, old]
+    assert changes(unharmed(load.report, 50)) == (old, new, old)
+    assert replicas() == before, "no replica was restarted"
+
+
+def test_one_replica_is_added_both_change_over_one_is_killed_and_one_is_taken_away(
+    served, config, release_folder, other_release, versions, truth
+):
+    first = replicas()
+    with Checker(served, truth, pause=0.2), Load(served, *LIGHT) as load:
+        start(str(release_folder), replace(config, encoders=2))
+        until(lambda: len(replicas()) == 2)
+        assert first < replicas(), "the one that was there goes on"
+        for folder in (other_release, release_folder):
+            start(str(folder), replace(config, encoders=2))
+        victim = kill_one()
+        until(lambda: len(replicas()) == 2 and victim not in replicas())
+        left = replicas()
+        start(str(release_folder), config)
+        until(lambda: len(replicas()) == 1)
+        time.sleep(0.5)
+    assert replicas() < left
+    assert unharmed(load.report, 50).releases == versions
+
+
+def test_requests_wait_for_the_only_replica_that_is_killed_and_are_answered(served, config, truth):
+    with Checker(served, truth, pause=0.2), Load(served, Clients(("search", "picture", "embed", "bulk"), clients=4, stall=None)) as load:
+        time.sleep(0.5)
+        victim = kill_one()
+        until(lambda: len(replicas()) == 1 and victim not in replicas())
+        time.sleep(0.5)
+    assert len(load.report.answered) == len(load.report.records) > 5, load.report
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_fifty_swaps_in_a_row_and_ten_kills_of_one_of_two_replicas_fail_no_request(served, config, release_folder, other_release, truth):
+    two = replace(config, encoders=2)
+    before = replicas()
+    with Checker(served, truth) as checker, Load(served, *MIXED) as load:
+        for number in range(50):
+            start(str((other_release, release_folder)[number % 2]), config)
+            time.sleep(0.2)
+        assert replicas() == before
+    unharmed(load.report, 500)
+    assert len(checker.seen) == 51
+    start(str(release_folder), two)
+    until(lambda: len(replicas()) == 2)
+    with Checker(served, truth, pause=0.2), Load(served, *LIGHT) as load:
+        for _ in range(10):
+            victim = kill_one()
+            until(lambda victim=victim: len(replicas()) == 2 and victim not in replicas())
+    unharmed(load.report, 100)
+    start(str(release_folder), config)
+    until(lambda: len(replicas()) == 1)
+
+
+@pytest.mark.soak
+def test_a_replica_is_added_where_clients_are_more_than_one_should_have_and_no_request_fails(served, config, release_folder, truth):
+    with Load(served, Clients(("search", "picture", "embed"), clients=6)) as load:
+        start(str(release_folder), replace(config, most_encoders=2, ongoing=1.0))
+        until(lambda: len(replicas()) == 2, 120)
+        time.sleep(1)
+        start(str(release_folder), config)
+        until(lambda: len(replicas()) == 1)
+        time.sleep(1)
+    unharmed(load.report, 100)
