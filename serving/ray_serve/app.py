@@ -34,6 +34,8 @@ from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import absolute
 
 APPLICATION, DEPLOYMENT = "mirepoix", "Retriever"
+HEALTH_SECONDS = 1.0
+"""How often Serve looks whether a replica is there: only then is a new one started in the place of one that died. Its default is 10 s."""
 PORTS = 5
 """How many ports are tried where any will do: another process may take the free one that was chosen before Serve listens there."""
 SHUTDOWN_SECONDS = 30.0
@@ -168,6 +170,7 @@ def application(target: str, config: ServeConfig, api_key: str | None, stored: s
         max_ongoing_requests=4 * config.limits.max_in_flight + config.limits.max_reading,
         user_config={"target": target, "stored": stored},
         graceful_shutdown_timeout_s=config.limits.timeout_s,
+        health_check_period_s=HEALTH_SECONDS,
     )(Replica).bind(config, api_key)
 
 

@@ -34,6 +34,7 @@ class _Recorded:
         self.parts: list[Message] = []
         self.bytes = 0
         self.whole = True  # whether all that has come is kept
+        self.left = False  # whether the client has gone away
 
     def again(self) -> Receive:
         """A `receive` from the beginning."""
@@ -45,6 +46,7 @@ class _Recorded:
                 place += 1
                 return self.parts[place - 1]
             message = await self._receive()
+            self.left = self.left or message["type"] == "http.disconnect"
             self._keep(message)
             place = len(self.parts)
             return message
@@ -114,10 +116,11 @@ class Front:
             began = time.monotonic()
             reply = _Reply(send)
             await self.app(dict(scope), body.again(), reply)
-            if reply.ours or not reply.status:
+            if reply.ours or body.left:
                 return None
-            if reply.status != 500 or not body.whole or death == MOST_DEATHS - 1:
-                return _in_our_form(reply.status)
+            # Of a request whose replica died Ray says nothing, and leaves it to its HTTP server to answer with a status of 500.
+            if reply.status not in (0, 500) or not body.whole or death == MOST_DEATHS - 1:
+                return _in_our_form(reply.status or 500)
             await asyncio.sleep(max(0.0, PAUSE_SECONDS - (time.monotonic() - began)))
         raise AssertionError
 

@@ -13,7 +13,8 @@ from mirepoix.serving.serve_config import MIDDLEWARES
 
 
 class Proxy:
-    """Ray's proxy: answers each try with the next of `answers`, a status of its own or "ours"; reads the whole body first."""
+    """Ray's proxy: answers each try with the next of `answers`: a status of its own, "ours", or nothing at all, as where the replica "died"
+    or the client "left". It reads the whole body first."""
 
     def __init__(self, *answers):
         self.answers, self.bodies = list(answers), []
@@ -26,8 +27,10 @@ class Proxy:
                 break
         self.bodies.append(body)
         answer = self.answers.pop(0)
-        if answer is None:
-            return  # the client has left
+        if answer == "left":
+            assert (await receive())["type"] == "http.disconnect"
+        if answer in ("left", "died"):
+            return
         ours = answer == "ours"
         await send(
             {"type": "http.response.start", "status": 200 if ours else answer, "headers": [(RELEASE_HEADER, b"abc")] if ours else []}
@@ -59,14 +62,15 @@ def test_an_answer_of_a_replica_is_passed_on():
     assert ask("ours")[1:] == (200, {})
 
 
-def test_a_request_whose_replica_died_is_repeated_with_its_whole_body():
-    proxy, status, _ = ask(500, "ours")
+@pytest.mark.parametrize("end", ["died", 500])
+def test_a_request_whose_replica_died_is_repeated_with_its_whole_body(end):
+    proxy, status, _ = ask(end, "ours")
     assert status == 200 and proxy.bodies == [b"abcd", b"abcd"]
 
 
 @pytest.mark.parametrize(
     ("answers", "status", "code"),
-    [((500, 500), 503, "replica_died"), ((404,), 503, "starting"), ((503,), 503, "busy"), ((408,), 503, None), ((400,), 400, None)],
+    [((500, "died"), 503, "replica_died"), ((404,), 503, "starting"), ((503,), 503, "busy"), ((408,), 503, None), ((400,), 400, None)],
 )
 def test_what_ray_says_itself_is_said_in_our_form_and_with_none_of_its_words(answers, status, code):
     _, found, body = ask(*answers)
@@ -88,4 +92,4 @@ def test_a_body_that_is_too_much_to_keep_is_answered_but_not_repeated(monkeypatc
 
 
 def test_of_a_client_that_has_left_nothing_is_said():
-    assert ask(None)[1] is None
+    assert ask("left")[1] is None
