@@ -5,6 +5,7 @@ vectors; where all have, the `user_config` of the deployment names the new one, 
 is told by the same config.
 """
 
+import hashlib
 import logging
 import os
 import time
@@ -87,7 +88,8 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
                 _prepare(target, lies)
             elif running:  # a release that would not start does not open the port of another application's Serve
                 ray.get(_verify.remote(target, config.trust_remote_code))
-            serve.run(application(target, config, api_key, lies), name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
+            served = application({"release": target, "stored": lies}, config, api_key)
+            serve.run(served, name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
         _await_health(config, release.version)
     except (RuntimeError, RayError, TimeoutError) as error:
         opening_error = None
@@ -140,38 +142,46 @@ _LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
-    """The application of a file for `serve deploy`: `release`, and as `config` the settings that are not the defaults.
+    """The application of a file for `serve deploy`, by its `args`: as `config` the settings that are not the defaults.
 
-    Another `release` in the file, deployed again, is a swap: the replicas go on, and each changes over once it has proved the new one.
+    The release is not among them, for other args start the replicas anew. It is in the `user_config` of the deployment: another one there,
+    deployed again, is a swap, and each replica changes over once it has proved it.
     """
-    unknown = set(arguments) - {"release", "config", "keys"}
-    if unknown or not isinstance(arguments.get("release"), str):
-        raise Refused(
-            f"args take release, config and keys; {', '.join(sorted(unknown)) or 'release'} is {'unknown' if unknown else 'missing'}"
-        )
+    if unknown := set(arguments) - {"config"}:
+        raise Refused(f"args take config, and {', '.join(sorted(unknown))} is unknown; the release is in user_config of {DEPLOYMENT}")
     config: ServeConfig = revive(ServeConfig, arguments.get("config") or {})
-    target = absolute(arguments["release"])
     api_key = os.environ.get(KEY)
     refuse_open(config.host, bool(config.keys or api_key))
-    return application(target, config, api_key, target)
+    return application({}, config, api_key)
 
 
-def application(target: str, config: ServeConfig, api_key: str | None, stored: str) -> serve.Application:
-    """The application on Ray Serve: replicas that are told by their `user_config` which release they serve."""
+def application(settings: dict[str, str], config: ServeConfig, api_key: str | None) -> serve.Application:
+    """The application on Ray Serve: replicas that are told by `settings`, their `user_config`, which release they serve."""
     scaling: dict[str, Any] = {"num_replicas": config.encoders}
     if config.most_encoders > config.encoders:
         bounds = {"min_replicas": config.encoders, "max_replicas": config.most_encoders, "target_ongoing_requests": config.ongoing}
         scaling = {"autoscaling_config": {"initial_replicas": config.encoders, **bounds}}
-    return serve.deployment(
+    deployment = serve.deployment(
         name=DEPLOYMENT,
         **scaling,
         ray_actor_options={"num_cpus": config.encoder_cpus, "num_gpus": config.encoder_gpus},
         # The guard refuses excess requests with the API's own error; Serve's limit is higher, so that it is never reached first.
         max_ongoing_requests=4 * config.limits.max_in_flight + config.limits.max_reading,
-        user_config={"target": target, "stored": stored},
+        user_config=settings,
         graceful_shutdown_timeout_s=config.limits.timeout_s,
         health_check_period_s=HEALTH_SECONDS,
-    )(Replica).bind(config, api_key)
+        max_surge_percent=100 if _has_room(config) else 0,
+    )(Replica)
+    # Without a version Serve makes one up for each deployment, and starts all replicas anew for another release.
+    version = hashlib.sha256(repr((config, api_key)).encode()).hexdigest()
+    return deployment.options(version=version, _internal=True).bind(config, api_key)
+
+
+def _has_room(config: ServeConfig) -> bool:
+    """Whether replicas with other settings, or of other code, can be started before those that run are stopped."""
+    free = ray.available_resources()
+    wanted = {"CPU": config.encoder_cpus, "GPU": config.encoder_gpus}
+    return all(config.encoders * each <= free.get(name, 0.0) for name, each in wanted.items())
 
 
 def _serve_address() -> tuple[str, int] | None:

@@ -26,6 +26,7 @@ from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.in_process.searcher import Searcher
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
+from mirepoix.serving.store import absolute
 
 _LOG = logging.getLogger("ray.serve")  # shown by Serve, from its level WARNING on
 METRICS_SECONDS = 2.0
@@ -72,8 +73,10 @@ class Replica:
 
         Later it sends none while it waits, so a release that is not open yet is opened afterwards, and answers once it has proved itself.
         """
-        target = settings["target"]
-        self.stored[target] = settings["stored"]
+        if not settings.get("release"):
+            raise Refused('no release is given; give user_config as {"release": FOLDER OR URI}')
+        target = absolute(settings["release"])
+        self.stored[target] = settings.get("stored", target)
         if self.current.now is None or self.current.is_ready_for(target):
             await self.current.switch(target)
         else:
