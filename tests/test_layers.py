@@ -201,6 +201,7 @@ THROUGH = {
     "components/training/agreement.py": "components/training/test_train.py",
     "components/training/workers/torch_backend.py": "components/training/test_train.py",
     "models/backbones/two_tower_twins.py": "models/backbones/test_twins.py",
+    "workflows/commands/serve_arguments.py": "workflows/commands/test_serve.py",
     "workflows/cluster/janitor.py": "workflows/cluster/test_ray_cluster.py",
     "workflows/upkeep/registered.py": "workflows/runner/test_model_registry.py",
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from mirepoix.workflows.commands.keys import add_arguments
+from mirepoix.workflows.commands.serve_arguments import add_serve
 
 EXAMPLES = """examples:
   mirepoix init /my/pictures; mirepoix run mirepoix.yaml   search your own pictures: what was found, proposed, and costs
@@ -42,15 +43,6 @@ A caption in a table, as Pictures/captions.csv:2, is an item of its own where ca
 Nothing is encoded, unless all items of a modality go by which the release is verified: then a few others of that modality are.
 """
 
-
-SERVING = """examples:
-  mirepoix serve                                 the latest release of the storage
-  mirepoix serve @champion                       what the alias names, now and after each `mirepoix releases promote`
-  mirepoix serve RELEASE                         while a server of yours has the port: it serves that one from now on, and drops no request
-  mirepoix serve --rollback                      that server serves the release before again
-  mirepoix serve RELEASE encoders=2 limits.timeout_s=30
-  mirepoix serve RELEASE --write serve.yaml; serve deploy serve.yaml
-"""
 
 REQUIRED = "the following arguments are required: "
 
@@ -166,33 +158,8 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     remove.add_argument("--ids", metavar="FILE", help="file with an id or a source on each line, of items to remove")
     _revision(remove)
 
-    serve = commands.add_parser(
-        "serve",
-        help="serve a release until Ctrl-C; where a server of yours has the port, in place of the one that it serves",
-        epilog=SERVING,
-    )
-    serve.add_argument("release", metavar="RELEASE", nargs="?", help=f"{RELEASE} (default: latest)")
-    serve.add_argument("overrides", metavar="NAME=VALUE", nargs="*", help="settings, such as batch.batch_size=64; --settings lists all")
-    serve.add_argument("--open", action="store_true", help="open the search page in the browser once it answers")
-    serve.add_argument("--host", help="address to listen at (default: 127.0.0.1); others need MIREPOIX_API_KEY or --keys")
-    serve.add_argument("--port", type=int, help="port to listen at; 0: any free one (default: 8000)")
+    serve = add_serve(commands, RELEASE)
     _trusted(serve)
-    serve.add_argument("--encoders", type=int, help="encoders: child processes here, replicas on Ray Serve (default: 1)")
-    serve.add_argument("--keys", metavar="FILE", help="the keys that requests must carry, as `mirepoix keys` writes them")
-    serve.add_argument("--tiktoken", metavar="FILE", help="OpenAI's cl100k_base.tiktoken, to read arrays of token ids by")
-    what = "where memory does not hold both, end the release that is served first; requests wait meanwhile"
-    serve.add_argument("--pause", action="store_true", help=what)
-    what = "address of an OpenTelemetry collector (default: OTEL_EXPORTER_OTLP_ENDPOINT, or none)"
-    serve.add_argument("--traces", metavar="URL", help=what)
-    serve.add_argument("--rollback", action="store_true", help="let your server at the port serve the release before the present one again")
-    serve.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, as --settings prints them")
-    serve.add_argument("--settings", action="store_true", help="print every setting with its help, and serve nothing")
-    serve.add_argument(
-        "--write", type=Path, metavar="FILE", help="write a file for `serve deploy` of Ray Serve with these settings, and serve nothing"
-    )
-    serve.add_argument("--local", action="store_true", help="on this machine without a cluster; this is the default without --address")
-    serve.add_argument("--ray", action="store_true", help="on Ray Serve, on a private cluster where no address is given")
-    serve.add_argument("--address", help="HOST:6379 of a Ray head to serve on; default: RAY_ADDRESS")
     _storage(serve)
 
     search = commands.add_parser("search", help="search a served release")

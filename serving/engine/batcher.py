@@ -174,8 +174,10 @@ class Batcher:
             if not job.done.done() or job.done.cancelled():
                 self._forget(job)
 
-    def excess(self, wanted: Sequence[Units] = ((0.0, 0.0),)) -> float:
-        """By how many seconds a request of these items would be late; 0 or less where it would be in time.
+    def excess(self, wanted: Sequence[Units] = ((0.0, 0.0),), entering: int = 0) -> float:
+        """By how many seconds a request of these items would be late, behind so many short ones that are on their way to the queue.
+
+        0 or less where it would be in time.
 
         An interactive request waits for interactive ones and for a short bulk part, a bulk request for everything.
         """
@@ -183,7 +185,7 @@ class Batcher:
             return 0.0
         interactive = len(wanted) <= self.config.interactive_items
         ahead = self.rate.seconds(self._interactive.units) + (0.0 if interactive else self.rate.seconds(self._bulk.units))
-        ahead += sum(self.rate.seconds(_units_of(batch)) for batch in self._again)
+        ahead += sum(self.rate.seconds(_units_of(batch)) for batch in self._again) + entering * self._interactive_s
         now = time.monotonic()
         ahead += sum(max(0.0, began + seconds - now) for began, seconds in self._flying.values())
         own = self.rate.seconds(total(wanted))

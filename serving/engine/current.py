@@ -103,9 +103,9 @@ class CurrentRelease:
         self._closing: set[asyncio.Task[None]] = set()
         self._swapping = asyncio.Lock()
 
-    def excess(self) -> float:
-        """By how many seconds the next request of one item would be late; 0 or less if it would not."""
-        return 0.0 if self._now is None else self._now.batcher.excess()
+    def excess(self, entering: int = 0) -> float:
+        """By how many seconds the next short request would be late if so many others came before; 0 or less if it would not."""
+        return 0.0 if self._now is None else self._now.batcher.excess(entering=entering)
 
     def version(self) -> str:
         """The version of the release that answers; empty while none does."""

@@ -31,6 +31,7 @@ from mirepoix.serving.engine.telemetry.metrics import CLASSES, Figures
 from mirepoix.serving.engine.telemetry.tracing import Tracer
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
+from mirepoix.serving.http.entrance import Entrance
 from mirepoix.serving.http.guard import KEY, RELEASE, ApiError, Guard, busy, error_reply, too_many
 from mirepoix.serving.http.inputs import address_notes
 from mirepoix.serving.http.keys import Key, Keys
@@ -71,8 +72,8 @@ class Backend(Protocol):
     def held(self) -> AbstractAsyncContextManager[Answers]:
         """The release that answers, for one request from its begin to its end; Starting where none does yet."""
 
-    def excess(self) -> float:
-        """By how many seconds the next request of one item would be late; 0 or less if it would not."""
+    def excess(self, entering: int = 0) -> float:
+        """By how many seconds the next short request would be late if so many others came before; 0 or less if it would not."""
 
     def version(self) -> str:
         """The version of the release that answers; empty while none does."""
@@ -87,6 +88,7 @@ def build_app(
     keys: Keys | None = None,
     figures: Figures | None = None,
     tracer: Tracer | None = None,
+    entrance: Entrance | None = None,
     all_metrics: Callable[[], Awaitable[bytes]] | None = None,
 ) -> FastAPI:
     """The application that answers from the backend; `all_metrics` gives those of several processes, where it is one of them."""
@@ -94,6 +96,7 @@ def build_app(
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     figures = figures or Figures()
     tracer = tracer or Tracer(figures)
+    entrance = entrance or Entrance(backend.excess)
     reader = Reader(limits)
     for kind in CLASSES:
         figures.queue_items.labels(kind).set_function(partial(_waiting, backend, kind))
@@ -104,7 +107,8 @@ def build_app(
             request.scope[RELEASE] = release.about.version
             yield release
 
-    async def encode(release: Answers, items: Sequence[Item], role: Role, truncate: Truncate) -> list[Encoded]:
+    async def encode(request: Request, release: Answers, items: Sequence[Item], role: Role, truncate: Truncate) -> list[Encoded]:
+        entrance.leave(request.scope)
         began = time.perf_counter()
         encoded = await release.encode(items, role, truncate)
         queued = max(one.waited_s for one in encoded)
@@ -124,7 +128,7 @@ def build_app(
             about = release.about
             _check_model(body.model, about)
             _check_width(body.dimensions, about)
-            encoded = await encode(release, items, body.role, body.truncate)
+            encoded = await encode(request, release, items, body.role, body.truncate)
         with tracer.part("render"):
             content = await embeddings_body(encoded, body, about, [*address_notes(items), *_notes(encoded)])
         return Response(content, media_type="application/json")
@@ -143,7 +147,7 @@ def build_app(
             if body.instruction is None:
                 wording = instruction_for(about.instructions, item.modality, target)
                 item = Item(id=item.id, text=item.text, images=item.images, instruction=wording)
-            (encoded,) = await encode(release, [item], "query", body.truncate)
+            (encoded,) = await encode(request, release, [item], "query", body.truncate)
             with tracer.part("search"):
                 found = await release.search(encoded.rows_TD, body.k, target)
         with tracer.part("render"):
@@ -200,7 +204,7 @@ def build_app(
         app, Starting, lambda error: ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
     )
     _map_error(app, HTTPException, _http_error)
-    app.add_middleware(Guard, figures=figures, keys=keys, limits=limits, excess=backend.excess, release=backend.version, tracer=tracer)
+    app.add_middleware(Guard, figures=figures, keys=keys, limits=limits, entrance=entrance, release=backend.version, tracer=tracer)
     return app
 
 

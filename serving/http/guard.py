@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from mirepoix.serving.engine.telemetry.metrics import Figures, Reason
 from mirepoix.serving.engine.telemetry.tracing import Tracer
 from mirepoix.serving.http.body import BodyReader, BodyRefused, Gone, replayed
+from mirepoix.serving.http.entrance import Entrance
 from mirepoix.serving.http.keys import Key, Keys
 from mirepoix.serving.http.limits_config import Limits
 
@@ -32,7 +33,7 @@ KEY = "mirepoix.key"
 GONE = 499
 """The status of a request whose client left before its answer, as nginx counts it."""
 _CLOSE = {"Connection": "close"}
-_HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
+HEADERS = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]
 
 
 class ApiError(Exception):
@@ -71,12 +72,12 @@ class Guard:
         figures: Figures,
         keys: Keys | None,
         limits: Limits,
-        excess: Callable[[], float] = lambda: 0.0,
+        entrance: Entrance | None = None,
         release: Callable[[], str] = lambda: "",
         tracer: Tracer | None = None,
     ):
         self.app, self.figures, self.keys, self.limits = app, figures, keys, limits
-        self.excess = excess  # by how many seconds the next request would be late
+        self.entrance = entrance or Entrance()
         self.release = release
         self.tracer = tracer or Tracer(figures)
         self.bodies = BodyReader(limits)
@@ -94,7 +95,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = [(RELEASE_HEADER, (scope.get(RELEASE) or self.release()).encode()), *_HEADERS]
+                own = [(RELEASE_HEADER, (scope.get(RELEASE) or self.release()).encode()), *HEADERS]
                 names = {name for name, _ in message.get("headers", [])}
                 message = {**message, "headers": [*message.get("headers", []), *(each for each in own if each[0] not in names)]}
             await send(message)
@@ -110,6 +111,7 @@ class Guard:
                 status = status or GONE
                 raise
             finally:
+                self.entrance.leave(scope)
                 route, release = getattr(scope.get("route"), "path", "none"), scope.get(RELEASE, "")
                 self.figures.requests.labels(route, status, release).inc()
                 self.figures.seconds.labels(route).observe(time.perf_counter() - start)
@@ -136,7 +138,7 @@ class Guard:
     async def _placed(self, lane: str, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
         """The answer to a request that its key may send: its body is read, and it has a place among those that are answered."""
         if lane == "/v1/" and scope["method"] == "POST":
-            if (late_s := self.excess()) > 0:
+            if not self.entrance.entered(scope) and (late_s := self.entrance.late_s) > 0:
                 return self._rejected("deadline", busy(late_s))
             try:
                 with self.tracer.part("read"):
@@ -144,8 +146,9 @@ class Guard:
             except BodyRefused as refused:
                 return self._body_refusal(refused.reason)
             receive = replayed(body, receive)
+            self.entrance.enter(scope)
         if self.in_flight[lane] >= self.limits.max_in_flight:
-            return self._rejected("busy", busy(max(1.0, self.excess())))
+            return self._rejected("busy", busy(max(1.0, self.entrance.late_s)))
         self.in_flight[lane] += 1
         try:
             return await self._answered(scope, receive, send)

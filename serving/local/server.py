@@ -5,6 +5,7 @@ a socket for this user alone, `control`, by which another command swaps the rele
 """
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -25,10 +26,13 @@ from mirepoix.serving.engine.telemetry.tracing import Tracer, traces_endpoint
 from mirepoix.serving.heartbeat import Mark
 from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.cl100k import open_table
+from mirepoix.serving.http.entrance import Entrance
+from mirepoix.serving.http.guard import HEADERS, RELEASE_HEADER, busy
 from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.http.ports import listening
 from mirepoix.serving.in_process.searcher import Searcher
 from mirepoix.serving.local.memory import available, needed
+from mirepoix.serving.local.protocol import BusyProtocol, whole_reply
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import absolute
@@ -63,6 +67,7 @@ class LocalServer:
         self._thread = threading.Thread(target=self._run, name="server", daemon=True)
         self._started = threading.Event()
         self._opened_s = 0.0
+        self._refusals: dict[int, bytes] = {}  # the last one, by its seconds
         self._learning: asyncio.Task[None] | None = None
         self.swaps: list[Swapped] = []
 
@@ -115,13 +120,16 @@ class LocalServer:
     async def _opened_port(self) -> None:
         self._nursery = Nursery(self.config.threads)
         self.current = CurrentRelease(self._open, self._figures)
-        app = build_app(self.current, self.config.limits, self._keys, self._figures, self._tracer)
+        self._entrance = Entrance(self.current.excess)
+        app = build_app(self.current, self.config.limits, self._keys, self._figures, self._tracer, self._entrance)
         settings = uvicorn.Config(
             app,
+            http=type("Protocol", (BusyProtocol,), {"refusal": staticmethod(self._refusal), "entrance": self._entrance}),
             log_config=None,
             access_log=False,
             lifespan="off",
             server_header=False,
+            proxy_headers=False,  # nothing of who asks is used
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=END_SECONDS,
         )
@@ -129,6 +137,19 @@ class LocalServer:
         self._serving = asyncio.create_task(self._server.serve([self._listener]))
         while not self._server.started:
             await asyncio.sleep(0.005)
+
+    def _refusal(self) -> bytes | None:
+        """What a request to the encoders is answered with while they are too far behind; None if they are not."""
+        late_s = self._entrance.late_s
+        if late_s <= 0:
+            return None
+        seconds = math.ceil(late_s)
+        if seconds not in self._refusals:
+            own = {RELEASE_HEADER.decode(): self.current.version()} | {name.decode(): value.decode() for name, value in HEADERS}
+            self._refusals = {seconds: whole_reply(busy(late_s), own)}
+        self._figures.rejected.labels("deadline").inc()
+        self._figures.requests.labels("none", 503, "").inc()
+        return self._refusals[seconds]
 
     async def _first(self, target: str) -> Swapped:
         await self.current.switch(absolute(target))

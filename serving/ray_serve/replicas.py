@@ -63,7 +63,7 @@ class Replica:
         self.current = CurrentRelease(self._open, self.figures, config.limits.timeout_s)
         self.tracer = Tracer(self.figures, traces_endpoint(config.traces))
         keys = open_keys(config.keys, api_key)
-        self.build = partial(build_app, self.current, config.limits, keys, self.figures, self.tracer, self._all_metrics)
+        self.build = partial(build_app, self.current, config.limits, keys, self.figures, self.tracer, all_metrics=self._all_metrics)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self.build()

@@ -146,7 +146,7 @@ def searched(release, encoder, body):
         async def held(self):
             yield self
 
-        def excess(self):
+        def excess(self, entering=0):
             return 0.0
 
         def waiting(self):

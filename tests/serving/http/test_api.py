@@ -53,7 +53,7 @@ class InProcess:
     async def held(self):
         yield self
 
-    def excess(self) -> float:
+    def excess(self, entering: int = 0) -> float:
         return 0.0
 
     def waiting(self) -> dict[str, int]:

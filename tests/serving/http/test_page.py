@@ -65,7 +65,7 @@ class Documents:
     async def held(self):
         yield self
 
-    def excess(self) -> float:
+    def excess(self, entering: int = 0) -> float:
         return 0.0
 
     def waiting(self) -> dict[str, int]:

@@ -1,0 +1,73 @@
+"""HTTP as uvicorn speaks it, but for requests that are to be refused as too many: these are answered before they are parsed.
+
+Under ten times the load that the encoders manage, nine of ten requests are refused. Through the parser, the application and its middleware
+a refusal takes as long as a tenth of an answer does, and the encoders would get half of the machine.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any, cast
+
+from fastapi.responses import JSONResponse
+from starlette.types import Scope
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from mirepoix.serving.http.entrance import Entrance
+from mirepoix.serving.http.guard import ApiError, error_reply
+
+PATHS = (b"POST /v1/search ", b"POST /v1/embeddings ")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
+_UNUSUAL = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade|connection:[ \t]*close)", re.IGNORECASE)
+"""What makes a request one for the parser: where its body ends, or what becomes of its connection, is said otherwise."""
+
+
+class BusyProtocol(HttpToolsProtocol):
+    """Answers a whole request to the encoders with `refusal`, if there is one."""
+
+    refusal: Callable[[], bytes | None]
+    entrance: Entrance
+
+    def __init__(self, *arguments: Any, **options: Any):
+        super().__init__(*arguments, **options)
+        self._within = False  # within a request, of which the parser has seen a part
+
+    def on_message_begin(self) -> None:
+        self._within = True
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self._within = False
+        super().on_message_complete()
+
+    def data_received(self, data: bytes) -> None:
+        if not (data.startswith(PATHS) and self._idle() and _whole(data)):
+            super().data_received(data)
+        elif (reply := type(self).refusal()) is None:
+            super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.entrance.enter(cast(Scope, self.cycle.scope))
+        else:
+            self._unset_keepalive_if_required()
+            self.transport.write(reply)
+            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def _idle(self) -> bool:
+        """Whether the connection is between two requests, and waits for none of them."""
+        return not self._within and not self.pipeline and (self.cycle is None or self.cycle.response_complete)
+
+
+def _whole(data: bytes) -> bool:
+    """Whether this is one request, from its first byte to its last."""
+    head, end, body = data.partition(b"\r\n\r\n")
+    head += b"\r\n"
+    length = _LENGTH.findall(head)
+    return bool(end) and len(length) == 1 and int(length[0]) == len(body) and not _UNUSUAL.search(head)
+
+
+def whole_reply(error: ApiError, headers: dict[str, str]) -> bytes:
+    """A refusal as it goes over the wire."""
+    reply: JSONResponse = error_reply(error)
+    lines = [f"HTTP/1.1 {error.status} Service Unavailable".encode()]
+    lines += [name + b": " + value for name, value in reply.raw_headers]
+    lines += [f"{name}: {value}".encode() for name, value in headers.items()]
+    return b"\r\n".join([*lines, b"", bytes(reply.body)])
