@@ -10,9 +10,9 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from footprint import kilobytes, tree
@@ -22,6 +22,8 @@ HERE = Path(__file__).resolve().parent
 START_SECONDS = 180.0
 TICKS = os.sysconf("SC_CLK_TCK")
 BEFORE, AFTER, AFTER_ON_RAY, PLAIN = "before", "after", "after, on Ray", "one process"
+HAPROXY = "after, on Ray, HAProxy"
+HAPROXY_ENVIRONMENT = {"RAY_SERVE_ENABLE_HA_PROXY": "1", "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1"}
 
 
 class CannotSwap(Exception):
@@ -37,6 +39,7 @@ class Variant:
     command: Sequence[str]
     swap: Sequence[str] = ()  # a command; none: the line `swap RELEASE` on its stdin
     swaps: bool = True
+    environment: Mapping[str, str] = field(default_factory=dict)  # beside what all have
     encoder: str = (
         ""  # what the command line of the process that encodes has; none: the one that took most CPU time, of those below the first
     )
@@ -52,7 +55,9 @@ def variants(before: Path, after: Path) -> list[Variant]:
         Variant(PLAIN, before, [*peer, "plain", "RELEASE", "PORT"], swaps=False),
     ]
     if "--ray" in subprocess.run([*serve[:4], "--help"], cwd=after, env=environment(after), capture_output=True, text=True).stdout:
-        found.insert(2, Variant(AFTER_ON_RAY, after, [*serve, "--ray"], swap=serve, encoder="ray::ServeReplica:mirepoix"))
+        replica = "ray::ServeReplica:mirepoix"
+        on_ray = Variant(AFTER_ON_RAY, after, [*serve, "--ray"], swap=serve, encoder=replica)
+        found[2:2] = [on_ray, replace(on_ray, name=HAPROXY, environment=HAPROXY_ENVIRONMENT)]
     return found
 
 
@@ -88,6 +93,7 @@ class Server:
     def __post_init__(self) -> None:
         self.log = self.home / f"{self.variant.name.replace(', ', '-').replace(' ', '-')}.log"
         self._environment = environment(self.variant.root, self.threads) | {"MIREPOIX_STORAGE": str(self.home / "storage")}
+        self._environment |= self.variant.environment
         keeper = [sys.executable, "-I", "-S", str(HERE / "serving_keeper.py")]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

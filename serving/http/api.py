@@ -10,7 +10,7 @@ Shapes: T rows of an item, D width.
 
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -89,8 +89,9 @@ def build_app(
     figures: Figures | None = None,
     tracer: Tracer | None = None,
     entrance: Entrance | None = None,
+    all_metrics: Callable[[], Awaitable[bytes]] | None = None,
 ) -> FastAPI:
-    """The application that answers from the backend."""
+    """The application that answers from the backend; `all_metrics` gives those of several processes, where it is one of them."""
     # A redirect of a path with a slash too many would name the scheme and the host that the client said, with the key sent after it.
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     figures = figures or Figures()
@@ -185,7 +186,7 @@ def build_app(
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(figures.text(), media_type="text/plain; version=0.0.4")
+        return Response(await all_metrics() if all_metrics else figures.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/")
     async def page() -> Response:

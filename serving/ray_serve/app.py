@@ -37,6 +37,8 @@ from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import absolute
 
 APPLICATION, DEPLOYMENT = "mirepoix", "Retriever"
+HEALTH_SECONDS = 1.0
+"""How often Serve looks whether a replica is there: only then is a new one started in the place of one that died. Its default is 10 s."""
 PORTS = 5
 """How many ports are tried where any will do: another process may take the free one that was chosen before Serve listens there."""
 SHUTDOWN_SECONDS = 30.0
@@ -88,7 +90,8 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
                 _change(target, lies)
             elif running:  # a release that would not start does not open the port of another application's Serve
                 ray.get(_verify.remote(target, config.trust_remote_code))
-            serve.run(application(target, config, api_key, lies), name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
+            served = application({"release": target, "stored": lies}, config, api_key)
+            serve.run(served, name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
         _await_health(config, release.version)
     except (RuntimeError, RayError, TimeoutError) as error:
         opening_error = None
@@ -145,24 +148,21 @@ _LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
-    """The application of a file for `serve deploy`: `release`, and as `config` the settings that are not the defaults.
+    """The application of a file for `serve deploy`, by its `args`: as `config` the settings that are not the defaults.
 
-    Another `release` in the file, deployed again, is a swap: the replicas go on, and each changes over once it has proved the new one.
+    The release is not among them, for other args start the replicas anew. It is in the `user_config` of the deployment: another one there,
+    deployed again, is a swap, and each replica changes over once it has proved it.
     """
-    unknown = set(arguments) - {"release", "config", "keys"}
-    if unknown or not isinstance(arguments.get("release"), str):
-        raise Refused(
-            f"args take release, config and keys; {', '.join(sorted(unknown)) or 'release'} is {'unknown' if unknown else 'missing'}"
-        )
+    if unknown := set(arguments) - {"config"}:
+        raise Refused(f"args take config, and {', '.join(sorted(unknown))} is unknown; the release is in user_config of {DEPLOYMENT}")
     config: ServeConfig = revive(ServeConfig, arguments.get("config") or {})
-    target = absolute(arguments["release"])
     api_key = os.environ.get(KEY)
     refuse_open(config.host, bool(config.keys or api_key))
-    return application(target, config, api_key, target)
+    return application({}, config, api_key)
 
 
-def application(target: str, config: ServeConfig, api_key: str | None, stored: str) -> serve.Application:
-    """The application on Ray Serve: replicas that are told by their `user_config` which release they serve."""
+def application(settings: dict[str, str], config: ServeConfig, api_key: str | None) -> serve.Application:
+    """The application on Ray Serve: replicas that are told by `settings`, their `user_config`, which release they serve."""
     scaling: dict[str, Any] = {"num_replicas": config.encoders}
     if config.most_encoders > config.encoders:
         bounds = {"min_replicas": config.encoders, "max_replicas": config.most_encoders, "target_ongoing_requests": config.ongoing}
@@ -173,8 +173,10 @@ def application(target: str, config: ServeConfig, api_key: str | None, stored: s
         ray_actor_options={"num_cpus": config.encoder_cpus, "num_gpus": config.encoder_gpus},
         # The guard refuses excess requests with the API's own error; Serve's limit is higher, so that it is never reached first.
         max_ongoing_requests=4 * config.limits.max_in_flight + config.limits.max_reading,
-        user_config={"target": target, "stored": stored},
+        user_config=settings,
         graceful_shutdown_timeout_s=config.limits.timeout_s,
+        health_check_period_s=HEALTH_SECONDS,
+        max_surge_percent=100 if _has_room(config) else 0,
     )(Replica)
     # Serve restarts replicas of another version, and gives each deployment a random one: it has no public option for that.
     return deployment.options(_internal=True, version=_restart_version(config, api_key)).bind(config, api_key)
@@ -192,6 +194,13 @@ def _code() -> bytes:
     package = Path(__file__).parents[1]
     files = sorted(file for folder in (package, package.with_name("models")) for file in folder.rglob("*.py"))
     return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).digest()
+
+
+def _has_room(config: ServeConfig) -> bool:
+    """Whether replicas with other settings, or of other code, can be started before those that run are stopped."""
+    free = ray.available_resources()
+    wanted = {"CPU": config.encoder_cpus, "GPU": config.encoder_gpus}
+    return all(config.encoders * each <= free.get(name, 0.0) for name, each in wanted.items())
 
 
 def _serve_address() -> tuple[str, int] | None:

@@ -50,6 +50,7 @@ class _Recorded:
                 place += 1
                 return self.parts[place - 1]
             message = await self._receive()
+            self.left = self.left or message["type"] == "http.disconnect"
             self._keep(message)
             place = len(self.parts)
             return message

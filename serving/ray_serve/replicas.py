@@ -6,16 +6,18 @@ is told by its `user_config` which release it serves; `prepare` and `switch` cha
 
 import asyncio
 import logging
-from functools import partial
-from typing import NamedTuple
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI
 from ray import serve
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
-from mirepoix.serving.engine.telemetry.metrics import Figures
+from mirepoix.serving.engine.telemetry.metrics import Figures, merged
 from mirepoix.serving.engine.telemetry.tracing import Tracer, traces_endpoint
 from mirepoix.serving.engine.worker import ThreadWorker, open_encoder
 from mirepoix.serving.heartbeat import Mark
@@ -24,8 +26,11 @@ from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.in_process.searcher import Searcher
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
+from mirepoix.serving.store import absolute
 
 _LOG = logging.getLogger("ray.serve")  # shown by Serve, from its level WARNING on
+METRICS_SECONDS = 2.0
+"""How long the other replicas have to tell their metrics; who asks for them waits no longer."""
 
 
 class Prepared(NamedTuple):
@@ -33,6 +38,17 @@ class Prepared(NamedTuple):
 
     version: str
     refusal: str | None = None
+
+
+async def gathered(mine: tuple[str, str], replicas: DeploymentHandle[Any]) -> bytes:
+    """The metrics of all replicas, each by its name; one that does not answer in time is left out, and one alone has no label."""
+    texts = dict([mine])
+    try:
+        told = replicas.broadcast("metrics_text").results_async(timeout_s=METRICS_SECONDS, return_exceptions=True)
+        texts |= dict(one for one in await told if not isinstance(one, BaseException))
+    except (TimeoutError, RayServeException) as error:
+        _LOG.warning("the metrics are those of one replica: %s", error)
+    return (merged(texts) if len(texts) > 1 else mine[1]).encode()
 
 
 @serve.ingress()
@@ -46,7 +62,8 @@ class Replica:
         self.figures = Figures()
         self.current = CurrentRelease(self._open, self.figures, config.limits.timeout_s)
         self.tracer = Tracer(self.figures, traces_endpoint(config.traces))
-        self.build = partial(build_app, self.current, config.limits, open_keys(config.keys, api_key), self.figures, self.tracer)
+        keys = open_keys(config.keys, api_key)
+        self.build = partial(build_app, self.current, config.limits, keys, self.figures, self.tracer, all_metrics=self._all_metrics)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self.build()
@@ -56,8 +73,10 @@ class Replica:
 
         Later it sends none while it waits, so a release that is not open yet is opened afterwards, and answers once it has proved itself.
         """
-        target = settings["target"]
-        self.stored[target] = settings["stored"]
+        if not settings.get("release"):
+            raise Refused('no release is given; give user_config as {"release": FOLDER OR URI}')
+        target = absolute(settings["release"])
+        self.stored[target] = settings.get("stored", target)
         if self.current.now is None or self.current.is_ready_for(target):
             await self.current.switch(target)
         else:
@@ -84,6 +103,20 @@ class Replica:
     async def forget(self, target: str) -> None:
         """Closes a release that was prepared."""
         await self.current.forget(target)
+
+    async def metrics_text(self) -> tuple[str, str]:
+        """The name of this replica, and its metrics."""
+        return serve.get_replica_context().replica_id.unique_id, self.figures.text().decode()
+
+    async def _all_metrics(self) -> bytes:
+        if max(self.config.encoders, self.config.most_encoders) == 1:
+            return self.figures.text()
+        return await gathered(await self.metrics_text(), self._replicas)
+
+    @cached_property
+    def _replicas(self) -> DeploymentHandle[Any]:
+        context = serve.get_replica_context()
+        return serve.get_deployment_handle(context.deployment, context.app_name)
 
     async def _open(self, target: str) -> OpenRelease:
         mark = await asyncio.to_thread(Mark, self.stored.get(target, target), self.config.url)  # before it is read, so that `gc` sees it

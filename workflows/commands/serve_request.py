@@ -95,7 +95,13 @@ def write_deployment(request: ServeRequest, file: Path) -> int:
         "http_options": {"host": config.host, "port": config.port, "request_timeout_s": config.limits.timeout_s + 10},
         "logging_config": {"log_level": "WARNING", "enable_access_log": False},
         "applications": [
-            {"name": "mirepoix", "route_prefix": "/", "import_path": BUILDER, "args": {"release": target, "config": jsonable(config)}}
+            {
+                "name": "mirepoix",
+                "route_prefix": "/",
+                "import_path": BUILDER,
+                "args": {"config": jsonable(config)},
+                "deployments": [{"name": "Retriever", "user_config": {"release": target}}],
+            }
         ],
     }
     if file.exists():

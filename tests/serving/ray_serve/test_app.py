@@ -10,6 +10,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
+import ray
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
@@ -155,9 +156,15 @@ def test_the_refusal_of_a_replica_at_the_first_start_is_one_line_too(ray_cluster
         start(str(release_folder), ServeConfig(port=0))
 
 
-def test_another_release_takes_the_place_of_the_one_before_though_its_port_is_any(served, parts, tmp_path_factory):
-    before = httpx.get(f"{served}/health").json()["release"]
+def replicas() -> list[str]:
+    names = [actor["name"] for actor in ray.util.list_named_actors(all_namespaces=True)]
+    return [name for name in names if "mirepoix#Retriever#" in name]
+
+
+def test_another_release_takes_the_place_of_the_one_before_in_the_replicas_that_run_though_its_port_is_any(served, parts, tmp_path_factory):
+    before, running = httpx.get(f"{served}/health").json()["release"], replicas()
     other = published(tmp_path_factory.mktemp("other"), parts, golden=golden_of(parts, corpus()[:1]))
     server = start(str(other), ServeConfig(port=0))
     assert server.url == served and server.version != before
+    assert replicas() == running, "no replica is started for a swap"
     assert search_endpoint(served, "a disc", k=2)["release"] == server.version
