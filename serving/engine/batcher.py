@@ -182,7 +182,8 @@ class Batcher:
 
         0 or less where it would be in time.
 
-        An interactive request waits for interactive ones and for a short bulk part, a bulk request for everything.
+        An interactive request waits for interactive ones and for a short bulk part, a bulk request for everything. What takes long by
+        itself is late by no more than what is before it: where that is nothing it is taken, and the rate is learnt from it.
         """
         if not self.rate.batches:
             return 0.0
@@ -191,9 +192,10 @@ class Batcher:
         ahead += sum(self.rate.seconds(_units_of(batch)) for batch in self._again) + entering * self._interactive_s
         now = time.monotonic()
         ahead += sum(max(0.0, began + seconds - now) for began, seconds in self._flying.values())
+        encoders = max(1, sum(worker.alive for worker in self.workers))
         own = self.rate.seconds(total(wanted))
-        late_s = (ahead + own) / max(1, len(self._tasks))
-        return late_s - (self.config.interactive_wait_s if interactive else self.config.bulk_wait_s)
+        longest_s = self.config.interactive_wait_s if interactive else self.config.bulk_wait_s
+        return min(ahead, ahead + own - longest_s * encoders) / encoders
 
     @property
     def waiting(self) -> dict[str, int]:
@@ -216,8 +218,7 @@ class Batcher:
     async def _work(self, number: int, worker: Worker) -> None:
         last = 0
         while True:
-            await worker.revive()  # before it takes a batch, which another encoder may have meanwhile
-            batch = await self._next(last)
+            batch = await self._next(worker, last)
             last = sum(each.end - each.start for each in batch)
             given = _units_of(batch)
             began = time.monotonic()
@@ -240,12 +241,14 @@ class Batcher:
             for each, result in zip(batch, results, strict=True):
                 self._deliver(each, result, began - each.job.began)
 
-    async def _next(self, last: int) -> list[_Slice]:
-        """The next batch, as soon as there is something to encode; `last`: the items of the batch before."""
+    async def _next(self, worker: Worker, last: int) -> list[_Slice]:
+        """The next batch, as soon as there is something to encode and the worker can; `last`: the items of the batch before."""
         while True:
             if last > 1 and self._queued() < last and not self._again:
                 # The clients of a batch get their replies at one moment, and those that go on ask again at one moment.
                 await self._filled(last)
+            if not worker.alive:
+                await worker.revive()  # before it takes a batch, which another encoder may have meanwhile
             if batch := self._taken():
                 return batch
             self._arrived.clear()
@@ -274,7 +277,7 @@ class Batcher:
                 return batch
         starved = bool(self._bulk) and self._passes >= MOST_PASSES
         room = self.config.batch_size
-        batch = self._interactive_part(room if not starved else max(1, room // 2))
+        batch = self._interactive_part(room if not starved else room // 2)
         bulk = self._bulk_part(room - sum(each.end - each.start for each in batch), short=bool(batch) or self._is_interactive())
         self._passes = 0 if bulk or not self._bulk else self._passes + 1
         return batch + bulk

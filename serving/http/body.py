@@ -4,12 +4,17 @@ So a client that sends slowly holds up nobody: it has a connection and the bytes
 """
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping
 
 from starlette.types import Message, Receive
 
 from mirepoix.serving.http.limits_config import Limits
+
+MOST_COMMAS = 2**21
+"""So many token ids may a request have, and parts of its texts."""
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 class BodyRefused(Exception):
@@ -22,6 +27,15 @@ class BodyRefused(Exception):
 
 class Gone(Exception):
     """The client has left."""
+
+
+def has_too_many_values(body: bytes, marks: int, commas: int = MOST_COMMAS) -> bool:
+    """Whether JSON has more of `[{:` than `marks`, or more commas, outside of its texts: it would take gigabytes and minutes to read."""
+
+    def exceeds(text: bytes) -> bool:
+        return sum(map(text.count, (b"[", b"{", b":"))) > marks or text.count(b",") > commas
+
+    return exceeds(body) and exceeds(_TEXT.sub(b"", body))
 
 
 class BodyReader:

@@ -11,6 +11,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mirepoix.models.item import Item
 from mirepoix.serving.engine.truncation import Truncate
+from mirepoix.serving.http.body import has_too_many_values
 from mirepoix.serving.http.cl100k import NO_FILE, open_table
 from mirepoix.serving.http.decoding import Decoder
 from mirepoix.serving.http.guard import ApiError
@@ -29,6 +30,8 @@ class Input(_Body):
     image: str | None = None
 
 
+FIRST_FAULT = Field(fail_fast=True)
+"""Of a list: one fault is told, so no others are looked for; a million of them would take gigabytes."""
 TokenId: TypeAlias = Annotated[int, Field(strict=True)]
 
 
@@ -45,7 +48,7 @@ class Part(_Body):
 
 class Message(_Body):
     role: Literal["system", "user", "assistant"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], FIRST_FAULT]
 
 
 class EmbeddingsBody(_Body):
@@ -55,8 +58,8 @@ class EmbeddingsBody(_Body):
     queries and documents differently.
     """
 
-    input: str | list[str | Input | TokenId | list[TokenId]] | None = None
-    messages: list[Message] | None = None
+    input: str | Annotated[list[str | Input | TokenId | Annotated[list[TokenId], FIRST_FAULT]], FIRST_FAULT] | None = None
+    messages: Annotated[list[Message], FIRST_FAULT] | None = None
     model: str | None = None
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(default=None, ge=1)
@@ -78,6 +81,8 @@ class SearchBody(_Body):
     model: str | None = None
 
 
+MARKS_PER_INPUT = 8
+"""The brackets, braces and colons that an input may have in JSON: one of text and picture has 3, one as a part of a message 6."""
 _NAMES = {name for cls in (EmbeddingsBody, SearchBody, Message, Part, ImageUrl, Input) for name in cls.model_fields}
 PIECE = 256
 """Inputs that are read at once, so that short requests are answered in between: a millisecond or two."""
@@ -93,13 +98,13 @@ class Reader:
         self.cl100k = open_table(limits.tiktoken)
 
     async def embeddings(self, request: Request) -> EmbeddingsBody:
-        return _checked(EmbeddingsBody, await self._body(request))
+        return _checked(EmbeddingsBody, self._bounded(await self._body(request)))
 
     async def search(self, request: Request) -> tuple[SearchBody, bytes | None]:
         """The request, from JSON or multipart, and the picture's bytes if a file was sent."""
         body = await self._body(request)
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
-            return _checked(SearchBody, body), None
+            return _checked(SearchBody, self._bounded(body)), None
         fields, upload = await self._form(request, body)
         return _checked(SearchBody, fields), upload
 
@@ -194,6 +199,12 @@ class Reader:
             if len(body) > self.limits.max_body:
                 raise too_long
         return bytes(body)
+
+    def _bounded(self, body: bytes) -> bytes:
+        """The same JSON, unless it has more values than any request within the limits."""
+        if has_too_many_values(body, MARKS_PER_INPUT * (self.limits.max_inputs + 128)):
+            raise ApiError(400, "the body has too many lists, objects or values; send less at once")
+        return body
 
     async def _form(self, request: Request, body: bytes) -> tuple[dict[str, str], bytes | None]:
         async def stream() -> AsyncGenerator[bytes, None]:

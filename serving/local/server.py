@@ -188,7 +188,8 @@ class LocalServer:
             release.refuse_code(self.config.trust_remote_code)
             trusted, threads = self.config.trust_remote_code, self.config.threads
             openings = [Opening(target, trusted, number, threads) for number in range(self.config.encoders)]
-            workers = [ProcessWorker(opening, self._nursery) for opening in openings]
+            start_s, answer_s = self.config.start_timeout_s, self.config.limits.timeout_s
+            workers = [ProcessWorker(opening, self._nursery, start_s, answer_s) for opening in openings]
             modules = await asyncio.gather(*(worker.start() for worker in workers))
             searcher = await asyncio.to_thread(Searcher, release)
         except BaseException:

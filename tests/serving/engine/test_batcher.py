@@ -146,7 +146,8 @@ def test_long_requests_take_turns():
     assert ends["less"] < ends["long"]
 
 
-def test_a_long_request_is_not_held_up_for_ever_by_short_ones():
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_a_long_request_is_not_held_up_for_ever_by_short_ones(batch_size):
     encoder = Clocked()
 
     async def work(batcher):
@@ -158,11 +159,11 @@ def test_a_long_request_is_not_held_up_for_ever_by_short_ones():
 
         clients = [asyncio.create_task(client(n)) for n in range(12)]
         await asyncio.sleep(0.02)
-        await batcher.encode(request("bulk", 20), "document")
+        await batcher.encode(request("bulk", 10), "document")
         over.set()
         await asyncio.gather(*clients)
 
-    run(work, encoder, batch_size=8, interactive_wait_s=30.0)
+    run(work, encoder, batch_size=batch_size, interactive_wait_s=30.0)
 
 
 def test_a_request_that_is_cancelled_leaves_the_queue():
@@ -218,14 +219,11 @@ def test_what_an_encoder_had_when_it_died_is_encoded_again():
 
 def test_what_an_encoder_had_when_it_died_is_encoded_by_another_one_while_it_is_started_again():
     class Dies(Clocked):
-        dead = False
-
         async def revive(self) -> None:
-            if self.dead:
-                await asyncio.sleep(10)
+            await asyncio.sleep(10)
 
         async def encode(self, requests):
-            self.dead = True
+            self.alive = False
             raise EncoderDied
 
     async def work(batcher):
@@ -275,6 +273,35 @@ def test_a_long_request_waits_longer_than_a_short_one_may():
         await bulk
 
     run(work, interactive_wait_s=0.3, bulk_wait_s=2.0)
+
+
+def test_a_request_that_takes_long_by_itself_is_taken_where_nothing_is_before_it():
+    async def work(batcher):
+        await batcher.encode(request("first", 8), "query")
+        for _ in range(20):  # such as batches while the machine swapped: an item is thought to take minutes
+            batcher.rate.observe((8.0, 0.0), 40.0)
+        assert batcher.rate.seconds(units(request("next"))) > 60
+        for n in range(3):
+            await batcher.encode(request(f"next{n}"), "query")
+        with pytest.raises(Overloaded) as late:
+            await asyncio.gather(*(batcher.encode(request(f"r{n}", 8), "query") for n in range(3)))
+        return late.value.after_s
+
+    assert run(work, interactive_wait_s=0.0) < 60, "it is late by what is before it, not by what it takes itself"
+
+
+def test_an_encoder_that_is_being_replaced_takes_no_batch_that_another_one_can_have():
+    class Dead(Clocked):
+        alive = False
+
+        async def revive(self):
+            await asyncio.sleep(60)
+
+    async def work(batcher):
+        return await asyncio.gather(*(batcher.encode(request(f"r{n}", 4), "query") for n in range(5)))
+
+    dead, other = Dead(), Clocked()
+    assert len(run(work, dead, other, batch_size=4)) == 5 and not dead.batches
 
 
 def test_two_encoders_share_the_work():

@@ -13,7 +13,7 @@ import pytest
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.serving.engine.batch_config import BatchConfig
-from mirepoix.serving.engine.batcher import Batcher
+from mirepoix.serving.engine.batcher import Batcher, EncoderDied
 from mirepoix.serving.engine.child import Opening
 from mirepoix.serving.engine.nursery import Nursery
 from mirepoix.serving.engine.process import ProcessWorker
@@ -63,6 +63,32 @@ def test_a_child_encodes_as_this_process_does_and_after_a_kill_another_one_does(
         assert np.abs(np.stack([one.rows_TD[0] for one in encoded]) - expected).max() < 1e-5
         assert encoded[0].tokens > 3 and encoded[0].batch == 2
     assert isinstance(refused[0], str)
+    assert len(pids) == 3 and all(map(ended, pids))
+
+
+def test_a_child_that_ends_while_nothing_is_asked_of_it_is_replaced_and_one_that_does_not_answer_too(release_folder):
+    async def work():
+        nursery = Nursery(threads=1)
+        worker = ProcessWorker(Opening(str(release_folder), False, 0, 1), nursery)
+        await worker.start()
+        os.kill(first := worker.pid, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while not worker.alive or worker.pid == first:
+                await asyncio.sleep(0.01)
+        worker.answer_s = 0.5
+        os.kill(second := worker.pid, signal.SIGSTOP)
+        with pytest.raises(EncoderDied, match="does not answer"):
+            await worker.encode([EncodeRequest(ITEMS, "query")])
+        worker.answer_s = 60.0
+        await worker.revive()
+        (encoded,) = await worker.encode([EncodeRequest(ITEMS, "query")])
+        third = worker.pid
+        await worker.close()
+        await nursery.close()
+        assert len(encoded) == len(ITEMS)
+        return {first, second, third}
+
+    pids = asyncio.run(work())
     assert len(pids) == 3 and all(map(ended, pids))
 
 

@@ -3,10 +3,12 @@
 import asyncio
 
 import pytest
+from pydantic import ValidationError
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.http.body import BodyReader, BodyRefused, Gone, replayed
+from mirepoix.serving.http.body import BodyReader, BodyRefused, Gone, has_too_many_values, replayed
 from mirepoix.serving.http.limits_config import Limits
+from mirepoix.serving.http.schemas import EmbeddingsBody
 
 
 def parts(*sizes: int, pause: float = 0.0, leaves: bool = False):
@@ -94,3 +96,19 @@ def test_limits_that_cannot_be_are_refused():
     for wrong in ({"max_in_flight": 0}, {"body_s": 0}, {"timeout_s": -1.0}, {"body_rate": 0}):
         with pytest.raises(Refused):
             Limits(**wrong)
+
+
+def test_json_of_too_many_values_is_told_by_its_marks_and_what_stands_in_texts_is_none():
+    for values in (b"[[],[],[],[]]", b'{"a":1,"b":{"c":{}}}', b"[0,0,0,0,0]", b'["\\"",[],[],[]]', b'["\\\\",[],[],[]'):
+        assert has_too_many_values(values, marks=3, commas=3), values
+    for text in (b'["[[[[{{{{::::,,,,"]', b'["\\"[[[[,,,,,"]', b'"[[[[,,,,,', b"[0,0,0,0]", b"", b'"\\'):
+        assert not has_too_many_values(text, marks=3, commas=3), text
+    whole = b'{"input":[' + b",".join([b'{"text":"a: [b], c","image":"data:image/png;base64,AAAA"}'] * 2048) + b"]}"
+    assert not has_too_many_values(whole, marks=8 * 2048)
+
+
+@pytest.mark.parametrize("name", ["input", "messages"])
+def test_of_many_faults_in_a_list_only_the_first_is_looked_for(name):
+    with pytest.raises(ValidationError) as refused:
+        EmbeddingsBody.model_validate_json(f'{{"{name}":[{",".join(["null"] * 1000)}]}}')
+    assert refused.value.error_count() < 10, "each fault takes a thousand bytes, and a body may have millions"
