@@ -3,7 +3,7 @@
 # make test    everything that is promised, tested, but for what takes as long as make soak
 # make soak    the tests that take too long for `make test`: all six retrievers, a verbalised corpus, all of NLVR, and a comparison as
 #              a job, through the real stages; a second demo, a killed one, training on three ranks, large worlds, what `init`
-#              proposed, served, and a gc that is killed on an object store
+#              proposed, served, a gc that is killed on an object store, and fifty swaps and kills in a row of servers under load
 # make bench   what commands take before they answer, what curation costs beside plain tools, how it grows, what it takes of memory, and
 #              what a search over 200 pictures takes, and adding to a release, and training beside its parts and beside other projects, and
 #              the endpoint under load, and whether that is what is promised; three hours and more

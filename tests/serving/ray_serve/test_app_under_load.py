@@ -43,8 +43,11 @@ def kill_one() -> str:
 
 
 @pytest.fixture
-def config(served):
-    return ServeConfig(port=int(served.rpartition(":")[2]))
+def config(served, release_folder):
+    """That of the session's server, which serves the release with one replica."""
+    config = ServeConfig(port=int(served.rpartition(":")[2]))
+    start(str(release_folder), config)
+    return config
 
 
 @pytest.fixture
@@ -60,7 +63,6 @@ def test_replicas_change_over_and_back_and_what_is_refused_changes_nothing(
     served, config, release_folder, other_release, refused_releases, versions, truth
 ):
     old, new = versions
-    start(str(release_folder), config)
     before = replicas()
     with Checker(served, truth) as checker, Load(served, *MIXED) as load:
         for why, folder in refused_releases.items():
