@@ -16,7 +16,6 @@ from typing import Protocol
 import numpy as np
 
 from mirepoix.models.encoder_config import Role
-from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.telemetry.metrics import Figures
@@ -156,6 +155,8 @@ class CurrentRelease:
             release = await self._opened(target)
             if release is not self._now:
                 del self._prepared[target]
+                if self._now is not None:
+                    self._figures.swaps.labels("swapped").inc()
                 self._change(release)
 
     async def _opened(self, target: str) -> OpenRelease:
@@ -181,14 +182,20 @@ class CurrentRelease:
             self._now = None
             self._there.clear()
             if old is not None:
-                await old.idle.wait()
+                try:
+                    await old.idle.wait()
+                except asyncio.CancelledError:
+                    self._change(old)
+                    raise
                 await old.close()
             try:
                 self._change(await self._proved(target))
-            except Refused:
+            except Exception:
                 if old is not None:
                     self._change(await self._open(old.target))
                 raise
+            if old is not None:
+                self._figures.swaps.labels("swapped").inc()
             return time.monotonic() - began
 
     async def close(self) -> None:
@@ -207,8 +214,6 @@ class CurrentRelease:
             raise
 
     def _change(self, release: OpenRelease) -> None:
-        if self._now is not None:
-            self._figures.swaps.labels("swapped").inc()
         old, self._now = self._now, release
         self._there.set()
         self._figures.use_release(release.about.version, release.about.name)

@@ -28,6 +28,8 @@ FIRST = ("torch", "mirepoix.models.encoder", "mirepoix.serving.engine.worker")
 """What every encoder needs."""
 LONGEST = 1 << 20
 """Bytes of a request; the names of two thousand modules are a tenth of it."""
+ANSWER_SECONDS = 300.0
+"""The longest that it may take to answer, which it does after its imports; one that does not is replaced."""
 
 
 class NurseryDied(Exception):
@@ -91,6 +93,7 @@ class Nursery:
         with theirs:
             command = [sys.executable, "-m", __name__, str(theirs.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, env=environment)
+        ours.settimeout(ANSWER_SECONDS)
         self._socket = ours
         if self._known:
             self._ask(("learn", self._known), None)
@@ -109,6 +112,8 @@ class Nursery:
 
     def _end(self) -> None:
         if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # a thread that waits for an answer would keep a closed one open
             self._socket.close()
         if self._process is not None:
             try:
@@ -128,7 +133,11 @@ def _root() -> str:
 
 def main() -> None:
     """Imports and forks, as it is asked, until the server hangs up."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the server ends its children after their requests
+    for number in (
+        signal.SIGINT,
+        signal.SIGTERM,
+    ):  # Ctrl-C and systemd reach the whole group; the server ends its children after their requests
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children that end are nobody's, and leave no entry behind
     server = socket.socket(fileno=int(sys.argv[1]))
     for name in FIRST:
@@ -151,7 +160,10 @@ def main() -> None:
             server.close()
             _child(socket.socket(fileno=ends[0]))
         os.close(ends[0])
-        server.send(str(pid).encode())
+        try:
+            server.send(str(pid).encode())
+        except BrokenPipeError:  # the server has hung up, and the child sees that too
+            return
 
 
 def _child(connection: socket.socket) -> None:

@@ -8,6 +8,7 @@ GET  /live (the port is open), /ready and /health (a release answers, proved by 
 Shapes: T rows of an item, D width.
 """
 
+import mimetypes
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from mirepoix.models.encoder_config import Role
@@ -190,15 +191,15 @@ def build_app(
 
     @app.get("/")
     async def page() -> Response:
-        return FileResponse(_PAGE / "index.html", headers={"Content-Security-Policy": _CONTENT_POLICY, "Cache-Control": "no-cache"})
+        return _page_file("index.html", {"Content-Security-Policy": _CONTENT_POLICY})
 
     for file in ("style.css", "page.js", "icon.svg"):
-        app.add_api_route(f"/{file}", partial(_page_file, file), include_in_schema=False)
+        app.add_api_route(f"/{file}", partial(_shown, file), include_in_schema=False)
 
     _map_error(app, ApiError, partial(_counted, figures))
     _map_error(app, PictureRefused, lambda error: _counted(figures, _picture_error(error)))
     _map_error(app, Refused, lambda error: ApiError(400, line := str(error).splitlines()[0], _param(line)))
-    _map_error(app, Overloaded, lambda error: busy(error.after_s))
+    _map_error(app, Overloaded, partial(_late, figures))
     _map_error(app, EncoderDied, lambda error: ApiError(503, "the encoder ended over this request", code="encoder_died"))
     _map_error(
         app, Starting, lambda error: ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
@@ -212,8 +213,14 @@ def _waiting(backend: Backend, kind: str) -> int:
     return backend.waiting().get(kind, 0)
 
 
-async def _page_file(name: str) -> Response:
-    return FileResponse(_PAGE / name, headers={"Cache-Control": "no-cache"})
+async def _shown(name: str) -> Response:
+    return _page_file(name, {})
+
+
+def _page_file(name: str, headers: Mapping[str, str]) -> Response:
+    """A file of the search page, whole: the framework's own reply takes ranges, and refuses some in words of its own."""
+    media, _ = mimetypes.guess_type(name)
+    return Response((_PAGE / name).read_bytes(), media_type=media, headers={"Cache-Control": "no-cache", **headers})
 
 
 def _map_error(app: FastAPI, kind: type[Exception], convert: Callable[[Any], ApiError]) -> None:
@@ -236,6 +243,12 @@ def _counted(figures: Figures, error: ApiError) -> ApiError:
     if error.code == "too_many_pixels":
         figures.rejected.labels("pixels").inc()
     return error
+
+
+def _late(figures: Figures, error: Overloaded) -> ApiError:
+    """The refusal of a request that would be late, counted among what is rejected before its work."""
+    figures.rejected.labels("deadline").inc()
+    return busy(error.after_s)
 
 
 def _picture_error(error: PictureRefused) -> ApiError:

@@ -10,10 +10,10 @@ from typing import Any, cast
 
 from fastapi.responses import JSONResponse
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from mirepoix.serving.http.entrance import Entrance
 from mirepoix.serving.http.guard import ApiError, error_reply
+from mirepoix.serving.local.heads import BoundedHeads
 
 PATHS = (b"POST /v1/search ", b"POST /v1/embeddings ")
 _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*(?=\r\n)", re.IGNORECASE)
@@ -21,7 +21,7 @@ _UNUSUAL = re.compile(rb"\r\n(?:transfer-encoding|expect|upgrade|connection:[ \t
 """What makes a request one for the parser: where its body ends, or what becomes of its connection, is said otherwise."""
 
 
-class BusyProtocol(HttpToolsProtocol):
+class BusyProtocol(BoundedHeads):
     """Answers a whole request to the encoders with `refusal`, if there is one."""
 
     refusal: Callable[[], bytes | None]
@@ -48,6 +48,7 @@ class BusyProtocol(HttpToolsProtocol):
                 self.entrance.enter(cast(Scope, self.cycle.scope))
         else:
             self._unset_keepalive_if_required()
+            self.head_came()
             self.transport.write(reply)
             self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 

@@ -69,6 +69,8 @@ class LocalServer:
         self._opened_s = 0.0
         self._refusals: dict[int, bytes] = {}  # the last one, by its seconds
         self._learning: asyncio.Task[None] | None = None
+        self._opening: set[asyncio.Task[Any]] = set()  # starts and swaps that are under way
+        self._ending = False
         self.swaps: list[Swapped] = []
 
     @property
@@ -87,7 +89,7 @@ class LocalServer:
         self._thread.start()
         self._started.wait()
         try:
-            return self._call(self._first(target))
+            return self._call(self._opened(self._first(target)))
         except BaseException:
             self.stop()
             raise
@@ -97,7 +99,7 @@ class LocalServer:
         given.
         """
         target = absolute(target)
-        return self._call(self._swapped(target, pause, say))
+        return self._call(self._opened(self._swapped(target, pause, say)))
 
     def stop(self) -> None:
         """Stops listening, lets requests end, and ends the encoders."""
@@ -125,6 +127,7 @@ class LocalServer:
         settings = uvicorn.Config(
             app,
             http=type("Protocol", (BusyProtocol,), {"refusal": staticmethod(self._refusal), "entrance": self._entrance}),
+            ws="none",  # a request to change over to another protocol is answered as the plain one that it also is
             log_config=None,
             access_log=False,
             lifespan="off",
@@ -150,6 +153,21 @@ class LocalServer:
         self._figures.rejected.labels("deadline").inc()
         self._figures.requests.labels("none", 503, "").inc()
         return self._refusals[seconds]
+
+    async def _opened(self, opening: Coroutine[Any, Any, Result]) -> Result:
+        """What comes of a start or of a swap, which ends with the server."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._opening.add(task)
+        try:
+            if self._ending:
+                opening.close()
+                raise asyncio.CancelledError
+            return await opening
+        except asyncio.CancelledError:
+            raise Refused(f"the server at {self.url} is being stopped; start it with the release that it is to serve") from None
+        finally:
+            self._opening.discard(task)
 
     async def _first(self, target: str) -> Swapped:
         await self.current.switch(absolute(target))
@@ -181,7 +199,7 @@ class LocalServer:
 
     async def _open(self, target: str) -> OpenRelease:
         began = time.monotonic()
-        mark = await asyncio.to_thread(Mark, target, self.url)  # before it is read, so that `gc` sees it
+        mark = await self._marked(target)  # before it is read, so that `gc` sees it
         workers: list[ProcessWorker] = []
         try:
             release = await asyncio.to_thread(open_release, target)
@@ -202,12 +220,26 @@ class LocalServer:
             target, release, searcher, Batcher(workers, self.config.batch, self._figures.batch_size.observe), [*workers, mark]
         )
 
+    async def _marked(self, target: str) -> Mark:
+        """The record that a release is served; where this is cancelled while it is written, it is removed again."""
+        marking = asyncio.create_task(asyncio.to_thread(Mark, target, self.url))
+        try:
+            return await asyncio.shield(marking)
+        except asyncio.CancelledError:
+            await (await marking).close()
+            raise
+
     async def _learn(self, modules: list[str]) -> None:
         """Prepares the nursery for the next child, once the first requests after a start or a swap have been answered."""
         await asyncio.sleep(LEARN_SECONDS)
         await self._nursery.learn(modules)
 
     async def _stopped(self) -> None:
+        self._ending = True
+        opening = [*self._opening]
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
         self._server.should_exit = True
         await self._serving
         await self.current.close()

@@ -148,8 +148,9 @@ class _Served:
                     continue
                 seen = named
                 self.answer({"release": named}, lambda line: print(line, flush=True))
-            except (Refused, OSError) as refused:
-                print(f"mirepoix: {self.request.given} is not followed: {str(refused).splitlines()[0]}", file=sys.stderr, flush=True)
+            except Exception as error:  # noqa: BLE001 whatever a release fails with: the next one that the alias names is followed
+                line = next(iter(str(error).splitlines()), type(error).__name__)
+                print(f"mirepoix: {self.request.given} is not followed: {line}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._mark.close()

@@ -32,6 +32,8 @@ class Shelf:
 
     async def __call__(self, target: str) -> Opened:
         await asyncio.sleep(0.01)
+        if target == "broken":
+            raise KeyError(target)
         if target in self.refused:
             raise Refused(f"{target} does not reproduce its golden vectors")
         self.opened.append(Opened(target))
@@ -137,6 +139,22 @@ def test_where_memory_holds_one_release_only_the_old_one_comes_back_if_the_new_o
         assert await _target(current) == "a" and len(shelf.opened) == 2
 
     run(work, "bad")
+
+
+def test_the_old_release_comes_back_also_where_the_new_one_fails_in_another_way_and_where_the_server_is_stopped_meanwhile():
+    async def work(current, shelf):
+        await current.switch("a")
+        with pytest.raises(KeyError):
+            await current.replace("broken")
+        assert await _target(current) == "a"
+        async with current.held() as old:
+            replacing = asyncio.create_task(current.replace("b"))
+            await asyncio.sleep(0.01)
+            replacing.cancel()
+            await asyncio.gather(replacing, return_exceptions=True)
+            assert current.now is old and not old.closed, "it is there to be closed with the server"
+
+    run(work)
 
 
 def test_before_the_first_release_requests_are_told_that_it_starts():

@@ -71,7 +71,11 @@ def test_a_child_that_ends_while_nothing_is_asked_of_it_is_replaced_and_one_that
         nursery = Nursery(threads=1)
         worker = ProcessWorker(Opening(str(release_folder), False, 0, 1), nursery)
         await worker.start()
-        os.kill(first := worker.pid, signal.SIGKILL)
+        os.kill(nursery.pid, signal.SIGTERM)  # as systemd does to the whole group; the server ends them after their requests
+        os.kill(first := worker.pid, signal.SIGTERM)
+        (encoded,) = await worker.encode([EncodeRequest(ITEMS, "query")])
+        assert len(encoded) == len(ITEMS) and worker.pid == first
+        os.kill(first, signal.SIGKILL)
         async with asyncio.timeout(60):
             while not worker.alive or worker.pid == first:
                 await asyncio.sleep(0.01)

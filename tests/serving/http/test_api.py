@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
+from mirepoix.serving.engine.batcher import Overloaded
 from mirepoix.serving.engine.current import About, Starting
 from mirepoix.serving.engine.current import about as about_of
 from mirepoix.serving.engine.telemetry.metrics import Figures
@@ -526,6 +527,18 @@ def test_figures_say_what_requests_took_what_was_encoded_and_why_some_were_rejec
     assert "mirepoix_pictures_total 1.0" in text and float(re.findall(r"^mirepoix_tokens_total (\S+)", text, re.M)[0]) > tokens
     assert 'mirepoix_rejected_total{reason="key"} 1.0' in text and 'mirepoix_rejected_total{reason="busy"} 0.0' in text
     assert 'mirepoix_in_flight{lane="open"} 1.0' in text and 'mirepoix_in_flight{lane="/v1/"} 0.0' in text
+
+
+def test_a_request_that_the_queue_refuses_as_late_is_a_503_and_counted_among_what_was_rejected(backend):
+    async def late(*_: object) -> list[Encoded]:
+        raise Overloaded(3.2)
+
+    full = backend.telling(backend.about)
+    full.encode = late
+    call = Caller(build_app(full, Limits()))
+    reply = call.post("/v1/search", {"text": "x"})
+    assert reply.status_code == 503 and reply.headers["retry-after"] == "4" and reply.json()["error"]["code"] == "busy"
+    assert 'mirepoix_rejected_total{reason="deadline"} 1.0' in call("GET", "/metrics").text
 
 
 def test_a_request_is_traced_with_its_parts_and_the_last_ones_are_sent_when_the_server_ends(backend, about):

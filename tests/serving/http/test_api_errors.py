@@ -97,6 +97,12 @@ def test_where_nothing_is_every_method_is_told_so_and_nothing_is_redirected(ask,
         error_in(found, method)
 
 
+@pytest.mark.parametrize("given", ["bytes=5-1", "bytes=999999999-", "lines=1", "bytes=0-0,2-2"])
+def test_a_range_of_a_file_of_the_page_is_answered_with_all_of_it(ask, given):
+    status, headers, body = ask("GET", "/page.js", range=given)
+    assert status == 200 and headers["content-type"].startswith("text/javascript") and len(body) > 1000
+
+
 BODIES = {
     "nothing": b"",
     "no JSON": b"{",

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import webbrowser
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -116,6 +117,23 @@ def test_a_server_rolls_back_to_the_releases_before_one_after_the_other(tmp_path
     with pytest.raises(Refused, match="has served no other release before"):
         served.answer({"rollback": True}, print)
     served.close()
+
+
+def test_an_alias_is_followed_also_after_a_release_that_failed_in_a_way_that_nobody_thought_of(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(command, "FOLLOW_SECONDS", 0.01)
+    named, over = iter(["/a", "/broken", "/broken", "/b"]), threading.Event()
+
+    def swap(target, pause, say):
+        if target == "/broken":
+            raise ValueError("no such array")
+        over.set()
+        return {"name": "tiny", "version": "2", "pause_s": 0.0}
+
+    monkeypatch.setattr(ServeRequest, "release", property(lambda _: next(named)))
+    served = command._Served(ServeRequest("@champion", str(tmp_path)), "/a", URL, swap)
+    served.follow(over)
+    served.close()
+    assert served.release == "/b" and capsys.readouterr().err == "mirepoix: @champion is not followed: no such array\n"
 
 
 def test_settings_that_are_given_to_a_server_that_runs_are_said_to_change_nothing(tmp_path):
