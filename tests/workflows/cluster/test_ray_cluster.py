@@ -96,7 +96,9 @@ def used(job_head, tmp_path_factory):
             "modes": [stat.S_IMODE(folder.stat().st_mode), stat.S_IMODE((folder / "token").stat().st_mode)],
             "child": subprocess.run([sys.executable, "-c", child], capture_output=True, text=True).stdout.strip(),
             "marked": MARK in os.environ,
-            "proxy": ray.get(ray.remote(lambda: os.environ["RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S"]).remote()),
+            "proxy": ray.get(ray.remote(lambda: [
+                os.environ[name] for name in ("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "RAY_SERVE_PROXY_USE_GRPC")
+            ]).remote()),
             "ray_home": ray._private.worker._global_node.get_session_dir_path(),
         }))
     ray_variables = lambda each: {k: v for k, v in each.items() if k.startswith("RAY_A") or k in ("PYTHONPATH", "RAY_USAGE_STATS_ENABLED")}
@@ -135,7 +137,7 @@ def test_the_cluster_has_one_node_and_the_cpus_it_was_given(used):
 
 
 def test_serve_on_it_has_a_minute_to_start_its_proxy(used):
-    assert used["seen"]["proxy"] == "60"
+    assert used["seen"]["proxy"] == ["60", "1"]
 
 
 def test_only_its_user_may_enter_its_folder_and_read_its_token(used):
