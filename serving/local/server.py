@@ -129,6 +129,7 @@ class LocalServer:
             http=type("Protocol", (BusyProtocol,), {"refusal": staticmethod(self._refusal), "entrance": self._entrance}),
             ws="none",  # a request to change over to another protocol is answered as the plain one that it also is
             log_config=None,
+            log_level="error",  # a warning for each request that is no HTTP would let clients fill the log
             access_log=False,
             lifespan="off",
             server_header=False,
