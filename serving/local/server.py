@@ -216,6 +216,8 @@ class LocalServer:
             await mark.close()
             raise
         self._opened_s = time.monotonic() - began
+        if self._learning is not None:
+            self._learning.cancel()
         self._learning = asyncio.create_task(self._learn(modules[0]))
         return OpenRelease(
             target, release, searcher, Batcher(workers, self.config.batch, self._figures.batch_size.observe), [*workers, mark]
