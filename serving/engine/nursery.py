@@ -116,11 +116,8 @@ class Nursery:
                 self._socket.shutdown(socket.SHUT_RDWR)  # a thread that waits for an answer would keep a closed one open
             self._socket.close()
         if self._process is not None:
-            try:
-                self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            self._process.kill()  # it may be importing, which nothing is lost with, and would end afterwards only
+            self._process.wait()
         self._socket = self._process = None
 
 

@@ -127,7 +127,7 @@ class ProcessWorker:
             await self._end()
             raise EncoderDied("it was killed, or crashed in a library") from None
         except BaseException:
-            await self._end()
+            await self._end(0.0)  # it opens a release, and would not see that nobody listens any longer
             raise
         if isinstance(answer, Ready):
             self._proved = True

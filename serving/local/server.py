@@ -129,6 +129,7 @@ class LocalServer:
             http=type("Protocol", (BusyProtocol,), {"refusal": staticmethod(self._refusal), "entrance": self._entrance}),
             ws="none",  # a request to change over to another protocol is answered as the plain one that it also is
             log_config=None,
+            log_level="error",  # a warning for each request that is no HTTP would let clients fill the log
             access_log=False,
             lifespan="off",
             server_header=False,
@@ -215,6 +216,8 @@ class LocalServer:
             await mark.close()
             raise
         self._opened_s = time.monotonic() - began
+        if self._learning is not None:
+            self._learning.cancel()
         self._learning = asyncio.create_task(self._learn(modules[0]))
         return OpenRelease(
             target, release, searcher, Batcher(workers, self.config.batch, self._figures.batch_size.observe), [*workers, mark]
