@@ -111,13 +111,23 @@ def _change(target: str, stored: str) -> None:
 
     Serve would have them change one after the other, in which time a client would be answered now by the one release, now by the other.
     """
-    replicas = _replicas()
-    prepared: list[Prepared] = replicas.broadcast("prepare", target, stored).results()
+    prepared: list[Prepared] = _tell_all("prepare", target, stored)
     refusals = [each.refusal for each in prepared if each.refusal]
     if refusals:
-        replicas.broadcast("forget", target).results()
+        _tell_all("forget", target)
         raise Refused(refusals[0])
-    replicas.broadcast("switch", target).results()
+    if not prepared:
+        raise Refused("no replica is there to prove the release; try again when one is")
+    _tell_all("switch", target)
+
+
+def _tell_all(method: str, *arguments: str) -> list[Any]:
+    """What all replicas answer to a call; of one that has died nothing, for its successor is told by the `user_config`."""
+    results = _replicas().broadcast(method, *arguments).results(return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception) and not isinstance(result, RayActorError):
+            raise result
+    return [result for result in results if not isinstance(result, RayActorError)]
 
 
 def _shut_down() -> None:

@@ -11,12 +11,14 @@ import numpy as np
 import openai
 import pytest
 import ray
+from ray.exceptions import ActorDiedError
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.serving.http.client import search_endpoint
 from mirepoix.serving.ray_serve import app
 from mirepoix.serving.ray_serve.app import check_port, start
+from mirepoix.serving.ray_serve.replicas import Prepared
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import publish
@@ -134,6 +136,33 @@ def test_a_config_that_cannot_be_is_refused():
     for wrong in ({"port": -1}, {"port": 70_000}, {"encoders": 0}, {"encoders": 3, "most_encoders": 2}, {"ongoing": 0}):
         with pytest.raises(Refused):
             ServeConfig(**wrong)
+
+
+def test_a_replica_that_dies_while_a_release_is_prepared_is_left_out_and_where_all_have_died_nothing_changes(monkeypatch):
+    told = []
+
+    class Replicas:
+        def __init__(self, *answers):
+            self.answers = answers
+
+        def broadcast(self, method, *arguments):
+            told.append(method)
+            return self
+
+        def results(self, return_exceptions):
+            return list(self.answers)
+
+    dead = ActorDiedError()
+    monkeypatch.setattr(app, "_replicas", lambda: Replicas(Prepared("abc"), dead))
+    app._change("/release", "/release")
+    assert told == ["prepare", "switch"]
+    monkeypatch.setattr(app, "_replicas", lambda: Replicas(dead))
+    with pytest.raises(Refused, match="no replica is there to prove the release"):
+        app._change("/release", "/release")
+    monkeypatch.setattr(app, "_replicas", lambda: Replicas(dead, Prepared("", "it is damaged")))
+    with pytest.raises(Refused, match="it is damaged"):
+        app._change("/release", "/release")
+    assert told[2:] == ["prepare", "prepare", "forget"]
 
 
 def test_the_refusal_of_a_replica_at_the_first_start_is_one_line_too(ray_cluster, release_folder, tmp_path, monkeypatch):

@@ -36,7 +36,9 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 def kill_one() -> str:
     """Kills the process of a replica, and returns its name."""
-    victim = min(replicas())
+    there = set[str]()
+    until(lambda: bool(there.update(replicas()) or there))
+    victim = min(there)
     pid = ray.get(ray.get_actor(victim, namespace="serve").__ray_call__.remote(lambda _: os.getpid()))
     os.kill(pid, signal.SIGKILL)
     return victim
