@@ -6,7 +6,8 @@ So a client that sends slowly holds up nobody: it has a connection and the bytes
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from starlette.types import Message, Receive
 
@@ -52,7 +53,7 @@ class BodyReader:
         if not length.isdigit() or len(length) > 18 or int(length) > self.limits.max_body:
             raise BodyRefused("too_large")
         message = await self._first(receive)
-        if not message.get("more_body"):  # nearly every body comes whole: it is not counted, and no clock is started
+        if not message.get("more_body"):  # nearly every body comes whole: no clock is started
             return self._sized(message.get("body", b""))
         if self.reading >= self.limits.max_reading or self.held > self.limits.max_reading_bytes:
             raise BodyRefused("too_many")
@@ -98,7 +99,18 @@ class BodyReader:
     def _sized(self, body: bytes) -> bytes:
         if len(body) > self.limits.max_body:
             raise BodyRefused("too_large")
+        if self.held + len(body) > self.limits.max_reading_bytes:
+            raise BodyRefused("too_many")
         return body
+
+    @contextmanager
+    def holding(self, body: bytes) -> Iterator[None]:
+        """Counts the bytes of a body that was read until its request has ended."""
+        self.held += len(body)
+        try:
+            yield
+        finally:
+            self.held -= len(body)
 
 
 def replayed(body: bytes, receive: Receive) -> Receive:

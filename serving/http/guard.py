@@ -137,16 +137,20 @@ class Guard:
 
     async def _placed(self, lane: str, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
         """The answer to a request that its key may send: its body is read, and it has a place among those that are answered."""
-        if lane == "/v1/" and scope["method"] == "POST":
-            if not self.entrance.entered(scope) and (late_s := self.entrance.late_s) > 0:
-                return self._rejected("deadline", busy(late_s))
-            try:
-                with self.tracer.part("read"):
-                    body = await self.bodies.read(dict(scope["headers"]), receive)
-            except BodyRefused as refused:
-                return self._body_refusal(refused.reason)
-            receive = replayed(body, receive)
-            self.entrance.enter(scope)
+        if lane != "/v1/" or scope["method"] != "POST":
+            return await self._counted(lane, scope, receive, send)
+        if not self.entrance.entered(scope) and (late_s := self.entrance.late_s) > 0:
+            return self._rejected("deadline", busy(late_s))
+        try:
+            with self.tracer.part("read"):
+                body = await self.bodies.read(dict(scope["headers"]), receive)
+        except BodyRefused as refused:
+            return self._body_refusal(refused.reason)
+        self.entrance.enter(scope)
+        with self.bodies.holding(body):
+            return await self._counted(lane, scope, replayed(body, receive), send)
+
+    async def _counted(self, lane: str, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
         if self.in_flight[lane] >= self.limits.max_in_flight:
             return self._rejected("busy", busy(max(1.0, self.entrance.late_s)))
         self.in_flight[lane] += 1

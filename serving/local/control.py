@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import socketserver
+import stat
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -48,7 +49,7 @@ class Control:
 
     def __enter__(self) -> "Control":
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if (there := self.path.parent.stat()).st_uid != os.getuid() or there.st_mode & 0o077:
+        if not _is_private(self.path.parent):
             raise Refused(
                 f"{self.path.parent} is open to others, and would have the server's control socket; remove it, or close it (chmod 700)"
             )
@@ -73,6 +74,15 @@ class Control:
         self._server.server_close()
 
 
+def _is_private(folder: Path) -> bool:
+    """Whether only this user may enter a folder: another one could answer there in the place of a server."""
+    try:
+        there = folder.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(there.st_mode) and there.st_uid == os.getuid() and not there.st_mode & 0o077
+
+
 def _answered(answer: Answer, line: bytes, say: Callable[[str], Any]) -> dict[str, Any]:
     try:
         return {"done": answer(json.loads(line), say)}
@@ -88,6 +98,8 @@ def _line(message: dict[str, Any]) -> bytes:
 
 def ask(port: int, request: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any] | None:
     """What the server of this user at a port answers to a request; None where there is none. Refused where it declines."""
+    if not _is_private(socket_of(port).parent):
+        return None
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(CONNECT_SECONDS)
         try:

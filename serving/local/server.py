@@ -71,7 +71,6 @@ class LocalServer:
         self._learning: asyncio.Task[None] | None = None
         self._opening: set[asyncio.Task[Any]] = set()  # starts and swaps that are under way
         self._ending = False
-        self.swaps: list[Swapped] = []
 
     @property
     def url(self) -> str:

@@ -62,8 +62,11 @@ def counted(guard, status):
 
 def test_a_request_that_is_answered_names_the_release():
     app = App()
-    client = asyncio.run(Client(b'{"text": 1}').ask(guard(app)))
-    assert client.status == 200 and app.bodies == [b'{"text": 1}'] and client.headers[b"x-mirepoix-release"] == b"abc"
+    one = guard(app)
+    client = asyncio.run(Client(b'{"text": 1}').ask(one))
+    assert (
+        client.status == 200 and one.bodies.held == 0 and app.bodies == [b'{"text": 1}'] and client.headers[b"x-mirepoix-release"] == b"abc"
+    )
 
 
 def test_while_the_encoders_are_behind_a_request_is_refused_before_its_body_is_read():
@@ -123,3 +126,13 @@ def test_a_client_that_leaves_within_its_body_is_no_error():
     client.receive = gone
     asyncio.run(client.ask(one))
     assert client.status == 0 and counted(one, 499)
+
+
+def test_bodies_of_requests_that_are_being_answered_are_bounded_together():
+    async def work():
+        one = guard(App(seconds=0.2), max_reading_bytes=1000)
+        asked = [asyncio.create_task(Client(b"x" * 400).ask(one)) for _ in range(4)]
+        statuses = sorted(client.status for client in await asyncio.gather(*asked))
+        return statuses, (await Client(b"x" * 400).ask(one)).status
+
+    assert asyncio.run(work()) == ([200, 200, 503, 503], 200)

@@ -92,6 +92,7 @@ def test_a_folder_that_others_may_enter_is_refused(home):
     (home / "mirepoix").mkdir(mode=0o755)
     with pytest.raises(Refused, match="chmod 700"), Control(8123, lambda *_: {}):
         pass
+    assert ask(8123, {}, print) is None, "who listens there may be anybody"
     (home / "mirepoix").chmod(0o700)
     with Control(8123, lambda *_: {}):
         pass
