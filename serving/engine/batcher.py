@@ -29,6 +29,8 @@ RECENT_SECONDS = 2.0
 """For so long after an interactive request the bulk part of a batch is kept short."""
 AVERAGING = 0.05
 """The share of a new request in the average of what interactive requests take."""
+MEASURED = 5
+"""Batches after which the rate is known: the first ones of a release take a multiple of the others where the machine has more to do."""
 MOST_PASSES = 8
 """After so many batches without any bulk item, one takes a bulk part though interactive items would fill it."""
 MOST_DEATHS = 2
@@ -185,7 +187,7 @@ class Batcher:
         An interactive request waits for interactive ones and for a short bulk part, a bulk request for everything. What takes long by
         itself is late by no more than what is before it: where that is nothing it is taken, and the rate is learnt from it.
         """
-        if not self.rate.batches:
+        if self.rate.batches < MEASURED:
             return 0.0
         interactive = len(wanted) <= self.config.interactive_items
         ahead = self.rate.seconds(self._interactive.units) + (0.0 if interactive else self.rate.seconds(self._bulk.units))

@@ -10,7 +10,7 @@ import pytest
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.serving.engine.batch_config import BatchConfig
-from mirepoix.serving.engine.batcher import Batcher, EncoderDied, Overloaded
+from mirepoix.serving.engine.batcher import MEASURED, Batcher, EncoderDied, Overloaded
 from mirepoix.serving.engine.rate import Rate, units
 from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
@@ -249,9 +249,32 @@ def test_a_request_over_which_encoders_die_again_and_again_is_given_up_and_the_o
     assert encoder.batches.count(["deadly-0"]) >= 1, "from the second death on it is in a batch of its own"
 
 
+async def measured(batcher: Batcher) -> None:
+    """Returns when the rate is known."""
+    for _ in range(MEASURED):
+        await batcher.encode(request("first", 8), "query")
+
+
+def test_requests_are_not_refused_by_what_the_first_batch_of_a_release_took():
+    class Slow(Clocked):
+        async def encode(self, requests):
+            if not self.batches:
+                await asyncio.sleep(0.3)
+            return await super().encode(requests)
+
+    async def work(batcher):
+        first = asyncio.create_task(batcher.encode(request("first"), "query"))
+        await asyncio.sleep(0.05)
+        waiting = [asyncio.create_task(batcher.encode(request(f"r{n}"), "query")) for n in range(20)]
+        await first
+        return [await batcher.encode(request("next"), "query"), *await asyncio.gather(*waiting)]
+
+    assert len(run(work, Slow(), batch_size=4, interactive_wait_s=0.2)) == 21
+
+
 def test_a_request_that_would_be_late_is_refused_with_when_it_would_not_be():
     async def work(batcher):
-        await batcher.encode(request("first", 8), "query")  # the rate is measured
+        await measured(batcher)
         waiting = [asyncio.create_task(batcher.encode(request(f"r{n}", 8), "query")) for n in range(100)]
         done = await asyncio.gather(*waiting, return_exceptions=True)
         late = [each.after_s for each in done if isinstance(each, Overloaded)]
@@ -264,7 +287,7 @@ def test_a_request_that_would_be_late_is_refused_with_when_it_would_not_be():
 
 def test_a_long_request_waits_longer_than_a_short_one_may():
     async def work(batcher):
-        await batcher.encode(request("first", 8), "query")
+        await measured(batcher)
         bulk = asyncio.create_task(batcher.encode(request("bulk", 200), "document"))
         await asyncio.sleep(0.01)
         assert batcher.excess() <= 0, "a short request passes the long one"
@@ -277,7 +300,7 @@ def test_a_long_request_waits_longer_than_a_short_one_may():
 
 def test_a_request_that_takes_long_by_itself_is_taken_where_nothing_is_before_it():
     async def work(batcher):
-        await batcher.encode(request("first", 8), "query")
+        await measured(batcher)
         for _ in range(20):  # such as batches while the machine swapped: an item is thought to take minutes
             batcher.rate.observe((8.0, 0.0), 40.0)
         assert batcher.rate.seconds(units(request("next"))) > 60
