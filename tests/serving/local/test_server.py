@@ -86,7 +86,8 @@ def test_a_request_that_is_being_encoded_while_the_release_changes_is_searched_i
 
     first = threading.Thread(target=ask)
     first.start()
-    time.sleep(0.3)
+    while not server.current.now.in_flight:
+        time.sleep(0.01)
     server.swap(str(other_release))
     assert not replies, "the release changed before the request was answered"
     first.join()
@@ -94,6 +95,7 @@ def test_a_request_that_is_being_encoded_while_the_release_changes_is_searched_i
     for reply, version, others in zip(replies, versions, (False, True), strict=True):
         assert reply.headers[RELEASE_HEADER.decode()] == reply.json()["release"] == version
         assert {result["id"].startswith("other ") for result in reply.json()["results"]} == {others}
+    server.stop()
 
 
 def test_under_load_the_only_encoder_is_killed_and_every_request_is_answered(server, truth):
