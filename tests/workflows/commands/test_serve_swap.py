@@ -43,8 +43,9 @@ class Served:
         self.port, self._output = free_port(), output
         self.url = f"http://127.0.0.1:{self.port}"
         command = [sys.executable, "-m", "mirepoix.workflows", "serve", *words, "--port", str(self.port)]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"PYTHONPATH": os.getcwd()}
         with output.open("w") as out:
-            self._process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=os.environ | {"PYTHONPATH": os.getcwd()})
+            self._process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment)
         self.pid = self._process.pid
 
     @property

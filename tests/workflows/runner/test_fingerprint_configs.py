@@ -30,7 +30,7 @@ UNDECISIVE = {
     "EngineConfig": {"workers", "gpus_per_worker", "batch_size"},
     "MineConfig": {"batch_size"},
     "MireTuning": {"cached_pictures"},
-    "ServeConfig": {"start_timeout_s"},
+    "ServeConfig": {"start_timeout_s", "traces"},
     "SourcesConfig": {"workers"},
     "SpendingConfig": {"cache"},
     "TrainConfig": {
