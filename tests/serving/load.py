@@ -149,6 +149,7 @@ class Checker(threading.Thread):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._over.set()
         self.join()
+        self._connection.close()
         if kind is None:
             assert not self.wrong and self.answered, "\n".join(self.wrong) or "no request was answered"
 

@@ -79,6 +79,7 @@ def test_another_command_and_the_alias_swap_what_is_served_and_roll_it_back_and_
     try:
         server.until("is followed")
         with Checker(server.url, truth) as checker, Load(server.url, *MIXED) as load:
+            time.sleep(0.5)
             for words, version in (([new], new), (["--rollback"], old)):
                 status, out, _ = cli("serve", *words, "--storage", storage, "--port", str(server.port))
                 assert status == 0 and f"tiny {version} is served at {server.url}, by the server that was there (pid {server.pid})" in out
