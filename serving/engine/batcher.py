@@ -31,6 +31,8 @@ AVERAGING = 0.05
 """The share of a new request in the average of what interactive requests take."""
 MEASURED = 5
 """Batches after which the rate is known: the first ones of a release take a multiple of the others where the machine has more to do."""
+AHEAD = 0.75
+"""The share of the batch that is encoded which the next one has at least, if it is taken before that has ended."""
 MOST_PASSES = 8
 """After so many batches without any bulk item, one takes a bulk part though interactive items would fill it."""
 MOST_DEATHS = 2
@@ -55,6 +57,10 @@ class Worker(Protocol):
     @property
     def alive(self) -> bool:
         """Whether it can encode now."""
+
+    @property
+    def ahead(self) -> bool:
+        """Whether it takes the next batch while it encodes one; the answers come in the order of the batches."""
 
     async def revive(self) -> None:
         """Returns when it can encode: at once, or if it has died, when another one is there in its place."""
@@ -130,6 +136,15 @@ class _Slice:
         return EncodeRequest(list(self.job.items[self.start : self.end]), self.job.role, self.job.truncate)
 
 
+@dataclass(frozen=True)
+class _Flight:
+    """A batch that a worker has: when it got it, the seconds that it should take, and its items."""
+
+    began: float
+    seconds: float
+    items: int
+
+
 Observe = Callable[[int], None]
 """Told of each batch how many items it has."""
 
@@ -143,11 +158,16 @@ class Batcher:
         self._interactive, self._bulk = _Lane(), _Lane()
         self._interactive_s = 0.0  # what an interactive request takes, on average
         self._again: deque[list[_Slice]] = deque()  # batches whose encoder died
-        self._flying: dict[int, tuple[float, float]] = {}  # of each busy worker: when its batch began, and the seconds it should take
+        self._flying: dict[tuple[int, int], _Flight] = {}  # by worker and turn
         self._arrived = asyncio.Event()
         self._last_interactive = -RECENT_SECONDS
         self._passes = 0
-        self._tasks = [asyncio.create_task(self._work(number, worker)) for number, worker in enumerate(workers)]
+        self._free_at: dict[int, float] = {}  # of each worker: when its last batch ended
+        self._tasks = [
+            asyncio.create_task(self._work((number, turn), worker))
+            for number, worker in enumerate(workers)
+            for turn in range(2 if worker.ahead else 1)
+        ]
 
     async def close(self) -> None:
         """Ends the tasks of the workers; requests that are in the queue are cancelled."""
@@ -193,7 +213,7 @@ class Batcher:
         ahead = self.rate.seconds(self._interactive.units) + (0.0 if interactive else self.rate.seconds(self._bulk.units))
         ahead += sum(self.rate.seconds(_units_of(batch)) for batch in self._again) + entering * self._interactive_s
         now = time.monotonic()
-        ahead += sum(max(0.0, began + seconds - now) for began, seconds in self._flying.values())
+        ahead += sum(max(0.0, each.began + each.seconds - now) for each in self._flying.values())
         encoders = max(1, sum(worker.alive for worker in self.workers))
         own = self.rate.seconds(total(wanted))
         longest_s = self.config.interactive_wait_s if interactive else self.config.bulk_wait_s
@@ -217,14 +237,14 @@ class Batcher:
 
     # Batches
 
-    async def _work(self, number: int, worker: Worker) -> None:
-        last = 0
+    async def _work(self, place: tuple[int, int], worker: Worker) -> None:
+        number, last = place[0], 0
         while True:
-            batch = await self._next(worker, last)
+            batch = await self._next(place, worker, last)
             last = sum(each.end - each.start for each in batch)
             given = _units_of(batch)
             began = time.monotonic()
-            self._flying[number] = began, self.rate.seconds(given)
+            self._flying[place] = _Flight(began, self.rate.seconds(given), last)
             try:
                 results = await worker.encode([each.request for each in batch])
             except EncoderDied:
@@ -235,27 +255,41 @@ class Batcher:
                     self._settle(each.job, error)
                 continue
             finally:
-                self._flying.pop(number, None)
-            seconds = time.monotonic() - began
-            self.rate.observe(given, seconds)
+                self._flying.pop(place, None)
+                self._arrived.set()  # for the other turn of the worker
+            ended = time.monotonic()
+            self.rate.observe(given, ended - max(began, self._free_at.get(number, 0.0)))
+            self._free_at[number] = ended
             if self._observe is not None:
                 self._observe(last)
             for each, result in zip(batch, results, strict=True):
                 self._deliver(each, result, began - each.job.began)
 
-    async def _next(self, worker: Worker, last: int) -> list[_Slice]:
+    async def _next(self, place: tuple[int, int], worker: Worker, last: int) -> list[_Slice]:
         """The next batch, as soon as there is something to encode and the worker can; `last`: the items of the batch before."""
+        other = (place[0], 1 - place[1])
         while True:
-            if last > 1 and self._queued() < last and not self._again:
+            if other in self._flying:
+                last = 0
+            elif last > 1 and self._queued() < last and not self._again:
                 # The clients of a batch get their replies at one moment, and those that go on ask again at one moment.
                 await self._filled(last)
             if not worker.alive:
                 await worker.revive()  # before it takes a batch, which another encoder may have meanwhile
-            if batch := self._taken():
+            if self._is_wanted(self._flying.get(other)) and (batch := self._taken()):
                 return batch
             self._arrived.clear()
             last = 0
             await self._arrived.wait()
+
+    def _is_wanted(self, before: "_Flight | None") -> bool:
+        """Whether a worker takes a batch, of which it encodes one already: the next is there when that has ended, if it is as large.
+
+        A bulk part is not taken ahead while interactive requests come in, which would have to wait for both.
+        """
+        if before is None or self._again:
+            return True
+        return self._interactive.items >= AHEAD * before.items or (bool(self._bulk) and not self._is_interactive())
 
     async def _filled(self, wanted: int) -> None:
         """Returns when so many items wait, or after the wait of the config."""

@@ -38,6 +38,7 @@ class ProcessWorker:
 
     def __init__(self, opening: Opening, nursery: Nursery, start_s: float = START_SECONDS, answer_s: float = ANSWER_SECONDS):
         self.opening, self.nursery, self.start_s, self.answer_s = opening, nursery, start_s, answer_s
+        self._reading = asyncio.Lock()
         self._turn = asyncio.Lock()  # of whoever speaks with the child, or replaces it
         self._replacing: asyncio.Task[None] | None = None
         self.pid: int | None = None  # of the child; None while there is none
@@ -50,6 +51,11 @@ class ProcessWorker:
         """Whether the child has proved its encoder, and has not ended."""
         return self._proved and self._handle is not None and not _ended(self._handle, 0)
 
+    @property
+    def ahead(self) -> bool:
+        """The next batch lies in the socket when the child has encoded one."""
+        return True
+
     async def start(self) -> list[str]:
         """Returns when the child has proved its encoder, with the names of the modules that it has imported; Refused where it has not."""
         try:
@@ -60,17 +66,24 @@ class ProcessWorker:
     async def encode(self, requests: list[EncodeRequest]) -> list[list[Encoded] | str]:
         """EncoderDied where the child dies over this batch, does not answer, or was dead already."""
         async with self._turn:
-            if not self.alive:
+            streams = self._streams
+            if not self.alive or streams is None:
+                raise EncoderDied("the encoder's process has ended")
+            streams[1].write(packed(requests))
+        async with self._reading:  # in the order of the batches
+            if self._streams is not streams:
                 raise EncoderDied("the encoder's process has ended")
             try:
                 async with asyncio.timeout(self.answer_s):
-                    answer = await self._asked(requests)
+                    answer = await _answer(streams[0])
             except (asyncio.IncompleteReadError, ConnectionError) as gone:
-                await self._end()
+                if self._streams is streams:  # or else another child is there already
+                    await self._end()
                 raise EncoderDied("the encoder's process has ended") from gone
             except TimeoutError as late:
                 _LOG.error("an encoder has not answered for %g seconds, and is replaced", self.answer_s)
-                await self._end(0.0)
+                if self._streams is streams:
+                    await self._end(0.0)
                 raise EncoderDied("the encoder's process does not answer") from late
         if isinstance(answer, Fault):
             _LOG.error("a batch could not be encoded\n%s", answer.trace)
@@ -144,8 +157,7 @@ class ProcessWorker:
         reader, writer = self._streams
         writer.write(packed(message))
         await writer.drain()
-        (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-        return pickle.loads(await reader.readexactly(size))
+        return await _answer(reader)
 
     async def _end(self, seconds: float = END_SECONDS) -> None:
         """Hangs up, and waits for the child; one that does not end in so many seconds is killed."""
@@ -162,6 +174,11 @@ class ProcessWorker:
                     await asyncio.to_thread(_ended, handle, None)
             finally:
                 os.close(handle)
+
+
+async def _answer(reader: asyncio.StreamReader) -> Any:
+    (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+    return pickle.loads(await reader.readexactly(size))
 
 
 def _ended(handle: int, seconds: float | None) -> bool:

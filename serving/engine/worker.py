@@ -23,6 +23,11 @@ class ThreadWorker:
     async def revive(self) -> None:
         """Nothing is to be done."""
 
+    @property
+    def ahead(self) -> bool:
+        """Batches wait for the one thread."""
+        return True
+
     async def encode(self, requests: list[EncodeRequest]) -> list[list[Encoded] | str]:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, requests)
 

@@ -22,6 +22,7 @@ class Clocked:
     """An encoder that takes its time for each item, and remembers its batches; `fails` is asked before each batch."""
 
     alive = True
+    ahead = False
 
     def __init__(self, fails: Callable[[list[str]], BaseException | None] = lambda names: None, seconds: float = SECONDS):
         self.batches: list[list[str]] = []
@@ -102,6 +103,47 @@ def test_a_busy_encoder_waits_a_moment_for_the_clients_of_its_last_batch():
 
     run(work, encoder, batch_wait_s=0.1)
     assert [len(batch) for batch in encoder.batches] == [8, 8, 8, 8], "without the wait the first to ask again would be alone"
+
+
+class Queued(Clocked):
+    """An encoder before which the next batch may lie, as in the socket of a child; it remembers how many lay there at most."""
+
+    ahead = True
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.turn, self.given, self.most = asyncio.Lock(), 0, 0
+
+    async def encode(self, requests):
+        self.given += 1
+        self.most = max(self.most, self.given)
+        try:
+            async with self.turn:
+                return await super().encode(requests)
+        finally:
+            self.given -= 1
+
+
+def test_a_busy_encoder_has_its_next_batch_when_one_has_ended_and_an_idle_one_is_given_no_small_one_early():
+    encoder = Queued()
+
+    async def client(batcher, name):
+        for turn in range(6):
+            await batcher.encode(request(f"{name}.{turn}"), "query")
+
+    async def work(batcher):
+        some = asyncio.gather(*(client(batcher, f"c{n}") for n in range(8)))
+        await asyncio.sleep(2 * SECONDS)
+        await asyncio.gather(some, *(client(batcher, f"d{n}") for n in range(8)))
+        assert encoder.most == 2
+        encoder.most = 0
+        first = asyncio.create_task(batcher.encode(request("big", 8), "query"))
+        await asyncio.sleep(SECONDS)
+        await batcher.encode(request("small"), "query")
+        await first
+        assert encoder.most == 1, "more may come before that has ended"
+
+    run(work, encoder)
 
 
 def test_short_requests_pass_a_long_one_which_goes_on_all_the_same():
