@@ -5,7 +5,6 @@ import io
 import json
 import re
 import shutil
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,6 +42,7 @@ from mirepoix.serving.store import publish
 from mirepoix.workflows.__main__ import main
 from mirepoix.workflows.recipes.quickstarts import quickstart
 from tests.models.conftest import SIZES, WORDS, picture
+from tests.serving.fixtures import OneRelease
 from tests.serving.http.test_api import Caller
 from tests.vision import with_pylate, with_torchvision
 
@@ -138,22 +138,8 @@ def searched(release, encoder, body):
     """The vectors that the release's endpoint computes for a search."""
     rows = []
 
-    class Backend:
+    class Backend(OneRelease):
         about = About(release.name, release.version, release.widths, release.instructions)
-        ready = True
-
-        @asynccontextmanager
-        async def held(self):
-            yield self
-
-        def excess(self, entering=0):
-            return 0.0
-
-        def waiting(self):
-            return {}
-
-        def version(self):
-            return release.version
 
         async def encode(self, items, role, truncate="end"):
             rows.append(one(encoder, items[0], role))

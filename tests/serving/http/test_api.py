@@ -35,33 +35,18 @@ from mirepoix.serving.in_process.searcher import Searcher, SearchResult
 from mirepoix.serving.pictures_config import PictureLimits
 from mirepoix.serving.release import Release, open_release
 from tests.serving.engine.telemetry.test_tracing import Collector
-from tests.serving.fixtures import INSTRUCTIONS, corpus, drawing
+from tests.serving.fixtures import INSTRUCTIONS, OneRelease, corpus, drawing
 from tests.serving.test_pictures import png_claiming
 
 
-class InProcess:
+class InProcess(OneRelease):
     """A release in this process, encoded by no batches; keeps what it was asked to encode."""
-
-    ready = True
 
     def __init__(self, release: Release, about: About | None = None):
         self.about = about or about_of(release)
         self.encode_together, self.searcher = BatchEncoder(release.open_encoder()), Searcher(release)
         self.asked: list[Item] = []
         self.role: Role | None = None
-
-    @asynccontextmanager
-    async def held(self):
-        yield self
-
-    def excess(self, entering: int = 0) -> float:
-        return 0.0
-
-    def waiting(self) -> dict[str, int]:
-        return {}
-
-    def version(self) -> str:
-        return self.about.version
 
     def telling(self, about: About) -> "InProcess":
         """The same release with other things told of it."""

@@ -4,7 +4,7 @@ import base64
 import re
 import threading
 from collections.abc import Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.in_process.searcher import SearchResult
-from tests.serving.fixtures import corpus, drawing
+from tests.serving.fixtures import OneRelease, corpus, drawing
 
 DROP = """
 const bytes = Uint8Array.from(atob(arguments[0]), (c) => c.charCodeAt(0));
@@ -39,7 +39,7 @@ KINDS = {"t": "text", "i": "picture", "it": "picture with text"}
 LONG_ID = "a_folder/with.a-name/black_large_square.png.image"
 
 
-class Documents:
+class Documents(OneRelease):
     """A backend with as many documents as `counts` says, of which every search finds one of each kind."""
 
     def __init__(self) -> None:
@@ -58,21 +58,6 @@ class Documents:
 
     async def thumbnail(self, id: str) -> bytes:
         return drawing("disc", 0.3, 24)
-
-    ready = True
-
-    @asynccontextmanager
-    async def held(self):
-        yield self
-
-    def excess(self, entering: int = 0) -> float:
-        return 0.0
-
-    def waiting(self) -> dict[str, int]:
-        return {}
-
-    def version(self) -> str:
-        return self.about.version
 
 
 class Page:
