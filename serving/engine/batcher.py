@@ -132,6 +132,10 @@ class _Slice:
     end: int
 
     @property
+    def size(self) -> int:
+        return self.end - self.start
+
+    @property
     def request(self) -> EncodeRequest:
         return EncodeRequest(list(self.job.items[self.start : self.end]), self.job.role, self.job.truncate)
 
@@ -222,7 +226,7 @@ class Batcher:
     @property
     def waiting(self) -> dict[str, int]:
         """The items that wait, of interactive and of bulk requests."""
-        again = sum(each.end - each.start for batch in self._again for each in batch)
+        again = sum(each.size for batch in self._again for each in batch)
         return {"interactive": self._interactive.items + again, "bulk": self._bulk.items}
 
     def _jobs(self) -> Iterator[_Job]:
@@ -241,7 +245,7 @@ class Batcher:
         number, last = place[0], 0
         while True:
             batch = await self._next(place, worker, last)
-            last = sum(each.end - each.start for each in batch)
+            last = sum(each.size for each in batch)
             given = _units_of(batch)
             began = time.monotonic()
             self._flying[place] = _Flight(began, self.rate.seconds(given), last)
@@ -314,7 +318,7 @@ class Batcher:
         starved = bool(self._bulk) and self._passes >= MOST_PASSES
         room = self.config.batch_size
         batch = self._interactive_part(room if not starved else room // 2)
-        bulk = self._bulk_part(room - sum(each.end - each.start for each in batch), short=bool(batch) or self._is_interactive())
+        bulk = self._bulk_part(room - sum(each.size for each in batch), short=bool(batch) or self._is_interactive())
         self._passes = 0 if bulk or not self._bulk else self._passes + 1
         return batch + bulk
 
@@ -325,7 +329,7 @@ class Batcher:
         batch = []
         while self._interactive and room:
             batch.append(part := self._interactive.take(self._interactive.jobs[0], room))
-            room -= part.end - part.start
+            room -= part.size
         return batch
 
     def _bulk_part(self, room: int, short: bool) -> list[_Slice]:
@@ -338,7 +342,7 @@ class Batcher:
             if not room:
                 break
             batch.append(part := self._bulk.take(job, min(share, room)))
-            room -= part.end - part.start
+            room -= part.size
             if job.left:
                 self._bulk.jobs.remove(job)
                 self._bulk.jobs.append(job)

@@ -60,6 +60,7 @@ class LocalServer:
         open_table(config.limits.tiktoken)
         self._keys = open_keys(config.keys, api_key)
         self._figures = Figures()
+        self._refused = self._figures.rejected.labels("deadline"), self._figures.requests.labels("none", 503, "")
         self._tracer = Tracer(self._figures, traces_endpoint(config.traces))
         self._listener = listening(config.host, config.port)
         self.config = replace(config, port=self._listener.getsockname()[1])
@@ -67,7 +68,7 @@ class LocalServer:
         self._thread = threading.Thread(target=self._run, name="server", daemon=True)
         self._started = threading.Event()
         self._opened_s = 0.0
-        self._refusals: dict[int, bytes] = {}  # the last one, by its seconds
+        self._refusals: dict[tuple[int, str], bytes] = {}  # the last one, by its seconds and the release
         self._learning: asyncio.Task[None] | None = None
         self._opening: set[asyncio.Task[Any]] = set()  # starts and swaps that are under way
         self._ending = False
@@ -146,13 +147,13 @@ class LocalServer:
         late_s = self._entrance.late_s
         if late_s <= 0:
             return None
-        seconds = math.ceil(late_s)
-        if seconds not in self._refusals:
-            own = {RELEASE_HEADER.decode(): self.current.version()} | {name.decode(): value.decode() for name, value in HEADERS}
-            self._refusals = {seconds: whole_reply(busy(late_s), own)}
-        self._figures.rejected.labels("deadline").inc()
-        self._figures.requests.labels("none", 503, "").inc()
-        return self._refusals[seconds]
+        said = math.ceil(late_s), self.current.version()
+        if said not in self._refusals:
+            own = {RELEASE_HEADER.decode(): said[1]} | {name.decode(): value.decode() for name, value in HEADERS}
+            self._refusals = {said: whole_reply(busy(late_s), own)}
+        for counter in self._refused:
+            counter.inc()
+        return self._refusals[said]
 
     async def _opened(self, opening: Coroutine[Any, Any, Result]) -> Result:
         """What comes of a start or of a swap, which ends with the server."""
