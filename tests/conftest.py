@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from multiprocessing.util import Finalize
 
@@ -65,6 +66,14 @@ def pytest_collection_finish(session):
     """Ends a worker whose pytest and pytest-xdist do not agree on groups, as 9.2 and 3.8: each test would be assigned on its own."""
     if getattr(session.config.option, "loadgroup", False):
         assert all("@" in item.nodeid for item in session.items), "pytest-xdist does not see the groups of tests"
+
+
+@pytest.fixture
+def ctrl_c():
+    """SIGINT interrupts this process and those that it starts, as at a terminal; workers of pytest-xdist and shells' jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import http.client
 import json
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,11 +32,11 @@ __all__ = [
     "Report",
     "Starting",
     "Truth",
-    "changes",
     "encoders",
     "run",
     "truth_of",
     "unharmed",
+    "unordered",
 ]
 
 MIXED = (
@@ -61,13 +61,19 @@ def unharmed(report: Report, least: int = 1) -> Report:
     return report
 
 
-def changes(report: Report) -> tuple[str, ...]:
-    """The releases that clients saw one after the other: of those of the most, of which all others saw a part without a gap."""
-    longest = max(report.sequences, key=len)
-    for seen in report.sequences:
-        parts = (longest[start : start + len(seen)] for start in range(len(longest)))
-        assert seen in parts, f"a client saw {seen}, and another one {longest}"
-    return longest
+def unordered(report: Report, releases: Sequence[str]) -> set[tuple[str, ...]]:
+    """What clients saw of the releases that is not some of these in this order; all of it, if these are not the releases that were seen.
+
+    A client that asked seldom may have missed one.
+    """
+    if {*report.releases} != {*releases}:
+        return report.sequences
+    return {seen for seen in report.sequences if not _in_order(seen, releases)}
+
+
+def _in_order(some: Sequence[str], of: Sequence[str]) -> bool:
+    rest = iter(of)
+    return all(one in rest for one in some)
 
 
 def encoders(server: int, word: str = "mirepoix.serving.engine.nursery") -> set[int]:

@@ -59,15 +59,13 @@ def test_a_command_that_is_terminated_says_so_as_its_last_event_or_line(words):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_only_of_a_command_that_runs_stages_it_is_said_that_it_goes_on(cli, monkeypatch, words, said, number, status):
+def test_only_of_a_command_that_runs_stages_it_is_said_that_it_goes_on(cli, monkeypatch, ctrl_c, words, said, number, status):
     monkeypatch.setitem(COMMANDS, words[0], lambda _: os.kill(os.getpid(), number))
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which processes that run tests side by side ignore
+    before = signal.getsignal(signal.SIGTERM)
     try:
         ended = cli(*words)
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        signal.signal(signal.SIGTERM, before)
     assert ended == (status, "", f"mirepoix: {said.format(how='interrupted' if status == 130 else 'terminated')}\n")
 
 

@@ -14,7 +14,7 @@ from mirepoix.serving.local.server import LocalServer
 from mirepoix.serving.serve_config import ServeConfig
 
 
-def test_a_server_is_stopped_while_a_release_is_opened(release_folder, tmp_path, monkeypatch):
+def test_a_server_is_stopped_while_a_release_is_opened(release_folder, tmp_path, monkeypatch, ctrl_c):
     target = shutil.copytree(release_folder, tmp_path / "artefacts" / "release" / "d6f2141438d96255")
     opening, closed = threading.Event(), []
 

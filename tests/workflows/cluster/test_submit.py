@@ -188,7 +188,7 @@ def test_the_same_job_is_not_taken_twice(job_head, tmp_path: Path):
     assert "\n" not in str(refusal.value)
 
 
-def test_an_interrupted_watcher_leaves_the_job_running_and_prints_how_to_reach_it(job_head, tmp_path: Path):
+def test_an_interrupted_watcher_leaves_the_job_running_and_prints_how_to_reach_it(job_head, ctrl_c, tmp_path: Path):
     client = job_client(job_head.address)
     job = staged(tmp_path / "stage", "quickstart", "seconds=60")
     send(client, job)

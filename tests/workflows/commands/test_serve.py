@@ -51,7 +51,7 @@ def test_traces_to_no_address_are_refused_before_a_port_is_opened():
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_server_says_what_it_starts_and_ends_with_the_line_stopped_on_either_signal(monkeypatch, tmp_path, capsys, number):
+def test_a_server_says_what_it_starts_and_ends_with_the_line_stopped_on_either_signal(monkeypatch, ctrl_c, tmp_path, capsys, number):
     did = []
     release = f"{tmp_path}/artefacts/release/d6f2141438d96255"
     monkeypatch.setattr(ServeRequest, "release", release)

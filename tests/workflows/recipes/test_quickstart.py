@@ -231,7 +231,7 @@ def test_a_second_demo_only_serves_again_and_on_its_own_cluster_whatever_other_i
     assert again.seconds < first.seconds / 2
 
 
-def test_a_release_is_served_and_searched_from_the_command_line(first, home, capsys):
+def test_a_release_is_served_and_searched_from_the_command_line(first, home, capsys, ctrl_c):
     _, folder = latest_run(home)
     server = start("serve", str(folder), "--port", "0")
     try:

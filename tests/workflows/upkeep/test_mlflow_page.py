@@ -75,7 +75,7 @@ sys.exit(mlflow_page.mlflow_command("here", "127.0.0.1", int(sys.argv[2])))
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_url_is_printed_once_the_page_answers_and_either_signal_ends_the_server(tmp_path, number):
+def test_the_url_is_printed_once_the_page_answers_and_either_signal_ends_the_server(tmp_path, ctrl_c, number):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
