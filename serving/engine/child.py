@@ -13,6 +13,7 @@ import traceback
 from typing import Any, NamedTuple
 
 from mirepoix.models.errors import Refused
+from mirepoix.serving.engine.garbage import settle
 
 LENGTH = struct.Struct("!Q")
 
@@ -72,6 +73,7 @@ def serve(connection: socket.socket) -> None:
         except Exception as error:  # noqa: BLE001 told to the parent, which says it to the user
             connection.sendall(packed(Fault(_line(error), traceback.format_exc())))
             return
+        settle()
         connection.sendall(packed(Ready([*sys.modules])))
         while True:
             requests = _received(connection)

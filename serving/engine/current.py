@@ -18,6 +18,7 @@ import numpy as np
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.item import Item, Modality
 from mirepoix.serving.engine.batcher import Batcher
+from mirepoix.serving.engine.garbage import settle
 from mirepoix.serving.engine.telemetry.metrics import Figures
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
@@ -178,7 +179,7 @@ class CurrentRelease:
         Returns the seconds in which none answered; requests wait meanwhile.
         """
         async with self._swapping:
-            old, began = self._now, time.monotonic()
+            old, began, before = self._now, time.monotonic(), ""
             self._now = None
             self._there.clear()
             if old is not None:
@@ -188,13 +189,15 @@ class CurrentRelease:
                     self._change(old)
                     raise
                 await old.close()
+                before, old = old.target, None  # its memory is what the new one needs
+                settle()
             try:
                 self._change(await self._proved(target))
             except Exception:
-                if old is not None:
-                    self._change(await self._open(old.target))
+                if before:
+                    self._change(await self._open(before))
                 raise
-            if old is not None:
+            if before:
                 self._figures.swaps.labels("swapped").inc()
             return time.monotonic() - began
 
@@ -217,7 +220,9 @@ class CurrentRelease:
         old, self._now = self._now, release
         self._there.set()
         self._figures.use_release(release.about.version, release.about.name)
-        if old is not None:
+        if old is None:
+            settle()
+        else:
             task = asyncio.create_task(_close_when_idle(old))
             self._closing.add(task)
             task.add_done_callback(self._closing.discard)
@@ -226,3 +231,5 @@ class CurrentRelease:
 async def _close_when_idle(release: OpenRelease) -> None:
     await release.idle.wait()
     await release.close()
+    del release
+    settle()

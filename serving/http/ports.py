@@ -6,7 +6,8 @@ import socket
 
 from mirepoix.models.errors import Refused
 
-BACKLOG = 2048
+BACKLOG = 4096
+"""Connections that wait to be taken, as many as Linux allows by default: a burst of clients is not made to connect a second time."""
 
 
 def loopback(host: str) -> bool:

@@ -29,7 +29,7 @@ from mirepoix.serving.http.cl100k import open_table
 from mirepoix.serving.http.entrance import Entrance
 from mirepoix.serving.http.guard import HEADERS, RELEASE_HEADER, busy
 from mirepoix.serving.http.keys import open_keys
-from mirepoix.serving.http.ports import listening
+from mirepoix.serving.http.ports import BACKLOG, listening
 from mirepoix.serving.in_process.searcher import Searcher
 from mirepoix.serving.local.memory import available, needed
 from mirepoix.serving.local.protocol import BusyProtocol, whole_reply
@@ -134,6 +134,7 @@ class LocalServer:
             lifespan="off",
             server_header=False,
             proxy_headers=False,  # nothing of who asks is used
+            backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=END_SECONDS,
         )

@@ -1,6 +1,7 @@
 """A request holds one release; another one is proved beside it, then answers, and the old one ends when nobody holds it."""
 
 import asyncio
+import weakref
 
 import pytest
 
@@ -155,6 +156,19 @@ def test_the_old_release_comes_back_also_where_the_new_one_fails_in_another_way_
             assert current.now is old and not old.closed, "it is there to be closed with the server"
 
     run(work)
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_what_the_old_release_had_is_freed_also_where_it_refers_to_itself(pause):
+    async def work(current, shelf):
+        await current.switch("a")
+        old = weakref.ref(shelf.opened.pop())
+        old().own = old()
+        await (current.replace("b") if pause else current.switch("b"))
+        await asyncio.sleep(0.05)
+        return old()
+
+    assert run(work) is None
 
 
 def test_before_the_first_release_requests_are_told_that_it_starts():

@@ -1,0 +1,21 @@
+"""Python's collector of reference cycles, in a process that answers requests.
+
+Each request makes thousands of objects, and after some requests the collector looks at all that the process has: the modules, the
+application, the documents of a release. None of that is garbage, and under load it took a fifth of the server's CPU time.
+"""
+
+import gc
+
+THRESHOLDS = 10_000, 20, 50
+"""Objects more than before until the youngest are looked at; of these looks, until older ones are too."""
+
+
+def settle() -> None:
+    """Collects what is garbage now, and leaves what is there out of later collections; what came since the last call is looked at again.
+
+    To be called when the process has what it keeps: once a release answers, and once the one before it is closed.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*THRESHOLDS)
