@@ -19,7 +19,7 @@ _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 
 class BodyRefused(Exception):
-    """A body that is not read to its end; `reason` is one of too_large, too_slow, too_many."""
+    """A body that is not read to its end; `reason` is one of too_large, too_slow, too_many, encoded."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
@@ -52,6 +52,8 @@ class BodyReader:
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or len(length) > 18 or int(length) > self.limits.max_body:
             raise BodyRefused("too_large")
+        if headers.get(b"content-encoding", b"identity").strip().lower() not in (b"identity", b""):
+            raise BodyRefused("encoded")
         message = await self._first(receive)
         if not message.get("more_body"):  # nearly every body comes whole: no clock is started
             return self._sized(message.get("body", b""))

@@ -171,6 +171,9 @@ class Guard:
         if reason == "too_slow":
             line = f"the body came too slowly; send it within {self.limits.body_s:g} seconds, or at {self.limits.body_rate} bytes a second"
             return self._rejected("body_slow", ApiError(408, line, headers=_CLOSE))
+        if reason == "encoded":
+            line = "the body has a Content-Encoding, and is read as it comes; send it without one"
+            return self._rejected("body_encoded", ApiError(415, line, headers=_CLOSE))
         line = "too many bodies are being read; try again"
         return self._rejected("busy", ApiError(503, line, code="busy", headers={"Retry-After": "1", **_CLOSE}))
 
@@ -216,7 +219,8 @@ class Guard:
             async with asyncio.timeout(self.limits.timeout_s):
                 await self.app(scope, receive, send)
         except TimeoutError:
-            return ApiError(503, f"no answer within {self.limits.timeout_s:g} seconds; try again", headers={"Retry-After": "5"})
+            line = f"no answer within {self.limits.timeout_s:g} seconds; send fewer inputs at once, or try again"
+            return ApiError(503, line, headers={"Retry-After": "5"})
         except Exception:  # noqa: BLE001 a fault of the server: the trace goes to the log, and nothing of it into the reply
             _LOG.exception("a request failed")
             return ApiError(500, "the server failed; its log says why")

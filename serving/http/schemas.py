@@ -47,7 +47,7 @@ class Part(_Body):
 
 
 class Message(_Body):
-    role: Literal["system", "user", "assistant"]
+    role: Literal["system", "user"]
     content: str | Annotated[list[Part], FIRST_FAULT]
 
 

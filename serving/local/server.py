@@ -19,6 +19,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.child import Opening
 from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
+from mirepoix.serving.engine.memory import Room, available, needed
 from mirepoix.serving.engine.nursery import Nursery
 from mirepoix.serving.engine.process import ProcessWorker
 from mirepoix.serving.engine.telemetry.metrics import Figures
@@ -31,7 +32,6 @@ from mirepoix.serving.http.guard import HEADERS, RELEASE_HEADER, busy
 from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.http.ports import BACKLOG, listening
 from mirepoix.serving.in_process.searcher import Searcher
-from mirepoix.serving.local.memory import available, needed
 from mirepoix.serving.local.protocol import BusyProtocol, whole_reply
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
@@ -180,18 +180,22 @@ class LocalServer:
         now = self.current.now
         if now is not None and now.target == target:
             return self._answering(0.0)
-        release = await asyncio.to_thread(open_release, target)
-        release.refuse_code(self.config.trust_remote_code)
-        wanted, there = needed(release.folder, self.config.encoders), available()
-        if there is None or wanted <= there:
-            say(f"{release.name} {release.version} is opened beside the release that answers")
+        try:
+            release = await asyncio.to_thread(open_release, target)
+            release.refuse_code(self.config.trust_remote_code)
+        except Refused:
+            self._figures.swaps.labels("failed").inc()
+            raise
+        name = f"{release.name} {release.version}"
+        room = Room(name, needed(release.folder, self.config.encoders), available(), self._opened_s)
+        if room.is_enough:
+            say(f"{name} is opened beside the release that answers")
             await self.current.switch(target)
             return self._answering(0.0)
-        short = f"{release.name} {release.version} needs about {_mib(wanted)} beside the release that answers, and {_mib(there)} are there"
         if not pause:
             self._figures.swaps.labels("refused").inc()
-            raise Refused(f"{short}; with --pause the old one ends first, and requests wait for about {self._opened_s:.0f} seconds")
-        say(f"{short}: the old one ends first, and requests wait for about {self._opened_s:.0f} seconds")
+            raise room.refusal
+        say(room.pause)
         return self._answering(await self.current.replace(target))
 
     def _answering(self, pause_s: float) -> Swapped:
@@ -251,7 +255,3 @@ class LocalServer:
             self._learning.cancel()
         await self._nursery.close()
         self._tracer.close()
-
-
-def _mib(size: int) -> str:
-    return f"{size / 2**20:,.0f} MiB"

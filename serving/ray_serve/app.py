@@ -10,7 +10,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,12 +26,13 @@ from ray.serve.schema import LoggingConfig
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import revive
+from mirepoix.serving.engine.memory import shortest
 from mirepoix.serving.engine.telemetry.tracing import traces_endpoint
 from mirepoix.serving.http.cl100k import open_table
 from mirepoix.serving.http.client import KEY
 from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.http.ports import free_port, listening, loopback, refuse_open
-from mirepoix.serving.ray_serve.replicas import Prepared, Replica
+from mirepoix.serving.ray_serve.replicas import Place, Prepared, Replica
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import absolute
@@ -41,6 +42,7 @@ HEALTH_SECONDS = 1.0
 """How often Serve looks whether a replica is there: only then is a new one started in the place of one that died. Its default is 10 s."""
 PORTS = 5
 """How many ports are tried where any will do: another process may take the free one that was chosen before Serve listens there."""
+NONE_THERE = "no replica is there to prove the release; try again when one is"
 SHUTDOWN_SECONDS = 30.0
 """How long Serve's controller has to end, as in Serve's own call."""
 
@@ -52,6 +54,7 @@ class Server:
     url: str
     name: str
     version: str
+    pause_s: float = 0.0  # of a swap: the seconds in which a replica answered nothing
 
     def stop(self) -> None:
         """Stops serving the release, and shuts Serve down if it serves nothing else."""
@@ -62,9 +65,17 @@ class Server:
                 _shut_down()
 
 
-def start(target: str, config: ServeConfig, api_key: str | None = None, stored: str | None = None) -> Server:
+def start(
+    target: str,
+    config: ServeConfig,
+    api_key: str | None = None,
+    stored: str | None = None,
+    pause: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> Server:
     """Serves the release at a path or URI on the connected Ray cluster, and returns when it answers; another one that is served is swapped.
 
+    Where memory does not hold both, a swap is refused unless `pause` is given.
     While it is served, its storage has a record of that, for `mirepoix gc`; of a copy, `stored` says where the release lies itself.
     Requests must carry `api_key`, or else the environment's MIREPOIX_API_KEY; if neither is set, no key is required.
     """
@@ -76,7 +87,7 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
         refuse_open(host, open_keys(config.keys, api_key) is not None)
     open_table(config.limits.tiktoken)  # refused here, before anything is started
     traces_endpoint(config.traces)
-    any_port = not config.port and not running
+    any_port, pause_s = not config.port and not running, 0.0
     if not config.port:
         config = replace(config, port=address[1] if address else free_port(config.host))
     release = open_release(target)
@@ -87,7 +98,7 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
         with _quiet():
             config = _open_port(config, PORTS if any_port else 1)
             if running and APPLICATION in serve.status().applications:
-                _change(target, lies)
+                pause_s = _change(target, lies, pause, say)
             elif running:  # a release that would not start does not open the port of another application's Serve
                 ray.get(_verify.remote(target, config.trust_remote_code))
             served = application({"release": target, "stored": lies}, config, api_key)
@@ -99,26 +110,53 @@ def start(target: str, config: ServeConfig, api_key: str | None = None, stored: 
             serve.shutdown()
             opening_error = _opening_error(target, config.trust_remote_code)
         raise _refusal(opening_error or error, release.name) from error
-    return Server(config.url, release.name, release.version)
+    return Server(config.url, release.name, release.version, pause_s)
 
 
 def _replicas() -> DeploymentHandle[Any]:
     return serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
 
 
-def _change(target: str, stored: str) -> None:
+def _change(target: str, stored: str, pause: bool, say: Callable[[str], None]) -> float:
     """Opens and proves a release in every replica, beside the one that answers; where one refuses, all forget it, else all change over.
 
     Serve would have them change one after the other, in which time a client would be answered now by the one release, now by the other.
+    Returns the seconds in which a replica answered nothing.
     """
+    places: list[Place] = _tell_all("place", target)
+    others = [place for place in places if place.target != target]
+    if (short := shortest(room for place in others for room in place.rooms)) is not None:
+        if not pause:
+            raise short.refusal
+        say(short.pause)
+        return _replace(target, stored, others)
+    say("every replica opens the release beside the one that answers")
     prepared: list[Prepared] = _tell_all("prepare", target, stored)
     refusals = [each.refusal for each in prepared if each.refusal]
     if refusals:
         _tell_all("forget", target)
         raise Refused(refusals[0])
     if not prepared:
-        raise Refused("no replica is there to prove the release; try again when one is")
+        raise Refused(NONE_THERE)
     _tell_all("switch", target)
+    return 0.0
+
+
+def _replace(target: str, stored: str, places: Sequence[Place]) -> float:
+    """Puts a release in the place of the one that answers, first in one replica, which proves it, and then in all others at once.
+
+    Returns the longest pause of a replica. Where one refuses, all have the release before again.
+    """
+    first, before = places[0].replica, places[0].target
+    paused: list[Prepared] = _tell_all("replace", target, stored, first)
+    if not any(each.refusal for each in paused):
+        paused += _tell_all("replace", target, stored, "", first)
+    if refusals := [each.refusal for each in paused if each.refusal]:
+        _tell_all("replace", before)
+        raise Refused(refusals[0])
+    if not paused:
+        raise Refused(NONE_THERE)
+    return max(each.pause_s for each in paused)
 
 
 def _tell_all(method: str, *arguments: str) -> list[Any]:

@@ -3,6 +3,9 @@
 Named to Ray by `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` in the environment in which a cluster is started. A request whose replica dies
 is repeated, as no request of ours changes anything. What Ray says in its own words is said in the form of our errors: every reply of a
 replica has our header, so that a reply without it is Ray's. `/live` is answered here, as soon as the port is open.
+
+What the proxy itself cannot keep up with is refused here: each request takes it milliseconds, and of all that are under way together the
+last one would wait for all others.
 """
 
 import asyncio
@@ -12,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirepoix.serving.http.guard import RELEASE_HEADER, ApiError, error_reply
+from mirepoix.serving.http.guard import RELEASE_HEADER, ApiError, busy, error_reply
 
 MOST_DEATHS = 2
 """A request whose replica died so often is given up: it may be what kills the replica."""
@@ -23,6 +26,13 @@ READY, READY_SECONDS = ("/ready", "/health"), 2.0
 """What asks whether a release answers, and after how long that is denied: where no replica is there, Ray lets requests wait for one."""
 MOST_HELD = 512 * 2**20
 """Bytes of requests that are held to be repeated; a request beyond is answered, but not repeated."""
+
+MOST_UNDER_WAY, MOST_LAG_SECONDS = 512, 0.05
+"""With more requests than that under way, and an event loop that is later than that, another one is refused: requests that only wait for
+their replicas do not make it late, nor do a few at once that are large."""
+LOOK_SECONDS = 0.05
+AVERAGING = 0.05
+"""The share of a request in the average of what requests take."""
 
 
 def middlewares() -> list[Middleware]:
@@ -99,6 +109,10 @@ class Front:
     def __init__(self, app: ASGIApp):
         self.app = app
         self.held = 0
+        self.under_way = 0
+        self._took_s = 0.0  # what a request took on average, of late
+        self._lag_s = 0.0  # how late the event loop is; 0 while few are under way
+        self._watching: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith("/-/"):  # Ray's own routes
@@ -107,7 +121,11 @@ class Front:
         if scope["path"] == "/live" and scope["method"] in ("GET", "HEAD"):
             await JSONResponse({"status": "live"})(scope, receive, send)
             return
-        body = _Recorded(self, receive)
+        if scope["method"] == "POST" and self._is_behind():
+            await error_reply(busy(self._took_s))(scope, receive, send)
+            return
+        body, began = _Recorded(self, receive), time.monotonic()
+        self.under_way += 1
         try:
             async with asyncio.timeout(READY_SECONDS if scope["path"] in READY else None):
                 refusal = await self._answered(scope, body, send)
@@ -115,8 +133,24 @@ class Front:
             refusal = _starting()
         finally:
             body.release()
+            self.under_way -= 1
+            self._took_s += AVERAGING * (time.monotonic() - began - self._took_s)
         if refusal is not None:
             await error_reply(refusal)(scope, receive, send)
+
+    def _is_behind(self) -> bool:
+        """Whether requests come faster than this process passes them on."""
+        if self.under_way >= MOST_UNDER_WAY and self._watching is None:
+            self._watching = asyncio.create_task(self._watch())
+        return self.under_way >= MOST_UNDER_WAY and self._lag_s > MOST_LAG_SECONDS
+
+    async def _watch(self) -> None:
+        """Measures how late the event loop is, while many requests are under way."""
+        while self.under_way >= MOST_UNDER_WAY:
+            began = time.monotonic()
+            await asyncio.sleep(LOOK_SECONDS)
+            self._lag_s = time.monotonic() - began - LOOK_SECONDS
+        self._lag_s, self._watching = 0.0, None
 
     async def _answered(self, scope: Scope, body: _Recorded, send: Send) -> ApiError | None:
         """None if a replica answered, or the client left; else what to say in place of Ray's words."""

@@ -6,9 +6,11 @@ is told by its `user_config` which release it serves; `prepare` and `switch` cha
 
 import asyncio
 import logging
+import time
 from functools import cached_property, partial
 from typing import Any, NamedTuple
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.exceptions import RayServeException
@@ -17,6 +19,7 @@ from ray.serve.handle import DeploymentHandle
 from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
+from mirepoix.serving.engine.memory import SPARE, Room, available, needed, shortest, weights
 from mirepoix.serving.engine.telemetry.metrics import Figures, merged
 from mirepoix.serving.engine.telemetry.tracing import Tracer, traces_endpoint
 from mirepoix.serving.engine.worker import ThreadWorker, open_encoder
@@ -24,7 +27,7 @@ from mirepoix.serving.heartbeat import Mark
 from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.in_process.searcher import Searcher
-from mirepoix.serving.release import open_release
+from mirepoix.serving.release import Release, open_release
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import absolute
 
@@ -34,10 +37,32 @@ METRICS_SECONDS = 2.0
 
 
 class Prepared(NamedTuple):
-    """What came of preparing a release: its version, or why it is refused."""
+    """What came of preparing a release, or of putting it in the place of another one: its version, or why it is refused."""
 
     version: str
     refusal: str | None = None
+    pause_s: float = 0.0  # the seconds in which this replica answered nothing
+
+
+class Place(NamedTuple):
+    """A replica: its name, the release that it serves, and what another one would take of the memory there."""
+
+    replica: str
+    target: str
+    rooms: list[Room]
+
+
+def rooms_for(release: Release, opened_s: float) -> list[Room]:
+    """What a release takes in this process, which has torch already: of the GPU, or else of the memory of the node."""
+    import torch  # where the release is, its encoder has imported it
+
+    name, context = f"{release.name} {release.version}", ray.get_runtime_context()
+    node = f"on node {context.get_node_id()[:8]}"
+    if not torch.cuda.is_available():
+        return [Room(name, needed(release.folder, 1, overhead=0), available(), opened_s, node)]
+    torch.cuda.empty_cache()  # what a release before it had is not handed back by itself
+    gpus = ",".join(map(str, context.get_accelerator_ids().get("GPU", [])))
+    return [Room(name, int(SPARE * weights(release.folder)), torch.cuda.mem_get_info()[0], opened_s, f"on GPU {gpus} {node}")]
 
 
 async def gathered(mine: tuple[str, str], replicas: DeploymentHandle[Any]) -> bytes:
@@ -59,6 +84,7 @@ class Replica:
         self.config, self.stored = config, dict(stored or {})  # where a release lies itself, of which a copy is given
         self.marks: set[Mark] = set()
         self._opening: asyncio.Task[None] | None = None
+        self._opened_s = 0.0  # what it took to open the release that was opened last
         self.figures = Figures()
         self.current = CurrentRelease(self._open, self.figures, config.limits.timeout_s)
         self.tracer = Tracer(self.figures, traces_endpoint(config.traces))
@@ -68,10 +94,11 @@ class Replica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         return self.build()
 
-    async def reconfigure(self, settings: dict[str, str]) -> None:
+    async def reconfigure(self, settings: dict[str, Any]) -> None:
         """Serves the release of the settings; at the start Serve waits for this before it sends requests.
 
-        Later it sends none while it waits, so a release that is not open yet is opened afterwards, and answers once it has proved itself.
+        Later it sends none while it waits, so a release that is not open yet is opened afterwards, and answers once it has proved itself;
+        where memory does not hold both, it is refused unless the settings have a true `pause`.
         """
         if not settings.get("release"):
             raise Refused('no release is given; give user_config as {"release": FOLDER OR URI}')
@@ -80,13 +107,28 @@ class Replica:
         if self.current.now is None or self.current.is_ready_for(target):
             await self.current.switch(target)
         else:
-            self._opening = asyncio.create_task(self._switched(target))
+            self._opening = asyncio.create_task(self._switched(target, bool(settings.get("pause"))))
 
-    async def _switched(self, target: str) -> None:
+    async def _switched(self, target: str, pause: bool) -> None:
         try:
-            await self.current.switch(target)
+            short = shortest((await self.place(target)).rooms)
+            if short is not None and not pause:
+                raise short.refusal
+            await (self.current.switch(target) if short is None else self.current.replace(target))
         except Exception as error:  # noqa: BLE001 nobody waits for this task
             _LOG.error("%s is not served, and the release before it goes on: %s", target, str(error).splitlines()[0])
+
+    async def place(self, target: str) -> Place:
+        """Where this replica is, what it serves, and what a release would take of the memory there."""
+        try:
+            release = await asyncio.to_thread(open_release, target)
+            release.refuse_code(self.config.trust_remote_code)
+        except Refused:
+            self.figures.swaps.labels("failed").inc()
+            raise
+        context, now = serve.get_replica_context(), self.current.now
+        rooms = await asyncio.to_thread(rooms_for, release, self._opened_s)
+        return Place(context.replica_id.unique_id, "" if now is None else now.target, rooms)
 
     async def prepare(self, target: str, stored: str) -> Prepared:
         """Opens and proves a release beside the one that answers."""
@@ -95,6 +137,21 @@ class Replica:
             return Prepared(await self.current.prepare(target))
         except Refused as refused:
             return Prepared("", str(refused))
+
+    async def replace(self, target: str, stored: str = "", only: str = "", but: str = "") -> Prepared:
+        """Closes the release that answers, and opens another one in its place; requests wait meanwhile. Where that is refused, the old one
+        comes back. Of a replica, by its name, it is asked alone with `only`, and not with `but`.
+        """
+        name, now = serve.get_replica_context().replica_id.unique_id, self.current.now
+        if only not in ("", name) or but == name or (now is not None and now.target == target):
+            return Prepared(self.current.version())
+        if stored:
+            self.stored[target] = stored
+        try:
+            pause_s = await self.current.replace(target)
+        except Refused as refused:
+            return Prepared("", str(refused))
+        return Prepared(self.current.version(), pause_s=pause_s)
 
     async def switch(self, target: str) -> None:
         """Lets a release that was prepared answer."""
@@ -119,6 +176,7 @@ class Replica:
         return serve.get_deployment_handle(context.deployment, context.app_name)
 
     async def _open(self, target: str) -> OpenRelease:
+        began = time.monotonic()
         mark = await asyncio.to_thread(Mark, self.stored.get(target, target), self.config.url)  # before it is read, so that `gc` sees it
         self.marks.add(mark)
         try:
@@ -128,6 +186,7 @@ class Replica:
         except BaseException:
             mark.remove()
             raise
+        self._opened_s = time.monotonic() - began
         worker = ThreadWorker(encode)
         return OpenRelease(target, release, searcher, Batcher([worker], self.config.batch, self.figures.batch_size.observe), [worker, mark])
 

@@ -20,6 +20,7 @@ import httpx
 from packaging.requirements import Requirement
 
 from mirepoix.models.errors import Refused
+from mirepoix.serving.engine.memory import available_or_all
 from mirepoix.serving.store import refuse_credentials
 from mirepoix.workflows.storage import default_storage
 
@@ -129,17 +130,11 @@ def cpus(count: int | None = None) -> MachineCheck:
 
 
 def memory(needed: float = 4 * GIB, available: float | None = None) -> MachineCheck:
-    available = _available_memory() if available is None else available
+    available = available_or_all() if available is None else available
     if available < needed:
         advice = "end other processes, or run on a larger machine; the quickstart takes up to 4 GiB"
         return MachineCheck("memory", "warn", f"{available / GIB:.1f} GiB available", advice)
     return MachineCheck("memory", "ok", f"{available / GIB:.1f} GiB available")
-
-
-def _available_memory() -> float:
-    lines = Path("/proc/meminfo").read_text().splitlines() if Path("/proc/meminfo").exists() else []
-    kilobytes = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
-    return kilobytes.get("MemAvailable", 0) * 1024 or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def shared_memory(folder: Path = Path("/dev/shm"), needed: float = 0.5 * GIB) -> MachineCheck:

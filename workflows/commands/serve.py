@@ -88,11 +88,8 @@ def _on_ray(request: ServeRequest, release: str) -> None:
         server = start(release, request.config)
 
         def swap(target: str, pause: bool, say: Callable[[str], None]) -> dict[str, Any]:
-            if pause:
-                raise Refused("a server on Ray Serve swaps without a pause, or not at all; leave --pause out")
-            say("every replica opens the release beside the one that answers")
-            swapped = start(target, request.config)
-            return {"name": swapped.name, "version": swapped.version, "pause_s": 0.0}
+            swapped = start(target, request.config, pause=pause, say=say)
+            return {"name": swapped.name, "version": swapped.version, "pause_s": swapped.pause_s}
 
         try:
             _until_stopped(request, release, server.url, swap)

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,6 +10,7 @@ from time import perf_counter, sleep
 
 import numpy as np
 
+from mirepoix.serving.engine.memory import available_or_all
 from mirepoix.workflows.init.models import LIBRARY
 
 SLICES, SLICE_SECONDS, PAUSE = 5, 0.06, 0.06
@@ -38,7 +38,7 @@ def this_machine(storage: str) -> Machine:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     name, memory = _gpu()
     offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    return Machine(cpus, _rate(), _memory(), _disk(storage), name, memory, find_spec(LIBRARY) is not None, offline)
+    return Machine(cpus, _rate(), available_or_all(), _disk(storage), name, memory, find_spec(LIBRARY) is not None, offline)
 
 
 def _rate() -> float:
@@ -55,14 +55,6 @@ def _rate() -> float:
             ended = perf_counter()
             fastest = min(fastest, ended - started)
     return 2.0 * SIDE**3 / fastest
-
-
-def _memory() -> int:
-    with suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _disk(storage: str) -> int:

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 Part = Literal["read", "decode", "queue", "encode", "search", "render"]
 """What a request's time goes to: its body read, its pictures decoded, its items waiting and encoded, the search, the reply written."""
-Reason = Literal["busy", "deadline", "rate_limit", "key", "host", "body_slow", "body_large", "pixels"]
+Reason = Literal["busy", "deadline", "rate_limit", "key", "host", "body_slow", "body_large", "body_encoded", "pixels"]
 """Why a request is rejected before its work."""
 Class = Literal["interactive", "bulk"]
 Outcome = Literal["swapped", "refused", "failed"]

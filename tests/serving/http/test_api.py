@@ -212,6 +212,7 @@ def test_messages_make_one_vector_of_all_they_say(call, backend):
             "messages",
         ),
         ({"messages": [{"role": "tool", "content": "x"}]}, 422, "messages"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, 422, "messages"),
     ],
 )
 def test_an_embeddings_request_that_does_not_fit_is_refused_in_one_line(call, body, status, param):

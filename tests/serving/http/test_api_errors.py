@@ -154,6 +154,11 @@ def test_what_is_too_large_is_413_by_its_length_and_while_it_comes(address):
         assert found[0] == 413 and "20000 bytes" in error_in(found)["message"]
 
 
+def test_a_body_that_is_compressed_is_415(address):
+    found = begun(address, "Content-Encoding", "gzip")
+    assert found[0] == 415 and "Content-Encoding" in error_in(found)["message"]
+
+
 def test_a_body_that_does_not_come_is_408(address):
     found = begun(address, "Content-Length", "10", b"{")
     assert found[0] == 408 and "too slowly" in error_in(found)["message"]

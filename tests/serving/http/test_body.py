@@ -55,6 +55,11 @@ def test_a_body_that_is_announced_or_grows_too_large_is_refused():
     assert reason(parts(600, 600), max_body=1000) == "too_large"
 
 
+def test_a_body_that_is_compressed_is_refused_before_it_comes():
+    assert reason(parts(), {b"content-encoding": b" GZip"}) == "encoded"
+    assert read(parts(2), {b"content-encoding": b"identity"}) == b"xx"
+
+
 def test_a_body_that_trickles_is_refused_and_a_large_one_over_a_slow_line_is_not():
     assert reason(parts(*[1] * 200, pause=0.005), body_s=0.1) == "too_slow"
     assert reason(parts(1, pause=1.0), body_s=0.05) == "too_slow", "nothing comes at all"

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from mirepoix.models.errors import Refused
+from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.http.guard import RELEASE_HEADER
 from mirepoix.serving.local import server as module
 from mirepoix.serving.local.server import LocalServer
@@ -96,6 +97,17 @@ def test_a_request_that_is_being_encoded_while_the_release_changes_is_searched_i
         assert reply.headers[RELEASE_HEADER.decode()] == reply.json()["release"] == version
         assert {result["id"].startswith("other ") for result in reply.json()["results"]} == {others}
     server.stop()
+
+
+def test_what_is_refused_before_it_is_parsed_names_the_release_that_answers_now(stub_server, other_release, versions, monkeypatch):
+    server, replies = stub_server(0.0), []
+    monkeypatch.setattr(Batcher, "excess", lambda *_, **__: 2.5)
+    for target in ("", str(other_release)):
+        if target:
+            server.swap(target)
+        replies += [httpx.post(f"{server.url}/v1/search", json={"text": "a disc"}, timeout=30) for _ in range(2)]
+    assert {(reply.status_code, reply.headers["retry-after"], reply.json()["error"]["code"]) for reply in replies} == {(503, "3", "busy")}
+    assert [reply.headers[RELEASE_HEADER.decode()] for reply in replies] == [versions[0]] * 2 + [versions[1]] * 2
 
 
 def test_under_load_the_only_encoder_is_killed_and_every_request_is_answered(server, truth):

@@ -15,10 +15,11 @@ from ray.exceptions import ActorDiedError
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
+from mirepoix.serving.engine.memory import Room
 from mirepoix.serving.http.client import search_endpoint
 from mirepoix.serving.ray_serve import app
 from mirepoix.serving.ray_serve.app import check_port, start
-from mirepoix.serving.ray_serve.replicas import Prepared
+from mirepoix.serving.ray_serve.replicas import Place, Prepared
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import publish
@@ -138,31 +139,55 @@ def test_a_config_that_cannot_be_is_refused():
             ServeConfig(**wrong)
 
 
+class Replicas:
+    """The replicas of a deployment, as its handle tells of them: what they answer to each call that comes, in turn."""
+
+    def __init__(self, *answers):
+        self.answers, self.told = list(answers), []
+
+    def broadcast(self, method, *arguments):
+        self.told.append((method, *arguments))
+        return self
+
+    def results(self, return_exceptions):
+        return self.answers.pop(0)
+
+
+def changed(monkeypatch, *answers, pause=False, wanted=1):
+    """What replicas were told of a change, of which each place has memory for one byte, and what came of it."""
+    replicas, dead = Replicas(), ActorDiedError()
+    places = [Place(name, "/before", [Room("tiny", wanted, 1, 3.0, name)]) for name in ("a", "b")]
+    replicas.answers = [[dead if one is None else one for one in answer] for answer in (places, *answers, [])]
+    monkeypatch.setattr(app, "_replicas", lambda: replicas)
+    try:
+        return replicas.told, app._change("/release", "/stored", pause, lambda line: None)
+    except Refused as refused:
+        return replicas.told, str(refused)
+
+
 def test_a_replica_that_dies_while_a_release_is_prepared_is_left_out_and_where_all_have_died_nothing_changes(monkeypatch):
-    told = []
+    beside = ("place", "/release"), ("prepare", "/release", "/stored")
+    told, pause_s = changed(monkeypatch, [Prepared("abc"), None])
+    assert told == [*beside, ("switch", "/release")] and pause_s == 0
+    told, refusal = changed(monkeypatch, [None])
+    assert told == [*beside] and refusal.startswith("no replica is there to prove the release")
+    told, refusal = changed(monkeypatch, [None, Prepared("", "it is damaged")])
+    assert told == [*beside, ("forget", "/release")] and refusal == "it is damaged"
 
-    class Replicas:
-        def __init__(self, *answers):
-            self.answers = answers
 
-        def broadcast(self, method, *arguments):
-            told.append(method)
-            return self
-
-        def results(self, return_exceptions):
-            return list(self.answers)
-
-    dead = ActorDiedError()
-    monkeypatch.setattr(app, "_replicas", lambda: Replicas(Prepared("abc"), dead))
-    app._change("/release", "/release")
-    assert told == ["prepare", "switch"]
-    monkeypatch.setattr(app, "_replicas", lambda: Replicas(dead))
-    with pytest.raises(Refused, match="no replica is there to prove the release"):
-        app._change("/release", "/release")
-    monkeypatch.setattr(app, "_replicas", lambda: Replicas(dead, Prepared("", "it is damaged")))
-    with pytest.raises(Refused, match="it is damaged"):
-        app._change("/release", "/release")
-    assert told[2:] == ["prepare", "prepare", "forget"]
+def test_with_a_pause_one_replica_goes_first_and_where_any_refuses_all_have_the_release_before_again(monkeypatch):
+    told, refusal = changed(monkeypatch, wanted=2)
+    assert len(told) == 1 and "with --pause" in refusal
+    first, others = ("replace", "/release", "/stored", "a"), ("replace", "/release", "/stored", "", "a")
+    done, refused = Prepared("abc", pause_s=2.0), Prepared("", "it is damaged")
+    told, pause_s = changed(monkeypatch, [done, Prepared("old")], [Prepared("abc"), Prepared("abc", pause_s=3.0)], pause=True, wanted=2)
+    assert told[1:] == [first, others] and pause_s == 3
+    told, refusal = changed(monkeypatch, [None], [None], pause=True, wanted=2)
+    assert told[1:] == [first, others] and refusal.startswith("no replica is there to prove the release")
+    told, refusal = changed(monkeypatch, [refused, Prepared("old")], pause=True, wanted=2)
+    assert told[1:] == [first, ("replace", "/before")] and refusal == "it is damaged"
+    told, refusal = changed(monkeypatch, [done, Prepared("old")], [done, refused], pause=True, wanted=2)
+    assert told[1:] == [first, others, ("replace", "/before")] and refusal == "it is damaged"
 
 
 def test_the_refusal_of_a_replica_at_the_first_start_is_one_line_too(ray_cluster, release_folder, tmp_path, monkeypatch):

@@ -11,6 +11,7 @@ import ray
 from ray import serve
 
 from mirepoix.models.errors import Refused
+from mirepoix.serving.ray_serve import app
 from mirepoix.serving.ray_serve.app import start
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
@@ -78,6 +79,39 @@ def test_replicas_change_over_and_back_and_what_is_refused_changes_nothing(
     assert checker.seen == [old, new, old]
     assert not unordered(unharmed(load.report, 50), (old, new, old))
     assert replicas() == before, "no replica was restarted"
+
+
+def test_where_memory_does_not_hold_two_a_change_is_refused_with_the_pause_that_it_would_be_or_made_with_it(
+    served, config, release_folder, other_release, refused_releases, versions, truth, monkeypatch
+):
+    measured = []
+
+    def short(rooms):
+        measured.extend(found := list(rooms))
+        return found[0]._replace(there=0) if found else None
+
+    two, old, lines = replace(config, encoders=2), versions[0], []
+    start(str(release_folder), two)
+    until(lambda: len(replicas()) == 2)
+    before = replicas()
+    monkeypatch.setattr(app, "shortest", short)
+    with Checker(served, truth, pause=0.2) as checker, Load(served, *[replace(one, stall=None) for one in LIGHT]) as load:
+        for folder, pause, why in (
+            (other_release, False, r", and 0 MiB are there; with --pause the old one ends first, and requests wait for about \d+ seconds$"),
+            (refused_releases["comes out at cosine"], True, "comes out at cosine"),
+        ):
+            with pytest.raises(Refused, match=why):
+                start(str(folder), two, pause=pause, say=lines.append)
+            time.sleep(0.3)
+            assert checker.seen == [old]
+        pauses = [start(str(folder), two, pause=True, say=lines.append).pause_s for folder in (other_release, release_folder)]
+        time.sleep(0.5)
+    assert not unordered(unharmed(load.report, 20), [*versions, old]) and checker.seen == [*versions, old]
+    assert all(0 < pause < 20 for pause in pauses) and len(lines) == 3 and all("the old one ends first" in line for line in lines)
+    assert {room.place.split()[0] for room in measured} == {"on"} and all(0 < room.wanted < room.there for room in measured)
+    assert replicas() == before, "no replica was restarted"
+    start(str(release_folder), config)
+    until(lambda: len(replicas()) == 1)
 
 
 def test_one_replica_is_added_both_change_over_one_is_killed_and_one_is_taken_away(

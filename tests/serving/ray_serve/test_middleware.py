@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import threading
+import time
 
 import pytest
 
@@ -115,3 +117,41 @@ def test_while_no_replica_is_there_a_search_waits_for_one_and_who_asks_whether_t
     for path, status in (("/ready", 503), ("/health", 503), ("/v1/search", 200)):
         _, given, body = ask("ours", path=path, method="GET", kind=Waits)
         assert given == status and (status == 200 or body["error"]["code"] == "starting")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["they wait for replicas", "the proxy is late"])
+def test_of_many_requests_at_once_others_are_refused_only_if_the_proxy_itself_does_not_keep_up(monkeypatch, late):
+    monkeypatch.setattr(middleware, "MOST_UNDER_WAY", 3)
+    monkeypatch.setattr(middleware, "LOOK_SECONDS", 0.01)
+    replies, ends = [], threading.Event()
+
+    async def proxy(scope, receive, send):
+        while not ends.is_set():
+            await asyncio.sleep(0.001)
+        await send({"type": "http.response.start", "status": 200, "headers": [(RELEASE_HEADER, b"abc")]})
+
+    async def ask(front, method="POST"):
+        async def send(message):
+            if message["type"] == "http.response.start":
+                replies.append((message["status"], dict(message["headers"]).get(b"retry-after")))
+
+        await front({"type": "http", "path": "/v1/search", "method": method, "headers": []}, asyncio.Event().wait, send)
+
+    async def work():
+        front = Front(proxy)
+        asked = [asyncio.create_task(ask(front)) for _ in range(4)]
+        await asyncio.sleep(0)
+        end = time.monotonic() + 0.5
+        while time.monotonic() < end and not replies:
+            if late:
+                time.sleep(0.1)
+            asked += [asyncio.create_task(ask(front, method)) for method in ("POST", "GET")]
+            await asyncio.sleep(0.005)
+        assert replies == ([(503, b"1")] if late else [])
+        ends.set()
+        await asyncio.gather(*asked)
+        await asyncio.sleep(0.05)
+        await ask(front)
+        assert replies[-1][0] == 200 and front.under_way == 0
+
+    asyncio.run(work())
