@@ -26,6 +26,10 @@ from mirepoix.serving.http.limits_config import Limits
 _LOG = logging.getLogger(__name__)
 RELEASE_HEADER = b"x-mirepoix-release"
 """The version of the release that answered; every reply of ours has it, so that Ray's own replies are told from them."""
+TIMING = b"server-timing"
+"""The header with the milliseconds from when a whole request was here to the begin of its reply; browsers show it."""
+_READ = "mirepoix.read"
+"""The key of a request's scope under which the time is when its body had been read."""
 RELEASE = "mirepoix.release"
 """The key of a request's scope under which a route puts the version of the release that it holds."""
 KEY = "mirepoix.key"
@@ -96,7 +100,8 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                own = [(RELEASE_HEADER, (scope.get(RELEASE) or self.release()).encode()), *HEADERS]
+                took = f"total;dur={(time.perf_counter() - scope.get(_READ, start)) * 1000:.1f}"
+                own = [(RELEASE_HEADER, (scope.get(RELEASE) or self.release()).encode()), (TIMING, took.encode()), *HEADERS]
                 names = {name for name, _ in message.get("headers", [])}
                 message = {**message, "headers": [*message.get("headers", []), *(each for each in own if each[0] not in names)]}
             await send(message)
@@ -147,6 +152,7 @@ class Guard:
                 body = await self.bodies.read(dict(scope["headers"]), receive)
         except BodyRefused as refused:
             return self._body_refusal(refused.reason)
+        scope[_READ] = time.perf_counter()
         self.entrance.enter(scope)
         with self.bodies.holding(body):
             return await self._counted(lane, scope, replayed(body, receive), send)

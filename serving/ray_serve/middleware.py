@@ -4,35 +4,34 @@ Named to Ray by `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` in the environment i
 is repeated, as no request of ours changes anything. What Ray says in its own words is said in the form of our errors: every reply of a
 replica has our header, so that a reply without it is Ray's. `/live` is answered here, as soon as the port is open.
 
-What the proxy itself cannot keep up with is refused here: each request takes it milliseconds, and of all that are under way together the
-last one would wait for all others.
+What the proxy and the calls to replicas cannot keep up with is refused here, for it waits where no replica sees it.
 """
 
 import asyncio
+import re
 import time
 
 from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirepoix.serving.http.guard import RELEASE_HEADER, ApiError, busy, error_reply
+from mirepoix.serving.http.guard import RELEASE_HEADER, TIMING, ApiError, busy, error_reply
 
 MOST_DEATHS = 2
 """A request whose replica died so often is given up: it may be what kills the replica."""
 DIED = (0, 500)
 """Ray's status of a request whose replica died; 0: it ends without a reply, which the server before it would make a 500."""
 PAUSE_SECONDS = 0.2
+_TIMING = re.compile(rb"total;dur=([\d.]+)")
 READY, READY_SECONDS = ("/ready", "/health"), 2.0
 """What asks whether a release answers, and after how long that is denied: where no replica is there, Ray lets requests wait for one."""
 MOST_HELD = 512 * 2**20
 """Bytes of requests that are held to be repeated; a request beyond is answered, but not repeated."""
 
-MOST_UNDER_WAY, MOST_LAG_SECONDS = 512, 0.05
-"""With more requests than that under way, and an event loop that is later than that, another one is refused: requests that only wait for
-their replicas do not make it late, nor do a few at once that are large."""
-LOOK_SECONDS = 0.05
-AVERAGING = 0.05
-"""The share of a request in the average of what requests take."""
+MOST_UNDER_WAY, MOST_SECONDS = 128, 0.5
+"""With so many requests under way, of which short ones take longer than that to their replica and back, another one is refused."""
+SHORT, AVERAGING = 4096, 0.05
+"""Bytes of a short request; its share in the average of how long the way is."""
 
 
 def middlewares() -> list[Middleware]:
@@ -94,11 +93,15 @@ class _Reply:
         self._send = send
         self.ours = False
         self.status = 0
+        self.seconds = 0.0  # what it took the replica
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start" and not self.ours:
             self.status = message["status"]
-            self.ours = any(name.lower() == RELEASE_HEADER for name, _ in message.get("headers", ()))
+            headers = {name.lower(): value for name, value in message.get("headers", ())}
+            self.ours = RELEASE_HEADER in headers
+            if (took := _TIMING.fullmatch(headers.get(TIMING, b""))) is not None:
+                self.seconds = float(took[1]) / 1000
         if self.ours:
             await self._send(message)
 
@@ -110,9 +113,7 @@ class Front:
         self.app = app
         self.held = 0
         self.under_way = 0
-        self._took_s = 0.0  # what a request took on average, of late
-        self._lag_s = 0.0  # how late the event loop is; 0 while few are under way
-        self._watching: asyncio.Task[None] | None = None
+        self._way_s = 0.0  # how long short requests were on their way to a replica and back, on average, of late
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith("/-/"):  # Ray's own routes
@@ -121,10 +122,10 @@ class Front:
         if scope["path"] == "/live" and scope["method"] in ("GET", "HEAD"):
             await JSONResponse({"status": "live"})(scope, receive, send)
             return
-        if scope["method"] == "POST" and self._is_behind():
-            await error_reply(busy(self._took_s))(scope, receive, send)
+        if scope["method"] == "POST" and self.under_way >= MOST_UNDER_WAY and self._way_s > MOST_SECONDS:
+            await error_reply(busy(self._way_s))(scope, receive, send)
             return
-        body, began = _Recorded(self, receive), time.monotonic()
+        body = _Recorded(self, receive)
         self.under_way += 1
         try:
             async with asyncio.timeout(READY_SECONDS if scope["path"] in READY else None):
@@ -134,23 +135,8 @@ class Front:
         finally:
             body.release()
             self.under_way -= 1
-            self._took_s += AVERAGING * (time.monotonic() - began - self._took_s)
         if refusal is not None:
             await error_reply(refusal)(scope, receive, send)
-
-    def _is_behind(self) -> bool:
-        """Whether requests come faster than this process passes them on."""
-        if self.under_way >= MOST_UNDER_WAY and self._watching is None:
-            self._watching = asyncio.create_task(self._watch())
-        return self.under_way >= MOST_UNDER_WAY and self._lag_s > MOST_LAG_SECONDS
-
-    async def _watch(self) -> None:
-        """Measures how late the event loop is, while many requests are under way."""
-        while self.under_way >= MOST_UNDER_WAY:
-            began = time.monotonic()
-            await asyncio.sleep(LOOK_SECONDS)
-            self._lag_s = time.monotonic() - began - LOOK_SECONDS
-        self._lag_s, self._watching = 0.0, None
 
     async def _answered(self, scope: Scope, body: _Recorded, send: Send) -> ApiError | None:
         """None if a replica answered, or the client left; else what to say in place of Ray's words."""
@@ -158,6 +144,8 @@ class Front:
             began = time.monotonic()
             reply = _Reply(send)
             await self.app(dict(scope), body.again(), reply)
+            if reply.ours and body.whole and body.bytes <= SHORT:
+                self._way_s += AVERAGING * (time.monotonic() - began - reply.seconds - self._way_s)
             if reply.ours or body.left:
                 return None
             if reply.status not in DIED or not body.whole or death == MOST_DEATHS - 1:

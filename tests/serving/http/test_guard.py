@@ -69,6 +69,13 @@ def test_a_request_that_is_answered_names_the_release():
     )
 
 
+def test_a_reply_says_what_it_took_since_the_whole_request_was_there():
+    client = Client(b"x", pieces=4, pause=0.1)
+    asyncio.run(client.ask(guard(App(0.05))))
+    name, _, milliseconds = client.headers[b"server-timing"].partition(b"=")
+    assert name == b"total;dur" and 50 <= float(milliseconds) < 300
+
+
 def test_while_the_encoders_are_behind_a_request_is_refused_before_its_body_is_read():
     app, client = App(), Client()
     asyncio.run(client.ask(guard(app, excess=3.4)))

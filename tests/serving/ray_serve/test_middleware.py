@@ -2,13 +2,11 @@
 
 import asyncio
 import json
-import threading
-import time
 
 import pytest
 
 from mirepoix.models.options import import_named
-from mirepoix.serving.http.guard import RELEASE_HEADER
+from mirepoix.serving.http.guard import RELEASE_HEADER, TIMING
 from mirepoix.serving.ray_serve import middleware
 from mirepoix.serving.ray_serve.middleware import Front
 from mirepoix.serving.serve_config import MIDDLEWARES
@@ -119,38 +117,40 @@ def test_while_no_replica_is_there_a_search_waits_for_one_and_who_asks_whether_t
         assert given == status and (status == 200 or body["error"]["code"] == "starting")
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["they wait for replicas", "the proxy is late"])
-def test_of_many_requests_at_once_others_are_refused_only_if_the_proxy_itself_does_not_keep_up(monkeypatch, late):
+@pytest.mark.parametrize(
+    ("replica_s", "body", "refused"),
+    [(0.0, b"short", True), (0.1, b"short", False), (0.0, b"x" * 5000, False)],
+    ids=["the way is long", "the replica takes long", "the body takes long"],
+)
+def test_of_many_requests_at_once_others_are_refused_if_short_ones_are_long_on_their_way(monkeypatch, replica_s, body, refused):
     monkeypatch.setattr(middleware, "MOST_UNDER_WAY", 3)
-    monkeypatch.setattr(middleware, "LOOK_SECONDS", 0.01)
-    replies, ends = [], threading.Event()
+    monkeypatch.setattr(middleware, "MOST_SECONDS", 0.002)
+    replies = []
 
     async def proxy(scope, receive, send):
-        while not ends.is_set():
-            await asyncio.sleep(0.001)
-        await send({"type": "http.response.start", "status": 200, "headers": [(RELEASE_HEADER, b"abc")]})
+        await receive()
+        await asyncio.sleep(0.1)
+        timing = (TIMING.title(), f"total;dur={replica_s * 1000:.1f}".encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [(RELEASE_HEADER, b"abc"), timing]})
 
     async def ask(front, method="POST"):
         async def send(message):
             if message["type"] == "http.response.start":
                 replies.append((message["status"], dict(message["headers"]).get(b"retry-after")))
 
-        await front({"type": "http", "path": "/v1/search", "method": method, "headers": []}, asyncio.Event().wait, send)
+        async def receive():
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        await front({"type": "http", "path": "/v1/search", "method": method, "headers": []}, receive, send)
 
     async def work():
         front = Front(proxy)
-        asked = [asyncio.create_task(ask(front)) for _ in range(4)]
+        await asyncio.gather(*(ask(front) for _ in range(3)))
+        under_way = [asyncio.create_task(ask(front)) for _ in range(2)]
         await asyncio.sleep(0)
-        end = time.monotonic() + 0.5
-        while time.monotonic() < end and not replies:
-            if late:
-                time.sleep(0.1)
-            asked += [asyncio.create_task(ask(front, method)) for method in ("POST", "GET")]
-            await asyncio.sleep(0.005)
-        assert replies == ([(503, b"1")] if late else [])
-        ends.set()
-        await asyncio.gather(*asked)
-        await asyncio.sleep(0.05)
+        await asyncio.gather(ask(front, "GET"), ask(front))
+        await asyncio.gather(*under_way)
+        assert sorted(replies) == sorted([(200, None)] * 6 + [(503, b"1") if refused else (200, None)])
         await ask(front)
         assert replies[-1][0] == 200 and front.under_way == 0
 
