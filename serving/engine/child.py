@@ -1,4 +1,4 @@
-"""A child process that encodes, forked by the nursery for a `process.ProcessWorker`.
+"""A child process that encodes, forked by the fork server for a `process.ProcessWorker`.
 
 Parent and child speak over a socket, in pickles with their length before them, as `multiprocessing` does; nothing of that is ever stored.
 The first message to the child says which release it opens; the first from it is `Ready` once the encoder is proved, or why it is refused.
@@ -13,7 +13,7 @@ import traceback
 from typing import Any, NamedTuple
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.engine.garbage import settle
+from mirepoix.serving.engine.garbage import collect_and_freeze
 
 LENGTH = struct.Struct("!Q")
 
@@ -73,7 +73,7 @@ def serve(connection: socket.socket) -> None:
         except Exception as error:  # noqa: BLE001 told to the parent, which says it to the user
             connection.sendall(packed(Fault(_line(error), traceback.format_exc())))
             return
-        settle()
+        collect_and_freeze()
         connection.sendall(packed(Ready([*sys.modules])))
         while True:
             requests = _received(connection)

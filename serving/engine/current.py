@@ -18,7 +18,7 @@ import numpy as np
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.item import Item, Modality
 from mirepoix.serving.engine.batcher import Batcher
-from mirepoix.serving.engine.garbage import settle
+from mirepoix.serving.engine.garbage import collect_and_freeze
 from mirepoix.serving.engine.telemetry.metrics import Figures
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
@@ -46,7 +46,7 @@ def about(release: Release) -> About:
     return About(release.name, release.version, release.widths, release.instructions, documents)
 
 
-class Closes(Protocol):
+class Closable(Protocol):
     """A part of an opened release that is closed with it: an encoder, the record that it is served."""
 
     async def close(self) -> None: ...
@@ -55,7 +55,7 @@ class Closes(Protocol):
 class OpenRelease:
     """An opened release: its queue to the encoders, its index and its documents."""
 
-    def __init__(self, target: str, release: Release, searcher: Searcher, batcher: Batcher, parts: Sequence[Closes]):
+    def __init__(self, target: str, release: Release, searcher: Searcher, batcher: Batcher, parts: Sequence[Closable]):
         self.target, self.release, self.about = target, release, about(release)
         self.searcher, self.batcher, self._parts = searcher, batcher, parts
         self.in_flight = 0
@@ -190,7 +190,7 @@ class CurrentRelease:
                     raise
                 await old.close()
                 before, old = old.target, None  # its memory is what the new one needs
-                settle()
+                collect_and_freeze()
             try:
                 self._change(await self._proved(target))
             except Exception:
@@ -221,7 +221,7 @@ class CurrentRelease:
         self._there.set()
         self._figures.use_release(release.about.version, release.about.name)
         if old is None:
-            settle()
+            collect_and_freeze()
         else:
             task = asyncio.create_task(_close_when_idle(old))
             self._closing.add(task)
@@ -232,4 +232,4 @@ async def _close_when_idle(release: OpenRelease) -> None:
     await release.idle.wait()
     await release.close()
     del release
-    settle()
+    collect_and_freeze()

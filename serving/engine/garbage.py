@@ -10,7 +10,7 @@ THRESHOLDS = 10_000, 20, 50
 """Objects more than before until the youngest are looked at; of these looks, until older ones are too."""
 
 
-def settle() -> None:
+def collect_and_freeze() -> None:
     """Collects what is garbage now, and leaves what is there out of later collections; what came since the last call is looked at again.
 
     To be called when the process has what it keeps: once a release answers, and once the one before it is closed.

@@ -18,7 +18,7 @@ from typing import Any
 from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import EncoderDied
 from mirepoix.serving.engine.child import LENGTH, Fault, Opening, Ready, packed
-from mirepoix.serving.engine.nursery import Nursery
+from mirepoix.serving.engine.fork_server import ForkServer
 from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
 _LOG = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ class EncoderFault(Exception):
 class ProcessWorker:
     """Encodes in a child process."""
 
-    def __init__(self, opening: Opening, nursery: Nursery, start_s: float = START_SECONDS, answer_s: float = ANSWER_SECONDS):
-        self.opening, self.nursery, self.start_s, self.answer_s = opening, nursery, start_s, answer_s
+    def __init__(self, opening: Opening, fork_server: ForkServer, start_s: float = START_SECONDS, answer_s: float = ANSWER_SECONDS):
+        self.opening, self.fork_server, self.start_s, self.answer_s = opening, fork_server, start_s, answer_s
         self._reading = asyncio.Lock()
         self._turn = asyncio.Lock()  # of whoever speaks with the child, or replaces it
         self._replacing: asyncio.Task[None] | None = None
@@ -124,7 +124,7 @@ class ProcessWorker:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                self.pid = await self.nursery.child(theirs)
+                self.pid = await self.fork_server.child(theirs)
             self._streams = await asyncio.open_unix_connection(sock=ours, limit=1 << 26)
         except BaseException:
             ours.close()

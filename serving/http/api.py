@@ -32,7 +32,7 @@ from mirepoix.serving.engine.telemetry.metrics import CLASSES, Figures
 from mirepoix.serving.engine.telemetry.tracing import Tracer
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
-from mirepoix.serving.http.entrance import Entrance
+from mirepoix.serving.http.admission import Admission
 from mirepoix.serving.http.guard import KEY, RELEASE, ApiError, Guard, busy, error_reply, too_many
 from mirepoix.serving.http.inputs import address_notes
 from mirepoix.serving.http.keys import Key, Keys
@@ -89,7 +89,7 @@ def build_app(
     keys: Keys | None = None,
     figures: Figures | None = None,
     tracer: Tracer | None = None,
-    entrance: Entrance | None = None,
+    admission: Admission | None = None,
     all_metrics: Callable[[], Awaitable[bytes]] | None = None,
 ) -> FastAPI:
     """The application that answers from the backend; `all_metrics` gives those of several processes, where it is one of them."""
@@ -97,7 +97,7 @@ def build_app(
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     figures = figures or Figures()
     tracer = tracer or Tracer(figures)
-    entrance = entrance or Entrance(backend.excess)
+    admission = admission or Admission(backend.excess)
     reader = Reader(limits)
     for kind in CLASSES:
         figures.queue_items.labels(kind).set_function(partial(_waiting, backend, kind))
@@ -109,7 +109,7 @@ def build_app(
             yield release
 
     async def encode(request: Request, release: Answers, items: Sequence[Item], role: Role, truncate: Truncate) -> list[Encoded]:
-        entrance.leave(request.scope)
+        admission.leave(request.scope)
         began = time.perf_counter()
         encoded = await release.encode(items, role, truncate)
         queued = max(one.waited_s for one in encoded)
@@ -205,7 +205,7 @@ def build_app(
         app, Starting, lambda error: ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
     )
     _map_error(app, HTTPException, _http_error)
-    app.add_middleware(Guard, figures=figures, keys=keys, limits=limits, entrance=entrance, release=backend.version, tracer=tracer)
+    app.add_middleware(Guard, figures=figures, keys=keys, limits=limits, admission=admission, release=backend.version, tracer=tracer)
     return app
 
 

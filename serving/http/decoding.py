@@ -19,8 +19,8 @@ THREADS = max(1, min(4, os.cpu_count() or 1))
 _Any = TypeVar("_Any")
 
 
-class Room:
-    """An amount that callers hold parts of, in the order in which they ask; one who asks for more than all of it gets all of it."""
+class MemoryBudget:
+    """Memory that callers hold parts of, in the order in which they ask; one who asks for more than all of it gets all of it."""
 
     def __init__(self, amount: int):
         self.amount = amount
@@ -60,7 +60,7 @@ class Decoder:
 
     def __init__(self, limits: Limits):
         self.limits = limits
-        self.room = Room(limits.decoding_memory)
+        self.budget = MemoryBudget(limits.decoding_memory)
         self._threads = ThreadPoolExecutor(THREADS, "pictures")
 
     async def __call__(self, pictures: Sequence[bytes], param: str) -> list[bytes]:
@@ -86,7 +86,7 @@ class Decoder:
 
     async def _held(self, memory: int, work: Callable[..., _Any], *arguments: object) -> _Any:
         """What the work returns, in a thread that holds so much memory until it is done."""
-        held = await self.room.take(memory)
+        held = await self.budget.take(memory)
         running = self._threads.submit(work, *arguments)
-        running.add_done_callback(lambda _: self.room.give_back(held))
+        running.add_done_callback(lambda _: self.budget.give_back(held))
         return await asyncio.wrap_future(running)

@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirepoix.serving.engine.telemetry.metrics import Figures, Reason
 from mirepoix.serving.engine.telemetry.tracing import Tracer
+from mirepoix.serving.http.admission import Admission
 from mirepoix.serving.http.body import BodyReader, BodyRefused, Gone, replayed
-from mirepoix.serving.http.entrance import Entrance
 from mirepoix.serving.http.keys import Key, Keys
 from mirepoix.serving.http.limits_config import Limits
 
@@ -77,12 +77,12 @@ class Guard:
         figures: Figures,
         keys: Keys | None,
         limits: Limits,
-        entrance: Entrance | None = None,
+        admission: Admission | None = None,
         release: Callable[[], str] = lambda: "",
         tracer: Tracer | None = None,
     ):
         self.app, self.figures, self.keys, self.limits = app, figures, keys, limits
-        self.entrance = entrance or Entrance()
+        self.admission = admission or Admission()
         self.release = release
         self.tracer = tracer or Tracer(figures)
         self.bodies = BodyReader(limits)
@@ -117,7 +117,7 @@ class Guard:
                 status = status or GONE
                 raise
             finally:
-                self.entrance.leave(scope)
+                self.admission.leave(scope)
                 route, release = getattr(scope.get("route"), "path", "none"), scope.get(RELEASE, "")
                 self.figures.requests.labels(route, status, release).inc()
                 self.figures.seconds.labels(route).observe(time.perf_counter() - start)
@@ -145,7 +145,7 @@ class Guard:
         """The answer to a request that its key may send: its body is read, and it has a place among those that are answered."""
         if lane != "/v1/" or scope["method"] != "POST":
             return await self._counted(lane, scope, receive, send)
-        if not self.entrance.entered(scope) and (late_s := self.entrance.late_s) > 0:
+        if not self.admission.entered(scope) and (late_s := self.admission.late_s) > 0:
             return self._rejected("deadline", busy(late_s))
         try:
             with self.tracer.part("read"):
@@ -153,13 +153,13 @@ class Guard:
         except BodyRefused as refused:
             return self._body_refusal(refused.reason)
         scope[_READ] = time.perf_counter()
-        self.entrance.enter(scope)
+        self.admission.enter(scope)
         with self.bodies.holding(body):
             return await self._counted(lane, scope, replayed(body, receive), send)
 
     async def _counted(self, lane: str, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
         if self.in_flight[lane] >= self.limits.max_in_flight:
-            return self._rejected("busy", busy(max(1.0, self.entrance.late_s)))
+            return self._rejected("busy", busy(max(1.0, self.admission.late_s)))
         self.in_flight[lane] += 1
         try:
             return await self._answered(scope, receive, send)

@@ -11,7 +11,7 @@ from typing import Any, cast
 from fastapi.responses import JSONResponse
 from starlette.types import Scope
 
-from mirepoix.serving.http.entrance import Entrance
+from mirepoix.serving.http.admission import Admission
 from mirepoix.serving.http.guard import ApiError, error_reply
 from mirepoix.serving.local.heads import BoundedHeads
 
@@ -25,7 +25,7 @@ class BusyProtocol(BoundedHeads):
     """Answers a whole request to the encoders with `refusal`, if there is one."""
 
     refusal: Callable[[], bytes | None]
-    entrance: Entrance
+    admission: Admission
 
     def __init__(self, *arguments: Any, **options: Any):
         super().__init__(*arguments, **options)
@@ -45,7 +45,7 @@ class BusyProtocol(BoundedHeads):
         elif (reply := type(self).refusal()) is None:
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
-                self.entrance.enter(cast(Scope, self.cycle.scope))
+                self.admission.enter(cast(Scope, self.cycle.scope))
         else:
             self._unset_keepalive_if_required()
             self.head_came()

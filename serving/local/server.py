@@ -19,15 +19,15 @@ from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.child import Opening
 from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
+from mirepoix.serving.engine.fork_server import ForkServer
 from mirepoix.serving.engine.memory import Room, available, needed
-from mirepoix.serving.engine.nursery import Nursery
 from mirepoix.serving.engine.process import ProcessWorker
 from mirepoix.serving.engine.telemetry.metrics import Figures
 from mirepoix.serving.engine.telemetry.tracing import Tracer, traces_endpoint
 from mirepoix.serving.heartbeat import Mark
+from mirepoix.serving.http.admission import Admission
 from mirepoix.serving.http.api import build_app
 from mirepoix.serving.http.cl100k import open_table
-from mirepoix.serving.http.entrance import Entrance
 from mirepoix.serving.http.guard import HEADERS, RELEASE_HEADER, busy
 from mirepoix.serving.http.keys import open_keys
 from mirepoix.serving.http.ports import BACKLOG, listening
@@ -120,13 +120,13 @@ class LocalServer:
         self._loop.close()
 
     async def _opened_port(self) -> None:
-        self._nursery = Nursery(self.config.threads)
+        self._fork_server = ForkServer(self.config.threads)
         self.current = CurrentRelease(self._open, self._figures)
-        self._entrance = Entrance(self.current.excess)
-        app = build_app(self.current, self.config.limits, self._keys, self._figures, self._tracer, self._entrance)
+        self._admission = Admission(self.current.excess)
+        app = build_app(self.current, self.config.limits, self._keys, self._figures, self._tracer, self._admission)
         settings = uvicorn.Config(
             app,
-            http=type("Protocol", (BusyProtocol,), {"refusal": staticmethod(self._refusal), "entrance": self._entrance}),
+            http=type("Protocol", (BusyProtocol,), {"refusal": staticmethod(self._refusal), "admission": self._admission}),
             ws="none",  # a request to change over to another protocol is answered as the plain one that it also is
             log_config=None,
             log_level="error",  # a warning for each request that is no HTTP would let clients fill the log
@@ -145,7 +145,7 @@ class LocalServer:
 
     def _refusal(self) -> bytes | None:
         """What a request to the encoders is answered with while they are too far behind; None if they are not."""
-        late_s = self._entrance.late_s
+        late_s = self._admission.late_s
         if late_s <= 0:
             return None
         said = math.ceil(late_s), self.current.version()
@@ -213,7 +213,7 @@ class LocalServer:
             trusted, threads = self.config.trust_remote_code, self.config.threads
             openings = [Opening(target, trusted, number, threads) for number in range(self.config.encoders)]
             start_s, answer_s = self.config.start_timeout_s, self.config.limits.timeout_s
-            workers = [ProcessWorker(opening, self._nursery, start_s, answer_s) for opening in openings]
+            workers = [ProcessWorker(opening, self._fork_server, start_s, answer_s) for opening in openings]
             modules = await asyncio.gather(*(worker.start() for worker in workers))
             searcher = await asyncio.to_thread(Searcher, release)
         except BaseException:
@@ -238,9 +238,9 @@ class LocalServer:
             raise
 
     async def _learn(self, modules: list[str]) -> None:
-        """Prepares the nursery for the next child, once the first requests after a start or a swap have been answered."""
+        """Prepares the fork server for the next child, once the first requests after a start or a swap have been answered."""
         await asyncio.sleep(LEARN_SECONDS)
-        await self._nursery.learn(modules)
+        await self._fork_server.learn(modules)
 
     async def _stopped(self) -> None:
         self._ending = True
@@ -253,5 +253,5 @@ class LocalServer:
         await self.current.close()
         if self._learning is not None:
             self._learning.cancel()
-        await self._nursery.close()
+        await self._fork_server.close()
         self._tracer.close()

@@ -36,14 +36,14 @@ SHORT, AVERAGING = 4096, 0.05
 
 def middlewares() -> list[Middleware]:
     """What Ray is to put before its proxy."""
-    return [Middleware(Front)]
+    return [Middleware(ProxyMiddleware)]
 
 
 class _Recorded:
     """The body of a request: what has come is kept, and given again to the next try."""
 
-    def __init__(self, front: "Front", receive: Receive):
-        self.front, self._receive = front, receive
+    def __init__(self, middleware: "ProxyMiddleware", receive: Receive):
+        self.middleware, self._receive = middleware, receive
         self.parts: list[Message] = []
         self.bytes = 0
         self.whole = True  # whether all that has come is kept
@@ -71,17 +71,17 @@ class _Recorded:
         if message["type"] != "http.request" or not self.whole:
             return
         size = len(message.get("body", b""))
-        if self.front.held + size > MOST_HELD:
+        if self.middleware.held + size > MOST_HELD:
             self.whole = False
             self.release()
             return
         self.parts.append(message)
         self.bytes += size
-        self.front.held += size
+        self.middleware.held += size
 
     def release(self) -> None:
         """Lets go of what is kept."""
-        self.front.held -= self.bytes
+        self.middleware.held -= self.bytes
         self.bytes = 0
         self.parts.clear()
 
@@ -106,7 +106,7 @@ class _Reply:
             await self._send(message)
 
 
-class Front:
+class ProxyMiddleware:
     """The ASGI middleware."""
 
     def __init__(self, app: ASGIApp):

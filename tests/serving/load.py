@@ -76,9 +76,9 @@ def _in_order(some: Sequence[str], of: Sequence[str]) -> bool:
     return all(one in rest for one in some)
 
 
-def encoders(server: int, word: str = "mirepoix.serving.engine.nursery") -> set[int]:
-    """The processes that a server's nurseries have forked, by the server's process id and a word of a nursery's command line."""
-    return {child for nursery in _children(server, word) for child in _children(nursery, word)}
+def encoders(server: int, word: str = "mirepoix.serving.engine.fork_server") -> set[int]:
+    """The processes that the fork servers of a server have forked, by its process id and a word of a fork server's command line."""
+    return {child for fork_server in _children(server, word) for child in _children(fork_server, word)}
 
 
 def _children(pid: int, word: str) -> set[int]:

@@ -41,7 +41,7 @@ def promote_command(storage: str, given: str, alias: str) -> int:
     if before is not None and _same(before, named):
         print(f"{shown} is {release.version} already")
     else:
-        _hold(storage, release, was[0])
+        _undo_if_removed(storage, release, was[0])
         if before is None:
             print(f"{shown} is now {release.version}")
         else:
@@ -73,7 +73,7 @@ def rollback_command(storage: str, given: str) -> int:
     change(storage, step)
     now, before = was[0].now, was[0].before
     assert now is not None and before is not None  # else it is refused
-    _hold(storage, _whole(storage, before.place), was[0])
+    _undo_if_removed(storage, _whole(storage, before.place), was[0])
     print(f"{was[0].model}@{was[0].alias} was {now.version} and is {before.version} again")
     return _followed(storage)
 
@@ -151,7 +151,7 @@ def _whole(storage: str, place: str, digest: str | None = None) -> StoredRelease
     return release
 
 
-def _hold(storage: str, release: StoredRelease, was: Alias) -> None:
+def _undo_if_removed(storage: str, release: StoredRelease, was: Alias) -> None:
     """Refuses, and takes the change of an alias back, where `gc` has come before it."""
     gone = read_stored_release(storage, release.place) is None
     if not gone and Driver(storage).deleting(release.place.rpartition("/")[2]) is None:

@@ -1,11 +1,11 @@
-"""What a process has when it is settled is not looked at again; what comes later, and what was left since the last time, is collected."""
+"""What a process has at the call is not looked at again; what comes later, and what was left since the last call, is collected."""
 
 import gc
 import weakref
 
 import pytest
 
-from mirepoix.serving.engine.garbage import settle
+from mirepoix.serving.engine.garbage import collect_and_freeze
 
 
 class Node:
@@ -25,7 +25,7 @@ def as_before():
 
 def test_what_is_there_is_left_out_and_what_comes_is_collected():
     kept = [Node() for _ in range(1000)]
-    settle()
+    collect_and_freeze()
     assert gc.get_freeze_count() > 1000 and not any(isinstance(one, Node) for one in gc.get_objects())
     later = weakref.ref(Node())
     assert later() is not None
@@ -35,10 +35,10 @@ def test_what_is_there_is_left_out_and_what_comes_is_collected():
 
 def test_what_has_become_garbage_since_the_last_time_is_collected():
     kept = Node()
-    settle()
+    collect_and_freeze()
     left = weakref.ref(kept)
     del kept
     gc.collect()
     assert left() is not None
-    settle()
+    collect_and_freeze()
     assert left() is None

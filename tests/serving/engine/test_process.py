@@ -15,7 +15,7 @@ from mirepoix.models.item import Item
 from mirepoix.serving.engine.batch_config import BatchConfig
 from mirepoix.serving.engine.batcher import Batcher, EncoderDied
 from mirepoix.serving.engine.child import Opening
-from mirepoix.serving.engine.nursery import Nursery
+from mirepoix.serving.engine.fork_server import ForkServer
 from mirepoix.serving.engine.process import ProcessWorker
 from mirepoix.serving.engine.work import EncodeRequest
 from mirepoix.serving.release import open_release
@@ -36,9 +36,9 @@ def test_a_child_encodes_as_this_process_does_and_after_a_kill_another_one_does(
     expected = open_release(release_folder).open_encoder().encode(ITEMS, role="query").rows_NTD[:, 0].numpy()
 
     async def work():
-        nursery = Nursery(threads=1)
-        worker = ProcessWorker(Opening(str(release_folder), False, 0, 1), nursery)
-        await nursery.learn(await worker.start())
+        fork_server = ForkServer(threads=1)
+        worker = ProcessWorker(Opening(str(release_folder), False, 0, 1), fork_server)
+        await fork_server.learn(await worker.start())
         batcher = Batcher([worker], BatchConfig())
         first = worker.pid
         assert worker.alive and first
@@ -49,13 +49,13 @@ def test_a_child_encodes_as_this_process_does_and_after_a_kill_another_one_does(
         os.kill(first, signal.SIGKILL)
         after = await waiting
         second = worker.pid
-        os.kill(nursery.pid, signal.SIGKILL)
+        os.kill(fork_server.pid, signal.SIGKILL)
         os.kill(second, signal.SIGKILL)
-        assert len(await batcher.encode(ITEMS, "query")) == 2, "the nursery that was killed too is started again"
+        assert len(await batcher.encode(ITEMS, "query")) == 2, "the fork server that was killed too is started again"
         third = worker.pid
         await batcher.close()
         await worker.close()
-        await nursery.close()
+        await fork_server.close()
         return before, refused, after, {first, second, third}
 
     before, refused, after, pids = asyncio.run(work())
@@ -68,10 +68,10 @@ def test_a_child_encodes_as_this_process_does_and_after_a_kill_another_one_does(
 
 def test_a_child_that_ends_while_nothing_is_asked_of_it_is_replaced_and_one_that_does_not_answer_too(release_folder):
     async def work():
-        nursery = Nursery(threads=1)
-        worker = ProcessWorker(Opening(str(release_folder), False, 0, 1), nursery)
+        fork_server = ForkServer(threads=1)
+        worker = ProcessWorker(Opening(str(release_folder), False, 0, 1), fork_server)
         await worker.start()
-        os.kill(nursery.pid, signal.SIGTERM)  # as systemd does to the whole group; the server ends them after their requests
+        os.kill(fork_server.pid, signal.SIGTERM)  # as systemd does to the whole group; the server ends them after their requests
         os.kill(first := worker.pid, signal.SIGTERM)
         (encoded,) = await worker.encode([EncodeRequest(ITEMS, "query")])
         assert len(encoded) == len(ITEMS) and worker.pid == first
@@ -88,7 +88,7 @@ def test_a_child_that_ends_while_nothing_is_asked_of_it_is_replaced_and_one_that
         (encoded,) = await worker.encode([EncodeRequest(ITEMS, "query")])
         third = worker.pid
         await worker.close()
-        await nursery.close()
+        await fork_server.close()
         assert len(encoded) == len(ITEMS)
         return {first, second, third}
 
@@ -103,11 +103,11 @@ def test_a_release_that_does_not_reproduce_its_golden_vectors_is_refused_by_the_
     publish(draft, tmp_path / "release", {})
 
     async def work():
-        nursery = Nursery(threads=1)
-        worker = ProcessWorker(Opening(str(tmp_path / "release"), False, 0, 1), nursery)
+        fork_server = ForkServer(threads=1)
+        worker = ProcessWorker(Opening(str(tmp_path / "release"), False, 0, 1), fork_server)
         with pytest.raises(Refused, match="golden item 'text-00' comes out at cosine") as refused:
             await worker.start()
         assert "\n" not in str(refused.value) and worker.pid is None
-        await nursery.close()
+        await fork_server.close()
 
     asyncio.run(work())

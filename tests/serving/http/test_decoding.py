@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mirepoix.serving.http import decoding
-from mirepoix.serving.http.decoding import Decoder, Room
+from mirepoix.serving.http.decoding import Decoder, MemoryBudget
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.pictures import Cost, decoding_cost
 from mirepoix.serving.pictures_config import PictureLimits
@@ -48,7 +48,7 @@ def test_eight_large_pictures_in_few_bytes_are_refused_by_their_headers(calling)
 
 
 def together(pictures: int, memory: int, monkeypatch, leave: bool = False) -> int:
-    """How many pictures of a cost of 10 are checked at once, each of a request of its own, in room for `memory`; at the end all is free."""
+    """How many pictures of a cost of 10 are checked at once, one a request, in a budget of `memory`; at the end all is free."""
     running, most, lock = 0, 0, threading.Lock()
 
     def slow(data: bytes, limits: PictureLimits) -> bytes:
@@ -72,7 +72,7 @@ def together(pictures: int, memory: int, monkeypatch, leave: bool = False) -> in
         assert sum(each == [PICTURE] for each in done) == (pictures // 2 if leave else pictures)
         while running:
             await asyncio.sleep(0.005)
-        assert await decoder.room.take(memory) == memory
+        assert await decoder.budget.take(memory) == memory
 
     monkeypatch.setattr(decoding, "plain_picture", slow)
     monkeypatch.setattr(decoding, "decoding_cost", lambda *_: Cost(1, 10))
@@ -83,7 +83,7 @@ def together(pictures: int, memory: int, monkeypatch, leave: bool = False) -> in
 
 def test_pictures_of_all_requests_together_stay_within_the_memory(monkeypatch):
     assert together(9, 30, monkeypatch) == 3
-    assert together(4, 5, monkeypatch) == 1, "one that is larger than the room is alone in it"
+    assert together(4, 5, monkeypatch) == 1, "one that is larger than the budget has it alone"
 
 
 def test_a_picture_of_a_client_that_left_counts_until_it_is_done(monkeypatch):
@@ -92,23 +92,23 @@ def test_a_picture_of_a_client_that_left_counts_until_it_is_done(monkeypatch):
 
 def test_room_is_given_in_the_order_in_which_it_was_asked_for():
     async def ask() -> None:
-        room, order = Room(10), []
+        budget, order = MemoryBudget(10), []
 
         async def hold(amount: int) -> None:
-            held = await room.take(amount)
+            held = await budget.take(amount)
             order.append(amount)
             await asyncio.sleep(0)
-            room.give_back(held)
+            budget.give_back(held)
 
-        first = await room.take(8)
+        first = await budget.take(8)
         waiting = [asyncio.create_task(hold(amount)) for amount in (9, 1, 2)]
         await asyncio.sleep(0.01)
         assert order == [], "a small one does not pass a large one, which would wait for ever"
         waiting[0].cancel()
         await asyncio.sleep(0.01)
         assert order == [1, 2], "one that left is waited for no longer"
-        room.give_back(first)
-        assert room.free == 10
+        budget.give_back(first)
+        assert budget.free == 10
 
     asyncio.run(ask())
 

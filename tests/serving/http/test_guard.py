@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from mirepoix.serving.http.entrance import Entrance
+from mirepoix.serving.http.admission import Admission
 from mirepoix.serving.http.guard import Figures, Guard
 from mirepoix.serving.http.limits_config import Limits
 
@@ -53,7 +53,7 @@ class Client:
 
 
 def guard(app, excess=0.0, **limits):
-    return Guard(app, Figures(), None, Limits(**limits), Entrance(lambda count: excess), lambda: "abc")
+    return Guard(app, Figures(), None, Limits(**limits), Admission(lambda count: excess), lambda: "abc")
 
 
 def counted(guard, status):

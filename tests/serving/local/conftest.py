@@ -10,24 +10,24 @@ from typing import Any
 
 import pytest
 
-from mirepoix.serving.engine import nursery
+from mirepoix.serving.engine import fork_server
 from mirepoix.serving.local.server import LocalServer
 from mirepoix.serving.serve_config import ServeConfig
-from tests.serving.local import stub_nursery
+from tests.serving.local import stub_fork_server
 
 StubServer = Callable[..., LocalServer]
 
 
 @contextmanager
 def stub_encoders(seconds: float) -> Iterator[None]:
-    """Within the block encoders are those of `stub_nursery`, which take so many seconds of the clock for an item."""
+    """Within the block encoders are those of `stub_fork_server`, which take so many seconds of the clock for an item."""
 
     def popen(command: list[str], **more: Any) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, stub_nursery.__file__, command[-1], str(seconds)], **more)
+        return subprocess.Popen([sys.executable, stub_fork_server.__file__, command[-1], str(seconds)], **more)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            nursery, "subprocess", SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired)
+            fork_server, "subprocess", SimpleNamespace(Popen=popen, DEVNULL=subprocess.DEVNULL, TimeoutExpired=subprocess.TimeoutExpired)
         )
         yield
 

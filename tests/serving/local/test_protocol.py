@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import uvicorn
 
-from mirepoix.serving.http.entrance import Entrance
+from mirepoix.serving.http.admission import Admission
 from mirepoix.serving.http.guard import busy
 from mirepoix.serving.local.protocol import BusyProtocol, _whole, whole_reply
 
@@ -26,7 +26,7 @@ class Server:
     def __init__(self) -> None:
         self.busy = False
         self.bodies: list[bytes] = []
-        self.entrance = Entrance()
+        self.admission = Admission()
 
     def refusal(self) -> bytes | None:
         return whole_reply(busy(2.2), {"x-mirepoix-release": "abc"}) if self.busy else None
@@ -38,14 +38,14 @@ class Server:
             if not message["more_body"]:
                 break
         self.bodies.append(body)
-        assert self.entrance.count == self.entrance.entered(scope)
-        self.entrance.leave(scope)
+        assert self.admission.count == self.admission.entered(scope)
+        self.admission.leave(scope)
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
     @asynccontextmanager
     async def listening(self):
-        protocol = type("Protocol", (BusyProtocol,), {"refusal": staticmethod(self.refusal), "entrance": self.entrance})
+        protocol = type("Protocol", (BusyProtocol,), {"refusal": staticmethod(self.refusal), "admission": self.admission})
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             server = uvicorn.Server(uvicorn.Config(self.app, http=protocol, interface="asgi3", lifespan="off", log_config=None))
@@ -83,7 +83,7 @@ def test_while_there_are_too_many_a_request_is_refused_in_our_form_and_its_conne
     for status, headers, body in (refused, again):
         assert status == 503 and headers["retry-after"] == "3" and headers["x-mirepoix-release"] == "abc"
         assert json.loads(body)["error"]["code"] == "busy"
-    assert server.entrance.count == 0
+    assert server.admission.count == 0
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
 from tests.serving.load import MIXED, Checker, Load, Starting, encoders, unharmed, unordered
 from tests.serving.local.conftest import until_whole
-from tests.serving.local.stub_nursery import REFUSED
+from tests.serving.local.stub_fork_server import REFUSED
 
 PATIENT = [replace(clients, stall=None) for clients in MIXED]
 """Clients to whom a wait is no failure."""
@@ -124,7 +124,7 @@ def test_where_memory_does_not_hold_two_a_swap_is_refused_with_the_pause_that_it
     small, release_folder, other_release, versions
 ):
     old, new = versions
-    lines, others = [], encoders(os.getpid(), "stub_nursery") - {*small.pids}
+    lines, others = [], encoders(os.getpid(), "stub_fork_server") - {*small.pids}
     with Load(small.url, *PATIENT) as load:
         with pytest.raises(Refused, match=rf"^tiny {new} needs about [\d,]+ MiB .* 1 MiB are there; with --pause .* about \d+ seconds$"):
             small.swap(str(other_release))
@@ -134,19 +134,19 @@ def test_where_memory_does_not_hold_two_a_swap_is_refused_with_the_pause_that_it
     assert swapped.version == new and 0 < swapped.pause_s < 20
     assert len(lines) == 1 and re.search(r"the old one ends first, and requests wait for about \d+ seconds$", lines[0])
     assert not unordered(unharmed(load.report, 10), (old, new))
-    assert encoders(os.getpid(), "stub_nursery") - others == {*small.pids} and len(small.pids) == 1
+    assert encoders(os.getpid(), "stub_fork_server") - others == {*small.pids} and len(small.pids) == 1
 
 
 def test_where_memory_does_not_hold_two_and_the_new_one_is_refused_the_old_one_comes_back(small, other_release, tmp_path):
     refused = shutil.copytree(other_release, tmp_path / REFUSED)
-    before, others = small.current.version(), encoders(os.getpid(), "stub_nursery") - {*small.pids}
+    before, others = small.current.version(), encoders(os.getpid(), "stub_fork_server") - {*small.pids}
     with Load(small.url, *PATIENT) as load:
         time.sleep(0.3)
         with pytest.raises(Refused, match="does not reproduce its golden vectors"):
             small.swap(str(refused), pause=True)
         time.sleep(0.3)
     assert unharmed(load.report, 10).releases == [before]
-    assert encoders(os.getpid(), "stub_nursery") - others == {*small.pids} and len(small.pids) == 1
+    assert encoders(os.getpid(), "stub_fork_server") - others == {*small.pids} and len(small.pids) == 1
 
 
 @pytest.mark.soak

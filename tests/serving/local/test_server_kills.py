@@ -10,7 +10,7 @@ import pytest
 
 from tests.serving.load import MIXED, Load, encoders, unharmed
 from tests.serving.local.conftest import until_whole
-from tests.serving.local.stub_nursery import KILL
+from tests.serving.local.stub_fork_server import KILL
 
 ITEM_S = 0.01
 """So that the load takes half of the time of one encoder."""
@@ -73,11 +73,11 @@ def test_a_request_that_kills_its_encoder_each_time_is_given_up_and_the_others_a
 
 def test_no_encoder_is_left_behind(server, single):
     until_whole(server)
-    assert encoders(os.getpid(), "stub_nursery") == {*server.pids, *single.pids}
+    assert encoders(os.getpid(), "stub_fork_server") == {*server.pids, *single.pids}
 
 
 def test_what_forks_the_encoders_is_killed_with_one_of_them_and_both_come_back(server):
-    before = server._nursery.pid
+    before = server._fork_server.pid
     with Load(server.url, *MIXED) as load:
         time.sleep(0.3)
         os.kill(before, signal.SIGKILL)
@@ -85,4 +85,4 @@ def test_what_forks_the_encoders_is_killed_with_one_of_them_and_both_come_back(s
         time.sleep(0.5)
         until_whole(server)
     unharmed(load.report, 10)
-    assert victim not in server.pids and server._nursery.pid not in (None, before)
+    assert victim not in server.pids and server._fork_server.pid not in (None, before)

@@ -8,7 +8,7 @@ import pytest
 from mirepoix.models.options import import_named
 from mirepoix.serving.http.guard import RELEASE_HEADER, TIMING
 from mirepoix.serving.ray_serve import middleware
-from mirepoix.serving.ray_serve.middleware import Front
+from mirepoix.serving.ray_serve.middleware import ProxyMiddleware
 from mirepoix.serving.serve_config import MIDDLEWARES
 
 
@@ -47,15 +47,15 @@ def ask(*answers, path="/v1/search", parts=(b"ab", b"cd"), method="POST", kind=P
     async def send(message):
         sent.append(message)
 
-    front = Front(proxy)
-    asyncio.run(front({"type": "http", "path": path, "method": method, "headers": []}, receive, send))
-    assert front.held == 0, "no body is kept once its request has ended"
+    middleware = ProxyMiddleware(proxy)
+    asyncio.run(middleware({"type": "http", "path": path, "method": method, "headers": []}, receive, send))
+    assert middleware.held == 0, "no body is kept once its request has ended"
     body = b"".join(message.get("body", b"") for message in sent)
     return proxy, sent[0]["status"] if sent else None, json.loads(body) if body else None
 
 
 def test_ray_finds_the_middleware_by_the_name_that_clusters_are_given():
-    assert import_named(MIDDLEWARES)()[0].cls is Front
+    assert import_named(MIDDLEWARES)()[0].cls is ProxyMiddleware
 
 
 def test_an_answer_of_a_replica_is_passed_on():
@@ -133,7 +133,7 @@ def test_of_many_requests_at_once_others_are_refused_if_short_ones_are_long_on_t
         timing = (TIMING.title(), f"total;dur={replica_s * 1000:.1f}".encode())
         await send({"type": "http.response.start", "status": 200, "headers": [(RELEASE_HEADER, b"abc"), timing]})
 
-    async def ask(front, method="POST"):
+    async def ask(middleware, method="POST"):
         async def send(message):
             if message["type"] == "http.response.start":
                 replies.append((message["status"], dict(message["headers"]).get(b"retry-after")))
@@ -141,17 +141,17 @@ def test_of_many_requests_at_once_others_are_refused_if_short_ones_are_long_on_t
         async def receive():
             return {"type": "http.request", "body": body, "more_body": False}
 
-        await front({"type": "http", "path": "/v1/search", "method": method, "headers": []}, receive, send)
+        await middleware({"type": "http", "path": "/v1/search", "method": method, "headers": []}, receive, send)
 
     async def work():
-        front = Front(proxy)
-        await asyncio.gather(*(ask(front) for _ in range(3)))
-        under_way = [asyncio.create_task(ask(front)) for _ in range(2)]
+        middleware = ProxyMiddleware(proxy)
+        await asyncio.gather(*(ask(middleware) for _ in range(3)))
+        under_way = [asyncio.create_task(ask(middleware)) for _ in range(2)]
         await asyncio.sleep(0)
-        await asyncio.gather(ask(front, "GET"), ask(front))
+        await asyncio.gather(ask(middleware, "GET"), ask(middleware))
         await asyncio.gather(*under_way)
         assert sorted(replies) == sorted([(200, None)] * 6 + [(503, b"1") if refused else (200, None)])
-        await ask(front)
-        assert replies[-1][0] == 200 and front.under_way == 0
+        await ask(middleware)
+        assert replies[-1][0] == 200 and middleware.under_way == 0
 
     asyncio.run(work())

@@ -1,6 +1,6 @@
-"""The nursery of a server, as it is, but its children have an encoder that computes nothing: each item takes some seconds of the clock.
+"""The fork server of a server, as it is, but its children have an encoder that computes nothing: each item takes some seconds of the clock.
 
-Run as `python stub_nursery.py FD SECONDS`. A text with KILL kills the child; a release in a folder of the name REFUSED is refused.
+Run as `python stub_fork_server.py FD SECONDS`. A text with KILL kills the child; a release in a folder of the name REFUSED is refused.
 """
 
 import os
@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.engine import child, nursery
+from mirepoix.serving.engine import child, fork_server
 from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
 KILL, REFUSED = "kill the encoder", "refused"
@@ -39,6 +39,6 @@ def encode(requests: list[EncodeRequest]) -> list[list[Encoded]]:
 
 if __name__ == "__main__":
     child._opened = opened
-    nursery.FIRST = ()  # no torch
-    nursery.import_named = lambda _: SimpleNamespace(cuda="as if there were GPUs, with which nothing is imported earlier")
-    nursery.main()
+    fork_server.FIRST = ()  # no torch
+    fork_server.import_named = lambda _: SimpleNamespace(cuda="as if there were GPUs, with which nothing is imported earlier")
+    fork_server.main()

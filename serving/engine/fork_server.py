@@ -1,4 +1,4 @@
-"""A process that has imported what encoders need, and forks the children that encode: `python -m mirepoix.serving.engine.nursery FD`.
+"""A process that has imported what encoders need, and forks the children that encode: `python -m mirepoix.serving.engine.fork_server FD`.
 
 Nearly all of a child's start is the import of torch, transformers and the model's code. A child that is forked from a process that has done
 that opens a small encoder in a tenth of a second, so that one that is killed is missed for hardly longer, and a swap takes no more. The
@@ -32,11 +32,11 @@ ANSWER_SECONDS = 300.0
 """The longest that it may take to answer, which it does after its imports; one that does not is replaced."""
 
 
-class NurseryDied(Exception):
+class ForkServerDied(Exception):
     """The process ended while it was asked."""
 
 
-class Nursery:
+class ForkServer:
     """The server's end: starts the process when a child is wanted, and again where it has died."""
 
     def __init__(self, threads: int):
@@ -56,7 +56,7 @@ class Nursery:
         async with self._turn:
             try:
                 return await asyncio.to_thread(self._forked, end)
-            except (NurseryDied, OSError):
+            except (ForkServerDied, OSError):
                 await asyncio.to_thread(self._end)
                 return await asyncio.to_thread(self._forked, end)
 
@@ -64,7 +64,7 @@ class Nursery:
         """Has it import what a child had imported when it was ready."""
         async with self._turn:
             self._known = modules
-            with suppress(NurseryDied, OSError):
+            with suppress(ForkServerDied, OSError):
                 if self._socket is not None:
                     await asyncio.to_thread(self._ask, ("learn", modules), None)
 
@@ -107,7 +107,7 @@ class Nursery:
             socket.send_fds(self._socket, [message], [end.fileno()])
         answer = self._socket.recv(64)
         if not answer:
-            raise NurseryDied
+            raise ForkServerDied
         return int(answer)
 
     def _end(self) -> None:

@@ -11,7 +11,7 @@ from starlette.types import Scope
 _ENTERED = "mirepoix.entered"
 
 
-class Entrance:
+class Admission:
     """Counts the requests on their way to the queue."""
 
     def __init__(self, excess: Callable[[int], float] = lambda count: 0.0):
