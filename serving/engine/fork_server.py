@@ -20,7 +20,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import mirepoix
 from mirepoix.models.options import import_named
 from mirepoix.serving.engine import child
 
@@ -82,7 +81,7 @@ class ForkServer:
     def _start(self) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         threads = str(self.threads)
-        paths = os.pathsep.join(filter(None, [_root(), os.environ.get("PYTHONPATH")]))
+        paths = os.pathsep.join(filter(None, [str(code_root()), os.environ.get("PYTHONPATH")]))
         environment = {
             **os.environ,
             "PYTHONPATH": paths,
@@ -121,11 +120,10 @@ class ForkServer:
         self._socket = self._process = None
 
 
-def _root() -> str:
-    """The folder that the package is imported from, installed or not."""
-    assert mirepoix.__file__ is not None
-    file = Path(mirepoix.__file__)
-    return str(file.parent.parent if file.name == "__init__.py" else file.parent)
+def code_root() -> Path:
+    """The folder that processes import `mirepoix` from: the checkout, or the site-packages of an installed wheel."""
+    home = Path(__file__).resolve().parents[2]  # of the four layers; an editable install has no other way to name it
+    return home if (home / "mirepoix.py").is_file() else home.parent
 
 
 def main() -> None:

@@ -33,7 +33,7 @@ from mirepoix.serving.engine.telemetry.tracing import Tracer
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
 from mirepoix.serving.http.admission import Admission
-from mirepoix.serving.http.guard import KEY, RELEASE, ApiError, Guard, busy, error_reply, too_many
+from mirepoix.serving.http.guard import KEY, RELEASE, ApiError, Guard, busy, error_reply, starting, too_many
 from mirepoix.serving.http.inputs import address_notes
 from mirepoix.serving.http.keys import Key, Keys
 from mirepoix.serving.http.limits_config import Limits
@@ -201,9 +201,7 @@ def build_app(
     _map_error(app, Refused, lambda error: ApiError(400, line := str(error).splitlines()[0], _param(line)))
     _map_error(app, Overloaded, partial(_late, figures))
     _map_error(app, EncoderDied, lambda error: ApiError(503, "the encoder ended over this request", code="encoder_died"))
-    _map_error(
-        app, Starting, lambda error: ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
-    )
+    _map_error(app, Starting, lambda error: starting())
     _map_error(app, HTTPException, _http_error)
     app.add_middleware(Guard, figures=figures, keys=keys, limits=limits, admission=admission, release=backend.version, tracer=tracer)
     return app

@@ -233,6 +233,11 @@ class Guard:
         return None
 
 
+def starting() -> ApiError:
+    """The refusal of a request before a release answers."""
+    return ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
+
+
 def busy(late_s: float) -> ApiError:
     """The refusal of a request that would be late by so many seconds, with the seconds after which it would not be."""
     return ApiError(503, "the server is busy; try again", code="busy", headers={"Retry-After": str(max(1, math.ceil(late_s)))})

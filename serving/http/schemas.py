@@ -90,7 +90,7 @@ _Any = TypeVar("_Any", bound=_Body)
 
 
 class Reader:
-    """Parses requests; raises an ApiError of one line for whatever is invalid."""
+    """Parses requests, whose bodies the guard has bounded; raises an ApiError of one line for whatever is invalid."""
 
     def __init__(self, limits: Limits):
         self.limits = limits
@@ -98,11 +98,11 @@ class Reader:
         self.cl100k = open_table(limits.tiktoken)
 
     async def embeddings(self, request: Request) -> EmbeddingsBody:
-        return _checked(EmbeddingsBody, self._bounded(await self._body(request)))
+        return _checked(EmbeddingsBody, self._bounded(await request.body()))
 
     async def search(self, request: Request) -> tuple[SearchBody, bytes | None]:
         """The request, from JSON or multipart, and the picture's bytes if a file was sent."""
-        body = await self._body(request)
+        body = await request.body()
         if not request.headers.get("content-type", "").startswith("multipart/form-data"):
             return _checked(SearchBody, self._bounded(body)), None
         fields, upload = await self._form(request, body)
@@ -187,18 +187,6 @@ class Reader:
     def _count(self, pictures: int, name: str) -> None:
         if pictures > self.limits.max_pictures:
             raise ApiError(400, f"{name} has {pictures} pictures; at most {self.limits.max_pictures} are taken at once", name)
-
-    async def _body(self, request: Request) -> bytes:
-        too_long = ApiError(413, f"the request has more than {self.limits.max_body} bytes; send less at once")
-        length = request.headers.get("content-length", "0")
-        if not length.isdecimal() or len(length) > 18 or int(length) > self.limits.max_body:
-            raise too_long
-        body = bytearray()
-        async for part in request.stream():
-            body += part
-            if len(body) > self.limits.max_body:
-                raise too_long
-        return bytes(body)
 
     def _bounded(self, body: bytes) -> bytes:
         """The same JSON, unless it has more values than any request within the limits."""

@@ -31,13 +31,13 @@ from mirepoix.serving.engine.telemetry.tracing import traces_endpoint
 from mirepoix.serving.http.cl100k import open_table
 from mirepoix.serving.http.client import KEY
 from mirepoix.serving.http.keys import open_keys
-from mirepoix.serving.http.ports import free_port, listening, loopback, refuse_open
+from mirepoix.serving.http.ports import free_port, listening, refuse_open
+from mirepoix.serving.ray_serve.deployment import APPLICATION, DEPLOYMENT, LOGGING, http_options, proxy_location
 from mirepoix.serving.ray_serve.replicas import Place, Prepared, Replica
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import absolute
 
-APPLICATION, DEPLOYMENT = "mirepoix", "Retriever"
 HEALTH_SECONDS = 1.0
 """How often Serve looks whether a replica is there: only then is a new one started in the place of one that died. Its default is 10 s."""
 PORTS = 5
@@ -192,7 +192,7 @@ def _quiet() -> Iterator[None]:
         log.setLevel(before)
 
 
-_LOGGING = LoggingConfig(enable_access_log=False, log_level="WARNING")
+_LOGGING = LoggingConfig(**LOGGING)
 
 
 def build(arguments: dict[str, Any]) -> serve.Application:
@@ -274,11 +274,9 @@ def check_port(config: ServeConfig, running: bool) -> None:
 
 def _open_port(config: ServeConfig, tries: int) -> ServeConfig:
     """Starts Serve at the port; where it was chosen here and another process took it meanwhile, at another one, which is returned."""
-    location = "HeadOnly" if loopback(config.host) else "EveryNode"
     while True:
-        http = {"host": config.host, "port": config.port, "request_timeout_s": config.limits.timeout_s + 10}
         try:
-            serve.start(proxy_location=location, http_options=http, logging_config=_LOGGING)
+            serve.start(proxy_location=proxy_location(config), http_options=http_options(config), logging_config=_LOGGING)
         except (RuntimeError, RayError) as error:
             tries -= 1
             if not tries or "Failed to bind" not in str(error):

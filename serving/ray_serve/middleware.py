@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from mirepoix.serving.http.guard import RELEASE_HEADER, TIMING, ApiError, busy, error_reply
+from mirepoix.serving.http.guard import RELEASE_HEADER, TIMING, ApiError, busy, error_reply, starting
 
 MOST_DEATHS = 2
 """A request whose replica died so often is given up: it may be what kills the replica."""
@@ -131,7 +131,7 @@ class ProxyMiddleware:
             async with asyncio.timeout(READY_SECONDS if scope["path"] in READY else None):
                 refusal = await self._answered(scope, body, send)
         except TimeoutError:
-            refusal = _starting()
+            refusal = starting()
         finally:
             body.release()
             self.under_way -= 1
@@ -154,17 +154,13 @@ class ProxyMiddleware:
         raise AssertionError
 
 
-def _starting() -> ApiError:
-    return ApiError(503, "the server is starting; try again", code="starting", headers={"Retry-After": "2"})
-
-
 def _in_our_form(status: int) -> ApiError:
     if status == 404:  # the application has every path, so there is none yet
-        return _starting()
+        return starting()
     if status == 408:
         return ApiError(503, "no answer in time; try again", headers={"Retry-After": "5"})
     if status in (429, 503):
-        return ApiError(503, "the server is busy; try again", code="busy", headers={"Retry-After": "1"})
+        return busy(1.0)
     if not status or status >= 500:
         return ApiError(503, "the server lost this request; try again", code="replica_died", headers={"Retry-After": "2"})
     return ApiError(status, "the request is malformed")

@@ -1,16 +1,13 @@
-"""The source code of mirepoix: the folder that it is imported from, and a copy for jobs and for workers on other machines."""
+"""The source code of mirepoix: its folder, and a copy for jobs and for workers on other machines."""
 
 import shutil
 from pathlib import Path
 
+from mirepoix.serving.engine.fork_server import code_root
+
 LAYERS = ("models", "serving", "components", "workflows")
 HOME = Path(__file__).resolve().parents[2]
 """The folder that holds the four layers; an editable install has no other way to name it."""
-
-
-def code_root() -> Path:
-    """The folder to import `mirepoix` from: the checkout, or the site-packages of an installed wheel."""
-    return HOME if (HOME / "mirepoix.py").is_file() else HOME.parent
 
 
 def stage_code(folder: Path) -> Path:

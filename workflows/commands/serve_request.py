@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mirepoix.models.errors import Refused
+from mirepoix.serving.ray_serve.deployment import APPLICATION, BUILDER, DEPLOYMENT, LOGGING, http_options, proxy_location
 from mirepoix.serving.serve_config import MIDDLEWARES, PROXY_CALLBACK, ServeConfig
 from mirepoix.serving.store import absolute
 from mirepoix.workflows.storage import default_storage, release_of
 from mirepoix.workflows.upkeep.named import LATEST, is_name, named_release, origin
-
-BUILDER = "mirepoix.serving.ray_serve.app:build"
 
 
 @dataclass(frozen=True)
@@ -91,16 +90,16 @@ def write_deployment(request: ServeRequest, file: Path) -> int:
 
     target, config = absolute(request.release), request.config
     plain: dict[str, Any] = {
-        "proxy_location": "HeadOnly" if config.host in ("127.0.0.1", "localhost", "::1") else "EveryNode",
-        "http_options": {"host": config.host, "port": config.port, "request_timeout_s": config.limits.timeout_s + 10},
-        "logging_config": {"log_level": "WARNING", "enable_access_log": False},
+        "proxy_location": proxy_location(config),
+        "http_options": http_options(config),
+        "logging_config": LOGGING,
         "applications": [
             {
-                "name": "mirepoix",
+                "name": APPLICATION,
                 "route_prefix": "/",
                 "import_path": BUILDER,
                 "args": {"config": jsonable(config)},
-                "deployments": [{"name": "Retriever", "user_config": {"release": target}}],
+                "deployments": [{"name": DEPLOYMENT, "user_config": {"release": target}}],
             }
         ],
     }

@@ -84,6 +84,15 @@ def test_while_the_encoders_are_behind_a_request_is_refused_before_its_body_is_r
     assert page.status == 200, "what encodes nothing is answered"
 
 
+def test_the_body_is_counted_while_it_streams():
+    app = App()
+    whole, endless = Client(b"x" * 1001), Client(b"x" * 100, pieces=10**6)
+    for client in (whole, endless):
+        asyncio.run(client.ask(guard(app, max_body=1000)))
+        assert client.status == 413 and not app.bodies
+    assert endless.sent == 11, "it is refused with the first byte beyond"
+
+
 def test_slow_bodies_take_no_place_from_requests_that_are_there():
     app = App()
 

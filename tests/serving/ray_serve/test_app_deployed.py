@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from mirepoix.models.options import import_named
-from mirepoix.serving.ray_serve.app import DEPLOYMENT
+from mirepoix.serving.ray_serve.deployment import BUILDER, DEPLOYMENT
 from mirepoix.serving.serve_config import MIDDLEWARES, PROXY_CALLBACK, ServeConfig
 from mirepoix.serving.store import publish
 from mirepoix.workflows.cluster.shipped_code import code_root
-from mirepoix.workflows.commands.serve_request import BUILDER, ServeRequest, write_deployment
+from mirepoix.workflows.commands.serve_request import ServeRequest, write_deployment
 from tests.serving.fixtures import corpus, free_port, golden_of, published
 from tests.serving.load import Clients, Load, unharmed
 from tests.workflows.cluster.ray_heads import Head, head
