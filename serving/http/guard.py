@@ -128,7 +128,7 @@ class Guard:
         refusal = self._refusal(scope)
         if refusal is not None:
             return self._rejected("key" if refusal.status == 401 else "host", refusal)
-        lane = "/v1/" if scope["path"].startswith("/v1/") else "open"
+        lane = "/v1/" if _path(scope).startswith("/v1/") else "open"
         key: Key | None = scope.get(KEY)
         if key is None or lane != "/v1/" or scope["method"] != "POST":
             return await self._placed(lane, scope, receive, send)
@@ -185,7 +185,7 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> ApiError | None:
         # The search page holds no data of the corpus, and load balancers request /health without a key.
-        if not scope["path"].startswith(("/v1/", "/metrics")):
+        if not _path(scope).startswith(("/v1/", "/metrics")):
             return None
         if self.keys is None:
             # Without a key only this machine is served. The Host header stops DNS rebinding: a foreign page keeps its own host name.
@@ -231,6 +231,12 @@ class Guard:
             _LOG.exception("a request failed")
             return ApiError(500, "the server failed; its log says why")
         return None
+
+
+def _path(scope: Scope) -> str:
+    """The path that routes are found by: below the prefix at which Ray Serve may have the application."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def starting() -> ApiError:

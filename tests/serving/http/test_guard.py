@@ -93,6 +93,16 @@ def test_the_body_is_counted_while_it_streams():
     assert endless.sent == 11, "it is refused with the first byte beyond"
 
 
+def test_a_request_below_a_prefix_is_guarded_as_any_other():
+    def asked(client, headers=HEADERS):
+        scope = {"type": "http", "root_path": "/api", "path": "/api/v1/search", "method": "POST", "headers": headers}
+        asyncio.run(guard(App(), max_body=1000)(scope, client.receive, client.send))
+        return client.status
+
+    assert asked(Client()) == 200 and asked(Client(b"x" * 1001)) == 413
+    assert asked(Client(), [(b"host", b"elsewhere.example")]) == 403
+
+
 def test_slow_bodies_take_no_place_from_requests_that_are_there():
     app = App()
 
