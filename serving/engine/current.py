@@ -6,7 +6,6 @@ A release that cannot be opened or proved changes nothing.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -24,8 +23,6 @@ from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
 from mirepoix.serving.in_process.searcher import Searcher, SearchResult
 from mirepoix.serving.release import Release
-
-_LOG = logging.getLogger("ray.serve")
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,6 @@ class ForkServer:
         self._turn = asyncio.Lock()
         self._known: Sequence[str] = ()
 
-    @property
-    def pid(self) -> int | None:
-        """The process id; None before the first child."""
-        return None if self._process is None else self._process.pid
-
     async def child(self, end: socket.socket) -> int:
         """Forks a child that speaks over a socket's end, and returns its process id; tried again once where the process had died."""
         async with self._turn:

@@ -29,11 +29,10 @@ class EncodeRequest(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """The rows of an item, its number of tokens, the number of items in its batch, and the seconds that it waited for that."""
+    """The rows of an item, its number of tokens, and the seconds that it waited for its batch."""
 
     rows_TD: np.ndarray
     tokens: int
-    batch: int
     waited_s: float = 0.0
     note: str = ""  # which of its words were not read
 
@@ -86,9 +85,7 @@ class BatchEncoder:
             vectors = self.encoder.encode(items, batch_size=len(items), role=role)
         except Refused as refused:
             return [str(refused)] if len(requests) == 1 else [self._of_role([request], role)[0] for request in requests]
-        encoded = [
-            Encoded(rows_TD, self.counted.tokens.pop(item.id), len(items)) for item, rows_TD in zip(items, vectors.ragged(), strict=True)
-        ]
+        encoded = [Encoded(rows_TD, self.counted.tokens.pop(item.id)) for item, rows_TD in zip(items, vectors.ragged(), strict=True)]
         ends = np.cumsum([len(request) for request in requests])
         return [encoded[end - len(request) : end] for request, end in zip(requests, ends, strict=True)]
 

@@ -33,6 +33,7 @@ __all__ = [
     "Starting",
     "Truth",
     "encoders",
+    "parent",
     "run",
     "truth_of",
     "unharmed",
@@ -79,6 +80,11 @@ def _in_order(some: Sequence[str], of: Sequence[str]) -> bool:
 def encoders(server: int, word: str = "mirepoix.serving.engine.fork_server") -> set[int]:
     """The processes that the fork servers of a server have forked, by its process id and a word of a fork server's command line."""
     return {child for fork_server in _children(server, word) for child in _children(fork_server, word)}
+
+
+def parent(pid: int) -> int:
+    """The process id of a process's parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def _children(pid: int, word: str) -> set[int]:

@@ -54,19 +54,6 @@ class Figures:
     def text(self) -> bytes:
         return _CREATED.sub(b"", generate_latest(self._registry))
 
-    @property
-    def series(self) -> dict[str, tuple[str, ...]]:
-        """Every name that a query may have, with its labels; a histogram has three."""
-        found = {name: labels for name, labels in self.labels.items() if name not in self._histograms}
-        for name in self._histograms:
-            labels = self.labels[name]
-            found |= {f"{name}_bucket": (*labels, "le"), f"{name}_sum": labels, f"{name}_count": labels}
-        return found
-
-    @property
-    def _histograms(self) -> list[str]:
-        return [family.name for family in self._registry.collect() if family.type == "histogram"]
-
     def _counter(self, name: str, help: str, *labels: str) -> Counter:
         self.labels[f"{name}_total"] = labels
         return Counter(name, help, labels, registry=self._registry)

@@ -143,7 +143,7 @@ def searched(release, encoder, body):
 
         async def encode(self, items, role, truncate="end"):
             rows.append(one(encoder, items[0], role))
-            return [Encoded(rows[0].numpy(), 0, 1)]
+            return [Encoded(rows[0].numpy(), 0)]
 
         async def search(self, *wanted):
             return []

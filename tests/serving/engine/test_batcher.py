@@ -38,9 +38,7 @@ class Clocked:
         if (error := self.fails(names)) is not None:
             raise error
         return [
-            "refused"
-            if any(item.text == "bad" for item in request.items)
-            else [Encoded(_row(item), 3, len(names)) for item in request.items]
+            "refused" if any(item.text == "bad" for item in request.items) else [Encoded(_row(item), 3) for item in request.items]
             for request in requests
         ]
 

@@ -49,7 +49,7 @@ class Documents(OneRelease):
 
     async def encode(self, items, role, truncate) -> list[Encoded]:
         self.query = items[0]
-        return [Encoded(np.zeros((1, 2), np.float32), 1, 1)]
+        return [Encoded(np.zeros((1, 2), np.float32), 1)]
 
     async def search(self, rows_TD, k: int, target: Modality | None) -> list[SearchResult]:
         self.asked.append((self.query.modality.letters, target and target.letters))

@@ -20,6 +20,6 @@ def test_a_socket_listens_before_anything_accepts():
         pass
 
 
-def test_hosts_of_this_machine_alone():
-    assert loopback("127.0.0.1") and loopback("localhost") and loopback("::1")
+def test_loopback_hosts_are_told_from_others():
+    assert loopback("127.0.0.1") and loopback("127.0.0.2") and loopback("localhost") and loopback("::1")
     assert not loopback("0.0.0.0") and not loopback("10.0.0.1") and not loopback("example")

@@ -16,7 +16,7 @@ ABOUT = About("tiny", "abc", (64, 128), {})
 
 def encoded(count: int) -> list[Encoded]:
     rows = np.random.default_rng(0).normal(size=(count, 1, 128)).astype(np.float32)
-    return [Encoded(rows_TD, 3, 32) for rows_TD in rows]
+    return [Encoded(rows_TD, 3) for rows_TD in rows]
 
 
 def test_each_vector_has_its_place_and_its_digits_however_many_there_are():

@@ -34,7 +34,7 @@ def encode(requests: list[EncodeRequest]) -> list[list[Encoded]]:
     if any(KILL in item.text for item in items):
         os.kill(os.getpid(), signal.SIGKILL)
     time.sleep(float(sys.argv[2]) * len(items))
-    return [[Encoded(ROW_TD, 3, len(items))] * len(request.items) for request in requests]
+    return [[Encoded(ROW_TD, 3)] * len(request.items) for request in requests]
 
 
 if __name__ == "__main__":

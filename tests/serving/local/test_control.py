@@ -43,7 +43,7 @@ def test_a_refusal_and_a_failure_are_one_line_for_who_asked_and_the_server_goes_
             ask(8123, {"release": "x"}, print)
 
 
-def test_where_no_server_is_nobody_answers_and_the_socket_of_a_killed_one_is_replaced():
+def test_asking_a_port_without_a_server_returns_none_and_the_socket_of_a_killed_one_is_replaced():
     assert ask(8123, {}, print) is None
     control = Control(8123, lambda *_: {"from": "the killed one"})
     control.__enter__()

@@ -148,7 +148,7 @@ def test_settings_that_are_given_to_a_server_that_runs_are_said_to_change_nothin
     served.close()
 
 
-def test_where_no_server_is_nothing_is_rolled_back(monkeypatch, tmp_path):
+def test_a_rollback_without_a_server_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     with pytest.raises(Refused, match="no server of yours listens at port 8000"):
         serve(ServeRequest("latest", str(tmp_path), rollback=True))

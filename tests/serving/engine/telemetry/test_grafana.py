@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mirepoix.serving.engine.telemetry.metrics import CLASSES, OUTCOMES, PARTS, REASONS, Figures
+from tests.serving.engine.telemetry.test_metrics import series_of
 
 DASHBOARD = json.loads((Path(__file__).parents[4] / "serving" / "engine" / "telemetry" / "grafana.json").read_text())
 OUTER = {"job", "instance", "replica"}
@@ -19,7 +20,7 @@ SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 def problems(query: str) -> list[str]:
     """What a query asks for that is not there."""
-    series, found = Figures().series, []
+    series, found = series_of(Figures()), []
     labels = set.intersection(*({*series.get(name, ())} for name, _ in SELECTOR.findall(query)))
     for name, matchers in SELECTOR.findall(query):
         if name not in series:
@@ -70,7 +71,7 @@ def test_legends_name_labels_that_their_queries_keep():
 def test_every_metric_has_a_panel():
     shown = {name for query in queries().values() for name, _ in SELECTOR.findall(query)}
     families = {re.sub("_(bucket|sum|count)$", "", name) for name in shown}
-    assert {re.sub("_(bucket|sum|count)$", "", name) for name in Figures().series} == families
+    assert {re.sub("_(bucket|sum|count)$", "", name) for name in series_of(Figures())} == families
 
 
 def test_panels_have_a_place_of_their_own_and_read_the_chosen_source():
