@@ -9,8 +9,6 @@ import logging
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 import time
 from collections import deque
@@ -20,12 +18,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirepoix.serving.store import Manifest, digest_of, is_local, local_path
-from mirepoix.workflows.cluster.shipped_code import HOME, LAYERS
-from mirepoix.workflows.runner.fingerprint import flatten, library_version, plain
+from mirepoix.serving.store import Manifest, is_local, local_path
+from mirepoix.workflows.runner.fingerprint import flatten, plain
 from mirepoix.workflows.runner.plots import bars, count_tables
 from mirepoix.workflows.runner.progress import ProgressReport
-from mirepoix.workflows.runner.source_code import sources
+from mirepoix.workflows.runner.versions import code_version, library_versions
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -45,7 +42,6 @@ PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 30.0, 300.0
 QUEUE_SIZE = 20_000  # calls
 CURVE_SECONDS, CURVE_SIZE = 5.0, 1000  # a curve is sent in batches; 1000 is the most that MLflow takes
 PARAM_LENGTH, TAG_LENGTH, BATCH = 6000, 8000, 100
-LIBRARIES = ("ray", "torch", "transformers", "deepspeed", "pyarrow", "mlflow")
 WHOLE = ""  # the name of the parent run
 
 
@@ -178,8 +174,12 @@ class Tracker:
         """Attach text files and figures to the parent run, which may have ended."""
         moment = time.time()
         self._points(WHOLE, [(name, value, moment, 0) for name, value in (figures or {}).items()])
+
+        def write(client: "MlflowClient", run: str, name: str, text: str) -> None:
+            client.log_text(run, text, name)
+
         for name, text in pages.items():
-            self._on(WHOLE, partial(lambda client, run, file, content: client.log_text(run, content, file), file=name, content=text))
+            self._on(WHOLE, partial(write, name=name, text=text))
         self._flush(last=True)
 
     # Calls to MLflow
@@ -339,22 +339,6 @@ def entities() -> Any:
     from mlflow import entities
 
     return entities
-
-
-def code_version() -> dict[str, str]:
-    """The commit that this package was checked out from, or the hash of its source where there is none (an image, a shipped folder)."""
-    if (HOME / ".git").exists() and shutil.which("git"):
-        command = ["git", "-C", str(HOME), "describe", "--always", "--dirty", "--abbrev=40"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False)
-        if answer.returncode == 0:  # a repository without a commit has nothing to describe
-            return {"mlflow.source.git.commit": answer.stdout.strip()}
-    files = [path for layer in LAYERS for path in (HOME / layer).rglob("*.py")]
-    return {"source": digest_of((str(path.relative_to(HOME)), sources().read(path).hash) for path in files)}
-
-
-def library_versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that most results depend on."""
-    return {"version.python": platform.python_version()} | {f"version.{name}": library_version(name) for name in LIBRARIES}
 
 
 def _stage_tags(stage: str) -> dict[str, str]:

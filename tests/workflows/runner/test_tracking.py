@@ -17,7 +17,7 @@ from mirepoix.workflows.runner import tracking
 from mirepoix.workflows.runner.execute import StageReport
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.progress import ProgressReport
-from mirepoix.workflows.runner.tracking import Tracker, code_version, open_tracker
+from mirepoix.workflows.runner.tracking import Tracker, open_tracker
 from tests.workflows.runner.stub_stages import COPY, FAIL, StubConfig, run
 
 MANIFEST = Manifest("d" * 64, {}, {"key": "k" * 64, "metrics": {"recall@10": 0.5}, "rows": {"read": 10, "written": 10}, "run_id": None})
@@ -264,12 +264,6 @@ def test_only_the_tracker_imports_mlflow_and_not_before_it_writes():
         "print('mlflow' in sys.modules)\n"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
-
-
-def test_the_version_of_the_code_is_a_commit_or_a_hash():
-    ((name, version),) = code_version().items()
-    assert name in ("mlflow.source.git.commit", "source")
-    assert len(version.removesuffix("-dirty")) in (40, 64)
 
 
 # MLflow is away
