@@ -38,6 +38,7 @@ def releases(before: Path, home: Path) -> tuple[Path, Path]:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    # Without any part, argparse looks for the empty list among the choices.
     parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="parts; all, if none is given")
     parser.add_argument("--before", default=BASE, metavar="REV", help="the base (default: %(default)s)")
     parser.add_argument("--servers", nargs="+", metavar="NAME", help="these servers alone, as 'before', 'after', 'one process'")

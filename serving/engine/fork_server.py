@@ -123,10 +123,8 @@ def code_root() -> Path:
 
 def main() -> None:
     """Imports and forks, as it is asked, until the server hangs up."""
-    for number in (
-        signal.SIGINT,
-        signal.SIGTERM,
-    ):  # Ctrl-C and systemd reach the whole group; the server ends its children after their requests
+    # Ctrl-C and systemd reach the whole group; the server ends its children after their requests.
+    for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children that end are nobody's, and leave no entry behind
     server = socket.socket(fileno=int(sys.argv[1]))

@@ -12,10 +12,9 @@ OVERHEAD = 400 << 20
 """Bytes of an encoder's process before its weights: the interpreter and torch."""
 SPARE = 1.2
 """What is computed with beside the weights, as their multiple."""
-_MEMINFO, _CGROUPS = (
-    Path("/proc/meminfo"),
-    (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")),
-)
+_MEMINFO = Path("/proc/meminfo")
+_CGROUPS = ("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
+"""Where a container's limit is, and what it uses: in cgroups of version 2, and of version 1."""
 
 
 def available(meminfo: Path = _MEMINFO, cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:

@@ -14,6 +14,7 @@ LEARNING = 0.3
 FIRST_SECONDS = {"text": 1e-4, "picture": 1e-4}
 """Seconds a unit before the first batch; low, so that nothing is refused before anything was measured."""
 ITEM_UNITS, LETTERS_PER_UNIT, PICTURE_UNITS = 16, 4, 256
+"""Roughly tokens: of an item beside its words, letters of one, of a picture; the seconds of a unit are learnt, so the scale is free."""
 
 Units = tuple[float, float]
 """Units of texts and of pictures."""

@@ -16,6 +16,7 @@ from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.pictures import Cost, decoding_cost, plain_picture
 
 THREADS = max(1, min(4, os.cpu_count() or 1))
+"""Pillow decodes without the interpreter's lock, so several threads gain; more than four would take the cores that encode."""
 _Any = TypeVar("_Any")
 
 

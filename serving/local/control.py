@@ -22,6 +22,7 @@ from mirepoix.serving.store import cache_folder
 LONGEST_NAME = 100
 """Bytes of a socket's path; Linux takes 107."""
 CONNECT_SECONDS = 5.0
+"""A server takes a connection at once; one that does not for so long, as it was stopped by a signal, counts as none."""
 
 Answer = Callable[[dict[str, Any], Callable[[str], None]], dict[str, Any]]
 """Does what a request asks for, with a way to say what it does meanwhile; Refused where it does not."""

@@ -9,6 +9,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_SECONDS = 10.0
+"""As long as a small body may take (`limits.body_s`): a head is a few hundred bytes, which a slow line brings in a second."""
 MOST_HEAD = 2**19
 """Bytes that may come before a head is whole; those of its body that come with it count."""
 

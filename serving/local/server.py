@@ -39,7 +39,9 @@ from mirepoix.serving.store import absolute
 
 Result = TypeVar("Result")
 KEEP_ALIVE_SECONDS = 75
+"""Longer than nginx and others keep an idle connection to a server, 60 seconds: so they close it, and none is closed under a request."""
 LEARN_SECONDS = 2.0
+"""The fork server imports so long after a start or a swap, as the first requests after it need the CPU time more."""
 END_SECONDS = 10
 """How long requests may go on when the server is stopped."""
 

@@ -22,6 +22,7 @@ MOST_DEATHS = 2
 DIED = (0, 500)
 """Ray's status of a request whose replica died; 0: it ends without a reply, which the server before it would make a 500."""
 PAUSE_SECONDS = 0.2
+"""From one try to the next, at least: the proxy takes a moment to learn that a replica is gone, and would give it the request again."""
 _TIMING = re.compile(rb"total;dur=([\d.]+)")
 READY, READY_SECONDS = ("/ready", "/health"), 2.0
 """What asks whether a release answers, and after how long that is denied: where no replica is there, Ray lets requests wait for one."""
@@ -29,7 +30,10 @@ MOST_HELD = 512 * 2**20
 """Bytes of requests that are held to be repeated; a request beyond is answered, but not repeated."""
 
 MOST_UNDER_WAY, MOST_SECONDS = 128, 0.5
-"""With so many requests under way, of which short ones take longer than that to their replica and back, another one is refused."""
+"""With so many requests under way, of which short ones take longer than that to their replica and back, another one is refused.
+
+Under ten times overload (`bench/serving.py overload --servers "after, on Ray"`) the accepted then wait 4 to 5 s; with 512 and 1 s it was 6.
+"""
 SHORT, AVERAGING = 4096, 0.05
 """Bytes of a short request; its share in the average of how long the way is."""
 

@@ -29,6 +29,7 @@ CHAMPION = "champion"
 HOME, FILE, LOCK = "releases", "aliases.json", ".lock"
 FORMAT = 1
 SETTLE_S, ATTEMPTS = 0.5, 20
+"""After how long a writer looks whether another overwrote it, and how often it tries: 10 to 20 seconds, in which several get their turn."""
 LOGGED, IDS = 100, 100
 """Changes of each alias that stay in its log, and ids of changes of all."""
 _ALIAS = re.compile(r"(?!latest$)(?![vV]\d+$)[A-Za-z0-9_-]{1,100}")
