@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from footprint import kilobytes, tree
+from footprint import children, kilobytes, tree
 from serving_load import Clients, run
 
 HERE = Path(__file__).resolve().parent
@@ -41,7 +41,7 @@ class Variant:
     swaps: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)  # beside what all have
     encoder: str = (
-        ""  # what the command line of the process that encodes has; none: the one that took most CPU time, of those below the first
+        ""  # what the command line of the process that encodes has; none: of those below the first, the leaf that took most CPU time
     )
 
 
@@ -152,10 +152,11 @@ class Server:
     def kill_encoder(self) -> None:
         """Kills the process that encodes."""
         first, *others = tree(self.process.pid)[1:]
+        leaves = [process for process in others if process not in children()]  # what others were forked from encodes nothing
         if pattern := self.variant.encoder:
             (found, *_) = [process for process in others if re.search(re.escape(pattern), _command(process))]
         else:
-            found = max(others or [first], key=_cpu)
+            found = max(leaves or [first], key=_cpu)
         os.kill(found, signal.SIGKILL)
 
     def stop(self) -> None:

@@ -17,12 +17,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mirepoix.serving.http.guard import RELEASE_HEADER, TIMING, ApiError, busy, error_reply, starting
 
-MOST_DEATHS = 2
-"""A request whose replica died so often is given up: it may be what kills the replica."""
 DIED = (0, 500)
 """Ray's status of a request whose replica died; 0: it ends without a reply, which the server before it would make a 500."""
-PAUSE_SECONDS = 0.2
-"""From one try to the next, at least: the proxy takes a moment to learn that a replica is gone, and would give it the request again."""
+PAUSES = 0.2, 1.0
+"""Seconds from the begin of a try to the next one, at least: the proxy takes a moment to learn that a replica is gone, and would give the
+request to it again. After the last try a request is given up: it may be what kills the replicas."""
 _TIMING = re.compile(rb"total;dur=([\d.]+)")
 READY, READY_SECONDS = ("/ready", "/health"), 2.0
 """What asks whether a release answers, and after how long that is denied: where no replica is there, Ray lets requests wait for one."""
@@ -144,7 +143,7 @@ class ProxyMiddleware:
 
     async def _answered(self, scope: Scope, body: _Recorded, send: Send) -> ApiError | None:
         """None if a replica answered, or the client left; else what to say in place of Ray's words."""
-        for death in range(MOST_DEATHS):
+        for pause in (*PAUSES, None):
             began = time.monotonic()
             reply = _Reply(send)
             await self.app(dict(scope), body.again(), reply)
@@ -152,9 +151,9 @@ class ProxyMiddleware:
                 self._way_s += AVERAGING * (time.monotonic() - began - reply.seconds - self._way_s)
             if reply.ours or body.left:
                 return None
-            if reply.status not in DIED or not body.whole or death == MOST_DEATHS - 1:
+            if reply.status not in DIED or not body.whole or pause is None:
                 return _in_our_form(reply.status)
-            await asyncio.sleep(max(0.0, PAUSE_SECONDS - (time.monotonic() - began)))
+            await asyncio.sleep(max(0.0, pause - (time.monotonic() - began)))
         raise AssertionError
 
 

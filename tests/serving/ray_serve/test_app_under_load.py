@@ -144,17 +144,22 @@ def test_requests_wait_for_the_only_replica_that_is_killed_and_are_answered(serv
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_fifty_swaps_in_a_row_and_ten_kills_of_one_of_two_replicas_fail_no_request(served, config, release_folder, other_release, truth):
+@pytest.mark.timeout(3600)
+def test_fifty_times_there_and_back_with_one_replica_more_and_ten_kills_of_one_of_two_replicas_fail_no_request(
+    served, config, release_folder, other_release, versions, truth
+):
     two = replace(config, encoders=2)
-    before = replicas()
-    with Checker(served, truth) as checker, Load(served, *MIXED) as load:
-        for number in range(50):
-            start(str((other_release, release_folder)[number % 2]), config)
-            time.sleep(0.2)
-        assert replicas() == before
+    with Checker(served, truth) as checker, Load(served, *LIGHT) as load:
+        for _ in range(25):
+            for release in (other_release, release_folder):
+                start(str(release), config)
+                time.sleep(0.2)
+            start(str(other_release), two)
+            until(lambda: len(replicas()) == 2)
+            start(str(release_folder), config)
+            until(lambda: len(replicas()) == 1)
     unharmed(load.report, 500)
-    assert len(checker.seen) == 51
+    assert checker.seen == [versions[0], *(versions[1], versions[0]) * 50]
     start(str(release_folder), two)
     until(lambda: len(replicas()) == 2)
     with Checker(served, truth, pause=0.2), Load(served, *LIGHT) as load:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 
 import pytest
 
@@ -63,16 +64,20 @@ def test_an_answer_of_a_replica_is_passed_on():
 
 
 @pytest.mark.parametrize("died", ["died", 500])
-def test_a_request_whose_replica_died_is_repeated_with_its_whole_body(died):
-    proxy, status, _ = ask(died, "ours")
-    assert status == 200 and proxy.bodies == [b"abcd", b"abcd"]
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_request_whose_replica_died_is_repeated_with_its_whole_body(died, times, monkeypatch):
+    monkeypatch.setattr(middleware, "PAUSES", (0.02, 0.05))
+    began = time.monotonic()
+    proxy, status, _ = ask(*[died] * times, "ours")
+    assert status == 200 and proxy.bodies == [b"abcd"] * (times + 1)
+    assert time.monotonic() - began >= sum(middleware.PAUSES[:times])
 
 
 @pytest.mark.parametrize(
     ("answers", "status", "code"),
     [
-        (("died", "died"), 503, "replica_died"),
-        ((500, 500), 503, "replica_died"),
+        (("died", "died", "died"), 503, "replica_died"),
+        ((500, 500, 500), 503, "replica_died"),
         ((404,), 503, "starting"),
         ((503,), 503, "busy"),
         ((408,), 503, None),
