@@ -28,15 +28,15 @@ from mirepoix.serving.engine.work import Encoded, EncodeRequest
 RECENT_SECONDS = 2.0
 """For so long after an interactive request the bulk part of a batch is kept short."""
 AVERAGING = 0.05
-"""The share of a new request in the average of what interactive requests take."""
+"""Weight of the newest request in the moving average of what interactive requests take."""
 MEASURED = 5
 """Batches after which the rate is known: the first ones of a release take a multiple of the others where the machine has more to do."""
 AHEAD = 0.75
-"""The share of the batch that is encoded which the next one has at least, if it is taken before that has ended."""
+"""A next batch is handed over early only if it has at least this share of the current batch's items."""
 MOST_PASSES = 8
 """After so many batches without any bulk item, one takes a bulk part though interactive items would fill it."""
 MOST_DEATHS = 2
-"""A request whose encoder died so often while it was encoded is given up: it may be what kills the encoder."""
+"""A request survives so many deaths of an encoder; at the next one it is given up, as it may be the cause."""
 
 
 class Overloaded(Exception):

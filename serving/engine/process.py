@@ -26,7 +26,7 @@ PAUSES = (0.0, 1.0, 5.0, 15.0)
 """Seconds before the next start, after so many starts that failed."""
 END_SECONDS = 5.0
 START_SECONDS, ANSWER_SECONDS = 300.0, 60.0
-"""The longest that a child may take to open its release, and to encode a batch, unless others are given; nobody waits longer for these."""
+"""The longest that a child may take to open its release, and to encode a batch, unless others are given."""
 
 
 class EncoderFault(Exception):
