@@ -11,11 +11,15 @@ class BatchConfig:
     """The batches of an encoder, and the longest waits before a request is refused as too many."""
 
     batch_size: int = option(32, "most items per batch")
-    batch_wait_s: float = option(0.005, "seconds that a busy encoder waits for its next batch to be as full as the last")
-    interactive_items: int = option(8, "a request of up to so many inputs passes those of more")
-    bulk_share: float = option(2.0, "while interactive requests come in, the bulk part of a batch takes as long as so many of them at most")
-    interactive_wait_s: float = option(1.0, "longest wait, by the measured rate, of an interactive request; beyond it is refused with 503")
-    bulk_wait_s: float = option(50.0, "the same of a bulk request")
+    batch_wait_s: float = option(0.005, "seconds that an encoder that has just finished a batch waits for the next one to be as large")
+    interactive_items: int = option(8, "a request of up to so many inputs is interactive, and goes before larger ones")
+    bulk_share: float = option(
+        2.0, "while interactive requests come in, the larger ones' part of a batch takes at most as long as so many interactive ones"
+    )
+    interactive_wait_s: float = option(
+        1.0, "longest time in the queue, by the measured rate, of an interactive request; one that would wait longer gets 503"
+    )
+    bulk_wait_s: float = option(50.0, "the same of a larger request")
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "interactive_items"):

@@ -24,9 +24,9 @@ from mirepoix.serving.engine.work import Encoded, EncodeRequest
 MEASURED = 5
 """Batches after which the rate is known: the first ones of a release take a multiple of the others where the machine has more to do."""
 AHEAD = 0.75
-"""The share of the batch that is encoded which the next one has at least, if it is taken before that has ended."""
+"""A next batch is handed over early only if it has at least this share of the current batch's items."""
 MOST_DEATHS = 2
-"""A request whose encoder died so often while it was encoded is given up: it may be what kills the encoder."""
+"""A request survives so many deaths of an encoder; at the next one it is given up, as it may be the cause."""
 
 
 class Overloaded(Exception):

@@ -1,7 +1,7 @@
 """A process that has imported what encoders need, and forks the children that encode: `python -m mirepoix.serving.engine.fork_server FD`.
 
 Nearly all of a child's start is the import of torch, transformers and the model's code. A child that is forked from a process that has done
-that opens a small encoder in a tenth of a second, so that one that is killed is missed for hardly longer, and a swap takes no more. The
+that opens a small encoder in a tenth of a second, so a killed one is replaced, and a release swapped, in that time. The
 imported code is shared between all of them; the process itself holds no weights and computes nothing, so that forking it is safe.
 
 It is asked over a socket: for a child, with the child's end of a socket pair beside the request, and for imports. It ends when the server

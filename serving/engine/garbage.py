@@ -1,7 +1,8 @@
 """Python's collector of reference cycles, in a process that answers requests.
 
 Each request makes thousands of objects, and after some requests the collector looks at all that the process has: the modules, the
-application, the documents of a release. None of that is garbage, and under load it took a fifth of the server's CPU time.
+application, the documents of a release. None of that is garbage, and looking at it takes CPU time from requests
+(`python bench/serving.py overload`).
 """
 
 import gc

@@ -11,7 +11,7 @@ from mirepoix.models.errors import Refused
 OVERHEAD = 400 << 20
 """Bytes of an encoder's process before its weights: the interpreter and torch."""
 SPARE = 1.2
-"""What is computed with beside the weights, as their multiple."""
+"""Memory of an encoder as a multiple of its weights: these, and a fifth for what is computed."""
 _MEMINFO = Path("/proc/meminfo")
 _CGROUPS = ("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
 """Where a container's limit is, and what it uses: in cgroups of version 2, and of version 1."""

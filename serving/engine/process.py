@@ -27,7 +27,7 @@ PAUSES = (0.0, 1.0, 5.0, 15.0)
 END_SECONDS = 5.0
 """A child sees the hang-up after the batch that it encodes; nobody waits for that any longer, so one that takes longer is killed."""
 START_SECONDS, ANSWER_SECONDS = 300.0, 60.0
-"""The longest that a child may take to open its release, and to encode a batch, unless others are given; nobody waits longer for these."""
+"""The longest that a child may take to open its release, and to encode a batch, unless others are given."""
 
 
 class EncoderFault(Exception):

@@ -10,7 +10,7 @@ from mirepoix.models.item import Item
 
 KINDS = ("text", "picture")
 LEARNING = 0.3
-"""The share of a batch's news in what is known: after ten batches a false first guess has no weight left."""
+"""Weight of the newest batch in the moving average; ten batches later the first one weighs under 3 %."""
 FIRST_SECONDS = {"text": 1e-4, "picture": 1e-4}
 """Seconds a unit before the first batch; low, so that nothing is refused before anything was measured."""
 ITEM_UNITS, LETTERS_PER_UNIT, PICTURE_UNITS = 16, 4, 256

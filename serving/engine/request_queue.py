@@ -21,7 +21,7 @@ from mirepoix.serving.engine.work import Encoded, EncodeRequest
 RECENT_SECONDS = 2.0
 """For so long after an interactive request the bulk part of a batch is kept short."""
 AVERAGING = 0.05
-"""The share of a new request in the average of what interactive requests take."""
+"""Weight of the newest request in the moving average of what interactive requests take."""
 MOST_PASSES = 8
 """After so many batches without any bulk item, one takes a bulk part though interactive items would fill it."""
 

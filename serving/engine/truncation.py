@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mirepoix.models.encoder import Collator
 
 Truncate: TypeAlias = Literal["start", "end", "none"]
+SHORTEN = 'shorten it, or let it be cut: "truncate": "end" or "start"'
+"""What the refusal of a text of too many tokens ends with."""
 _WORD = re.compile(rf"[{spaceless()}]|[^\W{spaceless()}]{{1,32}}|[^\w\s]")
 """A place where a text may begin once it is cut: a word, a sign, a letter of a script without spaces; very long words in parts."""
 
@@ -42,7 +44,7 @@ def cut(collator: "Collator", items: Sequence[Item], role: Role, truncate: Trunc
         if over is not None:
             said = f"{item.id} has {over.tokens} tokens and {over.limit} are read"
             if truncate == "none":
-                raise Refused(f'{said}; shorten it, or let it be cut: "truncate": "end" or "start"')
+                raise Refused(f"{said}; {SHORTEN}")
             short = _tail(item, lambda part: collator.overlong(part, role) is None) if truncate == "start" else None
             note = f"{said}; its {'end' if short is None else 'start'} was cut"
             item = short or item

@@ -1,7 +1,6 @@
 """Whether the next request to the encoders would be late, with those that have been let in and are not in the queue yet.
 
-A burst of requests is let in at one moment, before the first of them has come to the queue: without these the queue would look empty to
-all.
+Requests of a burst are admitted before any is queued; those on their way are counted here, else the queue would seem empty.
 """
 
 from collections.abc import Callable

@@ -3,7 +3,7 @@
 POST /v1/embeddings     as OpenAI's; an input may also be {"text", "image"}, and messages may carry pictures as data URIs
 POST /v1/search         JSON or multipart; text, a picture or both in, ranked documents out
 GET  /v1/items/{id}/image, /v1/models, /metrics, / (the search page)
-GET  /live (the port is open), /ready and /health (a release answers, proved by its golden vectors)
+GET  /live (the port is open), /ready and /health (a release is loaded and reproduces its golden vectors); HEAD too
 
 Shapes: T rows of an item, D width.
 """
@@ -30,7 +30,7 @@ from mirepoix.serving.engine.batcher import EncoderDied, Overloaded
 from mirepoix.serving.engine.current import About, Starting
 from mirepoix.serving.engine.telemetry.metrics import CLASSES, Figures
 from mirepoix.serving.engine.telemetry.tracing import Tracer
-from mirepoix.serving.engine.truncation import Truncate
+from mirepoix.serving.engine.truncation import SHORTEN, Truncate
 from mirepoix.serving.engine.work import Encoded
 from mirepoix.serving.http.admission import Admission
 from mirepoix.serving.http.guard import KEY, RELEASE, ApiError, Guard, busy, error_reply, starting, too_many
@@ -47,7 +47,10 @@ _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_PROBES = ["GET", "HEAD"]  # some load balancers send HEAD
 _NOWHERE = "there is nothing at this path; POST to /v1/search or /v1/embeddings"
+_TARGETS = 'target is unknown; give letters of t (text), i (picture) and v (clip), such as "it", or null'
+_DIED = "the encoder process died each time it encoded this request; send it alone, or smaller"
 
 
 class Answers(Protocol):
@@ -172,12 +175,12 @@ def build_app(
         served = {"release": about.version, "dimensions": about.widths, "documents": about.documents}
         return JSONResponse({"object": "list", "data": [model | served]})
 
-    @app.get("/live")
+    @app.api_route("/live", methods=_PROBES)
     async def live() -> Response:
         return JSONResponse({"status": "live"})
 
-    @app.get("/ready")
-    @app.get("/health")
+    @app.api_route("/ready", methods=_PROBES)
+    @app.api_route("/health", methods=_PROBES)
     async def ready(request: Request) -> Response:
         async with answering(request) as release:
             about = release.about
@@ -198,9 +201,9 @@ def build_app(
 
     _map_error(app, ApiError, partial(_counted, figures))
     _map_error(app, PictureRefused, lambda error: _counted(figures, _picture_error(error)))
-    _map_error(app, Refused, lambda error: ApiError(400, line := str(error).splitlines()[0], _param(line)))
+    _map_error(app, Refused, _refused)
     _map_error(app, Overloaded, partial(_late, figures))
-    _map_error(app, EncoderDied, lambda error: ApiError(503, "the encoder ended over this request", code="encoder_died"))
+    _map_error(app, EncoderDied, lambda error: ApiError(503, _DIED, code="encoder_died"))
     _map_error(app, Starting, lambda error: starting())
     _map_error(app, HTTPException, _http_error)
     app.add_middleware(Guard, figures=figures, keys=keys, limits=limits, admission=admission, release=backend.version, tracer=tracer)
@@ -231,8 +234,8 @@ def _map_error(app: FastAPI, kind: type[Exception], convert: Callable[[Any], Api
 def _http_error(error: HTTPException) -> ApiError:
     """What the framework refuses: a path that there is not, and a method that a path does not take, with those that it takes."""
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        return ApiError(405, f"this path takes {allowed}", headers=error.headers)
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "another method").split(", ")))
+        return ApiError(405, f"this path takes {allowed}", headers={"Allow": allowed})
     return ApiError(error.status_code, _NOWHERE if error.status_code == 404 else "the request is malformed")
 
 
@@ -253,10 +256,12 @@ def _picture_error(error: PictureRefused) -> ApiError:
     return ApiError(413 if error.reason == "too many bytes" else 400, str(error), "image", error.reason.replace(" ", "_"))
 
 
-def _param(line: str) -> str | None:
-    """The field of a request whose text a refusal of the encoder begins with: items have the names of their fields."""
+def _refused(error: Refused) -> ApiError:
+    """A refusal of the encoder, which begins with the field of the request that is at fault: items have the names of their fields."""
+    line = str(error).splitlines()[0]
     name = re.split(r"[\[ ]", line)[0]
-    return name if name in ("input", "text", "messages") else None
+    code = "too_many_tokens" if line.endswith(SHORTEN) else None
+    return ApiError(400, line, name if name in ("input", "text", "messages") else None, code)
 
 
 def _admit_inputs(request: Request, count: int, figures: Figures) -> None:
@@ -284,7 +289,7 @@ def _target(letters: str | None) -> Modality | None:
     try:
         return Modality.of_letters(letters)
     except ValueError:
-        raise ApiError(400, 'target is unknown; give "t", "i", "it" or null', "target") from None
+        raise ApiError(400, _TARGETS, "target") from None
 
 
 def _notes(encoded: Sequence[Encoded]) -> list[str]:

@@ -1,6 +1,6 @@
 """Reads the body of a request, within limits of its own, before the request takes a place among those that are answered.
 
-So a client that sends slowly holds up nobody: it has a connection and the bytes it has sent, for as long as its body may take.
+So a client that sends slowly delays no other: it has a connection and the bytes it has sent, for as long as its body may take.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ from starlette.types import Message, Receive
 from mirepoix.serving.http.limits_config import Limits
 
 MOST_COMMAS = 2**21
-"""So many token ids may a request have, and parts of its texts."""
+"""Most commas outside of texts: as many token ids as a request may have."""
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)
 
 

@@ -58,5 +58,8 @@ class Cl100k:
 
 
 def open_table(path: str) -> Cl100k | None:
-    """The table of a rank file; None where no path is given. It is opened once more where a server starts, to refuse another file there."""
+    """The table of a rank file; None where no path is given.
+
+    The server opens it once at its start, to refuse a wrong file before anything else.
+    """
     return Cl100k.open(path) if path else None

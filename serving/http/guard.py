@@ -207,7 +207,7 @@ class Guard:
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> ApiError | None:
         """None if the application answered, else the error to reply with; Gone where the client left before."""
         answer = asyncio.ensure_future(self._within_time(scope, receive, send))
-        if scope["method"] != "POST":  # nothing of these is worth a watch
+        if scope["method"] != "POST":  # a disconnect is watched for POST only
             return await answer
         left = asyncio.ensure_future(_left(receive))
         try:

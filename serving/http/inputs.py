@@ -31,7 +31,7 @@ def picture_bytes(uri: str, name: str) -> bytes:
         raise ApiError(400, f"{name}: give a picture as a data URI (data:image/png;base64,...) or upload it; URLs are not fetched", param)
     if not _PICTURE.fullmatch(head):
         raise ApiError(
-            400, f'{name} is a data URI of no picture in base64; give data:image/png;base64,..., or words as {{"text": ...}}', param
+            400, f'{name} is a data URI but no base64 picture; give data:image/png;base64,..., or words as {{"text": ...}}', param
         )
     try:
         return base64.b64decode(body, validate=True)

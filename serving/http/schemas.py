@@ -31,7 +31,7 @@ class Input(_Body):
 
 
 FIRST_FAULT = Field(fail_fast=True)
-"""Of a list: one fault is told, so no others are looked for; a million of them would take gigabytes."""
+"""Stop at the first invalid element: collecting the errors of a million takes gigabytes."""
 TokenId: TypeAlias = Annotated[int, Field(strict=True)]
 
 

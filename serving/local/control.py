@@ -1,8 +1,8 @@
 """The control socket of a server on this machine, by which another command asks it for another release.
 
 A socket in a folder that only its user may enter, named by the port of the server. A request is one line of JSON; the answer is a line for
-each step, as text to show, and a last one that says what came of it. The socket of a server that was killed is in the way of nobody: who
-connects to it is refused, and the next server at the port replaces it.
+each step, as text to show, and a last one that says what came of it. The socket of a server that was killed does no harm: a connection to
+it is refused, and the next server at the port replaces it.
 """
 
 import json
@@ -23,19 +23,27 @@ LONGEST_NAME = 100
 """Bytes of a socket's path; Linux takes 107."""
 CONNECT_SECONDS = 5.0
 """A server takes a connection at once; one that does not for so long, as it was stopped by a signal, counts as none."""
+TEMPORARY, RUNTIME = Path("/tmp"), Path("/run/user")
 
-Answer = Callable[[dict[str, Any], Callable[[str], None]], dict[str, Any]]
-"""Does what a request asks for, with a way to say what it does meanwhile; Refused where it does not."""
+Answer = Callable[[dict[str, Any], Callable[[str], None]], dict[str, Any] | None]
+"""Does what a request asks for, with a way to say what it does meanwhile; Refused where it does not, None where the request is meant for
+another server."""
 
 
 def socket_of(port: int) -> Path:
-    """Where the server at a port of this machine has its control socket."""
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR", "")) / "mirepoix"
-    if not folder.is_absolute() or not folder.parent.is_dir() or len(bytes(folder)) > LONGEST_NAME - 10:
-        folder = cache_folder() / "servers"
-    if len(bytes(folder)) > LONGEST_NAME - 10:
-        folder = Path(f"/tmp/mirepoix-{os.getuid()}")
-    return folder / f"{port}.sock"
+    """Where a server at a port that is started in this environment has its control socket."""
+    return _sockets(port)[0]
+
+
+def _sockets(port: int) -> list[Path]:
+    """Every place where the server at a port may have its control socket; a server takes the first one of its environment.
+
+    A service of systemd has no XDG_RUNTIME_DIR and a login shell of the same user has one, so a command looks in all places.
+    """
+    user, given = os.getuid(), Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    folders = [given / "mirepoix"] if given.is_absolute() and given.is_dir() else []
+    folders += [cache_folder() / "servers", TEMPORARY / f"mirepoix-{user}", RUNTIME / str(user) / "mirepoix"]
+    return [folder / f"{port}.sock" for folder in dict.fromkeys(folders) if len(bytes(folder)) <= LONGEST_NAME - 10]
 
 
 class _Server(socketserver.ThreadingUnixStreamServer):
@@ -62,7 +70,7 @@ class Control:
                 self._send(_answered(answer, self.rfile.readline(), lambda line: self._send({"line": line})))
 
             def _send(self, message: dict[str, Any]) -> None:
-                with suppress(BrokenPipeError, ConnectionResetError):  # who asked has gone; what was asked for is done all the same
+                with suppress(BrokenPipeError, ConnectionResetError):  # the command has ended; what it asked for is done all the same
                     self.wfile.write(_line(message))
 
         self._server = _Server(str(self.path), Handler)
@@ -89,7 +97,7 @@ def _answered(answer: Answer, line: bytes, say: Callable[[str], Any]) -> dict[st
         return {"done": answer(json.loads(line), say)}
     except Refused as refused:
         return {"refused": str(refused)}
-    except Exception as error:  # noqa: BLE001 whoever asks is told, and the server goes on
+    except Exception as error:  # noqa: BLE001 the command prints it, and the server goes on
         return {"refused": f"{type(error).__name__}: {error}".splitlines()[0]}
 
 
@@ -98,25 +106,36 @@ def _line(message: dict[str, Any]) -> bytes:
 
 
 def ask(port: int, request: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any] | None:
-    """What the server of this user at a port answers to a request; None where there is none. Refused where it declines."""
-    if not _is_private(socket_of(port).parent):
+    """What the server of this user at a port answers to a request; None where there is none, or the request is meant for another one.
+    Refused where it declines.
+    """
+    connection = next(filter(None, map(_connected, _sockets(port))), None)
+    if connection is None:
         return None
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(CONNECT_SECONDS)
-        try:
-            connection.connect(str(socket_of(port)))
-        except (OSError, TimeoutError):
-            return None
-        connection.settimeout(None)
-        with suppress(ConnectionError), connection.makefile("rb") as lines:
-            connection.sendall(_line(request))
-            for line in lines:
-                message = json.loads(line)
-                if "line" in message:
-                    say(message["line"])
-                elif "refused" in message:
-                    raise Refused(message["refused"])
-                else:
-                    done: dict[str, Any] = message["done"]
-                    return done
+    with connection, suppress(ConnectionError), connection.makefile("rb") as lines:
+        connection.sendall(_line(request))
+        for line in lines:
+            message = json.loads(line)
+            if "line" in message:
+                say(message["line"])
+            elif "refused" in message:
+                raise Refused(message["refused"])
+            else:
+                done: dict[str, Any] | None = message["done"]
+                return done
     raise Refused(f"the server at port {port} ended before it answered; see what it printed")
+
+
+def _connected(path: Path) -> socket.socket | None:
+    """A connection to a control socket; None where no server of this user listens there."""
+    if not _is_private(path.parent):
+        return None
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(CONNECT_SECONDS)
+    try:
+        connection.connect(str(path))
+    except (OSError, TimeoutError):
+        connection.close()
+        return None
+    connection.settimeout(None)
+    return connection

@@ -1,7 +1,7 @@
 """HTTP as uvicorn speaks it, but for requests that are to be refused as too many: these are answered before they are parsed.
 
 Under ten times the load that the encoders manage, nine of ten requests are refused. Through the parser, the application and its middleware
-a refusal takes as long as a tenth of an answer does, and the encoders would get half of the machine.
+these would take CPU time that the encoders need (`python bench/serving.py overload` measures what is still answered then).
 """
 
 import re

@@ -43,7 +43,8 @@ KEEP_ALIVE_SECONDS = 75
 LEARN_SECONDS = 2.0
 """The fork server imports so long after a start or a swap, as the first requests after it need the CPU time more."""
 END_SECONDS = 10
-"""How long requests may go on when the server is stopped."""
+"""How long requests under way may go on when the server is stopped. With the time that encoders have to end, a server is gone well within
+the 30 s after which Kubernetes kills a container."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +98,7 @@ class LocalServer:
             raise
 
     def swap(self, target: str, pause: bool = False, say: Callable[[str], None] = lambda line: None) -> Swapped:
-        """Lets another release answer, once it has proved itself; where memory does not hold both, it is refused unless `pause` is
-        given.
-        """
+        """Lets another release answer, once it is verified; where memory does not hold both, it is refused unless `pause` is given."""
         target = absolute(target)
         return self._call(self._opened(self._swapped(target, pause, say)))
 
@@ -175,7 +174,7 @@ class LocalServer:
 
     async def _first(self, target: str) -> Swapped:
         await self.current.switch(absolute(target))
-        self.current.wait_s = self.config.limits.timeout_s  # in a pause of a swap requests wait; before the first release they are told
+        self.current.wait_s = self.config.limits.timeout_s  # in a pause of a swap requests wait; before the first release they get 503
         return self._answering(0.0)
 
     async def _swapped(self, target: str, pause: bool, say: Callable[[str], None]) -> Swapped:

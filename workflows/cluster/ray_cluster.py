@@ -46,8 +46,8 @@ NOT_UP = (Exception, RuntimeError, ConnectionError, TimeoutError)
 PROXY_READY, PROXY_READY_SECONDS = "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60"
 """After so many seconds Ray Serve kills a proxy that is still starting, and begins anew; 5 s, its default, are too few under load."""
 PROXY_CALLS = {"RAY_SERVE_PROXY_USE_GRPC": "1", "RAY_SERVE_REPLICA_GRPC_MAX_MESSAGE_LENGTH": str(2**31 - 1)}
-"""Ray Serve's proxy calls replicas by gRPC: a request takes a seventh less CPU time than by calls of actors. A reply beyond Serve's limit
-of 4 MB for a message would be lost, so the limit is gRPC's own."""
+"""Ray Serve's proxy calls replicas by gRPC, which takes less CPU time than calls of actors. A reply beyond Serve's limit of 4 MB for a
+message would be lost, so the limit is gRPC's own."""
 CONNECT_SECONDS = 5.0
 TOKEN_ADVICE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's own token"
 

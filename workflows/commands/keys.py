@@ -9,9 +9,9 @@ from typing import Any
 from mirepoix.serving.http.keys import LIMITS, KeyEntry, add_key, read_entries, revoke_key
 
 WHAT = {
-    "requests_per_minute": "most requests for vectors and searches a minute",
-    "inputs_per_minute": "most inputs of them a minute; a search is one",
-    "in_flight": "most of them at once",
+    "requests_per_minute": "most embeddings requests and searches a minute",
+    "inputs_per_minute": "most inputs of these a minute; a search is one",
+    "in_flight": "most of these requests at once",
 }
 
 

@@ -21,7 +21,7 @@ from mirepoix.workflows.commands.serve_request import ServeRequest
 
 DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY")
 FOLLOW_SECONDS = 2.0
-"""How often a server that serves an alias looks where the alias points."""
+"""How often a server that follows an alias reads which release it names."""
 
 
 def serve(request: ServeRequest) -> int:
@@ -29,10 +29,13 @@ def serve(request: ServeRequest) -> int:
     config = request.config
     if request.rollback:
         if not _swapped(request, {"rollback": True}):
-            raise Refused(f"no server of yours listens at port {config.port}; give the --port of the one that is to roll back")
+            there = f", on the cluster at {request.address}" if request.address else ""
+            raise Refused(f"no server of yours listens at port {config.port}{there}; give the --port of the one that is to roll back")
         return 0
     release = request.release
     if config.port and _swapped(request, {"release": absolute(release)}):
+        if request.is_alias:
+            print(f"this swap was made once; a server that was started with {request.given} follows it", flush=True)
         return 0
     if request.address is None:
         _refuse_taken(config, [storage_of(release), request.storage])
@@ -44,12 +47,12 @@ def serve(request: ServeRequest) -> int:
 
 
 def _swapped(request: ServeRequest, order: dict[str, Any]) -> bool:
-    """Whether a server of this user has the port; it is asked to serve another release, and says what it does."""
-    order |= {"pause": request.pause, "settings": _plain(request.config)}
+    """Whether a server of this user has the port, on the cluster of the address if one is given; it then serves another release."""
+    order |= {"pause": request.pause, "settings": _plain(request.config), "address": request.address}
     done = ask(request.config.port, order, lambda line: print(line, flush=True))
     if done is None:
         return False
-    pause = f"; none answered for {done['pause_s']:.1f} seconds" if done["pause_s"] else ""
+    pause = f"; requests waited {done['pause_s']:.1f} seconds" if done["pause_s"] else ""
     print(
         f"{done['name']} {done['version']} is served at {done['url']}, by the server that was there (pid {done['pid']}){pause}", flush=True
     )
@@ -110,15 +113,20 @@ class _Served:
         self._mark = ExitStack()
         self._record()
 
-    def answer(self, order: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
-        """Serves the release of an order, or with `rollback` the one before, and says which and where."""
+    def answer(self, order: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any] | None:
+        """Serves the release of an order, or with `rollback` the one before, and says which and where.
+
+        None, and nothing is done, where the order is for a cluster at an address, and this server was not started with that address.
+        """
+        if order.get("address") not in (None, self.request.address):
+            return None
         with self._turn:
             back = bool(order.get("rollback"))
             if back and not self._before:
                 raise Refused(f"the server at {self.url} has served no other release before; give the one that it is to serve")
             release = self._before[-1] if back else order["release"]
             if other := self._other_settings(order.get("settings") or {}):
-                say(f"{', '.join(other)} of the server that is there stays as it is; stop it, and start it anew with what you gave")
+                say(f"the running server keeps its own {', '.join(other)}; settings change only with a restart")
             done = self._swap(release, bool(order.get("pause")), say)
             if release != self.release:
                 if back:
@@ -147,7 +155,8 @@ class _Served:
                 self.answer({"release": named}, lambda line: print(line, flush=True))
             except Exception as error:  # noqa: BLE001 whatever a release fails with: the next one that the alias names is followed
                 line = next(iter(str(error).splitlines()), type(error).__name__)
-                print(f"mirepoix: {self.request.given} is not followed: {line}", file=sys.stderr, flush=True)
+                said = f"the release that {self.request.given} names is not served, and the one before goes on"
+                print(f"mirepoix: {said}: {line}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         self._mark.close()
@@ -201,8 +210,12 @@ def _refuse_taken(config: ServeConfig, storages: Iterable[str | None]) -> None:
     except Refused:
         if (ours := server_at(config.port, storages)) is None:
             raise
-        stop = f"stop it (kill {ours.pid})" if ours.pid else "stop it"
-        raise Refused(f"port {config.port} is in use: {ours.name} is served there, at {ours.url}; {stop}, or give another --port") from None
+        stop, swap = "stop it", ""
+        if ours.pid:
+            stop += f" (kill {ours.pid})"
+            swap = " (it did not answer at its control socket: swap it as the user, and with the XDG_RUNTIME_DIR, that it was started with)"
+        taken = f"port {config.port} is in use: {ours.name} is served there, at {ours.url}"
+        raise Refused(f"{taken}; {stop}, or give another --port{swap}") from None
 
 
 def open_page(url: str, environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> str:

@@ -6,9 +6,9 @@ from typing import Any
 
 SERVING = """examples:
   mirepoix serve                                 the latest release of the storage
-  mirepoix serve @champion                       what the alias names, now and after each `mirepoix releases promote`
-  mirepoix serve RELEASE                         while a server of yours has the port: it serves that one from now on, and drops no request
-  mirepoix serve --rollback                      that server serves the release before again
+  mirepoix serve @champion                       a server that follows the alias; one that runs already swaps once
+  mirepoix serve RELEASE                         where a server of yours has the port: it swaps to that release, and no request fails
+  mirepoix serve --rollback                      that server serves again the release before the present one
   mirepoix serve RELEASE encoders=2 limits.timeout_s=30
   mirepoix serve RELEASE --write serve.yaml; serve deploy serve.yaml
 """
@@ -30,11 +30,11 @@ def add_serve(commands: Any, release: str) -> argparse.ArgumentParser:
     serve.add_argument("--encoders", type=int, help="encoders: child processes here, replicas on Ray Serve (default: 1)")
     serve.add_argument("--keys", metavar="FILE", help="the keys that requests must carry, as `mirepoix keys` writes them")
     serve.add_argument("--tiktoken", metavar="FILE", help="OpenAI's cl100k_base.tiktoken, to read arrays of token ids by")
-    what = "where memory does not hold both, end the release that is served first; requests wait meanwhile"
+    what = "where memory does not hold both releases, close the old one before opening the new one; requests wait"
     serve.add_argument("--pause", action="store_true", help=what)
     what = "address of an OpenTelemetry collector (default: OTEL_EXPORTER_OTLP_ENDPOINT, or none)"
     serve.add_argument("--traces", metavar="URL", help=what)
-    serve.add_argument("--rollback", action="store_true", help="let your server at the port serve the release before the present one again")
+    serve.add_argument("--rollback", action="store_true", help="serve again the release before the present one")
     serve.add_argument("--config", type=Path, metavar="FILE", help="settings as YAML, as --settings prints them")
     serve.add_argument("--settings", action="store_true", help="print every setting with its help, and serve nothing")
     serve.add_argument(

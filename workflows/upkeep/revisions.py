@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.embedding.embed_config import EmbedConfig
@@ -127,10 +128,13 @@ def revise(revision: Revision, request: RunRequest, origin: str = "", form: Outp
 
 
 def _still_served(done: Run, storage: str) -> Iterator[str]:
-    """A line for each server of a release that the new one was made of: it goes on with that one."""
-    name = f"{run_name_of(done.folder)}{storage_option(storage)}"
+    """A line for each server of a release that the new one was made of: it goes on with that one until it is swapped, or started again."""
+    serve = f"mirepoix serve {run_name_of(done.folder)}{storage_option(storage)}"
     for server in servers_of(done.record["bases"]):
-        again = f"start it again to serve this one: mirepoix serve {name}"
+        port = urlsplit(server.url).port
+        again = f"start it again to serve this one: {serve}"
+        if server.pid is not None:  # the command `serve` of this machine, which swaps
+            again = f"swap it to this one: {serve} --port {port}"
         yield f"the server at {server.url} still has {server.name}; {again}\n"
 
 

@@ -12,12 +12,12 @@ Reason = Literal["busy", "deadline", "rate_limit", "key", "host", "body_slow", "
 """Why a request is rejected before its work."""
 Class = Literal["interactive", "bulk"]
 Outcome = Literal["swapped", "refused", "failed"]
-"""What became of a swap: the other release answers; it was not begun, as for want of memory; it did not prove itself, or did not open."""
+"""What became of a swap: the other release answers; it was not begun, as for want of memory; it was not verified, or did not open."""
 PARTS, REASONS, CLASSES, OUTCOMES = get_args(Part), get_args(Reason), get_args(Class), get_args(Outcome)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _PART_SECONDS = (0.0005, 0.001, 0.0025, *_SECONDS)
 _CREATED = re.compile(rb"^(?:# \w+ )?\w+_created[ {].*\n", re.MULTILINE)
-"""When a series began, of each counter and histogram: half as many lines again, which no query needs."""
+"""Creation times: half as many lines again, which no query reads."""
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 

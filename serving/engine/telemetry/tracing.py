@@ -46,7 +46,8 @@ def traces_endpoint(given: str | None, environment: Mapping[str, str] = os.envir
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise Refused(f"{said}; give the address of an OTLP collector over HTTP, such as http://127.0.0.1:4318")
     if not _installed():
-        raise Refused(f"{said} and the exporter of traces is not installed; pip install 'mirepoix[traces]', or leave it out")
+        cure = "leave it out" if given else "set OTEL_TRACES_EXPORTER=none"
+        raise Refused(f"{said} and the exporter of traces is not installed; pip install 'mirepoix[traces]', or {cure}")
     return url if parts.path.strip("/") else f"{url.rstrip('/')}/v1/traces"
 
 

@@ -386,7 +386,7 @@ def test_what_is_not_there_is_not_found(call, path):
     error_of(call("GET", path), 404)
 
 
-@pytest.mark.parametrize(("method", "path", "allowed"), [("GET", "/v1/search", "POST"), ("DELETE", "/health", "GET")])
+@pytest.mark.parametrize(("method", "path", "allowed"), [("GET", "/v1/search", "POST"), ("DELETE", "/health", "GET, HEAD")])
 def test_a_wrong_method_is_refused_with_the_one_that_the_path_takes(call, method, path, allowed):
     reply = call(method, path)
     assert error_of(reply, 405)["message"] == f"this path takes {allowed}" and reply.headers["allow"] == allowed
@@ -593,7 +593,8 @@ def test_what_the_encoder_refuses_is_answered_with_400(release, about):
             raise Refused("the item needs more tokens than there is room for")
 
     choosy = Caller(build_app(Choosy(release, about), Limits()))
-    assert "more tokens" in error_of(choosy.post("/v1/search", {"text": "x"}), 400)["message"]
+    error = error_of(choosy.post("/v1/search", {"text": "x"}), 400)
+    assert "more tokens" in error["message"] and error["code"] is None
 
 
 def test_the_page_may_load_nothing_from_elsewhere(call):
@@ -642,4 +643,5 @@ def test_a_text_that_is_cut_is_named_in_the_warnings_with_its_tokens(call):
 def test_a_text_that_may_not_be_cut_is_refused_by_its_name(call, path, name):
     assert call.post(path, {name: "short", "truncate": "none"}).status_code == 200
     error = error_of(call.post(path, {name: LONG, "truncate": "none"}), 400)
-    assert re.match(rf"{name} has \d+ tokens and 2048 are read; shorten it", error["message"]) and error["param"] == name
+    assert re.match(rf"{name} has \d+ tokens and 2048 are read; shorten it", error["message"])
+    assert (error["param"], error["code"]) == (name, "too_many_tokens")

@@ -20,9 +20,9 @@ PATHS = {
     "/v1/models": "GET",
     "/v1/items/both/03/image": "GET",
     "/v1/items/nobody/image": "GET",
-    "/health": "GET",
-    "/ready": "GET",
-    "/live": "GET",
+    "/health": "GET, HEAD",
+    "/ready": "GET, HEAD",
+    "/live": "GET, HEAD",
     "/metrics": "GET",
     "/style.css": "GET",
 }
@@ -81,7 +81,7 @@ def error_in(found: tuple[int, dict[str, str], bytes], method: str = "POST") -> 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_path_answers_its_own_method_and_refuses_every_other_with_that(ask, method):
     for path, own in PATHS.items():
-        if method != own:
+        if method not in own.split(", "):
             found = ask(method, path)
             assert found[0] == 405 and found[1]["allow"] == own, (method, path)
             error_in(found, method)
@@ -95,6 +95,12 @@ def test_where_nothing_is_every_method_is_told_so_and_nothing_is_redirected(ask,
         found = ask(method, path)
         assert found[0] == 404 and "location" not in found[1], (method, path)
         error_in(found, method)
+
+
+@pytest.mark.parametrize("path", ["/live", "/ready", "/health"])
+def test_a_probe_may_ask_for_the_headers_alone(ask, path):
+    status, headers, body = ask("HEAD", path)
+    assert status == 200 and headers["content-type"] == "application/json" and body == b""
 
 
 @pytest.mark.parametrize("given", ["bytes=5-1", "bytes=999999999-", "lines=1", "bytes=0-0,2-2"])

@@ -34,10 +34,10 @@ def test_pictures_and_words_may_stand_in_one_list(call, encoding):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ("data:application/pdf;base64,aGk=", "a data URI of no picture"),
-        ("data:text/plain,hello", "a data URI of no picture"),
-        ("data:image/svg+xml,%3Csvg/%3E", "a data URI of no picture"),
-        ("data:;base64,aGk=", "a data URI of no picture"),
+        ("data:application/pdf;base64,aGk=", "a data URI but no base64 picture"),
+        ("data:text/plain,hello", "a data URI but no base64 picture"),
+        ("data:image/svg+xml,%3Csvg/%3E", "a data URI but no base64 picture"),
+        ("data:;base64,aGk=", "a data URI but no base64 picture"),
         ("data:image/png;base64,@@@", "not valid base64"),
         ("data:image/png;base64,aGk", "not valid base64"),
         ("data:image/png;base64,", "no bytes"),

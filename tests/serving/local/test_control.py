@@ -1,11 +1,13 @@
-"""The control socket of a server: only its user may ask, each step is said, and a server that is gone is in nobody's way."""
+"""The control socket of a server: only its user may ask, each step is said, and a server that is gone does no harm."""
 
+import os
 import socket
 import threading
 
 import pytest
 
 from mirepoix.models.errors import Refused
+from mirepoix.serving.local import control as module
 from mirepoix.serving.local.control import Control, ask, socket_of
 
 
@@ -14,6 +16,9 @@ def home(tmp_path, monkeypatch):
     folder = tmp_path / "r"
     folder.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
+    monkeypatch.setattr(module, "TEMPORARY", tmp_path)
+    monkeypatch.setattr(module, "RUNTIME", tmp_path / "u")
     return folder
 
 
@@ -96,6 +101,26 @@ def test_a_folder_that_others_may_enter_is_refused(home):
     (home / "mirepoix").chmod(0o700)
     with Control(8123, lambda *_: {}):
         pass
+
+
+@pytest.mark.parametrize(
+    ("started", "asked"),
+    [("", "{home}/r"), ("{home}/r", ""), ("{home}/r", "{home}/other"), ("relative", "{home}/gone"), ("{home}/gone", "{home}/r")],
+)
+def test_a_server_is_found_from_another_environment_of_its_user(tmp_path, monkeypatch, started, asked):
+    """As a service of systemd, which has no XDG_RUNTIME_DIR, from a login shell."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "u").mkdir()
+    (tmp_path / "u" / str(os.getuid())).symlink_to(tmp_path / "r")  # the folder of the login, where the variable is not passed on
+    monkeypatch.setenv("XDG_RUNTIME_DIR", started.format(home=tmp_path))
+    with Control(8123, lambda *_: {"from": "the server"}):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", asked.format(home=tmp_path))
+        assert ask(8123, {}, print) == {"from": "the server"}
+
+
+def test_a_request_that_is_meant_for_another_server_is_as_if_there_were_none():
+    with Control(8123, lambda *_: None):
+        assert ask(8123, {}, print) is None
 
 
 def test_a_path_that_is_too_long_for_a_socket_is_not_taken(monkeypatch, tmp_path):

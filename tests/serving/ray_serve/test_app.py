@@ -34,6 +34,9 @@ def client(served):
 def test_health_names_the_release_that_is_served(served, release_folder):
     reply = httpx.get(f"{served}/health")
     assert reply.status_code == 200 and reply.json()["release"] == open_release(release_folder).version
+    for path in ("/live", "/ready", "/health"):
+        asked = httpx.head(f"{served}{path}")
+        assert asked.status_code == 200 and not asked.content
 
 
 def test_the_official_client_reads_the_vectors_of_the_encoder(client, release_folder):

@@ -70,9 +70,12 @@ def test_a_port_that_a_server_of_the_storage_has_is_refused_with_its_release_and
             command._refuse_taken(ServeConfig(port=port), [storage])
         with (
             served_mark(release, f"http://127.0.0.1:{port}", command=True),
-            pytest.raises(Refused, match=f"port {port} is in use: {release} is served there, at .*; stop it .kill {os.getpid()}., or give"),
+            pytest.raises(Refused, match=f"port {port} is in use: {release} is served there, at .*; stop it .kill {os.getpid()}.") as said,
         ):
             command._refuse_taken(ServeConfig(port=port), [storage])
+        assert "it did not answer at its control socket: swap it as the user" in str(said.value)
+        with served_mark(release, f"http://127.0.0.1:{port}"), pytest.raises(Refused, match=r"; stop it, or give another --port$"):
+            command._refuse_taken(ServeConfig(port=port), [storage])  # an endpoint of `deploy` has no control socket
 
 
 def test_a_search_that_nothing_answers_names_the_server_of_the_storage_unless_an_address_was_given(storage, capsys, monkeypatch):

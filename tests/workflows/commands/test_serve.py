@@ -10,7 +10,9 @@ from types import SimpleNamespace
 import pytest
 
 from mirepoix.models.errors import Refused
+from mirepoix.serving.local import control
 from mirepoix.serving.local import server as server_module
+from mirepoix.serving.local.control import Control
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.workflows.arguments import parsed
 from mirepoix.workflows.commands import serve as command
@@ -18,6 +20,14 @@ from mirepoix.workflows.commands.serve import open_page, serve
 from mirepoix.workflows.commands.serve_request import ServeRequest, requested
 
 URL = "http://127.0.0.1:8000"
+
+
+def isolated(monkeypatch, home):
+    """Control sockets are below this folder alone: no server of the developer's is asked."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(home))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.setattr(control, "TEMPORARY", home)
+    monkeypatch.setattr(control, "RUNTIME", home / "user")
 
 
 def test_the_page_is_opened_in_the_browser_of_the_display(monkeypatch):
@@ -68,7 +78,7 @@ def test_a_server_says_what_it_starts_and_ends_with_the_line_stopped_on_either_s
         def stop(self):
             did.append("stop")
 
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    isolated(monkeypatch, tmp_path)
     monkeypatch.setattr(command, "listening", lambda *_: SimpleNamespace(close=lambda: None))
     monkeypatch.setattr(command, "peek", lambda release: (SimpleNamespace(name="tiny", version="20737bf0ae9f"), {}))
     monkeypatch.setattr(server_module, "LocalServer", Server)
@@ -133,7 +143,8 @@ def test_an_alias_is_followed_also_after_a_release_that_failed_in_a_way_that_nob
     served = command._Served(ServeRequest("@champion", str(tmp_path)), "/a", URL, swap)
     served.follow(over)
     served.close()
-    assert served.release == "/b" and capsys.readouterr().err == "mirepoix: @champion is not followed: no such array\n"
+    said = "the release that @champion names is not served, and the one before goes on: no such array"
+    assert served.release == "/b" and capsys.readouterr().err == f"mirepoix: {said}\n"
 
 
 def test_settings_that_are_given_to_a_server_that_runs_are_said_to_change_nothing(tmp_path):
@@ -142,13 +153,54 @@ def test_settings_that_are_given_to_a_server_that_runs_are_said_to_change_nothin
     for config, names in ((ServeConfig(), None), (ServeConfig(encoders=2, port=1), None), (ServeConfig(encoders=3), "encoders")):
         lines: list[str] = []
         served.answer({"release": "/b", "settings": command._plain(config)}, lines.append)
-        assert lines == (
-            [f"{names} of the server that is there stays as it is; stop it, and start it anew with what you gave"] * bool(names)
-        )
+        assert lines == ([f"the running server keeps its own {names}; settings change only with a restart"] * bool(names))
+    served.close()
+
+
+@pytest.mark.parametrize(("own", "asked"), [(None, None), ("A:6379", None), ("A:6379", "A:6379")])
+@pytest.mark.parametrize("back", [False, True])
+def test_a_server_is_swapped_by_a_command_without_an_address_or_with_its_own(tmp_path, own, asked, back):
+    swapped = []
+    request = ServeRequest("/a", str(tmp_path), address=own)
+    served = command._Served(request, "/a", URL, lambda target, *_: swapped.append(target) or {"name": "t", "version": "2", "pause_s": 0.0})
+    served.answer({"release": "/b"}, print)
+    order = {"rollback": True} if back else {"release": "/c"}
+    assert served.answer(order | {"address": asked}, print) is not None
+    assert swapped == ["/b", "/a" if back else "/c"]
+    served.close()
+
+
+@pytest.mark.parametrize("own", [None, "A:6379"])
+def test_a_command_for_a_cluster_swaps_no_server_of_this_machine_and_none_of_another_cluster(tmp_path, monkeypatch, own):
+    isolated(monkeypatch, tmp_path)
+    served = command._Served(ServeRequest("/a", str(tmp_path), address=own), "/a", URL, lambda *_: pytest.fail("it was swapped"))
+    started = []
+    monkeypatch.setattr(command, "peek", lambda release: (SimpleNamespace(name="tiny", version="20737bf0ae9f"), {}))
+    monkeypatch.setattr(command, "_on_ray", lambda request, release: started.append(request.address))
+    monkeypatch.setattr(ServeRequest, "release", "/b")
+    with Control(8000, served.answer):
+        assert serve(ServeRequest("/b", str(tmp_path), address="B:6379")) == 0
+        with pytest.raises(Refused, match="no server of yours listens at port 8000, on the cluster at B:6379; give"):
+            serve(ServeRequest("latest", str(tmp_path), address="B:6379", rollback=True))
+    assert started == ["B:6379"] and served.release == "/a"
+    served.close()
+
+
+@pytest.mark.parametrize(("given", "once"), [("@champion", True), ("/b", False)])
+def test_an_alias_that_is_given_to_a_server_that_runs_is_said_to_be_served_this_once(tmp_path, monkeypatch, capsys, given, once):
+    isolated(monkeypatch, tmp_path)
+    done = {"name": "tiny", "version": "2", "pause_s": 1.25}
+    served = command._Served(ServeRequest("/a", str(tmp_path)), "/a", URL, lambda *_: done)
+    monkeypatch.setattr(ServeRequest, "release", "/b")
+    with Control(8000, served.answer):
+        assert serve(ServeRequest(given, str(tmp_path))) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"tiny 2 is served at {URL}, by the server that was there (pid {os.getpid()}); requests waited 1.2 seconds" in lines
+    assert ("this swap was made once; a server that was started with @champion follows it" in lines) == once
     served.close()
 
 
 def test_a_rollback_without_a_server_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    with pytest.raises(Refused, match="no server of yours listens at port 8000"):
+    isolated(monkeypatch, tmp_path)
+    with pytest.raises(Refused, match="no server of yours listens at port 8000; give"):
         serve(ServeRequest("latest", str(tmp_path), rollback=True))

@@ -182,8 +182,13 @@ def test_a_server_of_what_was_revised_is_said_to_go_on_with_that(cli, home, base
     version = peek(base[1])[0].version
     with served_mark(str(base[1]), "http://127.0.0.1:8123"):
         _, out, _, report = cli("add", base[0], home / "more", "--prefix", "z/")
-        again = f"start it again to serve this one: mirepoix serve {report['folder'].name} --storage {storage}"
-        assert out.splitlines()[-1] == f"the server at http://127.0.0.1:8123 still has mine {version}; {again}"
+        serve = f"mirepoix serve {report['folder'].name} --storage {storage}"
+        said = f"the server at http://127.0.0.1:8123 still has mine {version}"
+        assert out.splitlines()[-1] == f"{said}; start it again to serve this one: {serve}"
+        with served_mark(str(base[1]), "http://127.0.0.1:8123", command=True):
+            _, out, _, report = cli("add", base[0], home / "more", "--prefix", "z/")
+            serve = f"mirepoix serve {report['folder'].name} --storage {storage}"
+            assert out.splitlines()[-1] == f"{said}; swap it to this one: {serve} --port 8123"
         assert json.loads(cli("add", base[0], home / "more", "--prefix", "z/", "--json")[1].splitlines()[-1])["event"] == "end"
         _, out, _, report = cli("remove", report["folder"], "p05.png")
         assert out.splitlines()[-1].startswith(f"the server at http://127.0.0.1:8123 still has mine {version}; start it again")

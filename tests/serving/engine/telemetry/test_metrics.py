@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from mirepoix.serving.engine.telemetry.metrics import CLASSES, OUTCOMES, PARTS, REASONS, Figures, merged
@@ -32,6 +33,16 @@ def test_every_metric_is_documented_with_its_labels_and_every_value_that_they_ha
     meanings = {name: what for name, _, what in table}
     for name, values in (("part_seconds", PARTS), ("queue_items", CLASSES), ("rejected_total", REASONS), ("swaps_total", OUTCOMES)):
         assert [*re.findall(r"`(\w+)`", meanings[f"mirepoix_{name}"])] == [*values]
+
+
+def test_the_alerts_of_the_docs_ask_for_series_and_values_that_there_are():
+    (rules,) = re.findall(r"```yaml\n(groups:.*?)```", ENDPOINT.read_text(), re.DOTALL)
+    (group,) = yaml.safe_load(rules)["groups"]
+    known, series = {"reason": REASONS, "outcome": OUTCOMES, "status": ("5..",)}, Figures().series
+    for rule in group["rules"]:
+        for name, given in re.findall(r"(mirepoix_\w+)(?:\{(.*?)\})?", rule["expr"]):
+            values = dict(re.findall(r'(\w+)=~?"(.*?)"', given))
+            assert set(values) <= set(series[name]) and all(value in known[label] for label, value in values.items()), rule
 
 
 def test_the_text_has_the_series_that_queries_may_name_and_no_others():

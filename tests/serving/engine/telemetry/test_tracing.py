@@ -228,6 +228,9 @@ def test_without_the_exporter_traces_are_refused_and_no_traces_are_not(monkeypat
         with pytest.raises(Refused, match=r"is not installed; pip install 'mirepoix\[traces\]'") as refused:
             traces_endpoint(HOST, {})
         assert "\n" not in str(refused.value)
+        with pytest.raises(Refused, match=r"or set OTEL_TRACES_EXPORTER=none$"):
+            traces_endpoint(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": HOST})
+        assert traces_endpoint(None, {"OTEL_EXPORTER_OTLP_ENDPOINT": HOST, "OTEL_TRACES_EXPORTER": "none"}) is None
         assert traces_endpoint(None, {}) is None
 
 
