@@ -38,7 +38,7 @@ def test_every_metric_is_documented_with_its_labels_and_every_value_that_they_ha
 def test_the_alerts_of_the_docs_ask_for_series_and_values_that_there_are():
     (rules,) = re.findall(r"```yaml\n(groups:.*?)```", ENDPOINT.read_text(), re.DOTALL)
     (group,) = yaml.safe_load(rules)["groups"]
-    known, series = {"reason": REASONS, "outcome": OUTCOMES, "status": ("5..",)}, Figures().series
+    known, series = {"reason": REASONS, "outcome": OUTCOMES, "status": ("5..",)}, series_of(Figures())
     for rule in group["rules"]:
         for name, given in re.findall(r"(mirepoix_\w+)(?:\{(.*?)\})?", rule["expr"]):
             values = dict(re.findall(r'(\w+)=~?"(.*?)"', given))
