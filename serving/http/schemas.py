@@ -1,17 +1,15 @@
 """Request bodies, and how they become items within the limits; URLs are never fetched."""
 
 import asyncio
-from collections.abc import AsyncGenerator
 from itertools import islice
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from mirepoix.models.item import Item
 from mirepoix.serving.engine.truncation import Truncate
-from mirepoix.serving.http.body import has_too_many_values
+from mirepoix.serving.http.body import NoForm, form_parts, has_too_many_values
 from mirepoix.serving.http.cl100k import NO_FILE, open_table
 from mirepoix.serving.http.decoding import Decoder
 from mirepoix.serving.http.guard import ApiError
@@ -103,9 +101,10 @@ class Reader:
     async def search(self, request: Request) -> tuple[SearchBody, bytes | None]:
         """The request, from JSON or multipart, and the picture's bytes if a file was sent."""
         body = await request.body()
-        if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+        content_type = request.headers.get("content-type", "")
+        if not content_type.startswith("multipart/form-data"):
             return _checked(SearchBody, self._bounded(body)), None
-        fields, upload = await self._form(request, body)
+        fields, upload = self._form(content_type, body)
         return _checked(SearchBody, fields), upload
 
     async def items(self, body: EmbeddingsBody) -> list[Item]:
@@ -194,27 +193,19 @@ class Reader:
             raise ApiError(400, "the body has too many lists, objects or values; send less at once")
         return body
 
-    async def _form(self, request: Request, body: bytes) -> tuple[dict[str, str], bytes | None]:
-        async def stream() -> AsyncGenerator[bytes, None]:
-            yield body
-            yield b""
-
+    def _form(self, content_type: str, body: bytes) -> tuple[dict[str, str], bytes | None]:
+        """The fields of a form, and the file in it; an empty one counts as not given."""
         try:
-            parser = MultiPartParser(request.headers, stream(), max_files=1, max_fields=16, max_part_size=self.limits.max_body)
-            form = await parser.parse()
-        except (MultiPartException, LookupError, ValueError):
+            given = form_parts(content_type, body)
+            fields = [(name, content.decode()) for name, file, content in given if file is None]
+        except (NoForm, UnicodeDecodeError):
             raise ApiError(400, "the multipart body cannot be read; send fields, and one file named image") from None
-        try:
-            given = [(name, value if isinstance(value, str) else await value.read()) for name, value in form.multi_items()]
-        finally:
-            await form.close()
-        if len({name for name, _ in given}) < len(given):
+        if len({name for name, _, _ in given}) < len(given):
             raise ApiError(400, "a field of the form is given twice; give each once, and the picture as a file or a data URI")
-        if any(isinstance(value, bytes) and name != "image" for name, value in given):
+        files = [(name, content) for name, file, content in given if file is not None]
+        if any(name != "image" for name, _ in files):
             raise ApiError(422, "there is no such file; send one file named image", "image")
-        # An empty form field counts as not given.
-        fields = {name: value for name, value in given if isinstance(value, str) and value}
-        return fields, next((value for _, value in given if isinstance(value, bytes) and value), None)
+        return {name: value for name, value in fields if value}, next((content for _, content in files if content), None)
 
 
 def _checked(body: type[_Any], plain: bytes | dict[str, str]) -> _Any:

@@ -1,12 +1,16 @@
 """A body is read within limits of its own, before its request takes a place among those that are answered."""
 
 import asyncio
+import json
+import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.http.body import BodyReader, BodyRefused, Gone, has_too_many_values, replayed
+from mirepoix.serving.http.body import BodyReader, BodyRefused, Gone, NoForm, form_parts, has_too_many_values, replayed
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.http.schemas import EmbeddingsBody
 
@@ -122,6 +126,88 @@ def test_json_of_too_many_values_is_told_by_its_marks_and_what_stands_in_texts_i
         assert not has_too_many_values(text, marks=3, commas=3), text
     whole = b'{"input":[' + b",".join([b'{"text":"a: [b], c","image":"data:image/png;base64,AAAA"}'] * 2048) + b"]}"
     assert not has_too_many_values(whole, marks=8 * 2048)
+
+
+PLAIN = st.none() | st.integers() | st.text(max_size=9)
+
+
+@given(st.recursive(PLAIN, lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner)))
+def test_json_has_too_many_values_where_what_it_holds_is_more_than_that(value):
+    def count(one, marks=0, commas=0):
+        inner = [*one.values()] if isinstance(one, dict) else one if isinstance(one, list) else []
+        own = [1 + len(one) if isinstance(one, dict) else isinstance(one, list), max(0, len(inner) - 1)]
+        return [sum(each) for each in zip(own, *map(count, inner), strict=True)]
+
+    marks, commas = count(value)
+    for escaped in (True, False):
+        body = json.dumps(value, ensure_ascii=escaped).encode(errors="surrogatepass")
+        assert has_too_many_values(body, marks - 1, commas) or not marks
+        assert has_too_many_values(body, marks, commas - 1) or not commas
+        assert not has_too_many_values(body, max(marks, commas + 1), commas)
+
+
+HEAVY = 8 << 20
+
+
+@pytest.mark.parametrize("piece", [b'"":', b'"\\\\":', b'"\\n', b'":', b"[", b"0,", b'"a",', b"\\"])
+def test_no_json_takes_long_to_be_refused_or_let_through(piece):
+    began = time.process_time()
+    has_too_many_values(b'{"input":[' + piece * (HEAVY // len(piece)), 8 * 2176)
+    assert time.process_time() - began < 0.5, "all other requests wait meanwhile"
+
+
+def form(*parts: bytes, boundary: bytes = b"B", end: bytes = b"--\r\n") -> bytes:
+    return b"".join(b"\r\n--" + boundary + b"\r\n" + part for part in parts).removeprefix(b"\r\n") + b"\r\n--" + boundary + end
+
+
+FIELD = b'Content-Disposition: form-data; name="k"\r\n\r\n5'
+FILE_HEAD = b'content-disposition: form-data; name="image"; filename="a.png"\r\n\r\n'
+FILE = FILE_HEAD + b"\0\r\n-"
+KIND = "multipart/form-data; boundary=B"
+
+
+def test_the_parts_of_a_form_are_what_was_put_into_them():
+    assert form_parts(KIND, form(FIELD, FILE)) == [("k", None, b"5"), ("image", "a.png", b"\0\r\n-")]
+    assert form_parts('Multipart/Form-Data; boundary="a b"', b"\r\n" + form(FIELD, boundary=b"a b")) == [("k", None, b"5")]
+    assert form_parts(KIND, form(FIELD + b"\r\n\r\n")) == [("k", None, b"5\r\n\r\n")] and form_parts(KIND, form()) == []
+    assert len(form_parts(KIND, form(*[FIELD] * 17))) == 17
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("multipart/form-data", form(FIELD)),
+        ("multipart/form-data; boundary=", form(FIELD)),
+        (f"multipart/form-data; boundary={'B' * 71}", form(FIELD, boundary=b"B" * 71)),
+        ("multipart/form-data; boundary=B" + ";" * 10_000, form(FIELD)),
+        ("text/plain; boundary=B", form(FIELD)),
+        (KIND, b""),
+        (KIND, b"garbage"),
+        (KIND, form(FIELD, end=b"")),
+        (KIND, b"something before" + form(FIELD)),
+        (KIND, form(b"\r\n5")),
+        (KIND, form(b"Content-Disposition: form-data\r\n\r\n5")),
+        (KIND, form(b"Content-Type: text/plain\r\n\r\n5")),
+        (KIND, form(b"X: " + b"x" * 9000 + b"\r\n" + FIELD)),
+        (KIND, form(*[FIELD] * 18)),
+        (KIND, form(*[b""] * (HEAVY // 7))),
+        (KIND, form(FIELD + b"\r\n--B-x" * (HEAVY // 7))),
+        (KIND, form(b"Content-Disposition: " + b"form-data; " * 700 + b"\r\n\r\n")),
+    ],
+)
+def test_what_is_no_form_is_refused_at_once(kind, body):
+    began = time.process_time()
+    with pytest.raises(NoForm):
+        form_parts(kind, body)
+    assert time.process_time() - began < 0.5
+
+
+@pytest.mark.parametrize("near", [b"\r\n--Bx", b"\r\n--A", b"\r\n-", b"\r", b"--B"])
+def test_what_is_nearly_a_boundary_is_a_part_of_a_file(near):
+    kind, boundary = ("multipart/form-data; boundary=BB", b"BB") if near == b"\r\n--Bx" else (KIND, b"B")
+    content, began = b"x" + near * (HEAVY // len(near)), time.process_time()
+    assert form_parts(kind, form(FILE_HEAD + content, boundary=boundary)) == [("image", "a.png", content)]
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize("name", ["input", "messages"])
