@@ -6,7 +6,7 @@ these would take CPU time that the encoders need (`python bench/serving.py overl
 
 import re
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 from fastapi.responses import JSONResponse
 from starlette.types import Scope
@@ -27,34 +27,20 @@ class BusyProtocol(BoundedHeads):
     refusal: Callable[[], bytes | None]
     admission: Admission
 
-    def __init__(self, *arguments: Any, **options: Any):
-        super().__init__(*arguments, **options)
-        self._within = False  # within a request, of which the parser has seen a part
-
-    def on_message_begin(self) -> None:
-        self._within = True
-        super().on_message_begin()
-
-    def on_message_complete(self) -> None:
-        self._within = False
-        super().on_message_complete()
-
     def data_received(self, data: bytes) -> None:
-        if not (data.startswith(PATHS) and self._idle() and _whole(data)):
+        if not (data.startswith(PATHS) and self._is_idle() and _whole(data)):
             super().data_received(data)
         elif (reply := type(self).refusal()) is None:
             super().data_received(data)
             if self.cycle is not None and not self.cycle.response_complete:
                 self.admission.enter(cast(Scope, self.cycle.scope))
+        elif self.flow.write_paused:  # a client that asks on and reads none of its refusals, which would fill the memory
+            self.transport.abort()
         else:
             self._unset_keepalive_if_required()
             self.head_came()
             self.transport.write(reply)
-            self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
-
-    def _idle(self) -> bool:
-        """Whether the connection is between two requests, and waits for none of them."""
-        return not self._within and not self.pipeline and (self.cycle is None or self.cycle.response_complete)
+            self.keep_alive()
 
 
 def _whole(data: bytes) -> bool:

@@ -113,6 +113,22 @@ def test_what_is_no_plain_request_to_the_encoders_is_parsed(other):
     assert asyncio.run(work())[0] == 200 and len(server.bodies) == 1
 
 
+def test_a_client_that_reads_none_of_its_refusals_is_cut_off(monkeypatch):
+    server = Server()
+    server.busy = True
+    monkeypatch.setattr(Server, "refusal", lambda self: b"x" * 100_000)
+
+    async def work():
+        async with server.listening() as (_, writer):
+            with pytest.raises(ConnectionError):
+                for _ in range(10_000):
+                    writer.write(request())
+                    await writer.drain()
+                    await asyncio.sleep(0.001)
+
+    asyncio.run(asyncio.wait_for(work(), 30))
+
+
 def test_a_request_that_comes_in_parts_or_with_the_next_one_is_parsed():
     server = Server()
     server.busy = True
