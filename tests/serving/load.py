@@ -52,7 +52,7 @@ LARGEST_DIFFERENCE = 1e-3
 def unharmed(report: Report, least: int = 1) -> Report:
     """The report, if no request failed and at least so many were answered; else an error that names the failures.
 
-    On a machine that has more than two processes to run for each core, an answer may take longer than it may elsewhere, twice as long at most.
+    On a machine that has more than two processes to run for each core, an answer may take longer, twice as long at most.
     """
     longest = STALL * min(2.0, max(1.0, os.getloadavg()[0] / (2 * (os.cpu_count() or 1))))
     answered = {*report.answered}
