@@ -126,9 +126,13 @@ class Replica:
         except Refused:
             self.figures.swaps.labels("failed").inc()
             raise
-        context, now = serve.get_replica_context(), self.current.now
         rooms = await asyncio.to_thread(rooms_for, release, self._opened_s)
-        return Place(context.replica_id.unique_id, "" if now is None else now.target, rooms)
+        return Place(serve.get_replica_context().replica_id.unique_id, self._served, rooms)
+
+    @property
+    def _served(self) -> str:
+        """The release that answers, by its target, as a reference to an open one would keep its memory; empty while none does."""
+        return "" if self.current.now is None else self.current.now.target
 
     async def prepare(self, target: str, stored: str) -> Prepared:
         """Opens and proves a release beside the one that answers."""
@@ -142,8 +146,8 @@ class Replica:
         """Closes the release that answers, and opens another one in its place; requests wait meanwhile. Where that is refused, the old one
         comes back. Of a replica, by its name, it is asked alone with `only`, and not with `but`.
         """
-        name, now = serve.get_replica_context().replica_id.unique_id, self.current.now
-        if only not in ("", name) or but == name or (now is not None and now.target == target):
+        name = serve.get_replica_context().replica_id.unique_id
+        if only not in ("", name) or but == name or target == self._served:
             return Prepared(self.current.version())
         if stored:
             self.stored[target] = stored

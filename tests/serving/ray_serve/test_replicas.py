@@ -1,10 +1,14 @@
-"""A replica that is asked for the metrics tells those of all that answer."""
+"""A replica without a cluster: it tells the metrics of all that answer, and changes the release that it serves."""
 
 import asyncio
+import weakref
+from types import SimpleNamespace
 
 import pytest
 
-from mirepoix.serving.ray_serve.replicas import gathered
+from mirepoix.serving.ray_serve import replicas
+from mirepoix.serving.ray_serve.replicas import Place, Prepared, Replica, gathered
+from mirepoix.serving.serve_config import ServeConfig
 
 HELP = "# HELP mirepoix_tokens_total Tokens encoded\n"
 
@@ -39,3 +43,59 @@ def test_the_metrics_of_all_replicas_are_told_but_for_one_that_does_not_answer()
 @pytest.mark.parametrize("end", [TimeoutError("none answers"), RuntimeError("it is dead")])
 def test_one_replica_that_answers_alone_tells_its_metrics_without_a_label(end):
     assert metrics(end) == f"{HELP}mirepoix_tokens_total 3.0\n"
+
+
+class Opened:
+    """An opened release of which only the target counts."""
+
+    def __init__(self, target):
+        self.target, self.about = target, SimpleNamespace(version=f"version of {target}", name="tiny")
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    async def close(self):
+        pass
+
+
+class Alone(Replica.__mro__[1]):  # the class before Serve makes an actor of it
+    """A replica that opens a release in as many seconds as `opening_s` has for it, or fails with the error that it has."""
+
+    def __init__(self, **opening_s):
+        super().__init__(ServeConfig())
+        self.opening_s, self.place_s, self.opened = opening_s, {}, []
+
+    async def place(self, target):
+        await asyncio.sleep(self.place_s.get(target, 0))
+        return Place("alone", self._served, [])
+
+    async def _open(self, target):
+        took = self.opening_s.get(target.strip("/"), 0)
+        if isinstance(took, Exception):
+            raise took
+        await asyncio.sleep(took)
+        self.opened.append(target)
+        return Opened(target)
+
+
+@pytest.fixture(autouse=True)
+def name(monkeypatch):
+    context = SimpleNamespace(replica_id=SimpleNamespace(unique_id="alone"))
+    monkeypatch.setattr(replicas.serve, "get_replica_context", lambda: context)
+
+
+def test_with_a_pause_the_memory_of_the_release_before_is_free_when_the_next_one_is_opened():
+    async def work():
+        replica, free = Alone(), []
+        await replica.reconfigure({"release": "/a"})
+        before = weakref.ref(replica.current.now)
+        opening = replica._open
+
+        async def watched(target):
+            free.append(before() is None)
+            return await opening(target)
+
+        replica.current._open = watched
+        assert await replica.replace("/b") == Prepared("version of /b", pause_s=pytest.approx(0, abs=5))
+        assert free == [True] and replica._served == "/b"
+
+    asyncio.run(work())
