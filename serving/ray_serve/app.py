@@ -131,11 +131,13 @@ def _change(target: str, stored: str, pause: bool, say: Callable[[str], None]) -
         say(short.pause)
         return _replace(target, stored, others)
     say("every replica opens the release beside the one that answers")
-    prepared: list[Prepared] = _tell_all("prepare", target, stored)
-    refusals = [each.refusal for each in prepared if each.refusal]
-    if refusals:
+    try:
+        prepared: list[Prepared] = _tell_all("prepare", target, stored)
+        if refusals := [each.refusal for each in prepared if each.refusal]:
+            raise Refused(refusals[0])
+    except BaseException:  # Ctrl-C too, or the replicas that opened it would keep it
         _tell_all("forget", target)
-        raise Refused(refusals[0])
+        raise
     if not prepared:
         raise Refused(NONE_THERE)
     _tell_all("switch", target)
@@ -148,12 +150,15 @@ def _replace(target: str, stored: str, places: Sequence[Place]) -> float:
     Returns the longest pause of a replica. Where one refuses, all have the release before again.
     """
     first, before = places[0].replica, places[0].target
-    paused: list[Prepared] = _tell_all("replace", target, stored, first)
-    if not any(each.refusal for each in paused):
-        paused += _tell_all("replace", target, stored, "", first)
-    if refusals := [each.refusal for each in paused if each.refusal]:
+    paused: list[Prepared] = []
+    try:
+        for only, but in ((first, ""), ("", first)):
+            paused += _tell_all("replace", target, stored, only, but)
+            if refusals := [each.refusal for each in paused if each.refusal]:
+                raise Refused(refusals[0])
+    except BaseException:  # Ctrl-C too, or some would serve the one release, and some the other
         _tell_all("replace", before)
-        raise Refused(refusals[0])
+        raise
     if not paused:
         raise Refused(NONE_THERE)
     return max(each.pause_s for each in paused)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from functools import cached_property, partial
+from traceback import format_exception_only
 from typing import Any, NamedTuple
 
 import ray
@@ -76,6 +77,19 @@ async def gathered(mine: tuple[str, str], replicas: DeploymentHandle[Any]) -> by
     return (merged(texts) if len(texts) > 1 else mine[1]).encode()
 
 
+def first_line(error: BaseException) -> str:
+    """The first line that an error says; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _reason(error: Exception, target: str) -> str:
+    """Why a release is not served, in one line; the log has the trace of what is no refusal."""
+    if isinstance(error, Refused):
+        return str(error)
+    _LOG.error("%s cannot be opened", target, exc_info=error)
+    return f"{target} cannot be opened: {format_exception_only(error)[0].splitlines()[0]}"
+
+
 @serve.ingress()
 class Replica:
     """The application over the release that answers."""
@@ -116,7 +130,7 @@ class Replica:
                 raise short.refusal
             await (self.current.switch(target) if short is None else self.current.replace(target))
         except Exception as error:  # noqa: BLE001 nobody waits for this task
-            _LOG.error("%s is not served, and the release before it goes on: %s", target, str(error).splitlines()[0])
+            _LOG.error("%s is not served, and the release before it goes on: %s", target, first_line(error))
 
     async def place(self, target: str) -> Place:
         """Where this replica is, what it serves, and what a release would take of the memory there."""
@@ -139,8 +153,8 @@ class Replica:
         self.stored[target] = stored
         try:
             return Prepared(await self.current.prepare(target))
-        except Refused as refused:
-            return Prepared("", str(refused))
+        except Exception as error:  # noqa: BLE001 whatever it is, the other replicas are to forget the release
+            return Prepared("", _reason(error, target))
 
     async def replace(self, target: str, stored: str = "", only: str = "", but: str = "") -> Prepared:
         """Closes the release that answers, and opens another one in its place; requests wait meanwhile. Where that is refused, the old one
@@ -153,8 +167,8 @@ class Replica:
             self.stored[target] = stored
         try:
             pause_s = await self.current.replace(target)
-        except Refused as refused:
-            return Prepared("", str(refused))
+        except Exception as error:  # noqa: BLE001 whatever it is, the other replicas are to go back
+            return Prepared("", _reason(error, target))
         return Prepared(self.current.version(), pause_s=pause_s)
 
     async def switch(self, target: str) -> None:

@@ -153,19 +153,25 @@ class Replicas:
         return self
 
     def results(self, return_exceptions):
-        return self.answers.pop(0)
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
 
 def changed(monkeypatch, *answers, pause=False, wanted=1):
     """What replicas were told of a change, of which each place has memory for one byte, and what came of it."""
     replicas, dead = Replicas(), ActorDiedError()
     places = [Place(name, "/before", [Room("tiny", wanted, 1, 3.0, name)]) for name in ("a", "b")]
-    replicas.answers = [[dead if one is None else one for one in answer] for answer in (places, *answers, [])]
+    replicas.answers = [
+        answer if isinstance(answer, BaseException) else [dead if one is None else one for one in answer]
+        for answer in (places, *answers, [])
+    ]
     monkeypatch.setattr(app, "_replicas", lambda: replicas)
     try:
         return replicas.told, app._change("/release", "/stored", pause, lambda line: None)
-    except Refused as refused:
-        return replicas.told, str(refused)
+    except (Refused, KeyboardInterrupt, RuntimeError) as error:
+        return replicas.told, str(error)
 
 
 def test_a_replica_that_dies_while_a_release_is_prepared_is_left_out_and_where_all_have_died_nothing_changes(monkeypatch):
@@ -181,7 +187,7 @@ def test_a_replica_that_dies_while_a_release_is_prepared_is_left_out_and_where_a
 def test_with_a_pause_one_replica_goes_first_and_where_any_refuses_all_have_the_release_before_again(monkeypatch):
     told, refusal = changed(monkeypatch, wanted=2)
     assert len(told) == 1 and "with --pause" in refusal
-    first, others = ("replace", "/release", "/stored", "a"), ("replace", "/release", "/stored", "", "a")
+    first, others = ("replace", "/release", "/stored", "a", ""), ("replace", "/release", "/stored", "", "a")
     done, refused = Prepared("abc", pause_s=2.0), Prepared("", "it is damaged")
     told, pause_s = changed(monkeypatch, [done, Prepared("old")], [Prepared("abc"), Prepared("abc", pause_s=3.0)], pause=True, wanted=2)
     assert told[1:] == [first, others] and pause_s == 3
@@ -191,6 +197,16 @@ def test_with_a_pause_one_replica_goes_first_and_where_any_refuses_all_have_the_
     assert told[1:] == [first, ("replace", "/before")] and refusal == "it is damaged"
     told, refusal = changed(monkeypatch, [done, Prepared("old")], [done, refused], pause=True, wanted=2)
     assert told[1:] == [first, others, ("replace", "/before")] and refusal == "it is damaged"
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt("stopped"), RuntimeError("stopped"), [RuntimeError("stopped"), Prepared("abc")]])
+def test_a_change_that_ends_midway_leaves_no_release_open_and_all_replicas_with_the_one_before(monkeypatch, end):
+    told, said = changed(monkeypatch, end)
+    assert said == "stopped" and told[-1] == ("forget", "/release")
+    done = [Prepared("abc", pause_s=2.0), Prepared("old")]
+    for answers in ([end], [done, end]):
+        told, said = changed(monkeypatch, *answers, pause=True, wanted=2)
+        assert said == "stopped" and told[-1] == ("replace", "/before") and len(told) == 2 + len(answers)
 
 
 def test_the_refusal_of_a_replica_at_the_first_start_is_one_line_too(ray_cluster, release_folder, tmp_path, monkeypatch):

@@ -99,3 +99,16 @@ def test_with_a_pause_the_memory_of_the_release_before_is_free_when_the_next_one
         assert free == [True] and replica._served == "/b"
 
     asyncio.run(work())
+
+
+def test_a_release_that_fails_in_a_way_that_is_no_refusal_is_answered_in_one_line_and_the_one_before_goes_on():
+    async def work():
+        replica = Alone(b=MemoryError("CUDA out of memory\nand more"), c=MemoryError())
+        await replica.reconfigure({"release": "/a"})
+        refused = await replica.prepare("/b", "/b")
+        assert refused == Prepared("", "/b cannot be opened: MemoryError: CUDA out of memory")
+        assert await replica.replace("/b", "/b") == refused
+        assert await replica.prepare("/c", "/c") == Prepared("", "/c cannot be opened: MemoryError")
+        assert replica._served == "/a"
+
+    asyncio.run(work())
