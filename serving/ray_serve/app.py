@@ -21,6 +21,7 @@ import ray
 from ray import serve
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.serve.context import _get_global_client
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
@@ -42,7 +43,7 @@ HEALTH_SECONDS = 1.0
 """How often Serve looks whether a replica is there: only then is a new one started in the place of one that died. Its default is 10 s."""
 PORTS = 5
 """How many ports are tried where any will do: another process may take the free one that was chosen before Serve listens there."""
-NONE_THERE = "no replica is there to prove the release; try again when one is"
+NONE_THERE = "no replica is there to prove the release; try again when one is, or stop the endpoint and start it with this release"
 SHUTDOWN_SECONDS = 30.0
 """How long Serve's controller has to end, as in Serve's own call."""
 
@@ -104,7 +105,7 @@ def start(
             served = application({"release": target, "stored": lies}, config, api_key)
             serve.run(served, name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
         _await_health(config, release.version)
-    except (RuntimeError, RayError, TimeoutError) as error:
+    except (RuntimeError, RayError, RayServeException, TimeoutError) as error:
         opening_error = None
         if not running:
             serve.shutdown()
@@ -166,7 +167,10 @@ def _replace(target: str, stored: str, places: Sequence[Place]) -> float:
 
 def _tell_all(method: str, *arguments: str) -> list[Any]:
     """What all replicas answer to a call; of one that has died nothing, for its successor is told by the `user_config`."""
-    results = _replicas().broadcast(method, *arguments).results(return_exceptions=True)
+    try:
+        results = _replicas().broadcast(method, *arguments).results(return_exceptions=True)
+    except DeploymentUnavailableError:  # there is no replica
+        return []
     for result in results:
         if isinstance(result, Exception) and not isinstance(result, RayActorError):
             raise result
@@ -309,7 +313,7 @@ def _opening_error(target: str, trust_remote_code: bool) -> Exception | None:
 
 def _refusal(error: Exception, name: str) -> Refused:
     cause = getattr(error, "cause", None)
-    last_line = str(error).strip().splitlines()[-1].strip()
+    last_line = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
     return cause if isinstance(cause, Refused) else Refused(f"release {name} did not start: {last_line}")
 
 

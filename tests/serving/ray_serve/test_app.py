@@ -12,6 +12,7 @@ import openai
 import pytest
 import ray
 from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
@@ -159,13 +160,14 @@ class Replicas:
         return answer
 
 
-def changed(monkeypatch, *answers, pause=False, wanted=1):
-    """What replicas were told of a change, of which each place has memory for one byte, and what came of it."""
+def changed(monkeypatch, *answers, pause=False, wanted=1, there=None):
+    """What replicas were told of a change, of which each place has memory for one byte, and what came of it; `there`: what else they answer
+    of their places."""
     replicas, dead = Replicas(), ActorDiedError()
     places = [Place(name, "/before", [Room("tiny", wanted, 1, 3.0, name)]) for name in ("a", "b")]
     replicas.answers = [
         answer if isinstance(answer, BaseException) else [dead if one is None else one for one in answer]
-        for answer in (places, *answers, [])
+        for answer in (there or places, *answers, [])
     ]
     monkeypatch.setattr(app, "_replicas", lambda: replicas)
     try:
@@ -182,6 +184,27 @@ def test_a_replica_that_dies_while_a_release_is_prepared_is_left_out_and_where_a
     assert told == [*beside] and refusal.startswith("no replica is there to prove the release")
     told, refusal = changed(monkeypatch, [None, Prepared("", "it is damaged")])
     assert told == [*beside, ("forget", "/release")] and refusal == "it is damaged"
+
+
+def test_where_no_replica_is_there_a_change_is_refused(monkeypatch):
+    none = DeploymentUnavailableError("Retriever")
+    told, refusal = changed(monkeypatch, none, there=none)
+    assert [method for method, *_ in told] == ["place", "prepare"] and refusal.startswith(
+        "no replica is there to prove the release; try again"
+    )
+
+
+@pytest.mark.parametrize("error", [RuntimeError(), RayServeException("it is gone")])
+def test_what_ray_says_of_a_start_that_fails_is_one_line_also_where_it_says_nothing(monkeypatch, release_folder, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(app, "_serve_address", lambda: ("127.0.0.1", 8000))
+    monkeypatch.setattr(app, "check_port", lambda *_: None)
+    monkeypatch.setattr(app, "_open_port", fail)
+    with pytest.raises(Refused, match=r"^release tiny did not start: (RuntimeError|it is gone)$"):
+        start(str(release_folder), ServeConfig())
 
 
 def test_with_a_pause_one_replica_goes_first_and_where_any_refuses_all_have_the_release_before_again(monkeypatch):
