@@ -45,6 +45,13 @@ class Prepared(NamedTuple):
     pause_s: float = 0.0  # the seconds in which this replica answered nothing
 
 
+class Wanted(NamedTuple):
+    """A release that the settings name, and whether the one before may be closed first."""
+
+    target: str
+    pause: bool
+
+
 class Place(NamedTuple):
     """A replica: its name, the release that it serves, and what another one would take of the memory there."""
 
@@ -97,6 +104,7 @@ class Replica:
     def __init__(self, config: ServeConfig, api_key: str | None = None, stored: dict[str, str] | None = None):
         self.config, self.stored = config, dict(stored or {})  # where a release lies itself, of which a copy is given
         self.marks: set[Mark] = set()
+        self._wanted: Wanted | None = None
         self._opening: asyncio.Task[None] | None = None
         self._opened_s = 0.0  # what it took to open the release that was opened last
         self.figures = Figures()
@@ -112,25 +120,44 @@ class Replica:
         """Serves the release of the settings; at the start Serve waits for this before it sends requests.
 
         Later it sends none while it waits, so a release that is not open yet is opened afterwards, and answers once it has proved itself;
-        where memory does not hold both, it is refused unless the settings have a true `pause`.
+        where memory does not hold both, it is refused unless the settings have a true `pause`. Of several settings the last ones hold.
         """
         if not settings.get("release"):
             raise Refused('no release is given; give user_config as {"release": FOLDER OR URI}')
         target = absolute(settings["release"])
         self.stored[target] = settings.get("stored", target)
-        if self.current.now is None or self.current.is_ready_for(target):
+        is_first, self._wanted = self._wanted is None, Wanted(target, bool(settings.get("pause")))
+        if is_first:
             await self.current.switch(target)
-        else:
-            self._opening = asyncio.create_task(self._switched(target, bool(settings.get("pause"))))
+        elif self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open_wanted())
 
-    async def _switched(self, target: str, pause: bool) -> None:
-        try:
-            short = shortest((await self.place(target)).rooms)
-            if short is not None and not pause:
+    async def _open_wanted(self) -> None:
+        """Lets the release that is wanted answer, one after the other where another one is wanted meanwhile: two more would not fit."""
+        tried = None
+        while self._wanted is not None and self._wanted is not tried:
+            tried = self._wanted
+            try:
+                await self._change(tried)
+            except Exception as error:  # noqa: BLE001 nobody waits for this task
+                _LOG.error("%s is not served, and the release before it goes on: %s", tried.target, first_line(error))
+
+    async def _change(self, wanted: Wanted) -> None:
+        target = wanted.target
+        if self.current.is_ready_for(target):
+            await self.current.switch(target)
+            return
+        short = shortest((await self.place(target)).rooms)
+        if wanted is not self._wanted:
+            return
+        if short is not None:
+            if not wanted.pause:
+                self.figures.swaps.labels("refused").inc()
                 raise short.refusal
-            await (self.current.switch(target) if short is None else self.current.replace(target))
-        except Exception as error:  # noqa: BLE001 nobody waits for this task
-            _LOG.error("%s is not served, and the release before it goes on: %s", target, first_line(error))
+            await self.current.replace(target)
+            return
+        await self.current.prepare(target)
+        await (self.current.switch(target) if wanted is self._wanted else self.current.forget(target))
 
     async def place(self, target: str) -> Place:
         """Where this replica is, what it serves, and what a release would take of the memory there."""

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mirepoix.serving.engine.memory import Room
 from mirepoix.serving.ray_serve import replicas
 from mirepoix.serving.ray_serve.replicas import Place, Prepared, Replica, gathered
 from mirepoix.serving.serve_config import ServeConfig
@@ -62,11 +63,11 @@ class Alone(Replica.__mro__[1]):  # the class before Serve makes an actor of it
 
     def __init__(self, **opening_s):
         super().__init__(ServeConfig())
-        self.opening_s, self.place_s, self.opened = opening_s, {}, []
+        self.opening_s, self.place_s, self.opened, self.rooms = opening_s, {}, [], []
 
     async def place(self, target):
         await asyncio.sleep(self.place_s.get(target, 0))
-        return Place("alone", self._served, [])
+        return Place("alone", self._served, self.rooms)
 
     async def _open(self, target):
         took = self.opening_s.get(target.strip("/"), 0)
@@ -110,5 +111,49 @@ def test_a_release_that_fails_in_a_way_that_is_no_refusal_is_answered_in_one_lin
         assert await replica.replace("/b", "/b") == refused
         assert await replica.prepare("/c", "/c") == Prepared("", "/c cannot be opened: MemoryError")
         assert replica._served == "/a"
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize("phase", ["place", "open"])
+def test_of_two_releases_that_are_deployed_one_after_the_other_the_last_one_answers(phase):
+    async def work():
+        replica = Alone(b=0.2 if phase == "open" else 0)
+        replica.place_s = {"/b": 0.2} if phase == "place" else {}
+        await replica.reconfigure({"release": "/a"})
+        for target in ("/b", "/c"):
+            await replica.reconfigure({"release": target})
+            await asyncio.sleep(0.05)
+        await replica._opening
+        assert replica._served == "/c" and replica.opened == (["/a", "/c"] if phase == "place" else ["/a", "/b", "/c"])
+
+    asyncio.run(work())
+
+
+def test_a_deployment_back_to_what_answers_waits_for_no_other_release_and_opens_nothing_again():
+    async def work():
+        replica = Alone(b=0.3)
+        await replica.reconfigure({"release": "/a"})
+        await replica.reconfigure({"release": "/b"})
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(0.1):  # Serve sends no requests meanwhile
+            await replica.reconfigure({"release": "/a"})
+        await replica._opening
+        assert replica._served == "/a" and replica.opened == ["/a", "/b"] and not replica.current.is_ready_for("/b")
+
+    asyncio.run(work())
+
+
+def test_a_deployment_for_which_memory_is_short_is_counted_as_refused_and_made_with_a_pause():
+    async def work():
+        replica = Alone()
+        replica.rooms = [Room("tiny", 2, 1, 3.0, "a node")]
+        await replica.reconfigure({"release": "/a"})
+        await replica.reconfigure({"release": "/b"})
+        await replica._opening
+        assert replica._served == "/a" and 'mirepoix_swaps_total{outcome="refused"} 1.0' in replica.figures.text().decode()
+        await replica.reconfigure({"release": "/b", "pause": True})
+        await replica._opening
+        assert replica._served == "/b"
 
     asyncio.run(work())
