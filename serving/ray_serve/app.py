@@ -91,10 +91,10 @@ def start(
     any_port, pause_s = not config.port and not running, 0.0
     if not config.port:
         config = replace(config, port=address[1] if address else free_port(config.host))
+    target, lies = absolute(target), absolute(stored or target)  # replicas run in other folders
     release = open_release(target)
     release.refuse_code(config.trust_remote_code)
     check_port(config, running)
-    lies = absolute(stored or target)
     try:
         with _quiet():
             config = _open_port(config, PORTS if any_port else 1)

@@ -229,7 +229,7 @@ class Replica:
             encode = await asyncio.to_thread(open_encoder, release, self.config.trust_remote_code)
             searcher = await asyncio.to_thread(Searcher, release)
         except BaseException:
-            mark.remove()
+            await mark.close()
             raise
         self._opened_s = time.monotonic() - began
         worker = ThreadWorker(encode)

@@ -5,6 +5,7 @@ import base64
 import json
 import shutil
 import socket
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -205,6 +206,25 @@ def test_what_ray_says_of_a_start_that_fails_is_one_line_also_where_it_says_noth
     monkeypatch.setattr(app, "_open_port", fail)
     with pytest.raises(Refused, match=r"^release tiny did not start: (RuntimeError|it is gone)$"):
         start(str(release_folder), ServeConfig())
+
+
+def test_replicas_are_told_of_a_folder_by_its_absolute_path(monkeypatch, release_folder):
+    told = []
+
+    def change(target, lies, *_):
+        told.append((target, lies))
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(app, "_serve_address", lambda: ("127.0.0.1", 8000))
+    monkeypatch.setattr(app.serve, "status", lambda: SimpleNamespace(applications={app.APPLICATION: None}))
+    monkeypatch.setattr(app, "check_port", lambda *_: None)
+    monkeypatch.setattr(app, "_open_port", lambda config, _: config)
+    monkeypatch.setattr(app, "_change", change)
+    monkeypatch.chdir(release_folder.parent)
+    with pytest.raises(Refused, match="seen"):
+        start(release_folder.name, ServeConfig())
+    assert told == [(str(release_folder), str(release_folder))]
 
 
 def test_with_a_pause_one_replica_goes_first_and_where_any_refuses_all_have_the_release_before_again(monkeypatch):

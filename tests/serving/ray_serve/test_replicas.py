@@ -1,12 +1,15 @@
 """A replica without a cluster: it tells the metrics of all that answer, and changes the release that it serves."""
 
 import asyncio
+import threading
 import weakref
 from types import SimpleNamespace
 
 import pytest
 
+from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.memory import Room
+from mirepoix.serving.heartbeat import Mark
 from mirepoix.serving.ray_serve import replicas
 from mirepoix.serving.ray_serve.replicas import Place, Prepared, Replica, gathered
 from mirepoix.serving.serve_config import ServeConfig
@@ -124,7 +127,7 @@ def test_of_two_releases_that_are_deployed_one_after_the_other_the_last_one_answ
         for target in ("/b", "/c"):
             await replica.reconfigure({"release": target})
             await asyncio.sleep(0.05)
-        await replica._opening
+        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
         assert replica._served == "/c" and replica.opened == (["/a", "/c"] if phase == "place" else ["/a", "/b", "/c"])
 
     asyncio.run(work())
@@ -156,4 +159,21 @@ def test_a_deployment_for_which_memory_is_short_is_counted_as_refused_and_made_w
         await replica._opening
         assert replica._served == "/b"
 
+    asyncio.run(work())
+
+
+def test_the_record_of_a_release_that_cannot_be_opened_is_removed_in_another_thread_than_that_of_the_requests(monkeypatch, tmp_path):
+    threads = []
+
+    class Watched(Mark):
+        def remove(self):
+            threads.append(threading.current_thread())
+            super().remove()
+
+    async def work():
+        with pytest.raises(Refused):
+            await Replica.__mro__[1](ServeConfig())._open(str(tmp_path / "nowhere"))
+        assert threads and threads[0] is not threading.current_thread()
+
+    monkeypatch.setattr(replicas, "Mark", Watched)
     asyncio.run(work())
