@@ -73,10 +73,11 @@ def start(
     stored: str | None = None,
     pause: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    pause_by: str = "--pause",
 ) -> Server:
     """Serves the release at a path or URI on the connected Ray cluster, and returns when it answers; another one that is served is swapped.
 
-    Where memory does not hold both, a swap is refused unless `pause` is given.
+    Where memory does not hold both, a swap is refused unless `pause` is given; `pause_by`: how the user can give it, for the refusal.
     While it is served, its storage has a record of that, for `mirepoix gc`; of a copy, `stored` says where the release lies itself.
     Requests must carry `api_key`, or else the environment's MIREPOIX_API_KEY; if neither is set, no key is required.
     """
@@ -99,7 +100,7 @@ def start(
         with _quiet():
             config = _open_port(config, PORTS if any_port else 1)
             if running and APPLICATION in serve.status().applications:
-                pause_s = _change(target, lies, pause, say)
+                pause_s = _change(target, lies, pause, say, pause_by)
             elif running:  # a release that would not start does not open the port of another application's Serve
                 ray.get(_verify.remote(target, config.trust_remote_code))
             served = application({"release": target, "stored": lies}, config, api_key)
@@ -118,7 +119,7 @@ def _replicas() -> DeploymentHandle[Any]:
     return serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
 
 
-def _change(target: str, stored: str, pause: bool, say: Callable[[str], None]) -> float:
+def _change(target: str, stored: str, pause: bool, say: Callable[[str], None], pause_by: str = "--pause") -> float:
     """Opens and proves a release in every replica, beside the one that answers; where one refuses, all forget it, else all change over.
 
     Serve would have them change one after the other, in which time a client would be answered now by the one release, now by the other.
@@ -128,7 +129,7 @@ def _change(target: str, stored: str, pause: bool, say: Callable[[str], None]) -
     others = [place for place in places if place.target != target]
     if (short := shortest(room for place in others for room in place.rooms)) is not None:
         if not pause:
-            raise short.refusal
+            raise short.refusal(pause_by)
         say(short.pause)
         return _replace(target, stored, others)
     say("every replica opens the release beside the one that answers")

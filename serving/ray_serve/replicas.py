@@ -153,7 +153,7 @@ class Replica:
         if short is not None:
             if not wanted.pause:
                 self.figures.swaps.labels("refused").inc()
-                raise short.refusal
+                raise short.refusal("pause: true in user_config")
             await self.current.replace(target)
             return
         await self.current.prepare(target)

@@ -172,7 +172,7 @@ def changed(monkeypatch, *answers, pause=False, wanted=1, there=None):
     ]
     monkeypatch.setattr(app, "_replicas", lambda: replicas)
     try:
-        return replicas.told, app._change("/release", "/stored", pause, lambda line: None)
+        return replicas.told, app._change("/release", "/stored", pause, lambda line: None, "SUCH")
     except (Refused, KeyboardInterrupt, RuntimeError) as error:
         return replicas.told, str(error)
 
@@ -229,7 +229,7 @@ def test_replicas_are_told_of_a_folder_by_its_absolute_path(monkeypatch, release
 
 def test_with_a_pause_one_replica_goes_first_and_where_any_refuses_all_have_the_release_before_again(monkeypatch):
     told, refusal = changed(monkeypatch, wanted=2)
-    assert len(told) == 1 and "with --pause" in refusal
+    assert len(told) == 1 and "with SUCH the old one ends first" in refusal
     first, others = ("replace", "/release", "/stored", "a", ""), ("replace", "/release", "/stored", "", "a")
     done, refused = Prepared("abc", pause_s=2.0), Prepared("", "it is damaged")
     told, pause_s = changed(monkeypatch, [done, Prepared("old")], [Prepared("abc"), Prepared("abc", pause_s=3.0)], pause=True, wanted=2)

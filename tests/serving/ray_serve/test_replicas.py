@@ -147,13 +147,14 @@ def test_a_deployment_back_to_what_answers_waits_for_no_other_release_and_opens_
     asyncio.run(work())
 
 
-def test_a_deployment_for_which_memory_is_short_is_counted_as_refused_and_made_with_a_pause():
+def test_a_deployment_for_which_memory_is_short_is_counted_as_refused_and_made_with_a_pause(caplog):
     async def work():
         replica = Alone()
         replica.rooms = [Room("tiny", 2, 1, 3.0, "a node")]
         await replica.reconfigure({"release": "/a"})
         await replica.reconfigure({"release": "/b"})
         await replica._opening
+        assert "with pause: true in user_config the old one ends first" in caplog.text
         assert replica._served == "/a" and 'mirepoix_swaps_total{outcome="refused"} 1.0' in replica.figures.text().decode()
         await replica.reconfigure({"release": "/b", "pause": True})
         await replica._opening
