@@ -23,7 +23,9 @@ def work(context: Context, config: ServeConfig, release: Path) -> Outcome:
     """Starts the endpoint, and encodes the golden items over HTTP; the endpoint keeps serving as long as the cluster runs."""
     from mirepoix.serving.ray_serve.app import start
 
-    server = start(str(release), config, stored=_stored(context.scratch, release))
+    stored = _stored(context.scratch, release)
+    swap = f"`mirepoix serve {stored or release} --address HEAD:6379 --pause`"  # a run has no such flag
+    server = start(str(release), config, stored=stored, pause_by=swap)
     golden = json.loads((release / GOLDEN).read_text())
     checked = [(item, rows[0]) for item, rows in zip(golden["items"], golden["vectors"], strict=True) if _expressible(item)]
     cosines = [_cosine(expected, _embedding(server.url, item)) for item, expected in checked]

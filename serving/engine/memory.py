@@ -72,15 +72,18 @@ class Room(NamedTuple):
     def is_enough(self) -> bool:
         return self.there is None or self.wanted <= self.there
 
-    @property
-    def refusal(self) -> Refused:
-        """Why a swap without a pause is refused."""
-        return Refused(f"{self._short}; with --pause the old one ends first, and requests wait for about {self.opened_s:.0f} seconds")
+    def refusal(self, pause: str = "--pause") -> Refused:
+        """Why a swap without a pause is refused; `pause`: what one is asked for with."""
+        return Refused(f"{self._short}; with {pause} {self._wait}")
 
     @property
     def pause(self) -> str:
         """What a swap with a pause is begun with."""
-        return f"{self._short}: the old one ends first, and requests wait for about {self.opened_s:.0f} seconds"
+        return f"{self._short}: {self._wait}"
+
+    @property
+    def _wait(self) -> str:
+        return f"the old one ends first, and requests wait for those under way and about {self.opened_s:.0f} seconds more"
 
     @property
     def _short(self) -> str:

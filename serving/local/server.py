@@ -195,7 +195,7 @@ class LocalServer:
             return self._answering(0.0)
         if not pause:
             self._figures.swaps.labels("refused").inc()
-            raise room.refusal
+            raise room.refusal()
         say(room.pause)
         return self._answering(await self.current.replace(target))
 

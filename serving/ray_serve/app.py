@@ -21,6 +21,7 @@ import ray
 from ray import serve
 from ray.exceptions import GetTimeoutError, RayActorError, RayError
 from ray.serve.context import _get_global_client
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
@@ -42,7 +43,7 @@ HEALTH_SECONDS = 1.0
 """How often Serve looks whether a replica is there: only then is a new one started in the place of one that died. Its default is 10 s."""
 PORTS = 5
 """How many ports are tried where any will do: another process may take the free one that was chosen before Serve listens there."""
-NONE_THERE = "no replica is there to prove the release; try again when one is"
+NONE_THERE = "no replica is there to prove the release; try again when one is, or stop the endpoint and start it with this release"
 SHUTDOWN_SECONDS = 30.0
 """How long Serve's controller has to end, as in Serve's own call."""
 
@@ -72,10 +73,11 @@ def start(
     stored: str | None = None,
     pause: bool = False,
     say: Callable[[str], None] = lambda line: None,
+    pause_by: str = "--pause",
 ) -> Server:
     """Serves the release at a path or URI on the connected Ray cluster, and returns when it answers; another one that is served is swapped.
 
-    Where memory does not hold both, a swap is refused unless `pause` is given.
+    Where memory does not hold both, a swap is refused unless `pause` is given; `pause_by`: how the user can give it, for the refusal.
     While it is served, its storage has a record of that, for `mirepoix gc`; of a copy, `stored` says where the release lies itself.
     Requests must carry `api_key`, or else the environment's MIREPOIX_API_KEY; if neither is set, no key is required.
     """
@@ -90,21 +92,21 @@ def start(
     any_port, pause_s = not config.port and not running, 0.0
     if not config.port:
         config = replace(config, port=address[1] if address else free_port(config.host))
+    target, lies = absolute(target), absolute(stored or target)  # replicas run in other folders
     release = open_release(target)
     release.refuse_code(config.trust_remote_code)
     check_port(config, running)
-    lies = absolute(stored or target)
     try:
         with _quiet():
             config = _open_port(config, PORTS if any_port else 1)
             if running and APPLICATION in serve.status().applications:
-                pause_s = _change(target, lies, pause, say)
+                pause_s = _change(target, lies, pause, say, pause_by)
             elif running:  # a release that would not start does not open the port of another application's Serve
                 ray.get(_verify.remote(target, config.trust_remote_code))
             served = application({"release": target, "stored": lies}, config, api_key)
             serve.run(served, name=APPLICATION, route_prefix="/", logging_config=_LOGGING)
         _await_health(config, release.version)
-    except (RuntimeError, RayError, TimeoutError) as error:
+    except (RuntimeError, RayError, RayServeException, TimeoutError) as error:
         opening_error = None
         if not running:
             serve.shutdown()
@@ -117,7 +119,7 @@ def _replicas() -> DeploymentHandle[Any]:
     return serve.get_deployment_handle(DEPLOYMENT, APPLICATION)
 
 
-def _change(target: str, stored: str, pause: bool, say: Callable[[str], None]) -> float:
+def _change(target: str, stored: str, pause: bool, say: Callable[[str], None], pause_by: str = "--pause") -> float:
     """Opens and proves a release in every replica, beside the one that answers; where one refuses, all forget it, else all change over.
 
     Serve would have them change one after the other, in which time a client would be answered now by the one release, now by the other.
@@ -127,15 +129,17 @@ def _change(target: str, stored: str, pause: bool, say: Callable[[str], None]) -
     others = [place for place in places if place.target != target]
     if (short := shortest(room for place in others for room in place.rooms)) is not None:
         if not pause:
-            raise short.refusal
+            raise short.refusal(pause_by)
         say(short.pause)
         return _replace(target, stored, others)
     say("every replica opens the release beside the one that answers")
-    prepared: list[Prepared] = _tell_all("prepare", target, stored)
-    refusals = [each.refusal for each in prepared if each.refusal]
-    if refusals:
+    try:
+        prepared: list[Prepared] = _tell_all("prepare", target, stored)
+        if refusals := [each.refusal for each in prepared if each.refusal]:
+            raise Refused(refusals[0])
+    except BaseException:  # Ctrl-C too, or the replicas that opened it would keep it
         _tell_all("forget", target)
-        raise Refused(refusals[0])
+        raise
     if not prepared:
         raise Refused(NONE_THERE)
     _tell_all("switch", target)
@@ -148,12 +152,15 @@ def _replace(target: str, stored: str, places: Sequence[Place]) -> float:
     Returns the longest pause of a replica. Where one refuses, all have the release before again.
     """
     first, before = places[0].replica, places[0].target
-    paused: list[Prepared] = _tell_all("replace", target, stored, first)
-    if not any(each.refusal for each in paused):
-        paused += _tell_all("replace", target, stored, "", first)
-    if refusals := [each.refusal for each in paused if each.refusal]:
+    paused: list[Prepared] = []
+    try:
+        for only, but in ((first, ""), ("", first)):
+            paused += _tell_all("replace", target, stored, only, but)
+            if refusals := [each.refusal for each in paused if each.refusal]:
+                raise Refused(refusals[0])
+    except BaseException:  # Ctrl-C too, or some would serve the one release, and some the other
         _tell_all("replace", before)
-        raise Refused(refusals[0])
+        raise
     if not paused:
         raise Refused(NONE_THERE)
     return max(each.pause_s for each in paused)
@@ -161,7 +168,10 @@ def _replace(target: str, stored: str, places: Sequence[Place]) -> float:
 
 def _tell_all(method: str, *arguments: str) -> list[Any]:
     """What all replicas answer to a call; of one that has died nothing, for its successor is told by the `user_config`."""
-    results = _replicas().broadcast(method, *arguments).results(return_exceptions=True)
+    try:
+        results = _replicas().broadcast(method, *arguments).results(return_exceptions=True)
+    except DeploymentUnavailableError:  # there is no replica
+        return []
     for result in results:
         if isinstance(result, Exception) and not isinstance(result, RayActorError):
             raise result
@@ -304,7 +314,7 @@ def _opening_error(target: str, trust_remote_code: bool) -> Exception | None:
 
 def _refusal(error: Exception, name: str) -> Refused:
     cause = getattr(error, "cause", None)
-    last_line = str(error).strip().splitlines()[-1].strip()
+    last_line = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
     return cause if isinstance(cause, Refused) else Refused(f"release {name} did not start: {last_line}")
 
 

@@ -35,6 +35,9 @@ Under ten times overload (`bench/serving.py overload --servers "after, on Ray"`)
 """
 SHORT, AVERAGING = 4096, 0.05
 """Bytes of a short request; its share in the average of how long the way is."""
+UNMEASURED_SECONDS = 1.0
+"""The average counts in full for so long after a short request was answered, and half after each such time more: it is measured by requests
+that are let through alone, so one that stayed would refuse all for ever."""
 
 
 def middlewares() -> list[Middleware]:
@@ -51,6 +54,8 @@ class _Recorded:
         self.bytes = 0
         self.whole = True  # whether all that has come is kept
         self.left = False  # whether the client has left
+        self.sent_at: float | None = None  # when the client had sent all of it; None also where the reply began before
+        self.answered_at: float | None = None  # when the reply began, or the request ended without one
 
     def again(self) -> Receive:
         """A `receive` from the beginning."""
@@ -71,6 +76,10 @@ class _Recorded:
 
     def _keep(self, message: Message) -> None:
         self.left = self.left or message["type"] == "http.disconnect"
+        is_last = message["type"] == "http.request" and not message.get("more_body", False)
+        if is_last and self.sent_at is None and self.answered_at is None:
+            self.sent_at = time.monotonic()
+            self.middleware.under_way += 1
         if message["type"] != "http.request" or not self.whole:
             return
         size = len(message.get("body", b""))
@@ -82,6 +91,12 @@ class _Recorded:
         self.bytes += size
         self.middleware.held += size
 
+    def answered(self) -> None:
+        """Counts the request among those under way no longer."""
+        if self.answered_at is None:
+            self.answered_at = time.monotonic()
+            self.middleware.under_way -= self.sent_at is not None
+
     def release(self) -> None:
         """Lets go of what is kept."""
         self.middleware.held -= self.bytes
@@ -92,8 +107,8 @@ class _Recorded:
 class _Reply:
     """Passes a reply of ours on, and keeps one of Ray's back."""
 
-    def __init__(self, send: Send):
-        self._send = send
+    def __init__(self, send: Send, body: _Recorded):
+        self._send, self._body = send, body
         self.ours = False
         self.status = 0
         self.seconds = 0.0  # what it took the replica
@@ -103,6 +118,8 @@ class _Reply:
             self.status = message["status"]
             headers = {name.lower(): value for name, value in message.get("headers", ())}
             self.ours = RELEASE_HEADER in headers
+            if self.ours:
+                self._body.answered()
             if (took := _TIMING.fullmatch(headers.get(TIMING, b""))) is not None:
                 self.seconds = float(took[1]) / 1000
         if self.ours:
@@ -115,8 +132,8 @@ class ProxyMiddleware:
     def __init__(self, app: ASGIApp):
         self.app = app
         self.held = 0
-        self.under_way = 0
-        self._way_s = 0.0  # how long short requests were on their way to a replica and back, on average, of late
+        self.under_way = 0  # requests whose body is here, and to which no reply has begun
+        self._average_s, self._measured_at = 0.0, 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"].startswith("/-/"):  # Ray's own routes
@@ -129,7 +146,6 @@ class ProxyMiddleware:
             await error_reply(busy(self._way_s))(scope, receive, send)
             return
         body = _Recorded(self, receive)
-        self.under_way += 1
         try:
             async with asyncio.timeout(READY_SECONDS if scope["path"] in READY else None):
                 refusal = await self._answered(scope, body, send)
@@ -137,18 +153,29 @@ class ProxyMiddleware:
             refusal = starting()
         finally:
             body.release()
-            self.under_way -= 1
+            body.answered()
         if refusal is not None:
             await error_reply(refusal)(scope, receive, send)
+
+    @property
+    def _way_s(self) -> float:
+        """How long short requests were on their way to a replica and back, on average, of late; without what a client takes to send its
+        request and to read the reply."""
+        unmeasured_s = time.monotonic() - self._measured_at - UNMEASURED_SECONDS
+        return float(self._average_s * 0.5 ** max(0.0, unmeasured_s / UNMEASURED_SECONDS))
+
+    def _measured(self, way_s: float) -> None:
+        before_s = self._way_s
+        self._average_s, self._measured_at = before_s + AVERAGING * (way_s - before_s), time.monotonic()
 
     async def _answered(self, scope: Scope, body: _Recorded, send: Send) -> ApiError | None:
         """None if a replica answered, or the client left; else what to say in place of Ray's words."""
         for pause in (*PAUSES, None):
             began = time.monotonic()
-            reply = _Reply(send)
+            reply = _Reply(send, body)
             await self.app(dict(scope), body.again(), reply)
-            if reply.ours and body.whole and body.bytes <= SHORT:
-                self._way_s += AVERAGING * (time.monotonic() - began - reply.seconds - self._way_s)
+            if reply.ours and body.sent_at is not None and body.answered_at is not None and body.whole and body.bytes <= SHORT:
+                self._measured(body.answered_at - max(began, body.sent_at) - reply.seconds)
             if reply.ours or body.left:
                 return None
             if reply.status not in DIED or not body.whole or pause is None:

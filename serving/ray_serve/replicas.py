@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from functools import cached_property, partial
+from traceback import format_exception_only
 from typing import Any, NamedTuple
 
 import ray
@@ -44,6 +45,13 @@ class Prepared(NamedTuple):
     pause_s: float = 0.0  # the seconds in which this replica answered nothing
 
 
+class Wanted(NamedTuple):
+    """A release that the settings name, and whether the one before may be closed first."""
+
+    target: str
+    pause: bool
+
+
 class Place(NamedTuple):
     """A replica: its name, the release that it serves, and what another one would take of the memory there."""
 
@@ -76,6 +84,19 @@ async def gathered(mine: tuple[str, str], replicas: DeploymentHandle[Any]) -> by
     return (merged(texts) if len(texts) > 1 else mine[1]).encode()
 
 
+def first_line(error: BaseException) -> str:
+    """The first line that an error says; its type where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _reason(error: Exception, target: str) -> str:
+    """Why a release is not served, in one line; the log has the trace of what is no refusal."""
+    if isinstance(error, Refused):
+        return str(error)
+    _LOG.error("%s cannot be opened", target, exc_info=error)
+    return f"{target} cannot be opened: {format_exception_only(error)[0].splitlines()[0]}"
+
+
 @serve.ingress()
 class Replica:
     """The application over the release that answers."""
@@ -83,6 +104,7 @@ class Replica:
     def __init__(self, config: ServeConfig, api_key: str | None = None, stored: dict[str, str] | None = None):
         self.config, self.stored = config, dict(stored or {})  # where a release lies itself, of which a copy is given
         self.marks: set[Mark] = set()
+        self._wanted: Wanted | None = None
         self._opening: asyncio.Task[None] | None = None
         self._opened_s = 0.0  # what it took to open the release that was opened last
         self.figures = Figures()
@@ -98,25 +120,44 @@ class Replica:
         """Serves the release of the settings; at the start Serve waits for this before it sends requests.
 
         Later it sends none while it waits, so a release that is not open yet is opened afterwards, and answers once it has proved itself;
-        where memory does not hold both, it is refused unless the settings have a true `pause`.
+        where memory does not hold both, it is refused unless the settings have a true `pause`. Of several settings the last ones hold.
         """
         if not settings.get("release"):
             raise Refused('no release is given; give user_config as {"release": FOLDER OR URI}')
         target = absolute(settings["release"])
         self.stored[target] = settings.get("stored", target)
-        if self.current.now is None or self.current.is_ready_for(target):
+        is_first, self._wanted = self._wanted is None, Wanted(target, bool(settings.get("pause")))
+        if is_first:
             await self.current.switch(target)
-        else:
-            self._opening = asyncio.create_task(self._switched(target, bool(settings.get("pause"))))
+        elif self._opening is None or self._opening.done():
+            self._opening = asyncio.create_task(self._open_wanted())
 
-    async def _switched(self, target: str, pause: bool) -> None:
-        try:
-            short = shortest((await self.place(target)).rooms)
-            if short is not None and not pause:
-                raise short.refusal
-            await (self.current.switch(target) if short is None else self.current.replace(target))
-        except Exception as error:  # noqa: BLE001 nobody waits for this task
-            _LOG.error("%s is not served, and the release before it goes on: %s", target, str(error).splitlines()[0])
+    async def _open_wanted(self) -> None:
+        """Lets the release that is wanted answer, one after the other where another one is wanted meanwhile: two more would not fit."""
+        tried = None
+        while self._wanted is not None and self._wanted is not tried:
+            tried = self._wanted
+            try:
+                await self._change(tried)
+            except Exception as error:  # noqa: BLE001 nobody waits for this task
+                _LOG.error("%s is not served, and the release before it goes on: %s", tried.target, first_line(error))
+
+    async def _change(self, wanted: Wanted) -> None:
+        target = wanted.target
+        if self.current.is_ready_for(target):
+            await self.current.switch(target)
+            return
+        short = shortest((await self.place(target)).rooms)
+        if wanted is not self._wanted:
+            return
+        if short is not None:
+            if not wanted.pause:
+                self.figures.swaps.labels("refused").inc()
+                raise short.refusal("pause: true in user_config")
+            await self.current.replace(target)
+            return
+        await self.current.prepare(target)
+        await (self.current.switch(target) if wanted is self._wanted else self.current.forget(target))
 
     async def place(self, target: str) -> Place:
         """Where this replica is, what it serves, and what a release would take of the memory there."""
@@ -126,31 +167,35 @@ class Replica:
         except Refused:
             self.figures.swaps.labels("failed").inc()
             raise
-        context, now = serve.get_replica_context(), self.current.now
         rooms = await asyncio.to_thread(rooms_for, release, self._opened_s)
-        return Place(context.replica_id.unique_id, "" if now is None else now.target, rooms)
+        return Place(serve.get_replica_context().replica_id.unique_id, self._served, rooms)
+
+    @property
+    def _served(self) -> str:
+        """The release that answers, by its target, as a reference to an open one would keep its memory; empty while none does."""
+        return "" if self.current.now is None else self.current.now.target
 
     async def prepare(self, target: str, stored: str) -> Prepared:
         """Opens and proves a release beside the one that answers."""
         self.stored[target] = stored
         try:
             return Prepared(await self.current.prepare(target))
-        except Refused as refused:
-            return Prepared("", str(refused))
+        except Exception as error:  # noqa: BLE001 whatever it is, the other replicas are to forget the release
+            return Prepared("", _reason(error, target))
 
     async def replace(self, target: str, stored: str = "", only: str = "", but: str = "") -> Prepared:
         """Closes the release that answers, and opens another one in its place; requests wait meanwhile. Where that is refused, the old one
         comes back. Of a replica, by its name, it is asked alone with `only`, and not with `but`.
         """
-        name, now = serve.get_replica_context().replica_id.unique_id, self.current.now
-        if only not in ("", name) or but == name or (now is not None and now.target == target):
+        name = serve.get_replica_context().replica_id.unique_id
+        if only not in ("", name) or but == name or target == self._served:
             return Prepared(self.current.version())
         if stored:
             self.stored[target] = stored
         try:
             pause_s = await self.current.replace(target)
-        except Refused as refused:
-            return Prepared("", str(refused))
+        except Exception as error:  # noqa: BLE001 whatever it is, the other replicas are to go back
+            return Prepared("", _reason(error, target))
         return Prepared(self.current.version(), pause_s=pause_s)
 
     async def switch(self, target: str) -> None:
@@ -184,7 +229,7 @@ class Replica:
             encode = await asyncio.to_thread(open_encoder, release, self.config.trust_remote_code)
             searcher = await asyncio.to_thread(Searcher, release)
         except BaseException:
-            mark.remove()
+            await mark.close()
             raise
         self._opened_s = time.monotonic() - began
         worker = ThreadWorker(encode)

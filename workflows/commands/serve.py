@@ -6,6 +6,7 @@ import threading
 import webbrowser
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any
 
 from mirepoix.models.errors import Refused
@@ -88,7 +89,10 @@ def _on_ray(request: ServeRequest, release: str) -> None:
     from mirepoix.workflows.cluster.ray_cluster import cluster
 
     with cluster(request.address):
-        server = start(release, request.config)
+        # Another command may have started the endpoint of that cluster: this is then a swap.
+        server = start(release, request.config, pause=request.pause, say=partial(print, flush=True))
+        if server.pause_s:
+            print(f"requests waited {server.pause_s:.1f} seconds", flush=True)
 
         def swap(target: str, pause: bool, say: Callable[[str], None]) -> dict[str, Any]:
             swapped = start(target, request.config, pause=pause, say=say)

@@ -13,7 +13,9 @@ from ray._private.utils import push_error_to_driver
 from mirepoix.components.publishing import deploy
 from mirepoix.components.publishing.receipt import RECEIPT, still_served
 from mirepoix.models.errors import Refused
+from mirepoix.serving.engine.memory import Room
 from mirepoix.serving.http.client import KEY, search_endpoint
+from mirepoix.serving.ray_serve import app
 from mirepoix.serving.ray_serve.app import Server
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
@@ -40,6 +42,17 @@ def deployed(released, tmp_path_factory):
 def receipt(deployed):
     folder, _ = deployed
     return json.loads((folder / RECEIPT).read_text())
+
+
+def test_where_a_swap_needs_a_pause_the_command_that_makes_one_is_named(released, tmp_path, monkeypatch):
+    def start(target, config, stored, pause_by):
+        raise Room("tiny", 2, 1, 3.0).refusal(pause_by)
+
+    monkeypatch.setattr(app, "start", start)
+    with pytest.raises(
+        Refused, match=rf"are there; with `mirepoix serve {released.folder} --address HEAD:6379 --pause` the old one ends first"
+    ):
+        deploy.work(context(tmp_path), CONFIG, release=released.folder)
 
 
 def test_the_endpoint_gives_the_golden_vectors(deployed):

@@ -43,5 +43,11 @@ def test_encoders_of_one_place_share_its_memory_and_what_lacks_most_is_said():
     both = shortest([room, room._replace(there=9 << 20, opened_s=5.0), room._replace(wanted=40 << 20, there=39 << 20, place="on node b")])
     assert both == ("tiny v2", 12 << 20, 9 << 20, 5.0, "on node a")
     said = "tiny v2 needs about 12 MiB beside the release that answers on node a, and 9 MiB are there"
-    assert str(both.refusal) == f"{said}; with --pause the old one ends first, and requests wait for about 5 seconds"
-    assert both.pause == f"{said}: the old one ends first, and requests wait for about 5 seconds"
+    assert (
+        str(both.refusal())
+        == f"{said}; with --pause the old one ends first, and requests wait for those under way and about 5 seconds more"
+    )
+    assert str(both.refusal("pause: true")).endswith(
+        "are there; with pause: true the old one ends first, and requests wait for those under way and about 5 seconds more"
+    )
+    assert both.pause == f"{said}: the old one ends first, and requests wait for those under way and about 5 seconds more"

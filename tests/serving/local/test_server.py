@@ -126,13 +126,17 @@ def test_where_memory_does_not_hold_two_a_swap_is_refused_with_the_pause_that_it
     old, new = versions
     lines, others = [], encoders(os.getpid(), "stub_fork_server") - {*small.pids}
     with Load(small.url, *PATIENT) as load:
-        with pytest.raises(Refused, match=rf"^tiny {new} needs about [\d,]+ MiB .* 1 MiB are there; with --pause .* about \d+ seconds$"):
+        with pytest.raises(
+            Refused, match=rf"^tiny {new} needs about [\d,]+ MiB .* 1 MiB are there; with --pause .* about \d+ seconds more$"
+        ):
             small.swap(str(other_release))
         time.sleep(0.3)
         swapped = small.swap(str(other_release), pause=True, say=lines.append)
         time.sleep(0.3)
     assert swapped.version == new and 0 < swapped.pause_s < 20
-    assert len(lines) == 1 and re.search(r"the old one ends first, and requests wait for about \d+ seconds$", lines[0])
+    assert len(lines) == 1 and re.search(
+        r"the old one ends first, and requests wait for those under way and about \d+ seconds more$", lines[0]
+    )
     assert not unordered(unharmed(load.report, 10), (old, new))
     assert encoders(os.getpid(), "stub_fork_server") - others == {*small.pids} and len(small.pids) == 1
 

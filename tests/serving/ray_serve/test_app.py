@@ -5,6 +5,7 @@ import base64
 import json
 import shutil
 import socket
+from types import SimpleNamespace
 
 import httpx
 import numpy as np
@@ -12,6 +13,7 @@ import openai
 import pytest
 import ray
 from ray.exceptions import ActorDiedError
+from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
@@ -153,19 +155,26 @@ class Replicas:
         return self
 
     def results(self, return_exceptions):
-        return self.answers.pop(0)
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
 
-def changed(monkeypatch, *answers, pause=False, wanted=1):
-    """What replicas were told of a change, of which each place has memory for one byte, and what came of it."""
+def changed(monkeypatch, *answers, pause=False, wanted=1, there=None):
+    """What replicas were told of a change, of which each place has memory for one byte, and what came of it; `there`: what else they answer
+    of their places."""
     replicas, dead = Replicas(), ActorDiedError()
     places = [Place(name, "/before", [Room("tiny", wanted, 1, 3.0, name)]) for name in ("a", "b")]
-    replicas.answers = [[dead if one is None else one for one in answer] for answer in (places, *answers, [])]
+    replicas.answers = [
+        answer if isinstance(answer, BaseException) else [dead if one is None else one for one in answer]
+        for answer in (there or places, *answers, [])
+    ]
     monkeypatch.setattr(app, "_replicas", lambda: replicas)
     try:
-        return replicas.told, app._change("/release", "/stored", pause, lambda line: None)
-    except Refused as refused:
-        return replicas.told, str(refused)
+        return replicas.told, app._change("/release", "/stored", pause, lambda line: None, "SUCH")
+    except (Refused, KeyboardInterrupt, RuntimeError) as error:
+        return replicas.told, str(error)
 
 
 def test_a_replica_that_dies_while_a_release_is_prepared_is_left_out_and_where_all_have_died_nothing_changes(monkeypatch):
@@ -178,10 +187,50 @@ def test_a_replica_that_dies_while_a_release_is_prepared_is_left_out_and_where_a
     assert told == [*beside, ("forget", "/release")] and refusal == "it is damaged"
 
 
+def test_where_no_replica_is_there_a_change_is_refused(monkeypatch):
+    none = DeploymentUnavailableError("Retriever")
+    told, refusal = changed(monkeypatch, none, there=none)
+    assert [method for method, *_ in told] == ["place", "prepare"] and refusal.startswith(
+        "no replica is there to prove the release; try again"
+    )
+
+
+@pytest.mark.parametrize("error", [RuntimeError(), RayServeException("it is gone")])
+def test_what_ray_says_of_a_start_that_fails_is_one_line_also_where_it_says_nothing(monkeypatch, release_folder, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(app, "_serve_address", lambda: ("127.0.0.1", 8000))
+    monkeypatch.setattr(app, "check_port", lambda *_: None)
+    monkeypatch.setattr(app, "_open_port", fail)
+    with pytest.raises(Refused, match=r"^release tiny did not start: (RuntimeError|it is gone)$"):
+        start(str(release_folder), ServeConfig())
+
+
+def test_replicas_are_told_of_a_folder_by_its_absolute_path(monkeypatch, release_folder):
+    told = []
+
+    def change(target, lies, *_):
+        told.append((target, lies))
+        raise RuntimeError("seen")
+
+    monkeypatch.setattr(app.ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(app, "_serve_address", lambda: ("127.0.0.1", 8000))
+    monkeypatch.setattr(app.serve, "status", lambda: SimpleNamespace(applications={app.APPLICATION: None}))
+    monkeypatch.setattr(app, "check_port", lambda *_: None)
+    monkeypatch.setattr(app, "_open_port", lambda config, _: config)
+    monkeypatch.setattr(app, "_change", change)
+    monkeypatch.chdir(release_folder.parent)
+    with pytest.raises(Refused, match="seen"):
+        start(release_folder.name, ServeConfig())
+    assert told == [(str(release_folder), str(release_folder))]
+
+
 def test_with_a_pause_one_replica_goes_first_and_where_any_refuses_all_have_the_release_before_again(monkeypatch):
     told, refusal = changed(monkeypatch, wanted=2)
-    assert len(told) == 1 and "with --pause" in refusal
-    first, others = ("replace", "/release", "/stored", "a"), ("replace", "/release", "/stored", "", "a")
+    assert len(told) == 1 and "with SUCH the old one ends first" in refusal
+    first, others = ("replace", "/release", "/stored", "a", ""), ("replace", "/release", "/stored", "", "a")
     done, refused = Prepared("abc", pause_s=2.0), Prepared("", "it is damaged")
     told, pause_s = changed(monkeypatch, [done, Prepared("old")], [Prepared("abc"), Prepared("abc", pause_s=3.0)], pause=True, wanted=2)
     assert told[1:] == [first, others] and pause_s == 3
@@ -191,6 +240,16 @@ def test_with_a_pause_one_replica_goes_first_and_where_any_refuses_all_have_the_
     assert told[1:] == [first, ("replace", "/before")] and refusal == "it is damaged"
     told, refusal = changed(monkeypatch, [done, Prepared("old")], [done, refused], pause=True, wanted=2)
     assert told[1:] == [first, others, ("replace", "/before")] and refusal == "it is damaged"
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt("stopped"), RuntimeError("stopped"), [RuntimeError("stopped"), Prepared("abc")]])
+def test_a_change_that_ends_midway_leaves_no_release_open_and_all_replicas_with_the_one_before(monkeypatch, end):
+    told, said = changed(monkeypatch, end)
+    assert said == "stopped" and told[-1] == ("forget", "/release")
+    done = [Prepared("abc", pause_s=2.0), Prepared("old")]
+    for answers in ([end], [done, end]):
+        told, said = changed(monkeypatch, *answers, pause=True, wanted=2)
+        assert said == "stopped" and told[-1] == ("replace", "/before") and len(told) == 2 + len(answers)
 
 
 def test_the_refusal_of_a_replica_at_the_first_start_is_one_line_too(ray_cluster, release_folder, tmp_path, monkeypatch):

@@ -160,3 +160,77 @@ def test_of_many_requests_at_once_others_are_refused_if_short_ones_are_long_on_t
         assert replies[-1][0] == 200 and middleware.under_way == 0
 
     asyncio.run(work())
+
+
+class Clients:
+    """Clients of one middleware, before a proxy whose replica answers each request at once, or after a while on the way there."""
+
+    def __init__(self, way_s=0.0):
+        self.middleware, self.way_s = ProxyMiddleware(self.proxy), way_s
+
+    async def proxy(self, scope, receive, send):
+        while (message := await receive())["type"] == "http.request" and message["more_body"]:
+            pass
+        if message["type"] == "http.request":
+            await asyncio.sleep(self.way_s)
+            own = [(RELEASE_HEADER, b"abc"), (TIMING, b"total;dur=0.0")]
+            await send({"type": "http.response.start", "status": 200, "headers": own})
+            await send({"type": "http.response.body", "body": b"{}"})
+
+    async def ask(self, body_s=0.0, read_s=0.0, whole=True):
+        """The status that a client gets whose body, and whose reading of the reply, take so long; it leaves before the body is `whole`."""
+        parts, statuses = [b"ab", b"cd"], []
+
+        async def receive():
+            if len(parts) < 2:
+                await asyncio.sleep(body_s)
+            if not parts or (len(parts) < 2 and not whole):
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+        async def send(message):
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+            await asyncio.sleep(read_s)
+
+        await self.middleware({"type": "http", "path": "/v1/search", "method": "POST", "headers": []}, receive, send)
+        return statuses[0] if statuses else None
+
+
+@pytest.mark.parametrize("slow", [{"body_s": 0.2}, {"body_s": 0.2, "whole": False}, {"read_s": 0.2}], ids=["send", "never end", "read"])
+def test_clients_that_send_and_read_slowly_keep_no_other_one_out(monkeypatch, slow):
+    monkeypatch.setattr(middleware, "MOST_UNDER_WAY", 3)
+    monkeypatch.setattr(middleware, "MOST_SECONDS", 0.002)
+
+    async def work():
+        clients = Clients()
+        for clients.way_s in (0.0, 0.2):  # the latter as after an overload
+            assert await clients.ask() == 200
+            clients.way_s = 0.0
+            many = [asyncio.create_task(clients.ask(**slow)) for _ in range(6)]
+            await asyncio.sleep(0.1)
+            assert await clients.ask() == 200
+            assert set(await asyncio.gather(*many)) == {None if "whole" in slow else 200}
+        assert clients.middleware.under_way == 0
+
+    asyncio.run(work())
+
+
+def test_what_was_measured_in_an_overload_is_forgotten_while_nothing_is_measured(monkeypatch):
+    monkeypatch.setattr(middleware, "MOST_UNDER_WAY", 3)
+    monkeypatch.setattr(middleware, "MOST_SECONDS", 0.25)
+    monkeypatch.setattr(middleware, "AVERAGING", 1.0)
+    monkeypatch.setattr(middleware, "UNMEASURED_SECONDS", 0.2)
+
+    async def work():
+        clients = Clients(way_s=0.5)
+        assert await clients.ask() == 200
+        clients.way_s = 1.5
+        many = [asyncio.create_task(clients.ask()) for _ in range(3)]
+        await asyncio.sleep(0.01)
+        assert await clients.ask() == 503
+        await asyncio.sleep(0.8)
+        assert await clients.ask() == 200
+        await asyncio.gather(*many)
+
+    asyncio.run(work())

@@ -186,6 +186,22 @@ def test_a_command_for_a_cluster_swaps_no_server_of_this_machine_and_none_of_ano
     served.close()
 
 
+def test_a_swap_from_another_machine_is_made_with_the_pause_that_was_given_and_says_so(tmp_path, monkeypatch, capsys):
+    from mirepoix.serving.ray_serve import app
+    from mirepoix.workflows.cluster import ray_cluster
+
+    def start(target, config, pause=False, say=lambda line: None):
+        say(f"{target} with a pause: {pause}")
+        return app.Server(URL, "tiny", "2", 1.25)
+
+    monkeypatch.setattr(app, "start", start)
+    monkeypatch.setattr(app.Server, "stop", lambda self: None)
+    monkeypatch.setattr(ray_cluster, "cluster", lambda address: nullcontext())
+    monkeypatch.setattr(command, "_until_stopped", lambda *_: None)
+    command._on_ray(ServeRequest("/b", str(tmp_path), address="A:6379", pause=True), "/b")
+    assert capsys.readouterr().out.splitlines() == ["/b with a pause: True", "requests waited 1.2 seconds"]
+
+
 @pytest.mark.parametrize(("given", "once"), [("@champion", True), ("/b", False)])
 def test_an_alias_that_is_given_to_a_server_that_runs_is_said_to_be_served_this_once(tmp_path, monkeypatch, capsys, given, once):
     isolated(monkeypatch, tmp_path)
