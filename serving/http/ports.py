@@ -2,12 +2,24 @@
 
 import errno
 import ipaddress
+import resource
 import socket
 
 from mirepoix.models.errors import Refused
 
 BACKLOG = 4096
 """Connections that wait to be taken, as many as Linux allows by default: a burst of clients is not made to connect a second time."""
+
+
+MOST_FILES = 65_536
+
+
+def allow_connections() -> None:
+    """Lets this process have as many connections, each an open file, as the system allows; what it has without asking is often 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def loopback(host: str) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from mirepoix.models.errors import Refused
 from mirepoix.serving.heartbeat import served_mark, storage_of
 from mirepoix.serving.http.client import KEY
-from mirepoix.serving.http.ports import listening, refuse_open
+from mirepoix.serving.http.ports import allow_connections, listening, refuse_open
 from mirepoix.serving.local.control import Control, ask
 from mirepoix.serving.release import peek
 from mirepoix.serving.serve_config import ServeConfig
@@ -68,6 +68,7 @@ def _on_this_machine(request: ServeRequest, release: str) -> None:
 
     config = request.config
     refuse_open(config.host, bool(config.keys or os.environ.get(KEY)))
+    allow_connections()
     server = LocalServer(config, os.environ.get(KEY))
     server.start(release)
 
@@ -186,14 +187,15 @@ def _until_stopped(request: ServeRequest, release: str, url: str, swap: Swap) ->
     about, _ = peek(release)
     port = int(url.rpartition(":")[2])
     served, over = _Served(request, release, url, swap), threading.Event()
-    print(f"{about.name} {about.version} is served at {url}  (Ctrl-C or kill {os.getpid()} stops it)", flush=True)
-    if request.show:
-        print(open_page(url), flush=True)
-    if request.is_alias:
-        print(f"what {request.given} names is followed: `mirepoix releases promote` and `rollback` change what is served here", flush=True)
-        threading.Thread(target=served.follow, args=(over,), name="follow", daemon=True).start()
     try:
-        with Control(port, served.answer):
+        with Control(port, served.answer):  # before it is said that it answers: who reads that may give it another release at once
+            print(f"{about.name} {about.version} is served at {url}  (Ctrl-C or kill {os.getpid()} stops it)", flush=True)
+            if request.show:
+                print(open_page(url), flush=True)
+            if request.is_alias:
+                followed = f"what {request.given} names is followed: `mirepoix releases promote` and `rollback` change what is served here"
+                print(followed, flush=True)
+                threading.Thread(target=served.follow, args=(over,), name="follow", daemon=True).start()
             _waited()
     except (KeyboardInterrupt, SystemExit):  # the command line makes an exit of SIGTERM
         print("\nstopping", flush=True)
