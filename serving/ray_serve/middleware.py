@@ -50,12 +50,27 @@ class _Recorded:
 
     def __init__(self, middleware: "ProxyMiddleware", receive: Receive):
         self.middleware, self._receive = middleware, receive
+        self._first: asyncio.Future[Message] | None = None  # that is waited for
         self.parts: list[Message] = []
         self.bytes = 0
         self.whole = True  # whether all that has come is kept
         self.left = False  # whether the client has left
         self.sent_at: float | None = None  # when the client had sent all of it; None also where the reply began before
         self.answered_at: float | None = None  # when the reply began, or the request ended without one
+
+    async def begin(self) -> None:
+        """Takes what of the body has come with the head: of a short request all, which is then counted in the moment in which it is let in.
+
+        Otherwise all requests that come in one round of the event loop, many in an overload, would be let in before one is counted.
+        """
+        self._first = asyncio.ensure_future(self._receive())
+        await asyncio.sleep(0)
+        if self._first.done():
+            self._keep(await self._next())
+
+    async def _next(self) -> Message:
+        first, self._first = self._first, None
+        return await (self._receive() if first is None else first)
 
     def again(self) -> Receive:
         """A `receive` from the beginning."""
@@ -66,7 +81,7 @@ class _Recorded:
             if place < len(self.parts):
                 place += 1
                 return self.parts[place - 1]
-            message = await self._receive()
+            message = await self._next()
             self.left = self.left or message["type"] == "http.disconnect"
             self._keep(message)
             place = len(self.parts)
@@ -99,6 +114,8 @@ class _Recorded:
 
     def release(self) -> None:
         """Lets go of what is kept."""
+        if self._first is not None:
+            self._first.cancel()
         self.middleware.held -= self.bytes
         self.bytes = 0
         self.parts.clear()
@@ -142,13 +159,10 @@ class ProxyMiddleware:
         if scope["path"] == "/live" and scope["method"] in ("GET", "HEAD"):
             await JSONResponse({"status": "live"})(scope, receive, send)
             return
-        if scope["method"] == "POST" and self.under_way >= MOST_UNDER_WAY and self._way_s > MOST_SECONDS:
-            await error_reply(busy(self._way_s))(scope, receive, send)
-            return
         body = _Recorded(self, receive)
         try:
             async with asyncio.timeout(READY_SECONDS if scope["path"] in READY else None):
-                refusal = await self._answered(scope, body, send)
+                refusal = await self._overload(scope, body) or await self._answered(scope, body, send)
         except TimeoutError:
             refusal = starting()
         finally:
@@ -156,6 +170,14 @@ class ProxyMiddleware:
             body.answered()
         if refusal is not None:
             await error_reply(refusal)(scope, receive, send)
+
+    async def _overload(self, scope: Scope, body: _Recorded) -> ApiError | None:
+        """The refusal of a request while too many others are under way, and take long."""
+        if scope["method"] != "POST":
+            return None
+        await body.begin()
+        others = self.under_way - (body.sent_at is not None)
+        return busy(self._way_s) if others >= MOST_UNDER_WAY and self._way_s > MOST_SECONDS else None
 
     @property
     def _way_s(self) -> float:

@@ -169,6 +169,7 @@ class Clients:
         self.middleware, self.way_s = ProxyMiddleware(self.proxy), way_s
 
     async def proxy(self, scope, receive, send):
+        await asyncio.sleep(0)  # as Ray's, which receives in a task of its own
         while (message := await receive())["type"] == "http.request" and message["more_body"]:
             pass
         if message["type"] == "http.request":
@@ -177,14 +178,14 @@ class Clients:
             await send({"type": "http.response.start", "status": 200, "headers": own})
             await send({"type": "http.response.body", "body": b"{}"})
 
-    async def ask(self, body_s=0.0, read_s=0.0, whole=True):
+    async def ask(self, body_s=0.0, read_s=0.0, whole=True, body=(b"ab", b"cd")):
         """The status that a client gets whose body, and whose reading of the reply, take so long; it leaves before the body is `whole`."""
-        parts, statuses = [b"ab", b"cd"], []
+        parts, statuses = list(body), []
 
         async def receive():
-            if len(parts) < 2:
+            if len(parts) < len(body):
                 await asyncio.sleep(body_s)
-            if not parts or (len(parts) < 2 and not whole):
+            if not parts or (len(parts) < len(body) and not whole):
                 return {"type": "http.disconnect"}
             return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
 
@@ -212,6 +213,19 @@ def test_clients_that_send_and_read_slowly_keep_no_other_one_out(monkeypatch, sl
             assert await clients.ask() == 200
             assert set(await asyncio.gather(*many)) == {None if "whole" in slow else 200}
         assert clients.middleware.under_way == 0
+
+    asyncio.run(work())
+
+
+def test_of_requests_that_come_in_one_round_of_the_event_loop_no_more_are_let_in_than_may_be_under_way(monkeypatch):
+    monkeypatch.setattr(middleware, "MOST_UNDER_WAY", 3)
+    monkeypatch.setattr(middleware, "MOST_SECONDS", 0.002)
+
+    async def work():
+        clients = Clients(way_s=0.2)
+        assert await clients.ask() == 200
+        assert sorted(await asyncio.gather(*(clients.ask(body=[b"abcd"]) for _ in range(10)))) == [200] * 3 + [503] * 7
+        assert clients.middleware.under_way == clients.middleware.held == 0
 
     asyncio.run(work())
 
