@@ -89,10 +89,11 @@ class Batcher:
         ]
 
     async def close(self) -> None:
-        """Ends the tasks of the workers; requests that are in the queue are cancelled."""
+        """Ends the tasks of the workers, and drops the workers; requests that are in the queue are cancelled."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks, self.workers = [], ()  # the tracebacks of ended tasks refer to the workers
         for job in self._queue.jobs():
             job.done.cancel()
 

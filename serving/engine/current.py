@@ -54,7 +54,8 @@ class OpenRelease:
 
     def __init__(self, target: str, release: Release, searcher: Searcher, batcher: Batcher, parts: Sequence[Closable]):
         self.target, self.release, self.about = target, release, about(release)
-        self.searcher, self.batcher, self._parts = searcher, batcher, parts
+        self._searcher: Searcher | None = searcher
+        self.batcher, self._parts = batcher, parts
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -66,23 +67,33 @@ class OpenRelease:
 
     async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end") -> list[Encoded]:
         """The items with their rows; Overloaded where they would wait too long."""
+        self._open_searcher()
         return await self.batcher.encode(items, role, truncate)
 
     async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]:
-        return await asyncio.to_thread(self.searcher.search, rows_TD, k, target)
+        return await asyncio.to_thread(self._open_searcher().search, rows_TD, k, target)
 
     async def thumbnail(self, id: str) -> bytes | None:
-        return self.searcher.thumbnail(id)
+        return self._open_searcher().thumbnail(id)
+
+    def _open_searcher(self) -> Searcher:
+        if self._searcher is None:
+            raise Starting
+        return self._searcher
 
     async def close(self) -> None:
-        """Ends the queue and the other parts; nothing may hold the release any longer."""
+        """Ends the queue and the other parts, and drops them: a request that is still rendering its reply refers to this object.
+
+        Of the requests of a server that is stopped, those that still ask of the release are told that none answers.
+        """
+        parts, self._parts, self._searcher = self._parts, (), None
         await self.batcher.close()
-        for part in self._parts:
+        for part in parts:
             await part.close()
 
 
 class Starting(Exception):
-    """No release answers yet."""
+    """No release answers: not yet, or no longer."""
 
 
 Open = Callable[[str], Awaitable[OpenRelease]]

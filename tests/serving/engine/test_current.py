@@ -2,11 +2,22 @@
 
 import asyncio
 import weakref
+from types import SimpleNamespace
 
+import httpx
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.engine.current import CurrentRelease, Starting
+from mirepoix.models.item import Item
+from mirepoix.serving.engine.batch_config import BatchConfig
+from mirepoix.serving.engine.batcher import Batcher
+from mirepoix.serving.engine.current import CurrentRelease, OpenRelease, Starting
+from mirepoix.serving.engine.work import Encoded
+from mirepoix.serving.engine.worker import ThreadWorker
+from mirepoix.serving.http import api
+from mirepoix.serving.http.limits_config import Limits
 
 
 class Opened:
@@ -169,6 +180,67 @@ def test_what_the_old_release_had_is_freed_also_where_it_refers_to_itself(pause)
         return old()
 
     assert run(work) is None
+
+
+class Held:
+    """The encoder or the searcher of a release, which refers to itself, as models do."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+    def __call__(self, requests):
+        return [[Encoded(np.ones((1, 4), np.float32), 3) for _ in request.items] for request in requests]
+
+
+def _opened(target: str, encoder: Held, searcher: Held) -> OpenRelease:
+    items = pa.table({"modality": pa.array([1], pa.int8())})
+    release = SimpleNamespace(name="tiny", version=target, widths=(4,), instructions={}, items=lambda: items)
+    worker = ThreadWorker(encoder)
+    return OpenRelease(target, release, searcher, Batcher([worker], BatchConfig()), [worker])
+
+
+def test_what_the_old_release_had_is_freed_though_a_request_still_renders_its_reply(monkeypatch):
+    left, body = {}, api.embeddings_body
+
+    async def slow(*arguments):
+        await asyncio.sleep(0.2)
+        return await body(*arguments)
+
+    monkeypatch.setattr(api, "embeddings_body", slow)
+
+    async def open_one(target):
+        encoder, searcher = Held(), Held()
+        left[target] = weakref.ref(encoder), weakref.ref(searcher)
+        return _opened(target, encoder, searcher)
+
+    async def work():
+        current = CurrentRelease(open_one)
+        await current.switch("a")
+        transport = httpx.ASGITransport(api.build_app(current, Limits()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            asked = asyncio.create_task(client.post("/v1/embeddings", json={"input": "a disc"}))
+            while not current.now.in_flight:
+                await asyncio.sleep(0.001)
+            await current.switch("b")
+            assert (await asked).status_code == 200
+        there = [[part() is not None for part in left[target]] for target in "ab"]
+        await current.close()
+        return there
+
+    assert asyncio.run(work()) == [[False, False], [True, True]]
+
+
+def test_a_release_that_is_closed_tells_requests_that_none_answers():
+    async def work():
+        release = _opened("a", Held(), Held())
+        await release.encode([Item("a", "a disc")], "query")
+        await release.close()
+        assert not release.ready
+        for ask in (release.encode([Item("a", "a disc")], "query"), release.search(np.ones((1, 4)), 1, None), release.thumbnail("a")):
+            with pytest.raises(Starting):
+                await ask
+
+    asyncio.run(work())
 
 
 def test_before_the_first_release_requests_are_told_that_it_starts():
