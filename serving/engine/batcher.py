@@ -23,6 +23,8 @@ from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
 MEASURED = 5
 """Batches after which the rate is known: the first ones of a release take a multiple of the others where the machine has more to do."""
+FIRST_BATCHES = 3
+"""Until then an item counts as if so many full batches, or so many of the largest interactive requests, took `interactive_wait_s`."""
 AHEAD = 0.75
 """A next batch is handed over early only if it has at least this share of the current batch's items."""
 MOST_DEATHS = 2
@@ -120,14 +122,16 @@ class Batcher:
         What takes long by itself is late by no more than what is before it: where that is nothing it is taken, and the rate is learnt
         from it.
         """
+        encoders = max(1, sum(worker.alive for worker in self.workers))
+        longest_s = self.config.interactive_wait_s if self._queue.is_interactive(len(wanted)) else self.config.bulk_wait_s
         if self.rate.batches < MEASURED:
-            return 0.0
+            item_s = self.config.interactive_wait_s / (FIRST_BATCHES * max(self.config.batch_size, self.config.interactive_items))
+            items = self._queue.items_before(len(wanted)) + sum(each.items for each in self._flying.values()) + entering
+            return item_s * items / encoders - longest_s
         ahead = self._queue.seconds_before(len(wanted), entering)
         now = time.monotonic()
         ahead += sum(max(0.0, each.began + each.seconds - now) for each in self._flying.values())
-        encoders = max(1, sum(worker.alive for worker in self.workers))
         own = self.rate.seconds(total(wanted))
-        longest_s = self.config.interactive_wait_s if self._queue.is_interactive(len(wanted)) else self.config.bulk_wait_s
         return min(ahead, ahead + own - longest_s * encoders) / encoders
 
     @property

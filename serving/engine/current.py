@@ -18,6 +18,7 @@ from mirepoix.models.encoder_config import Role
 from mirepoix.models.item import Item, Modality
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.garbage import collect_and_freeze
+from mirepoix.serving.engine.rate import Rate
 from mirepoix.serving.engine.telemetry.metrics import Figures
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
@@ -108,6 +109,7 @@ class CurrentRelease:
         self._now: OpenRelease | None = None
         self._there = asyncio.Event()
         self._prepared: dict[str, OpenRelease] = {}  # by target
+        self._rate: Rate | None = None  # of the release that answers, or answered last
         self._closing: set[asyncio.Task[None]] = set()
         self._swapping = asyncio.Lock()
 
@@ -226,6 +228,9 @@ class CurrentRelease:
 
     def _change(self, release: OpenRelease) -> None:
         old, self._now = self._now, release
+        if self._rate is not None:
+            release.batcher.rate.begin_as(self._rate)  # under overload a rate that is not known yet would let everything in
+        self._rate = release.batcher.rate
         self._there.set()
         self._figures.use_release(release.about.version, release.about.name)
         if old is None:

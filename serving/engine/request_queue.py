@@ -20,8 +20,6 @@ from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
 RECENT_SECONDS = 2.0
 """For so long after an interactive request the bulk part of a batch is kept short."""
-AVERAGING = 0.05
-"""Weight of the newest request in the moving average of what interactive requests take."""
 MOST_PASSES = 8
 """After so many batches without any bulk item, one takes a bulk part though interactive items would fill it."""
 
@@ -103,7 +101,6 @@ class RequestQueue:
     def __init__(self, config: BatchConfig, rate: Rate):
         self.config, self.rate = config, rate
         self._interactive, self._bulk = _Lane(), _Lane()
-        self._interactive_s = 0.0  # what an interactive request takes, on average
         self._again: deque[list[Slice]] = deque()  # batches whose encoder died
         self._last_interactive = -RECENT_SECONDS
         self._passes = 0
@@ -141,16 +138,19 @@ class RequestQueue:
         """
         ahead = self.rate.seconds(self._interactive.units)
         ahead += 0.0 if self.is_interactive(items) else self.rate.seconds(self._bulk.units)
-        ahead += sum(self.rate.seconds(units_of(batch)) for batch in self._again) + entering * self._interactive_s
+        ahead += sum(self.rate.seconds(units_of(batch)) for batch in self._again) + entering * self.rate.interactive_s
         return ahead
+
+    def items_before(self, items: int) -> int:
+        """The items that a request of so many waits for."""
+        return self._interactive.items + (0 if self.is_interactive(items) else self._bulk.items)
 
     def add(self, job: Job) -> None:
         """Puts a request at the end."""
         interactive = self.is_interactive(len(job.items))
         if interactive:
             self._last_interactive = job.began
-            seconds = self.rate.seconds(total(job.units))
-            self._interactive_s += (AVERAGING if self._interactive_s else 1.0) * (seconds - self._interactive_s)
+            self.rate.observe_interactive(total(job.units))
         (self._interactive if interactive else self._bulk).add(job)
 
     def drop(self, job: Job) -> None:
@@ -219,7 +219,7 @@ class RequestQueue:
         job, seconds, count = self._bulk.jobs[0], 0.0, 0
         for one in job.units[job.next :]:
             seconds += self.rate.seconds(one)
-            if count and seconds > self.config.bulk_share * self._interactive_s:
+            if count and seconds > self.config.bulk_share * self.rate.interactive_s:
                 break
             count += 1
         return count

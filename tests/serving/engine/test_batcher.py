@@ -10,7 +10,7 @@ import pytest
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.serving.engine.batch_config import BatchConfig
-from mirepoix.serving.engine.batcher import MEASURED, Batcher, EncoderDied, Overloaded
+from mirepoix.serving.engine.batcher import FIRST_BATCHES, MEASURED, Batcher, EncoderDied, Overloaded
 from mirepoix.serving.engine.rate import Rate, units
 from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
@@ -309,7 +309,7 @@ def test_requests_are_not_refused_by_what_the_first_batch_of_a_release_took():
         await first
         return [await batcher.encode(request("next"), "query"), *await asyncio.gather(*waiting)]
 
-    assert len(run(work, Slow(), batch_size=4, interactive_wait_s=0.2)) == 21
+    assert len(run(work, Slow(), batch_size=8, interactive_wait_s=0.2)) == 21
 
 
 def test_a_request_that_would_be_late_is_refused_with_when_it_would_not_be():
@@ -323,6 +323,20 @@ def test_a_request_that_would_be_late_is_refused_with_when_it_would_not_be():
     accepted, late = run(work, batch_size=8, interactive_wait_s=0.2)
     assert 5 <= accepted <= 20, "0.2 s at 2 ms an item are 100 items, 12 requests"
     assert len(late) == 100 - accepted and max(late) < 0.1 and min(late) > 0, "each is late by the time of one request"
+
+
+def test_before_the_rate_is_known_a_few_batches_of_short_requests_are_let_in_and_long_ones_all_the_same():
+    async def work(batcher):
+        short = [asyncio.create_task(batcher.encode(request(f"r{n}"), "query")) for n in range(300)]
+        long = [asyncio.create_task(batcher.encode(request(f"bulk{n}", 100), "document")) for n in range(4)]
+        assert all(len(each) == 100 for each in await asyncio.gather(*long))
+        done = await asyncio.gather(*short, return_exceptions=True)
+        late = [each.after_s for each in done if isinstance(each, Overloaded)]
+        assert min(late) > 0
+        return 300 - len(late)
+
+    assert run(work, batch_size=16) == FIRST_BATCHES * 16 + 1
+    assert run(work, Clocked(), Clocked(), batch_size=16) == 2 * FIRST_BATCHES * 16 + 1
 
 
 def test_a_long_request_waits_longer_than_a_short_one_may():
@@ -384,6 +398,19 @@ def test_the_rate_of_texts_and_of_pictures_is_learnt_apart():
         rate.observe(text, 0.01)
         rate.observe(picture, 0.2)
     assert rate.seconds(text) == pytest.approx(0.01, rel=0.2) and rate.seconds(picture) == pytest.approx(0.2, rel=0.35)
+
+
+def test_a_rate_begins_as_another_one_and_is_corrected_by_its_own_batches():
+    before, rate = Rate(), Rate()
+    short = units(request("short"))
+    for _ in range(MEASURED):
+        before.observe(short, 0.1)
+        before.observe_interactive(short)
+    rate.begin_as(before)
+    assert rate.batches == MEASURED and rate.interactive_s == rate.seconds(short) == pytest.approx(0.1)
+    for _ in range(20):
+        rate.observe(short, 0.01)
+    assert rate.interactive_s == rate.seconds(short) == pytest.approx(0.01, rel=0.01) and before.interactive_s == pytest.approx(0.1)
 
 
 def test_a_config_that_cannot_be_is_refused():

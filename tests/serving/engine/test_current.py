@@ -1,8 +1,11 @@
 """A request holds one release; another one is proved beside it, then answers, and the old one ends when nobody holds it."""
 
 import asyncio
+import time
 import weakref
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import httpx
 import numpy as np
@@ -12,8 +15,9 @@ import pytest
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.serving.engine.batch_config import BatchConfig
-from mirepoix.serving.engine.batcher import Batcher
+from mirepoix.serving.engine.batcher import MEASURED, Batcher, Overloaded
 from mirepoix.serving.engine.current import CurrentRelease, OpenRelease, Starting
+from mirepoix.serving.engine.rate import Rate
 from mirepoix.serving.engine.work import Encoded
 from mirepoix.serving.engine.worker import ThreadWorker
 from mirepoix.serving.http import api
@@ -27,6 +31,7 @@ class Opened:
         self.target = target
         self.about = type("About", (), {"version": f"v{target}", "name": target})
         self.in_flight, self.closed = 0, False
+        self.batcher = SimpleNamespace(rate=Rate())
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -192,11 +197,11 @@ class Held:
         return [[Encoded(np.ones((1, 4), np.float32), 3) for _ in request.items] for request in requests]
 
 
-def _opened(target: str, encoder: Held, searcher: Held) -> OpenRelease:
+def _opened(target: str, encoder: Callable[..., Any], searcher: Any = None, **config: Any) -> OpenRelease:
     items = pa.table({"modality": pa.array([1], pa.int8())})
     release = SimpleNamespace(name="tiny", version=target, widths=(4,), instructions={}, items=lambda: items)
     worker = ThreadWorker(encoder)
-    return OpenRelease(target, release, searcher, Batcher([worker], BatchConfig()), [worker])
+    return OpenRelease(target, release, searcher or Held(), Batcher([worker], BatchConfig(**config)), [worker])
 
 
 def test_what_the_old_release_had_is_freed_though_a_request_still_renders_its_reply(monkeypatch):
@@ -228,6 +233,32 @@ def test_what_the_old_release_had_is_freed_though_a_request_still_renders_its_re
         return there
 
     assert asyncio.run(work()) == [[False, False], [True, True]]
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_a_new_release_lets_in_no_more_than_the_one_before_it_while_its_own_rate_is_not_known(pause):
+    def encode(requests):
+        time.sleep(0.005 * sum(len(request.items) for request in requests))
+        return Held()(requests)
+
+    async def open_one(target):
+        return _opened(target, encode, interactive_wait_s=0.1)
+
+    async def ask(current, name):
+        async with current.held() as release:
+            return await release.encode([Item(name, "a disc")], "query")
+
+    async def work():
+        current = CurrentRelease(open_one)
+        await current.switch("a")
+        for n in range(MEASURED):
+            await ask(current, f"first{n}")
+        await (current.replace("b") if pause else current.switch("b"))
+        done = await asyncio.gather(*(ask(current, f"{n}") for n in range(150)), return_exceptions=True)
+        await current.close()
+        return len([each for each in done if isinstance(each, Overloaded)])
+
+    assert asyncio.run(work()) > 100, "in 0.1 s 20 items are encoded"
 
 
 def test_a_release_that_is_closed_tells_requests_that_none_answers():
