@@ -9,7 +9,7 @@ What would wait too long by the measured rate is refused at once, with the secon
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from mirepoix.models.encoder_config import Role
@@ -28,7 +28,7 @@ FIRST_BATCHES = 3
 AHEAD = 0.75
 """A next batch is handed over early only if it has at least this share of the current batch's items."""
 MOST_DEATHS = 2
-"""A request survives so many deaths of an encoder; at the next one it is given up, as it may be the cause."""
+"""Items of a request survive so many deaths of their encoder; at the next one the request is given up, as it may be the cause."""
 
 
 class Overloaded(Exception):
@@ -84,6 +84,7 @@ class Batcher:
         self._flying: dict[tuple[int, int], _Flight] = {}  # by worker and turn
         self._arrived = asyncio.Event()
         self._free_at: dict[int, float] = {}  # of each worker: when its last batch ended
+        self._deaths: dict[int, int] = {}  # of each worker
         self._tasks = [
             asyncio.create_task(self._work((number, turn), worker))
             for number, worker in enumerate(workers)
@@ -147,12 +148,17 @@ class Batcher:
             batch = await self._next(place, worker, last)
             last = sum(each.size for each in batch)
             given = units_of(batch)
-            began = time.monotonic()
+            began, deaths = time.monotonic(), self._deaths.get(number, 0)
             self._flying[place] = _Flight(began, self.rate.seconds(given), last)
             try:
                 results = await worker.encode([each.request for each in batch])
             except EncoderDied:
-                self._returned(batch)
+                ahead = self._flying.get(_other(place))
+                if self._deaths.get(number, 0) > deaths or (ahead is not None and ahead.began < began):
+                    self._queue.put_back(batch)  # the encoder died over the batch before it
+                else:
+                    self._deaths[number] = deaths + 1
+                    self._returned(batch)
                 continue
             except Exception as error:  # noqa: BLE001 a fault of the encoder is one of the requests of its batch, and the next go on
                 for each in batch:
@@ -171,7 +177,7 @@ class Batcher:
 
     async def _next(self, place: tuple[int, int], worker: Worker, last: int) -> list[Slice]:
         """The next batch, as soon as there is something to encode and the worker can; `last`: the items of the batch before."""
-        other = (place[0], 1 - place[1])
+        other = _other(place)
         while True:
             if other in self._flying:
                 last = 0
@@ -202,19 +208,17 @@ class Batcher:
                 return
 
     def _returned(self, batch: list[Slice]) -> None:
-        """Puts the items of an encoder that died at the head of the queue, each request in a batch of its own from its second death on."""
+        """Puts what an encoder died over at the head of the queue, each request in a batch of its own from the second death on."""
         again: list[Slice] = []
-        for each in batch:
-            each.job.deaths += 1
-            if each.job.deaths > MOST_DEATHS:
+        for each in [replace(each, deaths=each.deaths + 1) for each in batch]:
+            if each.deaths > MOST_DEATHS:
                 self._give_up(each.job, EncoderDied("the encoder ended each time that it encoded this request"))
-            elif each.job.deaths == 1:
+            elif each.deaths == 1:
                 again.append(each)
             else:
                 self._queue.put_back_alone(each)
         if again:
             self._queue.put_back(again)
-        self._arrived.set()
 
     def _give_up(self, job: Job, error: BaseException) -> None:
         """Ends a request with an error."""
@@ -233,3 +237,8 @@ class Batcher:
             return
         if len(found := [one for one in job.encoded if one is not None]) == len(job.items):
             job.done.set_result(found)
+
+
+def _other(place: tuple[int, int]) -> tuple[int, int]:
+    """The other turn of a worker."""
+    return place[0], 1 - place[1]

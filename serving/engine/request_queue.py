@@ -35,7 +35,6 @@ class Job:
     done: asyncio.Future[list[Encoded]]
     encoded: list[Encoded | None] = field(default_factory=list)
     next: int = 0  # the first item that is in no batch yet
-    deaths: int = 0
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -50,6 +49,7 @@ class Slice:
     job: Job
     start: int
     end: int
+    deaths: int = 0  # of encoders that were encoding it
 
     @property
     def size(self) -> int:

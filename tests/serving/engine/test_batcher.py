@@ -289,6 +289,63 @@ def test_a_request_over_which_encoders_die_again_and_again_is_given_up_and_the_o
     assert encoder.batches.count(["deadly-0"]) >= 1, "from the second death on it is in a batch of its own"
 
 
+class Mortal(Queued):
+    """An encoder before which the next batch may lie; at a death it loses both, and another one is there at once."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.lives = 0
+
+    async def encode(self, requests):
+        life = self.lives
+        encoded = await super().encode(requests) if life == self.lives else None
+        if life != self.lives:
+            raise EncoderDied
+        return encoded
+
+    def die(self) -> None:
+        self.lives += 1
+
+
+def test_a_long_request_outlives_deaths_of_its_encoder_between_which_parts_of_it_were_encoded():
+    encoder = Mortal()
+
+    async def work(batcher):
+        bulk = asyncio.create_task(batcher.encode(request("bulk", 640), "document"))
+        for _ in range(4):
+            good = len(encoder.batches)
+            while len(encoder.batches) < good + 4 and not bulk.done():
+                await asyncio.sleep(SECONDS)
+            encoder.die()
+        return len(await bulk)
+
+    assert run(work, encoder, batch_size=32) == 640 and encoder.most == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_lies_behind_a_request_that_kills_its_encoders_is_not_given_up_with_it(workers):
+    encoders = [Mortal() for _ in range(workers)]
+
+    def dies_over(encoder):
+        def fails(names):
+            if "deadly-7" in names:
+                encoder.die()
+            return None
+
+        return fails
+
+    for each in encoders:
+        each.fails = dies_over(each)
+
+    async def work(batcher):
+        asked = [request("first", 8), *(request(f"r{n}") for n in range(10)), request("deadly", 40), request("long", 200)]
+        return await asyncio.gather(*(batcher.encode(each, "query") for each in asked), return_exceptions=True)
+
+    *others, deadly, long = run(work, *encoders, batch_size=8)
+    assert isinstance(deadly, EncoderDied) and len(long) == 200 and all(isinstance(each, list) for each in others)
+    assert sum(each.lives for each in encoders) == 3
+
+
 async def measured(batcher: Batcher) -> None:
     """Returns when the rate is known."""
     for _ in range(MEASURED):
