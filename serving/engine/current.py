@@ -23,7 +23,7 @@ from mirepoix.serving.engine.telemetry.metrics import Figures
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
 from mirepoix.serving.in_process.searcher import Searcher, SearchResult
-from mirepoix.serving.release import Release
+from mirepoix.serving.release import Release, published_version
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,15 @@ class Starting(Exception):
 
 Open = Callable[[str], Awaitable[OpenRelease]]
 """Opens the release at a path or URI, and proves it by its golden vectors; Refused where that fails."""
+Version = Callable[[str], str | None]
+"""The version of the release that is at a path or URI now; None where it cannot be read."""
 
 
 class CurrentRelease:
     """The release that answers."""
 
-    def __init__(self, open_one: Open, figures: Figures | None = None, wait_s: float = 0.0):
+    def __init__(self, open_one: Open, figures: Figures | None = None, wait_s: float = 0.0, version: Version = published_version):
+        self._published = version
         self._open, self._figures, self.wait_s = open_one, figures or Figures(), wait_s
         self._now: OpenRelease | None = None
         self._there = asyncio.Event()
@@ -156,26 +159,34 @@ class CurrentRelease:
         async with self._swapping:
             return (await self._opened(target)).about.version
 
-    def is_ready_for(self, target: str) -> bool:
-        """Whether a change to a release takes no time: it is open already."""
-        return target in self._prepared or (self._now is not None and self._now.target == target)
+    async def is_open(self, target: str) -> bool:
+        """Whether a change to a release takes no time: it is open already, and no other version was published in its place since."""
+        return await self._found(target) is not None
+
+    async def _found(self, target: str) -> OpenRelease | None:
+        there = [one for one in (self._prepared.get(target), self._now) if one is not None and one.target == target]
+        if not there:
+            return None
+        version = await asyncio.to_thread(self._published, target)
+        return next((one for one in there if version in (None, one.about.version)), None)
 
     async def switch(self, target: str) -> None:
         """Lets a release answer from now on, which is opened and proved first where it is not."""
         async with self._swapping:
             release = await self._opened(target)
             if release is not self._now:
-                del self._prepared[target]
+                self._prepared.pop(target)
                 if self._now is not None:
                     self._figures.swaps.labels("swapped").inc()
                 self._change(release)
 
     async def _opened(self, target: str) -> OpenRelease:
-        if self._now is not None and self._now.target == target:
-            return self._now
-        if target not in self._prepared:
-            self._prepared[target] = await self._proved(target)
-        return self._prepared[target]
+        if (there := await self._found(target)) is not None:
+            return there
+        if (other := self._prepared.pop(target, None)) is not None:
+            await other.close()
+        self._prepared[target] = release = await self._proved(target)
+        return release
 
     async def forget(self, target: str) -> None:
         """Closes a release that was prepared, and does not answer."""

@@ -178,8 +178,8 @@ class LocalServer:
         return self._answering(0.0)
 
     async def _swapped(self, target: str, pause: bool, say: Callable[[str], None]) -> Swapped:
-        now = self.current.now
-        if now is not None and now.target == target:
+        if await self.current.is_open(target):
+            await self.current.switch(target)
             return self._answering(0.0)
         try:
             release = await asyncio.to_thread(open_release, target)
@@ -212,7 +212,7 @@ class LocalServer:
             release = await asyncio.to_thread(open_release, target)
             release.refuse_code(self.config.trust_remote_code)
             trusted, threads = self.config.trust_remote_code, self.config.threads
-            openings = [Opening(target, trusted, number, threads) for number in range(self.config.encoders)]
+            openings = [Opening(target, release.version, trusted, number, threads) for number in range(self.config.encoders)]
             start_s, answer_s = self.config.start_timeout_s, self.config.limits.timeout_s
             workers = [ProcessWorker(opening, self._fork_server, start_s, answer_s) for opening in openings]
             modules = await asyncio.gather(*(worker.start() for worker in workers))

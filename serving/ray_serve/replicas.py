@@ -104,7 +104,7 @@ class Replica:
             raise Refused('no release is given; give user_config as {"release": FOLDER OR URI}')
         target = absolute(settings["release"])
         self.stored[target] = settings.get("stored", target)
-        if self.current.now is None or self.current.is_ready_for(target):
+        if self.current.now is None or await self.current.is_open(target):
             await self.current.switch(target)
         else:
             self._opening = asyncio.create_task(self._switched(target, bool(settings.get("pause"))))

@@ -27,9 +27,9 @@ from mirepoix.serving.http.limits_config import Limits
 class Opened:
     """A release that has nothing but its name, and says whether it is closed."""
 
-    def __init__(self, target: str):
+    def __init__(self, target: str, version: str):
         self.target = target
-        self.about = type("About", (), {"version": f"v{target}", "name": target})
+        self.about = type("About", (), {"version": version, "name": target})
         self.in_flight, self.closed = 0, False
         self.batcher = SimpleNamespace(rate=Rate())
         self.idle = asyncio.Event()
@@ -46,6 +46,7 @@ class Shelf:
     def __init__(self, *refused: str):
         self.refused = refused
         self.opened: list[Opened] = []
+        self.made_anew: dict[str, str | None] = {}
 
     async def __call__(self, target: str) -> Opened:
         await asyncio.sleep(0.01)
@@ -53,14 +54,17 @@ class Shelf:
             raise KeyError(target)
         if target in self.refused:
             raise Refused(f"{target} does not reproduce its golden vectors")
-        self.opened.append(Opened(target))
+        self.opened.append(Opened(target, self.version(target) or "unreadable"))
         return self.opened[-1]
+
+    def version(self, target: str) -> str | None:
+        return self.made_anew.get(target, f"v{target}")
 
 
 def run(work, *refused: str, wait_s: float = 0.0):
     async def inner():
         shelf = Shelf(*refused)
-        current = CurrentRelease(shelf, wait_s=wait_s)
+        current = CurrentRelease(shelf, wait_s=wait_s, version=shelf.version)
         try:
             return await asyncio.wait_for(work(current, shelf), 10)
         finally:
@@ -112,13 +116,31 @@ def test_a_release_that_does_not_prove_itself_changes_nothing():
 def test_a_release_that_is_prepared_answers_at_once_or_is_forgotten():
     async def work(current, shelf):
         await current.switch("a")
-        assert await current.prepare("b") == "vb" and current.is_ready_for("b") and not current.is_ready_for("c")
+        assert await current.prepare("b") == "vb" and await current.is_open("b") and not await current.is_open("c")
         await current.forget("b")
-        assert shelf.opened[1].closed and not current.is_ready_for("b")
+        assert shelf.opened[1].closed and not await current.is_open("b")
         await current.prepare("c")
         await current.switch("c")
         await current.switch("c")
         assert [each.target for each in shelf.opened] == ["a", "b", "c"], "what is open already is not opened again"
+
+    run(work)
+
+
+def test_a_release_that_was_made_anew_in_its_place_is_opened_and_one_that_cannot_be_read_any_longer_is_kept():
+    async def work(current, shelf):
+        await current.switch("a")
+        await current.prepare("b")
+        shelf.made_anew = {"a": "v2", "b": None}
+        assert not await current.is_open("a") and await current.is_open("b")
+        assert await current.prepare("a") == "v2" and current.version() == "va" and await current.is_open("a")
+        shelf.made_anew["a"] = "v3"
+        await current.switch("a")
+        assert current.version() == "v3"
+        shelf.made_anew["a"] = None
+        await current.switch("a")
+        await asyncio.sleep(0.02)
+        assert [(each.about.version, each.closed) for each in shelf.opened] == [("va", True), ("vb", False), ("v2", True), ("v3", False)]
 
     run(work)
 
@@ -219,7 +241,7 @@ def test_what_the_old_release_had_is_freed_though_a_request_still_renders_its_re
         return _opened(target, encoder, searcher)
 
     async def work():
-        current = CurrentRelease(open_one)
+        current = CurrentRelease(open_one, version=lambda target: target)
         await current.switch("a")
         transport = httpx.ASGITransport(api.build_app(current, Limits()))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
@@ -249,7 +271,7 @@ def test_a_new_release_lets_in_no_more_than_the_one_before_it_while_its_own_rate
             return await release.encode([Item(name, "a disc")], "query")
 
     async def work():
-        current = CurrentRelease(open_one)
+        current = CurrentRelease(open_one, version=lambda target: target)
         await current.switch("a")
         for n in range(MEASURED):
             await ask(current, f"first{n}")
