@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Protocol
 
 from mirepoix.models.encoder_config import Role
@@ -27,6 +28,9 @@ FIRST_BATCHES = 3
 """Until then an item counts as if so many full batches, or so many of the largest interactive requests, took `interactive_wait_s`."""
 AHEAD = 0.75
 """A next batch is handed over early only if it has at least this share of the current batch's items."""
+BATCH_SHARE = 0.25
+"""Share of the time for an answer that a batch of several items takes at most, by the measured rate: an encoder that seems to be stuck is
+killed."""
 MOST_DEATHS = 2
 """Items of a request survive so many deaths of their encoder; at the next one the request is given up, as it may be the cause."""
 
@@ -41,6 +45,10 @@ class Overloaded(Exception):
 
 class EncoderDied(Exception):
     """An encoder ended while it had a batch; another one, or a new one, encodes it again."""
+
+
+class TooSlow(EncoderDied):
+    """An encoder did not answer in time, and was ended."""
 
 
 class Worker(Protocol):
@@ -58,7 +66,10 @@ class Worker(Protocol):
         """Returns when it can encode: at once, or if it has died, when another one is there in its place."""
 
     async def encode(self, requests: list[EncodeRequest]) -> list[list[Encoded] | str]:
-        """The encoded items of each request or why it is refused; raises EncoderDied, after which it is to be revived."""
+        """The encoded items of each request or why it is refused; raises EncoderDied, after which it is to be revived.
+
+        TooSlow where the items themselves may be the reason.
+        """
 
 
 @dataclass(frozen=True)
@@ -77,10 +88,10 @@ Observe = Callable[[int], None]
 class Batcher:
     """Hands the items of requests to encoders, in batches."""
 
-    def __init__(self, workers: Sequence[Worker], config: BatchConfig, observe: Observe | None = None):
+    def __init__(self, workers: Sequence[Worker], config: BatchConfig, observe: Observe | None = None, answer_s: float = inf):
         self.config, self.rate, self.workers = config, Rate(), workers
         self._observe = observe
-        self._queue = RequestQueue(config, self.rate)
+        self._queue = RequestQueue(config, self.rate, BATCH_SHARE * answer_s)
         self._flying: dict[tuple[int, int], _Flight] = {}  # by worker and turn
         self._arrived = asyncio.Event()
         self._free_at: dict[int, float] = {}  # of each worker: when its last batch ended
@@ -152,7 +163,10 @@ class Batcher:
             self._flying[place] = _Flight(began, self.rate.seconds(given), last)
             try:
                 results = await worker.encode([each.request for each in batch])
-            except EncoderDied:
+            except EncoderDied as died:
+                if isinstance(died, TooSlow) and last == 1:
+                    self._give_up(batch[0].job, died)  # the next encoder would take as long
+                    continue
                 ahead = self._flying.get(_other(place))
                 if self._deaths.get(number, 0) > deaths or (ahead is not None and ahead.began < began):
                     self._queue.put_back(batch)  # the encoder died over the batch before it

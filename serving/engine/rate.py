@@ -47,6 +47,7 @@ class Rate:
         self._seconds = dict(FIRST_SECONDS)
         self._interactive: Units = (0.0, 0.0)  # of an interactive request, on average
         self.batches = 0
+        self._seen = [False for _ in KINDS]
 
     def begin_as(self, other: "Rate") -> None:
         """Takes over what was learnt of another release as a first guess, which the first batches of this one correct."""
@@ -56,6 +57,10 @@ class Rate:
     def interactive_s(self) -> float:
         """What an interactive request takes one encoder, on average; 0 before the first one."""
         return self.seconds(self._interactive)
+
+    def is_guessed(self, given: Units) -> bool:
+        """Whether no batch of this release has had units of such a kind."""
+        return any(amount > 0 and not seen for amount, seen in zip(given, self._seen, strict=True))
 
     def observe_interactive(self, given: Units) -> None:
         """Counts an interactive request of so many units in the average."""
@@ -74,6 +79,7 @@ class Rate:
             return
         learning = LEARNING if self.batches else 1.0
         self.batches += 1
+        self._seen = [seen or amount > 0 for seen, amount in zip(self._seen, given, strict=True)]
         ratio = seconds / expected
         for kind, amount in zip(KINDS, given, strict=True):
             share = amount * self._seconds[kind] / expected

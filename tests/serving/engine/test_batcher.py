@@ -10,7 +10,7 @@ import pytest
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.serving.engine.batch_config import BatchConfig
-from mirepoix.serving.engine.batcher import FIRST_BATCHES, MEASURED, Batcher, EncoderDied, Overloaded
+from mirepoix.serving.engine.batcher import FIRST_BATCHES, MEASURED, Batcher, EncoderDied, Overloaded, TooSlow
 from mirepoix.serving.engine.rate import Rate, units
 from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
@@ -287,6 +287,24 @@ def test_a_request_over_which_encoders_die_again_and_again_is_given_up_and_the_o
     assert isinstance(deadly, EncoderDied) and all(isinstance(each, list) for each in others)
     assert len([batch for batch in encoder.batches if "deadly-0" in batch]) == 3
     assert encoder.batches.count(["deadly-0"]) >= 1, "from the second death on it is in a batch of its own"
+
+
+def test_an_input_that_takes_an_encoder_too_long_is_given_up_at_once_and_several_are_encoded_again():
+    slow = []
+
+    def hangs(names):
+        if "slow-0" in names or not slow:
+            slow.append(names)
+            return TooSlow()
+        return None
+
+    async def work(batcher):
+        several = await batcher.encode(request("a", 3), "query")
+        with pytest.raises(TooSlow):
+            await batcher.encode(request("slow"), "query")
+        return len(several)
+
+    assert run(work, Clocked(hangs)) == 3 and slow == [["a-0", "a-1", "a-2"], ["slow-0"]]
 
 
 class Mortal(Queued):
