@@ -113,10 +113,13 @@ class Batcher:
 
     # Requests
 
-    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end") -> list[Encoded]:
-        """The encoded items of a request; Overloaded where it would wait too long. A request that is cancelled leaves the queue."""
+    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end", patient: bool = False) -> list[Encoded]:
+        """The encoded items of a request; Overloaded where it would wait too long, unless it is patient.
+
+        A request that is cancelled leaves the queue.
+        """
         job = Job(items, role, truncate, [units([item]) for item in items], asyncio.get_running_loop().create_future(), [None] * len(items))
-        if (after_s := self.excess(job.units)) > 0:
+        if not patient and (after_s := self.excess(job.units)) > 0:
             raise Overloaded(after_s)
         self._queue.add(job)
         self._arrived.set()

@@ -66,10 +66,10 @@ class OpenRelease:
         """Whether an encoder is there; while the only one is started again, requests wait for it."""
         return any(worker.alive for worker in self.batcher.workers)
 
-    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end") -> list[Encoded]:
-        """The items with their rows; Overloaded where they would wait too long."""
+    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end", patient: bool = False) -> list[Encoded]:
+        """The items with their rows; Overloaded where they would wait too long, unless they are of a patient request."""
         self._open_searcher()
-        return await self.batcher.encode(items, role, truncate)
+        return await self.batcher.encode(items, role, truncate, patient)
 
     async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]:
         return await asyncio.to_thread(self._open_searcher().search, rows_TD, k, target)
@@ -91,6 +91,26 @@ class OpenRelease:
         await self.batcher.close()
         for part in parts:
             await part.close()
+
+
+class Awaited:
+    """A release, for a request that has waited for it in the pause of a swap, and so is not refused because of the others that did."""
+
+    def __init__(self, release: OpenRelease):
+        self._release, self.target, self.about = release, release.target, release.about
+
+    @property
+    def ready(self) -> bool:
+        return self._release.ready
+
+    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end") -> list[Encoded]:
+        return await self._release.encode(items, role, truncate, patient=True)
+
+    async def search(self, rows_TD: np.ndarray, k: int, target: Modality | None) -> list[SearchResult]:
+        return await self._release.search(rows_TD, k, target)
+
+    async def thumbnail(self, id: str) -> bytes | None:
+        return await self._release.thumbnail(id)
 
 
 class Starting(Exception):
@@ -134,9 +154,10 @@ class CurrentRelease:
         return self._now
 
     @asynccontextmanager
-    async def held(self) -> AsyncIterator[OpenRelease]:
+    async def held(self) -> AsyncIterator[OpenRelease | Awaited]:
         """The release that answers, which stays open within the block; Starting where none does, and none comes in `wait_s`."""
-        if self._now is None and self.wait_s:
+        waited = self._now is None
+        if waited and self.wait_s:
             try:
                 async with asyncio.timeout(self.wait_s):
                     await self._there.wait()
@@ -148,7 +169,7 @@ class CurrentRelease:
         release.in_flight += 1
         release.idle.clear()
         try:
-            yield release
+            yield Awaited(release) if waited else release
         finally:
             release.in_flight -= 1
             if not release.in_flight:

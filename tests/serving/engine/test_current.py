@@ -283,6 +283,30 @@ def test_a_new_release_lets_in_no_more_than_the_one_before_it_while_its_own_rate
     assert asyncio.run(work()) > 100, "in 0.1 s 20 items are encoded"
 
 
+def test_requests_that_waited_in_a_pause_are_all_answered_however_many_they_are():
+    async def open_one(target):
+        await asyncio.sleep(0.05)
+        return _opened(target, Held(), interactive_wait_s=0.001, batch_size=8)
+
+    async def ask(current, name):
+        async with current.held() as release:
+            return await release.encode([Item(name, "a disc")], "query")
+
+    async def work():
+        current = CurrentRelease(open_one, version=lambda target: target, wait_s=5.0)
+        await current.switch("a")
+        for n in range(MEASURED):
+            await ask(current, f"first{n}")
+        replacing = asyncio.create_task(current.replace("b"))
+        await asyncio.sleep(0.01)
+        done = await asyncio.gather(*(ask(current, f"{n}") for n in range(200)))
+        await replacing
+        await current.close()
+        return len(done)
+
+    assert asyncio.run(work()) == 200
+
+
 def test_a_release_that_is_closed_tells_requests_that_none_answers():
     async def work():
         release = _opened("a", Held(), Held())
