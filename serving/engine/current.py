@@ -176,7 +176,10 @@ class CurrentRelease:
                 release.idle.set()
 
     async def prepare(self, target: str) -> str:
-        """Opens and proves a release beside the one that answers, and returns its version; one that is open already is kept."""
+        """Opens and proves a release beside the one that answers, and returns its version; one that is open already is kept.
+
+        Another one that was prepared is closed first: memory was looked at for one.
+        """
         async with self._swapping:
             return (await self._opened(target)).about.version
 
@@ -204,10 +207,14 @@ class CurrentRelease:
     async def _opened(self, target: str) -> OpenRelease:
         if (there := await self._found(target)) is not None:
             return there
-        if (other := self._prepared.pop(target, None)) is not None:
-            await other.close()
+        await self._close_prepared()
         self._prepared[target] = release = await self._proved(target)
         return release
+
+    async def _close_prepared(self) -> None:
+        while self._prepared:
+            _, release = self._prepared.popitem()
+            await release.close()
 
     async def forget(self, target: str) -> None:
         """Closes a release that was prepared, and does not answer."""
@@ -218,9 +225,13 @@ class CurrentRelease:
     async def replace(self, target: str) -> float:
         """As `switch`, where memory does not hold two: the old release is closed first, and opened again where the new one is refused.
 
-        Returns the seconds in which none answered; requests wait meanwhile.
+        Returns the seconds in which none answered; requests wait meanwhile. One that is open already answers at once.
         """
+        if await self.is_open(target):
+            await self.switch(target)
+            return 0.0
         async with self._swapping:
+            await self._close_prepared()
             old, began, before = self._now, time.monotonic(), ""
             self._now = None
             self._there.clear()

@@ -140,7 +140,23 @@ def test_a_release_that_was_made_anew_in_its_place_is_opened_and_one_that_cannot
         shelf.made_anew["a"] = None
         await current.switch("a")
         await asyncio.sleep(0.02)
-        assert [(each.about.version, each.closed) for each in shelf.opened] == [("va", True), ("vb", False), ("v2", True), ("v3", False)]
+        assert [(each.about.version, each.closed) for each in shelf.opened] == [("va", True), ("vb", True), ("v2", True), ("v3", False)]
+
+    run(work)
+
+
+def test_of_releases_that_were_prepared_one_is_open_at_most_and_it_answers_without_a_pause():
+    async def work(current, shelf):
+        await current.switch("a")
+        for target in "bcb":
+            await current.prepare(target)
+            assert [each.target for each in shelf.opened if not each.closed] == ["a", target]
+        assert await current.replace("b") == 0.0 and await _target(current) == "b"
+        await asyncio.sleep(0.02)
+        await current.prepare("c")
+        await current.replace("d")
+        assert [each.target for each in shelf.opened if not each.closed] == ["d"]
+        assert [each.target for each in shelf.opened] == list("abcbcd")
 
     run(work)
 
