@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from mirepoix.serving.search.dense import Index
 
 
+ENCODER_PARTS = "encoder/", GOLDEN, "release.json"
+"""What an encoder is opened and proved with."""
+
+
 @dataclass(frozen=True)
 class Release:
     """The content of release.json, and the folder of the release."""
@@ -248,9 +252,17 @@ def item_sources(target: str | Path) -> dict[str, list[str]]:
         return read_ids_by_source(file)
 
 
-def open_release(target: str | Path, cache: Path | None = None) -> Release:
-    """The published release at a path or URI; every file is verified against the manifest first."""
-    return read_release(fetch(target, cache or cache_folder()))
+def open_release(target: str | Path, cache: Path | None = None, parts: tuple[str, ...] = ("",)) -> Release:
+    """The published release at a path or URI; every file is verified against the manifest first, or those of some parts."""
+    return read_release(fetch(target, cache or cache_folder(), parts))
+
+
+def published_version(target: str) -> str | None:
+    """The version of the release at a path or URI; None where it cannot be read."""
+    try:
+        return peek(target)[0].version
+    except (Refused, OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def _sha256(path: Path) -> str:

@@ -255,14 +255,15 @@ def digest_of(hashes: Iterable[tuple[str, str]]) -> str:
     return hashlib.sha256(json.dumps(sorted(hashes)).encode()).hexdigest()
 
 
-def verify(target: str | Path, hashes: bool = True) -> Manifest:
-    """Compares an artefact with its manifest: names and sizes, and with `hashes` the contents; raises Damaged."""
+def verify(target: str | Path, hashes: bool = True, parts: tuple[str, ...] = ("",)) -> Manifest:
+    """Compares an artefact with its manifest: names and sizes, and with `hashes` the contents, of the files whose names begin with one of
+    `parts`; raises Damaged."""
     manifest = read_manifest(target)
     if manifest is None:
         raise Missing(f"{target} has no {MANIFEST}: it was never published completely, or the file was removed; run its stage again")
     home = target if is_local(target) else join(target, manifest.digest)
     sizes = _sizes(home)
-    mismatch = _first_mismatch(manifest, sizes, _hashes(home, sizes) if hashes else ())
+    mismatch = _first_mismatch(manifest, sizes, _hashes(home, [name for name in sizes if name.startswith(parts)]) if hashes else ())
     if mismatch:
         raise Damaged(f"{target} is damaged: {mismatch}; run its stage again with --force")
     return manifest
@@ -365,10 +366,13 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def fetch(target: str | Path, cache: Path) -> Path:
-    """A local, verified folder of an artefact: the artefact itself if it is local, else a copy in the cache, keyed by digest."""
+def fetch(target: str | Path, cache: Path, parts: tuple[str, ...] = ("",)) -> Path:
+    """A local, verified folder of an artefact: the artefact itself if it is local, else a copy in the cache, keyed by digest.
+
+    Of what is there already, the contents of the `parts` alone are compared, as in `verify`.
+    """
     if is_local(target):
-        verify(target)
+        verify(target, parts=parts)
         return local_path(target)
     manifest = read_manifest(target)
     if manifest is None:
@@ -376,7 +380,7 @@ def fetch(target: str | Path, cache: Path) -> Path:
     copy = cache / manifest.digest
     if copy.exists():
         with suppress(Damaged):
-            verify(copy)
+            verify(copy, parts=parts)
             return copy
         delete(copy)
     cache.mkdir(parents=True, exist_ok=True)

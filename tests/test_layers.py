@@ -193,7 +193,6 @@ OF_SEVERAL_MODULES = {
 }
 """Test files that are named after no module, and what they are about."""
 THROUGH = {
-    "serving/engine/worker.py": "serving/ray_serve/test_app.py",
     "components/generation/writing.py": "components/passages/test_written.py",
     "components/ingestion/formats/streams.py": "components/ingestion/test_readers.py",
     "components/publishing/sentence_transformers.py": "components/publishing/test_export.py",

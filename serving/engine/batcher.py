@@ -9,7 +9,8 @@ What would wait too long by the measured rate is refused at once, with the secon
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import inf
 from typing import Protocol
 
 from mirepoix.models.encoder_config import Role
@@ -23,10 +24,15 @@ from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
 MEASURED = 5
 """Batches after which the rate is known: the first ones of a release take a multiple of the others where the machine has more to do."""
+FIRST_BATCHES = 3
+"""Until then an item counts as if so many full batches, or so many of the largest interactive requests, took `interactive_wait_s`."""
 AHEAD = 0.75
 """A next batch is handed over early only if it has at least this share of the current batch's items."""
+BATCH_SHARE = 0.25
+"""Share of the time for an answer that a batch of several items takes at most, by the measured rate: an encoder that seems to be stuck is
+killed."""
 MOST_DEATHS = 2
-"""A request survives so many deaths of an encoder; at the next one it is given up, as it may be the cause."""
+"""Items of a request survive so many deaths of their encoder; at the next one the request is given up, as it may be the cause."""
 
 
 class Overloaded(Exception):
@@ -39,6 +45,10 @@ class Overloaded(Exception):
 
 class EncoderDied(Exception):
     """An encoder ended while it had a batch; another one, or a new one, encodes it again."""
+
+
+class TooSlow(EncoderDied):
+    """An encoder did not answer in time, and was ended."""
 
 
 class Worker(Protocol):
@@ -56,7 +66,10 @@ class Worker(Protocol):
         """Returns when it can encode: at once, or if it has died, when another one is there in its place."""
 
     async def encode(self, requests: list[EncodeRequest]) -> list[list[Encoded] | str]:
-        """The encoded items of each request or why it is refused; raises EncoderDied, after which it is to be revived."""
+        """The encoded items of each request or why it is refused; raises EncoderDied, after which it is to be revived.
+
+        TooSlow where the items themselves may be the reason.
+        """
 
 
 @dataclass(frozen=True)
@@ -75,13 +88,14 @@ Observe = Callable[[int], None]
 class Batcher:
     """Hands the items of requests to encoders, in batches."""
 
-    def __init__(self, workers: Sequence[Worker], config: BatchConfig, observe: Observe | None = None):
+    def __init__(self, workers: Sequence[Worker], config: BatchConfig, observe: Observe | None = None, answer_s: float = inf):
         self.config, self.rate, self.workers = config, Rate(), workers
         self._observe = observe
-        self._queue = RequestQueue(config, self.rate)
+        self._queue = RequestQueue(config, self.rate, BATCH_SHARE * answer_s)
         self._flying: dict[tuple[int, int], _Flight] = {}  # by worker and turn
         self._arrived = asyncio.Event()
         self._free_at: dict[int, float] = {}  # of each worker: when its last batch ended
+        self._deaths: dict[int, int] = {}  # of each worker
         self._tasks = [
             asyncio.create_task(self._work((number, turn), worker))
             for number, worker in enumerate(workers)
@@ -89,19 +103,23 @@ class Batcher:
         ]
 
     async def close(self) -> None:
-        """Ends the tasks of the workers; requests that are in the queue are cancelled."""
+        """Ends the tasks of the workers, and drops the workers; requests that are in the queue are cancelled."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks, self.workers = [], ()  # the tracebacks of ended tasks refer to the workers
         for job in self._queue.jobs():
             job.done.cancel()
 
     # Requests
 
-    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end") -> list[Encoded]:
-        """The encoded items of a request; Overloaded where it would wait too long. A request that is cancelled leaves the queue."""
+    async def encode(self, items: Sequence[Item], role: Role, truncate: Truncate = "end", patient: bool = False) -> list[Encoded]:
+        """The encoded items of a request; Overloaded where it would wait too long, unless it is patient.
+
+        A request that is cancelled leaves the queue.
+        """
         job = Job(items, role, truncate, [units([item]) for item in items], asyncio.get_running_loop().create_future(), [None] * len(items))
-        if (after_s := self.excess(job.units)) > 0:
+        if not patient and (after_s := self.excess(job.units)) > 0:
             raise Overloaded(after_s)
         self._queue.add(job)
         self._arrived.set()
@@ -119,14 +137,16 @@ class Batcher:
         What takes long by itself is late by no more than what is before it: where that is nothing it is taken, and the rate is learnt
         from it.
         """
+        encoders = max(1, sum(worker.alive for worker in self.workers))
+        longest_s = self.config.interactive_wait_s if self._queue.is_interactive(len(wanted)) else self.config.bulk_wait_s
         if self.rate.batches < MEASURED:
-            return 0.0
+            item_s = self.config.interactive_wait_s / (FIRST_BATCHES * max(self.config.batch_size, self.config.interactive_items))
+            items = self._queue.items_before(len(wanted)) + sum(each.items for each in self._flying.values()) + entering
+            return item_s * items / encoders - longest_s
         ahead = self._queue.seconds_before(len(wanted), entering)
         now = time.monotonic()
         ahead += sum(max(0.0, each.began + each.seconds - now) for each in self._flying.values())
-        encoders = max(1, sum(worker.alive for worker in self.workers))
         own = self.rate.seconds(total(wanted))
-        longest_s = self.config.interactive_wait_s if self._queue.is_interactive(len(wanted)) else self.config.bulk_wait_s
         return min(ahead, ahead + own - longest_s * encoders) / encoders
 
     @property
@@ -142,12 +162,20 @@ class Batcher:
             batch = await self._next(place, worker, last)
             last = sum(each.size for each in batch)
             given = units_of(batch)
-            began = time.monotonic()
+            began, deaths = time.monotonic(), self._deaths.get(number, 0)
             self._flying[place] = _Flight(began, self.rate.seconds(given), last)
             try:
                 results = await worker.encode([each.request for each in batch])
-            except EncoderDied:
-                self._returned(batch)
+            except EncoderDied as died:
+                if isinstance(died, TooSlow) and last == 1:
+                    self._give_up(batch[0].job, died)  # the next encoder would take as long
+                    continue
+                ahead = self._flying.get(_other(place))
+                if self._deaths.get(number, 0) > deaths or (ahead is not None and ahead.began < began):
+                    self._queue.put_back(batch)  # the encoder died over the batch before it
+                else:
+                    self._deaths[number] = deaths + 1
+                    self._returned(batch)
                 continue
             except Exception as error:  # noqa: BLE001 a fault of the encoder is one of the requests of its batch, and the next go on
                 for each in batch:
@@ -166,7 +194,7 @@ class Batcher:
 
     async def _next(self, place: tuple[int, int], worker: Worker, last: int) -> list[Slice]:
         """The next batch, as soon as there is something to encode and the worker can; `last`: the items of the batch before."""
-        other = (place[0], 1 - place[1])
+        other = _other(place)
         while True:
             if other in self._flying:
                 last = 0
@@ -197,19 +225,17 @@ class Batcher:
                 return
 
     def _returned(self, batch: list[Slice]) -> None:
-        """Puts the items of an encoder that died at the head of the queue, each request in a batch of its own from its second death on."""
+        """Puts what an encoder died over at the head of the queue, each request in a batch of its own from the second death on."""
         again: list[Slice] = []
-        for each in batch:
-            each.job.deaths += 1
-            if each.job.deaths > MOST_DEATHS:
+        for each in [replace(each, deaths=each.deaths + 1) for each in batch]:
+            if each.deaths > MOST_DEATHS:
                 self._give_up(each.job, EncoderDied("the encoder ended each time that it encoded this request"))
-            elif each.job.deaths == 1:
+            elif each.deaths == 1:
                 again.append(each)
             else:
                 self._queue.put_back_alone(each)
         if again:
             self._queue.put_back(again)
-        self._arrived.set()
 
     def _give_up(self, job: Job, error: BaseException) -> None:
         """Ends a request with an error."""
@@ -228,3 +254,8 @@ class Batcher:
             return
         if len(found := [one for one in job.encoded if one is not None]) == len(job.items):
             job.done.set_result(found)
+
+
+def _other(place: tuple[int, int]) -> tuple[int, int]:
+    """The other turn of a worker."""
+    return place[0], 1 - place[1]

@@ -22,6 +22,7 @@ class Opening(NamedTuple):
     """What a child is to open."""
 
     target: str
+    version: str
     trust_remote_code: bool
     number: int  # of the child, which chooses among several GPUs
     threads: int
@@ -91,9 +92,15 @@ def _opened(opening: Opening) -> Any:
 
     torch.set_num_threads(opening.threads)
     from mirepoix.serving.engine.worker import open_encoder
-    from mirepoix.serving.release import open_release
+    from mirepoix.serving.release import ENCODER_PARTS, open_release
 
-    return open_encoder(open_release(opening.target), opening.trust_remote_code, opening.number)
+    release = open_release(opening.target, parts=ENCODER_PARTS)  # the server has verified the index, which it has open
+    if release.version != opening.version:
+        raise Refused(
+            f"{opening.target} holds version {release.version} now, and version {opening.version} was opened; "
+            "swap to what is there (mirepoix serve)"
+        )
+    return open_encoder(release, opening.trust_remote_code, opening.number)
 
 
 def _line(error: Exception) -> str:

@@ -6,6 +6,7 @@ application, the documents of a release. None of that is garbage, and looking at
 """
 
 import gc
+import sys
 
 THRESHOLDS = 10_000, 20, 50
 """Objects more than before until the youngest are looked at; of these looks, until older ones are too.
@@ -17,9 +18,12 @@ Python's own are 700, 10, 10, with which a request that makes thousands of objec
 def collect_and_freeze() -> None:
     """Collects what is garbage now, and leaves what is there out of later collections; what came since the last call is looked at again.
 
-    To be called when the process has what it keeps: once a release answers, and once the one before it is closed.
+    The memory of a GPU that this frees is handed back. To be called when the process has what it keeps: once a release
+    answers, and once the one before it is closed.
     """
     gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()  # torch keeps what freed tensors had, which an encoder in another process may need

@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.engine.batcher import EncoderDied
+from mirepoix.serving.engine.batcher import EncoderDied, TooSlow
 from mirepoix.serving.engine.child import LENGTH, Fault, Opening, Ready, packed
 from mirepoix.serving.engine.fork_server import ForkServer
 from mirepoix.serving.engine.work import Encoded, EncodeRequest
@@ -85,7 +85,7 @@ class ProcessWorker:
                 _LOG.error("an encoder has not answered for %g seconds, and is replaced", self.answer_s)
                 if self._streams is streams:
                     await self._end(0.0)
-                raise EncoderDied("the encoder's process does not answer") from late
+                raise TooSlow("the encoder's process does not answer") from late
         if isinstance(answer, Fault):
             _LOG.error("a batch could not be encoded\n%s", answer.trace)
             raise EncoderFault(answer.line)

@@ -11,6 +11,8 @@ from mirepoix.models.item import Item
 KINDS = ("text", "picture")
 LEARNING = 0.3
 """Weight of the newest batch in the moving average; ten batches later the first one weighs under 3 %."""
+AVERAGING = 0.05
+"""Weight of the newest request in the moving average of the units of interactive requests."""
 FIRST_SECONDS = {"text": 1e-4, "picture": 1e-4}
 """Seconds a unit before the first batch; low, so that nothing is refused before anything was measured."""
 ITEM_UNITS, LETTERS_PER_UNIT, PICTURE_UNITS = 16, 4, 256
@@ -43,7 +45,28 @@ class Rate:
 
     def __init__(self) -> None:
         self._seconds = dict(FIRST_SECONDS)
+        self._interactive: Units = (0.0, 0.0)  # of an interactive request, on average
         self.batches = 0
+        self._seen = [False for _ in KINDS]
+
+    def begin_as(self, other: "Rate") -> None:
+        """Takes over what was learnt of another release as a first guess, which the first batches of this one correct."""
+        self._seconds, self._interactive, self.batches = dict(other._seconds), other._interactive, other.batches
+
+    @property
+    def interactive_s(self) -> float:
+        """What an interactive request takes one encoder, on average; 0 before the first one."""
+        return self.seconds(self._interactive)
+
+    def is_guessed(self, given: Units) -> bool:
+        """Whether no batch of this release has had units of such a kind."""
+        return any(amount > 0 and not seen for amount, seen in zip(given, self._seen, strict=True))
+
+    def observe_interactive(self, given: Units) -> None:
+        """Counts an interactive request of so many units in the average."""
+        weight = AVERAGING if any(self._interactive) else 1.0
+        text, picture = self._interactive
+        self._interactive = text + weight * (given[0] - text), picture + weight * (given[1] - picture)
 
     def seconds(self, given: Units) -> float:
         """What units take one encoder."""
@@ -56,6 +79,7 @@ class Rate:
             return
         learning = LEARNING if self.batches else 1.0
         self.batches += 1
+        self._seen = [seen or amount > 0 for seen, amount in zip(self._seen, given, strict=True)]
         ratio = seconds / expected
         for kind, amount in zip(KINDS, given, strict=True):
             share = amount * self._seconds[kind] / expected

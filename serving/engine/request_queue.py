@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from math import inf
 
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.item import Item
@@ -20,8 +21,8 @@ from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
 RECENT_SECONDS = 2.0
 """For so long after an interactive request the bulk part of a batch is kept short."""
-AVERAGING = 0.05
-"""Weight of the newest request in the moving average of what interactive requests take."""
+FIRST_ITEMS = 8
+"""Most items of a batch while there is something whose rate is not known, so that none takes too long."""
 MOST_PASSES = 8
 """After so many batches without any bulk item, one takes a bulk part though interactive items would fill it."""
 
@@ -37,7 +38,6 @@ class Job:
     done: asyncio.Future[list[Encoded]]
     encoded: list[Encoded | None] = field(default_factory=list)
     next: int = 0  # the first item that is in no batch yet
-    deaths: int = 0
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -52,6 +52,7 @@ class Slice:
     job: Job
     start: int
     end: int
+    deaths: int = 0  # of encoders that were encoding it
 
     @property
     def size(self) -> int:
@@ -100,10 +101,10 @@ class _Lane:
 class RequestQueue:
     """Interactive requests, bulk ones, and batches whose encoder died, which come before both."""
 
-    def __init__(self, config: BatchConfig, rate: Rate):
+    def __init__(self, config: BatchConfig, rate: Rate, longest_s: float = inf):
         self.config, self.rate = config, rate
+        self._longest_s = longest_s  # what a batch of several items may take
         self._interactive, self._bulk = _Lane(), _Lane()
-        self._interactive_s = 0.0  # what an interactive request takes, on average
         self._again: deque[list[Slice]] = deque()  # batches whose encoder died
         self._last_interactive = -RECENT_SECONDS
         self._passes = 0
@@ -141,16 +142,19 @@ class RequestQueue:
         """
         ahead = self.rate.seconds(self._interactive.units)
         ahead += 0.0 if self.is_interactive(items) else self.rate.seconds(self._bulk.units)
-        ahead += sum(self.rate.seconds(units_of(batch)) for batch in self._again) + entering * self._interactive_s
+        ahead += sum(self.rate.seconds(units_of(batch)) for batch in self._again) + entering * self.rate.interactive_s
         return ahead
+
+    def items_before(self, items: int) -> int:
+        """The items that a request of so many waits for."""
+        return self._interactive.items + (0 if self.is_interactive(items) else self._bulk.items)
 
     def add(self, job: Job) -> None:
         """Puts a request at the end."""
         interactive = self.is_interactive(len(job.items))
         if interactive:
             self._last_interactive = job.began
-            seconds = self.rate.seconds(total(job.units))
-            self._interactive_s += (AVERAGING if self._interactive_s else 1.0) * (seconds - self._interactive_s)
+            self.rate.observe_interactive(total(job.units))
         (self._interactive if interactive else self._bulk).add(job)
 
     def drop(self, job: Job) -> None:
@@ -180,37 +184,61 @@ class RequestQueue:
             if batch:
                 return batch
         starved = bool(self._bulk) and self._passes >= MOST_PASSES
-        room = self.config.batch_size
-        batch = self._interactive_part(room if not starved else room // 2)
-        bulk = self._bulk_part(room - sum(each.size for each in batch), short=bool(batch) or self._interactive_recently())
+        is_guessed = self.rate.is_guessed(total((self._interactive.units, self._bulk.units)))
+        room = min(self.config.batch_size, FIRST_ITEMS) if is_guessed else self.config.batch_size
+        batch = self._interactive_part(*((room // 2, self._longest_s / 2) if starved else (room, 0.0)))
+        left = room - sum(each.size for each in batch)
+        bulk = self._bulk_part(left, bool(batch) or self._interactive_recently(), self.rate.seconds(units_of(batch)))
         self._passes = 0 if bulk or not self._bulk else self._passes + 1
         return batch + bulk
 
     def _interactive_recently(self) -> bool:
         return time.monotonic() - self._last_interactive < RECENT_SECONDS
 
-    def _interactive_part(self, room: int) -> list[Slice]:
-        batch = []
+    def _interactive_part(self, room: int, spent_s: float) -> list[Slice]:
+        batch: list[Slice] = []
         while self._interactive and room:
-            batch.append(part := self._interactive.take(self._interactive.jobs[0], room))
+            job = self._interactive.jobs[0]
+            count, spent_s = self._fitting(job, room, spent_s)
+            if not count:
+                break
+            batch.append(part := self._interactive.take(job, count))
             room -= part.size
         return batch
 
-    def _bulk_part(self, room: int, short: bool) -> list[Slice]:
+    def _bulk_part(self, room: int, short: bool, spent_s: float) -> list[Slice]:
         """Items of the bulk requests in turn, one share of each; with `short` few enough not to hold up interactive requests."""
         if short:
             room = min(room, self._short_part())
         batch: list[Slice] = []
         share = max(1, room // max(1, len(self._bulk.jobs)))
         for job in list(self._bulk.jobs):
-            if not room:
+            count, spent_s = self._fitting(job, min(share, room), spent_s)
+            if not count:
                 break
-            batch.append(part := self._bulk.take(job, min(share, room)))
+            batch.append(part := self._bulk.take(job, count))
             room -= part.size
             if job.left:
                 self._bulk.jobs.remove(job)
                 self._bulk.jobs.append(job)
         return batch
+
+    def _fitting(self, job: Job, most: int, spent_s: float) -> tuple[int, float]:
+        """How many of a request's next items, at most so many, a batch of so many seconds has time for, and its seconds with them.
+
+        The first item of a batch is always taken.
+        """
+        units = job.units[job.next : job.next + most]
+        with_all = spent_s + self.rate.seconds(total(units))
+        if with_all <= self._longest_s:
+            return len(units), with_all
+        count = 0
+        for one in units:
+            seconds = self.rate.seconds(one)
+            if spent_s and spent_s + seconds > self._longest_s:
+                break
+            count, spent_s = count + 1, spent_s + seconds
+        return count, spent_s
 
     def _short_part(self) -> int:
         """How many items of the first bulk request take about as long as `bulk_share` interactive requests; at least one."""
@@ -219,7 +247,7 @@ class RequestQueue:
         job, seconds, count = self._bulk.jobs[0], 0.0, 0
         for one in job.units[job.next :]:
             seconds += self.rate.seconds(one)
-            if count and seconds > self.config.bulk_share * self._interactive_s:
+            if count and seconds > self.config.bulk_share * self.rate.interactive_s:
                 break
             count += 1
         return count

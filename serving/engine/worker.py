@@ -12,7 +12,7 @@ class ThreadWorker:
     """Encodes in a thread of its own; torch releases the interpreter's lock while it computes."""
 
     def __init__(self, encode: Callable[[list[EncodeRequest]], list[list[Encoded] | str]]):
-        self._encode = encode
+        self._encode: Callable[[list[EncodeRequest]], list[list[Encoded] | str]] = encode
         self._thread = ThreadPoolExecutor(1, "encoder")
 
     @property
@@ -32,8 +32,13 @@ class ThreadWorker:
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, requests)
 
     async def close(self) -> None:
-        """Ends the thread, after the batch that it encodes."""
+        """Ends the thread, after the batch that it encodes, and drops the encoder."""
         await asyncio.to_thread(self._thread.shutdown)
+        self._encode = _closed
+
+
+def _closed(requests: list[EncodeRequest]) -> list[list[Encoded] | str]:
+    raise RuntimeError("the encoder is closed")
 
 
 def open_encoder(release: Release, trust_remote_code: bool, number: int = 0) -> BatchEncoder:

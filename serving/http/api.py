@@ -26,7 +26,7 @@ from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.picture_formats import picture_format
-from mirepoix.serving.engine.batcher import EncoderDied, Overloaded
+from mirepoix.serving.engine.batcher import EncoderDied, Overloaded, TooSlow
 from mirepoix.serving.engine.current import About, Starting
 from mirepoix.serving.engine.telemetry.metrics import CLASSES, Figures
 from mirepoix.serving.engine.telemetry.tracing import Tracer
@@ -51,6 +51,8 @@ _PROBES = ["GET", "HEAD"]  # some load balancers send HEAD
 _NOWHERE = "there is nothing at this path; POST to /v1/search or /v1/embeddings"
 _TARGETS = 'target is unknown; give letters of t (text), i (picture) and v (clip), such as "it", or null'
 _DIED = "the encoder process died each time it encoded this request; send it alone, or smaller"
+
+_TOO_SLOW = "encoding one input took longer than this server lets a request take (limits.timeout_s); send a smaller one"
 
 
 class Answers(Protocol):
@@ -203,6 +205,7 @@ def build_app(
     _map_error(app, PictureRefused, lambda error: _counted(figures, _picture_error(error)))
     _map_error(app, Refused, _refused)
     _map_error(app, Overloaded, partial(_late, figures))
+    _map_error(app, TooSlow, lambda error: ApiError(503, _TOO_SLOW, code="input_too_slow"))
     _map_error(app, EncoderDied, lambda error: ApiError(503, _DIED, code="encoder_died"))
     _map_error(app, Starting, lambda error: starting())
     _map_error(app, HTTPException, _http_error)

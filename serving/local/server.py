@@ -42,6 +42,8 @@ KEEP_ALIVE_SECONDS = 75
 """Longer than nginx and others keep an idle connection to a server, 60 seconds: so they close it, and none is closed under a request."""
 LEARN_SECONDS = 2.0
 """The fork server imports so long after a start or a swap, as the first requests after it need the CPU time more."""
+ENCODE_SHARE = 0.9
+"""Share of the time of a request that encoding may take, so that one that takes longer is told why."""
 END_SECONDS = 10
 """How long requests under way may go on when the server is stopped. With the time that encoders have to end, a server is gone well within
 the 30 s after which Kubernetes kills a container."""
@@ -178,8 +180,8 @@ class LocalServer:
         return self._answering(0.0)
 
     async def _swapped(self, target: str, pause: bool, say: Callable[[str], None]) -> Swapped:
-        now = self.current.now
-        if now is not None and now.target == target:
+        if await self.current.is_open(target):
+            await self.current.switch(target)
             return self._answering(0.0)
         try:
             release = await asyncio.to_thread(open_release, target)
@@ -212,9 +214,9 @@ class LocalServer:
             release = await asyncio.to_thread(open_release, target)
             release.refuse_code(self.config.trust_remote_code)
             trusted, threads = self.config.trust_remote_code, self.config.threads
-            openings = [Opening(target, trusted, number, threads) for number in range(self.config.encoders)]
-            start_s, answer_s = self.config.start_timeout_s, self.config.limits.timeout_s
-            workers = [ProcessWorker(opening, self._fork_server, start_s, answer_s) for opening in openings]
+            openings = [Opening(target, release.version, trusted, number, threads) for number in range(self.config.encoders)]
+            start_s, encode_s = self.config.start_timeout_s, ENCODE_SHARE * self.config.limits.timeout_s
+            workers = [ProcessWorker(opening, self._fork_server, start_s, encode_s) for opening in openings]
             modules = await asyncio.gather(*(worker.start() for worker in workers))
             searcher = await asyncio.to_thread(Searcher, release)
         except BaseException:
@@ -225,9 +227,8 @@ class LocalServer:
         if self._learning is not None:
             self._learning.cancel()
         self._learning = asyncio.create_task(self._learn(modules[0]))
-        return OpenRelease(
-            target, release, searcher, Batcher(workers, self.config.batch, self._figures.batch_size.observe), [*workers, mark]
-        )
+        batcher = Batcher(workers, self.config.batch, self._figures.batch_size.observe, encode_s)
+        return OpenRelease(target, release, searcher, batcher, [*workers, mark])
 
     async def _marked(self, target: str) -> Mark:
         """The record that a release is served; where this is cancelled while it is written, it is removed again."""

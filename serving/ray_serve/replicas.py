@@ -144,7 +144,7 @@ class Replica:
 
     async def _change(self, wanted: Wanted) -> None:
         target = wanted.target
-        if self.current.is_ready_for(target):
+        if await self.current.is_open(target):
             await self.current.switch(target)
             return
         short = shortest((await self.place(target)).rooms)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from io import BytesIO
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality, items_to_table
 from mirepoix.serving.documents import THUMBNAIL, Documents, shown_source, thumbnail
 from mirepoix.serving.golden import Golden
-from mirepoix.serving.release import assemble, folder_digest, item_sources, open_release, read_release
+from mirepoix.serving.release import ENCODER_PARTS, assemble, folder_digest, item_sources, open_release, read_release
 from mirepoix.serving.search.dense import build
 from mirepoix.serving.search.open import open_index
 from mirepoix.serving.store import Damaged, read_manifest
@@ -184,6 +185,8 @@ def test_one_changed_byte_anywhere_keeps_a_release_from_opening(copy, name):
     (copy / name).write_bytes(data)
     with pytest.raises(Damaged, match=name):
         open_release(copy)
+    with nullcontext() if name.startswith(("index", "documents")) else pytest.raises(Damaged, match=name):
+        open_release(copy, parts=ENCODER_PARTS)
 
 
 def test_a_missing_file_keeps_a_release_from_opening(copy):
@@ -194,7 +197,7 @@ def test_a_missing_file_keeps_a_release_from_opening(copy):
 
 def test_a_release_is_copied_into_the_users_cache_where_no_other_is_given(release_folder, tmp_path, monkeypatch):
     copies = []
-    monkeypatch.setattr("mirepoix.serving.release.fetch", lambda target, cache: copies.append(cache) or release_folder)
+    monkeypatch.setattr("mirepoix.serving.release.fetch", lambda target, cache, _: copies.append(cache) or release_folder)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "")
     open_release("s3://bucket/release")

@@ -14,7 +14,7 @@ from mirepoix.serving.heartbeat import served_mark, storage_of
 from mirepoix.serving.http.client import KEY
 from mirepoix.serving.http.ports import allow_connections, listening, refuse_open
 from mirepoix.serving.local.control import Control, ask
-from mirepoix.serving.release import peek
+from mirepoix.serving.release import peek, published_version
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import absolute
 from mirepoix.workflows.cluster.served import server_at
@@ -149,14 +149,15 @@ class _Served:
         return [name for name, value in given.items() if value not in (own.get(name), default.get(name))]
 
     def follow(self, over: threading.Event) -> None:
-        """Serves what an alias names, whenever that changes."""
-        seen = self.release
+        """Serves what an alias names, whenever that changes, or another version is published in its place."""
+        seen, version = self.release, published_version(self.release)
         while not over.wait(FOLLOW_SECONDS):
             try:
                 named = absolute(self.request.release)
-                if named == seen:
+                there = published_version(named)
+                if named == seen and there in (None, version):
                     continue
-                seen = named
+                seen, version = named, there
                 self.answer({"release": named}, lambda line: print(line, flush=True))
             except Exception as error:  # noqa: BLE001 whatever a release fails with: the next one that the alias names is followed
                 line = next(iter(str(error).splitlines()), type(error).__name__)

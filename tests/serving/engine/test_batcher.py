@@ -10,7 +10,7 @@ import pytest
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
 from mirepoix.serving.engine.batch_config import BatchConfig
-from mirepoix.serving.engine.batcher import MEASURED, Batcher, EncoderDied, Overloaded
+from mirepoix.serving.engine.batcher import FIRST_BATCHES, MEASURED, Batcher, EncoderDied, Overloaded, TooSlow
 from mirepoix.serving.engine.rate import Rate, units
 from mirepoix.serving.engine.work import Encoded, EncodeRequest
 
@@ -289,6 +289,81 @@ def test_a_request_over_which_encoders_die_again_and_again_is_given_up_and_the_o
     assert encoder.batches.count(["deadly-0"]) >= 1, "from the second death on it is in a batch of its own"
 
 
+def test_an_input_that_takes_an_encoder_too_long_is_given_up_at_once_and_several_are_encoded_again():
+    slow = []
+
+    def hangs(names):
+        if "slow-0" in names or not slow:
+            slow.append(names)
+            return TooSlow()
+        return None
+
+    async def work(batcher):
+        several = await batcher.encode(request("a", 3), "query")
+        with pytest.raises(TooSlow):
+            await batcher.encode(request("slow"), "query")
+        return len(several)
+
+    assert run(work, Clocked(hangs)) == 3 and slow == [["a-0", "a-1", "a-2"], ["slow-0"]]
+
+
+class Mortal(Queued):
+    """An encoder before which the next batch may lie; at a death it loses both, and another one is there at once."""
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.lives = 0
+
+    async def encode(self, requests):
+        life = self.lives
+        encoded = await super().encode(requests) if life == self.lives else None
+        if life != self.lives:
+            raise EncoderDied
+        return encoded
+
+    def die(self) -> None:
+        self.lives += 1
+
+
+def test_a_long_request_outlives_deaths_of_its_encoder_between_which_parts_of_it_were_encoded():
+    encoder = Mortal()
+
+    async def work(batcher):
+        bulk = asyncio.create_task(batcher.encode(request("bulk", 640), "document"))
+        for _ in range(4):
+            good = len(encoder.batches)
+            while len(encoder.batches) < good + 4 and not bulk.done():
+                await asyncio.sleep(SECONDS)
+            encoder.die()
+        return len(await bulk)
+
+    assert run(work, encoder, batch_size=32) == 640 and encoder.most == 2
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_what_lies_behind_a_request_that_kills_its_encoders_is_not_given_up_with_it(workers):
+    encoders = [Mortal() for _ in range(workers)]
+
+    def dies_over(encoder):
+        def fails(names):
+            if "deadly-7" in names:
+                encoder.die()
+            return None
+
+        return fails
+
+    for each in encoders:
+        each.fails = dies_over(each)
+
+    async def work(batcher):
+        asked = [request("first", 8), *(request(f"r{n}") for n in range(10)), request("deadly", 40), request("long", 200)]
+        return await asyncio.gather(*(batcher.encode(each, "query") for each in asked), return_exceptions=True)
+
+    *others, deadly, long = run(work, *encoders, batch_size=8)
+    assert isinstance(deadly, EncoderDied) and len(long) == 200 and all(isinstance(each, list) for each in others)
+    assert sum(each.lives for each in encoders) == 3
+
+
 async def measured(batcher: Batcher) -> None:
     """Returns when the rate is known."""
     for _ in range(MEASURED):
@@ -309,7 +384,7 @@ def test_requests_are_not_refused_by_what_the_first_batch_of_a_release_took():
         await first
         return [await batcher.encode(request("next"), "query"), *await asyncio.gather(*waiting)]
 
-    assert len(run(work, Slow(), batch_size=4, interactive_wait_s=0.2)) == 21
+    assert len(run(work, Slow(), batch_size=8, interactive_wait_s=0.2)) == 21
 
 
 def test_a_request_that_would_be_late_is_refused_with_when_it_would_not_be():
@@ -323,6 +398,20 @@ def test_a_request_that_would_be_late_is_refused_with_when_it_would_not_be():
     accepted, late = run(work, batch_size=8, interactive_wait_s=0.2)
     assert 5 <= accepted <= 20, "0.2 s at 2 ms an item are 100 items, 12 requests"
     assert len(late) == 100 - accepted and max(late) < 0.1 and min(late) > 0, "each is late by the time of one request"
+
+
+def test_before_the_rate_is_known_a_few_batches_of_short_requests_are_let_in_and_long_ones_all_the_same():
+    async def work(batcher):
+        short = [asyncio.create_task(batcher.encode(request(f"r{n}"), "query")) for n in range(300)]
+        long = [asyncio.create_task(batcher.encode(request(f"bulk{n}", 100), "document")) for n in range(4)]
+        assert all(len(each) == 100 for each in await asyncio.gather(*long))
+        done = await asyncio.gather(*short, return_exceptions=True)
+        late = [each.after_s for each in done if isinstance(each, Overloaded)]
+        assert min(late) > 0
+        return 300 - len(late)
+
+    assert run(work, batch_size=16) == FIRST_BATCHES * 16 + 1
+    assert run(work, Clocked(), Clocked(), batch_size=16) == 2 * FIRST_BATCHES * 16 + 1
 
 
 def test_a_long_request_waits_longer_than_a_short_one_may():
@@ -384,6 +473,19 @@ def test_the_rate_of_texts_and_of_pictures_is_learnt_apart():
         rate.observe(text, 0.01)
         rate.observe(picture, 0.2)
     assert rate.seconds(text) == pytest.approx(0.01, rel=0.2) and rate.seconds(picture) == pytest.approx(0.2, rel=0.35)
+
+
+def test_a_rate_begins_as_another_one_and_is_corrected_by_its_own_batches():
+    before, rate = Rate(), Rate()
+    short = units(request("short"))
+    for _ in range(MEASURED):
+        before.observe(short, 0.1)
+        before.observe_interactive(short)
+    rate.begin_as(before)
+    assert rate.batches == MEASURED and rate.interactive_s == rate.seconds(short) == pytest.approx(0.1)
+    for _ in range(20):
+        rate.observe(short, 0.01)
+    assert rate.interactive_s == rate.seconds(short) == pytest.approx(0.01, rel=0.01) and before.interactive_s == pytest.approx(0.1)
 
 
 def test_a_config_that_cannot_be_is_refused():

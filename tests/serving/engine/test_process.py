@@ -18,12 +18,16 @@ from mirepoix.serving.engine.child import Opening
 from mirepoix.serving.engine.fork_server import ForkServer
 from mirepoix.serving.engine.process import ProcessWorker
 from mirepoix.serving.engine.work import EncodeRequest
-from mirepoix.serving.release import open_release
+from mirepoix.serving.release import open_release, read_release
 from mirepoix.serving.store import publish
 from tests.serving.fixtures import drawing
 from tests.serving.load import parent
 
 ITEMS = [Item("a", "a red disc"), Item("b", images=(drawing("bar", 0.3),))]
+
+
+def opening(folder: Path) -> Opening:
+    return Opening(str(folder), read_release(folder).version, False, 0, 1)
 
 
 def ended(pid: int) -> bool:
@@ -38,7 +42,7 @@ def test_a_child_encodes_as_this_process_does_and_after_a_kill_another_one_does(
 
     async def work():
         fork_server = ForkServer(threads=1)
-        worker = ProcessWorker(Opening(str(release_folder), False, 0, 1), fork_server)
+        worker = ProcessWorker(opening(release_folder), fork_server)
         await fork_server.learn(await worker.start())
         batcher = Batcher([worker], BatchConfig())
         first = worker.pid
@@ -70,7 +74,7 @@ def test_a_child_encodes_as_this_process_does_and_after_a_kill_another_one_does(
 def test_a_child_that_ends_while_nothing_is_asked_of_it_is_replaced_and_one_that_does_not_answer_too(release_folder):
     async def work():
         fork_server = ForkServer(threads=1)
-        worker = ProcessWorker(Opening(str(release_folder), False, 0, 1), fork_server)
+        worker = ProcessWorker(opening(release_folder), fork_server)
         await worker.start()
         os.kill(parent(worker.pid), signal.SIGTERM)  # as systemd does to the whole group; the server ends them after their requests
         os.kill(first := worker.pid, signal.SIGTERM)
@@ -105,10 +109,40 @@ def test_a_release_that_does_not_reproduce_its_golden_vectors_is_refused_by_the_
 
     async def work():
         fork_server = ForkServer(threads=1)
-        worker = ProcessWorker(Opening(str(tmp_path / "release"), False, 0, 1), fork_server)
+        worker = ProcessWorker(opening(tmp_path / "release"), fork_server)
         with pytest.raises(Refused, match="golden item 'text-00' comes out at cosine") as refused:
             await worker.start()
         assert "\n" not in str(refused.value) and worker.pid is None
         await fork_server.close()
 
     asyncio.run(work())
+
+
+def test_a_child_that_died_comes_back_though_the_index_has_changed_and_not_where_another_release_was_made_in_its_place(
+    release_folder, other_release, tmp_path, caplog
+):
+    release = Path(shutil.copytree(release_folder, tmp_path / "release"))
+
+    async def work():
+        fork_server = ForkServer(threads=1)
+        worker = ProcessWorker(opening(release), fork_server)
+        await worker.start()
+        index = next(file for file in (release / "index").rglob("*") if file.is_file())
+        index.write_bytes(bytes(index.stat().st_size))
+        os.kill(first := worker.pid, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while not worker.alive or worker.pid == first:
+                await asyncio.sleep(0.01)
+        publish(shutil.copytree(other_release, tmp_path / "draft", ignore=shutil.ignore_patterns("manifest.json")), release, {}, True)
+        os.kill(worker.pid, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while not caplog.records:
+                await asyncio.sleep(0.01)
+        assert not worker.alive
+        await worker.close()
+        await fork_server.close()
+
+    asyncio.run(work())
+    old, new = (read_release(folder).version for folder in (release_folder, other_release))
+    (line,) = caplog.messages
+    assert line.endswith(f"{release} holds version {new} now, and version {old} was opened; swap to what is there (mirepoix serve)")

@@ -2,18 +2,19 @@
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 
 import pytest
 
 from mirepoix.models.item import Item
 from mirepoix.serving.engine.batch_config import BatchConfig
 from mirepoix.serving.engine.rate import Rate, units
-from mirepoix.serving.engine.request_queue import Job, RequestQueue, Slice
+from mirepoix.serving.engine.request_queue import FIRST_ITEMS, MOST_PASSES, Job, RequestQueue, Slice
 
 
-def run(work: Callable[[RequestQueue], None], **config) -> None:
+def run(work: Callable[[RequestQueue], None], longest_s: float = inf, **config) -> None:
     async def inner():
-        work(RequestQueue(BatchConfig(**config), Rate()))
+        work(RequestQueue(BatchConfig(**config), Rate(), longest_s))
 
     asyncio.run(inner())
 
@@ -43,6 +44,37 @@ def test_a_batch_is_full_where_no_interactive_request_came_of_late():
         assert [len(names(queue.take())) for _ in range(4)] == [8, 8, 4, 0]
 
     run(work, batch_size=8)
+
+
+def test_a_batch_takes_no_longer_than_it_may_but_has_one_item_at_least():
+    def work(queue):
+        queue.rate.observe(units([Item("a", "a few words")]), 3.0)
+        for each in (job("bulk", 40), job("other", 40), job("x", 8), job("y", 8)):
+            queue.add(each)
+        assert [len(names(queue.take())) for _ in range(4)] == [5, 5, 5, 5] and queue.waiting == {"interactive": 0, "bulk": 76}
+        for n in range(MOST_PASSES + 2):
+            queue.add(job(f"more{n}", 8))
+            assert len(names(queue.take())) == 5
+        assert queue.waiting["bulk"] < 76, "bulk items get a part of a batch all the same"
+        queue.rate.observe(units([Item("a", "a few words")]), 1e6)
+        assert len(names(queue.take())) == 1
+
+    run(work, longest_s=15.1)
+
+
+def test_a_batch_is_small_while_it_is_not_known_what_its_kind_of_item_takes():
+    def work(queue):
+        queue.add(job("a", 100))
+        assert len(names(queue.take())) == FIRST_ITEMS
+        queue.rate.observe(units([Item("a", "a few words")]), 0.1)
+        assert len(names(queue.take())) == 32
+        pictures = [Item(f"p{n}", images=(b"",)) for n in range(40)]
+        queue.add(Job(pictures, "query", "end", [units([item]) for item in pictures], asyncio.get_running_loop().create_future()))
+        assert len(names(queue.take())) == FIRST_ITEMS
+        queue.rate.observe(units(pictures[:1]), 0.1)
+        assert len(names(queue.take())) == 32
+
+    run(work)
 
 
 def test_what_is_put_back_is_taken_first_without_requests_that_have_ended_meanwhile():

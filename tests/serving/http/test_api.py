@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
-from mirepoix.serving.engine.batcher import Overloaded
+from mirepoix.serving.engine.batcher import Overloaded, TooSlow
 from mirepoix.serving.engine.current import About, Starting
 from mirepoix.serving.engine.current import about as about_of
 from mirepoix.serving.engine.telemetry.metrics import Figures
@@ -575,6 +575,15 @@ def test_an_answer_that_takes_too_long_is_given_up(release, about):
 
     stuck = Caller(build_app(Stuck(release, about), Limits(timeout_s=0.1)))
     assert "0.1 seconds" in error_of(stuck.post("/v1/search", {"text": "x"}), 503)["message"]
+
+
+def test_an_input_that_takes_the_encoder_too_long_is_given_up_without_a_time_to_try_again(release, about):
+    class Slow(InProcess):
+        async def encode(self, items, role, truncate):
+            raise TooSlow
+
+    reply = Caller(build_app(Slow(release, about), Limits())).post("/v1/search", {"text": "x"})
+    assert error_of(reply, 503)["code"] == "input_too_slow" and "retry-after" not in reply.headers
 
 
 def test_a_failure_of_the_server_does_not_show_its_cause(release, about, caplog):

@@ -18,6 +18,7 @@ from mirepoix.serving.local import server as module
 from mirepoix.serving.local.server import LocalServer
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
+from mirepoix.serving.store import publish
 from tests.serving.load import MIXED, Checker, Load, Starting, encoders, unharmed, unordered
 from tests.serving.local.conftest import until_whole
 from tests.serving.local.stub_fork_server import REFUSED
@@ -96,6 +97,19 @@ def test_a_request_that_is_being_encoded_while_the_release_changes_is_searched_i
     for reply, version, others in zip(replies, versions, (False, True), strict=True):
         assert reply.headers[RELEASE_HEADER.decode()] == reply.json()["release"] == version
         assert {result["id"].startswith("other ") for result in reply.json()["results"]} == {others}
+    server.stop()
+
+
+def test_a_release_that_was_made_anew_in_its_place_is_swapped_and_the_same_one_is_not(
+    stub_server, release_folder, other_release, versions, tmp_path
+):
+    server, target = stub_server(0.0), tmp_path / "release"
+    for folder, version in zip((release_folder, other_release), versions, strict=True):
+        draft = shutil.copytree(folder, tmp_path / "draft", ignore=shutil.ignore_patterns("manifest.json"))
+        publish(draft, target, {}, replace=True)
+        assert server.swap(str(target)).version == version == server.current.version()
+        pids = server.pids
+        assert server.swap(str(target)).version == version and server.pids == pids
     server.stop()
 
 

@@ -147,6 +147,28 @@ def test_an_alias_is_followed_also_after_a_release_that_failed_in_a_way_that_nob
     assert served.release == "/b" and capsys.readouterr().err == f"mirepoix: {said}\n"
 
 
+def test_a_release_that_is_made_anew_where_an_alias_names_it_is_served_and_one_that_cannot_be_read_changes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "FOLLOW_SECONDS", 0.01)
+    versions, over, swapped = iter(["1", "1", None, "1", "2", "2"]), threading.Event(), []
+
+    def published_version(target):
+        version = next(versions, "3")
+        if version == "3":
+            over.set()
+        return version
+
+    def swap(target, pause, say):
+        swapped.append(target)
+        return {"name": "tiny", "version": "2", "pause_s": 0.0}
+
+    monkeypatch.setattr(command, "published_version", published_version)
+    monkeypatch.setattr(ServeRequest, "release", property(lambda _: "/a"))
+    served = command._Served(ServeRequest("@champion", str(tmp_path)), "/a", URL, swap)
+    served.follow(over)
+    served.close()
+    assert swapped == ["/a", "/a"]
+
+
 def test_settings_that_are_given_to_a_server_that_runs_are_said_to_change_nothing(tmp_path):
     request = ServeRequest("/a", str(tmp_path), ServeConfig(encoders=2))
     served = command._Served(request, "/a", URL, lambda *_: {"name": "tiny", "version": "2", "pause_s": 0.0})
