@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,25 +13,37 @@ OVERHEAD = 400 << 20
 SPARE = 1.2
 """Memory of an encoder as a multiple of its weights: these, and a fifth for what is computed."""
 _MEMINFO = Path("/proc/meminfo")
+_OWN = Path("/proc/self/cgroup")
 _CGROUPS = ("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")
-"""Where a container's limit is, and what it uses: in cgroups of version 2, and of version 1."""
+"""Where a group's limit is, and what it uses: in cgroups of version 2, and of version 1."""
 
 
-def available(meminfo: Path = _MEMINFO, cgroup: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes that a new process may take: of the machine, and of the container that this process is in; None where neither is known."""
+def available(meminfo: Path = _MEMINFO, cgroup: Path = Path("/sys/fs/cgroup"), own: Path = _OWN) -> int | None:
+    """Bytes that a new process may take: of the machine, and of the container or service that this process is in; None where neither is
+    known."""
     found = []
     try:
         lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         found.append(int(lines["MemAvailable"].split()[0]) << 10)
     except (OSError, KeyError, ValueError):
         pass
-    for limit, used in _CGROUPS:
+    for group, (limit, used) in product(_groups(cgroup, own), _CGROUPS):
         try:
-            held = int((cgroup / used).read_text()) - _droppable((cgroup / used).with_name("memory.stat"))
-            found.append(int((cgroup / limit).read_text()) - held)
+            held = int((group / used).read_text()) - _droppable((group / used).with_name("memory.stat"))
+            found.append(int((group / limit).read_text()) - held)
         except (OSError, ValueError):  # another version of cgroups, or no limit ("max")
             continue
     return max(0, min(found)) if found else None
+
+
+def _groups(cgroup: Path, own: Path) -> list[Path]:
+    """The folders of the cgroups that this process is in: its own, as systemd's MemoryMax= limits it, and those above it."""
+    try:
+        paths = [line.removeprefix("0::/") for line in own.read_text().splitlines() if line.startswith("0::/")]
+    except OSError:
+        paths = []
+    inner = [cgroup / path for path in paths if ".." not in path]  # that would be a group outside of the container
+    return [group for path in inner for group in (path, *path.parents) if group.is_relative_to(cgroup)] or [cgroup]
 
 
 def available_or_all() -> int:

@@ -8,7 +8,7 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ import uvloop
 from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.child import Opening
-from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
+from mirepoix.serving.engine.current import CurrentRelease, OpenRelease, about
 from mirepoix.serving.engine.fork_server import ForkServer
 from mirepoix.serving.engine.memory import Room, available, needed
 from mirepoix.serving.engine.process import ProcessWorker
@@ -203,8 +203,8 @@ class LocalServer:
 
     def _answering(self, pause_s: float) -> Swapped:
         assert self.current.now is not None
-        about = self.current.now.about
-        return Swapped(about.name, about.version, pause_s)
+        told = self.current.now.about
+        return Swapped(told.name, told.version, pause_s)
 
     async def _open(self, target: str) -> OpenRelease:
         began = time.monotonic()
@@ -217,8 +217,8 @@ class LocalServer:
             openings = [Opening(target, release.version, trusted, number, threads) for number in range(self.config.encoders)]
             start_s, encode_s = self.config.start_timeout_s, ENCODE_SHARE * self.config.limits.timeout_s
             workers = [ProcessWorker(opening, self._fork_server, start_s, encode_s) for opening in openings]
-            modules = await asyncio.gather(*(worker.start() for worker in workers))
-            searcher = await asyncio.to_thread(Searcher, release)
+            modules = await _started(workers)
+            searcher, told = await asyncio.to_thread(Searcher, release), await asyncio.to_thread(about, release)
         except BaseException:
             await asyncio.gather(*(worker.close() for worker in workers))
             await mark.close()
@@ -226,9 +226,9 @@ class LocalServer:
         self._opened_s = time.monotonic() - began
         if self._learning is not None:
             self._learning.cancel()
-        self._learning = asyncio.create_task(self._learn(modules[0]))
+        self._learning = asyncio.create_task(self._learn(modules))
         batcher = Batcher(workers, self.config.batch, self._figures.batch_size.observe, encode_s)
-        return OpenRelease(target, release, searcher, batcher, [*workers, mark])
+        return OpenRelease(target, told, searcher, batcher, [*workers, mark])
 
     async def _marked(self, target: str) -> Mark:
         """The record that a release is served; where this is cancelled while it is written, it is removed again."""
@@ -257,3 +257,13 @@ class LocalServer:
             self._learning.cancel()
         await self._fork_server.close()
         self._tracer.close()
+
+
+async def _started(workers: Sequence[ProcessWorker]) -> list[str]:
+    """Starts encoders, and returns the modules that they have imported; where one fails, the others have ended their start too."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            starts = [group.create_task(worker.start()) for worker in workers]
+    except BaseExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return starts[0].result()

@@ -19,7 +19,7 @@ from ray.serve.handle import DeploymentHandle
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import Batcher
-from mirepoix.serving.engine.current import CurrentRelease, OpenRelease
+from mirepoix.serving.engine.current import CurrentRelease, OpenRelease, about
 from mirepoix.serving.engine.memory import SPARE, Room, available, needed, shortest, weights
 from mirepoix.serving.engine.telemetry.metrics import Figures, merged
 from mirepoix.serving.engine.telemetry.tracing import Tracer, traces_endpoint
@@ -227,13 +227,13 @@ class Replica:
         try:
             release = await asyncio.to_thread(open_release, target)
             encode = await asyncio.to_thread(open_encoder, release, self.config.trust_remote_code)
-            searcher = await asyncio.to_thread(Searcher, release)
+            searcher, told = await asyncio.to_thread(Searcher, release), await asyncio.to_thread(about, release)
         except BaseException:
             await mark.close()
             raise
         self._opened_s = time.monotonic() - began
         worker = ThreadWorker(encode)
-        return OpenRelease(target, release, searcher, Batcher([worker], self.config.batch, self.figures.batch_size.observe), [worker, mark])
+        return OpenRelease(target, told, searcher, Batcher([worker], self.config.batch, self.figures.batch_size.observe), [worker, mark])
 
     def __del__(self) -> None:
         """Serve calls this when it ends a replica; a record that is left by one that was killed does not count."""

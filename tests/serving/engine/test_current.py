@@ -9,14 +9,14 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
+from mirepoix.serving.engine import current as module
 from mirepoix.serving.engine.batch_config import BatchConfig
 from mirepoix.serving.engine.batcher import MEASURED, Batcher, Overloaded
-from mirepoix.serving.engine.current import CurrentRelease, OpenRelease, Starting
+from mirepoix.serving.engine.current import About, CurrentRelease, OpenRelease, Starting
 from mirepoix.serving.engine.rate import Rate
 from mirepoix.serving.engine.work import Encoded
 from mirepoix.serving.engine.worker import ThreadWorker
@@ -236,10 +236,8 @@ class Held:
 
 
 def _opened(target: str, encoder: Callable[..., Any], searcher: Any = None, **config: Any) -> OpenRelease:
-    items = pa.table({"modality": pa.array([1], pa.int8())})
-    release = SimpleNamespace(name="tiny", version=target, widths=(4,), instructions={}, items=lambda: items)
     worker = ThreadWorker(encoder)
-    return OpenRelease(target, release, searcher or Held(), Batcher([worker], BatchConfig(**config)), [worker])
+    return OpenRelease(target, About("tiny", target, (4,), {}), searcher or Held(), Batcher([worker], BatchConfig(**config)), [worker])
 
 
 def test_what_the_old_release_had_is_freed_though_a_request_still_renders_its_reply(monkeypatch):
@@ -334,6 +332,21 @@ def test_a_release_that_is_closed_tells_requests_that_none_answers():
                 await ask
 
     asyncio.run(work())
+
+
+def test_a_swap_with_a_pause_collects_garbage_once_when_the_old_release_is_closed(monkeypatch):
+    calls = []
+    monkeypatch.setattr(module, "collect_and_freeze", lambda: calls.append("collect"))
+    monkeypatch.setattr(module, "freeze", lambda: calls.append("freeze"))
+
+    async def work(current, shelf):
+        await current.switch("a")
+        await current.replace("b")
+        with pytest.raises(Refused):
+            await current.replace("bad")
+
+    run(work, "bad")
+    assert calls == ["collect", "collect", "freeze", "collect", "collect"], "after a refusal what was opened in vain is collected too"
 
 
 def test_before_the_first_release_requests_are_told_that_it_starts():

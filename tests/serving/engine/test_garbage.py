@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from mirepoix.serving.engine.garbage import collect_and_freeze
+from mirepoix.serving.engine.garbage import collect_and_freeze, freeze
 
 
 class Node:
@@ -31,6 +31,12 @@ def test_what_is_there_is_left_out_and_what_comes_is_collected():
     assert later() is not None
     gc.collect()
     assert later() is None and len(kept) == 1000
+
+
+def test_what_is_there_can_be_left_out_without_a_collection():
+    left = Node()
+    freeze()
+    assert not any(one is left for one in gc.get_objects())
 
 
 def test_what_has_become_garbage_since_the_last_time_is_collected():

@@ -19,6 +19,21 @@ def test_what_is_available_is_the_least_of_machine_and_container(tmp_path):
     assert available_or_all() > 1 << 20
 
 
+def test_the_limit_of_a_service_is_seen_in_its_own_group_and_those_above_it(tmp_path):
+    own, service = tmp_path / "own", tmp_path / "system.slice" / "mirepoix.service"
+    service.mkdir(parents=True)
+    own.write_text("0::/system.slice/mirepoix.service\n")
+    for group, limit in ((service, "5000"), (service.parent, "max"), (tmp_path, "9000")):
+        (group / "memory.max").write_text(limit)
+        (group / "memory.current").write_text("1000")
+    assert available(tmp_path / "nothing", tmp_path, own) == 4000
+    (service.parent / "memory.max").write_text("3000")
+    assert available(tmp_path / "nothing", tmp_path, own) == 2000
+    for outside in ("0::/../other\n", "0::/not/there\n", "0::/\n", "1:memory:/a\n", ""):
+        own.write_text(outside)
+        assert available(tmp_path / "nothing", tmp_path, own) == 8000
+
+
 @pytest.mark.parametrize("name", ["inactive_file", "total_inactive_file"])
 def test_files_that_a_container_holds_in_memory_are_dropped_when_it_is_needed(tmp_path, name):
     for file, content in (("memory.max", "5000"), ("memory.current", "4500"), ("memory.stat", f"anon 100\n{name} 4000\n")):

@@ -1,5 +1,6 @@
 """A release that is served on one machine is swapped, and what may not take its place is refused, while clients ask: no request fails."""
 
+import asyncio
 import os
 import re
 import shutil
@@ -13,6 +14,7 @@ import pytest
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.batcher import Batcher
+from mirepoix.serving.engine.current import about
 from mirepoix.serving.http.guard import RELEASE_HEADER
 from mirepoix.serving.local import server as module
 from mirepoix.serving.local.server import LocalServer
@@ -111,6 +113,39 @@ def test_a_release_that_was_made_anew_in_its_place_is_swapped_and_the_same_one_i
         pids = server.pids
         assert server.swap(str(target)).version == version and server.pids == pids
     server.stop()
+
+
+def test_where_one_encoder_is_refused_the_start_of_the_others_ends_before_all_are_closed(release_folder, monkeypatch):
+    events = []
+
+    class Started:
+        def __init__(self, opening, *_):
+            self.number = opening.number
+
+        async def start(self):
+            if not self.number:
+                raise Refused("the first one is refused")
+            try:
+                await asyncio.sleep(60)
+            finally:
+                await asyncio.sleep(0.05)
+                events.append("start ended")
+
+        async def close(self):
+            events.append("closed")
+
+    monkeypatch.setattr(module, "ProcessWorker", Started)
+    with pytest.raises(Refused, match="the first one"):
+        LocalServer(ServeConfig(port=0, encoders=2)).start(str(release_folder))
+    assert events == ["start ended", "closed", "closed"]
+
+
+def test_the_documents_are_counted_beside_the_event_loop(stub_server, release_folder, monkeypatch):
+    threads = []
+    monkeypatch.setattr(module, "about", lambda release: threads.append(threading.current_thread().name) or about(release))
+    server = stub_server(0.0)
+    server.stop()
+    assert len(threads) == 1 and threads[0] != "server"
 
 
 def test_what_is_refused_before_it_is_parsed_names_the_release_that_answers_now(stub_server, other_release, versions, monkeypatch):
