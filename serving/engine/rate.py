@@ -47,7 +47,7 @@ class Rate:
         self._seconds = dict(FIRST_SECONDS)
         self._interactive: Units = (0.0, 0.0)  # of an interactive request, on average
         self.batches = 0
-        self._seen = [False for _ in KINDS]
+        self._has_pictures = False
 
     def begin_as(self, other: "Rate") -> None:
         """Takes over what was learnt of another release as a first guess, which the first batches of this one correct."""
@@ -59,8 +59,8 @@ class Rate:
         return self.seconds(self._interactive)
 
     def is_guessed(self, given: Units) -> bool:
-        """Whether no batch of this release has had units of such a kind."""
-        return any(amount > 0 and not seen for amount, seen in zip(given, self._seen, strict=True))
+        """Whether there are pictures, which may take seconds each, and no batch of this release has had any."""
+        return given[1] > 0 and not self._has_pictures
 
     def observe_interactive(self, given: Units) -> None:
         """Counts an interactive request of so many units in the average."""
@@ -79,7 +79,7 @@ class Rate:
             return
         learning = LEARNING if self.batches else 1.0
         self.batches += 1
-        self._seen = [seen or amount > 0 for seen, amount in zip(self._seen, given, strict=True)]
+        self._has_pictures |= given[1] > 0
         ratio = seconds / expected
         for kind, amount in zip(KINDS, given, strict=True):
             share = amount * self._seconds[kind] / expected

@@ -22,7 +22,7 @@ from mirepoix.serving.engine.work import Encoded, EncodeRequest
 RECENT_SECONDS = 2.0
 """For so long after an interactive request the bulk part of a batch is kept short."""
 FIRST_ITEMS = 8
-"""Most items of a batch while there is something whose rate is not known, so that none takes too long."""
+"""Most items of a batch while there are pictures and their rate is not known, so that none takes too long."""
 MOST_PASSES = 8
 """After so many batches without any bulk item, one takes a bulk part though interactive items would fill it."""
 

@@ -62,11 +62,9 @@ def test_a_batch_takes_no_longer_than_it_may_but_has_one_item_at_least():
     run(work, longest_s=15.1)
 
 
-def test_a_batch_is_small_while_it_is_not_known_what_its_kind_of_item_takes():
+def test_a_batch_is_small_while_it_is_not_known_what_a_picture_takes():
     def work(queue):
         queue.add(job("a", 100))
-        assert len(names(queue.take())) == FIRST_ITEMS
-        queue.rate.observe(units([Item("a", "a few words")]), 0.1)
         assert len(names(queue.take())) == 32
         pictures = [Item(f"p{n}", images=(b"",)) for n in range(40)]
         queue.add(Job(pictures, "query", "end", [units([item]) for item in pictures], asyncio.get_running_loop().create_future()))
