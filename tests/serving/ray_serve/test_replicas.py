@@ -9,6 +9,7 @@ import pytest
 
 from mirepoix.models.errors import Refused
 from mirepoix.serving.engine.memory import Room
+from mirepoix.serving.engine.rate import Rate
 from mirepoix.serving.heartbeat import Mark
 from mirepoix.serving.ray_serve import replicas
 from mirepoix.serving.ray_serve.replicas import Place, Prepared, Replica, gathered
@@ -54,6 +55,7 @@ class Opened:
 
     def __init__(self, target):
         self.target, self.about = target, SimpleNamespace(version=f"version of {target}", name="tiny")
+        self.batcher = SimpleNamespace(rate=Rate())
         self.idle = asyncio.Event()
         self.idle.set()
 
@@ -142,7 +144,7 @@ def test_a_deployment_back_to_what_answers_waits_for_no_other_release_and_opens_
         async with asyncio.timeout(0.1):  # Serve sends no requests meanwhile
             await replica.reconfigure({"release": "/a"})
         await replica._opening
-        assert replica._served == "/a" and replica.opened == ["/a", "/b"] and not replica.current.is_ready_for("/b")
+        assert replica._served == "/a" and replica.opened == ["/a", "/b"] and not await replica.current.is_open("/b")
 
     asyncio.run(work())
 

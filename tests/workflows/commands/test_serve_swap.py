@@ -72,6 +72,7 @@ def test_another_command_and_the_alias_swap_what_is_served_and_roll_it_back_and_
     cli, storage, release_folder, other_release, truth, tmp_path, monkeypatch
 ):
     (tmp_path / "run").mkdir()
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)  # of the cluster of other tests, where this server is not
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     old, new = (open_release(folder).version for folder in (release_folder, other_release))
     assert cli("releases", "promote", old, "--alias", "champion", "--storage", storage)[0] == 0
@@ -81,8 +82,9 @@ def test_another_command_and_the_alias_swap_what_is_served_and_roll_it_back_and_
         with Checker(server.url, truth) as checker, Load(server.url, *MIXED) as load:
             time.sleep(0.5)
             for words, version in (([new], new), (["--rollback"], old)):
-                status, out, _ = cli("serve", *words, "--storage", storage, "--port", str(server.port))
-                assert status == 0 and f"tiny {version} is served at {server.url}, by the server that was there (pid {server.pid})" in out
+                status, out, err = cli("serve", *words, "--storage", storage, "--port", str(server.port))
+                assert status == 0, err
+                assert f"tiny {version} is served at {server.url}, by the server that was there (pid {server.pid})" in out
             time.sleep(0.3)
             for words, version in (("promote", new, "--alias", "champion"), new), (("rollback",), old):
                 assert cli("releases", *words, "--storage", storage)[0] == 0
