@@ -15,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from mirepoix.models.encoder_config import Role
+from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.garbage import collect_and_freeze, freeze
@@ -23,7 +24,7 @@ from mirepoix.serving.engine.telemetry.metrics import Figures
 from mirepoix.serving.engine.truncation import Truncate
 from mirepoix.serving.engine.work import Encoded
 from mirepoix.serving.in_process.searcher import Searcher, SearchResult
-from mirepoix.serving.release import Release, published_version
+from mirepoix.serving.release import Release, open_release, published_version
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,16 @@ class CurrentRelease:
         """
         async with self._swapping:
             return (await self._opened(target)).about.version
+
+    async def candidate(self, target: str, trust_remote_code: bool) -> Release:
+        """A release that is to be opened, before that is begun; one that is refused counts as a swap that failed."""
+        try:
+            release = await asyncio.to_thread(open_release, target)
+            release.refuse_code(trust_remote_code)
+        except Refused:
+            self._figures.swaps.labels("failed").inc()
+            raise
+        return release
 
     async def is_open(self, target: str) -> bool:
         """Whether a change to a release takes no time: it is open already, and no other version was published in its place since."""

@@ -183,12 +183,7 @@ class LocalServer:
         if await self.current.is_open(target):
             await self.current.switch(target)
             return self._answering(0.0)
-        try:
-            release = await asyncio.to_thread(open_release, target)
-            release.refuse_code(self.config.trust_remote_code)
-        except Refused:
-            self._figures.swaps.labels("failed").inc()
-            raise
+        release = await self.current.candidate(target, self.config.trust_remote_code)
         name = f"{release.name} {release.version}"
         room = Room(name, needed(release.folder, self.config.encoders), available(), self._opened_s)
         if room.is_enough:

@@ -161,12 +161,7 @@ class Replica:
 
     async def place(self, target: str) -> Place:
         """Where this replica is, what it serves, and what a release would take of the memory there."""
-        try:
-            release = await asyncio.to_thread(open_release, target)
-            release.refuse_code(self.config.trust_remote_code)
-        except Refused:
-            self.figures.swaps.labels("failed").inc()
-            raise
+        release = await self.current.candidate(target, self.config.trust_remote_code)
         rooms = await asyncio.to_thread(rooms_for, release, self._opened_s)
         return Place(serve.get_replica_context().replica_id.unique_id, self._served, rooms)
 
