@@ -81,6 +81,7 @@ bench: .venv/ready .venv/vision/ready
 	@$(BIN)/python bench/search.py --check
 	@$(BIN)/python bench/add.py --check
 	@$(BIN)/python bench/training.py --check
+	@$(BIN)/python bench/allocator.py --check
 	@$(BIN)/python bench/serving.py --check
 
 lint: .venv/ready

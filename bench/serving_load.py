@@ -310,12 +310,13 @@ class Requests:
         return f"{method} {self.clients.path or path} HTTP/1.1\r\n{self._head}{more}\r\n".encode() + body
 
 
-def _request_of(kind: str, number: int, inputs: int) -> tuple[str, str, bytes]:
+def text(number: int) -> str:
+    """The words of a request, which no other request has."""
     texts = ["two small red stars at night", "a large blue disc on snow", "the green square", "a bar painted yellow, seen from far away"]
+    return f"{texts[number % 4]} number {number}"
 
-    def text(n: int) -> str:
-        return f"{texts[n % 4]} number {n}"
 
+def _request_of(kind: str, number: int, inputs: int) -> tuple[str, str, bytes]:
     if kind == "health":
         return "GET", "/health", b""
     if kind == "search":

@@ -3,17 +3,20 @@
 python bench/serving_peer.py releases DIR            two small releases, DIR/one and DIR/two, of one corpus
 python bench/serving_peer.py plain RELEASE PORT      the HTTP application in one process: uvicorn, the encoder and the index
 python bench/serving_peer.py cluster RELEASE PORT    as `mirepoix serve`; each line `swap RELEASE` serves another one in its place
-python bench/serving_peer.py encode RELEASE          for each line, a number of seconds, the items a second of a loop over `encode`
+python bench/serving_peer.py encode RELEASE          for each line, `texts` or `pictures` and a number of seconds, the items a second of
+                                                     a loop over `encode`, of what clients of the server send
+python bench/serving_peer.py encode RELEASE plain    the same with the allocator as Python has it
 """
 
 import asyncio
+import itertools
 import json
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from serving_load import png
+from serving_load import png, text
 
 sys.path.remove(str(Path(__file__).resolve().parent))  # Ray gives the rest to its workers, where names such as `data` are others'
 DOCUMENTS = 600, 200
@@ -119,17 +122,26 @@ def cluster(target: str, port: int) -> None:
             server.stop()
 
 
-def encode(target: str) -> None:
+def encode(target: str, allocator: str = "") -> None:
     from mirepoix.models.item import Item
+    from mirepoix.serving.engine.freeing import keep_freed_memory
     from mirepoix.serving.release import open_release
 
-    encoder = open_release(target).open_encoder()
-    batch = [Item(f"text-{n}", text) for n, text in enumerate(texts(BATCH))]
+    if allocator != "plain":
+        keep_freed_memory()
+    encoder, numbers = open_release(target).open_encoder(), itertools.count()
+
+    pictures = [png(320, 240, number) for number in range(BATCH)]
+
+    def item(kind: str, number: int) -> Item:
+        return Item(f"item-{number}", text(number)) if kind == "texts" else Item(f"item-{number}", "", (pictures[number % BATCH],))
+
     print("ready", flush=True)
     for line in sys.stdin:
+        kind, seconds = line.split()
         done, began = 0, time.perf_counter()
-        while time.perf_counter() - began < float(line):
-            encoder.encode(batch, batch_size=BATCH)
+        while time.perf_counter() - began < float(seconds):
+            encoder.encode([item(kind, number) for number in itertools.islice(numbers, BATCH)], batch_size=BATCH)
             done += BATCH
         print(json.dumps(done / (time.perf_counter() - began)), flush=True)
 
@@ -139,7 +151,7 @@ def main(arguments: list[str]) -> int:
     if role == "releases":
         releases(Path(target))
     elif role == "encode":
-        encode(target)
+        encode(target, *rest)
     else:
         {"plain": plain, "cluster": cluster}[role](target, int(rest[0]))
     return 0

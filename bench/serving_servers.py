@@ -214,18 +214,18 @@ def served(chosen: Sequence[Variant], release: Path, home: Path, threads: int) -
 class Encoder:
     """The encoder of a release in a process without a server."""
 
-    def __init__(self, root: Path, release: Path, threads: int):
-        words = [sys.executable, str(HERE / "serving_peer.py"), "encode", str(release)]
+    def __init__(self, root: Path, release: Path, threads: int, *how: str):
+        words = [sys.executable, str(HERE / "serving_peer.py"), "encode", str(release), *how]
         self.process = subprocess.Popen(
             words, cwd=root, env=environment(root, threads), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
         assert self.process.stdout.readline() == "ready\n", "the encoder did not open"
 
-    def rate(self, seconds: float) -> float:
+    def rate(self, seconds: float, kind: str = "texts") -> float:
         """Items a second of a loop over batches."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(f"{seconds}\n")
+        self.process.stdin.write(f"{kind} {seconds}\n")
         self.process.stdin.flush()
         rate: float = json.loads(self.process.stdout.readline())
         return rate

@@ -28,6 +28,7 @@ from mirepoix.models.encoder_config import Role
 from mirepoix.models.item import ITEM_SCHEMA, table_to_items
 from mirepoix.models.token_batches import Padding
 from mirepoix.serving import store
+from mirepoix.serving.engine.freeing import keep_freed_memory
 from mirepoix.serving.golden import GOLDEN, Golden
 
 if TYPE_CHECKING:
@@ -63,6 +64,7 @@ class EncoderActor:
 
         if self._encoder is None:
             torch.set_num_threads(self.config.threads)
+            keep_freed_memory()
             encoder = self.opener("cuda" if self.config.use_gpu else "cpu")
             if self.verified is not None:
                 self.verified.verify(encoder, "the vectors that would be reused (embed.reuse=false encodes all items)")

@@ -13,7 +13,7 @@ import traceback
 from typing import Any, NamedTuple
 
 from mirepoix.models.errors import Refused
-from mirepoix.serving.engine.garbage import collect_and_freeze
+from mirepoix.serving.engine.freeing import collect_and_freeze
 
 LENGTH = struct.Struct("!Q")
 

@@ -18,7 +18,7 @@ from mirepoix.models.encoder_config import Role
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, Modality
 from mirepoix.serving.engine.batcher import Batcher
-from mirepoix.serving.engine.garbage import collect_and_freeze, freeze
+from mirepoix.serving.engine.freeing import collect_and_freeze, freeze
 from mirepoix.serving.engine.rate import Rate
 from mirepoix.serving.engine.telemetry.metrics import Figures
 from mirepoix.serving.engine.truncation import Truncate

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from mirepoix.serving.engine.freeing import keep_freed_memory
 from mirepoix.serving.engine.work import BatchEncoder, Encoded, EncodeRequest
 from mirepoix.serving.release import Release
 
@@ -45,5 +46,6 @@ def open_encoder(release: Release, trust_remote_code: bool, number: int = 0) -> 
     """The encoder of a release, proved by its golden vectors, on a GPU if there is one; of several GPUs on that of the worker's number."""
     import torch  # not at the top of the module: a server that has its encoders in child processes does without
 
+    keep_freed_memory()
     device = f"cuda:{number % torch.cuda.device_count()}" if torch.cuda.is_available() else "cpu"
     return BatchEncoder(release.open_encoder(device, trust_remote_code))

@@ -1,18 +1,30 @@
-"""Python's collector of reference cycles, in a process that answers requests.
+"""How a process that answers requests frees memory: what Python's collector looks at, and what the C library hands back to the kernel.
 
 Each request makes thousands of objects, and after some requests the collector looks at all that the process has: the modules, the
 application, the documents of a release. None of that is garbage, and looking at it takes CPU time from requests
 (`python bench/serving.py overload`).
+
+Every layer of an encoder allocates and frees arrays of some megabytes. On a CPU these are the C library's, which hands freed ones back to
+the kernel, which clears their pages when the next ones are allocated: a fifth of the time of encoding short texts
+(`python bench/allocator.py`).
 """
 
+import ctypes
 import gc
 import sys
+from contextlib import suppress
 
 THRESHOLDS = 10_000, 20, 50
 """Objects more than before until the youngest are looked at; of these looks, until older ones are too.
 
 Python's own are 700, 10, 10, with which a request that makes thousands of objects causes several looks.
 """
+
+ARRAY_BYTES = 32 << 20
+"""Arrays up to this size are made of memory that the process has; it is the most that the C library takes here."""
+KEPT_BYTES = 256 << 20
+"""The most freed memory that the process keeps."""
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def collect_and_freeze() -> None:
@@ -33,3 +45,14 @@ def collect_and_freeze() -> None:
 def freeze() -> None:
     """Leaves what is there out of later collections."""
     gc.freeze()
+
+
+def keep_freed_memory() -> None:
+    """Has this process keep memory that it frees, up to 256 MiB, for the arrays that it allocates next.
+
+    It does nothing where the C library is not glibc.
+    """
+    with suppress(AttributeError, OSError, TypeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, ARRAY_BYTES)
+        mallopt(_TRIM_THRESHOLD, KEPT_BYTES)
