@@ -539,7 +539,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--inputs", type=int, default=32, help="inputs of a bulk request, pictures of a large one")
     parser.add_argument("--key", help="the server's key")
-    asked = parser.parse_args(arguments)
+    asked = parser.parse_intermixed_args(arguments)
     clients = Clients(asked.kinds, asked.clients, asked.rate, asked.seconds, inputs=asked.inputs)
     report = run(asked.url, clients, key=asked.key)
     print(f"{report}\n{report.cpu / max(1, len(report.records)) * 1000:.2f} CPU ms a request in the process of the load")

@@ -233,7 +233,7 @@ def test_its_large_pictures_have_25_megapixels_and_small_files_and_its_other_pic
 
 def test_from_the_command_line_the_figures_are_printed_and_a_failure_is_the_exit_status():
     with served(every(4, reply(500, b""))) as url:
-        words = [sys.executable, str(SCRIPT), url, "health", "--seconds", "0.2"]
+        words = [sys.executable, str(SCRIPT), url, "--seconds", "0.2", "health"]
         ended = subprocess.run(words, capture_output=True, text=True, timeout=30)
     assert ended.returncode == 1 and "statuses {200: " in ended.stdout and "CPU ms a request" in ended.stdout
 
