@@ -6,7 +6,7 @@
     python bench/serving.py --check              exit status 1 if what is promised does not hold, or cannot be measured
 
 The base is checked out to a worktree in a temporary folder. All servers run at once, from their own checkouts and with the same
-environment; each figure is measured of each in turn, in every round, while the others are idle. `one process` is the base's application
+environment; each figure is measured of each in turn, in every round, while the others are stopped. `one process` is the base's application
 under uvicorn with the encoder and the index in that process, one request after the other; the encoder in process is a loop over `encode`,
 of what the clients send, with the allocator of an encoder that serves (serving/engine/freeing.py).
 The release has the sizes of the quickstart. Requests come from a process of their own (bench/serving_load.py), on the same cores. CPU time

@@ -38,9 +38,11 @@ class Bench:
         time.sleep(min(1, self.seconds))
 
     def turns(self) -> Iterator[Server]:
-        """Each server once a round; the order alternates, so that none is always the one after another."""
+        """Each server once a round, while the others are stopped; the order alternates, so that none is always the one after another."""
         for number in range(self.rounds):
-            yield from self.servers if number % 2 else reversed(self.servers)
+            for server in self.servers if number % 2 else reversed(self.servers):
+                with server.alone(self.servers):
+                    yield server
 
 
 Values = dict[str, list[float]]

@@ -12,7 +12,7 @@ from mirepoix.components.generation.prompts import Request
 from mirepoix.components.generation.replies import Reply, ReplyStore
 from mirepoix.components.generation.writer_config import LocalConfig, seed_parameter
 from mirepoix.models.backbones.checkpoints import quiet, refused_code
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line
 from mirepoix.serving.release import folder_digest
 
 
@@ -55,7 +55,7 @@ class Local:
                 model: Any = AutoModelForCausalLM.from_pretrained(self.folder, use_safetensors=True, dtype="auto", **auto)
                 tokenizer = AutoTokenizer.from_pretrained(self.folder, **auto)
         except (OSError, ValueError) as error:  # transformers' own refusals: not complete, not of a known kind
-            why = refused_code(error) or str(error).splitlines()[0]
+            why = refused_code(error) or first_line(error)
             raise Refused(f"the local writer's folder {self.folder} cannot be opened: {why}") from error
         return model.to(device).eval(), tokenizer
 

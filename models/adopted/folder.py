@@ -7,7 +7,7 @@ from typing import Any
 from mirepoix.models.adopted.layout import MODULES
 from mirepoix.models.backbones.adapter import base_of
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line
 
 OTHER_FORMATS = (
     "*.onnx",
@@ -71,6 +71,6 @@ def local_folder(checkpoint: Checkpoint, fetch: bool = True, weights: bool = Tru
         if not fetch:
             return None
         raise Refused(
-            f"backbone {name!r} is neither a folder here nor a model that the hub has ({str(error).splitlines()[0]}); give an existing "
+            f"backbone {name!r} is neither a folder here nor a model that the hub has ({first_line(error)}); give an existing "
             "folder, or a hub id"
         ) from error

@@ -27,7 +27,7 @@ from mirepoix.models.backbones.pictures import decoded, patch_count, picture_siz
 from mirepoix.models.backbones.plain_tokens import most_tokens
 from mirepoix.models.encoder import Overlong
 from mirepoix.models.encoder_config import Role
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line
 from mirepoix.models.item import Item, Modality
 
 _BITS = {"text": Modality.TEXT, "image": Modality.IMAGE, "video": Modality.VIDEO}
@@ -286,7 +286,7 @@ def _reason(error: Exception) -> str:
         return f"{text.split(' requires')[0].split()[-1]} of it needs torchvision, which is not installed; install it, or take another"
     if refused := refused_code(error, TRUSTED):
         return refused
-    return f"{text.splitlines()[0] if text else type(error).__name__}; give a whole sentence-transformers folder"
+    return f"{first_line(error)}; give a whole sentence-transformers folder"
 
 
 @contextmanager

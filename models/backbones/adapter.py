@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line
 
 CONFIG = "adapter_config.json"
 RENAMES = "_weight_conversions"  # by which transformers saves a model under the names that it was loaded by
@@ -73,7 +73,7 @@ def merge_adapter(model: Any, folder: Path) -> int:
             peft_config=PeftConfig.from_pretrained(str(folder)), adapter_state_dict=tensors, adapter_name="adopted", is_trainable=True
         )
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        raise Refused(f"adapter {folder} does not fit {type(model).__name__}: {str(error).splitlines()[0]}") from error
+        raise Refused(f"adapter {folder} does not fit {type(model).__name__}: {first_line(error)}") from error
     loaded = sum("lora_" in name and ".adopted" in name for name in model.state_dict())
     wrong = sorted([*info.missing_keys, *info.unexpected_keys, *(name for name, *_ in info.mismatched_keys)])
     if wrong or loaded != len(tensors) or not tensors:
@@ -141,6 +141,6 @@ def _tensors(folder: Path) -> dict[str, Any]:
     try:
         whole = load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise Refused(f"{path} cannot be read as weights: {str(error).splitlines()[0]}; give an adapter as safetensors") from error
+        raise Refused(f"{path} cannot be read as weights: {first_line(error)}; give an adapter as safetensors") from error
     # PEFT leaves the last part of this one's name out, and transformers does not put it in again.
     return {name + ".weight" * name.endswith(MAGNITUDE): tensor for name, tensor in whole.items()}

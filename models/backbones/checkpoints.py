@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from mirepoix.models.backbones.adapter import adapter_folder, base_of, merge_adapter
 from mirepoix.models.backbones.checkpoint_config import Checkpoint, Kind
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line
 
 TRUSTED = "backbone.trust_remote_code=true"
 
@@ -116,7 +116,7 @@ def open_checkpoint(checkpoint: Checkpoint, kind: Kind) -> LoadedCheckpoint:
         RuntimeError,
         SafetensorError,
     ) as error:  # weights that are damaged, of other shapes, or a pickle of more than tensors
-        raise Refused(f"the weights of checkpoint {name} cannot be read: {_first_line(error)}; give a whole one, as safetensors") from error
+        raise Refused(f"the weights of checkpoint {name} cannot be read: {first_line(error)}; give a whole one, as safetensors") from error
     if kind == "text" and getattr(model, "pooler", None) is not None:
         model.pooler = None
     absent = sorted(weight for weight in notes["missing_keys"] if kind != "text" or not weight.startswith("pooler."))
@@ -143,14 +143,10 @@ def refused_code(error: Exception, allowed_by: str = "") -> str | None:
     )
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
 def _unusable(name: str, error: Exception) -> str:
     if refused := refused_code(error, TRUSTED):
         return f"checkpoint {name} cannot be opened: {refused}"
     if Path(name).is_dir():
-        return f"backbone folder {name} cannot be opened: {str(error).splitlines()[0]}; it needs config.json, weights, tokenizer"
+        return f"backbone folder {name} cannot be opened: {first_line(error)}; it needs config.json, weights, tokenizer"
     offline = " (HF_HUB_OFFLINE is set)" if os.environ.get("HF_HUB_OFFLINE") == "1" else ""
     return f"backbone {name!r} is neither a folder here nor a model that the hub has{offline}; give an existing folder, a hub id, or 'tiny'"

@@ -43,7 +43,7 @@ from mirepoix.models.backbones.plain_tokens import PlainTokens, most_tokens
 from mirepoix.models.backbones.tuning_config import Tuning
 from mirepoix.models.encoder import Encoder, Overlong, refuse_unread
 from mirepoix.models.encoder_config import EncoderConfig, Role
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line
 from mirepoix.models.item import Item, worded
 from mirepoix.models.retrievers.feature_cache import FeatureCache
 from mirepoix.models.retrievers.mire_config import FRAME, MireConfig, MireTuning
@@ -363,7 +363,7 @@ def published_linear(checkpoint: Checkpoint, width: int) -> torch.nn.Linear | No
         try:
             config = AutoConfig.from_pretrained(name, trust_remote_code=False, **pinned)
         except ValueError as error:
-            raise Refused(f"checkpoint {name} cannot be opened: {refused_code(error) or str(error).splitlines()[0]}") from error
+            raise Refused(f"checkpoint {name} cannot be opened: {refused_code(error) or first_line(error)}") from error
         projection, notes = load(name, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **pinned)
     for _, (published, _), _ in notes["mismatched_keys"]:
         raise Refused(f"width is {width}, and the linear.weight of {name} gives {published}; set encoder.width to that")

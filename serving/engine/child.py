@@ -12,7 +12,7 @@ import sys
 import traceback
 from typing import Any, NamedTuple
 
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, typed_line
 from mirepoix.serving.engine.freeing import collect_and_freeze
 
 LENGTH = struct.Struct("!Q")
@@ -72,7 +72,7 @@ def serve(connection: socket.socket) -> None:
             connection.sendall(packed(str(refused)))
             return
         except Exception as error:  # noqa: BLE001 told to the parent, which says it to the user
-            connection.sendall(packed(Fault(_line(error), traceback.format_exc())))
+            connection.sendall(packed(Fault(typed_line(error), traceback.format_exc())))
             return
         collect_and_freeze()
         connection.sendall(packed(Ready([*sys.modules])))
@@ -81,7 +81,7 @@ def serve(connection: socket.socket) -> None:
             try:
                 answer = encode(requests)
             except Exception as error:  # noqa: BLE001 a fault of one batch; the parent writes it to the log
-                answer = Fault(_line(error), traceback.format_exc())
+                answer = Fault(typed_line(error), traceback.format_exc())
             connection.sendall(packed(answer))
     except (EOFError, ConnectionError):
         return
@@ -101,7 +101,3 @@ def _opened(opening: Opening) -> Any:
             "swap to what is there (mirepoix serve)"
         )
     return open_encoder(release, opening.trust_remote_code, opening.number)
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -23,7 +23,7 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from mirepoix.models.encoder_config import Role
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.picture_formats import picture_format
 from mirepoix.serving.engine.batcher import EncoderDied, Overloaded, TooSlow
@@ -261,7 +261,7 @@ def _picture_error(error: PictureRefused) -> ApiError:
 
 def _refused(error: Refused) -> ApiError:
     """A refusal of the encoder, which begins with the field of the request that is at fault: items have the names of their fields."""
-    line = str(error).splitlines()[0]
+    line = first_line(error)
     name = re.split(r"[\[ ]", line)[0]
     code = "too_many_tokens" if line.endswith(SHORTEN) else None
     return ApiError(400, line, name if name in ("input", "text", "messages") else None, code)

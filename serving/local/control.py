@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, typed_line
 from mirepoix.serving.store import cache_folder
 
 LONGEST_NAME = 100
@@ -98,7 +98,7 @@ def _answered(answer: Answer, line: bytes, say: Callable[[str], Any]) -> dict[st
     except Refused as refused:
         return {"refused": str(refused)}
     except Exception as error:  # noqa: BLE001 the command prints it, and the server goes on
-        return {"refused": f"{type(error).__name__}: {error}".splitlines()[0]}
+        return {"refused": typed_line(error)}
 
 
 def _line(message: dict[str, Any]) -> bytes:

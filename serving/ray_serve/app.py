@@ -25,7 +25,7 @@ from ray.serve.exceptions import DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 from ray.serve.schema import LoggingConfig
 
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, typed_line
 from mirepoix.models.options import revive
 from mirepoix.serving.engine.memory import shortest
 from mirepoix.serving.engine.telemetry.tracing import traces_endpoint
@@ -39,6 +39,7 @@ from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import absolute
 
+_LOG = logging.getLogger("ray.serve")
 HEALTH_SECONDS = 1.0
 """How often Serve looks whether a replica is there: only then is a new one started in the place of one that died. Its default is 10 s."""
 PORTS = 5
@@ -138,7 +139,7 @@ def _change(target: str, stored: str, pause: bool, say: Callable[[str], None], p
         if refusals := [each.refusal for each in prepared if each.refusal]:
             raise Refused(refusals[0])
     except BaseException:  # Ctrl-C too, or the replicas that opened it would keep it
-        _tell_all("forget", target)
+        _undo("forget", target)
         raise
     if not prepared:
         raise Refused(NONE_THERE)
@@ -159,11 +160,19 @@ def _replace(target: str, stored: str, places: Sequence[Place]) -> float:
             if refusals := [each.refusal for each in paused if each.refusal]:
                 raise Refused(refusals[0])
     except BaseException:  # Ctrl-C too, or some would serve the one release, and some the other
-        _tell_all("replace", before)
+        _undo("replace", before)
         raise
     if not paused:
         raise Refused(NONE_THERE)
     return max(each.pause_s for each in paused)
+
+
+def _undo(method: str, *arguments: str) -> None:
+    """Takes back what replicas were told, because of an error that is raised; where this fails too, the log says so."""
+    try:
+        _tell_all(method, *arguments)
+    except Exception as error:  # noqa: BLE001 what is raised is the error before
+        _LOG.error("replicas may differ: %s failed after a swap that was refused (%s); swap again", method, typed_line(error))
 
 
 def _tell_all(method: str, *arguments: str) -> list[Any]:
@@ -193,13 +202,12 @@ def _shut_down() -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Serve's log in this process at level WARNING, within the block."""
-    log = logging.getLogger("ray.serve")
-    before = log.level
-    log.setLevel(logging.WARNING)
+    before = _LOG.level
+    _LOG.setLevel(logging.WARNING)
     try:
         yield
     finally:
-        log.setLevel(before)
+        _LOG.setLevel(before)
 
 
 _LOGGING = LoggingConfig(**LOGGING)

@@ -8,7 +8,6 @@ import asyncio
 import logging
 import time
 from functools import cached_property, partial
-from traceback import format_exception_only
 from typing import Any, NamedTuple
 
 import ray
@@ -17,7 +16,7 @@ from ray import serve
 from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line, typed_line
 from mirepoix.serving.engine.batcher import Batcher
 from mirepoix.serving.engine.current import CurrentRelease, OpenRelease, about
 from mirepoix.serving.engine.memory import SPARE, Room, available, needed, shortest, weights
@@ -84,17 +83,12 @@ async def gathered(mine: tuple[str, str], replicas: DeploymentHandle[Any]) -> by
     return (merged(texts) if len(texts) > 1 else mine[1]).encode()
 
 
-def first_line(error: BaseException) -> str:
-    """The first line that an error says; its type where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def _reason(error: Exception, target: str) -> str:
     """Why a release is not served, in one line; the log has the trace of what is no refusal."""
     if isinstance(error, Refused):
         return str(error)
     _LOG.error("%s cannot be opened", target, exc_info=error)
-    return f"{target} cannot be opened: {format_exception_only(error)[0].splitlines()[0]}"
+    return f"{target} cannot be opened: {typed_line(error)}"
 
 
 @serve.ingress()

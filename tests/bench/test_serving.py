@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,6 +43,7 @@ class Stub:
         self.name, self.release, self.killed = name, Path("one"), 0
         self.variant = SimpleNamespace(swaps=name != "one process")
         self.used = 0.0
+        self.alone = nullcontext
 
     async def answer(self, line: str, body: bytes, writer: asyncio.StreamWriter) -> bytes:
         await asyncio.sleep(0.01)
@@ -127,8 +128,6 @@ def test_requests_that_are_counted_as_errors_are_read_from_the_metrics(bench):
 
 def test_what_does_not_hold_is_said_and_fails_the_check(bench, monkeypatch, capsys):
     serving, row = bench("serving"), bench("ratios").Row
-    from contextlib import nullcontext
-
     rows = [row("a: after", [3.0], most=2, reason="why"), row("a: before", [9.0])]
     monkeypatch.setattr(serving, "PARTS", {"cost": lambda made: rows})
     monkeypatch.setattr(serving, "checkout", lambda revision, home: nullcontext(home))
@@ -173,6 +172,30 @@ def test_cpu_time_of_daemons_counts_also_when_they_have_ended_and_none_outlives_
             os.kill(process, signal.SIGTERM)
     server.stop()
     assert not [process for process in below if Path(f"/proc/{process}").exists()]
+
+
+def test_others_take_nothing_while_one_server_is_measured(bench, tmp_path, monkeypatch):
+    servers = bench("serving_servers")
+    monkeypatch.setattr(servers.Server, "wait", lambda server: None)
+    monkeypatch.setattr(servers, "SETTLE_SECONDS", 0.1)
+    spin = [sys.executable, "-I", "-S", "-c", "while True: pass"]
+    both = [servers.Server(servers.Variant(name, tmp_path, spin), tmp_path, tmp_path) for name in ("one", "other")]
+    try:
+
+        def taken() -> list[float]:
+            before = [server.cpu() for server in both]
+            time.sleep(0.3)
+            return [server.cpu() - used for server, used in zip(both, before, strict=True)]
+
+        while not all(server.cpu() for server in both):
+            time.sleep(0.02)
+        with both[0].alone(both):
+            mine, others = taken()
+            assert mine > 0.05 and others == 0
+        assert min(taken()) > 0.05
+    finally:
+        for server in both:
+            server.stop()
 
 
 def test_the_encoder_that_is_killed_is_the_process_of_that_name_or_the_one_that_worked_most(bench, tmp_path):

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import httpx
 from packaging.requirements import Requirement
 
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line
 from mirepoix.serving.engine.memory import available_or_all
 from mirepoix.serving.store import refuse_credentials
 from mirepoix.workflows.storage import default_storage
@@ -327,7 +327,7 @@ def _remote_storage(root: str) -> MachineCheck:
         filesystem.get_file_info(path)
         return MachineCheck("storage", "ok", f"{root}, reached")
     except (ArrowException, OSError, ValueError) as error:
-        return MachineCheck("storage", "fail", f"{root}: {str(error).splitlines()[0]}", "check the URI, its credentials, and the network")
+        return MachineCheck("storage", "fail", f"{root}: {first_line(error)}", "check the URI, its credentials, and the network")
 
 
 def tracking(uri: str | None = None) -> MachineCheck:

@@ -28,7 +28,7 @@ from ray.core.generated.gcs_service_pb2 import GetClusterIdRequest  # type: igno
 from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import AuthenticationError
 
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line
 from mirepoix.serving.serve_config import MIDDLEWARES, PROXY_CALLBACK
 from mirepoix.workflows.cluster.janitor import LOCK, MARK, clear, end
 from mirepoix.workflows.cluster.machine import LEAST_CPUS
@@ -279,7 +279,7 @@ def refusals_of_head(address: str) -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].split(". ")[0]
+    return first_line(error).split(". ")[0]
 
 
 def is_given(address: str | None = None) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mirepoix.models.encoder_config import describes_encoder
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line
 from mirepoix.serving import store
 
 # Refusals need no torch: what loads it is imported where an encoder is opened.
@@ -64,9 +64,7 @@ def _artefact(name: str, arm: str | None) -> Path | None:
     except NotADirectoryError:
         is_run = False
     except OSError as error:
-        raise Refused(
-            f"{name} cannot be read ({str(error).splitlines()[0]}); give the folder or URI of a release, a run or a model"
-        ) from error
+        raise Refused(f"{name} cannot be read ({first_line(error)}); give the folder or URI of a release, a run or a model") from error
     if is_run:
         from mirepoix.workflows.upkeep.lineage import lineage
 
@@ -148,7 +146,5 @@ def _device(name: str | None) -> str:
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise Refused(
-            f"device {name!r} cannot be used here ({str(error).strip().splitlines()[0]}); give cpu, or leave device out"
-        ) from error
+        raise Refused(f"device {name!r} cannot be used here ({first_line(error)}); give cpu, or leave device out") from error
     return name

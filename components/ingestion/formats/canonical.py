@@ -21,7 +21,7 @@ import pyarrow as pa
 from mirepoix.components.corpus.parts import PARTS, TASK, part_files
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Prompt, Query, RejectedRow, Row, RowError, Triple, rowwise
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line
 from mirepoix.models.item import Item
 
 NAME = "canonical"
@@ -84,9 +84,7 @@ def _records(tree: SourceFiles, shard: Shard) -> Iterator[tuple[int, dict[str, A
             rows = table.select(fields.names).cast(fields).to_pylist()
         except pa.ArrowException as error:
             columns = ", ".join(f"{field.name} {field.type}" for field in schema)
-            raise Refused(
-                f"{tree.source(shard.file)} cannot be read ({str(error).splitlines()[0]}); its columns are to be {columns}"
-            ) from error
+            raise Refused(f"{tree.source(shard.file)} cannot be read ({first_line(error)}); its columns are to be {columns}") from error
         yield from enumerate(rows, first)
 
 

@@ -25,7 +25,7 @@ from mirepoix.components.ingestion.formats import filesystems
 from mirepoix.components.ingestion.formats.rows import RowError, Unreadable, split_of
 from mirepoix.components.ingestion.formats.run_files import in_storage, storages_among
 from mirepoix.components.ingestion.formats.streams import Blocks, Decompressed
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line
 from mirepoix.serving.store import refuse_credentials
 
 SHARD_BYTES = 64 << 20
@@ -95,7 +95,7 @@ class SourceFiles:
         try:
             yield
         except Exception as error:  # a missing package, an unknown scheme, or any connection error of a file system
-            reason = (str(error) or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             if isinstance(error, PermissionError) and (denied := _DENIED.search(reason)):
                 raise Refused(
                     f"corpus {self.path!r} cannot be read whole: {denied[1]} is closed to this user; make it readable, move it elsewhere, "
@@ -322,7 +322,7 @@ class SourceFiles:
             try:
                 yield pq.ParquetFile(stream)
             except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a server without range requests
-                words = f"cannot be read as Parquet ({str(error).splitlines()[0]}); repair it or leave it out"
+                words = f"cannot be read as Parquet ({first_line(error)}); repair it or leave it out"
                 raise Unreadable(f"{self.source(file)} {words}") from error
 
     def bytes(self, file: str, start: int, size: int) -> bytes:

@@ -18,7 +18,7 @@ from ray.train import ControllerError, PreemptionError, Result, TrainingFailedEr
 
 from mirepoix.components.training.workers.host import Notice
 from mirepoix.components.training.workers.room import Places, release, release_abandoned
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, first_line, typed_line
 
 SETTLE_SECONDS = 10.0
 """So long is waited for room for all workers, before a training starts with fewer."""
@@ -183,8 +183,8 @@ def why(error: Exception) -> str:
             return str(each)
         if _death(each) is not None:
             return f"rank {rank} died"
-        return f"rank {rank} failed with {type(each).__name__}: {(str(each).strip().splitlines() or [''])[0]}"
-    return str(error).strip().splitlines()[0]
+        return f"rank {rank} failed with {typed_line(each)}"
+    return first_line(error)
 
 
 def _ended(error: Exception, failures: int, checkpoint: str | None) -> Refused | None:

@@ -24,7 +24,7 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # compiled
 
 from mirepoix.components.training.job import RefusedOnAllRanks
 from mirepoix.components.training.workers.host import ADDRESS, StartAgain
-from mirepoix.models.errors import Refused
+from mirepoix.models.errors import Refused, typed_line
 
 T = TypeVar("T")
 BEAT_SECONDS = 1.0
@@ -89,7 +89,7 @@ class Watchdog:
     def explained(self, error: Exception) -> str | None:
         """The line on the rank that a failed collective waited for; None for an error that is no failure of a collective."""
         if self.world == 1 or not _of_a_collective(error):
-            self._failed = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+            self._failed = typed_line(error)
             return None
         self._waited = True
         no_answer: str | None = self._silent(0, f"{ANSWER_SECONDS:g} s", self._position[0])

@@ -187,6 +187,12 @@ def test_a_replica_that_dies_while_a_release_is_prepared_is_left_out_and_where_a
     assert told == [*beside, ("forget", "/release")] and refusal == "it is damaged"
 
 
+def test_the_refusal_is_said_also_where_what_replicas_were_told_cannot_be_taken_back(monkeypatch, caplog):
+    told, refusal = changed(monkeypatch, [Prepared("", "it is damaged")], RayServeException("no controller"))
+    assert told[-1] == ("forget", "/release") and refusal == "it is damaged"
+    assert "forget failed after a swap that was refused (RayServeException: no controller)" in caplog.text
+
+
 def test_where_no_replica_is_there_a_change_is_refused(monkeypatch):
     none = DeploymentUnavailableError("Retriever")
     told, refusal = changed(monkeypatch, none, there=none)
