@@ -18,7 +18,7 @@ from mirepoix.models.adopted.layout import Layout
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.backbones.checkpoints import LoadedCheckpoint, open_checkpoint
 from mirepoix.models.backbones.clip_temperature import SCALE, temperature_of
-from mirepoix.models.backbones.pictures import decoded, patch_count
+from mirepoix.models.backbones.pictures import decoded_groups, patch_count
 from mirepoix.models.backbones.plain_tokens import most_tokens
 from mirepoix.models.encoder import Overlong, frozen
 from mirepoix.models.errors import Refused
@@ -54,8 +54,9 @@ class TwoTowerReader:
 
     def tensors(self, call: str, parts: Sequence[Part]) -> dict[str, torch.Tensor]:
         if call == "image":
-            pictures = [picture for part in parts for picture in decoded(part.item, part.item.images)]
-            return dict(self.image_processor(images=pictures, return_tensors="pt"))
+            groups = decoded_groups([part.item for part in parts])
+            made = [dict(self.image_processor(images=group, return_tensors="pt")) for group in groups]
+            return {name: torch.cat([each[name] for each in made]) for name in made[0]}
         texts = [part.prompt + part.item.text for part in parts]
         return dict(self.tokenizer(texts, padding=self.padding, truncation=True, max_length=self.length, return_tensors="pt"))
 

@@ -4,7 +4,7 @@ Nothing is bounded here: pictures from outside have passed `serving/pictures.py`
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -60,23 +60,22 @@ def pixels(items: Sequence[Item], image_processor: Any) -> dict[str, torch.Tenso
 
     It is for towers that take pictures of one size.
     """
-    made: list[torch.Tensor] = []
-    owners: list[int] = []
+    made = [image_processor(images=group, return_tensors="pt")["pixel_values"] for group in decoded_groups(items)]
+    owners = [place for place, item in enumerate(items) for _ in item.images]
+    return {"pixel_values": torch.cat(made), "owners": torch.tensor(owners)} if made else {}
+
+
+def decoded_groups(items: Sequence[Item]) -> Iterator[list[Image.Image]]:
+    """All pictures of items, decoded, in groups: each ends with the picture by which it has more than `DECODED` pixels."""
     held: list[Image.Image] = []
-
-    def process() -> None:
-        made.append(image_processor(images=held, return_tensors="pt")["pixel_values"])
-        held.clear()
-
-    for place, item in enumerate(items):
+    for item in items:
         for each in item.images:
             held += decoded(item, [each])
-            owners.append(place)
             if sum(picture.width * picture.height for picture in held) > DECODED:
-                process()
+                yield held
+                held = []
     if held:
-        process()
-    return {"pixel_values": torch.cat(made), "owners": torch.tensor(owners)} if made else {}
+        yield held
 
 
 def patch_count(vision_config: Any) -> int:

@@ -13,6 +13,9 @@ from starlette.types import Message, Receive
 
 from mirepoix.serving.http.limits_config import Limits
 
+SHORT = 1 << 16
+"""Bytes of a short body, as nearly all have: an eighth of what all bodies may hold is for short ones alone, so that a few clients that send
+large ones slowly keep no others out."""
 MOST_COMMAS = 2**21
 """Most commas outside of texts: as many token ids as a request may have."""
 MOST_PARTS, MOST_BOUNDARY, MOST_HEAD = 17, 70, 8192
@@ -125,14 +128,14 @@ class BodyReader:
                 self.held += len(part)
                 if len(body) > self.limits.max_body:
                     raise BodyRefused("too_large")
-                if self.held > self.limits.max_reading_bytes:
+                if self.held > self._room(len(body)):
                     raise BodyRefused("too_many")
                 if not message.get("more_body"):
                     return bytes(body)
                 # The time that a body may take grows with what has come: a large one over a slow line is read, one that trickles is not.
                 end = began + self.limits.body_s + len(body) / self.limits.body_rate
                 try:
-                    async with asyncio.timeout(max(0.0, end - time.monotonic())):
+                    async with asyncio.timeout(min(self.limits.body_s, max(0.0, end - time.monotonic()))):
                         message = await receive()
                 except TimeoutError:
                     raise BodyRefused("too_slow") from None
@@ -145,9 +148,14 @@ class BodyReader:
     def _sized(self, body: bytes) -> bytes:
         if len(body) > self.limits.max_body:
             raise BodyRefused("too_large")
-        if self.held + len(body) > self.limits.max_reading_bytes:
+        if self.held + len(body) > self._room(len(body)):
             raise BodyRefused("too_many")
         return body
+
+    def _room(self, length: int) -> int:
+        """The bytes that all bodies may hold where one of this length is among them."""
+        most = self.limits.max_reading_bytes
+        return most if length <= SHORT else most - most // 8
 
     @contextmanager
     def holding(self, body: bytes) -> Iterator[None]:

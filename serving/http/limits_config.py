@@ -23,7 +23,10 @@ class Limits:
     tiktoken: str = option("", "OpenAI's file cl100k_base.tiktoken, to decode arrays of token ids in `input`; none: they are refused")
     max_reading: int = option(1024, "bodies read at once, which take no place among the requests that are answered")
     max_reading_bytes: int = option(512 * 2**20, "most bytes of bodies that are being read, and of requests that are being answered")
-    body_s: float = option(10.0, "seconds in which a body must come, and one second more for every `body_rate` bytes of it")
+    body_s: float = option(
+        10.0,
+        "seconds in which a body must come, and one second more for every `body_rate` bytes of it; the longest pause within it",
+    )
     body_rate: int = option(64 * 2**10, "bytes a second that a large body must come with")
     picture: PictureLimits = option(PictureLimits, "limits of one picture")
 

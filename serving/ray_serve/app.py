@@ -143,7 +143,12 @@ def _change(target: str, stored: str, pause: bool, say: Callable[[str], None], p
         raise
     if not prepared:
         raise Refused(NONE_THERE)
-    _tell_all("switch", target)
+    try:
+        _tell_all("switch", target)
+    except BaseException:  # one that was started meanwhile may not open the release
+        if others:
+            _undo("switch", others[0].target)
+        raise
     return 0.0
 
 

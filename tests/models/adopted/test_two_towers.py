@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from mirepoix.models.adopted.adopted import Adopted
 from mirepoix.models.adopted.adopted_config import AdoptedConfig
+from mirepoix.models.backbones import pictures
 from mirepoix.models.backbones.checkpoint_config import Checkpoint
 from mirepoix.models.encoder import load_encoder
 from mirepoix.models.errors import Refused
@@ -108,3 +109,17 @@ def test_of_several_pictures_of_an_item_the_mean_counts(twin):
     with torch.inference_mode():
         mean = encoder.model.get_image_features(pixels).pooler_output.mean(0)
     torch.testing.assert_close(encoder.encode([two]).rows_NTD[0, 0], F.normalize(mean, dim=0), atol=1e-6, rtol=0)
+
+
+def test_no_more_pictures_are_decoded_at_a_time_than_there_is_memory_for(twin, monkeypatch):
+    encoder = adopt(twin("clip")["model"].name)
+    whole = encoder.collator((), PICTURES)["image.pixel_values"]
+    processor, counts = encoder.collator.reader.image_processor, []
+
+    def counting(images, **more):
+        counts.append(len(images))
+        return processor(images=images, **more)
+
+    monkeypatch.setattr(pictures, "DECODED", 0)
+    monkeypatch.setattr(encoder.collator.reader, "image_processor", counting)
+    assert torch.equal(encoder.collator((), PICTURES)["image.pixel_values"], whole) and counts == [1] * len(PICTURES)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from mirepoix.models.errors import Refused
+from mirepoix.serving.http import body as body_module
 from mirepoix.serving.http.body import BodyReader, BodyRefused, Gone, NoForm, form_parts, has_too_many_values, replayed
 from mirepoix.serving.http.limits_config import Limits
 from mirepoix.serving.http.schemas import EmbeddingsBody
@@ -68,6 +69,35 @@ def test_a_body_that_trickles_is_refused_and_a_large_one_over_a_slow_line_is_not
     assert reason(parts(*[1] * 200, pause=0.005), body_s=0.1) == "too_slow"
     assert reason(parts(1, pause=1.0), body_s=0.05) == "too_slow", "nothing comes at all"
     assert read(parts(*[100] * 40, pause=0.005), body_s=0.1, body_rate=10_000) == b"x" * 4000, "each 100 bytes are worth 10 ms"
+
+
+def test_a_body_that_stops_is_refused_however_much_of_it_has_come():
+    given = iter([b"x" * 5000])
+
+    async def receive():
+        if (body := next(given, None)) is None:
+            await asyncio.sleep(20)
+        return {"type": "http.request", "body": body, "more_body": True}
+
+    began = time.monotonic()
+    assert reason(receive, body_s=0.1, body_rate=1000) == "too_slow"
+    assert time.monotonic() - began < 2
+
+
+def test_large_bodies_that_come_slowly_leave_room_for_short_ones(monkeypatch):
+    monkeypatch.setattr(body_module, "SHORT", 100)
+
+    async def inner():
+        reader = BodyReader(Limits(max_reading_bytes=800))
+        with reader.holding(b"x" * 699):
+            for long in (parts(101), parts(60, 60)):
+                with pytest.raises(BodyRefused, match="too_many"):
+                    await reader.read({}, long)
+            for short in (parts(100), parts(60, 40)):
+                assert len(await reader.read({}, short)) == 100
+        assert len(await reader.read({}, parts(700))) == 700
+
+    asyncio.run(inner())
 
 
 def test_bodies_that_are_read_at_once_are_bounded_in_number_and_in_bytes():

@@ -187,6 +187,11 @@ def test_a_replica_that_dies_while_a_release_is_prepared_is_left_out_and_where_a
     assert told == [*beside, ("forget", "/release")] and refusal == "it is damaged"
 
 
+def test_where_a_replica_cannot_change_over_the_others_go_back(monkeypatch):
+    told, said = changed(monkeypatch, [Prepared("abc")], RuntimeError("it is gone"))
+    assert told[-2:] == [("switch", "/release"), ("switch", "/before")] and said == "it is gone"
+
+
 def test_the_refusal_is_said_also_where_what_replicas_were_told_cannot_be_taken_back(monkeypatch, caplog):
     told, refusal = changed(monkeypatch, [Prepared("", "it is damaged")], RayServeException("no controller"))
     assert told[-1] == ("forget", "/release") and refusal == "it is damaged"

@@ -97,10 +97,14 @@ def test_live_is_answered_before_there_is_a_replica_and_rays_own_routes_are_rays
         ask(200, path="/-/healthz", parts=(b"",), method="GET")
 
 
-def test_a_body_that_is_too_much_to_keep_is_answered_but_not_repeated(monkeypatch):
-    monkeypatch.setattr(middleware, "MOST_HELD", 3)
-    assert ask("ours")[1] == 200
-    assert ask("died")[1] == 503
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_body_that_is_too_much_to_keep_is_answered_but_not_repeated(monkeypatch, most):
+    monkeypatch.setattr(middleware, "MOST_HELD", most)
+    for parts in ((b"ab", b"cd"), (b"abcd",)):
+        proxy, status, _ = ask("ours", parts=parts)
+        assert status == 200 and proxy.bodies == [b"abcd"]
+        proxy, status, _ = ask("died", parts=parts)
+        assert status == 503 and len(proxy.bodies) == 1
 
 
 def test_of_a_client_that_has_left_nothing_is_said():
