@@ -170,7 +170,7 @@ def overload(bench: Bench) -> list[Row]:
         if again:
             honest[server.name].append(sum(200 <= record.status < 300 for record in again) / len(again))
     found = rows("goodput under ten times overload, of capacity", goodput, "what is rejected costs little", least=0.8, on_ray=0.4)
-    found += rows("p99 of the accepted under ten times overload, s", wait, "admitted by what they will wait", most=5, on_ray=8)
+    found += rows("p99 of the accepted under ten times overload, s", wait, "admitted by what they will wait", most=5, on_ray=12)
     said = "share of requests that are accepted when Retry-After said"
     return found + rows(said, honest, "it is the time until there is room", least=0.8)
 

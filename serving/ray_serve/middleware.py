@@ -33,10 +33,11 @@ MOST_UNDER_WAY, MOST_SECONDS = 128, 0.5
 
 Under ten times overload (`bench/serving.py overload --servers "after, on Ray"`) the accepted then wait 4 to 5 s; with 512 and 1 s it was 6.
 """
-TIMES_AWAY = 6
-"""Who is refused is to come back after so many times what the way takes: those who are answered ask again at once, and keep it as full.
+TIMES_AWAY, MOST_AWAY = 12, 10.0
+"""Who is refused is to come back after so many times what the way takes, or so many seconds where that is less.
 
-Of 320 clients that obey (the same bench), with 6 nine of ten are answered when they come back, with 1 three of four.
+Those who are answered ask again at once, so there is room for few who come back: the longer they stay away, the fewer come at a time. Of 320
+clients that obey (the same bench), with 12 nine of ten are answered when they come back, with 6 and with 1 three of four.
 """
 SHORT, AVERAGING = 4096, 0.05
 """Bytes of a short request; its share in the average of how long the way is."""
@@ -190,7 +191,7 @@ class ProxyMiddleware:
             return None
         await body.begin()
         others = self.under_way - (body.sent_at is not None)
-        return busy(TIMES_AWAY * self._way_s) if others >= MOST_UNDER_WAY and self._way_s > MOST_SECONDS else None
+        return busy(min(MOST_AWAY, TIMES_AWAY * self._way_s)) if others >= MOST_UNDER_WAY and self._way_s > MOST_SECONDS else None
 
     @property
     def _way_s(self) -> float:
