@@ -22,6 +22,19 @@ STEADY = ("search", "embed", "health")
 PROMISED = (AFTER, AFTER_ON_RAY)
 PROXY = "what Ray's proxy and its calls to a replica leave"
 
+LARGE = (
+    (1, 1, "a picture of 25 megapixels", "decoded to be checked and once more to be encoded, 75 MB and copies of it", 400),
+    (
+        8,
+        1,
+        "eight requests at once, each a picture of 25 megapixels",
+        "the checks wait for limits.decoding_memory, and the encoder decodes one after the other",
+        1000,
+    ),
+    (1, 8, "a request of eight pictures of 25 megapixels", "refused by their headers", 10),
+)
+"""Of large pictures: clients, pictures of each one's request, and the most MiB that they take, with the reason."""
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -247,21 +260,21 @@ def disconnects(bench: Bench) -> list[Row]:
 
 
 def pictures(bench: Bench) -> list[Row]:
-    """One request of one picture of 25 megapixels, and one of eight: seconds until its answer, and memory beyond what the server had."""
+    """Pictures of 25 megapixels, one, eight requests of one, and one of eight: seconds until the answers, memory beyond what there was."""
     found = []
-    for inputs, what in ((1, "one picture"), (8, "eight pictures")):
+    for clients, inputs, what, reason, most in LARGE:
         seconds: Values = defaultdict(list)
         memory: Values = defaultdict(list)
         statuses: dict[str, set[int]] = defaultdict(set)
         for server in bench.turns():
             with Memory(server) as watched:
-                report = run(server.url, Clients(("large",), requests=1, inputs=inputs, stall=None, timeout=90))
+                report = run(server.url, Clients(("large",), clients, requests=1, inputs=inputs, stall=None, timeout=90))
             seconds[server.name].append(report.longest)
             memory[server.name].append(watched.most)
             statuses[server.name] |= set(report.statuses)
         notes = {name: f"statuses {', '.join(map(str, sorted(each)))}" for name, each in statuses.items()}
-        found += rows(f"{what} of 25 megapixels, s", seconds, notes=notes)
-        found += rows(f"{what} of 25 megapixels, MiB", memory, "one is decoded at a time, 75 MB and copies of it", most=250)
+        found += rows(f"{what}, s", seconds, notes=notes)
+        found += rows(f"{what}, MiB", memory, reason, most=most)
     return found
 
 

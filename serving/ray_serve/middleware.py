@@ -36,8 +36,8 @@ Under ten times overload (`bench/serving.py overload --servers "after, on Ray"`)
 TIMES_AWAY, MOST_AWAY = 12, 10.0
 """Who is refused is to come back after so many times what the way takes, or so many seconds where that is less.
 
-Those who are answered ask again at once, so there is room for few who come back: the longer they stay away, the fewer come at a time. Of 320
-clients that obey (the same bench), with 12 nine of ten are answered when they come back, with 6 and with 1 three of four.
+Those who are answered ask again at once, so there is room for few who come back: the longer they stay away, the fewer come at a time. Of
+320 clients that obey (the same bench), with 12 six of seven are answered when they come back, with 6 and with 1 three of four.
 """
 SHORT, AVERAGING = 4096, 0.05
 """Bytes of a short request; its share in the average of how long the way is."""
