@@ -22,15 +22,11 @@ STEADY = ("search", "embed", "health")
 PROMISED = (AFTER, AFTER_ON_RAY)
 PROXY = "what Ray's proxy and its calls to a replica leave"
 
+TWICE = "decoded to be checked and once more to be encoded, 75 MB and copies of it"
+BOUNDED = "the checks wait for limits.decoding_memory, and the encoder decodes one after the other"
 LARGE = (
-    (1, 1, "a picture of 25 megapixels", "decoded to be checked and once more to be encoded, 75 MB and copies of it", 400),
-    (
-        8,
-        1,
-        "eight requests at once, each a picture of 25 megapixels",
-        "the checks wait for limits.decoding_memory, and the encoder decodes one after the other",
-        1000,
-    ),
+    (1, 1, "a picture of 25 megapixels", TWICE, 400),
+    (8, 1, "eight requests at once, each a picture of 25 megapixels", BOUNDED, 1000),
     (1, 8, "a request of eight pictures of 25 megapixels", "refused by their headers", 10),
 )
 """Of large pictures: clients, pictures of each one's request, and the most MiB that they take, with the reason."""
