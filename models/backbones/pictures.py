@@ -66,14 +66,17 @@ def pixels(items: Sequence[Item], image_processor: Any) -> dict[str, torch.Tenso
 
 
 def decoded_groups(items: Sequence[Item]) -> Iterator[list[Image.Image]]:
-    """All pictures of items, decoded, in groups: each ends with the picture by which it has more than `DECODED` pixels."""
+    """All pictures of items, decoded, in groups: each ends with the picture by which it has more than `DECODED` pixels.
+
+    A group is emptied when the next one is asked for, so that its memory is free then.
+    """
     held: list[Image.Image] = []
     for item in items:
         for each in item.images:
             held += decoded(item, [each])
             if sum(picture.width * picture.height for picture in held) > DECODED:
                 yield held
-                held = []
+                held.clear()
     if held:
         yield held
 
