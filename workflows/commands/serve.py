@@ -132,7 +132,13 @@ class _Served:
             release = self._before[-1] if back else order["release"]
             if other := self._other_settings(order.get("settings") or {}):
                 say(f"the running server keeps its own {', '.join(other)}; settings change only with a restart")
-            done = self._swap(release, bool(order.get("pause")), say)
+            try:
+                done = self._swap(release, bool(order.get("pause")), say)
+            except Refused as refused:
+                if not back or len(self._before) < 2:
+                    raise
+                earlier = self._before[-2]
+                raise Refused(f"{refused}; before it {earlier} was served (mirepoix serve {earlier})") from refused
             if release != self.release:
                 if back:
                     self._before.pop()

@@ -129,6 +129,23 @@ def test_a_server_rolls_back_to_the_releases_before_one_after_the_other(tmp_path
     served.close()
 
 
+def test_where_the_release_before_is_damaged_a_rollback_names_the_one_before_that(tmp_path):
+    damaged = []
+
+    def swap(target, pause, say):
+        if target in damaged:
+            raise Refused("the release is damaged")
+        return {"name": "tiny", "version": target, "pause_s": 0.0}
+
+    served = command._Served(ServeRequest("/a", str(tmp_path)), "/a", URL, swap)
+    for release in ("/b", "/c"):
+        served.answer({"release": release}, print)
+    damaged.append("/b")
+    with pytest.raises(Refused, match=r"^the release is damaged; before it /a was served \(mirepoix serve /a\)$"):
+        served.answer({"rollback": True}, print)
+    served.close()
+
+
 def test_an_alias_is_followed_also_after_a_release_that_failed_in_a_way_that_nobody_thought_of(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "FOLLOW_SECONDS", 0.01)
     named, over = iter(["/a", "/broken", "/broken", "/b"]), threading.Event()
