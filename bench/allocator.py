@@ -8,7 +8,6 @@ the sizes of the quickstart, whose encoder is small: of a large one the matrix p
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -16,8 +15,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(HERE), str(HERE / "bench")]
 
-from ratios import Row, table  # noqa: E402
-from serving_servers import Encoder, environment  # noqa: E402
+from ratios import Row, checked, table  # noqa: E402
+from serving_servers import Encoder, releases  # noqa: E402
 
 PROMISED = {"texts": 1.05, "pictures": 1.0}
 """The least gain; how much the kernel takes to clear pages differs between machines."""
@@ -48,14 +47,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="exit status 1 if what is promised does not hold")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="mb") as folder:
-        words = [sys.executable, str(HERE / "bench" / "serving_peer.py"), "releases", folder]
-        subprocess.run(words, cwd=HERE, env=environment(HERE, 2), check=True, stdout=subprocess.DEVNULL)
-        rows = measured(Path(folder) / "one", given.rounds, given.seconds, given.threads)
+        release, _ = releases(HERE, Path(folder))
+        rows = measured(release, given.rounds, given.seconds, given.threads)
     print(table(rows))
-    broken = [row for row in rows if not row.holds]
-    for row in broken:
-        print(row.broken, file=sys.stderr)
-    return int(given.check and bool(broken))
+    return checked(rows, given.check)
 
 
 if __name__ == "__main__":

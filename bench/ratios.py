@@ -1,6 +1,7 @@
 """Ratios that are measured interleaved, with their spread."""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,14 @@ def table(rows: Sequence[Row]) -> str:
             found += f" ({low:.3g} to {high:.3g})"
         lines.append(f"| {row.what} | {found} | {row.promise} | {row.note} |")
     return "\n".join(lines)
+
+
+def checked(rows: Sequence[Row], check: bool) -> int:
+    """Says which rows do not hold; the exit status, which is 1 for them if `check`."""
+    broken = [row for row in rows if not row.holds]
+    for row in broken:
+        print(row.broken, file=sys.stderr)
+    return int(check and bool(broken))
 
 
 def interleaved(candidates: Mapping[str, Callable[[], object]], rounds: int, warm: int = 2) -> dict[str, np.ndarray]:

@@ -14,7 +14,6 @@ is of all processes of a server, Ray's among them (bench/serving_keeper.py). Lin
 """
 
 import argparse
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,19 +21,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(HERE), str(HERE / "bench")]
 
-from ratios import Row, table  # noqa: E402
+from ratios import Row, checked, table  # noqa: E402
 from serving_parts import PARTS, Bench  # noqa: E402
-from serving_servers import Encoder, checkout, environment, served, variants  # noqa: E402
+from serving_servers import Encoder, checkout, releases, served, variants  # noqa: E402
 
 BASE = "1705570"
 """The last revision before requests were scheduled: one replica each for ingress, encoder and index."""
-
-
-def releases(before: Path, home: Path) -> tuple[Path, Path]:
-    """Two releases, made by the base, so that its server can open them."""
-    words = [sys.executable, str(HERE / "bench" / "serving_peer.py"), "releases", str(home / "releases")]
-    subprocess.run(words, cwd=before, env=environment(before, 2), check=True, stdout=subprocess.DEVNULL)
-    return home / "releases" / "one", home / "releases" / "two"
 
 
 def main(arguments: list[str]) -> int:
@@ -62,10 +54,7 @@ def main(arguments: list[str]) -> int:
                     print(table(rows), flush=True)
         finally:
             encoder.stop()
-    broken = [row for row in rows if not row.holds]
-    for row in broken:
-        print(row.broken, file=sys.stderr)
-    return int(given.check and bool(broken))
+    return checked(rows, given.check)
 
 
 if __name__ == "__main__":

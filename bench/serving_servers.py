@@ -69,6 +69,13 @@ def environment(root: Path, threads: int = 1) -> dict[str, str]:
     return kept | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
 
 
+def releases(root: Path, home: Path) -> tuple[Path, Path]:
+    """Two releases, made by a checkout: that of the base, if its server is to open them."""
+    words = [sys.executable, str(HERE / "serving_peer.py"), "releases", str(home / "releases")]
+    subprocess.run(words, cwd=root, env=environment(root, 2), check=True, stdout=subprocess.DEVNULL)
+    return home / "releases" / "one", home / "releases" / "two"
+
+
 @contextmanager
 def checkout(revision: str, home: Path) -> Iterator[Path]:
     """A worktree of a revision, for the block."""

@@ -23,7 +23,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(HERE), str(HERE / "bench")]
 
-from ratios import Row, table  # noqa: E402
+from ratios import Row, checked, table  # noqa: E402
 
 PARTS = ("loop", "chunks", "loss", "encode", "stall")
 
@@ -39,10 +39,7 @@ def main(arguments: list[str]) -> int:
         module = __import__(f"training_{part}")
         rows += module.measure(given.rounds)
         print(table(rows), flush=True)
-    broken = [row for row in rows if not row.holds]
-    for row in broken:
-        print(row.broken, file=sys.stderr)
-    return int(given.check and bool(broken))
+    return checked(rows, given.check)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,13 @@ class Refused(ValueError):
 
 def first_line(error: BaseException) -> str:
     """The first line that an error says; its type where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return _said(error) or type(error).__name__
 
 
 def typed_line(error: BaseException) -> str:
     """The type of an error, and the first line that it says."""
-    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}".removesuffix(": ")
+    return ": ".join(filter(None, (type(error).__name__, _said(error))))
+
+
+def _said(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), "")

@@ -9,9 +9,8 @@ from mirepoix.models.errors import Refused
 
 BACKLOG = 4096
 """Connections that wait to be taken, as many as Linux allows by default: a burst of clients is not made to connect a second time."""
-
-
 MOST_FILES = 65_536
+"""Files that a server may have open at most, if the system allows more: more connections than one process answers."""
 
 
 def allow_connections() -> None:

@@ -56,8 +56,7 @@ class _Recorded:
 
     def __init__(self, middleware: "ProxyMiddleware", receive: Receive):
         self.middleware, self._receive = middleware, receive
-        self._first: asyncio.Future[Message] | None = None  # that is waited for
-        self._unkept: Message | None = None  # that has come, for which there was no room
+        self._first: asyncio.Future[Message] | None = None  # that is waited for, or has come and was not kept
         self.parts: list[Message] = []
         self.bytes = 0
         self.whole = True  # whether all that has come is kept
@@ -73,10 +72,9 @@ class _Recorded:
         self._first = asyncio.ensure_future(self._receive())
         await asyncio.sleep(0)
         if self._first.done():
-            message = await self._next()
-            self._keep(message)
-            if not self.whole:
-                self._unkept = message
+            self._keep(self._first.result())
+            if self.parts:
+                self._first = None
 
     async def _next(self) -> Message:
         first, self._first = self._first, None
@@ -88,14 +86,10 @@ class _Recorded:
 
         async def receive() -> Message:
             nonlocal place
-            if self._unkept is not None:
-                message, self._unkept = self._unkept, None
-                return message
             if place < len(self.parts):
                 place += 1
                 return self.parts[place - 1]
             message = await self._next()
-            self.left = self.left or message["type"] == "http.disconnect"
             self._keep(message)
             place = len(self.parts)
             return message
@@ -132,7 +126,6 @@ class _Recorded:
         self.middleware.held -= self.bytes
         self.bytes = 0
         self.parts.clear()
-        self._unkept = None
 
 
 class _Reply:
