@@ -5,6 +5,7 @@ queries/part-*.parquet   queries with their split and task                      
 qrels/part-*.parquet     relevance judgements; 0 is judged irrelevant                        QRELS_SCHEMA
 triples/part-*.parquet   pictures with a question and its concise answer; may be missing     TRIPLE_SCHEMA
 prompts/part-*.parquet   wordings of instructions, from a source; may be missing             PROMPT_SCHEMA
+pools/part-*.parquet     candidates of the pools that queries name; may be missing           POOL_SCHEMA
 kin/part-*.parquet       pairs of candidates likely to be equally correct, from curation     KIN_SCHEMA
 held/part-*.parquet      held-out candidates, from curation; see `held_out`                  HELD_SCHEMA
 rejects/part-*.parquet   rejected rows with the reason, the source and the line              REJECT_SCHEMA
@@ -26,7 +27,15 @@ import pyarrow.parquet as pq
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA, Modality
 
-QUERY_SCHEMA = ITEM_SCHEMA.append(pa.field("split", pa.string(), nullable=False)).append(pa.field("task", pa.string(), nullable=False))
+QUERY_SCHEMA = ITEM_SCHEMA
+for _field in (
+    pa.field("split", pa.string(), nullable=False),
+    pa.field("task", pa.string(), nullable=False),
+    pa.field("dataset", pa.string()),  # by which results are reported; none: the name of the source
+    pa.field("pool", pa.string()),  # the pool of its data set in pools/; none: the whole corpus
+    pa.field("answers", pa.list_(pa.string())),  # strings any of which makes a passage that has it relevant, where nothing is judged
+):
+    QUERY_SCHEMA = QUERY_SCHEMA.append(_field)
 QRELS_SCHEMA = pa.schema(
     [
         pa.field("query_id", pa.string(), nullable=False),
@@ -45,6 +54,7 @@ for _field in (
 ):
     TRIPLE_SCHEMA = TRIPLE_SCHEMA.append(_field)
 PROMPT_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("task", "wording", "source")])
+POOL_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("pool", "item_id")])
 KIN_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("item_id", "kin_id", "why")])
 HELD_SCHEMA = pa.schema([pa.field("item_id", pa.string(), nullable=False)])
 REJECT_SCHEMA = pa.schema(
@@ -56,6 +66,7 @@ PARTS = {
     "qrels": QRELS_SCHEMA,
     "triples": TRIPLE_SCHEMA,
     "prompts": PROMPT_SCHEMA,
+    "pools": POOL_SCHEMA,
     "kin": KIN_SCHEMA,
     "held": HELD_SCHEMA,
     "rejects": REJECT_SCHEMA,

@@ -33,7 +33,18 @@ from mirepoix.components.ingestion.formats import (
     webqa,
 )
 from mirepoix.components.ingestion.formats.fields import data_files, unused_files, why_no_columns
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Prompt, Query, RejectedRow, Row, Triple, Unreadable
+from mirepoix.components.ingestion.formats.rows import (
+    Candidate,
+    Judgement,
+    Member,
+    Notice,
+    Prompt,
+    Query,
+    RejectedRow,
+    Row,
+    Triple,
+    Unreadable,
+)
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.components.ingestion.sources_config import CAPTIONED, COLUMN
 from mirepoix.components.ray_tasks import data_context, one_task_per_row, stream_tables, worker_count
@@ -217,6 +228,9 @@ _EXTRA = {
     "content": pa.int64(),  # 64 bits of the item's content hash
     "split": pa.string(),
     "task": pa.string(),
+    "dataset": pa.string(),
+    "pool": pa.string(),
+    "answers": pa.list_(pa.string()),
     "named": pa.bool_(),
     "answer": pa.string(),
     "evidence": pa.list_(pa.string()),
@@ -271,8 +285,11 @@ def _flat(row: Row, prefix: str) -> dict[str, Any]:
     match row:
         case Candidate(item, named):
             flat = {"kind": "corpus", **item_to_row(item), "named": named}
-        case Query(item, split, task, named):
+        case Query(item, split, task, named, dataset, pool, answers):
             flat = {"kind": "queries", **item_to_row(item), "split": split, "task": task, "named": named}
+            flat |= {"dataset": dataset or None, "pool": prefix + pool if pool else None, "answers": list(answers) or None}
+        case Member(pool, item):
+            return {"kind": "pools", "pool": prefix + pool, "item_id": prefix + item}
         case Triple(item, split, answer, evidence):
             flat = {"kind": "triples", **item_to_row(item), "split": split, "answer": answer, "named": True}
             flat["evidence"] = [prefix + other for other in evidence]

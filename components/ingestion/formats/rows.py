@@ -5,8 +5,8 @@ A format is a module with
     NAME                           the name that users give; its description is in sources_config.py
     detect(tree)                   whether a source looks like this format; cheap, by file names and a first row
     shards(tree)                   pieces of the source that are read independently
-    read(tree, shard)              the rows of a piece: Candidate, Query, Judgement, Triple, Prompt; RejectedRow for a bad row; Notice for
-                                   columns or files that are ignored
+    read(tree, shard)              the rows of a piece: Candidate, Query, Judgement, Member, Triple, Prompt; RejectedRow for a bad row;
+                                   Notice for columns or files that are ignored
     sidecars(tree)                 optional: files that are read with the pictures that they lie beside, and are in no piece
     write(target, corpus)          optional: writes a canonical corpus folder in this format, and returns counts of what the format cannot
                                    represent; Refused if an item cannot be written whole
@@ -42,6 +42,9 @@ class Query:
     split: str
     task: str = ""  # "t->it"; empty: derived from the modality of its first answer
     named: bool = True  # False: the same query may be yielded again, with more judgements
+    dataset: str = ""  # by which results are reported, such as "mscoco"; empty: the name of the source
+    pool: str = ""  # the candidates of its data set, as its `Member` rows name them; empty: all of the source
+    answers: tuple[str, ...] = ()  # strings any of which makes a passage that has it relevant, for queries without judgements
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,14 @@ class Judgement:
     score: float | None = None  # of a teacher
     source: str = ""
     line: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A candidate is in the pool of a data set; one that is in several has a row for each."""
+
+    pool: str
+    item_id: str
 
 
 @dataclass(frozen=True, slots=True)
