@@ -4,9 +4,9 @@
 # make soak    the tests that take too long for `make test`: all six retrievers, a verbalised corpus, all of NLVR, and a comparison as
 #              a job, through the real stages; a second demo, a killed one, training on three ranks, large worlds, what `init`
 #              proposed, served, a gc that is killed on an object store, and fifty swaps and kills in a row of servers under load
-# make bench   what commands take before they answer, what curation costs beside plain tools, how it grows, what it takes of memory, and
-#              what a search over 200 pictures takes, and adding to a release, and training beside its parts and beside other projects, and
-#              the endpoint under load, and whether that is what is promised; three hours and more
+# make bench   what commands take before they answer, what curation costs beside plain tools, how it grows, what it takes of memory,
+#              what a search over 200 pictures takes, and adding to a release, what deep rankings cost beside bare FAISS, training beside its
+#              parts and beside other projects, and the endpoint under load, and whether that is what is promised; three hours and more
 # make lint, make format-check, make types
 #              ruff; mypy: strict for models/ and serving/, its defaults for components/ and workflows/
 # make lock    the locks of all extras, by resolution alone
@@ -62,13 +62,19 @@ INSTALL = install() { said=$$($(BIN)/uv pip install --quiet --compile-bytecode -
 		"tinytag==2.3.2" "typing-inspect==0.9.0" "uuid-utils==0.19.0" "zstandard==0.25.0"
 	@touch $@
 
+# mteb, which measures encoders by its tasks, with what it needs beside our own environment.
+.venv/mteb/ready: .venv/ready
+	@$(INSTALL) --no-deps --upgrade --target .venv/mteb "mteb==2.26.24" "datasets==5.2.0" "dill==0.4.1" "multiprocess==0.70.19" \
+		"polars==2.1.0" "polars-runtime-32==2.1.0"
+	@touch $@
+
 install: .venv/ready
 	@echo "mirepoix is installed in .venv; type \`. .venv/bin/activate\`, then \`mirepoix init DIR\` or \`mirepoix --help\`"
 
 demo: .venv/ready
 	@$(BIN)/mirepoix demo quickstart
 
-test: .venv/ready .venv/vision/ready .venv/pylate/ready .venv/clients/ready
+test: .venv/ready .venv/vision/ready .venv/pylate/ready .venv/clients/ready .venv/mteb/ready
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadgroup --no-loadscope-reorder
 
 soak: .venv/ready
@@ -80,6 +86,7 @@ bench: .venv/ready .venv/vision/ready
 	@$(BIN)/python bench/memory.py --check
 	@$(BIN)/python bench/search.py --check
 	@$(BIN)/python bench/add.py --check
+	@$(BIN)/python bench/deep_run.py --check
 	@$(BIN)/python bench/training.py --check
 	@$(BIN)/python bench/allocator.py --check
 	@$(BIN)/python bench/serving.py --check
@@ -109,8 +116,8 @@ lock:
 	$(RESOLVE) $(UPGRADE) --extra cpu --extra dev --extra sentence-transformers --extra traces --output-file requirements.lock
 	@$(SHORTEN) requirements.lock && sed -i -E '/^(cuda-|nvidia-|triton=)/d' requirements.lock
 	@mkdir -p locks && for name in gpu gpu-cuda13 vllm; do cp requirements.lock locks/$$name.lock; done
-	$(RESOLVE) --extra gpu --extra sentence-transformers --extra traces --output-file locks/gpu.lock
-	$(RESOLVE) --extra gpu-cuda13 --extra sentence-transformers --extra traces --output-file locks/gpu-cuda13.lock
+	$(RESOLVE) --extra gpu --extra sentence-transformers --extra traces --extra mteb --output-file locks/gpu.lock
+	$(RESOLVE) --extra gpu-cuda13 --extra sentence-transformers --extra traces --extra mteb --output-file locks/gpu-cuda13.lock
 	$(RESOLVE) --extra gpu --extra vllm --output-file locks/vllm.lock
 	@$(SHORTEN) locks/*.lock && rm -rf .venv-lock
 

@@ -5,6 +5,7 @@ mirepoix.open(TARGET)             opens a release, or an encoder by itself, in t
     .encode(items)                their vectors
     .search(query, k, target)     the best documents of the release
     .similarity(a, b)             the scores of queries with documents
+mirepoix.mteb_encoder(TARGET)     a release or an encoder for mteb, which measures it by its tasks
 
 help(mirepoix.run) and help(mirepoix.open) say more, and so does docs/python.md.
 """

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 import mirepoix
+from mirepoix.components.evaluation.mteb_encoder import MtebEncoder
 from mirepoix.models.encoder import Encoder, load_encoder
 from mirepoix.models.item import Item, Modality
 from mirepoix.models.ragged import RaggedRows
@@ -32,6 +33,14 @@ def found(target: str, text: str, picture: bytes | None = None) -> list[tuple[st
     vectors = release.open_encoder().encode([query], role="query").truncated(release.widths[0])
     hits: list[list[Hit]] = release.open_index().search(vectors.ragged(), 10, modalities={Modality.IMAGE})
     return [(hit.id, hit.score) for hit in hits[0]]
+
+
+def benchmarked(target: str) -> str:
+    """The name of a release in the results of mteb."""
+    model = mirepoix.mteb_encoder(target, instructions={"t->i": "Find a picture."}, num_frames=8, device="cpu")
+    assert_type(model, MtebEncoder)
+    assert_type(mirepoix.mteb_encoder(mirepoix.open(target)), MtebEncoder)
+    return model.name
 
 
 def searched(pictures: Path, query: str) -> list[str]:

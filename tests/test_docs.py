@@ -115,6 +115,7 @@ def strings_of(test: ast.AST) -> str:
 
 def test_every_check_that_is_documented_has_a_test_that_expects_its_words_and_a_cure():
     homes = ("tests/workflows/checks", "tests/workflows/cluster", "tests/workflows/corpora", "tests/components/pairs", "tests/workflows")
+    homes += ("tests/workflows/dag", "tests/components/ingestion")
     defined = {
         test.name: test
         for home in homes

@@ -176,6 +176,7 @@ def test_a_folder_has_about_twelve_entries():
 
 OF_SEVERAL_MODULES = {
     "components/ingestion/formats/test_formats.py": "the contract of all formats",
+    "components/ingestion/formats/test_miniatures.py": "the contract of the formats of benchmarks, read from miniatures",
     "components/ingestion/formats/test_named_splits.py": "what three formats say before they are read",
     "components/test_light_imports.py": "what importing a work leaves out",
     "models/backbones/test_custom_code.py": "code that a checkpoint brings, wherever one is opened",
@@ -201,6 +202,7 @@ THROUGH = {
     "components/training/workers/torch_backend.py": "components/training/test_train.py",
     "models/backbones/two_tower_twins.py": "models/backbones/test_twins.py",
     "workflows/commands/serve_arguments.py": "workflows/commands/test_serve.py",
+    "workflows/commands/stored_result.py": "workflows/commands/test_compare.py",
     "workflows/cluster/janitor.py": "workflows/cluster/test_ray_cluster.py",
     "workflows/upkeep/registered.py": "workflows/runner/test_model_registry.py",
 }
@@ -328,7 +330,7 @@ def test_an_installed_wheel_imports_itself_and_stages_itself_for_a_job(wheel: Pa
     command = [sys.executable, "-c", textwrap.dedent(code), str(staged)]
     found = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    names = ["mirepoix.workflows.python.opening", "run"]
+    names = ["mirepoix.workflows.python.opening", "mteb_encoder", "run"]
     assert found.stdout.split() == [str(wheel / "mirepoix" / "models" / "item.py"), str(wheel), *names]
     assert {path.relative_to(staged) for path in staged.rglob("*.py")} == {
         Path("mirepoix") / "__init__.py",

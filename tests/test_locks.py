@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 LOCKS = {
     "requirements.lock": ("cpu", "dev", "sentence-transformers", "traces"),
-    "locks/gpu.lock": ("gpu", "sentence-transformers", "traces"),
-    "locks/gpu-cuda13.lock": ("gpu-cuda13", "sentence-transformers", "traces"),
+    "locks/gpu.lock": ("gpu", "sentence-transformers", "traces", "mteb"),
+    "locks/gpu-cuda13.lock": ("gpu-cuda13", "sentence-transformers", "traces", "mteb"),
     "locks/vllm.lock": ("gpu", "vllm"),
 }
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -87,3 +87,13 @@ def test_a_gpu_runs_the_versions_that_the_tests_ran(python):
     for lock, others in forced.items():
         held = pins(lock, python)
         assert {name for name in held.keys() & tested.keys() if held[name] != tested[name]} <= others
+
+
+def test_the_mteb_that_the_tests_run_is_that_of_the_locks():
+    """It is beside the environment, where no lock names it."""
+    line = re.search(r"--target \.venv/mteb (.*?)\n\t@touch", (ROOT / "Makefile").read_text(), re.DOTALL)
+    beside = {canonicalize_name(pin.name): pin for pin in map(Requirement, re.findall(r'"([^"]+)"', line[1] if line else ""))}
+    held = pins("locks/gpu.lock", "3.11")
+    assert "mteb" in beside and all(pin.specifier.contains(held[name]) for name, pin in beside.items())
+    (extra,) = map(Requirement, PROJECT["optional-dependencies"]["mteb"])
+    assert held.keys() >= beside.keys() and extra.specifier.contains(held["mteb"])

@@ -1,4 +1,4 @@
-"""Subprocesses with packages that this project is compared with and does not depend on: torchvision, PyLate, clients of the endpoint.
+"""Subprocesses with packages that this project is compared with and does not depend on: torchvision, PyLate, mteb, clients of the endpoint.
 
 All are installed beside the environment, never into it. PyPI's torchvision is built for CUDA; it serves a torch without CUDA too, once
 the two operators that it asks for at import are declared; its compiled operators are not loaded. PyLate requires other versions
@@ -37,6 +37,11 @@ def with_clients(code: str, *arguments: str | Path, timeout: float = 300) -> sub
     In their folder, as LlamaIndex has a package `workflows`, which is a folder of ours in a checkout.
     """
     return _beside("clients", code, arguments, timeout, cwd=Path(sys.prefix) / "clients")
+
+
+def with_mteb(code: str, *arguments: str | Path, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """Runs Python code where mteb is, with `arguments` in sys.argv[1:]; `mirepoix` and `tests` can be imported there too."""
+    return _beside("mteb", code, arguments, timeout, ROOT)
 
 
 def _beside(

@@ -5,11 +5,13 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mirepoix.models.errors import Refused
+from mirepoix.models.options import import_named
 from mirepoix.workflows.arguments import parsed
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         config = request.resolved()
         report, problems = run.plan_config(request, config)
-        return run.print_plan(report.stages, arguments.form, problems, run.to_be_revised(request, config, report))
+        return run.print_plan(report, arguments.form, problems, run.to_be_revised(request, config, report))
     with ExitStack() as resources:
         made = run.run(request, resources, display_of(arguments.form))
         return run.print_outcome(made, arguments.command == "release", arguments.form)
@@ -147,7 +149,7 @@ def _revise(arguments: argparse.Namespace, revision: "Revision", origin: str = "
     request = _request(arguments)
     if arguments.plan:
         report, problems = plan_config(request, revision)
-        return print_plan(report.stages, arguments.form, problems)
+        return print_plan(report, arguments.form, problems)
     return revise(revision, request, origin, arguments.form)
 
 
@@ -217,10 +219,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     return serve(request)
 
 
-def _keys(arguments: argparse.Namespace) -> int:
-    from mirepoix.workflows.commands.keys import keys_command
-
-    return keys_command(arguments)
+def _named(path: str) -> Callable[[argparse.Namespace], int]:
+    """The command at a path MODULE:NAME below workflows.commands, imported when it is run."""
+    return lambda arguments: import_named(f"mirepoix.workflows.commands.{path}")(arguments)
 
 
 def _search(arguments: argparse.Namespace) -> int:
@@ -375,8 +376,11 @@ COMMANDS = {
     "add": _add,
     "remove": _remove,
     "serve": _serve,
-    "keys": _keys,
+    "keys": _named("keys:keys_command"),
     "search": _search,
+    "measure": _named("measure:measure_command"),
+    "compare": _named("compare:compare_command"),
+    "results": _named("results:results_command"),
     "export": _export,
     "runs": _runs,
     "releases": _releases,

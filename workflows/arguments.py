@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from mirepoix.workflows.commands.compare import add_compare
 from mirepoix.workflows.commands.keys import add_arguments
+from mirepoix.workflows.commands.measure import add_measure
+from mirepoix.workflows.commands.results import add_results
 from mirepoix.workflows.commands.serve_arguments import add_serve
 
 EXAMPLES = """examples:
@@ -189,6 +192,9 @@ def _parser() -> tuple[Parser, dict[str, Parser]]:
     )
 
     add_arguments(commands)
+    add_measure(commands)
+    add_compare(commands)
+    add_results(commands)
     _upkeep(commands)
 
     validate = commands.add_parser(

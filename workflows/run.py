@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mirepoix.components.evaluation.report import helped, render
+from mirepoix.components.evaluation.reports.report import render
+from mirepoix.components.evaluation.reports.wording import helped
 from mirepoix.components.publishing.receipt import RECEIPT, Receipt, answers
 from mirepoix.models.errors import Refused
 from mirepoix.serving import store
@@ -20,11 +21,12 @@ from mirepoix.workflows.checks.problem import CannotSucceed, Problem
 from mirepoix.workflows.cluster.machine import Machine, this_machine
 from mirepoix.workflows.config import jsonable, override
 from mirepoix.workflows.dag import results
+from mirepoix.workflows.dag.boards import notes
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.dag.retrieval import CHECK, TRAININGS, Retrieval
 from mirepoix.workflows.dag.revision import Revision
 from mirepoix.workflows.recipes.registry import Recipe, described, recipe_name, resolve
-from mirepoix.workflows.runner.execute import Report, StageReport, execute
+from mirepoix.workflows.runner.execute import Report, execute
 from mirepoix.workflows.runner.graph import Stage
 from mirepoix.workflows.runner.lease import Driver
 from mirepoix.workflows.runner.progress import LINE, Display, Output, fitted, write_event
@@ -88,11 +90,12 @@ def _graph(request: RunRequest, config: Recipe | Revision) -> tuple[Sequence[Sta
     if not request.private and not _joins(request):  # the cluster ends with the run: what has answered is not started only to end
         stages = [replace(stage, valid=None) if stage.step == "deploy" else stage for stage in stages]
     planned = _plan(request, stages)
+    planned = replace(planned, notes=notes(stages))
     check = planned.stages.get(CHECK)
     if check is None or check.status == "skipped" or any(name.rpartition(":")[2] == "evaluate" for name in planned.stages):
         return stages, planned
     stages = [replace(stage, config=stage.config.without_evaluation()) if stage.step == CHECK else stage for stage in stages]
-    return stages, _plan(request, stages)
+    return stages, replace(_plan(request, stages), notes=planned.notes)
 
 
 def diagnose(request: RunRequest) -> "list[MachineCheck]":
@@ -103,8 +106,8 @@ def diagnose(request: RunRequest) -> "list[MachineCheck]":
     try:
         planned, problems = plan(request)
     except Refused as refusal:
-        said, _, advice = str(refusal).partition("; ")
-        return [MachineCheck(what, "fail", said, advice)]
+        told = (line.partition("; ") for line in str(refusal).splitlines())
+        return [MachineCheck(what, "fail", said, advice) for said, _, advice in told]
     if problems:
         return [MachineCheck(what, "fail", f"{problem.given}, and {problem.there}", problem.cure) for problem in problems]
     to_run = sum(report.status != "skipped" for report in planned.stages.values())
@@ -185,6 +188,9 @@ def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitSt
 
     if display is not None:
         display.open(recipe=name, run=folder, storage=request.storage, stages=list(planned.stages))
+        display.fit(planned.stages)
+        for note in planned.notes:
+            display.note(note)
     with Driver(store.absolute(request.storage), folder=folder) as driver:  # until the report is written, which names what the run needs
         report = execute(
             graph,
@@ -200,7 +206,8 @@ def run_config(request: RunRequest, config: Recipe | Revision, resources: ExitSt
             driver=driver,
         )
         record = _record(request, config, report, began, folder)
-        pages = {"report.json": json.dumps(record, indent=1, sort_keys=True) + "\n", "report.html": render(record)}
+        page_of = render(record, results.galleries(config, report))
+        pages = {"report.json": json.dumps(record, indent=1, sort_keys=True) + "\n", "report.html": page_of}
         for page, text in reversed(pages.items()):  # the report that others read last: with it, the run is over
             store.write(store.join(folder, page), text.encode())
     tracker.attach(pages, results.figures(record))
@@ -270,21 +277,22 @@ def _commands(request: RunRequest, config: Recipe | Revision, report: Report, fo
     return found
 
 
-def print_plan(planned: Mapping[str, StageReport], output: Output = "text", problems: Iterable[Problem] = (), note: str = "") -> int:
-    """Prints which stages would run, and why, a note, and the reasons for which they cannot succeed; returns the exit status."""
-    width = max(16, *map(len, planned))
+def print_plan(planned: Report, output: Output = "text", problems: Iterable[Problem] = (), *notes: str) -> int:
+    """Prints which stages would run, and why, notes, and the reasons for which they cannot succeed; returns the exit status."""
+    width = max(16, *map(len, planned.stages))
     states = {"skipped": "up to date", "not run": "runs"}
-    for name, stage in planned.items():
+    for name, stage in planned.stages.items():
         verb = "may run" if stage.reason.startswith("may run") else states[stage.status]
         reason = "" if verb == "up to date" else stage.reason.removeprefix("may run: ")
         if output == "json":
             write_event("plan", stage=name, state=verb, reason=reason)
         else:
             print(f"{name:<{width}} {verb:<10} {fitted(reason, LINE - width - 12)}".rstrip())
-    if note and output == "json":
-        write_event("note", text=note)
-    elif note:
-        print(_labelled("note", note))
+    for note in filter(None, (*planned.notes, *notes)):
+        if output == "json":
+            write_event("note", text=note)
+        else:
+            print(_labelled("note", note))
     for problem in problems:
         if output == "json":
             write_event("problem", **asdict(problem))

@@ -5,9 +5,10 @@ The checks of each part, in order; the first that fails is the reason:
     queries      the checks of a single row, leaks into <split>, no answer is left
     triples      the checks of a single row, leaks into <split>
     judgements   answer was rejected, query was rejected, leaks into <split>, judged twice
+    members      candidate was rejected, member twice
 
 Of equal candidates the one that answers a held-out query is kept, else the first by source, line and id; judgements and evidence of the
-others are moved to it. Every split but "train" is held out.
+others are moved to it, and so is their place in pools. Every split but "train" is held out.
 """
 
 from collections import Counter
@@ -18,28 +19,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from mirepoix.components.corpus.examples import Examples
-from mirepoix.components.corpus.parts import KIN_SCHEMA, PARTS, PartWriter, part_files, part_rows, part_tables, read_part
+from mirepoix.components.corpus.parts import PARTS, PartWriter, part_files, part_rows, part_tables
 from mirepoix.components.corpus.text import clean
 from mirepoix.components.curation.curate_config import MERGED, CurateConfig
 from mirepoix.components.curation.edits import Edits
-from mirepoix.components.curation.kin import WHY, kin
-from mirepoix.components.curation.leakage import TOGETHER, TRAIN, alike, choose_held_out, first_of, leaking, without_classes
+from mirepoix.components.curation.kin import kin, write_kin
+from mirepoix.components.curation.leakage import (
+    ANSWER,
+    CANDIDATE,
+    HELD_OUT,
+    TOGETHER,
+    TRAIN,
+    TRAINING,
+    alike,
+    choose_held_out,
+    compared_roles,
+    first_of,
+    leaking,
+    without_classes,
+)
 from mirepoix.components.curation.leakage_options import held_out_option, leakage_options, nothing_to_hold_out
 from mirepoix.components.curation.near_duplicates import keepers, near_pairs
-from mirepoix.components.curation.roles import ANSWER, CANDIDATE, HELD_OUT, TRAINING, compared_roles
+from mirepoix.components.curation.pools import queries_with_answers, write_members
 from mirepoix.components.curation.row_checks import RowCheck, checked
 from mirepoix.components.curation.row_features import RowFeatures
-from mirepoix.components.curation.row_index import CodedColumn, RowIndex
+from mirepoix.components.curation.row_index import CodedColumn, RowIndex, evidence_rows, judged_rows
 from mirepoix.components.curation.verdicts import Verdicts
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
 from mirepoix.serving.pictures_config import PictureLimits
-
-JUDGED = np.dtype([("query", "i8"), ("item", "i8"), ("relevance", "i4"), ("place", "i8")])  # place: its rank by source and line
-KIN_ROWS = 100_000
 
 Array = npt.NDArray
 
@@ -67,7 +77,9 @@ class _Curation:
         splits = (table for part in ("queries", "triples") for table in part_tables(self.sources, part, ["split"]))
         self.split = CodedColumn(splits, "split", before=len(self.candidates))
         self.task = CodedColumn(part_tables(self.sources, "queries", ["task"]), "task", before=len(self.candidates))
-        self._join()
+        self.judged = judged_rows(self.sources, self.index)
+        self.judgement_verdicts = Verdicts(len(self.judged))
+        self.evidence, self.evidence_ends = evidence_rows(self.sources, self.index)
         before = self._mixture(np.ones(len(self.judged), bool))
         moved = self._hold_out() if self.config.held_out else 0
         near, crowded, unmet = self._merge()
@@ -122,21 +134,6 @@ class _Curation:
                 f"curate.max_rejected={self.config.max_rejected}; mirepoix validate names each: repair the source, or raise it"
             )
 
-    def _join(self) -> None:
-        """Finds the rows of each judgement's query and candidate, and of each triple's evidence; -1 where the id is unknown."""
-        table = read_part(self.sources, "qrels", ["query_id", "item_id", "relevance", "source", "line"])
-        self.judged = np.zeros(table.num_rows, JUDGED)
-        self.judged["place"][pc.sort_indices(table, [("source", "ascending"), ("line", "ascending")]).to_numpy()] = np.arange(
-            len(self.judged)
-        )
-        self.judged["query"] = self.index.rows(table["query_id"], self.queries)
-        self.judged["item"] = self.index.rows(table["item_id"], self.candidates)
-        self.judged["relevance"] = table["relevance"].to_numpy()
-        self.judgement_verdicts = Verdicts(len(self.judged))
-        named = read_part(self.sources, "triples", ["evidence"])["evidence"]
-        self.evidence = self.index.rows(pc.list_flatten(named), self.candidates)
-        self.evidence_ends = np.cumsum([0, *pc.list_value_length(named).to_pylist()])
-
     def _accepted(self, rows: Array) -> Array:
         return rows[self.row_verdicts.accepted(rows)]
 
@@ -180,7 +177,7 @@ class _Curation:
         return np.concatenate([positive["query"], triples[fine]]), np.concatenate([positive["item"], self.evidence[fine]])
 
     def _merge(self) -> tuple[Array, int, int]:
-        """Merges equal and near-equal candidates.
+        """Merges equal and near-equal candidates, unless all are to be kept.
 
         Returns all near-equal pairs of rows, and two counts of rows in crowded buckets: those that were not compared with all rows of their
         own role, and those that were not compared with all of another role.
@@ -193,9 +190,10 @@ class _Curation:
         self.preference = np.argsort(order)
         self.role, self.content, self.keeper = role, self.features.contents(), np.arange(len(role))
         rows = self._accepted(order[order < len(self.candidates)])
-        _, first, equal = np.unique(self.content[rows], return_index=True, return_inverse=True)
-        self.keeper[rows] = rows[first[equal]]
-        self._reject_merged("exact duplicate")
+        if self.config.exact_duplicates == "merge":
+            _, first, equal = np.unique(self.content[rows], return_index=True, return_inverse=True)
+            self.keeper[rows] = rows[first[equal]]
+            self._reject_merged("exact duplicate")
         rows = self._accepted(order)
         places, crowded, unmet = near_pairs(self.features, rows, role[rows], compared_roles(self.config.leakage), self.config.near)
         near = rows[places]
@@ -238,8 +236,9 @@ class _Curation:
         for one, other in np.concatenate([near, near[:, ::-1]]).tolist():
             if other < len(self.candidates) and (one in answers or self.role[one] == HELD_OUT):
                 self.leak_query.setdefault(other, answers.get(one, one))
-        for row, origin in leaking(near[:0], self.content, self._accepted(self.candidates), queries, self.preference).items():
-            self.leak_query.setdefault(row, origin)
+        equal = np.concatenate([queries, np.array([*answers], np.int64)])  # candidates may be kept that equal an answer
+        for row, origin in leaking(near[:0], self.content, self._accepted(self.candidates), equal, self.preference).items():
+            self.leak_query.setdefault(row, answers.get(origin, origin))
         self._leak_by_evidence()
 
     def _reject_leak(self, row: int, origin: int, query: int) -> None:
@@ -292,6 +291,9 @@ class _Curation:
         self.judgement_verdicts.reject(again, "judged twice", self.index.ids(keeper[again]))
         answered = np.zeros(len(self.index), bool)
         answered[query[self.judgement_verdicts.accepted() & (self.judged["relevance"] > 0)]] = True
+        answered[queries_with_answers(self.sources, self.index)] = True
+        if self.config.unanswered == "keep":
+            answered |= self.role == HELD_OUT
         self.row_verdicts.reject(self._accepted(self.queries[~answered[self.queries]]), "no answer is left")
         left = np.flatnonzero(self.judgement_verdicts.accepted())
         left = left[~self.row_verdicts.accepted(query[left])]
@@ -320,20 +322,18 @@ class _Curation:
                 "triples": self._write_part("triples", self.triples),
                 "qrels": self._write_judgements(),
                 "prompts": self._write_prompts(),
+                "pools": write_members(self.context.folder, self.sources, self.index, self.keeper, self.row_verdicts, self.why),
             }
         kept = self._accepted(self.candidates)
         known = self.features.rows[kept]
         both = near[(near < len(self.candidates)).all(1)]
-        both = both[self.row_verdicts.accepted(both).all(1)]
+        both = both[self.row_verdicts.accepted(both).all(1) & (self.content[both[:, 0]] != self.content[both[:, 1]])]  # equal ones are kin
         pairs, why, large = kin(kept, known["text"], known["pictures"], both, self.config.largest_kin)
-        with PartWriter(self.context.folder, "kin") as writer:
-            for part in np.split(np.arange(len(pairs)), range(KIN_ROWS, len(pairs), KIN_ROWS)):
-                ones, others = (pa.array(self.index.ids(rows), pa.string()) for rows in pairs[part].T)
-                writer.write(pa.table([ones, others, pa.array(np.array(WHY)[why[part]], pa.string())], KIN_SCHEMA.names))
+        related = write_kin(self.context.folder, self.index, pairs, why)
         held = self._held_out_candidates(pairs)
         with PartWriter(self.context.folder, "held") as held_writer:
             held_writer.write([{"item_id": id} for id in self.index.ids(held)])
-        return {**written, "kin": writer.written, "held": held_writer.written}, large
+        return {**written, "kin": related, "held": held_writer.written}, large
 
     def _held_out_candidates(self, kin_pairs: Array) -> Array:
         """The accepted candidates that answer held-out queries, their kin, and those near-equal to such a query or answer."""

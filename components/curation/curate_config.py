@@ -7,7 +7,7 @@ from mirepoix.components.curation.text_rules import TextRules
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option, refuse_unknown
 
-MERGED = ("exact duplicate", "near-duplicate", "judged twice")
+MERGED = ("exact duplicate", "near-duplicate", "judged twice", "member twice")
 """Reasons of rows whose content is kept in another row; they are counted as merged, not as rejected."""
 
 
@@ -41,8 +41,17 @@ class CurateConfig:
     largest_kin: int = option(
         64, "largest group of candidates with an equal text, or equal pictures, that is written to kin/; larger groups are only counted"
     )
+    exact_duplicates: Literal["merge", "keep"] = option(
+        "merge",
+        "merge: of equal candidates one is kept; keep: all are, for a benchmark whose ranks a merge would change, and near_duplicates too",
+    )
     near_duplicates: Literal["merge", "keep"] = option(
         "merge", "merge: of near-equal candidates one is kept; keep: all are, and their pairs are in kin/"
+    )
+    unanswered: Literal["reject", "keep"] = option(
+        "reject",
+        "reject: a query is, if no answer of it is left; keep: outside the split train it stays, "
+        "and counts as one without a hit; one whose source names no task, as BEIR's, has none without an answer, and is rejected before",
     )
     leakage: Literal["all", "queries", "off"] = option(
         "all",
@@ -64,6 +73,8 @@ class CurateConfig:
 
     def __post_init__(self) -> None:
         refuse_unknown(self)
+        if self.exact_duplicates == "keep" and self.near_duplicates == "merge":
+            raise Refused("exact_duplicates is keep, and near_duplicates is merge, which merges equal candidates too; give keep for both")
         for name in ("max_rejected", "held_out"):
             if not 0 <= getattr(self, name) <= 1:
                 raise Refused(f"{name} is {getattr(self, name)}; give a share from 0 to 1")

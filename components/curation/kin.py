@@ -1,8 +1,15 @@
 """Kin: candidates likely to be equally correct answers, so none is used as a negative of a query that another one answers."""
 
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from mirepoix.components.corpus.parts import KIN_SCHEMA, PartWriter
+from mirepoix.components.curation.row_index import RowIndex
+
+KIN_ROWS = 100_000  # written at a time
 WHY = ("same text", "same pictures", "near-duplicate")
 
 Array = npt.NDArray
@@ -20,6 +27,15 @@ def kin(rows: Array, texts: Array, pictures: Array, near: Array, largest: int) -
     why = np.repeat(np.arange(len(WHY)), [len(of_texts), len(of_pictures), len(near)])
     _, first = np.unique(found[:, 0] << 32 | found[:, 1], return_index=True)
     return found[first], why[first], many + more
+
+
+def write_kin(folder: Path, index: RowIndex, pairs: Array, why: Array) -> int:
+    """Writes kin/, the ids of each pair with its reason; returns how many."""
+    with PartWriter(folder, "kin") as writer:
+        for part in np.split(np.arange(len(pairs)), range(KIN_ROWS, len(pairs), KIN_ROWS)):
+            ones, others = (pa.array(index.ids(rows), pa.string()) for rows in pairs[part].T)
+            writer.write(pa.table([ones, others, pa.array(np.array(WHY)[why[part]], pa.string())], KIN_SCHEMA.names))
+    return writer.written
 
 
 def _equal_pairs(rows: Array, hashes: Array, largest: int) -> tuple[Array, int]:

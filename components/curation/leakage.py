@@ -1,4 +1,4 @@
-"""Leakage between training and held-out rows, and the choice of held-out queries where a source has training rows only."""
+"""Leakage between training and held-out rows, the roles that are compared, and the choice of held-out queries in sources without any."""
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +13,22 @@ from mirepoix.models.errors import Refused
 TRAIN = "train"
 TOGETHER = "queries that share an answer, are like each other, or have answers alike, stay together"
 
+CANDIDATE, ANSWER, TRAINING, HELD_OUT = range(4)
+"""Roles of rows: candidate, candidate that answers a held-out query, training query or triple, held-out query or triple."""
+
 Array = npt.NDArray
+
+
+def compared_roles(leakage: str) -> npt.NDArray[np.bool_]:
+    """A matrix over pairs of roles, true where rows are compared: candidates with candidates, training with held-out rows."""
+    wanted = np.zeros((4, 4), bool)
+    wanted[np.ix_((CANDIDATE, ANSWER), (CANDIDATE, ANSWER))] = True
+    if leakage != "off":
+        wanted[TRAINING, HELD_OUT] = wanted[HELD_OUT, TRAINING] = True
+    if leakage == "all":
+        for one, other in ((TRAINING, ANSWER), (CANDIDATE, HELD_OUT), (ANSWER, HELD_OUT)):
+            wanted[one, other] = wanted[other, one] = True
+    return wanted
 
 
 def leaking(pairs: Array, content: Array, training: Array, held_out: Array, preference: Array) -> dict[int, int]:

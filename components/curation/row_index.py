@@ -12,8 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mirepoix.components.corpus.parts import part_rows, part_tables, source_name
+from mirepoix.components.corpus.parts import part_rows, part_tables, read_part, source_name
 from mirepoix.components.curation.row_checks import CHECKED
+
+JUDGED = np.dtype([("query", "i8"), ("item", "i8"), ("relevance", "i4"), ("place", "i8")])  # place: its rank by source and line
 
 Array = npt.NDArray
 
@@ -58,6 +60,24 @@ class RowIndex:
         rank = np.argsort(np.argsort(np.array(self._sources, object)))
         columns = {"late": pa.array(late), "source": pa.array(rank[self._source]), "line": pa.array(self._line), "id": self._ids}
         return np.asarray(pc.sort_indices(pa.table(columns), [(name, "ascending") for name in columns])).astype(np.int64)
+
+
+def judged_rows(corpus: Path, index: RowIndex) -> Array:
+    """The judgements by the rows of their query and candidate, -1 where an id is unknown; see `JUDGED`."""
+    table = read_part(corpus, "qrels", ["query_id", "item_id", "relevance", "source", "line"])
+    judged = np.zeros(table.num_rows, JUDGED)
+    judged["place"][pc.sort_indices(table, [("source", "ascending"), ("line", "ascending")]).to_numpy()] = np.arange(len(judged))
+    judged["query"] = index.rows(table["query_id"], index.queries)
+    judged["item"] = index.rows(table["item_id"], index.candidates)
+    judged["relevance"] = table["relevance"].to_numpy()
+    return judged
+
+
+def evidence_rows(corpus: Path, index: RowIndex) -> tuple[Array, Array]:
+    """The rows of the evidence of all triples, -1 where an id is unknown, and where that of each triple begins and the last ends."""
+    named = read_part(corpus, "triples", ["evidence"])["evidence"]
+    ends = np.cumsum([0, *pc.list_value_length(named).to_pylist()])
+    return index.rows(pc.list_flatten(named), index.candidates), ends
 
 
 class CodedColumn:

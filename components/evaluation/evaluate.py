@@ -1,47 +1,33 @@
-"""Searches the index with every query of evaluation and computes metrics by split, task and pool.
+"""Searches the index with every query of evaluation and computes measures by split, task, data set and pool.
 
-Both the trained and the untrained encoder are measured. Without a training there is one encoder, and queries of every split are measured,
-as `pairs` chose them; a corpus without any is not an error then: the result says that nothing was measured, and why.
-
-The pool "universal" is the whole corpus, where a result of the wrong modality is an error; "target" holds only the items of the modality
-that the task asks for.
+Both the trained and the untrained encoder are measured, and beside them the floors, which need no encoder. Without a training there is one
+encoder, and queries of every split are measured, as `pairs` chose them; a corpus without any is not an error then: the result says that
+nothing was measured, and why. A query that nothing in the corpus answers counts as zero.
 """
 
 import json
-from collections import defaultdict
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from mirepoix.components.corpus.parts import part_rows, part_tables, read_part
+from mirepoix.components.corpus.parts import part_rows, part_tables
 from mirepoix.components.embedding.vectors import read_vectors
-from mirepoix.components.evaluation.evaluate_config import POOLS, EvaluateConfig, released
-from mirepoix.components.evaluation.metrics import MEASURES, interval, measured
+from mirepoix.components.evaluation.evaluate_config import EvaluateConfig, released
+from mirepoix.components.evaluation.gallery import write_gallery
+from mirepoix.components.evaluation.scoring.judgements import Judged, read_judged, refuse_other_board
+from mirepoix.components.evaluation.scoring.measuring import VALUES, Measuring
+from mirepoix.components.evaluation.scoring.rankers import ByVectors
+from mirepoix.components.evaluation.scoring.summary import Summary, board_table, headline
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Modality
 from mirepoix.serving.search.dense import Index
-from mirepoix.serving.search.hits import Hit
 from mirepoix.serving.search.open import open_index
-
-DEPTH = max(k for _, k in MEASURES.values())
-
-
-@dataclass(frozen=True)
-class _Query:
-    id: str
-    split: str
-    task: str
-    relevant: frozenset[str]
-
-    @property
-    def target(self) -> Modality:
-        return Modality.of_letters(self.task.split("->")[1])
 
 
 def work(
@@ -52,38 +38,73 @@ def work(
     index: Path,
     untrained_embed: Path | None = None,
     untrained_index: Path | None = None,
+    floors: Path | None = None,
 ) -> Outcome:
-    """Measures all encoders on the same queries, and writes metrics.json, queries.parquet and TREC run files."""
+    """Measures all encoders on the same queries, and writes metrics.json, queries.parquet, gallery.json, TREC runs and qrels."""
     systems = {"encoder": (embed, index)}
     if untrained_embed is not None and untrained_index is not None:
         systems = {"trained": (embed, index), "untrained": (untrained_embed, untrained_index)}
-    queries, unanswered = _queries(curate, embed)
-    if not queries and "trained" in systems:
+    judged = _judged(config, curate, embed, _opened(index))
+    asked = len(judged.questions)
+    answered = sum(map(judged.answered, range(asked)))
+    if not answered and "trained" in systems:
         raise Refused("there is nothing to evaluate: no query outside the split 'train' has an answer in the corpus")
-    if not queries:
-        return _unmeasured(context, curate, unanswered)
-    config = replace(config, split=headline_split({query.split for query in queries}, config.split))
-    rows = []
-    for number, (system, (vectors, rows_of)) in enumerate(systems.items()):
-        opened = open_index(rows_of)
-        assert isinstance(opened, Index), rows_of
-        for pool, rankings in _rankings(opened, vectors, queries).items():
-            _write_run(context.folder / f"{system}-{pool}.trec", rankings, f"{system}-{pool}")
-            for query in queries:
-                ranking = [hit.id for hit in rankings[query.id]]
-                rows.append(
-                    {"system": system, "pool": pool, "split": query.split, "task": query.task, "query": query.id}
-                    | measured(ranking, query.relevant)
-                )
-        context.report({"step": number + 1, "total": len(systems)})
-    pq.write_table(pa.Table.from_pylist(rows), context.folder / "queries.parquet")
-    _write_qrels(context.folder / "qrels.trec", queries)
-    results = _results(rows, config, context.seed)
-    summary: dict[str, Any] = {"headline": _headline(results, config), "results": results}
+    if not answered:
+        return _unmeasured(context, curate, asked)
+    config = replace(config, split=headline_split({question.split for question in judged.questions}, config.split))
+    refuse_unknown_totals(judged, config)
+    refuse_other_board(judged, config.split)
+    measuring = Measuring(judged, config, context.folder, context.seed)
+    total, done, tables = asked * len(systems) * len(config.measured_pools), 0, []
+
+    def report(queries: int) -> None:
+        nonlocal done
+        done += queries
+        context.report({"step": done, "total": total})
+
+    for system, (vectors, rows_of) in systems.items():
+        tables.append(measuring.measure(system, _ranker(_opened(rows_of), vectors, judged), report))
+    if floors is not None:
+        below = pq.read_table(floors / VALUES)
+        known = pa.array([question.id for question in judged.questions], pa.string())
+        below = below.filter(pc.is_in(below["query"], value_set=known))
+        tables += [below] if below.num_rows else []  # a file without a row has no column for a measure
+    rows = pa.concat_tables([table.select(tables[0].schema.names) for table in tables])
+    pq.write_table(rows, context.folder / VALUES)
+    _write_qrels(context.folder / "qrels.trec", judged)
+    results = Summary(rows, config, context.seed).results()
+    head = headline(results, config)
+    summary: dict[str, Any] = {"headline": head, "results": results, "unanswered": asked - answered}
+    if config.public_board is not None:
+        summary["board"] = board_table(results, config)
     (context.folder / "metrics.json").write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
-    accounted = Rows(len(queries) + unanswered, len({row["query"] for row in rows}), rejected=unanswered)
-    headline = summary["headline"] | {system: summary["headline"][system]["average"] for system in systems}
-    return Outcome(accounted, _flat(summary), {"headline": [headline]})
+    write_gallery(context.folder, rows, judged, head, curate, floors)
+    shown = {name: value for name, value in head.items() if isinstance(value, str)}
+    shown |= {system: head[system]["average"] for system in head if isinstance(head[system], dict) and "average" in head[system]}
+    tables_of: dict[str, list[dict[str, Any]]] = {"headline": [shown]}
+    if asked > answered:
+        tables_of["notices"] = [{"detail": f"{asked - answered:,} of {asked:,} queries have no answer in the corpus; they count as zero"}]
+    return Outcome(Rows(asked, asked), _flat(summary), tables_of)
+
+
+def _opened(folder: Path) -> Index:
+    opened = open_index(folder)
+    assert isinstance(opened, Index), folder
+    return opened
+
+
+def _judged(config: EvaluateConfig, curate: Path, embed: Path, index: Index) -> Judged:
+    """The queries that are measured: held-out ones, and those of train that `pairs` had embedded."""
+    embedded = {id for table in part_tables(embed, "queries", ["id"]) for id in table["id"].to_pylist()}
+    return read_judged(
+        curate, index.ids, index.modalities_N, lambda id, split: split != "train" or id in embedded, board=config.public_board
+    )
+
+
+def _ranker(index: Index, vectors: Path, judged: Judged) -> ByVectors:
+    ids, _, encoded = read_vectors(vectors, "queries")
+    rows = {id: row for row, id in enumerate(ids)}
+    return ByVectors(index, encoded, np.array([rows[question.id] for question in judged.questions], np.int64))
 
 
 def _unmeasured(context: Context, curate: Path, unanswered: int) -> Outcome:
@@ -102,87 +123,37 @@ def headline_split(there: Collection[str], wanted: str | None) -> str:
     return wanted or min(there, key=lambda split: (split == "train", split != "test", not split.startswith("test"), split))
 
 
-def _queries(curate: Path, embed: Path) -> tuple[list[_Query], int]:
-    """The queries with a relevant item, and the number of those without: held-out ones, and those of train that `pairs` had embedded."""
-    relevant = defaultdict(set)
-    for row in read_part(curate, "qrels").to_pylist():
-        if row["relevance"] > 0:
-            relevant[row["query_id"]].add(row["item_id"])
-    embedded = {id for table in part_tables(embed, "queries", ["id"]) for id in table["id"].to_pylist()}
-    rows = [
-        row for row in read_part(curate, "queries", ["id", "split", "task"]).to_pylist() if row["split"] != "train" or row["id"] in embedded
-    ]
-    queries = [_Query(row["id"], row["split"], row["task"], frozenset(relevant[row["id"]])) for row in rows if relevant[row["id"]]]
-    return queries, sum(not relevant[row["id"]] for row in rows)
+def refuse_unknown_totals(judged: Judged, config: EvaluateConfig) -> None:
+    """Refuses a headline that depends on how many passages are relevant, where that is not known: where answers are strings."""
+    headline = next((each for each in config.measured if each.name == config.headline_measure), None)
+    asked = next((question for question in judged.questions if question.answers), None)
+    if headline is not None and headline.needs_all and asked is not None:
+        raise Refused(
+            f"evaluate.measure is {headline.name}, which depends on how many items are relevant in all; that is not known where answers "
+            f"are strings in passages, as for {asked.id}: give RR@k, P@k or Success@k"
+        )
 
 
-def _rankings(index: Index, vectors: Path, queries: list[_Query]) -> dict[str, dict[str, list[Hit]]]:
-    """For each pool, what the index finds for each query."""
-    ids, _, encoded = read_vectors(vectors, "queries")
-    place = {query: n for n, query in enumerate(ids)}
-    found: dict[str, dict[str, list[Hit]]] = {pool: {} for pool in POOLS}
-    by_target = defaultdict(list)
-    for query in queries:
-        by_target[query.target].append(query)
-    for target, group in by_target.items():
-        vectors_of_group = encoded[[place[query.id] for query in group]]
-        for pool, modalities in (("universal", None), ("target", {target})):
-            hits = index.search(vectors_of_group, DEPTH, modalities)
-            found[pool].update({query.id: found_hits for query, found_hits in zip(group, hits, strict=True)})
-    return found
-
-
-def _write_run(file: Path, rankings: dict[str, list[Hit]], tag: str) -> None:
-    """Writes a TREC run. Ties are lowered to the next smaller float, as trec_eval sorts by score and would break ties in another order."""
+def _write_qrels(file: Path, judged: Judged) -> None:
+    """Writes the judgements above 0 with their grades."""
     with file.open("w") as out:
-        for query, hits in sorted(rankings.items()):
-            score = np.float32(np.inf)
-            for rank, hit in enumerate(hits, 1):
-                score = min(np.float32(hit.score), np.nextafter(score, np.float32(-np.inf)))
-                out.write(f"{query} Q0 {hit.id} {rank} {score:.9g} {tag}\n")
-
-
-def _write_qrels(file: Path, queries: list[_Query]) -> None:
-    with file.open("w") as out:
-        for query in sorted(queries, key=lambda query: query.id):
-            for item in sorted(query.relevant):
-                out.write(f"{query.id} 0 {item} 1\n")
-
-
-def _results(rows: list[dict], config: EvaluateConfig, seed: int) -> list[dict]:
-    """One entry per system, pool and split: each measure's average over the tasks with its interval, and by task."""
-    grouped: dict[tuple[str, str, str], dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
-    for row in rows:
-        grouped[row["system"], row["pool"], row["split"]][row["task"]].append(row)
-    results = []
-    for (system, pool, split), tasks in sorted(grouped.items()):
-        entry = {"system": system, "pool": pool, "split": split, "queries": {task: len(own) for task, own in sorted(tasks.items())}}
-        for measure in MEASURES:
-            groups = {task: [row[measure] for row in own] for task, own in sorted(tasks.items())}
-            low, high = interval(list(groups.values()), config.draws, seed)
-            means = {task: round(float(np.mean(values)), 4) for task, values in groups.items()}
-            entry[measure] = {
-                "average": round(float(np.mean(list(means.values()))), 4),
-                "low": round(low, 4),
-                "high": round(high, 4),
-                "tasks": means,
-            }
-        results.append(entry)
-    return results
-
-
-def _headline(results: list[dict], config: EvaluateConfig) -> dict:
-    found = {entry["system"]: entry for entry in results if (entry["pool"], entry["split"]) == (config.pool, config.split)}
-    headline = {"split": config.split, "measure": config.measure, "pool": config.pool}
-    return headline | {system: found[system][config.measure] for system in found}
+        for query in sorted(range(len(judged.questions)), key=lambda query: judged.questions[query].id):
+            places, grades = judged.of(query)
+            known = (grades > 0) & (places >= 0)
+            ids = judged.ids.take(pa.array(places[known])).to_pylist()
+            out.writelines(f"{judged.questions[query].id} 0 {id} {grade}\n" for id, grade in zip(ids, grades[known].tolist(), strict=True))
 
 
 def _flat(summary: dict) -> dict[str, float]:
     """The metrics that are logged to MLflow."""
-    headline = summary["headline"]
+    head = summary["headline"]
     systems = dict.fromkeys(entry["system"] for entry in summary["results"])
-    metrics = {f"{system} {headline['measure']}": headline[system]["average"] for system in systems}
+    metrics = {f"{system} {head['measure']}": head[system]["average"] for system in systems if system in head}
     for entry in summary["results"]:
-        if entry["system"] == released(systems):
-            metrics[f"{entry['split']} {entry['pool']} recall@5"] = entry["recall@5"]["average"]
-    return metrics
+        if entry["system"] == released(systems) and head["measure"] in entry:
+            metrics[f"{entry['split']} {entry['pool']} {head['measure']}"] = entry[head["measure"]]["average"]
+    for table in summary.get("board", {}).get("tables", ()):
+        for mean in table["means"]:
+            if mean["system"] == released(systems):
+                metrics[f"{summary['board']['title']} {table['pool']} {mean['name']}"] = mean["value"]
+    return metrics | ({"unanswered": float(summary["unanswered"])} if summary["unanswered"] else {})

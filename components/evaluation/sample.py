@@ -11,7 +11,8 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 
 from mirepoix.components.corpus.parts import part_files, part_tables, read_part, rows_with_ids
-from mirepoix.components.evaluation.metrics import recall
+from mirepoix.components.evaluation.scoring.measures import Measure
+from mirepoix.components.evaluation.scoring.metrics import per_query
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import ITEM_SCHEMA, Item, row_to_item, table_to_items
 from mirepoix.serving.search.hits import Hit
@@ -118,5 +119,6 @@ def first_rank(ranking: Sequence[Hit], answers: frozenset[str]) -> int:
 
 def recalls(found: Sequence[Sequence[Hit]], sample: Sample) -> Mapping[str, float]:
     """Recall at 1, 5 and 10, averaged over the queries."""
-    pairs = [([hit.id for hit in ranking], asked.answers) for ranking, asked in zip(found, sample.queries, strict=True)]
-    return {f"recall@{depth}": float(np.mean([recall(ids, answers, depth) for ids, answers in pairs])) for depth in DEPTHS}
+    grades = [[int(hit.id in asked.answers) for hit in ranking] for ranking, asked in zip(found, sample.queries, strict=True)]
+    values = per_query([Measure("R", depth) for depth in DEPTHS], grades, [[1] * len(asked.answers) for asked in sample.queries])
+    return {name: float(value.mean()) for name, value in values.items()}

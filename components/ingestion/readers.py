@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -14,24 +14,31 @@ import pyarrow as pa
 
 from mirepoix.components import ray_tasks
 from mirepoix.components.corpus.parts import PARTS
+from mirepoix.components.ingestion.datasets import contents_of, datasets_of, refuse_incomplete, refuse_unknown_datasets
 from mirepoix.components.ingestion.formats import (
     beir,
     canonical,
     flagembedding,
     folder,
     hfimages,
+    m2kr,
     mbeir,
     mmeb,
+    mmeb_v2,
     msswift,
     nlvr,
+    okvqa,
+    remuq,
     sentencetransformers,
     table,
     tars,
     tevatron,
     unite,
     vid2r,
+    vidore,
     webqa,
 )
+from mirepoix.components.ingestion.formats.benchmark_files import DataSet
 from mirepoix.components.ingestion.formats.fields import data_files, unused_files, why_no_columns
 from mirepoix.components.ingestion.formats.rows import (
     Candidate,
@@ -46,7 +53,7 @@ from mirepoix.components.ingestion.formats.rows import (
     Unreadable,
 )
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
-from mirepoix.components.ingestion.sources_config import CAPTIONED, COLUMN
+from mirepoix.components.ingestion.sources_config import CAPTIONED, COLUMN, SPLIT
 from mirepoix.components.ray_tasks import data_context, one_task_per_row, stream_tables, worker_count
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import content_key, item_to_row
@@ -71,6 +78,11 @@ FORMAT_MODULES: dict[str, ModuleType] = {
         folder,
         table,
         nlvr,
+        okvqa,
+        remuq,
+        m2kr,
+        vidore,
+        mmeb_v2,
     )
 }
 PICTURES = rf"(?i:.*\.({'|'.join(PICTURE_ENDINGS)}))"
@@ -113,15 +125,36 @@ class Source:
 
     @property
     def picture_bytes(self) -> int:
-        """The size of the pictures that are files of their own, here or in the folder of pictures."""
+        """The size of the pictures that are files of their own, here or in the folder of pictures; 0 if only some may be read."""
+        if self.tree.only_datasets or (self.tree.only_splits and not (self.named_splits or set()) <= {*self.tree.only_splits}):
+            return 0
         trees = [self.tree, *([self.elsewhere] if self.elsewhere else [])]
         return sum(tree.sizes[file] for tree in trees for file in tree.files(PICTURES))
 
     @property
     def named_splits(self) -> set[str] | None:
-        """The splits of its queries, where the format has them in the names of files; None where they are known once it is read."""
+        """The splits of its queries by their new names, also of those that are not read, where the format has them in the names of files.
+
+        None where they are known once it is read.
+        """
         named = getattr(FORMAT_MODULES[self.format], "named_splits", None)
-        return None if named is None else named(self.tree)
+        return None if named is None else {self.tree.splits.get(split, split) for split in named(self.tree)}
+
+    @cached_property
+    def datasets(self) -> list[DataSet] | None:
+        """The data sets that are read; None where its format keeps none in files of their own."""
+        return datasets_of(self.tree, FORMAT_MODULES[self.format])
+
+    @property
+    def contents(self) -> list[DataSet]:
+        """The same, or the source as one data set where it is known what some of its items have."""
+        return contents_of(self.tree, FORMAT_MODULES[self.format])
+
+    @property
+    def no_union(self) -> str | None:
+        """What would have all candidates of its benchmark read; empty where they are, None where it does not rank them together."""
+        ranked = getattr(FORMAT_MODULES[self.format], "no_union", None)
+        return None if ranked is None else ranked(self.tree)
 
     @property
     def may_have_queries(self) -> bool:
@@ -146,11 +179,18 @@ def open_sources(
     images: str | None = None,
     columns: Sequence[str] = (),
     captions: str = "apart",
+    splits: Sequence[str] = (),
+    only_splits: Sequence[str] = (),
+    uniir_texts: bool = False,
+    only_datasets: Sequence[str] = (),
+    measured: bool = False,
 ) -> list[Source]:
     """Opens the sources.
 
     Refuses a path that does not exist, whose format is not recognised, or whose name is given twice; columns for another format than table;
-    and captions that are to be read together where no source has any.
+    captions that are to be read together where no source has any, UniIR's texts where none is M-BEIR; data sets that are to be read and
+    that are not there; if the sources are to be `measured`, those that lack files for it; and splits that are to be read and of which no
+    source has a file, where all name their splits in files.
     """
     found: list[Source] = []
     for entry in paths:
@@ -162,6 +202,8 @@ def open_sources(
                 raise Refused(f"format {form!r} of {entry!r} is unknown; give one of {', '.join(FORMAT_MODULES)}, or none")
         tree = SourceFiles(path, name or "", images, captions=captions)
         tree.columns = _columns_of(tree.name, columns)
+        tree.splits, tree.only_splits, tree.uniir_texts = _new_names(tree.name, splits), tuple(only_splits), uniir_texts
+        tree.only_datasets = tuple(only_datasets)
         found.append(Source(tree, form or (default if default != "auto" else table.NAME if tree.columns else _detected(tree))))
     _refuse_names(found, paths)
     for source in found:
@@ -173,7 +215,38 @@ def open_sources(
     if captions == "together" and not any(source.format in CAPTIONED for source in found):
         given = ", ".join(sorted({source.format for source in found}))
         raise Refused(f"sources.captions is together, which is for {', '.join(CAPTIONED)}, and the format is {given}; give apart")
+    if uniir_texts and not any(source.format == mbeir.NAME for source in found):
+        given = ", ".join(sorted({source.format for source in found}))
+        raise Refused(f"sources.uniir_texts is for {mbeir.NAME}, and the format is {given}; give false")
+    opened = [(source.tree, FORMAT_MODULES[source.format]) for source in found]
+    refuse_unknown_datasets(opened, only_datasets)
+    if measured:
+        refuse_incomplete(opened)
+    _refuse_splits(found, only_splits)
     return found
+
+
+def _new_names(name: str, splits: Sequence[str]) -> dict[str, str]:
+    """The new names of the splits of one source; an entry that names the source comes before one for all."""
+    parts = [found for entry in splits if (found := SPLIT.fullmatch(entry))]
+    return {found["old"]: found["new"] for of in (None, name) for found in parts if found["name"] == of}
+
+
+def _refuse_splits(found: Sequence[Source], only_splits: Sequence[str]) -> None:
+    """Refuses a split of which there is no file, where the splits of all sources are known before they are read."""
+    there: set[str] = set()
+    for source in found if only_splits else ():
+        if (named := source.named_splits) is None:
+            return
+        there |= named
+    if missing := [split for split in only_splits if split not in there]:
+        raise Refused(no_such_split(missing[0], there))
+
+
+def no_such_split(split: str, there: Iterable[str]) -> str:
+    """Why a split that is to be read cannot be, and which ones there are."""
+    gives = f"there are queries of {', '.join(sorted(there))}" if there else "there are no queries"
+    return f"sources.only_splits names {split!r}, and no query is of it; {gives}, after sources.splits renamed them"
 
 
 def _columns_of(name: str, columns: Sequence[str]) -> tuple[tuple[str, str], ...]:
@@ -205,6 +278,7 @@ def _detected(tree: SourceFiles) -> str:
     if not tree.sizes:
         raise Refused(f"there is no file in {tree.path!r}; give a folder with a corpus")
     found = [name for name, module in FORMAT_MODULES.items() if module.detect(tree)]
+    found = [name for name in found if not any(name in getattr(FORMAT_MODULES[other], "OVER", ()) for other in found)]
     if not found and folder.holds_pictures(tree):
         return folder.NAME
     if not found:

@@ -3,8 +3,9 @@
 Readers yield rows, and ids are joined here, a row at a time. Repeated ids, judgements of unknown ids, and rows that a reader could not use
 are rejected with their file and line. In formats whose rows contain their candidates, equal candidates are merged; a different one under
 the same id is rejected, with the judgements of it from that line on. A query with a task loses its positive judgements if none of the
-candidates has the task's target modality. If a file is unreadable from a line on, the run stops after all other rows are read and joined;
-ids that the rest of that file may define are not reported as unknown.
+candidates has the task's target modality. Members of pools that are no candidates are left out; a notice has their number. Queries,
+triples and judgements of splits that are not to be read count as not read. If a file is unreadable from a line on, the run stops after all
+other rows are read and joined; ids that the rest of that file may define are not reported as unknown.
 """
 
 from collections import Counter
@@ -20,7 +21,8 @@ import pyarrow.compute as pc
 from mirepoix.components.corpus.examples import Examples
 from mirepoix.components.corpus.parts import TASK, PartWriter, modalities, part_tables, source_name
 from mirepoix.components.ingestion.id_map import IdMap
-from mirepoix.components.ingestion.readers import Source, open_sources, tables
+from mirepoix.components.ingestion.pools import UNKNOWN, pool_writer, write_members
+from mirepoix.components.ingestion.readers import Source, no_such_split, open_sources, tables
 from mirepoix.components.ingestion.sources_config import COLUMN, EQUAL, SPLIT, SourcesConfig
 from mirepoix.components.stage import Context, Outcome, Rows
 from mirepoix.components.synthetic import world as generated
@@ -37,9 +39,13 @@ def fingerprint(sources: Sequence[Source]) -> str:
     return "; ".join(f"{source.tree.name}: {source.fingerprint()}" for source in sources)
 
 
-def opened(config: SourcesConfig) -> list[Source]:
-    """Opens the sources of a config: their files are listed and their formats detected; refuses a path without a corpus."""
-    sources = open_sources(config.path, config.format, config.images, config.columns, config.captions)
+def opened(config: SourcesConfig, measured: bool = False) -> list[Source]:
+    """Opens the sources of a config: their files are listed and their formats detected; refuses a path without a corpus.
+
+    With `measured`, sources of benchmarks without all files that measuring needs are refused too.
+    """
+    read = config.splits, config.only_splits, config.uniir_texts, config.only_datasets
+    sources = open_sources(config.path, config.format, config.images, config.columns, config.captions, *read, measured)
     names = [source.tree.name for source in sources]
     for field, pattern, entries in (("splits", SPLIT, config.splits), ("columns", COLUMN, config.columns)):
         for entry in entries:
@@ -70,6 +76,11 @@ def read_sources(context: Context, config: SourcesConfig, sources: Sequence[Sour
             raise Refused(
                 "sources.columns and sources.captions are for corpora, and sources.path names none; give a path, or leave them out"
             )
+        if config.only_splits or config.only_datasets or config.uniir_texts:
+            raise Refused(
+                "sources.only_splits, only_datasets and uniir_texts are for corpora, and sources.path names none; give a path, or leave "
+                "them out"
+            )
         return generated.work(context, config.world), ""
     if sources is None:
         sources = opened(config)
@@ -86,18 +97,23 @@ class _Join:
         self.splits = {(parts["name"], parts["old"]): parts["new"] for parts in found}
         # By id: the content hash, and the modality of a candidate, or the target modality of a query's task (0: not known yet).
         self.known = {kind: IdMap("i8", "u1") for kind in ("corpus", "queries", "triples")}
+        self.only_splits, self.splits_found = config.only_splits, set[str]()
+        self.unread = IdMap()  # queries of splits that are not read
+        self.unread_rows: Counter[tuple[str, str, str]] = Counter()  # source, split and part
         self.conflicts = IdMap("i8")  # rows that repeat an id with another content: kind, id, source and line, or from that line on
-        self.read = self.merged = self.unreported = 0
+        self.read = self.merged = self.unreported = 0  # unreported: rejected, and not in rejects/
+        self.skipped = 0  # of those read, rows of splits that are not
         self.notices: dict[tuple[str, str], None] = {}
         self.unreadable: list[str] = []  # errors of files that could not be read to the end
         self.truncated: tuple[str, ...] = ()  # id prefixes of the sources with such files
+        self.last_source = ""  # with members of pools
         self.counts: Counter[tuple[str, str, str]] = Counter()  # source, part, and "read", EQUAL or the reason of the rejection
         self.examples = Examples()
 
     def outcome(self, read: Iterable[pa.Table]) -> tuple[Outcome, str]:
         parts = ("corpus", "queries", "qrels", "triples", "prompts", "rejects")
-        self.writers = {part: PartWriter(self.context.folder, part) for part in parts}
-        waiting = {part: PartWriter(self.spool, part) for part in ("queries", "qrels")}
+        self.writers = {part: PartWriter(self.context.folder, part) for part in parts} | {"pools": pool_writer(self.context.folder)}
+        waiting = {part: PartWriter(self.spool, part) for part in ("queries", "qrels")} | {"pools": pool_writer(self.spool)}
         try:
             for table in read:
                 for kind in pc.unique(table["kind"]).to_pylist():
@@ -108,6 +124,7 @@ class _Join:
                 writer.close()
             first = self._judgements()
             self._write_waiting_queries(first)
+            self._write_members()
             written = {part: writer.written for part, writer in self.writers.items()}
             for part, writer in self.writers.items():
                 if writer.written or part in ("corpus", "queries", "qrels", "rejects"):
@@ -119,12 +136,16 @@ class _Join:
             self.writers.clear()
         refusal = self._refusal(written)
         rejected = written.pop("rejects")
-        rows = Rows(self.read, sum(written.values()), rejected + self.unreported, merged=self.merged)
+        rows = Rows(self.read - self.skipped, sum(written.values()), rejected + self.unreported, merged=self.merged)
         metrics = {part: count for part, count in written.items() if count or part in ("corpus", "queries", "qrels")}
         table = [
-            {"source": source, "part": part, "what": what, "count": count} for (source, part, what), count in sorted(self.counts.items())
+            {"source": source, "part": part, "what": what, "count": count}
+            for (source, part, what), count in sorted(self.counts.items())
+            if count
         ]
         totals = {**metrics, "rejected": rejected, **({"merged": self.merged} if self.merged else {})}
+        for (source, split, part), count in sorted(self.unread_rows.items()):
+            self._notice(source, f"{count} {part} of the split {split} are not read: sources.only_splits names others")
         notices = [{"source": source, "detail": detail} for source, detail in self.notices]
         return Outcome(rows, totals, {"sources": table, "notices": notices, "examples": self.examples.rows}), refusal
 
@@ -133,15 +154,21 @@ class _Join:
         if self.unreadable:
             several = f"{len(self.unreadable)} files cannot be read; the first: " if len(self.unreadable) > 1 else ""
             return several + self.unreadable[0]
+        if missing := [split for split in self.only_splits if split not in self.splits_found]:
+            return no_such_split(missing[0], self.splits_found)
         if written["corpus"]:
             return ""
         return f"the corpus at {', '.join(self.path)} is empty: not one usable row in corpus/; {written['rejects']} rows were rejected"
 
     def _add_rows(self, kind: str, table: pa.Table, waiting: dict[str, PartWriter]) -> None:
         if kind == "notices":
-            for notice in zip(table["source"].to_pylist(), table["detail"].to_pylist(), strict=True):
-                if len(self.notices) < NOTICES:
-                    self.notices[notice] = None
+            for source, detail in zip(table["source"].to_pylist(), table["detail"].to_pylist(), strict=True):
+                self._notice(source, detail)
+            return
+        if kind == "pools":
+            waiting[kind].write(table)
+            self.counts.update((of, kind, "read") for of in table["of"].to_pylist())
+            self.last_source = table["of"][-1].as_py()
             return
         if kind in ("qrels", "prompts", "rejects"):
             writer = waiting.get(kind) or self.writers[kind]
@@ -156,7 +183,7 @@ class _Join:
                 self.examples.add(parts, table, reasons, details)
             return
         if kind != "corpus":
-            table = self._renamed(table)
+            table = self._of_read_splits(kind, self._renamed(table))
         keep, later, reasons, equal, conflicts = [], [], [], [], []
         codes = modalities(table)
         columns = [table[name].to_pylist() for name in ("id", "named", "split", "task", "content", "source", "line")]
@@ -195,6 +222,30 @@ class _Join:
         splits = pa.array([self.splits.get((of, split)) or self.splits.get((None, split), split) for of, split in rows], pa.string())
         return table.set_column(table.schema.get_field_index("split"), "split", splits)
 
+    def _of_read_splits(self, kind: str, table: pa.Table) -> pa.Table:
+        """The rows without those of splits that are not read; the ids of queries are noted, since their judgements are no rejects."""
+        self.splits_found.update(filter(None, pc.unique(table["split"]).to_pylist()))
+        if not self.only_splits:
+            return table
+        read = pc.is_in(table["split"], pa.array([*self.only_splits, "", None]))  # rows without a split are rejected
+        left = table.filter(pc.invert(read))
+        self.skipped += left.num_rows
+        self.unread_rows.update((of, split, kind) for of, split in zip(left["of"].to_pylist(), left["split"].to_pylist(), strict=True))
+        if kind == "queries":
+            for key, _ in self.unread.find(left["id"].to_pylist()):
+                self.unread.recent[key] = ()
+        return table.filter(read)
+
+    def _without_unread(self, judgements: pa.Table) -> pa.Table:
+        """The judgements without those of queries of splits that are not read."""
+        names = judgements["query_id"].to_pylist()
+        found = zip(self.known["queries"].find(names), self.unread.find(names), strict=True)
+        unread = pa.array([query is None and other is not None for (_, query), (_, other) in found], pa.bool_())
+        left = judgements.filter(unread)
+        self.skipped += left.num_rows
+        self.counts.subtract((source_name(source), "qrels", "read") for source in left["source"].to_pylist())
+        return judgements.filter(pc.invert(unread))
+
     def _judgements(self) -> IdMap:
         """Writes the judgements whose query and candidate are known; returns the modality of the first answer by query.
 
@@ -203,6 +254,8 @@ class _Join:
         first, seen = IdMap("u1"), IdMap()
         with PartWriter(self.spool / "other", "qrels") as others:
             for table in part_tables(self.spool, "qrels"):
+                if self.only_splits:
+                    table = self._without_unread(table)
                 reasons, keep, other, equal = [], [], [], []
                 columns = [table[name].to_pylist() for name in ("query_id", "item_id", "relevance", "source", "line")]
                 rows = list(zip(*columns, strict=True))
@@ -258,6 +311,22 @@ class _Join:
             table = table.set_column(table.schema.get_field_index("task"), "task", pa.array(tasks, pa.string()))
             self.writers["queries"].write(table.filter(pa.array([bool(task) for task in tasks])))
             self._reject("queries", table, [None if task else "no answer" for task in tasks])
+
+    def _write_members(self) -> None:
+        """Writes the members of pools; the number of those that are no candidates is in a notice for each pool."""
+        equal, unknown = write_members(self.spool, self.known["corpus"], self.writers["pools"])
+        self.merged += equal.total()
+        self.unreported += unknown.total()
+        for what, counts in ((EQUAL, equal), (UNKNOWN, unknown)):
+            for pool, count in sorted(counts.items()):
+                source = pool.partition("/")[0] if len(self.path) > 1 else self.last_source
+                self.counts[source, "pools", what] += count
+                if what == UNKNOWN and not self.truncated:
+                    self._notice(source, f"{count} members of the pool {pool} are no candidates of the corpus, and left out")
+
+    def _notice(self, source: str, detail: str) -> None:
+        if len(self.notices) < NOTICES:
+            self.notices[source, detail] = None
 
     def _merge(self, part: str, table: pa.Table, equal: list[bool]) -> None:
         """Counts the rows that equal an earlier one, which is kept."""

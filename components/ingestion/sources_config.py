@@ -40,10 +40,19 @@ FORMATS = {
         "CSV, TSV, JSON lines or Parquet of any column names, which sources.columns names; pictures beside them", written=False
     ),
     "nlvr": FormatInfo("Cornell NLVR as published or as Parquet: sentences, and pictures of which they are true or false", written=False),
+    "okvqa": FormatInfo(
+        "OK-VQA with its passages of a Google search, or of Wikipedia: questions about pictures, and answers", written=False
+    ),
+    "remuq": FormatInfo("ReMuQ: questions with pictures, and a corpus of passages", written=False),
+    "m2kr": FormatInfo("E-VQA and InfoSeek of M2KR, Parquet: questions about pictures, answers, and passages", written=False),
+    "vidore": FormatInfo("ViDoRe 1 to 3, Parquet: pages as pictures, and questions; one data set or a folder of them", written=False),
+    "mmeb-v2": FormatInfo("MMEB-V2: the folder of its repository, with pictures, clips and pages", written=False),
 }
 """All formats by name, in the order in which `readers.FORMAT_MODULES` detects them; here, so that `list` need not import any of them."""
 CAPTIONED = ("webdataset", "hf-images", "folder", "table")
 """Formats of pictures with captions, which may be read together."""
+OF_DATASETS = ("mbeir", "mmeb", "m2kr", "vidore", "mmeb-v2")
+"""Formats whose data sets are files or folders of their own, of which some may be read."""
 ROLES = ("picture", "text", "id", "query", "split")
 """What a column of the format table may hold."""
 COLUMN = re.compile(r"(?:(?P<name>[^:=\s]+):)?(?P<role>[^:=\s]+)=(?P<column>.*\S)")
@@ -62,6 +71,17 @@ class SourcesConfig:
     format: str = option("auto", f"format of the paths that name none: auto, {', '.join(FORMATS)}")
     images: str | None = option(None, "folder or URI that the paths of pictures are relative to; null: the source's own")
     splits: tuple[str, ...] = option((), "splits to rename: dev=train in all sources, or NAME:dev=train in the source NAME alone")
+    only_splits: tuple[str, ...] = option(
+        (), "splits, by their new names, whose queries and triples are read with their judgements; empty: those of all splits"
+    )
+    only_datasets: tuple[str, ...] = option(
+        (),
+        f"data sets that are read, by name or pattern: mscoco, ViDoRe_*, Video; their names are in docs/benchmarks.md; for "
+        f"{', '.join(OF_DATASETS)}; empty: all",
+    )
+    uniir_texts: bool = option(
+        False, "M-BEIR's texts as UniIR formats them: without quotes around, the first letter a capital, with a stop at the end"
+    )
     columns: tuple[str, ...] = option(
         (), f"columns of the format table: ROLE=COLUMN, or NAME:ROLE=COLUMN for one source; ROLE is {', '.join(ROLES)}"
     )
@@ -76,6 +96,8 @@ class SourcesConfig:
     def __post_init__(self) -> None:
         refuse_unknown(self, "sources.")
         assert not isinstance(self.path, str), "path is a tuple of paths"
+        assert not isinstance(self.only_splits, str), "only_splits is a tuple of names"
+        assert not isinstance(self.only_datasets, str), "only_datasets is a tuple of names"
         for path in (*self.path, *filter(None, [self.images])):
             refuse_credentials(path)
         if self.format not in ("auto", *FORMATS):
@@ -85,6 +107,11 @@ class SourcesConfig:
         for entry in self.splits:
             if not SPLIT.fullmatch(entry):
                 raise Refused(f"sources.splits has {entry!r}; give old=new, such as dev=train, or NAME:old=new for one source")
+        for split in self.only_splits:
+            if not SPLIT.fullmatch(f"split={split}"):
+                raise Refused(f"sources.only_splits has {split!r}; give names of splits, such as test, as sources.splits renames them")
+        if any(not name.strip() for name in self.only_datasets):
+            raise Refused("sources.only_datasets has an empty name; give names of data sets, or patterns such as ViDoRe_*")
         given: dict[str | None, list[str]] = {}
         for entry in self.columns:
             parts = COLUMN.fullmatch(entry)

@@ -34,9 +34,10 @@ Table = Sequence[Mapping[str, Any]]
 
 @dataclass
 class CorpusCounts:
-    """Of a curated corpus the queries with an answer, by split and task, and what it has besides."""
+    """Of a curated corpus the queries with an answer, judged or as texts, by split and task, and what it has besides."""
 
     answered: Counter[tuple[str, str]] = field(default_factory=Counter)
+    trained: set[str] = field(default_factory=set)  # the tasks of training queries with a judged answer
     queries: Counter[str] = field(default_factory=Counter)  # by split, answered or not
     triples: int = 0  # of the split train
     rejected: Counter[tuple[str, str]] = field(default_factory=Counter)  # rows of queries and judgements by part and reason
@@ -45,14 +46,18 @@ class CorpusCounts:
     def of(cls, kept: Path) -> "CorpusCounts":
         """The counts of a curated folder, without the content of its items."""
         found, known = cls(), {}
-        for table in part_tables(kept, "queries", ["id", "split", "task"]):
-            for id, split, task in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        answered: set[str] = set()
+        judged: set[str] = set()
+        for table in part_tables(kept, "queries", ["id", "split", "task", "answers"]):
+            for id, split, task, answers in zip(*(column.to_pylist() for column in table.columns), strict=True):
                 known[id] = split, task
                 found.queries[split] += 1
-        answered: set[str] = set()
+                if answers:
+                    answered.add(id)
         for table in part_tables(kept, "qrels", ["query_id", "relevance"]):
-            answered.update(table.filter(pc.greater(table["relevance"], 0))["query_id"].to_pylist())
-        found.answered.update(known[query] for query in answered if query in known)
+            judged.update(table.filter(pc.greater(table["relevance"], 0))["query_id"].to_pylist())
+        found.answered.update(known[query] for query in answered | judged if query in known)
+        found.trained.update(task for split, task in (known[query] for query in judged if query in known) if split == TRAIN)
         for table in part_tables(kept, "triples", ["split"]):
             found.triples += pc.sum(pc.equal(table["split"], TRAIN)).as_py() or 0
         for table in part_tables(kept, "rejects", ["part", "reason"]):
@@ -63,10 +68,6 @@ class CorpusCounts:
     def splits(self, trained: bool) -> list[str]:
         """The splits with an answered query, without that which is trained on."""
         return sorted({split for split, _ in self.answered if not (trained and split == TRAIN)})
-
-    def tasks(self, split: str) -> set[str]:
-        """The tasks of the answered queries of a split."""
-        return {task for other, task in self.answered if other == split}
 
 
 def work(context: Context, config: CorpusCheckConfig, curate: Path) -> Outcome:
@@ -92,7 +93,7 @@ def corpus_problems(kept: Path, config: CorpusCheckConfig, leakage: Table = (), 
 
 def _training_problems(kept: Path, config: CorpusCheckConfig, leakage: Table, counts: CorpusCounts) -> list[str]:
     """Trainings without a pair to train on."""
-    found, tasks = [], counts.tasks(TRAIN)
+    found, tasks = [], counts.trained
     later = config.passages and counts.triples > 0  # passages are made of triples after this, and are pairs of further tasks
     for pairs in config.pairs.values():
         if pairs.trained_tasks and not later:

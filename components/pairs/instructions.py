@@ -41,7 +41,8 @@ INSTRUCTIONS: dict[str, tuple[str, ...]] = {
 class Wordings:
     """The wordings of each task; those of a source, from the rows of its `prompts/`, take precedence over the defaults."""
 
-    def __init__(self, prompts: Iterable[Mapping[str, str]] = ()):
+    def __init__(self, prompts: Iterable[Mapping[str, str]] = (), defaults: Mapping[str, tuple[str, ...]] = INSTRUCTIONS):
+        self._defaults = defaults
         self._by_task: dict[str, dict[str, list[str]]] = {}
         for row in prompts:
             self._by_task.setdefault(row["task"], {}).setdefault(row["source"], []).append(row["wording"])
@@ -50,7 +51,7 @@ class Wordings:
         """The wordings for a query: those given for the longest prefix of its source or id, or else the defaults."""
         given = self._by_task.get(task, {})
         fitting = [source for source in given if query.source.startswith(source) or query.id.startswith(source)]
-        return tuple(given[max(fitting, key=len)]) if fitting else INSTRUCTIONS.get(task, ())
+        return tuple(given[max(fitting, key=len)]) if fitting else self._defaults.get(task, ())
 
     def instructed(self, query: Item, task: str, seed: int, without: float = 0.0) -> Item:
         """The query with a wording of its task's instruction, drawn by seed and id; a share of `without` gets none.
@@ -66,4 +67,4 @@ class Wordings:
     def served(self) -> dict[str, str]:
         """The wording of each task that a release serves with: the first one of the shortest source prefix, or else the default."""
         first = {task: given[min(given, key=len)][0] for task, given in self._by_task.items()}
-        return {task: wordings[0] for task, wordings in INSTRUCTIONS.items()} | first
+        return {task: wordings[0] for task, wordings in self._defaults.items()} | first

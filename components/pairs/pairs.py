@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from mirepoix.components.corpus.parts import PartWriter, held_out, part_tables, read_part, rows_with_ids, source_name
 from mirepoix.components.pairs import mixture
-from mirepoix.components.pairs.instructions import WORDINGS, Wordings
+from mirepoix.components.pairs.instructions import INSTRUCTIONS, WORDINGS, Wordings
 from mirepoix.components.pairs.mixture import Group
 from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.components.pairs.store import UNSCORED, Known, PairRow, StoreWriter
@@ -55,6 +55,7 @@ class _Judgements:
     training: list[tuple[str, str]] = field(default_factory=list)  # a training query and an answer
     refuted: list[dict[str, Any]] = field(default_factory=list)  # rows of qrels of training queries with candidates judged irrelevant
     scores: dict[tuple[str, str, bool], float] = field(default_factory=dict)  # of a teacher, by query, candidate and relevance
+    grades: dict[tuple[str, str], int] = field(default_factory=dict)  # of training pairs, where they are not 1
     evaluation: int = 0
     repeated: int = 0
     read: int = 0
@@ -112,7 +113,7 @@ def work(context: Context, config: PairsConfig, curate: Path, passages: Path | N
         else:
             negatives.setdefault(row["query_id"], []).append(row["item_id"])
     weights = mixture.resolve_weights(config.mixture, {judgements.queries[query].group for query in answered}) if trainings else {}
-    wordings = Wordings(read_part(curate, "prompts").to_pylist())
+    wordings = Wordings(read_part(curate, "prompts").to_pylist(), INSTRUCTIONS if config.wordings == "all" else {})
     worded = config.without_instruction < 1
     instructed = partial(wordings.instructed, seed=context.seed, without=config.without_instruction) if worded else _bare
     adapted = instructed if config.adapt_instructions else _bare
@@ -204,6 +205,8 @@ def _read_judgements(folders: list[Path], passages: Path | None, trained: bool) 
                     judgements.repeated += 1
                 elif relevant:
                     judgements.training.append(pair)
+                    if row["relevance"] > 1:
+                        judgements.grades[pair] = row["relevance"]
                 else:
                     judgements.refuted.append(row)
                 seen.add((*pair, relevant))
@@ -308,6 +311,7 @@ def _finish(store: _Store, judgements: _Judgements, kin: Iterable[tuple[str, str
             task=infos[query].task,
             source=infos[query].source,
             scores=[judgements.scored(query, item, True), *(judgements.scored(query, negative, False) for negative in negatives[query])],
+            grade=judgements.grades.get((query, item), 1),
         )
         for (query, item), count in zip(store.pairs, store.counts, strict=True)
         for _ in range(count)

@@ -3,9 +3,10 @@
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from mirepoix.models.errors import Refused
-from mirepoix.models.options import option
+from mirepoix.models.options import option, refuse_unknown
 
 ENTRY = re.compile(r"(?P<source>.*?)(?::(?P<task>[^:]*->[^:]*|\*))?=(?P<weight>[^=]*)", re.S)
 FORM = "write SOURCE:TASK=WEIGHT or SOURCE=WEIGHT with * for any, such as coco:t->i=2 or *:it->t=0.5"
@@ -53,6 +54,9 @@ class PairsConfig:
     without_instruction: float = option(
         0.1, "share of training queries without an instruction, as searches without a target have none; 1: no query has any, in serving too"
     )
+    wordings: Literal["all", "source"] = option(
+        "all", "instructions of queries: all, those of the source, and of tasks for which it has none our own; source: its own alone"
+    )
     instruct_tasks: tuple[str, ...] | None = option(
         (), "tasks of the instruction stage, as far as the corpus has them; empty: all; null: no instruction tuning"
     )
@@ -68,6 +72,7 @@ class PairsConfig:
         return {store: tasks for store, tasks in asked.items() if tasks is not None}
 
     def __post_init__(self) -> None:
+        refuse_unknown(self, "pairs.")
         if not 0 <= self.without_instruction <= 1:
             raise Refused(f"without_instruction is {self.without_instruction}; it is a share, give a number from 0 to 1")
         for entry in self.mixture:

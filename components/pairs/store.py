@@ -3,7 +3,8 @@
 The files of a folder of pairs are memory-mapped, so that the memory of a process does not grow with the pictures:
 
 items.arrow   every item once, with the hash of its content
-pairs.arrow   pairs, which name items by their rows, with a teacher's scores of the positive and of each negative, NaN where there is none
+pairs.arrow   pairs, which name items by their rows, with the grade of the positive, and a teacher's scores of it and of each negative, NaN
+              where there is none
 known.arrow   known answers that are in no pair here, such as pairs left out of an epoch; they are not used as negatives either
 kin.arrow     near-duplicate documents, which are likely to be equally correct answers
 """
@@ -44,6 +45,7 @@ PAIR_SCHEMA = _schema(
     task=pa.string(),
     source=pa.string(),
     scores=pa.list_(pa.float32()),
+    grade=pa.int32(),
 )
 KNOWN_SCHEMA = _schema(query=ROW, answer=ROW, task=pa.string())
 KIN_ROW_SCHEMA = _schema(item=ROW, kin=ROW)
@@ -53,7 +55,7 @@ UNSCORED = math.nan
 
 
 class PairRow(NamedTuple):
-    """A pair as it is written: its items by their rows, its task and source, and a teacher's scores, if any."""
+    """A pair as it is written: its items by their rows, its task and source, a teacher's scores, if any, and its grade."""
 
     id: str
     query: int
@@ -62,6 +64,7 @@ class PairRow(NamedTuple):
     task: str = ""
     source: str = ""
     scores: Sequence[float] = ()  # of the positive and of each negative, NaN where there is none
+    grade: int = 1  # of the positive's relevance
 
 
 class Drawn(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from mirepoix.components.evaluation.evaluate_config import released
+from mirepoix.components.evaluation.reports.wording import AMONG, averaged, measure_of
 from mirepoix.models.encoder import Encoder
 from mirepoix.serving.release import Release
 
@@ -98,9 +99,10 @@ def trains(run: Mapping[str, Any]) -> bool:
 
 
 def _released(run: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The results of the released model, the headline's split and pool first."""
+    """The results of the released model that have the headline's measure, those of the headline's split and pool first."""
     headline = (run["headline"]["split"], run["headline"]["pool"])
-    found = [entry for entry in run["results"] if entry["system"] == released(run["headline"])]
+    measured = [entry for entry in run["results"] if run["headline"]["measure"] in entry]
+    found = [entry for entry in measured if entry["system"] == released(run["headline"])]
     return sorted(found, key=lambda entry: ((entry["split"], entry["pool"]) != headline, entry["split"], entry["pool"]))
 
 
@@ -110,7 +112,8 @@ def _measures(entry: Mapping[str, Any]) -> list[str]:
 
 def _result(entry: Mapping[str, Any], headline: Mapping[str, Any]) -> dict[str, Any]:
     place = f"{entry['split']}, {entry['pool']} pool"
-    averages = [{"type": name, "value": entry[name]["average"], "name": f"{name}, average over tasks"} for name in _measures(entry)]
+    over = averaged(headline)
+    averages = [{"type": name, "value": entry[name]["average"], "name": f"{name}, {over}"} for name in _measures(entry)]
     measure = headline["measure"]
     tasks = [{"type": measure, "value": value, "name": f"{measure}, {task}"} for task, value in entry[measure]["tasks"].items()]
     return {
@@ -127,9 +130,10 @@ def _scores(run: Mapping[str, Any]) -> list[str]:
         return ["## Scores", f"{why[:1].upper()}{why[1:]}."]
     measure = run["headline"]["measure"]
     before = {(entry["split"], entry["pool"]): entry for entry in run["results"] if entry["system"] == "untrained"}
-    pools = "in the universal pool all candidates are searched, in the target pool those of the modality that a query wants"
-    parts = ["## Scores", f"{measure}; {pools}."]
-    for entry in _released(run):
+    entries = _released(run)
+    pools = "; ".join(f"{pool} pool: {AMONG[pool]}" for pool in dict.fromkeys(entry["pool"] for entry in entries))
+    parts = ["## Scores", f"{measure_of(run['headline'])}, {averaged(run['headline'])}. {pools[:1].upper()}{pools[1:]}."]
+    for entry in entries:
         first = before.get((entry["split"], entry["pool"]))
         rows = [
             (task, entry["queries"][task], *([f"{first[measure]['tasks'][task]:.3f}"] if first else []), f"{value:.3f}")
@@ -140,7 +144,7 @@ def _scores(run: Mapping[str, Any]) -> list[str]:
         rows.append(
             ("average (95 % interval)", sum(entry["queries"].values()), *([f"{first[measure]['average']:.3f}"] if first else []), spread)
         )
-        header = ("task", "queries", *(["before training"] if first else []), measure)
+        header = ("task", "queries", *(["before training"] if first else []), measure_of(run["headline"]))
         parts += [f"### {entry['split']}, {entry['pool']} pool", _table(header, rows)]
     return parts
 
@@ -194,6 +198,7 @@ def _effective(fields: Mapping[str, Any]) -> dict[str, Any]:
     unused = {kind for kind in ("vid2r", "written") if "kind" in fields and fields["kind"] != kind}
     unused |= {"world"} if fields.get("path") else set()
     unused |= {"captions"} if fields.get("captions") == "apart" else set()
+    unused |= {"uniir_texts"} if fields.get("uniir_texts") is False else set()
     return {name: value for name, value in fields.items() if name not in unused}
 
 

@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 import unicodedata
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import pairwise
@@ -89,22 +89,43 @@ class SparseIndex:
         if exclude is not None and len(exclude) != len(queries):
             raise Refused(f"exclude has {len(exclude)} entries for {len(queries)} queries; give one collection of ids a query")
         allowed_N = None if modalities is None else np.isin(self.modalities_N, [int(code) for code in modalities])
-        return [self._best(query, k, allowed_N, out) for query, out in zip(queries, exclude or [()] * len(queries), strict=True)]
+        hits = []
+        for query, out in zip(queries, exclude or [()] * len(queries), strict=True):
+            scores_N = self.scores(query)
+            scores_N[[place for id in out if (place := self.position(id)) is not None]] = 0
+            positions_K, scores_K = _best(scores_N, k, allowed_N)
+            found = zip(self.ids.take(positions_K).to_pylist(), scores_K.tolist(), strict=True)
+            hits.append([Hit(id, score) for id, score in found])
+        return hits
 
-    def _best(self, query: str, k: int, allowed_N: np.ndarray | None, excluded: Collection[str]) -> list[Hit]:
+    def rank(self, queries: Iterable[str], k: int, among: np.ndarray | None = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The positions and scores of the k best items of each query, as `search` orders them; `among` has those that are searched."""
+        allowed_N = None
+        if among is not None:
+            allowed_N = np.zeros(len(self), bool)
+            allowed_N[among] = True
+        for query in queries:
+            yield _best(self.scores(query), k, allowed_N)
+
+    def scores(self, query: str) -> np.ndarray:
+        """The score of every item; 0 of one that shares no word with the query."""
         known = self._scorer.get_tokens_ids(bm25_terms(query))
         if not known:
-            return []
-        scores_N = self._scorer.get_scores_from_ids(known)
-        if allowed_N is not None:
-            scores_N[~allowed_N] = 0
-        scores_N[[place for id in excluded if (place := self.position(id)) is not None]] = 0
-        found_C = np.flatnonzero(scores_N > 0)
-        if len(found_C) > k:
-            floor = np.partition(scores_N[found_C], -k)[-k]
-            found_C = found_C[scores_N[found_C] >= floor]
-        best_C = found_C[np.lexsort((found_C, -scores_N[found_C]))[:k]]
-        return [Hit(id, float(scores_N[n])) for id, n in zip(self.ids.take(best_C).to_pylist(), best_C, strict=True)]
+            return np.zeros(len(self), np.float32)
+        found: np.ndarray = self._scorer.get_scores_from_ids(known)
+        return found
+
+
+def _best(scores_N: np.ndarray, k: int, allowed_N: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """The positions of the k highest scores above 0 of those allowed, ties in rising order, and these scores."""
+    if allowed_N is not None:
+        scores_N = np.where(allowed_N, scores_N, 0)
+    found_C = np.flatnonzero(scores_N > 0)
+    if len(found_C) > k:
+        floor = np.partition(scores_N[found_C], -k)[-k]
+        found_C = found_C[scores_N[found_C] >= floor]
+    best_C = found_C[np.lexsort((found_C, -scores_N[found_C]))[:k]]
+    return best_C, scores_N[best_C]
 
 
 def bm25_terms(text: str) -> list[str]:

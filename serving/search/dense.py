@@ -9,7 +9,7 @@ Shapes: N items, R rows of all items, Q queries, S rows of all queries, C candid
 
 import json
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -28,6 +28,12 @@ from mirepoix.serving.search.index_config import IndexConfig
 _BLOCK = 8192  # rows per block of scoring
 _SCORES = 1 << 24  # scores in memory at a time
 _ROUNDING = 2e-5  # bound on the difference of two float32 scores of the same unit rows
+_AT_ONCE = 1024  # queries that are ranked together
+_FEW = 16  # fewer queries are scored by numpy, which begins sooner than FAISS
+_COPIED = 1 << 28  # bytes of rows that are copied at a time where some of all are searched
+
+Ranking = tuple[np.ndarray, np.ndarray]
+"""The positions of items and their scores, best first."""
 
 
 @dataclass(frozen=True)
@@ -87,38 +93,61 @@ class Index:
         self, queries: RaggedRows, k: int, modalities: Collection[Modality] | None = None, exclude: Sequence[Collection[str]] | None = None
     ) -> list[list[Hit]]:
         """The k best items of each query, best first, ties by id; only items of exactly these modalities, without the excluded ids."""
-        if k < 1:
-            raise Refused(f"k is {k}; ask for at least one result")
+        if exclude is not None and len(exclude) != len(queries):
+            raise Refused(f"exclude has {len(exclude)} entries for {len(queries)} queries; give one collection of ids a query")
+        excluded = [{p for p in map(self.position, ids) if p is not None} for ids in exclude or [()] * len(queries)]
+        hits = []
+        ranked = self.rank(queries, k + max(map(len, excluded), default=0), self._allowed(modalities), wanted=k)
+        for (positions_K, scores_K), out in zip(ranked, excluded, strict=True):
+            if out:
+                kept_K = ~np.isin(positions_K, list(out))
+                positions_K, scores_K = positions_K[kept_K], scores_K[kept_K]
+            found = zip(self.ids.take(positions_K[:k]).to_pylist(), scores_K[:k].tolist(), strict=True)
+            hits.append([Hit(id, score) for id, score in found])
+        return hits
+
+    def rank(self, queries: RaggedRows, k: int, among: np.ndarray | None = None, wanted: int | None = None) -> Iterator[Ranking]:
+        """The k best items of each query, best first, ties by id, one query after another; `among` has the positions that are searched.
+
+        Memory does not grow with the number of queries. `wanted` is the number that a refusal names, where it is not k.
+        """
+        if (k if wanted is None else wanted) < 1:
+            raise Refused(f"k is {k if wanted is None else wanted}; ask for at least one result")
         rows_SD, bounds = _unit_rows(queries, "query"), queries.bounds
         if rows_SD.shape[1] != self.description.width:
             raise Refused(
                 f"the queries are {rows_SD.shape[1]} wide, the index {self.description.width}; search with the encoder it was built with"
             )
-        if exclude is not None and len(exclude) != len(queries):
-            raise Refused(f"exclude has {len(exclude)} entries for {len(queries)} queries; give one collection of ids a query")
-        excluded = [{p for p in map(self.position, ids) if p is not None} for ids in exclude or [()] * len(queries)]
-        allowed_C = self._allowed(modalities)
-        wanted = min(k + max(map(len, excluded)), len(allowed_C))
-        if not wanted:
-            return [[] for _ in excluded]
-        hits = []
-        candidates = self._near(rows_SD, bounds, wanted, allowed_C)
-        for candidates_C, (start, end), out in zip(candidates, pairwise(bounds), excluded, strict=True):
-            kept_C = candidates_C[~np.isin(candidates_C, list(out))] if out else candidates_C
-            hits.append(self._ranked(rows_SD[start:end], kept_C, k))
-        return hits
+        return self._rankings(rows_SD, bounds, k, np.arange(len(self)) if among is None else among)
+
+    def _rankings(self, rows_SD: np.ndarray, bounds: np.ndarray, k: int, among_C: np.ndarray) -> Iterator[Ranking]:
+        for start in range(0, len(bounds) - 1, _AT_ONCE):
+            part = bounds[start : start + _AT_ONCE + 1]
+            own_SD, own = rows_SD[part[0] : part[-1]], part - part[0]
+            if not len(among_C):
+                yield from [(np.empty(0, np.int64), np.empty(0, np.float32))] * (len(own) - 1)
+                continue
+            candidates = self._near(own_SD, own, min(k, len(among_C)), among_C)
+            for candidates_C, (first, end) in zip(candidates, pairwise(own), strict=True):
+                scores_C = self._exact(own_SD[first:end], candidates_C)
+                order = np.lexsort((candidates_C, -scores_C))[:k]
+                yield candidates_C[order], scores_C[order]
 
     def score(self, queries: RaggedRows, ids: Sequence[Sequence[str]]) -> list[list[float]]:
         """The scores of the given items for each query, as `search` computes them; refused where an item is not in the index."""
+        positions = []
+        for own in ids:
+            positions.append(np.array([-1 if place is None else place for place in map(self.position, own)], np.int64))
+            if (positions[-1] < 0).any():
+                raise Refused(f"the index has no item {own[int(np.argmin(positions[-1]))]!r}; give ids of items that were indexed")
+        return [scores_C.tolist() for scores_C in self.scores(queries, positions)]
+
+    def scores(self, queries: RaggedRows, positions: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """For each query the scores of the items at its own positions, in their order, as `rank` computes them."""
         rows_SD, bounds = _unit_rows(queries, "query"), queries.bounds
-        scores = []
-        for own, (start, end) in zip(ids, pairwise(bounds), strict=True):
-            positions_C = np.array([-1 if place is None else place for place in map(self.position, own)], np.int64)
-            if (positions_C < 0).any():
-                raise Refused(f"the index has no item {own[int(np.argmin(positions_C))]!r}; give ids of items that were indexed")
-            once_C, place_C = np.unique(positions_C, return_inverse=True)
-            scores.append(self._exact(rows_SD[start:end], once_C)[place_C].tolist() if own else [])
-        return scores
+        for own_C, (start, end) in zip(positions, pairwise(bounds), strict=True):
+            once_C, place_C = np.unique(own_C, return_inverse=True)
+            yield self._exact(rows_SD[start:end], once_C)[place_C] if len(own_C) else np.empty(0, np.float32)
 
     def _allowed(self, modalities: Collection[Modality] | None) -> np.ndarray:
         if modalities is None:
@@ -132,7 +161,8 @@ class Index:
         fetch = wanted * self.description.config.oversample * math.ceil(total / len(self))
         # A graph search under a selective filter returns too few items; what such a filter leaves is small enough to score in full.
         if self.description.kind == "flat" or allowed_rows <= max(fetch, self.description.config.exact_rows):
-            yield from self._best(rows_SD, bounds, wanted, allowed_C)
+            single = total == len(self) and len(rows_SD) == len(bounds) - 1 >= _FEW
+            yield from (self._nearest(rows_SD, wanted, allowed_C) if single else self._best(rows_SD, bounds, wanted, allowed_C))
             return
         _, found_SF = self._faiss.search(rows_SD, fetch, params=self._parameters(allowed_C, allowed_rows, fetch))
         for start, end in pairwise(bounds):
@@ -165,12 +195,36 @@ class Index:
             for scores_C, floor in zip(scores_QC, floor_Q, strict=True):
                 yield allowed_C[scores_C >= floor]
 
-    def _ranked(self, rows_SD: np.ndarray, positions_C: np.ndarray, k: int) -> list[Hit]:
-        if not len(positions_C):
-            return []
-        scores_C = self._exact(rows_SD, positions_C)
-        order = np.lexsort((positions_C, -scores_C))[:k]
-        return [Hit(id, float(scores_C[n])) for id, n in zip(self.ids.take(positions_C[order]).to_pylist(), order, strict=True)]
+    def _nearest(self, rows_QD: np.ndarray, wanted: int, allowed_C: np.ndarray) -> Iterator[np.ndarray]:
+        """As `_best`, where every item and every query is one row: FAISS selects while it scores.
+
+        It is asked for some more than are wanted. Where the last of these is not clearly worse than the last wanted one, others may be
+        within rounding too, and the query is scored in full.
+        """
+        more = min(len(allowed_C), wanted + max(32, wanted // 16))
+        scores_QM, found_QM = self._knn(rows_QD, more, allowed_C)
+        for query, (scores_M, found_M) in enumerate(zip(scores_QM, found_QM, strict=True)):
+            floor = scores_M[wanted - 1] - _ROUNDING
+            if more == len(allowed_C) or scores_M[-1] < floor:
+                yield np.sort(allowed_C[found_M[scores_M >= floor]])
+            else:
+                yield from self._best(rows_QD[query : query + 1], np.array([0, 1]), wanted, allowed_C)
+
+    def _knn(self, rows_QD: np.ndarray, k: int, allowed_C: np.ndarray) -> Ranking:
+        """The scores of the k nearest of the allowed rows and their places among these; rows are copied where not all are allowed."""
+        if self._view_RD is not None and len(allowed_C) == len(self):
+            whole: Ranking = faiss.knn(rows_QD, self._view_RD, k, metric=faiss.METRIC_INNER_PRODUCT)
+            return whole
+        each = max(k, _COPIED // rows_QD.itemsize // rows_QD.shape[1])
+        best_QK, places_QK = np.empty((len(rows_QD), 0), np.float32), np.empty((len(rows_QD), 0), np.int64)
+        for start in range(0, len(allowed_C), each):
+            part_C = allowed_C[start : start + each]
+            rows_RD = np.ascontiguousarray(self._rows(part_C), dtype=np.float32)
+            scores_QP, places_QP = faiss.knn(rows_QD, rows_RD, min(k, len(part_C)), metric=faiss.METRIC_INNER_PRODUCT)
+            best_QK, places_QK = np.hstack([best_QK, scores_QP]), np.hstack([places_QK, places_QP + start])
+            kept_QK = np.argsort(-best_QK, axis=1, kind="stable")[:, :k]
+            best_QK, places_QK = np.take_along_axis(best_QK, kept_QK, 1), np.take_along_axis(places_QK, kept_QK, 1)
+        return best_QK, places_QK
 
     def _exact(self, rows_SD: np.ndarray, positions_C: np.ndarray) -> np.ndarray:
         """MaxSim of one query in float64, rounded to float32: equal rows get equal scores whatever their place in a block."""
@@ -235,6 +289,25 @@ def build(
     kind = config.kind if config.kind != "auto" else _kind(len(rows_RD), config)
     description = Description(config=config, kind=kind, width=rows_RD.shape[1], items=len(ids), rows=len(rows_RD), encoder=encoder)
     return Index(_filled(rows_RD, kind, config), items, description)
+
+
+def build_flat(batches: Iterable[np.ndarray], width: int, ids: Sequence[str], modality: Modality) -> Index:
+    """A flat index of one row an item, in batches, in the order of the ids, which are sorted: no row is in memory twice."""
+    rows = faiss.IndexFlatIP(width)
+    for batch_BD in batches:
+        rows.add(_unit_rows(RaggedRows.single(batch_BD), "item"))
+    if rows.ntotal != len(ids) or any(a >= b for a, b in pairwise(ids)):
+        raise Refused(f"there are {rows.ntotal} rows and {len(ids)} ids; give one of each an item, sorted by id, each id once")
+    ones = np.ones(len(ids), np.int32)
+    items = pa.table(
+        {
+            "id": pa.array(ids, pa.string()),
+            "modality": pa.array(ones.astype(np.int8) * int(modality)),
+            "first": pa.array(np.arange(len(ids))),
+            "rows": pa.array(ones),
+        }
+    )
+    return Index(rows, items, Description(IndexConfig(kind="flat"), "flat", width, len(ids), len(ids), encoder=""))
 
 
 def open_dense(folder: str | Path) -> Index:

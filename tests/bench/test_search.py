@@ -46,7 +46,7 @@ def test_the_command_that_is_measured_is_a_search_without_a_training(search, tmp
     words = given[0][given[0].index("mirepoix.workflows") + 1 :]
     assert main([*words, "--plan"]) == 0
     stages = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert stages == ["sources", "curate", "check", "pairs", "backbone", "embed", "index", "evaluate", "release", "deploy"]
+    assert stages == ["sources", "curate", "check", "floors", "pairs", "backbone", "embed", "index", "evaluate", "release", "deploy"]
 
 
 def test_a_run_that_fails_ends_the_measurement_with_the_end_of_its_output(search, tmp_path, monkeypatch):

@@ -227,7 +227,7 @@ def test_an_empty_corpus_stops_the_run_with_one_line_and_leaves_nothing_half_wri
     assert err.count("mirepoix: stage sources failed") == 1
     assert "is empty" in " ".join(err.partition("mirepoix: stage sources failed")[2].split())
     assert max(map(len, err.splitlines())) <= 119
-    assert "mirepoix: not run: curate, check, pairs" in err
+    assert "mirepoix: not run: curate, check, floors, pairs" in err
     assert not list((tmp_path / "storage").glob("artefacts/*/*"))
     assert not list((tmp_path / "storage").glob("tmp/*"))
 
@@ -337,7 +337,7 @@ def test_doctor_says_of_a_recipe_what_a_run_of_it_would_be_refused_for(cli, monk
     assert (status, "/no/such" in out) == (1, True)
     status, out, _ = cli("doctor", "quickstart", "--json", "--storage", str(tmp_path))
     assert status == 0
-    assert json.loads(out)[0]["found"] == "nothing is in the way of its 14 stages, of which 14 would run"
+    assert json.loads(out)[0]["found"] == "nothing is in the way of its 15 stages, of which 15 would run"
 
 
 def test_the_corpus_of_a_user_is_a_source(cli, tmp_path):

@@ -24,7 +24,7 @@ RIGHTS = "-dac_override,-dac_read_search"  # of root, for whom permissions do no
 def test_where_a_training_did_not_help_the_run_without_it_is_offered(after, offered, monkeypatch):
     monkeypatch.delenv("MIREPOIX_STORAGE", raising=False)
     figures = {name: {"average": average, "low": 0.0, "high": 1.0} for name, average in (("untrained", 0.2), ("trained", after))}
-    headline = {"measure": "recall@5", **figures}
+    headline = {"measure": "R@5", **figures}
     given = RunRequest("quickstart", storage="/my disk/s")
     found = _commands(given, given.resolved(), Report({}), "/my disk/s/runs/q", headline)
     command = "mirepoix run '/my disk/s/runs/q/config.yaml' adapt=null instruct=null --storage '/my disk/s'"

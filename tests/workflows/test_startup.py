@@ -47,6 +47,7 @@ def imported(arguments: list[str], folder: Path) -> tuple[int, list[str]]:
         (["serve", "/nowhere"], 2),
         (["export", "/nowhere", "/tmp/out", "--to", "hf"], 2),
         (["validate", "/nowhere"], 2),
+        (["measure", "/nowhere", "/nowhere"], 2),
         (["run", "quickstart", "--plan"], 0),
         (["run", "quickstart_all", "--plan"], 0),
         (["run", "search", "--plan"], 2),  # its model is not here, and HF_HUB_OFFLINE is set

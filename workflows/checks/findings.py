@@ -87,7 +87,9 @@ class Findings:
         lines += [f"a run would stop: {refusal}" for refusal in self.refusals if refusal not in self.of_trainings]
         lines += [f"a training would stop: {refusal}" for refusal in self.of_trainings]
         if self.of_trainings:
-            lines.append("hint        this concerns every recipe but search, which trains nothing; --recipe search validates by its rules")
+            lines.append(
+                "hint        this concerns recipes that train; search and benchmarks do not: --recipe search validates by its rules"
+            )
         return "\n".join(lines)
 
     def _total(self) -> str:

@@ -1,4 +1,4 @@
-"""Problems that config and machine alone show, before the first stage: GPUs, CPUs, memory, disk, ports, hub ids, extras, splits.
+"""Problems that config and machine alone show, before the first stage: GPUs, CPUs, memory, disk, ports, hub ids, extras, splits, data sets.
 
 Only stages that would run are looked at, and only what is certain is a problem: what cannot be known here is left to the stage.
 """
@@ -14,7 +14,7 @@ from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
 from mirepoix.components.generation.writer_config import EngineConfig
 from mirepoix.components.ingestion.readers import Source
-from mirepoix.components.ingestion.sources_config import SPLIT, SourcesConfig
+from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.components.pairs.corpus_check_config import CorpusCheckConfig
 from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.components.passages.passages_config import PassagesConfig
@@ -29,6 +29,7 @@ from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import Damaged, is_local, join, list_names, local_path, read_manifest
 from mirepoix.workflows.checks.hub import HubModel, State, find_models, snapshot, why_not
 from mirepoix.workflows.checks.memory import LOADED, bytes_needed
+from mirepoix.workflows.checks.modalities import unread_problems
 from mirepoix.workflows.checks.problem import Problem
 from mirepoix.workflows.checks.weights import count_weights
 from mirepoix.workflows.cluster.machine import Machine
@@ -62,6 +63,7 @@ class Preflight:
             self._cluster,
             self._splits,
             self._queries,
+            self._modalities,
             self._models,
             self._extras,
             self._gpus,
@@ -273,6 +275,10 @@ class Preflight:
             )
             yield Problem(f"sources.captions is {config.captions}", there, cure)
 
+    def _modalities(self) -> Iterator[Problem]:
+        for field, config in self._configs(BackboneConfig, waiting=True):
+            yield from unread_problems(field, config, self._sources[1])
+
     @property
     def _sources(self) -> tuple[SourcesConfig, Sequence[Source]]:
         """The config of the sources, and the sources; none where the corpus is the generated world."""
@@ -288,13 +294,11 @@ class Preflight:
         config, opened = self._sources
         if not config.path:
             return None
-        renamed = [parts for entry in config.splits if (parts := SPLIT.fullmatch(entry))]
         found: set[str] = set()
         for source in opened:
             if (splits := source.named_splits) is None:
                 return None
-            names = {parts["old"]: parts["new"] for parts in renamed if parts["name"] in (None, source.tree.name)}
-            found |= {names.get(split, split) for split in splits}
+            found |= splits if not config.only_splits else splits & {*config.only_splits}
         held_out = any(isinstance(stage.config, CurateConfig) and stage.config.held_out for stage in self.stages)
         return found | ({"held_out"} if held_out else set())
 

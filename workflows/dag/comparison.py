@@ -18,6 +18,7 @@ from mirepoix.components.pairs.corpus_check_config import CorpusCheckConfig
 from mirepoix.components.pairs.pairs_config import PairsConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
+from mirepoix.workflows.dag.boards import measurable
 from mirepoix.workflows.dag.outside import with_outside
 from mirepoix.workflows.dag.retrieval import (
     Data,
@@ -103,7 +104,7 @@ class Comparison(Service, Data):
 
     def stages(self) -> list[Stage]:
         """The stages of the config, in an order in which they could run."""
-        return with_outside(self._merged()[0])
+        return measurable(with_outside(self._merged()[0]))
 
     def parallel_arms(self, cpus: float, gpus: float) -> int:
         """How many arms can run at the same time; at least one."""
@@ -120,7 +121,8 @@ class Comparison(Service, Data):
 
     def _merged(self) -> tuple[list[Stage], dict[str, str]]:
         """The stages of all arms without duplicates, and for each stage of an arm the one that is run for it."""
-        stages = data_stages(self, self.made_pairs, self.corpus_check)
+        trained = any(arm.trainings for arm in self.arms.values())
+        stages = data_stages(self, self.made_pairs, self.corpus_check, self.evaluate, trained)
         shared = {stage.name for stage in stages}
         for name, arm in self.chosen.items():
             own = [] if arm.pairs is None else [pairs_stage(self, pairs_for(arm.pairs, [arm]))]

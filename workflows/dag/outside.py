@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
 from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.components.pairs.mine_config import MineConfig
 from mirepoix.components.pairs.mine_config import fingerprint as release_fingerprint
@@ -23,17 +24,21 @@ from mirepoix.workflows.runner.graph import Stage
 
 
 def with_outside(stages: Sequence[Stage]) -> list[Stage]:
-    """The stages, each with the fingerprints of the data that it reads from outside."""
-    return [_with_outside(stage) for stage in stages]
+    """The stages, each with the fingerprints of the data that it reads from outside.
+
+    The sources of a run that measures by a board are refused where files are missing that the board needs.
+    """
+    measured = any(isinstance(stage.config, EvaluateConfig) and stage.config.board for stage in stages)
+    return [_with_outside(stage, measured) for stage in stages]
 
 
-def _with_outside(stage: Stage) -> Stage:
+def _with_outside(stage: Stage, measured: bool) -> Stage:
     """The stage with its fingerprints; sources that are opened for theirs are passed on to the work, which need not list them again."""
     match stage.config:
         case SourcesConfig(path=path) if path:
             from mirepoix.components.ingestion.sources import fingerprint, opened
 
-            sources = opened(stage.config)
+            sources = opened(stage.config, measured)
             return replace(stage, outside={"sources": fingerprint(sources)}, arguments={**stage.arguments, "sources": sources})
         case RevisedConfig():
             return replace(stage, outside={"release": release_fingerprint(stage.arguments["release"])})

@@ -1,19 +1,24 @@
 """The results of a run, gathered from its stages: scores by task, sizes and times of each retriever; and their table for the terminal."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mirepoix.components.curation.curate_config import MERGED
-from mirepoix.components.evaluation.evaluate_config import POOLS, released
-from mirepoix.components.evaluation.report import facts, verdict
+from mirepoix.components.evaluation.evaluate_config import FLOORS, not_reached, released
+from mirepoix.components.evaluation.reports.comparison import facts
+from mirepoix.components.evaluation.reports.wording import called, measure_of, systems_of, unanswered, verdict
 from mirepoix.components.ingestion.sources_config import EQUAL
 from mirepoix.serving import store
 from mirepoix.workflows.dag.comparison import Comparison
-from mirepoix.workflows.dag.retrieval import TRAININGS
+from mirepoix.workflows.dag.stages import TRAININGS
 from mirepoix.workflows.runner.execute import Report, StageReport
+from mirepoix.workflows.runner.progress import LINE
 
 LABEL, COLUMN = 27, 11
+WIDTHS = {"untrained": 11}
 NAMED = 3
 """Rejected rows that are named in a line."""
 
@@ -26,6 +31,18 @@ def gather(config: Any, report: Report) -> dict[str, Any]:
     return {"arms": {arm: _results(report, _of_arm(arm, executed_as)) for arm in config.chosen}}
 
 
+def galleries(config: Any, report: Report) -> dict[str, dict[str, Any]]:
+    """The queries that evaluations show with what was found, by the arm; under an empty name where there is but one retriever."""
+    arms = config.chosen if isinstance(config, Comparison) else {"": config}
+    found = {}
+    for arm in arms:
+        step = config.executed_as.get(f"{arm}:evaluate", "evaluate") if isinstance(config, Comparison) else "evaluate"
+        stage = report.stages.get(step)
+        if stage is not None and stage.digest and "unmeasured" not in read(stage.target, "metrics.json"):
+            found[arm] = read(stage.target, "gallery.json")
+    return found
+
+
 def _of_arm(arm: str, executed_as: Mapping[str, str]) -> Callable[[Mapping[str, StageReport], str], StageReport | None]:
     return lambda stages, step: stages.get(executed_as.get(f"{arm}:{step}", step))
 
@@ -36,7 +53,9 @@ def _results(report: Report, at: Callable[[Mapping[str, StageReport], str], Stag
     backbone, index, evaluation = (at(report.stages, step) for step in ("backbone", "index", "evaluate"))
     if evaluation and evaluation.digest:
         measured = read(evaluation.target, "metrics.json")
-        found |= {name: measured[name] for name in ("headline", "results", "unmeasured") if name in measured}
+        found |= {
+            name: measured[name] for name in ("headline", "results", "board", "unmeasured", "unanswered") if measured.get(name, 0) != 0
+        }
     elif evaluation:
         found["failure"] = _failure(report, evaluation)
     if backbone and backbone.digest:
@@ -60,11 +79,16 @@ def _failure(report: Report, evaluation: StageReport) -> str:
 
 def read(target: str, name: str) -> dict[str, Any]:
     """A JSON file of a stage's result."""
+    return json.loads(content(target, name))
+
+
+def content(target: str, name: str) -> bytes:
+    """A file of a stage's result."""
     manifest = store.read_manifest(target)
     home = target if store.is_local(target) or manifest is None else store.join(target, manifest.digest)
-    content = store.read(store.join(home, name))
-    assert content is not None, f"{target} has no {name}"
-    return json.loads(content)
+    found = store.read(store.join(home, name))
+    assert found is not None, f"{target} has no {name}"
+    return found
 
 
 def figures(results: Mapping[str, Any]) -> dict[str, float]:
@@ -125,32 +149,87 @@ def _by_pool_and_system(results: Mapping[str, Any]) -> dict[tuple[str, str], dic
     return {(entry["pool"], entry["system"]): entry for entry in results["results"] if entry["split"] == split}
 
 
+@dataclass(frozen=True)
+class _Line:
+    """A line of one retriever's tables: the names of columns, or scores."""
+
+    label: str
+    queries: int | str
+    columns: Sequence[str]
+    scores: Mapping[str, float | None] | None = None  # None: the names of columns
+    more: str = ""
+
+    @property
+    def least(self) -> int:
+        """The letters that its label and its queries need."""
+        return len(self.label) + (9 if self.queries != "" else 0)
+
+    def text(self, width: int) -> str:
+        """The line with so many letters for its label and its queries; what the released encoder is below is named at its end."""
+        known = {} if self.scores is None else {name: score for name, score in self.scores.items() if score is not None}
+        shown = {name: _short(name) if self.scores is None else f"{known[name]:.3f}" if name in known else "-" for name in self.columns}
+        cells = "".join(f"{cell:>{WIDTHS.get(name, 9)}}" for name, cell in shown.items())
+        floors = ", ".join(map(_short, not_reached(known).get(released(known), [])))
+        label = f"{self.label:<{width - 9}}{self.queries:>9}" if self.queries != "" else f"{self.label:<{width}}"
+        line = f"  {label}{cells}{f'   below {floors}' if floors else ''}"
+        if not self.more:
+            return line
+        return f"{line}   {self.more}" if len(line) + len(self.more) + 3 <= LINE else f"{line}\n    {self.more}"
+
+
+def _short(system: str) -> str:
+    """The last word of what a system is called."""
+    return called(system).rpartition(" ")[2]
+
+
 def _single(results: Mapping[str, Any]) -> Iterator[str]:
-    """The lines of one retriever's table: untrained and trained scores by task, or those of the one encoder as it came."""
+    """The lines of one retriever's tables: those of its board, or scores by task; of floors, untrained and trained."""
     headline, found = results["headline"], _by_pool_and_system(results)
-    measure, pool = headline["measure"], headline["pool"]
-    main = released(headline)
-    columns = {"untrained": 11, "trained": 9} if main == "trained" else {main: 9}
+    measure, main = headline["measure"], released(headline)
+    columns = systems_of(headline)
+    lines: list[_Line | str] = []
+    if board := results.get("board"):
+        for table in board["tables"]:
+            lines += _board_lines(board, table)
+    else:
+        entries = {system: found[headline["pool"], system] for system in columns}
+        lines += [f"{measure_of(headline)} on {headline['split']}, {headline['pool']} pool", _Line("task", "queries", columns)]
+        for task, queries in entries[main]["queries"].items():
+            lines.append(_Line(task, queries, columns, {system: entry[measure]["tasks"].get(task) for system, entry in entries.items()}))
+    for pool in _pools(results):
+        figures = {system: found[pool, system][measure] for system in columns if measure in found.get((pool, system), {})}
+        if main in figures:
+            spread = f"(95 % interval {figures[main]['low']:.3f} to {figures[main]['high']:.3f})"
+            averages = {system: entry["average"] for system, entry in figures.items()}
+            lines.append(_Line(f"average, {pool}", "", columns, averages, spread))
+    width = max([LABEL, *(line.least for line in lines if isinstance(line, _Line))])
+    yield from (line if isinstance(line, str) else line.text(width) for line in lines)
+    for said in (verdict(headline), unanswered(results)):
+        yield from textwrap.wrap(said, LINE, subsequent_indent="  ", break_on_hyphens=False)
 
-    def cells(values: Mapping[str, float]) -> str:
-        return "".join(f"{values[system]:>{width}.3f}" for system, width in columns.items())
 
-    yield f"{measure} on {headline['split']}, {pool} pool"
-    yield f"  {'task':<18}{'queries':>9}" + "".join(f"{system:>{width}}" for system, width in columns.items())
-    for task, queries in found[pool, main]["queries"].items():
-        yield f"  {task:<18}{queries:>9}" + cells({system: found[pool, system][measure]["tasks"][task] for system in columns})
-    for pool in _pools(headline):
-        figures = {system: found[pool, system][measure] for system in columns}
-        spread = f"95 % interval {figures[main]['low']:.3f} to {figures[main]['high']:.3f}"
-        averages = cells({system: entry["average"] for system, entry in figures.items()})
-        yield f"  {f'average, {pool}':<27}{averages}   ({spread})"
-    if said := verdict(headline):
-        yield said
+def _board_lines(board: Mapping[str, Any], table: Mapping[str, Any]) -> Iterator[_Line | str]:
+    """The lines of a table of a board: its data sets, or of a single one its measures; then its means."""
+    columns, rows = systems_of(set(table["systems"])), [row for row in table["rows"] if row["values"]]
+    yield f"{board['title']} on {table['split']}, {table['pool']} pool"
+    if any(row["columns"] for row in rows):
+        for row in rows:
+            yield _Line(row["label"], "queries", columns)
+            yield from (_Line(column["name"], row["queries"], columns, column["values"]) for column in row["columns"])
+        return
+    yield _Line("data set", "queries", columns)
+    for row in rows:
+        yield _Line(f"{row['label']} {row['called']}", row["queries"], columns, row["values"])
+    for name in dict.fromkeys(mean["name"] for mean in table["means"]):
+        own = [mean for mean in table["means"] if mean["name"] == name]
+        label = name if own[0]["rows"] == own[0]["of"] else f"{name} ({own[0]['rows']} of {own[0]['of']})"
+        yield _Line(f"mean {label}", "", columns, {mean["system"]: mean["value"] for mean in own})
 
 
-def _pools(headline: Mapping[str, Any]) -> list[str]:
-    """The pool of the headline, then the other."""
-    return sorted(POOLS, key=lambda pool: pool != headline["pool"])
+def _pools(results: Mapping[str, Any]) -> list[str]:
+    """The pools that were measured, that of the headline first."""
+    pools = dict.fromkeys(entry["pool"] for entry in results["results"])
+    return sorted(pools, key=lambda pool: (pool != results["headline"]["pool"], pool))
 
 
 def _compared(arms: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
@@ -165,19 +244,24 @@ def _compared(arms: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         headline = next(arms[name]["headline"] for name in found)
         measure, main = headline["measure"], {name: released(arms[name]["headline"]) for name in found}
         first = next(iter(found))
-        yield f"{measure} on {headline['split']}, {headline['pool']} pool"
+        yield f"{measure_of(headline)} on {headline['split']}, {headline['pool']} pool"
         yield line("task", {name: name for name in arms}, "queries")
         for task, queries in found[first][headline["pool"], main[first]]["queries"].items():
             tasks = {name: places[headline["pool"], main[name]][measure]["tasks"] for name, places in found.items()}
             yield line(task, {name: f"{own[task]:.3f}" for name, own in tasks.items() if task in own}, str(queries))
-        for pool in _pools(headline):
+        for pool in _pools(arms[first]):
             figures = {name: places[pool, main[name]][measure] for name, places in found.items()}
             untrained = {name: places[pool, "untrained"][measure] for name, places in found.items() if main[name] == "trained"}
             yield line(f"average, {pool}", {name: f"{value['average']:.3f}" for name, value in figures.items()})
             yield line("  95 % from", {name: f"{value['low']:.3f}" for name, value in figures.items()})
             yield line("  to", {name: f"{value['high']:.3f}" for name, value in figures.items()})
+            for floor in FLOORS:
+                of = {name: places[pool, floor][measure]["average"] for name, places in found.items() if (pool, floor) in places}
+                if of:
+                    yield line(f"  {called(floor)}", {name: f"{value:.3f}" for name, value in of.items()})
             if untrained:
                 yield line("  untrained", {name: f"{value['average']:.3f}" for name, value in untrained.items()})
     for label, cells in facts(arms).items():
         yield line(label, cells)
+    yield from {said: None for arm in arms.values() if (said := unanswered(arm))}
     yield from (f"  {name}: {why}" for name, arm in arms.items() if (why := arm["failure"] or arm.get("unmeasured", "")))

@@ -4,6 +4,7 @@ sources -> curate -> [passages] -> pairs -> [adapt] -> [mine -> instruct] -> [mi
               |                               ^                                   ^                                          ^
               +-> backbone -------------------+-> [embed-untrained -> index-untrained] --------------------------------------+
               +-> [verbalise -> pairs-verbalised] --------------------------------+
+              +-> [floors -> evaluate]
               the last training's encoder, its index, the corpus that it searches -> release -> deploy
 
 Stages in brackets are there when the config asks for them. Mining searches an index of its own, made by the encoder that it mines with:
@@ -31,6 +32,7 @@ from typing import Any
 from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.components.embedding.embed_config import EmbedConfig
 from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
+from mirepoix.components.evaluation.floors_config import FloorsConfig
 from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.components.pairs.corpus_check_config import CorpusCheckConfig
 from mirepoix.components.pairs.mine_config import MineConfig
@@ -44,33 +46,17 @@ from mirepoix.components.training.engine.deepspeed_settings import read_settings
 from mirepoix.components.training.train_config import TrainConfig
 from mirepoix.models.backbones.adapter import CONFIG as ADAPTER
 from mirepoix.models.backbones.tuning_config import tuning_problem
-from mirepoix.models.encoder_config import ARCHITECTURES, EncoderConfig, config_class
 from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 from mirepoix.serving.search.index_config import IndexConfig
 from mirepoix.serving.serve_config import ServeConfig
+from mirepoix.workflows.dag.boards import measurable
 from mirepoix.workflows.dag.outside import with_outside
-from mirepoix.workflows.runner.fingerprint import key_of, library_version
+from mirepoix.workflows.dag.stages import CHECK, COMPONENTS, ENCODING, FLOORS, SEARCHING, TRAINING, TRAININGS, WRITING, make_stage
 from mirepoix.workflows.runner.graph import Stage
-from mirepoix.workflows.runner.source_code import module_hashes, own_hash
 
-COMPONENTS = "mirepoix.components"
-FAISS = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cuvs")
-ENCODING = ("torch", "transformers", "tokenizers", "pillow", "numpy", "pyarrow")
-ADOPTING = ("sentence-transformers", "peft")
-"""Besides those of ENCODING, what decides the vectors of an adopted model: the library that opens it, and that which merges its adapter."""
-TRAINING = (*ENCODING, "deepspeed", "peft")
-WRITING = (*ENCODING, "bm25s", *FAISS)
-SEARCHING = (*FAISS, "numpy", "pyarrow")
-TRAININGS = {name: f"{COMPONENTS}.training.train:{name}" for name in ("adapt", "instruct", "refine")}
 LEARNT = {"backbone": "untrained", "adapt": "adapted", "instruct": "instructed"}
 """The names of an encoder's vectors, by the stage that made the encoder."""
-CHECK = "check"
-BUSY = ("check", "pairs", "pairs-verbalised", "backbone", "evaluate", "release")
-"""Stages that compute in their own process and claim a CPU, as does every index; the others wait for workers, which claim CPUs."""
-LIGHT = ("sources", "curate", "check", "pairs", "pairs-verbalised", "evaluate", "release")
-"""Stages whose process imports little, so that several of them share one; so does that of every index, and of every embedding, whose actors
-import torch."""
 ROWS_OF_AN_ENTITY = 10
 """Rows of the generated world for each entity, about: 8.5 with its default settings."""
 
@@ -218,11 +204,11 @@ class Retrieval(Service, Method, Data):
     def stages(self) -> list[Stage]:
         """The stages of the config, in an order in which they could run."""
         stages = [
-            *data_stages(self, self.made_pairs, self.corpus_check),
+            *data_stages(self, self.made_pairs, self.corpus_check, self.evaluate, trained=bool(self.trainings)),
             *method_stages(self, self, self.pairs, self.evaluate),
             deploy_stage(self.deploy, "release", ("evaluate",), self.seed),
         ]
-        return with_outside(stages)
+        return measurable(with_outside(stages))
 
 
 def pairs_for(chosen: PairsConfig, methods: Iterable[Method]) -> PairsConfig:
@@ -250,24 +236,29 @@ def asked_of_corpus(data: Data, pairs: Mapping[str, PairsConfig], methods: Itera
     return CorpusCheckConfig(pairs, passages=data.passages.kind != "none", untrained=untrained, split=measured.split)
 
 
-def data_stages(config: Data, paired: PairsConfig, asked: CorpusCheckConfig) -> list[Stage]:
-    """The stages from the sources to the pairs."""
+def data_stages(config: Data, paired: PairsConfig, asked: CorpusCheckConfig, measured: EvaluateConfig, trained: bool) -> list[Stage]:
+    """The stages from the sources to the pairs, and the floors, which depend on the data alone."""
     stages = [
-        _stage("sources", "ingestion.sources:work", config.sources, {}, ("pillow", "pyarrow")),
-        _stage("curate", "curation.curate:work", config.curate, {"sources": "sources"}, ("pillow", "numpy", "pyarrow", "ray", "xxhash")),
+        make_stage("sources", "ingestion.sources:work", config.sources, {}, ("pillow", "pyarrow")),
+        make_stage(
+            "curate", "curation.curate:work", config.curate, {"sources": "sources"}, ("pillow", "numpy", "pyarrow", "ray", "xxhash")
+        ),
     ]
     if config.sources.path or not is_small(rows=ROWS_OF_AN_ENTITY * config.sources.world.entities):
         stages = [replace(stage, uses_ray=True) for stage in stages]  # large corpora are read and curated by workers of Ray Data
-    stages.append(_stage(CHECK, "pairs.corpus_check:work", asked, {"curate": "curate"}, ("pyarrow",)))
+    stages.append(make_stage(CHECK, "pairs.corpus_check:work", asked, {"curate": "curate"}, ("pyarrow",)))
     if config.passages.kind != "none":
-        stages.append(_stage("passages", "passages.passages:work", config.passages, {"curate": "curate"}, WRITING))
+        stages.append(make_stage("passages", "passages.passages:work", config.passages, {"curate": "curate"}, WRITING))
+    if measured.floors:
+        floors = FloorsConfig.of(measured, trained)
+        stages.append(make_stage(FLOORS, "evaluation.floors:work", floors, {"curate": "curate"}, (*SEARCHING, "bm25s", "pillow")))
     return [*(replace(stage, seed=config.seed) for stage in stages), pairs_stage(config, paired)]
 
 
 def pairs_stage(data: Data, chosen: PairsConfig, name: str = "pairs", corpus: str = "curate") -> Stage:
     """The stage that makes pairs of the data with a config."""
     added = {"passages": "passages"} if data.passages.kind != "none" else {}
-    return replace(_stage(name, "pairs.pairs:work", chosen, {"curate": corpus, **added}, ("pyarrow",)), seed=data.seed)
+    return replace(make_stage(name, "pairs.pairs:work", chosen, {"curate": corpus, **added}, ("pyarrow",)), seed=data.seed)
 
 
 def method_stages(config: Method, data: Data, chosen: PairsConfig, measured: EvaluateConfig) -> list[Stage]:
@@ -276,18 +267,18 @@ def method_stages(config: Method, data: Data, chosen: PairsConfig, measured: Eva
     corpus, paired = "curate", "pairs"
     read = {"curate": "curate", "pairs": "pairs"}
     untrained = [
-        _stage("embed-untrained", "embedding.embed:work", config.embed, {"encoder": "backbone", **read}, ENCODING, encoder),
-        _stage("index-untrained", "embedding.index:work", config.index, {"embed": "embed-untrained"}, SEARCHING),
+        make_stage("embed-untrained", "embedding.embed:work", config.embed, {"encoder": "backbone", **read}, ENCODING, encoder),
+        make_stage("index-untrained", "embedding.index:work", config.index, {"embed": "embed-untrained"}, SEARCHING),
     ]
     if not config.trainings:
         untrained = []  # the encoder that is embedded with at the end is that of the backbone
     merging = ("peft",) if _may_be_adapter(config.backbone) else ()
-    stages = [_stage("backbone", "training.backbone:work", config.backbone, {"curate": "curate"}, (*ENCODING, *merging), encoder)]
+    stages = [make_stage("backbone", "training.backbone:work", config.backbone, {"curate": "curate"}, (*ENCODING, *merging), encoder)]
     learnt, trained_on = "backbone", "pairs"
     for name, training in config.trainings.items():
         if name == "refine" and config.verbalise.kind != "none":
             corpus, paired = "verbalise", "pairs-verbalised"
-            stages.append(_stage(corpus, "passages.verbalise:work", config.verbalise, {"curate": "curate"}, WRITING))
+            stages.append(make_stage(corpus, "passages.verbalise:work", config.verbalise, {"curate": "curate"}, WRITING))
             stages.append(pairs_stage(data, without_adaptation(chosen), paired, corpus))
             trained_on = paired
         mining = {"instruct": config.mine, "refine": config.mine_refine}.get(name)
@@ -296,28 +287,30 @@ def method_stages(config: Method, data: Data, chosen: PairsConfig, measured: Eva
                 stages, untrained = [*stages, *untrained], []
             trained_on = "mine" if name == "instruct" else f"mine-{name}"
             stages += _mining(trained_on, mining, config, learnt, {"pairs": paired, "curate": corpus})
-        stages.append(_stage(name, TRAININGS[name], training, {"pairs": trained_on, "encoder": learnt}, TRAINING, encoder))
+        stages.append(make_stage(name, TRAININGS[name], training, {"pairs": trained_on, "encoder": learnt}, TRAINING, encoder))
         learnt = name
     if untrained:  # one embedding at a time, for a small machine's sake
         untrained[0] = replace(untrained[0], after=("embed",), inputs={**untrained[0].inputs, "curate": corpus})
     searched = {"curate": "curate", "embed": "embed", "index": "index"}
     if config.trainings:
         searched |= {"untrained_embed": "embed-untrained", "untrained_index": "index-untrained"}
+    if measured.floors:
+        searched["floors"] = FLOORS
     released = {"encoder": learnt, "index": "index", "curate": corpus, "pairs": "pairs"}
     stages += [
-        _stage("embed", "embedding.embed:work", config.embed, {"encoder": learnt, **read, "curate": corpus}, ENCODING, encoder),
+        make_stage("embed", "embedding.embed:work", config.embed, {"encoder": learnt, **read, "curate": corpus}, ENCODING, encoder),
         *untrained[:1],
-        _stage("index", "embedding.index:work", config.index, {"embed": "embed"}, SEARCHING),
+        make_stage("index", "embedding.index:work", config.index, {"embed": "embed"}, SEARCHING),
         *untrained[1:],
-        _stage("evaluate", "evaluation.evaluate:work", measured, searched, SEARCHING),
-        _stage("release", "publishing.release:work", config.release, released, (*SEARCHING, "pillow"), encoder),
+        make_stage("evaluate", "evaluation.evaluate:work", measured, searched, SEARCHING),
+        make_stage("release", "publishing.release:work", config.release, released, (*SEARCHING, "pillow"), encoder),
     ]
     return [replace(stage, seed=data.seed) for stage in stages]
 
 
 def deploy_stage(config: ServeConfig, released: str, after: tuple[str, ...], seed: int) -> Stage:
     """The stage that serves a release; it follows evaluation, so that an endpoint is replaced only by a release that was measured."""
-    stage = _stage("deploy", "publishing.deploy:work", config, {"release": released}, ("ray", "fastapi"))
+    stage = make_stage("deploy", "publishing.deploy:work", config, {"release": released}, ("ray", "fastapi"))
     return replace(stage, valid=f"{COMPONENTS}.publishing.receipt:still_served", on_head=True, after=after, seed=seed)
 
 
@@ -327,10 +320,10 @@ def _mining(name: str, mining: MineConfig, config: Method, learnt: str, found: d
     A given release has an index already, and so has the untrained encoder.
     """
     if mining.release is not None:
-        return [_stage(name, "pairs.mine:work", mining, found, (*ENCODING, *SEARCHING))]
+        return [make_stage(name, "pairs.mine:work", mining, found, (*ENCODING, *SEARCHING))]
     encoder, trait = config.backbone.encoder, LEARNT[learnt]
     own = [
-        _stage(
+        make_stage(
             f"embed-{trait}",
             "embedding.embed:work",
             config.embed,
@@ -338,10 +331,10 @@ def _mining(name: str, mining: MineConfig, config: Method, learnt: str, found: d
             ENCODING,
             encoder,
         ),
-        _stage(f"index-{trait}", "embedding.index:work", config.index, {"embed": f"embed-{trait}"}, SEARCHING),
+        make_stage(f"index-{trait}", "embedding.index:work", config.index, {"embed": f"embed-{trait}"}, SEARCHING),
     ]
     searched = {**found, "encoder": learnt, "index": f"index-{trait}"}
-    mined = _stage(name, "pairs.mine:work", mining, searched, (*ENCODING, *SEARCHING), encoder)
+    mined = make_stage(name, "pairs.mine:work", mining, searched, (*ENCODING, *SEARCHING), encoder)
     return [mined] if learnt == "backbone" else [*own, mined]
 
 
@@ -351,50 +344,3 @@ def _may_be_adapter(backbone: BackboneConfig) -> bool:
         return False
     folder = Path(backbone.name).expanduser()
     return not folder.is_dir() or (folder / ADAPTER).is_file()
-
-
-def _stage(
-    name: str,
-    work: str,
-    config: Any,
-    inputs: dict[str, str],
-    libraries: tuple[str, ...],
-    encoder: EncoderConfig | None = None,
-) -> Stage:
-    """A stage by the path of its work; if a module of it can open an encoder, its key holds the source of the given one, or of all.
-
-    So it does with the versions of the libraries of an adopted one, where the stage encodes.
-    """
-    path = work if work.startswith(COMPONENTS) else f"{COMPONENTS}.{work}"
-    opened: list[str] = []
-    if "mirepoix.models.encoder" in module_hashes(path.partition(":")[0]):
-        configs = [encoder] if encoder else [config_class(name) for name in ARCHITECTURES]
-        opened = [each.ENCODER.partition(":")[0] for each in configs]
-        if {*ENCODING} <= {*libraries} and any(each.OBEYS_THE_FOLDER for each in configs):
-            libraries = tuple(dict.fromkeys((*libraries, *ADOPTING)))
-    arguments = {"versions": encoding_versions(encoder, libraries)} if work == "embedding.embed:work" and encoder else {}
-    busy = name in BUSY or name.startswith("index")
-    return Stage(
-        name,
-        path,
-        config,
-        inputs,
-        tuple(opened),
-        libraries,
-        num_cpus=float(busy),
-        retries=1,
-        light=name in LIGHT or name.startswith(("index", "embed")),
-        on_head=name in TRAININGS,  # workers of a training may be on machines that are taken away, but not what starts them again
-        uses_ray=not busy and name not in LIGHT,
-        requires=(CHECK,) if "curate" in inputs.values() and name != CHECK else (),
-        arguments=arguments,
-    )
-
-
-def encoding_versions(encoder: EncoderConfig, libraries: Iterable[str]) -> str:
-    """A hash of the code and the libraries that run a retriever: its vectors are comparable with those of the same versions alone.
-
-    That code is the retriever's with all that it imports, and the module that reads items as queries or as documents.
-    """
-    source = {**module_hashes(encoder.ENCODER.partition(":")[0]), "embed": own_hash(f"{COMPONENTS}.embedding.embed")}
-    return key_of({"source": source, "libraries": {name: library_version(name) for name in libraries}})

@@ -18,7 +18,7 @@ from mirepoix.models.errors import Refused
 from mirepoix.models.options import option
 from mirepoix.serving.release import peek
 from mirepoix.workflows.dag.outside import with_outside
-from mirepoix.workflows.dag.retrieval import ADOPTING, COMPONENTS, ENCODING, SEARCHING, encoding_versions
+from mirepoix.workflows.dag.stages import ADOPTING, COMPONENTS, CURATING, ENCODING, SEARCHING, encoding_versions
 from mirepoix.workflows.runner.graph import Stage
 
 BUSY = ("merge", "index", "release")
@@ -47,10 +47,9 @@ class Revision:
         release.refuse_code(self.trust_remote_code)
         encoder = described_config(description)
         libraries = (*ENCODING, *ADOPTING) if encoder.OBEYS_THE_FOLDER else ENCODING
-        curation = ("pillow", "numpy", "pyarrow", "ray", "xxhash")
         given = [
             _stage("sources", "ingestion.sources:work", self.sources, {}, ("pillow", "pyarrow")),
-            _stage("curate", "curation.curate:work", self.curate, {"sources": "sources"}, curation),
+            _stage("curate", "curation.curate:work", self.curate, {"sources": "sources"}, CURATING),
         ]
         encoding = ReencodeConfig(of, self.embed, self.trust_remote_code)
         merged = _stage("merge", "revision.merge:work", self.merge, {"curate": "curate"}, ("pillow", "numpy", "pyarrow"))

@@ -7,9 +7,13 @@ import sys
 from importlib import import_module
 from typing import Any
 
-HOMES = {"open": "mirepoix.workflows.python.opening", "run": "mirepoix.workflows.python.running"}
+HOMES = {
+    "open": "mirepoix.workflows.python.opening",
+    "run": "mirepoix.workflows.python.running",
+    "mteb_encoder": "mirepoix.workflows.python.benchmarking",
+}
 """The module of each."""
-__all__ = ["run"]  # noqa: F822 - `__getattr__` below finds it
+__all__ = ["mteb_encoder", "run"]  # noqa: F822 - `__getattr__` below finds it
 """What `from mirepoix import *` takes: not `open`, which would take the place of Python's own."""
 
 

@@ -18,7 +18,7 @@ from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.workflows.config import ENDINGS, RECIPE, Document, describe, override, parse, read
 from mirepoix.workflows.dag.comparison import Comparison
 from mirepoix.workflows.dag.retrieval import Retrieval
-from mirepoix.workflows.recipes import published
+from mirepoix.workflows.recipes import benchmarks, published
 from mirepoix.workflows.recipes.finetune import finetune
 from mirepoix.workflows.recipes.quickstarts import quickstart, quickstart_all, quickstart_fusion
 from mirepoix.workflows.recipes.recipe_file import is_recipe_file, over, read_recipe_file
@@ -87,6 +87,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         published.marvel,
         published.univldr,
         published.uniir,
+        *benchmarks.BENCHMARKS,
     )
 }
 

@@ -47,6 +47,7 @@ class Report:
     """How a run ended, stage by stage in the order of the graph."""
 
     stages: dict[str, StageReport]
+    notes: tuple[str, ...] = ()  # what to know before it runs
 
     @property
     def ok(self) -> bool:

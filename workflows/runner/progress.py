@@ -101,6 +101,10 @@ class Display:
     def open(self, **facts: Any) -> None:
         """Tell what begins: the recipe, the folder of the run, the names of its stages."""
 
+    def note(self, text: str) -> None:
+        """Tell what to know before the first stage."""
+        self.print_line("note", text)
+
     def fit(self, stages: Iterable[str]) -> None:
         """Make the column of names as wide as the longest of them."""
         self.width = max(self.width, *map(len, stages))
@@ -212,6 +216,9 @@ class JsonDisplay(Display):
 
     def open(self, **facts: Any) -> None:
         self._write("begin", facts)
+
+    def note(self, text: str) -> None:
+        self._write("note", {"text": text})
 
     def print_line(self, stage: str, text: str, state: State = "running", **facts: Any) -> None:
         self._write("stage", {"stage": stage, "state": state, **facts})

@@ -6,7 +6,8 @@
 
 `<p>-queries.jsonl` belongs to `<p>-qrels/`. `metadata` is ignored. A query is in the split whose qrels judge it; queries without
 judgements are dropped, and counted in a notice. A query that several splits judge is in the last of train, validation, others, test, so
-that no test query is trained on; its judgements in the other splits are rejected.
+that no test query is trained on; its judgements in the other splits are rejected. Qrels of splits that are not read are not opened, so that
+their queries are dropped without a notice.
 """
 
 import re
@@ -35,8 +36,13 @@ def detect(tree: SourceFiles) -> bool:
 
 
 def shards(tree: SourceFiles) -> list[Shard]:
-    parts = {"corpus": r"corpus\.jsonl(\.gz)?", "queries": QUERIES, "qrels": QRELS}
-    return [shard for part, pattern in parts.items() for file in tree.files(pattern) for shard in tree.shards(file, part)]
+    parts = {"corpus": tree.files(r"corpus\.jsonl(\.gz)?"), "queries": tree.files(QUERIES), "qrels": _read_qrels(tree, QRELS)}
+    return [shard for part, files in parts.items() for file in files for shard in tree.shards(file, part)]
+
+
+def _read_qrels(tree: SourceFiles, pattern: str) -> list[str]:
+    """The files of qrels of the splits that are read."""
+    return [file for file in tree.files(pattern) if tree.reads(split_named(file))]
 
 
 def named_splits(tree: SourceFiles) -> set[str]:
@@ -72,7 +78,7 @@ def _queries(tree: SourceFiles, shard: Shard, source: str) -> Iterator[Row]:
         return []
 
     yield from rowwise("queries", source, tree.records(shard), parse)
-    if unnamed:
+    if unnamed and not tree.only_splits:
         yield Notice(source, f"queries that no qrels name: {unnamed}, the first in line {first}; they are dropped")
 
 
@@ -109,7 +115,7 @@ def _splits(tree: SourceFiles, file: str) -> dict[str, str]:
     assert named is not None, file
     prefix = named.group(1)
     folder = f"{prefix}-qrels" if prefix else "qrels"
-    files = tuple(tree.files(rf"{re.escape(folder)}/[^/]+\.tsv(\.gz)?"))
+    files = tuple(_read_qrels(tree, rf"{re.escape(folder)}/[^/]+\.tsv(\.gz)?"))
     return _splits_of(tree.path, files, tree.fingerprint(files))
 
 

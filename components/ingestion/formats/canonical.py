@@ -1,10 +1,11 @@
 """The canonical corpus: a folder of Parquet files, as our stages write it and as users may give it.
 
     corpus/*.parquet     id; text, images (list of bytes), video (list of frames), instruction, source, line
-    queries/*.parquet    the same, and split, task ("t->it")
+    queries/*.parquet    the same, and split, task ("t->it"); dataset, pool, answers (list of texts)
     qrels/*.parquet      query_id, item_id; relevance (1 where there is none), score, source, line
     triples/*.parquet    optional: as queries without task, and answer, evidence (list of candidates' ids)
     prompts/*.parquet    optional: task, wording, source
+    pools/*.parquet      optional: pool, item_id
 
 Columns after the semicolon may be missing; other columns are ignored, and so are the parts kin/, held/ and rejects/ of an artefact. A row
 with a source and a line keeps them.
@@ -19,7 +20,18 @@ from typing import Any
 import pyarrow as pa
 
 from mirepoix.components.corpus.parts import PARTS, TASK, part_files
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Prompt, Query, RejectedRow, Row, RowError, Triple, rowwise
+from mirepoix.components.ingestion.formats.rows import (
+    Candidate,
+    Judgement,
+    Member,
+    Prompt,
+    Query,
+    RejectedRow,
+    Row,
+    RowError,
+    Triple,
+    rowwise,
+)
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.models.errors import Refused, first_line
 from mirepoix.models.item import Item
@@ -31,8 +43,9 @@ NEEDED = {
     "qrels": ("query_id", "item_id"),
     "triples": ("id", "split", "answer"),
     "prompts": ("task", "wording"),
+    "pools": ("pool", "item_id"),
 }
-OPTIONAL = ("triples", "prompts")
+OPTIONAL = ("triples", "prompts", "pools")
 
 
 def detect(tree: SourceFiles) -> bool:
@@ -110,7 +123,8 @@ def _query(source: str, line: int, row: dict[str, Any]) -> Query:
     item, split = _item(source, line, row), _split(row)
     if not TASK.fullmatch(row["task"] or ""):
         raise RowError("bad task", f"task is not of the form it->t: {row['task'] or 'it is empty'}"[:200])
-    return Query(item, split, row["task"])
+    answers = tuple(filter(None, row.get("answers") or ()))
+    return Query(item, split, row["task"], dataset=row.get("dataset") or "", pool=row.get("pool") or "", answers=answers)
 
 
 def _judgement(source: str, line: int, row: dict[str, Any]) -> Judgement | RejectedRow:
@@ -135,10 +149,17 @@ def _prompt(source: str, line: int, row: dict[str, Any]) -> Prompt:
     return Prompt(row["task"], row["wording"], row.get("source") or "")
 
 
+def _member(source: str, line: int, row: dict[str, Any]) -> Member:
+    if not row["pool"] or not row["item_id"]:
+        raise RowError("bad row", "pool or item_id is empty")
+    return Member(row["pool"], row["item_id"])
+
+
 READERS: dict[str, Callable[[str, int, dict[str, Any]], Row]] = {
     "corpus": lambda source, line, row: Candidate(_item(source, line, row)),
     "queries": _query,
     "qrels": _judgement,
     "triples": _triple,
     "prompts": _prompt,
+    "pools": _member,
 }

@@ -1,6 +1,7 @@
 """Reads a canonical corpus folder for the writers of formats: rows in order, a candidate by its id, and never the whole corpus.
 
-In memory are the judgements, 16 bytes for each candidate, and a cache of row groups of candidates of up to `HELD_BYTES`.
+In memory are the judgements, the members of pools, 16 bytes for each candidate, and a cache of row groups of candidates of up to
+`HELD_BYTES`.
 """
 
 import hashlib
@@ -8,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,14 @@ from mirepoix.models.item import ITEM_SCHEMA, Item, row_to_item, table_to_items
 
 HELD_BYTES = 256 << 20  # of cached row groups; the last one is cached whatever its size
 ROWS = 64  # read at a time: pictures are large
+
+
+class QueryOrigin(NamedTuple):
+    """What a query has for evaluation besides its judgements; empty where it has none."""
+
+    dataset: str
+    pool: str
+    answers: tuple[str, ...]
 
 
 class CorpusReader:
@@ -56,6 +65,12 @@ class CorpusReader:
             for item, tail, judgements in zip(table_to_items(table), tails, judgements_of_queries, strict=True):
                 yield item, tail["split"], tail["task"], judgements
 
+    def origins(self) -> Iterator[QueryOrigin]:
+        """The data set, the pool and the answers of each query, in their order."""
+        for table in part_tables(self.corpus, "queries", ["dataset", "pool", "answers"]):
+            for dataset, pool, answers in zip(*(column.to_pylist() for column in table.columns), strict=True):
+                yield QueryOrigin(dataset or "", pool or "", tuple(answers or ()))
+
     def triples(self) -> Iterator[tuple[Item, str, str, tuple[str, ...]]]:
         """All triples in their order: the question with its picture, split, answer, and the ids of evidence."""
         for table in part_tables(self.corpus, "triples", rows=ROWS):
@@ -72,6 +87,28 @@ class CorpusReader:
         """The id and text of every candidate; no picture is read."""
         for table in part_tables(self.corpus, "corpus", ["id", "text"]):
             yield from zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)
+
+    @property
+    def pools(self) -> list[str]:
+        """The names of the pools that candidates are members of."""
+        return self._members[0]
+
+    def pools_of(self, id: str) -> list[str]:
+        """The pools that the candidate with this id is a member of, in the order of their rows."""
+        names, codes, ids, index = self._members
+        found = (int(codes[place]) for place in index.positions(id) if ids[place].as_py() == id)
+        return [names[code] for code in dict.fromkeys(found)]
+
+    @cached_property
+    def _members(self) -> tuple[list[str], np.ndarray, pa.ChunkedArray, "_Index"]:
+        """The names of pools; and of every member the number of its pool, and its id."""
+        numbers: dict[str, int] = {}
+        codes, ids = [np.empty(0, np.int32)], []
+        for table in part_tables(self.corpus, "pools"):
+            codes.append(np.array([numbers.setdefault(pool, len(numbers)) for pool in table["pool"].to_pylist()], np.int32))
+            ids += table["item_id"].cast(pa.large_string()).chunks
+        whole = pa.chunked_array(ids, pa.large_string()).combine_chunks()
+        return [*numbers], np.concatenate(codes), whole, _Index(id for chunk in ids for id in chunk.to_pylist())
 
     # Lookup of candidates
 

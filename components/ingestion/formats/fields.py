@@ -58,7 +58,9 @@ def unused_files(tree: SourceFiles, taken: Iterable[str]) -> list[Notice]:
             assert ending is not None, file
             left.setdefault(ending[1].lower(), []).append(file)
     more = {ending: f" and {len(files) - 1} more of .{ending}" if len(files) > 1 else "" for ending, files in left.items()}
-    return [Notice(tree.source(files[0]), f"not read{more[ending]}: the format reads no such files") for ending, files in left.items()]
+    why = "the format reads no such files" + (", or sources.only_splits leaves out their split" if tree.only_splits else "")
+    why += ", or sources.only_datasets their data set" if tree.only_datasets else ""
+    return [Notice(tree.source(files[0]), f"not read{more[ending]}: {why}") for ending, files in left.items()]
 
 
 def columns(tree: SourceFiles, file: str) -> list[str]:

@@ -5,19 +5,27 @@
 
 <|image_1|> is the placeholder of the picture in a text; the paths of pictures are relative to the folder given as `images`; an empty text
 or path is none. In evaluation rows the first target is the answer, the others are judged irrelevant, the split is test, and the
-placeholder may be missing. `qry_inst` is the instruction of the query, `tgt_inst` that of its candidates. Several answers or negatives of
-a training query are written as several rows, a query of the test split as an evaluation row.
+placeholder may be missing. A target that is repeated in the list of a query is one candidate, and an answer if the first is. `qry_inst` is
+the instruction of the query, `tgt_inst` that of its candidates; equal targets under one instruction are one candidate. Several answers or
+negatives of a training query are written as several rows, a query of the test split as an evaluation row.
+
+The data set of a query is the subset, as its folder or else its file is called: ImageNet-1K in ImageNet-1K/test-00000-of-00001.parquet,
+ImageNet-1K/test/0000.parquet and ImageNet-1K.jsonl. Files of splits that are not read are not opened, but that the columns of those whose
+name does not say test are read, since evaluation rows are of that split.
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mirepoix.components.ingestion.formats.benchmark_files import PICTURED, UNPACKED, DataSet, Missing, first_rows, missing_picture, some_of
 from mirepoix.components.ingestion.formats.fields import (
     Document,
     Examples,
@@ -31,7 +39,7 @@ from mirepoix.components.ingestion.formats.fields import (
     text_of,
     without_placeholders,
 )
-from mirepoix.components.ingestion.formats.rows import Candidate, Row, RowError, rowwise
+from mirepoix.components.ingestion.formats.rows import Candidate, Query, Row, RowError, rowwise, split_named
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.components.ingestion.formats.writing import (
     SEVERAL,
@@ -43,11 +51,13 @@ from mirepoix.components.ingestion.formats.writing import (
     with_placeholders,
     without_instruction,
 )
-from mirepoix.models.item import Item
+from mirepoix.models.item import Item, encoded_hash
 
 NAME = "mmeb"
+ORIGIN = "hf.co/datasets/TIGER-Lab/MMEB-eval"
 IMAGE = "<|image_1|>"
 ROWS = 500  # written at a time
+COMMON = ("", "data", "eval", "original", "diverse_instruction")  # original and diverse_instruction: splits of the training rows
 TRAIN = ("qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_image_path")
 EVAL = ("qry_inst", "qry_text", "qry_img_path", "tgt_inst", "tgt_text", "tgt_img_path")
 TRAIN_SCHEMA = pa.schema([(name, pa.string()) for name in TRAIN])
@@ -64,14 +74,73 @@ def _kind(names: list[str]) -> str:
     return "eval" if "qry_text" in names and {"tgt_text", "tgt_img_path"} & set(names) else ""
 
 
+def datasets(tree: SourceFiles) -> list[DataSet]:
+    names = sorted({subset(file) for file in data_files(tree, "parquet", "json", "jsonl") if _is_read(tree, file)} - {""})
+    return [DataSet(name, name, modality=PICTURED) for name in names]
+
+
+def missing(tree: SourceFiles) -> list[Missing]:
+    """The benchmark needs rows of evaluation, and the pictures that they name."""
+    files: dict[str, list[str]] = {}
+    for file in _files(tree):
+        if tree.reads("test") and _kind(columns(tree, file)) == "eval":
+            files.setdefault(subset(file), []).append(file)
+    if not files:
+        return [Missing("rows of evaluation, ImageNet-1K/test-*.parquet and others", ORIGIN)]
+    pictures = {name: first for name, found in files.items() if (first := first_missing_picture(tree, found[0]))}
+    if not pictures:
+        return []
+    what = f"the pictures of {some_of([*pictures])}, such as {next(iter(pictures.values()))}"
+    return [Missing(what, f"images.zip at {ORIGIN}", UNPACKED)]
+
+
+def first_missing_picture(tree: SourceFiles, file: str) -> str:
+    """The first picture that the rows of a file begin with, if none of these is there; empty if one is."""
+    return missing_picture(tree, ((path,) for row in first_rows(tree, file) for path in _paths(row)))
+
+
+def _paths(row: dict[str, Any]) -> list[str]:
+    """The pictures that a row of evaluation names."""
+    targets = row.get("tgt_img_path")
+    given = [row.get("qry_img_path"), *(targets if isinstance(targets, list) else [targets])]
+    return [path for path in given if isinstance(path, str) and path]
+
+
 def shards(tree: SourceFiles) -> list[Shard]:
-    return pieces(tree, data_files(tree, "parquet", "json", "jsonl"))
+    return pieces(tree, _files(tree))
+
+
+def _files(tree: SourceFiles) -> list[str]:
+    """The files that are read."""
+    return [file for file in data_files(tree, "parquet", "json", "jsonl") if tree.reads_dataset(subset(file)) and _is_read(tree, file)]
+
+
+def _is_read(tree: SourceFiles, file: str) -> bool:
+    """Whether a file may have rows of the splits that are read."""
+    return tree.reads(tree.split(file)) or (tree.reads("test") and _kind(columns(tree, file)) == "eval")
+
+
+def subset(file: str) -> str:
+    """The subset that a file is of, by the last folder that is called otherwise than a split, or else by its name; empty if none is."""
+    *folders, name = file.split("/")
+    stem = re.sub(r"(?i)(-\d+-of-\d+)?\.(parquet|jsonl?)(\.gz)?$", "", name)
+    whole = re.sub(r"(?i)[-_.](train|dev|val|validation|test)$", "", stem)
+    return next((step for step in (*reversed(folders), whole) if not _is_common(step)), "")
+
+
+def _is_common(step: str) -> bool:
+    """Whether a step of a path is the name of no subset: a split's, a number, or that of a folder of all."""
+    return step.isdecimal() or step.lower() in COMMON or split_named(step) in ("train", "validation", "test")
 
 
 def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
     training, evaluation = Examples(tree, shard), _Evaluation(tree, shard)
+    name = subset(shard.file)
 
     def parse(line: int, row: dict[str, Any]) -> list[Row]:
+        return [replace(made, dataset=name) if isinstance(made, Query) else made for made in parsed(line, row)]
+
+    def parsed(line: int, row: dict[str, Any]) -> list[Row]:
         if "qry" not in row and "qry_text" in row:
             return evaluation.rows(line, row)
         refuse_unread(row, TRAIN)
@@ -120,7 +189,8 @@ class _Evaluation:
         if IMAGE in text and not images:
             raise RowError("placeholders", f"{IMAGE} in a target without a picture")
         wording, text = _split_placeholder(wording if images else wording.replace(IMAGE, ""), text, bool(images))
-        return self.examples.candidate(line, side(text, images, instruction=wording, what="tgt"))
+        made = self.examples.candidate(line, side(text, images, instruction=wording, what="tgt"))
+        return replace(made, item=replace(made.item, id=f"c-{encoded_hash(made.item).hex()[:32]}")) if wording else made
 
 
 def _split_placeholder(instruction: Any, text: Any, pictured: bool) -> tuple[str, str]:
@@ -147,14 +217,19 @@ def write(target: Path, corpus: Path) -> Counter[str]:
         writers: dict[str, pq.ParquetWriter] = {}
 
         def flush(file: str) -> None:
-            schema = EVAL_SCHEMA if file == "test.parquet" else TRAIN_SCHEMA
+            schema = EVAL_SCHEMA if file.endswith("test.parquet") else TRAIN_SCHEMA
             if file not in writers:
+                (target / file).parent.mkdir(exist_ok=True)
                 writers[file] = stack.enter_context(pq.ParquetWriter(target / file, schema))
             writers[file].write_table(pa.Table.from_pylist(waiting.pop(file), schema=schema))
 
         target.mkdir(parents=True, exist_ok=True)
         for example in examples(corpus, dropped, keep_instructions=True):
             file = split_file(example.split, NAME, "parquet")
+            if name := example.dataset:
+                named = re.fullmatch(r"[\w.-]+", name) and subset(f"{name}/{file}") == name
+                dropped["names of data sets"] += not named
+                file = f"{name}/{file}" if named else file
             rows = list((_eval_rows if example.split == "test" else _train_rows)(files, example, dropped))
             dropped[SEVERAL] += len(rows) > 1
             waiting.setdefault(file, []).extend(rows)

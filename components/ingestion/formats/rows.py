@@ -7,7 +7,16 @@ A format is a module with
     shards(tree)                   pieces of the source that are read independently
     read(tree, shard)              the rows of a piece: Candidate, Query, Judgement, Member, Triple, Prompt; RejectedRow for a bad row;
                                    Notice for columns or files that are ignored
+    named_splits(tree)             optional, where files name the splits of their queries: those that there are, read or not; `shards` may
+                                   leave out the pieces of a split that `tree.reads` says no to
+    datasets(tree)                 optional, of a format in OF_DATASETS: its data sets, read or not; no piece is of one to which
+                                   `tree.reads_dataset` says no; ORIGIN is where they come from
+    missing(tree)                  optional, of a benchmark: files that the data sets that are read need to be measured, and lack
+    no_union(tree)                 optional, of a benchmark that ranks the candidates of all data sets together: what would have all of
+                                   them read; empty where they are
+    modality(tree)                 optional, of a benchmark without `datasets`: what some of its items have
     sidecars(tree)                 optional: files that are read with the pictures that they lie beside, and are in no piece
+    OVER                           optional: names of formats that a source of this one looks like too; it is detected as this one then
     write(target, corpus)          optional: writes a canonical corpus folder in this format, and returns counts of what the format cannot
                                    represent; Refused if an item cannot be written whole
 
@@ -90,7 +99,7 @@ class Prompt:
 class RejectedRow:
     """A row that cannot be used, with its file and line."""
 
-    part: str  # corpus, queries, qrels, triples or prompts; file: the rest of a file
+    part: str  # corpus, queries, qrels, triples, prompts or pools; file: the rest of a file
     id: str
     reason: str  # one of REASONS
     detail: str
@@ -119,7 +128,7 @@ def unread_columns(source: str, columns: Sequence[str]) -> Notice:
     return Notice(source, f"the columns {names} are not read; the rows are read without them")
 
 
-Row = Candidate | Query | Judgement | Triple | Prompt | RejectedRow | Notice
+Row = Candidate | Query | Judgement | Member | Triple | Prompt | RejectedRow | Notice
 
 REASONS = {
     "bad JSON": "the line is no JSON object",
@@ -198,8 +207,10 @@ def _encodable(row: Row) -> Row:
             texts = (task, wording, source)
         case Candidate(item):
             texts = (item.id, item.text, item.instruction)
-        case Query(item, split, task):
-            texts = (item.id, item.text, item.instruction, split, task)
+        case Query(item, split, task, _, dataset, pool, answers):
+            texts = (item.id, item.text, item.instruction, split, task, dataset, pool, *answers)
+        case Member(pool, item_id):
+            texts = (pool, item_id)
         case Triple(item, split, answer, evidence):
             texts = (item.id, item.text, item.instruction, split, answer, *evidence)
     for text in texts:

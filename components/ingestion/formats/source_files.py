@@ -9,9 +9,10 @@ import codecs
 import json
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from io import BufferedReader
 from pathlib import Path
@@ -65,11 +66,14 @@ class SourceFiles:
         refuse_credentials(path)
         self.path, self.images = path, images
         self.columns, self.captions = tuple(columns), captions  # columns: roles with their columns, as the format table reads them
+        self.splits: Mapping[str, str] = {}  # the new names of splits
+        self.only_splits: tuple[str, ...] = ()  # those that are read, by their new names; none: all
+        self.only_datasets: tuple[str, ...] = ()  # names or patterns of the data sets that are read; none: all
+        self.uniir_texts = False  # whether the texts of M-BEIR are formatted as UniIR does it
         self.name = name or re.sub(r"\s+", "_", path.partition("?")[0].rstrip("/").rpartition("/")[2])
 
     def __getstate__(self) -> dict[str, Any]:
-        state = {name: self.__dict__[name] for name in ("path", "name", "images", "columns", "captions")}
-        return state | ({"listing": self.listing} if "listing" in self.__dict__ else {})
+        return {name: value for name, value in self.__dict__.items() if name not in ("_opened", "_pictures", "sizes")}
 
     @cached_property
     def _opened(self) -> tuple[pafs.FileSystem, str, str]:
@@ -165,6 +169,14 @@ class SourceFiles:
     def split(self, file: str) -> str:
         """The split in a file's name, or else in the last word of its folder's name; train where neither has one."""
         return split_of(f"{re.split(r'[-_.]', self._opened[1].rpartition('/')[2])[-1]}/{file}")
+
+    def reads(self, split: str) -> bool:
+        """Whether the rows of a split, by its name in the source, are read."""
+        return not self.only_splits or self.splits.get(split, split) in self.only_splits
+
+    def reads_dataset(self, *names: str) -> bool:
+        """Whether a data set of these names is read."""
+        return not self.only_datasets or any(fnmatchcase(name, pattern) for name in names for pattern in self.only_datasets)
 
     def source(self, file: str) -> str:
         """A file as rows name it: SOURCE/FILE."""

@@ -3,14 +3,16 @@
     all_docs.json                   {"snippet_id": "d1_0", "fact": "..."}, a line each: the passages
     all_imgs.json                   {"image_id": 30000000, "caption": "..."}, a line each: the captions of the pictures
     imgs.tsv                        the id of a picture, a tab, and the picture in base64
-    imgs.lineidx.new                the byte offset of each line of imgs.tsv; without it, imgs.tsv is read once to find the offsets
+    imgs.lineidx.new                the id of each picture, a tab, and the byte offset of its line in imgs.tsv; also offsets alone, as in
+                                    WebQA's own imgs.lineidx; without either, imgs.tsv is read once to find the offsets
     train.json, dev.json, test.json questions: "qid" (or "Guid" or "id"), "Q", and "txt_posFacts", "img_posFacts", "txt_negFacts",
                                     "img_negFacts": ids, or objects with "snippet_id" or "image_id"
-    test_qrels.txt                  `qid 0 id relevance`; where it exists, it replaces the judgements of the facts in test.json
-                                    (train_qrels.txt and dev_qrels.txt likewise)
+    test_qrels.txt                  qid, id and relevance, between tabs, or `qid 0 id relevance`; where it exists, it replaces the
+                                    judgements of the facts in test.json (train_qrels.txt and dev_qrels.txt likewise)
 
 Questions are JSON lines, one JSON array, or one JSON object of questions by their ids, as in WebQA's own file. Other fields of WebQA's
-questions (A, Qcate, topic, ...) are ignored. Negative facts are judged irrelevant.
+questions (A, Qcate, topic, ...) are ignored. Negative facts are judged irrelevant. All questions are of the data set "webqa"; the task of
+one follows from its first answer, a snippet or a captioned picture: MARVEL measures both among all candidates, and each among its own kind.
 """
 
 import base64
@@ -25,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from mirepoix.components.ingestion.formats.benchmark_files import PICTURED, Missing
 from mirepoix.components.ingestion.formats.corpus_reader import CorpusReader
 from mirepoix.components.ingestion.formats.fields import id_of, list_of, refuse_unread, text_of
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query, Row, RowError, Unreadable, rowwise, split_of
@@ -32,10 +35,11 @@ from mirepoix.components.ingestion.formats.source_files import LONGEST_LINE, Sha
 from mirepoix.components.ingestion.formats.streams import Blocks
 from mirepoix.components.ingestion.formats.writing import Files, count_unsupported, fits
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item
+from mirepoix.models.item import Item, Modality
 
 NAME = "webqa"
 DOCS, CAPTIONS, PICTURES, INDEXES = "all_docs.json", "all_imgs.json", "imgs.tsv", ("imgs.lineidx.new", "imgs.lineidx")
+ORIGIN = "data.zip, to which the README of github.com/OpenMatch/MARVEL links (thunlp.oss-cn-qingdao.aliyuncs.com/UniVLDR/data.zip)"
 FACTS = {
     "txt_posFacts": ("snippet_id", 1),
     "img_posFacts": ("image_id", 1),
@@ -45,6 +49,7 @@ FACTS = {
 IDS = ("qid", "Guid", "id")
 ASIDE = ("A", "EA", "Keywords_A", "Qcate", "topic", "split", "txt_Facts", "img_Facts")
 FILES = {"train": "train.json", "validation": "dev.json", "test": "test.json"}
+QUESTIONS = r"(train|dev|val|test)\.json"
 LINES = 1000  # most captions in a piece, since their pictures are long
 PER_SERIES = 10_000_000  # WebQA's picture number n is line n % 10,000,000
 
@@ -58,9 +63,25 @@ def shards(tree: SourceFiles) -> list[Shard]:
     pieces = tree.shards(DOCS, "docs") if DOCS in tree.sizes else []
     if CAPTIONS in tree.sizes:
         pieces += [Shard(PICTURES, "pictures"), *_caption_shards(tree)]
-    for file in tree.files(r"(train|dev|val|test)\.json"):
+    for file in (file for file in tree.files(QUESTIONS) if tree.reads(split_of(file))):
         pieces += [Shard(file, "keyed")] if _is_keyed(tree, file) else tree.shards(file, "questions")
-    return pieces + [shard for file in tree.files(r"(train|dev|val|test)_qrels\.txt") for shard in tree.shards(file, "qrels")]
+    judged = [file for file in tree.files(r"(train|dev|val|test)_qrels\.txt") if tree.reads(split_of(file))]
+    return pieces + [shard for file in judged for shard in tree.shards(file, "qrels")]
+
+
+def named_splits(tree: SourceFiles) -> set[str]:
+    """The splits that there are questions of."""
+    return {split_of(file) for file in tree.files(QUESTIONS)}
+
+
+def modality(tree: SourceFiles) -> Modality:
+    return PICTURED if CAPTIONS in tree.sizes else Modality.TEXT
+
+
+def missing(tree: SourceFiles) -> list[Missing]:
+    """The benchmark searches snippets and pictures together, so it needs both, where a corpus to train on may have one of them."""
+    needed = [DOCS, CAPTIONS, PICTURES, *(("test.json", "test_qrels.txt") if tree.reads("test") else ())]
+    return [Missing(name, ORIGIN) for name in needed if name not in tree.sizes]
 
 
 def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
@@ -93,9 +114,9 @@ def _snippet(row: dict[str, Any], source: str, line: int) -> Candidate:
 
 def _judgement(text: str, source: str, line: int) -> Judgement:
     cells = text.split()
-    if len(cells) != 4:
-        raise RowError("bad row", f"{len(cells)} columns and not `qid 0 id relevance`")
-    return Judgement(cells[0], cells[2], int(cells[3]), source=source, line=line)
+    if len(cells) not in (3, 4):
+        raise RowError("bad row", f"{len(cells)} columns and not qid, id and relevance, with or without a 0 after qid")
+    return Judgement(cells[0], cells[-2], int(cells[-1]), source=source, line=line)
 
 
 def _images(tree: SourceFiles, shard: Shard, places: list[str]) -> Iterator[Row]:
@@ -168,16 +189,25 @@ def _picture_locations(tree: SourceFiles) -> Callable[[str], str]:
         raise Refused(f"{tree.source(CAPTIONS)} has captions of pictures, and {PICTURES}, which holds them, is not beside it")
     whole = tree.sizes[PICTURES]
     index = next((name for name in INDEXES if name in tree.sizes), None)
+    ids: list[str] | None
     if index is None:
         ids, starts = _scan_ids(tree)
     else:
         with tree.stream(index) as stream:
-            lines = stream.read().split()
-        if not all(map(bytes.isdigit, lines)) or max(map(int, lines), default=0) >= max(whole, 1):
+            lines = [line.split() for line in stream.read().splitlines() if line.strip()]
+        offsets = [line[-1] for line in lines]
+        if (
+            not all(map(bytes.isdigit, offsets))
+            or max(map(int, offsets), default=0) >= max(whole, 1)
+            or (columns := {*map(len, lines)}) - {1, 2}
+            or len(columns) > 1
+        ):
             raise Refused(
-                f"{tree.source(index)} does not fit {PICTURES}: it must be the byte offsets of its lines; correct it or leave it out"
+                f"{tree.source(index)} does not fit {PICTURES}: it must be the byte offsets of its lines, each behind the id of its "
+                "picture or all without; correct it or leave it out"
             )
-        ids, starts = None, np.array(lines, np.int64)
+        ids = [line[0].decode(errors="replace") for line in lines] if columns == {2} else None
+        starts = np.array(offsets, np.int64)
     ordered = np.unique(np.append(starts, whole))
 
     def location(start: int) -> str:
@@ -227,7 +257,7 @@ def _question(row: dict[str, Any], split: str, judged: bool, source: str, line: 
     question = text_of(row.get("Q"))
     if not question:
         raise RowError("empty side", "Q, the question, is empty")
-    yield Query(Item(id, question, source=source, line=line), split)
+    yield Query(Item(id, question, source=source, line=line), split, dataset=NAME)
     for name, (key, relevance) in FACTS.items():
         for fact in list_of(row.get(name), name):
             item = id_of(fact[key] if isinstance(fact, dict) else fact)
@@ -295,7 +325,7 @@ def write(target: Path, corpus: Path) -> Counter[str]:
                 continue
             tsv = tsv or stack.enter_context((target / PICTURES).open("wb"))
             files.row(CAPTIONS, {"image_id": item.id, "caption": item.text})
-            files.text(INDEXES[0], f"{start}\n")
+            files.text(INDEXES[0], f"{item.id}\t{start}\n")
             start += tsv.write(item.id.encode() + b"\t" + base64.b64encode(item.images[0]) + b"\n")
             pictures.add(item.id)
         for query, split, _, judgements in reader.queries():
@@ -309,6 +339,6 @@ def write(target: Path, corpus: Path) -> Counter[str]:
                 dropped["scores of a teacher"] += judgement["score"] is not None
                 dropped["grades of relevance"] += split != "test" and relevance not in (0, 1)
                 if split == "test":
-                    files.text("test_qrels.txt", f"{query.id} 0 {judgement['item_id']} {relevance}\n")
+                    files.text("test_qrels.txt", f"{query.id}\t{judgement['item_id']}\t{relevance}\n")
             files.row(FILES[split], row)
     return +dropped

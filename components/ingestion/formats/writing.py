@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import IO, Any, Self
 
-from mirepoix.components.corpus.parts import part_rows
+from mirepoix.components.corpus.parts import part_rows, part_tables
 from mirepoix.components.ingestion.formats.corpus_reader import CorpusReader
 from mirepoix.components.ingestion.formats.fields import Document
 from mirepoix.components.ingestion.formats.rows import split_of
@@ -22,6 +22,7 @@ from mirepoix.models.picture_formats import picture_format
 
 SUFFIXES = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 ELSE = "write another format, such as canonical"
+UNSUPPORTED = {"triples": "triples", "prompts": "prompts", "pools": "members of pools"}
 SEVERAL = "queries that are written as several rows"  # each is read as a query of its own
 
 
@@ -89,6 +90,7 @@ class Example:
     task: str
     positives: list[Document]
     negatives: list[Document]
+    dataset: str = ""
 
     def singles(self) -> Iterator[tuple[Document, Document | None]]:
         """The example as pairs of a positive and at most one negative, so that every document is in some pair."""
@@ -98,8 +100,12 @@ class Example:
 
 
 def count_unsupported(corpus: Path) -> Counter[str]:
-    """The counts of triples and prompts of a corpus, which most formats cannot represent."""
-    return Counter({part: rows for part in ("triples", "prompts") if (rows := part_rows(corpus, part))})
+    """The counts of what most formats cannot represent: triples, prompts, members of pools, and queries with answers as texts."""
+    found = Counter({name: rows for part, name in UNSUPPORTED.items() if (rows := part_rows(corpus, part))})
+    for table in part_tables(corpus, "queries", ["answers"]):
+        if count := sum(map(bool, table["answers"].to_pylist())):
+            found["answers as texts"] += count
+    return found
 
 
 def without_instruction(item: Item, dropped: Counter[str]) -> Item:
@@ -114,7 +120,7 @@ def examples(corpus: Path, dropped: Counter[str], keep_scores: bool = False, kee
     Scores are counted as dropped unless `keep_scores`, instructions of candidates unless `keep_instructions`.
     """
     reader, named = CorpusReader(corpus), set()
-    for query, split, task, judgements in reader.queries():
+    for (query, split, task, judgements), origin in zip(reader.queries(), reader.origins(), strict=True):
         documents: tuple[list[Document], list[Document]] = ([], [])
         for judgement in judgements:
             named.add(judgement["item_id"])
@@ -125,7 +131,7 @@ def examples(corpus: Path, dropped: Counter[str], keep_scores: bool = False, kee
             dropped["grades of relevance"] += judgement["relevance"] not in (0, 1)
             dropped["scores of a teacher"] += judgement["score"] is not None and not keep_scores
         if documents[0]:
-            yield Example(query, split, task, *documents)
+            yield Example(query, split, task, *documents, origin.dataset)
         else:
             dropped["queries without an answer"] += 1
     dropped["candidates that no query names"] += part_rows(corpus, "corpus") - len(named)

@@ -10,9 +10,16 @@ from PIL import Image
 from mirepoix.components.corpus.parts import read_part
 from mirepoix.components.curation import curate
 from mirepoix.components.curation.curate_config import CurateConfig
+from mirepoix.components.ingestion import sources
+from mirepoix.components.ingestion.formats import beir, canonical, mbeir, webqa
+from mirepoix.components.ingestion.formats.rows import Judgement
+from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.models.errors import Refused
-from mirepoix.models.item import Item
+from mirepoix.models.item import Item, item_to_row
 from tests.components.curation.corpora import CORPUS, QRELS, QUERIES, context, curated_of, png, rejects, write_corpus
+from tests.components.fixtures import made
+from tests.components.fixtures import write_corpus as write_whole
+from tests.components.ingestion.formats.format_cases import rows_of
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +176,90 @@ def test_near_duplicates_may_be_kept_and_are_kin_then(tmp_path):
     assert [(row["item_id"], row["kin_id"], row["why"]) for row in read_part(folder, "kin").to_pylist()] == [("a", "c", "same text")]
 
 
+BENCHMARK = {
+    "corpus": [Item("a", text="one text"), Item("b", text="one text"), Item("c", text="another text"), Item("torn", images=(b"png",))],
+    "queries": [Item("q", text="find"), Item("test-q", text="what is one?"), Item("test-lost", text="what is torn?")],
+    "qrels": [("q", "c"), ("test-q", "b", 3), ("test-lost", "torn"), ("test-lost", "c", 0)],
+}
+MEMBERS = [{"pool": pool, "item_id": item} for pool, item in (("p", "a"), ("p", "b"), ("q", "b"), ("q", "torn"), ("q", "c"))]
+
+
+def members(folder):
+    return [(row["pool"], row["item_id"]) for row in read_part(folder, "pools").to_pylist()]
+
+
+def test_members_of_pools_follow_their_candidates_and_are_accounted_for(tmp_path):
+    folder, outcome = curated_of(tmp_path, CurateConfig(max_rejected=0.5), parts={"pools": MEMBERS}, **BENCHMARK)
+    assert members(folder) == [("p", "b"), ("q", "b"), ("q", "c")], "b answers a test query, so a is merged into it"
+    counts = {row["reason"]: row["count"] for row in outcome.tables["rejects"] if row["part"] == "pools"}
+    assert counts == {"member twice": 1, "candidate was rejected": 1} and outcome.metrics["pools"] == 3
+    assert outcome.rows.read == 4 + 3 + 4 + 5
+
+
+def test_a_benchmark_may_keep_equal_candidates_each_with_its_own_judgements_and_places(tmp_path):
+    config = CurateConfig(exact_duplicates="keep", near_duplicates="keep", max_rejected=0.5)
+    folder, outcome = curated_of(tmp_path, config, parts={"pools": MEMBERS}, **BENCHMARK)
+    assert read_part(folder, "corpus")["id"].to_pylist() == ["a", "b", "c"]
+    assert members(folder) == [("p", "a"), ("p", "b"), ("q", "b"), ("q", "c")]
+    assert [(row["query_id"], row["item_id"], row["relevance"]) for row in read_part(folder, "qrels").to_pylist()] == [
+        ("q", "c", 1),
+        ("test-q", "b", 3),
+    ]
+    assert [(row["item_id"], row["kin_id"], row["why"]) for row in read_part(folder, "kin").to_pylist()] == [("a", "b", "same text")]
+    assert read_part(folder, "held")["item_id"].to_pylist() == ["a", "b"], "a copy of an answer is held out too"
+    assert outcome.metrics["exact_duplicates"] == 0
+
+
+def test_many_equal_candidates_that_are_kept_are_no_kin(tmp_path):
+    config = CurateConfig(exact_duplicates="keep", near_duplicates="keep", largest_kin=4)
+    corpus = [Item(f"d{n}", text="one text") for n in range(5)]
+    folder, outcome = curated_of(tmp_path, config, corpus=corpus, queries=[Item("q", text="find")], qrels=[("q", "d0")])
+    assert (read_part(folder, "kin").num_rows, outcome.metrics["large_kin_groups"], outcome.metrics["corpus"]) == (0, 1, 5)
+
+
+def test_a_query_without_an_answer_may_stay_outside_of_training(tmp_path):
+    corpus, queries = BENCHMARK["corpus"], [*BENCHMARK["queries"], Item("none", text="what else?"), Item("test-none", text="and what?")]
+    for config, kept in (({}, ["q", "test-q"]), ({"unanswered": "keep"}, ["q", "test-q", "test-lost", "test-none"])):
+        rules = CurateConfig(max_rejected=0.5, **config)
+        folder, _ = curated_of(tmp_path, rules, corpus=corpus, queries=queries, qrels=BENCHMARK["qrels"])
+        assert read_part(folder, "queries")["id"].to_pylist() == kept
+    assert {(row["query_id"], row["item_id"]) for row in read_part(folder, "qrels").to_pylist()} >= {("test-lost", "c")}
+
+
+def test_a_query_with_answers_as_texts_needs_no_judgement_and_keeps_what_benchmarks_ask_of_it(tmp_path):
+    about = {"dataset": "okvqa", "pool": "p", "answers": ["a star", "stars"]}
+    asked = [{**item_to_row(Item(name, text=f"which is {name} ?")), "split": "test", "task": "t->t"} for name in ("told", "untold")]
+    folder, _ = curated_of(
+        tmp_path, CurateConfig(), {"queries": [asked[0] | about, asked[1]]}, corpus=BENCHMARK["corpus"][:3], queries=[], qrels=[]
+    )
+    (row,) = read_part(folder, "queries").to_pylist()
+    assert row["id"] == "told" and {name: row[name] for name in about} == about
+    assert rejects(folder, "queries") == {"untold": ("no answer is left", "")}
+
+
+def test_grades_are_the_same_from_the_sources_to_the_formats_that_have_them(tmp_path):
+    corpus = write_whole(
+        tmp_path / "in",
+        corpus=[{"id": f"9:{n}", "text": f"text number {n}"} for n in range(3)],
+        queries=[{"id": "9:7", "text": "which ?", "split": "test", "task": "t->t"}],
+        qrels=[{"query_id": "9:7", "item_id": f"9:{n}", "relevance": n + 1} for n in range(3)],
+    )
+    read = made(tmp_path / "read", sources.work, SourcesConfig(path=(str(corpus),)))
+    kept = made(tmp_path / "kept", curate.work, CurateConfig(), sources=read.folder).folder
+    for module in (canonical, beir, mbeir, webqa):
+        assert module.write(tmp_path / module.NAME, kept) == {}
+        judged = [(row.item_id, row.relevance) for row in rows_of(module, tmp_path / module.NAME) if isinstance(row, Judgement)]
+        assert judged == [("9:0", 1), ("9:1", 2), ("9:2", 3)], module.NAME
+
+
 # Config
+
+
+def test_equal_candidates_are_kept_only_where_near_equal_ones_are(tmp_path):
+    with pytest.raises(
+        Refused, match="exact_duplicates is keep, and near_duplicates is merge, which merges equal candidates too; give keep"
+    ):
+        CurateConfig(exact_duplicates="keep")
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
@@ -180,7 +270,16 @@ def test_a_share_outside_of_0_to_1_is_refused(share):
 
 @pytest.mark.parametrize(
     "fields",
-    [{"held_out": 2.0}, {"near_duplicates": "drop"}, {"leakage": "some"}, {"batch_size": 0}, {"workers": 0}, {"picture_pixels": 0}],
+    [
+        {"held_out": 2.0},
+        {"near_duplicates": "drop"},
+        {"exact_duplicates": "drop"},
+        {"unanswered": "zero"},
+        {"leakage": "some"},
+        {"batch_size": 0},
+        {"workers": 0},
+        {"picture_pixels": 0},
+    ],
 )
 def test_a_field_out_of_range_is_refused(fields):
     with pytest.raises(Refused, match=f"{next(iter(fields))} is"):

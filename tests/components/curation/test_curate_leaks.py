@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mirepoix.components.corpus.parts import read_part
-from mirepoix.components.curation import near_duplicates
+from mirepoix.components.curation import curate, near_duplicates
 from mirepoix.components.curation.curate_config import CurateConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, item_to_row
@@ -54,6 +54,18 @@ def test_nothing_like_a_held_out_query_or_its_answer_stays_in_training(tmp_path)
     kept = [(row["query_id"], row["item_id"]) for row in read_part(folder, "qrels").to_pylist()]
     assert kept == [("test-q", "answer"), ("wants", "more"), ("free", "other"), ("validation-q", "checked")]
     assert outcome.metrics["rejected leaks into test"] == 6
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_kept_copy_of_a_held_out_answer_is_trained_on_as_little_as_a_merged_one(tmp_path, monkeypatch, keep):
+    monkeypatch.setattr(curate, "near_pairs", lambda *_: (np.empty((0, 2), np.int64), 0, 0))  # as in a bucket that is too crowded
+    corpus = [Item("answer", text="the answer to the test"), Item("copy", text="the answer to the test"), Item("more", text="another")]
+    queries = [Item("test-q", text="what is asked?"), Item("wants", text="a way to it")]
+    config = CurateConfig(exact_duplicates="keep", near_duplicates="keep") if keep else CurateConfig()
+    qrels = [("test-q", "answer"), ("wants", "copy"), ("wants", "more")]
+    folder, _ = curated_of(tmp_path, config, corpus=corpus, queries=queries, qrels=qrels)
+    assert rejects(folder, "qrels") == {"wants copy": ("leaks into test", "test-q")}
+    assert read_part(folder, "held")["item_id"].to_pylist() == (["answer", "copy"] if keep else ["answer"])
 
 
 def test_leakage_may_be_stopped_at_the_queries_or_not_at_all(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirepoix.components.curation.leakage import choose_held_out, leaking
+from mirepoix.components.curation.leakage import ANSWER, CANDIDATE, HELD_OUT, TRAINING, choose_held_out, compared_roles, leaking
 from mirepoix.models.errors import Refused
 
 NONE = np.empty((0, 2), np.int64)
@@ -13,6 +13,20 @@ NONE = np.empty((0, 2), np.int64)
 
 def rows(*values):
     return np.array(values, np.int64)
+
+
+@pytest.mark.parametrize(
+    ("leakage", "besides"),
+    [
+        ("off", []),
+        ("queries", [(TRAINING, HELD_OUT)]),
+        ("all", [(TRAINING, HELD_OUT), (TRAINING, ANSWER), (CANDIDATE, HELD_OUT), (ANSWER, HELD_OUT)]),
+    ],
+)
+def test_candidates_are_compared_with_each_other_and_training_with_what_is_held_out(leakage, besides):
+    among = [(CANDIDATE, CANDIDATE), (ANSWER, ANSWER), (CANDIDATE, ANSWER)]
+    wanted = {pair for one, other in [*among, *besides] for pair in ((one, other), (other, one))}
+    assert {tuple(pair) for pair in np.argwhere(compared_roles(leakage)).tolist()} == wanted
 
 
 def test_training_that_equals_or_nearly_equals_what_is_held_out_leaks():

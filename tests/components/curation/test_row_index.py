@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from mirepoix.components.corpus.parts import part_tables
-from mirepoix.components.curation.row_index import CodedColumn, RowIndex
+from mirepoix.components.curation.row_index import CodedColumn, RowIndex, evidence_rows, judged_rows
 from tests.components.fixtures import write_corpus
 
 
@@ -47,6 +47,25 @@ def test_a_column_of_few_values_is_dictionary_encoded(folder):
     assert split[7] == "held_out" and np.flatnonzero(split.among("train")).tolist() == [5]
 
 
+def test_judgements_and_evidence_are_joined_with_their_rows(tmp_path):
+    judged = [("q2", "d1", 2, "b", 1), ("q9", "d0", 0, "a", 2), ("q1", "d9", 1, "a", 1)]
+    names = ("query_id", "item_id", "relevance", "source", "line")
+    triple = {"text": "?", "split": "train", "answer": "x"}
+    evidence = {"t1": ["d1", "d9"], "t2": [], "t3": ["d0"]}
+    corpus = write_corpus(
+        tmp_path / "corpus",
+        corpus=[{"id": name, "text": "x"} for name in ("d0", "d1")],
+        queries=[{"id": name, "text": "?", "split": "test", "task": "t->t"} for name in ("q1", "q2")],
+        qrels=[dict(zip(names, row, strict=True)) for row in judged],
+        triples=[{"id": name, "evidence": items, **triple} for name, items in evidence.items()],
+    )
+    found = judged_rows(corpus, RowIndex(corpus))
+    assert found[["query", "item", "relevance", "place"]].tolist() == [(3, 1, 2, 2), (-1, 0, 0, 1), (2, -1, 1, 0)]
+    rows, ends = evidence_rows(corpus, RowIndex(corpus))
+    assert rows.tolist() == [1, -1, 0] and ends.tolist() == [0, 2, 2, 3]
+
+
 def test_a_corpus_without_rows_has_an_index(tmp_path):
     index = RowIndex(write_corpus(tmp_path / "bare", corpus=[], queries=[], qrels=[]))
+    assert len(judged_rows(tmp_path / "bare", index)) == 0 and evidence_rows(tmp_path / "bare", index)[1].tolist() == [0]
     assert len(index) == 0 and index.order(np.zeros(0, bool)).tolist() == []

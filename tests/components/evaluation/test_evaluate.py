@@ -7,18 +7,20 @@ import pyarrow.parquet as pq
 import pytest
 import pytrec_eval
 
-from mirepoix.components.evaluation import evaluate
+from mirepoix.components.evaluation import evaluate, floors
 from mirepoix.components.evaluation.evaluate import headline_split
-from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
-from mirepoix.components.evaluation.metrics import MEASURES
+from mirepoix.components.evaluation.evaluate_config import MEASURES, EvaluateConfig
+from mirepoix.components.evaluation.floors_config import FloorsConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
+from tests.components.curation.corpora import png
 from tests.components.fixtures import context, write_corpus, write_index, write_vectors
 
 TEXT, IMAGE = int(Modality.TEXT), int(Modality.IMAGE)
 EACH = 20
 WIDTH = EACH + 2
-TREC = {"recall@5": "recall_5", "recall@10": "recall_10", "hit@5": "success_5", "mrr@10": "recip_rank", "ndcg@10": "ndcg_cut_10"}
+PICTURE = png("red")
+TREC = {"R@5": "recall_5", "R@10": "recall_10", "Success@5": "success_5", "RR@10": "recip_rank", "nDCG@10": "ndcg_cut_10"}
 
 
 def unit(number, modality):
@@ -48,7 +50,9 @@ def curate(tmp_path):
 
 
 def corpus(more_queries=(), more_qrels=()):
-    candidates = [{"id": item, "text": "x"} if code == TEXT else {"id": item, "images": [b"x"]} for item, (code, _) in CANDIDATES.items()]
+    candidates = [
+        {"id": item, "text": "x"} if code == TEXT else {"id": item, "images": [PICTURE]} for item, (code, _) in CANDIDATES.items()
+    ]
     queries = [
         {"id": query, "text": "?", "split": "validation" if n < EACH // 2 else "test_combination", "task": f"t->{letter}"}
         for query, (letter, n) in ASKED.items()
@@ -65,14 +69,14 @@ def system(folder, queries, candidates=CANDIDATES):
     return write_vectors(folder / "embed", corpus=candidates, queries=queries), write_index(folder / "index", candidates)
 
 
-def run(tmp_path, curate, trained, untrained=RANDOM, config=CONFIG, candidates=CANDIDATES, seed=0):
+def run(tmp_path, curate, trained, untrained=RANDOM, config=CONFIG, candidates=CANDIDATES, seed=0, **more):
     """The outcome of an evaluation, its folder and its metrics.json."""
     home = tmp_path / f"run{seed}"
     (embed, index), (other_embed, other_index) = (
         system(home / name, vectors, candidates) for name, vectors in (("trained", trained), ("untrained", untrained))
     )
     stage_context = context(home, seed)
-    inputs = {"embed": embed, "index": index, "untrained_embed": other_embed, "untrained_index": other_index}
+    inputs = {"embed": embed, "index": index, "untrained_embed": other_embed, "untrained_index": other_index, **more}
     outcome = evaluate.work(stage_context, config, curate=curate, **inputs)
     return outcome, stage_context.folder, json.loads((stage_context.folder / "metrics.json").read_text())
 
@@ -87,21 +91,22 @@ def test_perfect_vectors_measure_one_everywhere(tmp_path, curate):
     assert len(found) == 4
     for entry in found:
         for measure in MEASURES:
-            assert entry[measure] == {"average": 1.0, "low": 1.0, "high": 1.0, "tasks": {"t->i": 1.0, "t->t": 1.0}}
+            tasks = {"t->i": 1.0, "t->t": 1.0}
+            assert entry[measure] == {"average": 1.0, "low": 1.0, "high": 1.0, "tasks": tasks, "datasets": {"made": tasks}}
 
 
 def test_random_vectors_measure_little(tmp_path, curate):
     outcome, _, summary = run(tmp_path, curate, PERFECT)
     for entry in entries(summary, system="untrained"):
-        assert entry["recall@1"]["average"] <= 0.2 and entry["mrr@10"]["average"] < 0.4
-    assert outcome.metrics["untrained recall@5"] < 0.5 < outcome.metrics["trained recall@5"] == 1.0
+        assert entry["R@1"]["average"] <= 0.2 and entry["RR@10"]["average"] < 0.4
+    assert outcome.metrics["untrained R@5"] < 0.5 < outcome.metrics["trained R@5"] == 1.0
 
 
 def test_the_wrong_modality_is_an_error_in_the_universal_pool_and_not_there_in_the_target_pool(tmp_path, curate):
     _, folder, summary = run(tmp_path, curate, TEXT_ONLY)
     (universal,), (target,) = (entries(summary, system="trained", pool=pool, split="validation") for pool in ("universal", "target"))
-    assert universal["recall@1"]["tasks"] == {"t->i": 0.0, "t->t": 1.0}
-    assert target["recall@1"]["tasks"] == {"t->i": 1.0, "t->t": 1.0}
+    assert universal["R@1"]["tasks"] == {"t->i": 0.0, "t->t": 1.0}
+    assert target["R@1"]["tasks"] == {"t->i": 1.0, "t->t": 1.0}
     with (folder / "trained-target.trec").open() as file:
         found = pytrec_eval.parse_run(file)
     assert all({item[0] for item in ranking} == {ASKED[query][0]} for query, ranking in found.items())
@@ -118,7 +123,7 @@ def test_both_systems_are_asked_the_same_and_every_query_counts_once(tmp_path, c
 
 @pytest.mark.parametrize("pool", ["universal", "target"])
 @pytest.mark.parametrize("split", ["validation", "test_combination"])
-@pytest.mark.parametrize("measure", ["recall@1", "ndcg@10"])
+@pytest.mark.parametrize("measure", ["R@1", "nDCG@10"])
 def test_the_headline_is_the_average_that_was_asked_for(tmp_path, curate, split, measure, pool):
     outcome, _, summary = run(tmp_path, curate, TEXT_ONLY, config=EvaluateConfig(split, measure, pool, draws=10))
     for name in ("trained", "untrained"):
@@ -184,12 +189,72 @@ def test_trec_eval_reads_the_run_files_and_gives_the_same_figures(tmp_path, trai
                         assert entry[ours]["tasks"][task] == pytest.approx(mean, abs=1e-4)
 
 
-def test_queries_without_an_answer_are_counted_and_left_out(tmp_path):
+def test_queries_without_an_answer_count_as_zero_and_are_counted(tmp_path):
     silent = [{"id": f"silent{n}", "text": "?", "split": "validation", "task": "t->t"} for n in range(3)]
     curate = write_corpus(tmp_path / "curate", **corpus(silent, [{"query_id": "silent0", "item_id": "t1", "relevance": 0}]))
-    outcome, _, summary = run(tmp_path, curate, PERFECT)
-    assert (outcome.rows.read, outcome.rows.written, outcome.rows.rejected) == (len(ASKED) + 3, len(ASKED), 3)
-    assert all(sum(entry["queries"].values()) == 20 for entry in summary["results"])
+    vectors = PERFECT | {query["id"]: (TEXT, unit(0, TEXT)) for query in silent}
+    outcome, folder, summary = run(tmp_path, curate, vectors, RANDOM | vectors)
+    assert (outcome.rows.read, outcome.rows.written, outcome.rows.rejected) == (len(ASKED) + 3, len(ASKED) + 3, 0)
+    assert summary["unanswered"] == outcome.metrics["unanswered"] == 3
+    assert outcome.tables["notices"] == [{"detail": "3 of 43 queries have no answer in the corpus; they count as zero"}]
+    (entry,) = entries(summary, system="trained", pool="universal", split="validation")
+    assert entry["queries"] == {"t->i": 10, "t->t": 13}
+    for measure in MEASURES:  # ten of thirteen are answered perfectly
+        assert entry[measure]["tasks"]["t->t"] == pytest.approx(10 / 13, abs=1e-6)
+    rows = pq.read_table(folder / "queries.parquet").to_pylist()
+    assert {row[measure] for row in rows if row["query"].startswith("silent") for measure in MEASURES} == {0.0}
+
+
+def floors_of(home, curate, config=CONFIG):
+    """The folder of the floors of a corpus."""
+    stage_context = context(home)
+    floors.work(stage_context, FloorsConfig.of(config, trained=True), curate)
+    return stage_context.folder
+
+
+def test_floors_stand_beside_the_encoders_and_the_headline_says_which_of_them_an_encoder_is_below(tmp_path, curate):
+    """No text shares a word with a query, so that BM25 finds nothing; by chance 5 of 40 candidates are the first five."""
+    outcome, folder, summary = run(tmp_path, curate, RANDOM, PERFECT, floors=floors_of(tmp_path / "floors", curate))
+    head = summary["headline"]
+    assert {entry["system"] for entry in summary["results"]} == {"trained", "untrained", "bm25", "chance"}
+    assert (head["bm25"]["average"], head["chance"]["average"], head["untrained"]["average"]) == (0.0, 0.125, 1.0)
+    lost = ["chance"] * (head["trained"]["average"] < 0.125)
+    assert head["below"] == {"trained": [*lost, "untrained"]} and outcome.metrics["chance R@5"] == 0.125
+    (entry,) = entries(summary, system="chance", pool="target", split="validation")
+    assert entry["R@5"]["tasks"] == {"t->i": 0.25, "t->t": 0.25} and entry["queries"] == {"t->i": 10, "t->t": 10}
+    assert {row["system"] for row in pq.read_table(folder / "queries.parquet").to_pylist()} == {"trained", "untrained", "bm25", "chance"}
+
+
+def test_floors_without_a_value_change_nothing(tmp_path, curate):
+    """As where the corpus has no text, and only BM25 was asked for."""
+    pictures = write_corpus(tmp_path / "pictures", corpus=[], queries=[], qrels=[])
+    _, _, summary = run(tmp_path / "one", curate, PERFECT, floors=floors_of(tmp_path / "floors", pictures))
+    assert summary == run(tmp_path / "other", curate, PERFECT)[2]
+
+
+def test_floors_are_of_the_queries_that_are_measured_alone(tmp_path, curate):
+    """Where the training of another arm reads the split train, it has no floors; the queries of another corpus are not there."""
+    more = [{"id": "other", "text": "x", "split": "test_combination", "task": "t->t"}]
+    larger = write_corpus(tmp_path / "larger", **corpus(more, [{"query_id": "other", "item_id": "t0"}]))
+    _, folder, _ = run(tmp_path, curate, PERFECT, floors=floors_of(tmp_path / "floors", larger))
+    assert {row["query"] for row in pq.read_table(folder / "queries.parquet").to_pylist()} == set(ASKED)
+
+
+def test_a_board_without_a_data_set_of_the_headlines_split_is_refused(tmp_path):
+    parts = corpus()
+    parts["queries"] = [row | {"dataset": "mscoco"} if row["split"] == "validation" else row for row in parts["queries"]]
+    curate = write_corpus(tmp_path / "curate", **parts)
+    config = EvaluateConfig(board="mbeir", measure="main", draws=10, pools=("universal",))
+    with pytest.raises(
+        Refused, match=r"no query of the split test_combination is of one of its data sets: the corpus has made \(t->i\), made"
+    ):
+        run(tmp_path, curate, PERFECT, config=config)
+    _, _, summary = run(
+        tmp_path / "other", curate, PERFECT, config=EvaluateConfig("validation", "main", draws=10, board="mbeir", pools=("universal",))
+    )
+    assert summary["headline"]["called"] == "R@5 or R@10" and summary["headline"]["trained"]["tasks"] == {"t->i": 1.0}
+    (table,) = summary["board"]["tables"]
+    assert [row["label"] for row in table["rows"] if row["values"]] == ["MSCOCO t->i"]
 
 
 @pytest.mark.parametrize(
@@ -210,9 +275,9 @@ def test_the_headline_names_its_split(tmp_path, curate):
     outcome, _, summary = run(tmp_path, curate, TEXT_ONLY)
     (entry,) = entries(summary, system="trained", pool="universal", split="test_combination")
     assert EvaluateConfig().split is None and summary["headline"]["split"] == "test_combination"
-    assert summary["headline"]["trained"] == entry["recall@5"] and outcome.metrics["trained recall@5"] == entry["recall@5"]["average"]
+    assert summary["headline"]["trained"] == entry["R@5"] and outcome.metrics["trained R@5"] == entry["R@5"]["average"]
     (headline,) = outcome.tables["headline"]
-    assert (headline["split"], headline["trained"]) == ("test_combination", entry["recall@5"]["average"])
+    assert (headline["split"], headline["trained"]) == ("test_combination", entry["R@5"]["average"])
 
 
 def test_an_unknown_split_is_refused_with_those_there_are(tmp_path, curate):
@@ -238,8 +303,8 @@ def alone(tmp_path, curate, queries, config=CONFIG):
 def test_without_a_training_the_one_encoder_is_measured_under_a_name_that_speaks_of_none(tmp_path, curate):
     outcome, summary = alone(tmp_path, curate, PERFECT)
     assert {entry["system"] for entry in summary["results"]} == {"encoder"}
-    assert summary["headline"]["encoder"]["average"] == outcome.metrics["encoder recall@5"] == 1.0
-    assert outcome.metrics["test_combination universal recall@5"] == 1.0
+    assert summary["headline"]["encoder"]["average"] == outcome.metrics["encoder R@5"] == 1.0
+    assert outcome.metrics["test_combination universal R@5"] == 1.0
     assert not any("trained" in name for name in (*summary["headline"], *outcome.metrics, *outcome.tables["headline"][0]))
 
 
@@ -269,8 +334,16 @@ def test_a_corpus_without_a_query_is_not_measured_and_the_result_says_so(tmp_pat
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"measure": "recall@7"}, "evaluate.measure is 'recall@7'; give one of recall@1"),
-        ({"pool": "all"}, "evaluate.pool is 'all'; give one of universal, target"),
+        ({"measure": "R@7"}, "evaluate.measure is R@7, and what is measured is R@1, R@5, .*; name it in evaluate.measures too"),
+        ({"measure": "R7"}, "evaluate.measure has 'R7'; give one of nDCG@k"),
+        ({"measures": ("R@5", "F@5")}, "evaluate.measures has 'F@5'; give one of nDCG@k"),
+        ({"pool": "all"}, "evaluate.pools has 'all'; give some of universal, target, dataset, listed, board"),
+        ({"pool": "dataset"}, "evaluate.pool is 'dataset', and the pools that are measured are universal, target"),
+        ({"pools": ("board",)}, "evaluate.pools has 'board', and no board is named"),
+        ({"measure": "main"}, "evaluate.measure is 'main', that of a board, and no board is named"),
+        ({"board": "mteb"}, "evaluate.board is 'mteb'; give one of mbeir, mmeb, "),
+        ({"floors": ("bm25", "tfidf")}, "evaluate.floors has 'tfidf'; give some of bm25, pixels, chance"),
+        ({"mean": "all"}, "evaluate.mean is 'all'; give one of tasks, datasets, queries"),
         ({"draws": 0}, "evaluate.draws is 0; give 1 or more"),
     ],
 )

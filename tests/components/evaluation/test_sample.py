@@ -109,7 +109,7 @@ def test_rankings_recall_and_first_ranks_are_those_of_the_vectors():
     assert [[hit.id for hit in ranking] for ranking in found] == [["c", "a", "b"], ["b", "a", "c"]]
     assert np.allclose([hit.score for hit in found[0]], [0.8, 0.6, 0.0])
     assert [first_rank(ranking, each.answers) for ranking, each in zip(found, asked, strict=True)] == [3, 2]
-    assert recalls(found, chosen) == {"recall@1": 0.0, "recall@5": 1.0, "recall@10": 1.0}
+    assert recalls(found, chosen) == {"R@1": 0.0, "R@5": 1.0, "R@10": 1.0}
     ahead = [[Hit("b", 1.0)], [Hit("a", 1.0), Hit("b", 0.5)]]
-    assert recalls(ahead, chosen)["recall@1"] == 0.75
+    assert recalls(ahead, chosen)["R@1"] == 0.75
     assert encoder.roles == [("document", 3), ("query", 2)] and told == [3]

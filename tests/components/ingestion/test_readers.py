@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pickle
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -306,3 +307,54 @@ def test_files_that_may_hold_rows_and_are_not_read_are_reported(tmp_path):
     folder = write_files(tmp_path / "in", {"train.jsonl": [PAIR], "x.jsonl.zst": b"x", "y.jsonl.zst": b"y"})
     notice = {"source": "in/x.jsonl.zst", "detail": "not read and 1 more of .jsonl.zst: the format reads no such files"}
     assert bring(tmp_path, folder).outcome.tables["notices"] == [notice]
+
+
+BEIR = {
+    "corpus.jsonl": [{"_id": "d1", "text": "x"}],
+    "queries.jsonl": [{"_id": "q1", "text": "?"}],
+    "qrels/test.tsv": "q1\td1\t1\n",
+}
+
+
+def test_a_split_that_no_file_is_of_is_refused_before_anything_is_read(tmp_path):
+    folder = write_files(tmp_path / "in", BEIR)
+    with pytest.raises(Refused, match=r"only_splits names 'train', and no query is of it; there are queries of mine, after"):
+        readers.open_sources((f"beir+{folder}",), splits=("test=mine",), only_splits=("mine", "train"))
+    rows = write_files(tmp_path / "rows", {"train.jsonl": [PAIR]})
+    assert len(readers.open_sources((f"beir+{folder}", str(rows)), only_splits=("train",))) == 2, "one format has its splits in its rows"
+
+
+def test_uniirs_texts_are_for_mbeir_alone(tmp_path):
+    folder = write_files(tmp_path / "in", BEIR)
+    with pytest.raises(Refused, match=r"sources.uniir_texts is for mbeir, and the format is beir; give false"):
+        readers.open_sources((str(folder),), uniir_texts=True)
+
+
+def test_a_worker_knows_which_splits_are_read_and_how(tmp_path):
+    folder = write_files(tmp_path / "in", {"cand_pool/local/a.jsonl": [], "query/test/a.jsonl": []})
+    (source,) = readers.open_sources((str(folder),), splits=("dev=test",), only_splits=("test",), uniir_texts=True, only_datasets=("a*",))
+    tree = pickle.loads(pickle.dumps(source.tree))
+    assert [tree.reads(split) for split in ("dev", "test", "train")] == [True, True, False] and tree.uniir_texts
+    assert [tree.reads_dataset(*names) for names in (("a_task1", "a"), ("b", "ab"), ("b",))] == [True, True, False]
+    assert tree.listing == source.tree.listing
+
+
+def test_pictures_of_which_only_some_may_be_read_are_no_certain_room(tmp_path):
+    files = {"cand_pool/local/a.jsonl": [], "query/test/a.jsonl": [], "mbeir_images/1.png": b"12345"}
+    folder = write_files(tmp_path / "in", files)
+
+    def room(**settings):
+        return readers.open_sources((str(folder),), **settings)[0].picture_bytes
+
+    assert room() == room(only_splits=("test",)) == 5 and room(only_datasets=("a",)) == 0
+    write_files(folder, {"query/train/b.jsonl": []})
+    assert room() == 5 and room(only_splits=("test",)) == 0, "those of the other split are left out"
+
+
+def test_files_of_splits_that_are_not_read_are_named_with_the_setting_that_leaves_them_out(tmp_path):
+    folder = write_files(tmp_path / "in", BEIR | {"qrels/train.tsv": "q1\td1\t1\n"})
+    found = bring(tmp_path, folder, only_splits=("test",))
+    assert [row["detail"] for row in found.outcome.tables["notices"]] == [
+        "not read: the format reads no such files, or sources.only_splits leaves out their split"
+    ]
+    assert found.outcome.rows.rejected == 0 and [row["split"] for row in part(found, "queries")] == ["test"]

@@ -370,6 +370,86 @@ def test_readable_files_are_joined_though_a_file_of_another_source_is_unreadable
     assert outcome.rows.read == outcome.rows.written + outcome.rows.rejected
 
 
+def test_members_of_pools_are_written_once_and_those_of_no_candidate_are_left_out_with_a_notice(tmp_path):
+    named = [("wiki", "d1"), ("wiki", "d2"), ("wiki", "d1"), ("news", "d1"), ("news", "d8"), ("news", "d9")]
+    members = [{"pool": pool, "item_id": item} for pool, item in named]
+    found = bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus(), pools=members))
+    assert [tuple(row.values()) for row in read_part(found.folder, "pools").to_pylist()] == [*named[:2], named[3]]
+    rows = found.outcome.rows
+    assert (rows.read, rows.written, rows.rejected, rows.merged) == (10, 7, 2, 1)
+    assert (found.outcome.metrics["pools"], found.outcome.metrics["rejected"], rejects(found)) == (3, 0, [])
+    assert found.outcome.tables["notices"] == [
+        {"source": "in", "detail": "2 members of the pool news are no candidates of the corpus, and left out"}
+    ]
+    assert [tuple(row.values()) for row in found.outcome.tables["sources"] if row["part"] == "pools"] == [
+        ("in", "pools", "equal to an earlier row", 1),
+        ("in", "pools", "read", 6),
+        ("in", "pools", "unknown item", 2),
+    ]
+
+
+def test_pools_of_several_sources_have_their_names_before_them_and_data_sets_have_not(tmp_path):
+    asked = {"id": "q1", "text": "?", "split": "test", "task": "t->t", "dataset": "okvqa", "pool": "wiki"}
+    for name in ("a", "b"):
+        members = [{"pool": "wiki", "item_id": item} for item in ("d1", "d9")]
+        write_plain(tmp_path / name, **plain_corpus(queries=[asked]), pools=members)
+    found = made(tmp_path / "out", sources.work, SourcesConfig(path=(f"{tmp_path}/a", f"{tmp_path}/b")))
+    assert [tuple(row.values()) for row in read_part(found.folder, "pools").to_pylist()] == [("a/wiki", "a/d1"), ("b/wiki", "b/d1")]
+    queries = read_part(found.folder, "queries").to_pylist()
+    assert [(row["dataset"], row["pool"], row["answers"]) for row in queries] == [("okvqa", "a/wiki", None), ("okvqa", "b/wiki", None)]
+    assert [row["source"] for row in found.outcome.tables["notices"]] == ["a", "b"]
+
+
+def test_a_query_with_answers_as_texts_needs_no_judgement(tmp_path):
+    asked = {"id": "q1", "text": "?", "split": "test", "task": "t->t", "answers": ["a star", "stars"]}
+    found = bring(tmp_path, write_plain(tmp_path / "in", **plain_corpus(queries=[asked], qrels=[{"query_id": "q1", "item_id": "d9"}])))
+    (query,) = read_part(found.folder, "queries").to_pylist()
+    assert query["answers"] == ["a star", "stars"] and rejects(found) == [("qrels", "q1 d9", "unknown item", "in/qrels/mine.parquet", 1)]
+
+
+def three_splits(folder):
+    """A corpus with a query and a triple in each of three splits, the judgements of two, and one of no query."""
+    splits = ("train", "validation", "test")
+    queries = [{"id": f"q-{split}", "text": "?", "split": split, "task": "t->t"} for split in splits]
+    judged = [{"query_id": f"q-{split}", "item_id": item} for split in splits[:2] for item in ("d1", "d9")]
+    triples = [{"id": f"t-{split}", "text": "?", "images": [b"png"], "split": split, "answer": "a star"} for split in splits]
+    return write_plain(folder, **plain_corpus(queries=queries, qrels=[*judged, {"query_id": "q-none", "item_id": "d1"}]), triples=triples)
+
+
+def test_of_splits_that_are_not_to_be_read_no_query_triple_or_judgement_is_there_or_counted(tmp_path):
+    config = SourcesConfig(path=(str(three_splits(tmp_path / "in")),), splits=("validation=mine",), only_splits=("mine", "test"))
+    found = made(tmp_path / "out", sources.work, config)
+    assert read_part(found.folder, "queries")["id"].to_pylist() == ["q-validation", "q-test"]
+    assert read_part(found.folder, "triples")["id"].to_pylist() == ["t-validation", "t-test"]
+    assert read_part(found.folder, "qrels")["query_id"].to_pylist() == ["q-validation"]
+    assert [(name, reason) for _, name, reason, *_ in rejects(found)] == [
+        ("q-validation d9", "unknown item"),
+        ("q-none d1", "unknown query"),
+    ]
+    rows = found.outcome.rows
+    assert (rows.read, rows.written, rows.rejected, rows.merged) == (9, 7, 2, 0)
+    read = {row["part"]: row["count"] for row in found.outcome.tables["sources"] if row["what"] == "read"}
+    assert read == {"corpus": 2, "queries": 2, "triples": 2, "qrels": 3}
+    assert [row["detail"] for row in found.outcome.tables["notices"]] == [
+        "1 queries of the split train are not read: sources.only_splits names others",
+        "1 triples of the split train are not read: sources.only_splits names others",
+    ]
+
+
+def test_a_split_that_is_to_be_read_and_has_no_query_is_refused_with_those_that_have(tmp_path):
+    config = SourcesConfig(path=(str(three_splits(tmp_path / "in")),), splits=("validation=mine",), only_splits=("test", "validation"))
+    with pytest.raises(
+        Refused, match=r"only_splits names 'validation', and no query is of it; there are queries of mine, test, train, after"
+    ):
+        made(tmp_path / "out", sources.work, config)
+
+
+@pytest.mark.parametrize("settings", [{"only_splits": ("test",)}, {"only_datasets": ("a",)}, {"uniir_texts": True}])
+def test_the_world_has_neither_splits_nor_data_sets_to_choose_nor_texts_to_format(tmp_path, settings):
+    with pytest.raises(Refused, match=r"sources.only_splits, only_datasets and uniir_texts are for corpora, and sources.path names none"):
+        made(tmp_path / "out", sources.work, SourcesConfig(**settings))
+
+
 def row(number, size=0):
     return {"id": f"d{number}", "text": "x", "images": [bytes(size)], "video": [], "instruction": "", "source": "s", "line": number + 1}
 

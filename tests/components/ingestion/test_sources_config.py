@@ -24,6 +24,17 @@ def test_only_texts_may_have_several_columns():
         SourcesConfig(columns=("one:id=a", "one:id=b"))
 
 
+@pytest.mark.parametrize("split", ["", "a b", "dev=test"])
+def test_a_split_to_be_read_is_a_name(split):
+    with pytest.raises(Refused, match=r"sources.only_splits has .*; give names of splits, such as test"):
+        SourcesConfig(only_splits=(split,))
+
+
 def test_captions_are_apart_or_together():
     with pytest.raises(Refused, match=r"sources\.captions is 'both'; give one of apart, together"):
         SourcesConfig(captions="both")
+
+
+def test_an_empty_name_of_a_data_set_is_refused():
+    with pytest.raises(Refused, match=r"sources.only_datasets has an empty name; give names of data sets, or patterns such as ViDoRe_\*"):
+        SourcesConfig(only_datasets=("mscoco", " "))

@@ -43,6 +43,23 @@ def test_without_a_training_pair_the_splits_that_there_are_and_what_curation_rej
     )
 
 
+def test_queries_with_answers_as_texts_can_be_measured_and_are_no_pairs(tmp_path):
+    asked = [
+        {"id": f"{split}-{n}", "split": split, "task": "it->t", "answers": ["a star"] * n} for split in ("train", "test") for n in (0, 1)
+    ]
+    folder = write_corpus(tmp_path / "c", corpus=[{"id": "d", "text": "a text"}], queries=asked)
+    counts = CorpusCounts.of(folder)
+    assert counts.answered == {("train", "it->t"): 1, ("test", "it->t"): 1} and counts.queries == {"train": 2, "test": 2}
+    assert corpus_problems(folder, SEARCH) == []
+    (line,) = corpus_problems(folder, ALL)
+    assert line.startswith("no pair is left to train on: no judgement above 0 is of a query of the split train (of test there are 2")
+
+
+def test_queries_that_are_kept_without_an_answer_are_no_problem_beside_others(tmp_path):
+    folder = corpus(tmp_path / "c", answered=["train", "test"], unanswered=["test", "validation"])
+    assert corpus_problems(folder, ALL) == [] and CorpusCounts.of(folder).splits(trained=True) == ["test"]
+
+
 def test_triples_are_pairs_to_come_where_passages_are_made_and_else_the_setting_is_named(tmp_path):
     triples = [{"id": "t", "text": "what?", "split": "train", "answer": "that", "evidence": []}]
     folder = corpus(tmp_path / "c", ["test"], triples=triples)

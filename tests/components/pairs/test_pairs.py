@@ -67,6 +67,33 @@ def test_evaluation_queries_have_instructions_and_are_not_training_queries(paire
     assert not set(found) & {pair.query.id for name in ("adapt", "instruct") for pair in read(paired.folder, name)}
 
 
+def test_queries_of_evaluation_keep_their_data_set_pool_and_answers(tmp_path):
+    about = {"dataset": "okvqa", "pool": "wiki", "answers": ["a star", "stars"]}
+    asked = [{"id": split, "text": "?", "split": split, "task": "t->t", **about} for split in ("train", "test")]
+    corpus = write_corpus(
+        tmp_path / "in",
+        corpus=[{"id": "d", "text": "a text"}],
+        queries=[*asked, asked[1] | {"id": "bare"} | dict.fromkeys(about)],
+        qrels=[{"query_id": "train", "item_id": "d"}],
+    )
+    found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=None), curate=corpus)
+    rows = {row["id"]: row for row in read_part(found.folder, "queries").to_pylist()}
+    assert {id: [row[name] for name in about] for id, row in rows.items()} == {"test": [*about.values()], "bare": [None] * 3}
+    assert rows["test"]["instruction"]
+
+
+def test_a_pair_has_the_grade_of_its_judgement(tmp_path):
+    corpus = write_corpus(
+        tmp_path / "in",
+        corpus=[{"id": name, "text": f"text {name}"} for name in "abc"],
+        queries=[{"id": "q", "text": "?", "split": "train", "task": "t->t"}],
+        qrels=[{"query_id": "q", "item_id": name, "relevance": grade} for name, grade in (("a", 3), ("b", 1), ("c", 0))],
+    )
+    found = made(tmp_path / "out", pairs.work, PairsConfig(adapt_tasks=None), curate=corpus)
+    entries = PairStore(found.folder / "instruct").entries.table
+    assert dict(zip(entries["id"].to_pylist(), entries["grade"].to_pylist(), strict=True)) == {"q>a": 3, "q>b": 1}
+
+
 def test_pairs_are_counted_by_store_and_task(paired, truth):
     _, _, labels, judged = truth
     metrics, rows = paired.outcome.metrics, paired.outcome.rows

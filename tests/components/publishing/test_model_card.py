@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from mirepoix.components.evaluation.metrics import MEASURES
+from mirepoix.components.evaluation.evaluate_config import MEASURES
 from mirepoix.components.generation.writer_config import EndpointConfig
 from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.components.passages.verbalise_config import VerbaliseConfig
@@ -18,7 +18,7 @@ from mirepoix.models.retrievers.unite_config import UniteConfig
 from mirepoix.serving.release import Release
 from mirepoix.workflows.config import jsonable
 from mirepoix.workflows.recipes.published import marvel
-from tests.components.evaluation.test_report import REPORT
+from tests.components.evaluation.reports.test_report import REPORT
 
 
 class Stub:
@@ -104,8 +104,8 @@ def test_its_head_is_what_hubs_read(release, run):
     first = index["results"][0]
     assert first["dataset"]["name"] == "test_combination, universal pool"  # the headline's
     values = {metric["name"]: metric["value"] for metric in first["metrics"]}
-    assert {f"{measure}, average over tasks" for measure in MEASURES} <= set(values)
-    assert values["recall@5, average over tasks"] == 0.5 and values["recall@5, it->t"] == 0.75
+    assert {f"{measure}, averaged over the tasks" for measure in MEASURES} <= set(values)
+    assert values["R@5, averaged over the tasks"] == 0.5 and values["R@5, it->t"] == 0.75
 
 
 def test_scores_are_by_split_pool_and_task_next_to_those_before_training(release, run):
@@ -115,6 +115,21 @@ def test_scores_are_by_split_pool_and_task_next_to_those_before_training(release
     )
     assert ("it->t", "12", "0.150", "0.750") in lines(text)
     assert ("average (95 % interval)", "24", "0.100", "0.500 (0.400 to 0.600)") in lines(text)
+    pools = "Universal pool: among all candidates; target pool: among the candidates of the modality that is asked for."
+    assert f"R@5, averaged over the tasks. {pools}" in text
+
+
+def test_a_split_that_the_headlines_measure_is_not_known_of_is_left_out(release, run):
+    """How many passages are relevant is not known of a query whose answers are strings, so recall is not."""
+    for entry in run["results"]:
+        if entry["split"] == "validation":
+            del entry["R@5"]
+    text = card(release, Stub(), LAYOUT, run)
+    assert "### test_combination, universal pool" in text and "### validation" not in text
+    assert [result["dataset"]["name"] for result in head_of(text)["model-index"][0]["results"]] == [
+        "test_combination, universal pool",
+        "test_combination, target pool",
+    ]
 
 
 def test_the_training_section_has_data_stages_and_settings(release, run):

@@ -17,7 +17,7 @@ SEARCHING = [
     "mirepoix.serving.release",
     "mirepoix.components.embedding.index",
     "mirepoix.components.evaluation.evaluate",
-    "mirepoix.components.evaluation.report",
+    "mirepoix.components.evaluation.reports.report",
 ]
 CODE = """
 import importlib, sys

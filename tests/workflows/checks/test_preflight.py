@@ -264,6 +264,12 @@ def test_a_split_that_no_file_is_of_is_told(beir):
     assert line.startswith("the run trains, and then evaluates, and all files of the sources are of the split train; give curate.held_out")
 
 
+def test_of_splits_that_are_not_read_none_can_be_measured(beir):
+    (line,) = told(f"sources.path={beir}", "sources.only_splits=train", "evaluate.split=validation")
+    assert line.startswith("evaluate.split is 'validation', and the files of the sources are of train; bring held-out queries")
+    assert told(f"sources.path={beir}", "sources.splits=validation=test", "sources.only_splits=train,test", "evaluate.split=test") == []
+
+
 def test_a_format_that_has_its_splits_in_its_rows_tells_nothing_before_it_is_read(tmp_path):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "x", "split": "dev"}\n')
     (tmp_path / "a.png").write_bytes(b"")

@@ -128,7 +128,7 @@ def test_ranks_and_recalls_are_those_of_the_last_checkpoint_and_of_the_encoder_b
     for system, name in (("checkpoint", "rank"), ("before", "rank_before")):
         for depth in (1, 5, 10):
             hits = [query[name] <= depth for query in found["queries"]]
-            assert found["recall"][system][f"recall@{depth}"] == sum(hits) / 4
+            assert found["recall"][system][f"R@{depth}"] == sum(hits) / 4
     for query in found["queries"]:
         right = [result["answers"] for result in query["results"]]
         assert len(right) == 3 and right == [place == query["rank"] for place in (1, 2, 3)]
@@ -174,7 +174,7 @@ def test_what_is_printed_has_queries_results_with_marks_and_both_recalls(cli, st
     assert len(results) == 6 and all("  i   flag" in line and "[picture] /flags/" in line for line in results)
     record = tried(cli, storage, "--queries", "2", "--documents", "1000")
     assert [line[6] == "*" for line in results] == [result["answers"] for query in record["queries"] for result in query["results"]]
-    assert lines[-3] == "(* answers the query)         recall@1   recall@5  recall@10"
+    assert lines[-3] == "(* answers the query)              R@1        R@5       R@10"
     for line, label, system in ((lines[-2], "step 4", "checkpoint"), (lines[-1], "before this training", "before")):
         assert line == f"{label:<27}" + "".join(f"{value:>11.3f}" for value in record["recall"][system].values())
 

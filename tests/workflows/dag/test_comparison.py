@@ -14,7 +14,7 @@ from mirepoix.workflows.dag.comparison import Arm, Comparison
 from mirepoix.workflows.recipes.registry import recipe, resolve
 from mirepoix.workflows.runner.fingerprint import ingredients
 
-SHARED = ["sources", "curate", "check", "pairs"]
+SHARED = ["sources", "curate", "check", "floors", "pairs"]
 
 
 def compared(**arms: Arm) -> Comparison:
@@ -134,10 +134,12 @@ def test_an_arm_without_a_training_is_compared_with_others_by_the_same_queries()
     stages = {stage.name: stage for stage in compared(one=Arm(), other=UNTRAINED).stages()}
     assert {stage.step for stage in stages.values() if stage.arm == "other"} == {"embed", "index", "evaluate", "release"}
     assert stages["other:embed"].inputs == {"encoder": "one:backbone", "curate": "curate", "pairs": "pairs"}
-    assert stages["other:evaluate"].inputs == {"curate": "curate", "embed": "other:embed", "index": "other:index"}
+    searched = {"curate": "curate", "embed": "other:embed", "index": "other:index", "floors": "floors"}
+    assert stages["other:evaluate"].inputs == searched and stages["one:evaluate"].inputs["floors"] == "floors"
+    assert stages["floors"].config.trained, "of the queries that are trained on there are no floors"
     assert stages["pairs"].config == PairsConfig(), "what is trained on is not measured by"
     alone = {stage.name: stage for stage in compared(other=UNTRAINED).stages()}
-    assert alone["pairs"].config == PairsConfig(adapt_tasks=None, instruct_tasks=None)
+    assert alone["pairs"].config == PairsConfig(adapt_tasks=None, instruct_tasks=None) and not alone["floors"].config.trained
 
 
 def test_arms_without_a_training_take_the_cpus_and_gpus_of_their_embedding():

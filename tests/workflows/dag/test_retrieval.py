@@ -52,8 +52,14 @@ STAGES = {stage.name: stage for stage in recipe("quickstart").stages()}
         ("index", "serving.search.dense components.embedding.vectors", "models.retrievers.unite components.embedding.embed"),
         (
             "evaluate",
-            "serving.search.dense components.evaluation.metrics",
-            "models.retrievers.unite components.training.train_config components.embedding.embed_config",
+            "serving.search.dense components.evaluation.scoring.metrics components.evaluation.boards.mbeir",
+            "models.retrievers.unite components.training.train_config components.embedding.embed_config components.evaluation.floors "
+            "components.evaluation.reports.report components.evaluation.files.results",
+        ),
+        (
+            "floors",
+            "serving.search.bm25 serving.search.dense components.evaluation.scoring.metrics components.evaluation.scoring.chance",
+            "models.encoder components.embedding.vectors components.evaluation.evaluate components.evaluation.gallery",
         ),
         (
             "release",
@@ -207,7 +213,7 @@ def test_a_corpus_is_asked_for_what_the_methods_of_the_run_take(recipe, settings
     assert asked.evaluated and (not stages or list(asked.pairs) == stages)
 
 
-UNTRAINED = {"sources", "curate", "check", "pairs", "backbone", "embed", "index", "evaluate", "release", "deploy"}
+UNTRAINED = {"sources", "curate", "check", "floors", "pairs", "backbone", "embed", "index", "evaluate", "release", "deploy"}
 BOTH = UNTRAINED | {"embed-untrained", "index-untrained"}
 
 
@@ -241,9 +247,41 @@ def test_each_of_the_trainings_may_be_left_out(given, stages, last, made):
 def test_without_a_training_there_is_one_encoder_to_embed_with_and_to_measure():
     graph = {stage.name: stage for stage in resolve("quickstart", ["adapt=null", "instruct=null"]).stages()}
     assert graph["embed"].inputs == {"encoder": "backbone", "curate": "curate", "pairs": "pairs"} and graph["embed"].after == ()
-    assert graph["evaluate"].inputs == {"curate": "curate", "embed": "embed", "index": "index"}
+    assert graph["evaluate"].inputs == {"curate": "curate", "embed": "embed", "index": "index", "floors": "floors"}
     assert graph["release"].inputs == {"encoder": "backbone", "index": "index", "curate": "curate", "pairs": "pairs"}
     assert graph["deploy"].after == ("evaluate",)
+
+
+def floors_of(*settings: str) -> Any:
+    """The stage of the floors, and the key of what it consists of; None where there is none."""
+    stages = {stage.name: stage for stage in resolve("quickstart", settings).stages()}
+    assert ("floors" in stages) == ("floors" in stages["evaluate"].inputs)
+    return (stages["floors"], key_of(ingredients(stages["floors"], {}))) if "floors" in stages else None
+
+
+def test_floors_read_the_corpus_alone_and_are_left_out_where_none_is_named():
+    stage, _ = floors_of()
+    assert stage.inputs == {"curate": "curate"} and stage.requires == ("check",) and stage.config.trained
+    assert not floors_of("adapt=null", "instruct=null")[0].config.trained
+    assert floors_of("evaluate.floors=[]") is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "anew"),
+    [
+        (["evaluate.measure=nDCG@10", "evaluate.pool=target", "evaluate.draws=10", "evaluate.mean=queries"], False),
+        (["evaluate.split=test_entity", "adapt.learning_rate=0.1"], False),
+        (["evaluate.measures=R@5,R@20"], True),
+        (["evaluate.pools=target"], True),
+        (["evaluate.floors=bm25"], True),
+        (["evaluate.board=mbeir", "evaluate.measure=main", "evaluate.pool=null"], True),
+        (["evaluate.ignore_same_id=true"], True),
+        (["adapt=null", "instruct=null"], True),
+    ],
+    ids=lambda value: "".join(value[:1]) if isinstance(value, list) else "",
+)
+def test_floors_are_measured_anew_for_other_values_and_not_for_another_headline(settings, anew):
+    assert (floors_of(*settings)[1] != floors_of()[1]) == anew
 
 
 def test_a_third_training_that_is_the_only_one_mines_with_the_untrained_encoder_and_after_the_first_with_that():

@@ -88,7 +88,7 @@ def test_a_file_is_run_as_the_recipe_that_it_names_with_what_is_given_beside_it(
     assert found.scores.keys() == {"t->i", "i->t", "average"} and found.scores["average"] == found.record["headline"]["encoder"]["average"]
     assert found.scores["average"] == pytest.approx((found.scores["t->i"] + found.scores["i->t"]) / 2, abs=1e-3)
     assert {stage["name"]: stage["status"] for stage in found.record["stages"]}["embed"] == "skipped", "as the other run made it"
-    assert "recall@5 on train, universal pool" in repr(found) and "evaluate" in capsys.readouterr().err
+    assert "R@5 on train, universal pool" in repr(found) and "evaluate" in capsys.readouterr().err
     assert (Path(found.folder) / "config.yaml").read_text().startswith("recipe: search\n")
 
 

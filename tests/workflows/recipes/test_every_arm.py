@@ -48,9 +48,9 @@ def test_every_training_of_every_arm_came_to_an_end(ran):
 def test_six_headlines_are_in_one_table_of_six_columns(ran):
     config, report = ran
     gathered = results.gather(config, report)
-    assert set(results.figures(gathered)) == {f"{name} recall@5" for name in COMPARED}
+    assert set(results.figures(gathered)) == {f"{name} R@5" for name in COMPARED}
     title, header, *rows = results.results_table(gathered).splitlines()
-    assert title == "recall@5 on test_combination, target pool" and header.split() == ["task", "queries", *config.arms]
+    assert title == "R@5 on test_combination, target pool" and header.split() == ["task", "queries", *config.arms]
     averages = [row.split()[-len(config.arms) :] for row in rows if row.lstrip().startswith("average")]
     assert len(averages) == 2 and all(0 <= float(cell) <= 1 for row in averages for cell in row)
 

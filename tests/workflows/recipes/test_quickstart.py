@@ -71,7 +71,8 @@ def test_every_stage_is_done_and_the_endpoint_is_searched_three_ways(first):
 def test_the_table_sets_trained_against_untrained_for_every_task(first):
     for task in ("t->t", "t->i", "t->it", "i->t", "i->i", "it->t", "it->i", "it->it"):
         assert f"\n  {task} " in first.out
-    assert "untrained  trained" in first.out.replace("   ", "  ")
+    header = next(line for line in first.out.splitlines() if line.startswith("  task "))
+    assert header.split() == ["task", "queries", "chance", "pixels", "BM25", "untrained", "trained"]
 
 
 def test_the_last_lines_name_the_report_the_release_and_the_pages(first, home):
@@ -87,14 +88,17 @@ def test_the_report_holds_settings_data_and_figures_by_task(first, home):
     report, folder = latest_run(home)
     assert report["settings"]["instruct"]["max_steps"] == 12
     assert report["data"]["digest"] == store.read_manifest(next((home / "storage/artefacts/curate").iterdir())).digest
-    assert {entry["system"] for entry in report["results"]} == {"trained", "untrained"}
+    assert {entry["system"] for entry in report["results"]} == {"trained", "untrained", "bm25", "pixels", "chance"}
+    for section in ("Over depth", "Examples"):
+        assert f"<h2>{section} " in (folder / "report.html").read_text()
     assert {stage["name"] for stage in report["stages"]} == set(STAGES)
     assert "<html" in (folder / "report.html").read_text()
 
 
 @pytest.fixture
-def planned(first, home, capsys):
-    """The plan of a run over the first one's storage, as words by stage."""
+def planned(first, home, capsys, monkeypatch):
+    """The plan of a run over the first one's storage, as words by stage, whether or not other tests have a cluster in this process."""
+    monkeypatch.setattr("mirepoix.workflows.run._joins", lambda request: False)
 
     def plan(*words):
         assert main(["run", *words, "--plan", "--storage", str(home / "storage")]) == 0
@@ -111,7 +115,7 @@ def test_the_folder_of_the_run_can_be_run_again(home, planned):
 def test_one_changed_training_field_would_run_again_only_what_depends_on_it(planned):
     plan = planned("quickstart", *SMALL, "instruct.learning_rate=3e-4")
     current = {name for name, words in plan.items() if words == ["up", "to", "date"]}
-    assert current == {"sources", "curate", "check", "pairs", "backbone", "adapt", "embed-untrained", "index-untrained"}
+    assert current == {"sources", "curate", "check", "floors", "pairs", "backbone", "adapt", "embed-untrained", "index-untrained"}
     assert "learning_rate" in " ".join(plan["instruct"])
     assert plan["embed"] == ["may", "run", "waits", "for", "instruct"]
 
@@ -148,7 +152,8 @@ def test_mlflow_has_a_run_for_the_whole_and_one_for_each_stage_with_curves_of_tr
     assert parents[0].data.params["instruct.max_steps"] == "12"
     assert [point.step for point in client.get_metric_history(children["adapt"].info.run_id, "loss")] == [2, 4, 6, 8, 10, 12]
     assert {used.dataset.name for used in children["adapt"].inputs.dataset_inputs} == {"pairs", "encoder"}
-    assert "trained recall_at_5" in children["evaluate"].data.metrics
+    systems = ("trained", "untrained", "bm25", "pixels", "chance")
+    assert {f"{system} R_at_5" for system in systems} <= children["evaluate"].data.metrics.keys()
     for run in runs:
         assert "mlflow.source.git.commit" in run.data.tags or "source" in run.data.tags, run.data.tags
     assert {"report.html", "report.json"} <= {file.path for file in client.list_artifacts(parents[0].info.run_id)}
@@ -218,7 +223,7 @@ def test_a_second_run_skips_what_is_up_to_date_and_needs_no_cluster(first, home)
     words = ["run", "quickstart", *SMALL, "--until", "release", "--storage", str(home / "storage")]
     again = mirepoix(*words, TMPDIR="/nowhere", RAY_ADDRESS="127.0.0.1:9")
     assert again.status == 0, again.err
-    assert again.stages("up to date") == set(STAGES) - {"deploy", "evaluate", "embed-untrained", "index-untrained"}
+    assert again.stages("up to date") == set(STAGES) - {"deploy", "evaluate", "floors", "embed-untrained", "index-untrained"}
 
 
 @pytest.mark.soak
@@ -326,7 +331,8 @@ def beside(first, home, cluster, tmp_path_factory):
 def test_a_comparison_as_a_job_of_a_cluster_skips_what_is_up_to_date_and_runs_the_rest(beside):
     ended, _ = beside
     assert ended.status == 0, ended.out + ended.err
-    up_to_date = {name if name in ("sources", "curate", "check", "pairs") else f"unite:{name}" for name in STAGES if name != "deploy"}
+    shared = ("sources", "curate", "check", "floors", "pairs")
+    up_to_date = {name if name in shared else f"unite:{name}" for name in STAGES if name != "deploy"}
     assert ended.stages("up to date") == up_to_date, "the quickstart alone made all of UNITE's"
     steps = ("backbone", "instruct", "embed", "embed-untrained", "index", "index-untrained", "evaluate", "release")
     assert ended.stages("done") == {"deploy", *(f"univldr:{step}" for step in steps)}
@@ -364,7 +370,7 @@ def test_mlflow_has_its_stages_by_arm_and_its_figures_on_the_whole(beside):
     children = client.search_runs(["1"], f"tags.mlflow.parentRunId = '{whole.info.run_id}'")
     arms = {run.info.run_name: run.data.tags.get("arm") for run in children}
     assert arms["univldr:instruct"] == "univldr" and arms["unite:instruct"] == "unite" and arms["curate"] is None
-    assert set(whole.data.metrics) == {"unite recall_at_5", "univldr recall_at_5"}
+    assert set(whole.data.metrics) == {"unite R_at_5", "univldr R_at_5"}
 
 
 @pytest.mark.soak

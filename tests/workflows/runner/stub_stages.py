@@ -41,7 +41,7 @@ def copy(context: Context, config: StubConfig, **inputs: Path) -> Outcome:
     for step in (1, 2, 3):
         context.report({"step": step, "total": 3, "loss": 1 / step})
     _note(config, f"end {config.text}")
-    return Outcome(Rows(read=10, written=7, rejected=2, merged=1), {"recall@10": 0.5})
+    return Outcome(Rows(read=10, written=7, rejected=2, merged=1), {"R@10": 0.5})
 
 
 def wait_for_another(context: Context, config: StubConfig, **inputs: Path) -> Outcome:

@@ -81,7 +81,7 @@ def test_a_run_makes_everything_once_and_a_second_run_nothing_and_without_ray(st
     first, shown = run(pair(log), storage)
     assert statuses(first) == dict.fromkeys(("load", "copy", "trim", "join"), "done")
     assert (Path(first.stages["join"].target) / "text.txt").read_text() == "loadcopyloadtrimjoin"
-    assert first.stages["join"].metrics == {"recall@10": 0.5}
+    assert first.stages["join"].metrics == {"R@10": 0.5}
     assert first.stages["join"].rows == {"read": 10, "written": 7, "rejected": 2, "merged": 1}
     assert "join         done in" in shown
 
@@ -461,7 +461,7 @@ def test_the_manifest_holds_what_decided_the_result_and_what_came_of_it(storage,
     assert fields["stage"] == "load" and fields["key"] == report.stages["load"].key and fields["seed"] == 7
     assert fields["config"] == {"class": "StubConfig", "log": log, "text": "load", "seconds": 0.0, "salt": 0}
     assert set(fields["libraries"]) == {"pyarrow"} and fields["inputs"] == {}
-    assert fields["rows"]["read"] == 10 and fields["metrics"] == {"recall@10": 0.5}
+    assert fields["rows"]["read"] == 10 and fields["metrics"] == {"R@10": 0.5}
     assert abs(fields["created"] - time.time()) < 60
 
 

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from mirepoix.components.embedding.embed_config import EmbedConfig
+from mirepoix.components.evaluation.floors_config import FloorsConfig
 from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.components.pairs.corpus_check_config import CorpusCheckConfig
 from mirepoix.components.pairs.mine_config import MineConfig
@@ -67,7 +68,7 @@ def classes(kinds: Iterable[Any]) -> set[type]:
 
 
 [config_class(name) for name in ARCHITECTURES]
-CONFIGS = classes([Retrieval, Revision, CorpusCheckConfig, MergeConfig, ReencodeConfig, RevisedConfig])
+CONFIGS = classes([Retrieval, Revision, CorpusCheckConfig, FloorsConfig, MergeConfig, ReencodeConfig, RevisedConfig])
 ABSTRACT = {kind for kind in CONFIGS if issubclass(kind, EncoderConfig) and not hasattr(kind, "ENCODER")}
 CONFIGS = {kind for kind in CONFIGS - ABSTRACT if kind.__module__.startswith("mirepoix.") and "workflows" not in kind.__module__}
 

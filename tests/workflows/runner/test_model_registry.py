@@ -66,7 +66,7 @@ def measured(store: str, storage: str, artifacts: Path) -> tuple[str, str]:
     tracker = Tracker(store, tracking.EXPERIMENT, "search", {}, str(artifacts))
     tracker.begin("driver", storage, ["driver"])
     found = []
-    for stage, metrics in (("release", {"documents": 10.0}), ("evaluate", {"recall@5": 0.625, "target recall@10": 0.75})):
+    for stage, metrics in (("release", {"documents": 10.0}), ("evaluate", {"R@5": 0.625, "target R@10": 0.75})):
         corpus = StageReport("done", target=f"{storage}/artefacts/curate/x", digest="c" * 64)
         vectors = StageReport("done", target=f"{storage}/artefacts/embed/x", digest="e" * 64)
         found.append(tracker.start(stage, {"config": {}, "seed": 0}, {"embed": vectors, "curate": corpus}))
@@ -124,7 +124,7 @@ def test_a_name_of_releases_that_never_had_an_alias_here_makes_no_model(storage,
 
 def test_metrics_and_data_sets_of_the_runs_that_made_and_measured_a_release_are_linked(storage, store, client, name, tmp_path):
     made_in, measured_in = measured(store, storage, tmp_path / "artifacts")
-    before = len(client.get_metric_history(measured_in, "recall_at_5"))
+    before = len(client.get_metric_history(measured_in, "R_at_5"))
     one = release(storage, "linked", run_id=made_in, measured_in=measured_in)
     assert mirror(storage, [RegisteredModel(name, {"champion": one})]) == ""
     (version,) = versions(client, name)
@@ -132,10 +132,10 @@ def test_metrics_and_data_sets_of_the_runs_that_made_and_measured_a_release_are_
     model = client.get_logged_model(made.model_id)
     assert version.run_id == model.source_run_id == made_in
     linked = {metric.key: (metric.value, metric.run_id, metric.dataset_name, metric.dataset_digest) for metric in model.metrics}
-    assert linked["recall_at_5"] == (0.625, measured_in, "curate", "c" * 36) and linked["target recall_at_10"][0] == 0.75
+    assert linked["R_at_5"] == (0.625, measured_in, "curate", "c" * 36) and linked["target R_at_10"][0] == 0.75
     assert linked["documents"] == (10.0, made_in, "curate", "c" * 36)
     assert [each.model_id for each in client.get_run(measured_in).inputs.model_inputs] == [model.model_id]
-    assert len(client.get_metric_history(measured_in, "recall_at_5")) == before == 1, "the run's own curve is as it was"
+    assert len(client.get_metric_history(measured_in, "R_at_5")) == before == 1, "the run's own curve is as it was"
 
 
 def test_a_release_whose_run_mlflow_does_not_have_is_registered_without_it(storage, client, name):

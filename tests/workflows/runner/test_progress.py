@@ -225,6 +225,15 @@ def test_notes_as_json_are_events_of_their_stage():
     assert (event["event"], event["stage"], event["state"], event["warning"]) == ("stage", "adapt", "running", "the loss is 0")
 
 
+def test_what_to_know_before_the_first_stage_is_a_line_an_event_or_nothing():
+    text, event, nothing = io.StringIO(), io.StringIO(), io.StringIO()
+    for display in (Display(text), JsonDisplay(event), QuietDisplay(nothing)):
+        display.note("not in /data, so not measured: CIRR (1 of 16)")
+    assert text.getvalue() == "note         not in /data, so not measured: CIRR (1 of 16)\n" and nothing.getvalue() == ""
+    told = json.loads(event.getvalue())
+    assert (told["event"], told["text"]) == ("note", "not in /data, so not measured: CIRR (1 of 16)")
+
+
 def test_reports_pickle():
     assert pickle.loads(pickle.dumps(warned(1, "waits"))) == warned(1, "waits") != warned(1)
 

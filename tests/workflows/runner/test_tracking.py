@@ -20,7 +20,7 @@ from mirepoix.workflows.runner.progress import ProgressReport
 from mirepoix.workflows.runner.tracking import Tracker, open_tracker
 from tests.workflows.runner.stub_stages import COPY, FAIL, StubConfig, run
 
-MANIFEST = Manifest("d" * 64, {}, {"key": "k" * 64, "metrics": {"recall@10": 0.5}, "rows": {"read": 10, "written": 10}, "run_id": None})
+MANIFEST = Manifest("d" * 64, {}, {"key": "k" * 64, "metrics": {"R@10": 0.5}, "rows": {"read": 10, "written": 10}, "run_id": None})
 DONE = StageReport("done", target="/bucket/artefacts/load/k", digest="d" * 64)
 PARTS = {"config": {"class": "StubConfig", "salt": 1}, "seed": 3}
 
@@ -113,7 +113,7 @@ def test_a_run_and_its_stages_are_recorded_with_all_that_belongs_to_them(home, t
     assert join.data.tags["mlflow.parentRunId"] == first.info.run_id and cached.data.tags["mlflow.parentRunId"] == whole.info.run_id
     assert join.info.status == "FINISHED" and join.data.tags["cached"] == "false"
     rows = {"rows.read": 10, "rows.written": 7, "rows.rejected": 2, "rows.merged": 1}
-    assert join.data.metrics == {"recall_at_10": 0.5, "loss": 1 / 3} | rows
+    assert join.data.metrics == {"R_at_10": 0.5, "loss": 1 / 3} | rows
     assert join.data.params["text"] == "letter" and join.data.params["seed"] == "0"
     assert join.data.params["workers"] == "1", "though it is not in the key"
     assert join.data.tags["digest"] == report.stages["join"].digest and join.data.tags["artefact"] == report.stages["join"].target
@@ -127,7 +127,7 @@ def test_a_run_and_its_stages_are_recorded_with_all_that_belongs_to_them(home, t
     logged = json.loads(Path(client.download_artifacts(join.info.run_id, "manifest.json")).read_text())
     assert logged["digest"] == report.stages["join"].digest and logged["fields"]["run_id"] == join.info.run_id
     assert cached.data.tags["cached"] == "true" and cached.data.tags["source_run"] == join.info.run_id
-    assert cached.data.metrics["recall_at_10"] == 0.5 and again.ok
+    assert cached.data.metrics["R_at_10"] == 0.5 and again.ok
     (bad,) = runs["bad"]
     assert bad.info.status == "FAILED" and bad.data.tags["error"] == "KeyError: 'salt'"
 
@@ -156,11 +156,11 @@ def test_a_stage_of_a_comparison_is_tagged_with_its_arm_whether_it_ran_or_was_ca
     tracker.cached("unite:load", MANIFEST, DONE.target)
     tracker.cached("load", MANIFEST, DONE.target)
     tracker.end("FINISHED")
-    tracker.attach({}, {"mire recall@5": 0.5})
+    tracker.attach({}, {"mire R@5": 0.5})
     runs = runs_of(tracker)
     found = {run.info.run_name: (run.data.tags["stage"], run.data.tags.get("arm")) for run in runs["load"]}
     assert found == {"mire:load": ("load", "mire"), "unite:load": ("load", "unite"), "load": ("load", None)}
-    assert runs["whole"][0].data.metrics == {"mire recall_at_5": 0.5}
+    assert runs["whole"][0].data.metrics == {"mire R_at_5": 0.5}
 
 
 def test_what_is_still_open_at_the_end_was_killed(tracker):
@@ -192,14 +192,14 @@ def test_values_that_mlflow_would_refuse_are_made_to_fit(tracker):
     tracker.params = {"long": "x" * 7000, "at@10": None} | {f"p{number}": number for number in range(150)}
     tracker.begin("ours", "/bucket", {"ours"})
     tracker.start("load", PARTS, {})
-    tracker.curve(ProgressReport("load", time.time(), {"step": 1.0, "recall@10 (%)": 1.0, "grad": math.nan, "loss": math.inf}))
+    tracker.curve(ProgressReport("load", time.time(), {"step": 1.0, "R@10 (%)": 1.0, "grad": math.nan, "loss": math.inf}))
     tracker.finish("load", StageReport("failed", error="e" * 9000), None)
     tracker.end("FAILED")
     runs = runs_of(tracker)
     (whole,), (load,) = runs["whole"], runs["load"]
     assert len(whole.data.params) == 152 and whole.data.params["at_at_10"] == "None"
     assert len(whole.data.params["long"]) == 6000 and len(load.data.tags["error"]) == 8000
-    assert load.data.metrics["recall_at_10 ___"] == 1.0 and math.isnan(load.data.metrics["grad"])
+    assert load.data.metrics["R_at_10 ___"] == 1.0 and math.isnan(load.data.metrics["grad"])
 
 
 def test_a_long_curve_is_sent_in_batches_and_none_of_it_is_lost(tracker, monkeypatch):

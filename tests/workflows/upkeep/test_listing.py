@@ -17,13 +17,16 @@ from tests.workflows.upkeep.storages import DAY, make_release, make_result, make
 HEADLINE = {
     "split": "test",
     "pool": "target",
-    "measure": "recall@5",
+    "measure": "R@5",
+    "called": "R@5",
+    "mean": "tasks",
+    "below": {},
     "encoder": {"average": 0.625, "low": 0.5, "high": 0.75},
 }
 
 MEASURED = {"average": 0.625, "low": 0.5, "high": 0.75, "tasks": {"t->i": 0.625}}
 RESULTS = [
-    {"split": "test", "pool": pool, "system": "encoder", "recall@5": MEASURED, "queries": {"t->i": 8}} for pool in ("target", "universal")
+    {"split": "test", "pool": pool, "system": "encoder", "R@5": MEASURED, "queries": {"t->i": 8}} for pool in ("target", "universal")
 ]
 
 
@@ -44,7 +47,7 @@ def test_runs_are_listed_newest_first_with_state_score_and_size(cli, storage):
     assert status == 0
     assert head.split() == ["run", "recipe", "state", "score", "size", "when"]
     assert newer.split()[:6] == [run_name(2), "search", "failed", "-", "1.0", "kB"]
-    assert older.split()[:7] == [run_name(1), "search", "done", "recall@5", "0.625", "3.0", "MB"]
+    assert older.split()[:7] == [run_name(1), "search", "done", "R@5", "0.625", "3.0", "MB"]
     assert older.endswith("  latest") and not newer.endswith("latest")
 
 
@@ -52,7 +55,7 @@ def test_runs_as_json_say_how_much_is_a_runs_own(cli, storage):
     newer, older = json.loads(cli("runs", "--json", "--storage", storage)[1])
     assert (older["bytes"], older["bytes_alone"]) == (3_001_000, 3_000_000)
     assert (newer["bytes"], newer["bytes_alone"], newer["state"]) == (1000, 0, "failed")
-    assert older["score"] == {"arm": "", "measure": "recall@5", "average": 0.625}
+    assert older["score"] == {"arm": "", "measure": "R@5", "average": 0.625}
     assert older["releases"] == {"release": target(storage, "first", "release")}
 
 
@@ -100,7 +103,7 @@ def test_a_run_that_goes_on_and_one_that_was_killed_are_told_apart(cli, storage)
 def test_the_best_arm_of_a_comparison_is_its_score(cli, storage):
     better = {**HEADLINE, "encoder": {"average": 0.75, "low": 0.5, "high": 0.8}}
     make_run(storage, 4, {"vectors": "embed"}, age=DAY, arms={"unite": {"headline": HEADLINE}, "mire": {"headline": better}, "jfe": {}})
-    assert "recall@5 0.750 (mire)" in cli("runs", "--storage", storage)[1]
+    assert "R@5 0.750 (mire)" in cli("runs", "--storage", storage)[1]
 
 
 def test_show_prints_stages_scores_release_who_else_needs_a_result_and_what_to_do_next(cli, storage):

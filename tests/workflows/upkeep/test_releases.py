@@ -13,7 +13,7 @@ from tests.workflows.upkeep.storages import DAY, make_release, make_result, make
 
 
 def headline(average: float) -> dict:
-    return {"split": "test", "pool": "target", "measure": "recall@5", "encoder": {"average": average, "low": 0.5, "high": 0.75}}
+    return {"split": "test", "pool": "target", "measure": "R@5", "encoder": {"average": average, "low": 0.5, "high": 0.75}}
 
 
 @pytest.fixture
@@ -45,15 +45,15 @@ def test_releases_are_listed_newest_first_with_what_made_them_and_what_they_meas
     assert {line.split()[0] for line in lines[:2]} == {version["unite"], version["mire"]}
     assert [line.split()[0] for line in lines[2:]] == [version["b"], version["a"]]
     a, b = lines[3], lines[2]
-    assert a.split()[1:6] == ["mirepoix", "recall@5", "0.625", "3.0", "MB"] and a.endswith(run_name(1))
+    assert a.split()[1:6] == ["mirepoix", "R@5", "0.625", "3.0", "MB"] and a.endswith(run_name(1))
     assert b.split()[2] == "-" and b.endswith(f"  {run_name(2, 'add')} from {version['a']}")
     (unite,) = (line for line in lines if line.startswith(version["unite"]))
-    assert "recall@5 0.500" in unite and f"{run_name(3, 'both')} (unite)  latest" not in unite and f"{run_name(3, 'both')} (unite)" in unite
+    assert "R@5 0.500" in unite and f"{run_name(3, 'both')} (unite)  latest" not in unite and f"{run_name(3, 'both')} (unite)" in unite
 
 
 def test_releases_as_json_have_arms_parents_scores_and_digests(cli, storage):
     rows = listed(cli, storage)
-    assert rows["unite"]["score"] == {"measure": "recall@5", "average": 0.5} and rows["mire"]["score"] is None
+    assert rows["unite"]["score"] == {"measure": "R@5", "average": 0.5} and rows["mire"]["score"] is None
     assert (rows["unite"]["arm"], rows["unite"]["recipe"], rows["unite"]["name"]) == ("unite", "both", "compared")
     assert rows["b"]["parent"] == {"folder": target(storage, "a", "release"), "version": rows["a"]["version"]}
     assert rows["a"]["bytes"] > 3_000_000 and len(rows["a"]["digest"]) == 64 and rows["a"]["parent"] is None

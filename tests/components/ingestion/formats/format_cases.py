@@ -12,7 +12,7 @@ from PIL import Image
 from pytest import MonkeyPatch
 
 from mirepoix.components.corpus.parts import PartWriter, read_part
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Prompt, Query, RejectedRow, Row, Triple
+from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Member, Prompt, Query, RejectedRow, Row, Triple
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.models.item import Item, item_to_row
 from tests.components.fixtures import held_out_of
@@ -80,20 +80,27 @@ def corpus_of(folder: Path, rows: Iterable[Row]) -> Path:
         writer.write([item_to_row(item) for item in candidates.values()])
     with PartWriter(folder, "queries") as writer:
         derived = [row.task or f"{row.item.modality.letters}->{tasks[row.item.id]}" for row in queries]
-        writer.write([{**item_to_row(row.item), "split": row.split, "task": task} for row, task in zip(queries, derived, strict=True)])
+        writer.write([_query_row(row, task) for row, task in zip(queries, derived, strict=True)])
     with PartWriter(folder, "qrels") as writer:
         writer.write([{name: getattr(row, name) for name in Judgement.__slots__} for row in judged])
     with PartWriter(folder, "held") as writer:
         written = (read_part(folder, part).to_pylist() for part in ("queries", "qrels"))
         writer.write([{"item_id": id} for id in sorted(held_out_of(*written, kin=()))])
-    for part, kind in (("triples", Triple), ("prompts", Prompt)):
+    for part, kind in (("triples", Triple), ("prompts", Prompt), ("pools", Member)):
         if found := [row for row in rows if isinstance(row, kind)]:
             with PartWriter(folder, part) as writer:
                 writer.write([_part_row(row) for row in found])
     return folder
 
 
-def _part_row(row: Triple | Prompt) -> dict[str, Any]:
+def _query_row(row: Query, task: str) -> dict[str, Any]:
+    origin = {"dataset": row.dataset or None, "pool": row.pool or None, "answers": list(row.answers) or None}
+    return {**item_to_row(row.item), "split": row.split, "task": task} | origin
+
+
+def _part_row(row: Triple | Prompt | Member) -> dict[str, Any]:
+    if isinstance(row, Member):
+        return {"pool": row.pool, "item_id": row.item_id}
     if isinstance(row, Prompt):
         return {"task": row.task, "wording": row.wording, "source": row.source}
     return {**item_to_row(row.item), "split": row.split, "answer": row.answer, "evidence": list(row.evidence)}
@@ -115,13 +122,15 @@ def meaning(rows: Iterable[Row], ids: bool = True) -> dict[str, Counter]:
             wanted = candidates[first].modality.letters if first in candidates else ""
             judgements = tuple((_item(candidates.get(found.item_id), found.item_id, ids), found.relevance, found.score) for found in judged)
             task = row.task or f"{row.item.modality.letters}->{wanted}"
-            queries.append((_item(row.item, row.item.id, ids), row.item.instruction, row.split, task, judgements))
+            about = row.item.instruction, row.split, task, row.pool, row.answers
+            queries.append((_item(row.item, row.item.id, ids), *about, judgements))
     return {
         "candidates": Counter({_item(item, item.id, ids) for item in candidates.values()}),
         "queries": Counter(queries),
         "triples": Counter(
             (_item(row.item, row.item.id, ids), row.split, row.answer, row.evidence) for row in rows if isinstance(row, Triple)
         ),
+        "pools": Counter({(row.pool, _item(candidates.get(row.item_id), row.item_id, ids)) for row in rows if isinstance(row, Member)}),
         "prompts": Counter((row.task, row.wording, row.source) for row in rows if isinstance(row, Prompt)),
         "rejected": Counter(row.reason for row in rows if isinstance(row, RejectedRow)),
     }

@@ -3,7 +3,7 @@
 import pytest
 
 from mirepoix.components.ingestion.formats import beir
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Prompt, Query, Triple
+from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Member, Notice, Prompt, Query, Triple
 from mirepoix.components.ingestion.formats.source_files import SourceFiles
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
@@ -148,3 +148,25 @@ def test_queries_that_no_qrels_name_are_counted_in_each_piece(tmp_path, monkeypa
         "queries that no qrels name: 3, the first in line 2; they are dropped",
         "queries that no qrels name: 3, the first in line 5; they are dropped",
     ]
+
+
+def test_of_splits_that_are_not_read_no_qrels_are_opened(tmp_path, monkeypatch):
+    files = {
+        "corpus.jsonl": [{"_id": "d", "text": "d"}],
+        "queries.jsonl": [{"_id": name, "text": "q"} for name in ("q", "r", "s")],
+        "qrels/train.tsv": HEADER + "q\td\t1\nr\td\t1\n",
+        "qrels/dev.tsv": HEADER + "q\td\t2\n",
+    }
+    opened = counted(monkeypatch, "lines")
+    tree = SourceFiles(str(write_files(tmp_path, files)))
+    tree.splits, tree.only_splits = {"validation": "test"}, ("test",)
+    rows = [row for shard in beir.shards(tree) for row in beir.read(tree, shard)]
+    assert [(row.item.id, row.split) for row in rows if isinstance(row, Query)] == [("q", "validation")]
+    assert [(row.query_id, row.relevance) for row in rows if isinstance(row, Judgement)] == [("q", 2)]
+    assert "qrels/train.tsv" not in opened and not rejected_rows(rows)
+    assert not any(isinstance(row, Notice) for row in rows), "a query of another split is not one that no qrels name"
+
+
+def test_members_of_pools_and_answers_as_texts_are_counted(tmp_path):
+    rows = [Candidate(Item("d", "d")), Query(Item("q", "q"), "test", answers=("a", "b")), Judgement("q", "d"), Member("p", "d")]
+    assert beir.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows)) == {"members of pools": 1, "answers as texts": 1}

@@ -6,7 +6,7 @@ import pytest
 
 from mirepoix.components.corpus.parts import PARTS, PartWriter, read_part
 from mirepoix.components.ingestion.formats import canonical
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Prompt, Query, RejectedRow, Triple
+from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Member, Prompt, Query, RejectedRow, Triple
 from mirepoix.components.ingestion.formats.source_files import SourceFiles
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
@@ -52,6 +52,21 @@ def test_every_column_is_read_and_given_provenance_is_kept(tmp_path):
     ]
 
 
+def test_what_benchmarks_ask_of_a_query_is_read_and_written_and_so_are_pools(tmp_path):
+    asked = {"id": "q1", "text": "?", "split": "test", "task": "t->t"}
+    queries = [asked | {"dataset": "okvqa", "pool": "wiki", "answers": ["a star", "", "stars"]}, asked | {"id": "q2"}]
+    members = [{"pool": "wiki", "item_id": "d1"}, {"pool": "all", "item_id": "d1"}]
+    judged = [{"query_id": name, "item_id": "d1"} for name in ("q1", "q2")]
+    rows = read(write_plain(tmp_path / "in", **plain_corpus(queries=queries, qrels=judged), pools=members))
+    found = [(row.dataset, row.pool, row.answers) for row in rows if isinstance(row, Query)]
+    assert found == [("okvqa", "wiki", ("a star", "stars")), ("", "", ())]
+    assert [row for row in rows if isinstance(row, Member)] == [Member("wiki", "d1"), Member("all", "d1")]
+    canonical.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
+    again = read(tmp_path / "out")
+    assert meaning(again) == meaning(rows)
+    assert [row.dataset for row in again if isinstance(row, Query)] == ["okvqa", ""]
+
+
 def test_rows_that_cannot_be_used_are_rejected_with_their_number(tmp_path):
     corpus = [
         {"id": "d1", "text": "a star", "images": []},
@@ -69,7 +84,13 @@ def test_rows_that_cannot_be_used_are_rejected_with_their_number(tmp_path):
     ]
     rows = read(
         write_plain(
-            tmp_path / "in", corpus=corpus, queries=queries, qrels=qrels, triples=triples, prompts=[{"task": "", "wording": "Find."}]
+            tmp_path / "in",
+            corpus=corpus,
+            queries=queries,
+            qrels=qrels,
+            triples=triples,
+            prompts=[{"task": "", "wording": "Find."}],
+            pools=[{"pool": "p", "item_id": "d1"}, {"pool": "p", "item_id": None}, {"pool": "", "item_id": "d1"}],
         )
     )
     assert [(row.part, row.id, row.reason, row.line) for row in rows if isinstance(row, RejectedRow)] == [
@@ -84,6 +105,8 @@ def test_rows_that_cannot_be_used_are_rejected_with_their_number(tmp_path):
         ("triples", "t1", "empty side", 1),
         ("triples", "t1", "empty side", 2),
         ("prompts", "", "bad row", 1),
+        ("pools", "", "bad row", 2),
+        ("pools", "", "bad row", 3),
     ]
     assert {source for source, _, _ in rejected_rows(rows)} == {f"mine/{part}/mine.parquet" for part in canonical.NEEDED}
 

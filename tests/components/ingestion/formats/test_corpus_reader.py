@@ -5,7 +5,7 @@ import pytest
 
 from mirepoix.components.corpus.parts import PartWriter
 from mirepoix.components.ingestion.formats import corpus_reader
-from mirepoix.components.ingestion.formats.corpus_reader import CorpusReader
+from mirepoix.components.ingestion.formats.corpus_reader import CorpusReader, QueryOrigin
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, item_to_row
 
@@ -26,8 +26,9 @@ def corpus(tmp_path):
     """Ten candidates in files of four rows, judgements of two queries mixed, a triple and a prompt."""
     with PartWriter(tmp_path, "corpus", rows_per_file=4) as writer:
         writer.write([item_to_row(item) for item in ITEMS])
+    asked = [{**item_to_row(item), "split": "train", "task": "t->it"} for item in QUERIES]
     with PartWriter(tmp_path, "queries", rows_per_file=2) as writer:
-        writer.write([{**item_to_row(item), "split": "train", "task": "t->it"} for item in QUERIES])
+        writer.write([asked[0], asked[1] | {"dataset": "wiki", "pool": "a"}, asked[2] | {"answers": ["yes", "no"]}])
     with PartWriter(tmp_path, "qrels", rows_per_file=2) as writer:
         writer.write([row("q2", "d3", 1, 0.5), row("q1", "d9"), row("q2", "d1", 0), row("q1", "d2", 2)])
     with PartWriter(tmp_path, "triples") as writer:
@@ -66,12 +67,30 @@ def test_triples_and_prompts_come_as_they_are(corpus):
     assert list(CorpusReader(corpus).prompts()) == [{"task": "t->it", "wording": "Find it.", "source": "s"}]
 
 
+def test_queries_have_their_data_set_pool_and_answers_in_the_same_order(corpus):
+    assert list(CorpusReader(corpus).origins()) == [
+        QueryOrigin("", "", ()),
+        QueryOrigin("wiki", "a", ()),
+        QueryOrigin("", "", ("yes", "no")),
+    ]
+
+
+def test_a_candidate_knows_its_pools_by_their_names(corpus, monkeypatch):
+    with PartWriter(corpus, "pools", rows_per_file=2) as writer:
+        writer.write([{"pool": pool, "item_id": id} for pool, id in (("b", "d1"), ("a", "d1"), ("a", "d2"), ("b", "d1"))])
+    assert CorpusReader(corpus).pools == ["b", "a"]
+    assert [CorpusReader(corpus).pools_of(id) for id in ("d1", "d2", "d3")] == [["b", "a"], ["a"], []]
+    monkeypatch.setattr(corpus_reader, "_hash", lambda id: 7)
+    assert [CorpusReader(corpus).pools_of(id) for id in ("d1", "d2", "d3")] == [["b", "a"], ["a"], []]
+
+
 def test_parts_that_are_missing_have_no_rows(tmp_path):
     with PartWriter(tmp_path, "queries") as writer:
         writer.write([{**item_to_row(QUERIES[0]), "split": "train", "task": "t->t"}])
     reader = CorpusReader(tmp_path)
     assert list(reader.candidates()) == list(reader.triples()) == list(reader.prompts()) == [] and "d1" not in reader
     assert list(reader.queries()) == [(QUERIES[0], "train", "t->t", [])]
+    assert reader.pools == reader.pools_of("d1") == []
 
 
 def test_ids_with_equal_hashes_are_distinguished(corpus, monkeypatch):

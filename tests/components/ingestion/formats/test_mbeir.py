@@ -6,25 +6,15 @@ import json
 import pytest
 
 from mirepoix.components.ingestion.formats import mbeir
-from mirepoix.components.ingestion.formats.mbeir import CANDIDATES_EACH, QUERIES_EACH, hashed, unhashed
-from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Prompt, Query, RejectedRow
+from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Member, Notice, Prompt, Query, RejectedRow
 from mirepoix.components.ingestion.formats.source_files import SourceFiles
-from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import corpus_of, counted, picture, rejected_rows, rows_of, write_files
+from tests.components.ingestion.formats.format_cases import counted, rejected_rows, rows_of, write_files
+from tests.components.ingestion.formats.mbeir_cases import ASKED, POOLS, WHOLE, members, query, text
 from tests.components.ingestion.formats.samples import BLUE, GREY, RED
 from tests.components.ingestion.formats.samples import mbeir as sample
 
 LOCAL, GLOBAL, TRAIN = "cand_pool/local/a_cand_pool.jsonl", "cand_pool/global/mbeir_union_test_cand_pool.jsonl", "query/train/a.jsonl"
-
-
-def text(did, txt="t"):
-    return {"did": did, "txt": txt, "img_path": None, "modality": "text", "src_content": None}
-
-
-def query(qid, positives, negatives=(), task=1, **more):
-    row = {"qid": qid, "query_txt": "q", "query_img_path": None, "query_modality": "text", "query_src_content": None, "task_id": task}
-    return row | {"pos_cand_list": list(positives), "neg_cand_list": list(negatives)} | more
 
 
 def judgements(rows):
@@ -37,15 +27,19 @@ def test_rows_are_read_as_the_files_say(tmp_path):
     train, val = "s/query/train/mbeir_mscoco_task0_train.jsonl", "s/query/val/mbeir_mscoco_task3_val.jsonl"
     test = "s/query/test/mbeir_oven_task8_test.jsonl"
     assert rows == [
-        Candidate(Item("9:11", images=(RED,), source=pool, line=1)),
-        Candidate(Item("9:12", "A dog.", source=pool, line=2)),
-        Candidate(Item("5:3", "Oven", (BLUE,), source=oven, line=1)),
-        Candidate(Item("6:7", "Seek", (BLUE,), source=oven, line=2)),
-        Query(Item("9:1", "a red car", source=train, line=1), "train", "t->i"),
+        Candidate(Item("9:11", images=(RED,), source=pool, line=1), named=False),
+        Member("mscoco_task0", "9:11"),
+        Candidate(Item("9:12", "A dog.", source=pool, line=2), named=False),
+        Member("mscoco_task0", "9:12"),
+        Candidate(Item("5:3", "Oven", (BLUE,), source=oven, line=1), named=False),
+        Member("oven_task8", "5:3"),
+        Candidate(Item("6:7", "Seek", (BLUE,), source=oven, line=2), named=False),
+        Member("oven_task8", "6:7"),
+        Query(Item("9:1", "a red car", source=train, line=1), "train", "t->i", dataset="mscoco"),
         Judgement("9:1", "9:11", 1, None, train, 1),
         Judgement("9:1", "9:12", 0, None, train, 1),
-        Query(Item("9:2", images=(GREY,), source=val, line=1), "validation", "i->t"),
-        Query(Item("5:1", "what is it?", (GREY,), source=test, line=1), "test", "it->it"),
+        Query(Item("9:2", images=(GREY,), source=val, line=1), "validation", "i->t", dataset="mscoco"),
+        Query(Item("5:1", "what is it?", (GREY,), source=test, line=1), "test", "it->it", dataset="oven", pool="oven_task8"),
         Judgement("5:1", "5:3", 1, None, test, 1),
         Judgement("9:2", "9:12", 1, None, "s/qrels/val/mbeir_mscoco_task3_val_qrels.txt", 1),
         Prompt("t->i", "Find a picture.", "9:"),
@@ -106,13 +100,16 @@ def test_a_candidate_of_a_local_pool_is_not_read_from_a_global_one(tmp_path):
     assert [(row.source, row.detail) for row in rows if isinstance(row, Notice)] == [
         (f"s/{GLOBAL}", "candidates that a local pool has too: 2, the first in line 1; they are read once")
     ]
-    found = [(row.item.id, row.item.source.split("/")[2], row.named) for row in rows if isinstance(row, Candidate)]
-    assert found == [
-        ("9:1", "local", True),
-        ("9:2", "local", True),
-        ("9:3", "global", False),
-        ("9:3", "global", False),
-        ("9:4", "global", False),
+    found = [(row.item.id, row.item.source.split("/")[2]) for row in rows if isinstance(row, Candidate)]
+    assert found == [("9:1", "local"), ("9:2", "local"), ("9:3", "global"), ("9:3", "global"), ("9:4", "global")]
+    assert [(row.pool, row.item_id) for row in rows if isinstance(row, Member)] == [
+        ("a", "9:1"),
+        ("a", "9:2"),
+        ("union", "9:2"),
+        ("union", "9:1"),
+        ("union", "9:3"),
+        ("union_train", "9:3"),
+        ("union_train", "9:4"),
     ]
 
 
@@ -129,17 +126,6 @@ def test_local_pools_are_read_once_for_all_pieces_of_a_global_one_and_again_when
     assert opened[LOCAL] == 1
     write_files(folder, {LOCAL: [text("9:1"), text("9:7")]})
     assert found() == [f"9:{number}" for number in (2, 3, 4, 5, 6, 8)]
-
-
-def test_hashes_are_uniirs_and_go_both_ways():
-    assert hashed("9:42", QUERIES_EACH) == 4500042
-    assert hashed("9:42", CANDIDATES_EACH) == 90000042
-    for name in ("0:0", "9:499999", "5:7"):
-        assert unhashed(hashed(name, QUERIES_EACH), QUERIES_EACH) == name
-        assert unhashed(hashed(name, CANDIDATES_EACH), CANDIDATES_EACH) == name
-    for name in ("9:500000", "x:1", "9", "9:"):
-        with pytest.raises(ValueError, match="dataset:number"):
-            hashed(name, QUERIES_EACH)
 
 
 def test_hashed_ids_are_mapped_back(tmp_path):
@@ -207,50 +193,6 @@ def test_bad_rows_of_qrels_and_instructions_are_rejected_with_their_line(tmp_pat
     assert rows[-1] == Prompt("t->i", "Find.", "9:")
 
 
-ITEMS = [Candidate(Item("9:1", "d")), Query(Item("9:2", "q"), "train", "t->t"), Judgement("9:2", "9:1")]
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([Candidate(Item("doc", "d")), ITEMS[1], Judgement("9:2", "doc")], "dataset:number, such as 9:42, and not 'doc'"),
-        ([ITEMS[0], Query(Item("9:2", "q"), "dev", "t->t"), ITEMS[2]], "no split 'dev'"),
-        ([ITEMS[0], Query(Item("9:2", "q"), "train", "t->v"), ITEMS[2]], "no task 't->v'"),
-        ([Candidate(Item("9:1", "d", (RED, BLUE))), *ITEMS[1:]], "one picture an item"),
-        ([ITEMS[0], Query(Item("9:2", "q", instruction="Find."), "train", "t->t"), ITEMS[2]], "no place for an instruction"),
-    ],
-)
-def test_what_mbeir_cannot_hold_is_refused(tmp_path, rows, message):
-    with pytest.raises(Refused, match=message):
-        mbeir.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
-
-
-def test_what_is_written_is_mbeir_to_the_letter(tmp_path):
-    rows = [
-        Candidate(Item("9:1", images=(picture(3),))),
-        Query(Item("9:2", "q"), "validation", "t->i"),
-        Judgement("9:2", "9:1"),
-        Prompt("t->i", "Find it.", "9:"),
-        Prompt("t->i", "Find it in another source.", "other"),
-    ]
-    out = tmp_path / "out"
-    assert mbeir.write(out, corpus_of(tmp_path / "corpus", rows)) == {"prompts": 1}
-    found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    stem = "mbeir_mscoco_task0"
-    assert {name for name in found if "images" not in name} == {
-        f"query/val/{stem}_val.jsonl",
-        f"qrels/val/{stem}_val_qrels.txt",
-        f"cand_pool/local/{stem}_cand_pool.jsonl",
-        "instructions/query_instructions.tsv",
-    }
-    assert (out / f"qrels/val/{stem}_val_qrels.txt").read_text() == "9:2 0 9:1 1 0\n"
-    assert (out / "instructions/query_instructions.tsv").read_text().splitlines()[1] == "text\timage\tmscoco\t9\tFind it."
-    assert (out / f"query/val/{stem}_val.jsonl").read_text() == (
-        '{"qid": "9:2", "query_txt": "q", "query_img_path": null, "query_modality": "text", "query_src_content": null, '
-        '"pos_cand_list": ["9:1"], "neg_cand_list": [], "task_id": 0}\n'
-    )
-
-
 def test_all_that_is_judged_is_given(tmp_path):
     rows = rows_of(mbeir, write_files(tmp_path, {LOCAL: [text("9:1")], TRAIN: [query("9:1", ["9:1", "9:1"], ["9:1"])]}))
     assert judgements(rows) == [("9:1", "9:1", 1), ("9:1", "9:1", 1), ("9:1", "9:1", 0)]
@@ -260,7 +202,7 @@ def test_a_local_pool_that_is_cut_off_costs_the_global_one_nothing(tmp_path):
     pool = gzip.compress(b"".join(json.dumps(text(f"9:{n}")).encode() + b"\n" for n in range(500)))[:-30]
     tree = SourceFiles(str(write_files(tmp_path, {f"{LOCAL}.gz": pool, GLOBAL: [text("8:1")]})))
     (shard,) = [shard for shard in mbeir.shards(tree) if shard.part == "global"]
-    assert [row.item.id for row in mbeir.read(tree, shard)] == ["8:1"]
+    assert [row.item.id for row in mbeir.read(tree, shard) if isinstance(row, Candidate)] == ["8:1"]
 
 
 @pytest.mark.parametrize("change", [{"txt": "another"}, {"img_path": "red.png", "modality": "image,text"}])
@@ -287,3 +229,49 @@ def test_bad_lines_of_qrels_are_rejected_and_their_queries_kept(tmp_path):
     rows = rows_of(mbeir, write_files(tmp_path / "s", {"query/test/a.jsonl": [query("9:1", ["9:2"])], "qrels/test/a_qrels.txt": qrels}))
     assert rejected_rows(rows) == [("s/qrels/test/a_qrels.txt", line, "bad row") for line in (1, 3)]
     assert judgements(rows) == [("9:1", "9:1", 1)]
+
+
+def test_queries_are_paired_with_pools_and_candidates_are_members_of_all_that_they_are_in(tmp_path):
+    rows = rows_of(mbeir, write_files(tmp_path, POOLS | WHOLE | ASKED))
+    assert members(rows) == {
+        "mscoco_task1": ["9:1", "9:3"],
+        "mscoco_task1_test": ["9:2", "9:3"],
+        "union_train": ["9:4"],
+        "union_val": ["9:1", "9:3"],
+        "union": ["9:2", "9:3", "9:5"],
+    }
+    assert [(row.item.id, row.dataset, row.pool) for row in rows if isinstance(row, Query)] == [
+        ("9:1", "mscoco", ""),
+        ("9:2", "mscoco", "mscoco_task1"),
+        ("9:3", "mscoco", "mscoco_task1_test"),
+    ]
+
+
+def test_of_splits_that_are_not_read_no_file_is_opened(tmp_path, monkeypatch):
+    opened = counted(monkeypatch, "records"), counted(monkeypatch, "lines")
+    tree = SourceFiles(str(write_files(tmp_path, POOLS | WHOLE | ASKED)))
+    tree.only_splits = ("test",)
+    rows = [row for shard in mbeir.shards(tree) for row in mbeir.read(tree, shard)]
+    assert {file for files in opened for file in files} == {file for file in POOLS | WHOLE | ASKED if "_test" in file}
+    assert members(rows) == {"mscoco_task1_test": ["9:2", "9:3"], "union": ["9:2", "9:3", "9:5"]}
+    assert judgements(rows) == [("9:3", "9:2", 1)]
+    assert mbeir.named_splits(tree) == {"train", "validation", "test"}
+
+
+def test_texts_of_uniir_are_formatted_where_it_formats_them(tmp_path):
+    asked = [query("9:1", ["9:1"], query_txt='what is " it ?\r'), query("8:1", ["9:1"], query_txt='"what is it"')]
+    files = {
+        LOCAL: [text("9:1", ' "a dog" '), text("9:2", "A cat.")],
+        "query/test/a.jsonl": asked,
+        "instructions/query_instructions.tsv": 'header\ntext\ttext\tMSCOCO\t9\t find it\t""\tShow me!\n',
+    }
+    tree = SourceFiles(str(write_files(tmp_path, files)))
+    for uniir, candidates, queries, prompts in (
+        (False, [' "a dog" ', "A cat."], [row["query_txt"] for row in asked], [" find it", '""', "Show me!"]),
+        (True, ["A dog.", "A cat."], ['what is " it ?', "What is it."], ["Find it.", "Show me!"]),
+    ):
+        tree.uniir_texts = uniir
+        rows = [row for shard in mbeir.shards(tree) for row in mbeir.read(tree, shard)]
+        assert [row.item.text for row in rows if isinstance(row, Candidate)] == candidates
+        assert [row.item.text for row in rows if isinstance(row, Query)] == queries
+        assert [row.wording for row in rows if isinstance(row, Prompt)] == prompts

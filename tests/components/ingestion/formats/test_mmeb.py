@@ -3,11 +3,19 @@
 import pyarrow.parquet as pq
 import pytest
 
+from mirepoix.components.corpus.parts import read_part
+from mirepoix.components.curation import curate
+from mirepoix.components.curation.curate_config import CurateConfig
+from mirepoix.components.ingestion import sources
 from mirepoix.components.ingestion.formats import mmeb
+from mirepoix.components.ingestion.formats.mmeb import subset
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query
+from mirepoix.components.ingestion.formats.source_files import SourceFiles
+from mirepoix.components.ingestion.sources_config import SourcesConfig
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item
-from tests.components.ingestion.formats.format_cases import corpus_of, rejected_rows, rows_of, write_files
+from tests.components.fixtures import made
+from tests.components.ingestion.formats.format_cases import corpus_of, counted, rejected_rows, rows_of, write_files
 from tests.components.ingestion.formats.samples import BLUE, RED
 from tests.components.ingestion.formats.samples import mmeb as sample
 
@@ -155,3 +163,76 @@ def test_what_mmeb_cannot_hold_is_refused(tmp_path, item, split, message):
     rows = [Candidate(Item("p", "p")), Query(item, split), Judgement("q", "p")]
     with pytest.raises(Refused, match=message):
         mmeb.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows))
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("ImageNet-1K/test-00000-of-00001.parquet", "ImageNet-1K"),
+        ("MMEB-eval/ImageNet-1K/test/0000.parquet", "ImageNet-1K"),
+        ("OK-VQA/diverse_instruction-00000-of-00002.parquet", "OK-VQA"),
+        ("OK-VQA/original/0000.parquet", "OK-VQA"),
+        ("MSCOCO_t2i/part.jsonl.gz", "MSCOCO_t2i"),
+        ("data/Wiki-SS-NQ.jsonl", "Wiki-SS-NQ"),
+        ("ImageNet-1K_test.parquet", "ImageNet-1K"),
+        ("test-00000-of-00001.parquet", ""),
+        ("data/train.parquet", ""),
+    ],
+)
+def test_the_data_set_of_a_query_is_the_subset_by_its_folder_or_file(file, name):
+    assert subset(file) == name
+
+
+def test_every_query_has_its_subset_and_it_is_written_into_its_folder(tmp_path):
+    rows = rows_of(mmeb, sample(tmp_path / "s"))
+    assert [row.dataset for row in rows if isinstance(row, Query)] == ["N24News"] * 3 + ["VOC2007"] * 2
+    assert mmeb.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows)) == {}
+    assert {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.parquet")} == {
+        "N24News/test.parquet",
+        "VOC2007/train.parquet",
+    }
+    again = rows_of(mmeb, tmp_path / "out")
+    assert [row.dataset for row in again if isinstance(row, Query)] == ["N24News"] * 3 + ["VOC2007"] * 2
+
+
+def test_a_data_set_that_cannot_be_the_name_of_a_folder_is_counted(tmp_path):
+    rows = [Candidate(Item("d", "d")), *(Query(Item(name, "q"), "test", dataset=name) for name in ("a/b", "test", "VOC2007"))]
+    rows += [Judgement(name, "d") for name in ("a/b", "test", "VOC2007")]
+    assert mmeb.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows)) == {"names of data sets": 2}
+    assert [row.dataset for row in rows_of(mmeb, tmp_path / "out") if isinstance(row, Query)] == ["VOC2007", "", ""]
+
+
+def test_equal_targets_are_one_candidate_under_one_instruction_and_another_under_another(tmp_path):
+    files = {
+        "A/test.jsonl": [EVAL, EVAL | {"tgt_inst": "Read."}],
+        "B/test.jsonl": [EVAL | {"tgt_inst": "Read."}, EVAL | {"tgt_text": ["n", "p"]}],
+    }
+    rows = rows_of(mmeb, write_files(tmp_path, files))
+    ids = {}
+    for row in rows:
+        if isinstance(row, Candidate):
+            ids.setdefault((row.item.text, row.item.instruction), set()).add(row.item.id)
+    assert {key: len(same) for key, same in ids.items()} == {("p", ""): 1, ("n", ""): 1, ("p", "Read."): 1, ("n", "Read."): 1}
+    assert len(set().union(*ids.values())) == 4
+
+
+def test_an_answer_that_its_list_repeats_stays_the_answer(tmp_path):
+    row = EVAL | {"tgt_text": ["p", "n", "p", "n"], "tgt_img_path": None}
+    folder = write_files(tmp_path / "in", {"VOC2007/test.jsonl": [row]})
+    read = made(tmp_path / "read", sources.work, SourcesConfig(path=(str(folder),)))
+    kept = made(tmp_path / "kept", curate.work, CurateConfig(), sources=read.folder)
+    texts = {row["id"]: row["text"] for row in read_part(kept.folder, "corpus").to_pylist()}
+    judged = [(texts[row["item_id"]], row["relevance"]) for row in read_part(kept.folder, "qrels").to_pylist()]
+    assert sorted(judged) == [("n", 0), ("p", 1)]
+
+
+def test_of_splits_that_are_not_read_no_file_is_opened_but_for_its_columns(tmp_path, monkeypatch):
+    files = {"A/test.jsonl": [EVAL], "A/train.jsonl": [TRAIN] * 200, "B/rows.jsonl": [EVAL] * 2, "B/train.jsonl": [TRAIN] * 200}
+    tree = SourceFiles(str(write_files(tmp_path, files)))
+    tree.only_splits = ("test",)
+    found = [row for shard in mmeb.shards(tree) for row in mmeb.read(tree, shard)]
+    assert [(row.split, row.dataset) for row in found if isinstance(row, Query)] == [("test", "A"), ("test", "B"), ("test", "B")]
+    tree.only_splits = ("train",)
+    opened = counted(monkeypatch, "records")
+    assert {row.split for shard in mmeb.shards(tree) for row in mmeb.read(tree, shard) if isinstance(row, Query)} == {"train", "test"}
+    assert set(opened) == {"A/train.jsonl", "B/rows.jsonl", "B/train.jsonl"}, "what B/rows.jsonl is of is known when it is joined"

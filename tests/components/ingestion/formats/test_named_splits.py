@@ -16,6 +16,9 @@ LINE = '{"sentence": "x", "label": "true", "identifier": "10-0"}\n'
 NLVR = {"train/train.json": LINE, "dev/dev.json": LINE, "hidden/hidden.json": LINE}
 
 
+WEBQA = {"all_docs.json": "", "train.json": "", "dev.json": "", "test_qrels.txt": ""}
+
+
 @pytest.mark.parametrize(
     ("form", "files", "expected"),
     [
@@ -23,6 +26,7 @@ NLVR = {"train/train.json": LINE, "dev/dev.json": LINE, "hidden/hidden.json": LI
         ("mbeir", MBEIR, {"train", "test"}),
         ("nlvr", NLVR, {"train", "validation"}),
         ("folder", {"a.png": ""}, None),
+        ("webqa", WEBQA, {"train", "validation"}),
     ],
 )
 def test_the_splits_that_there_are_are_known_from_the_listing(form, files, expected, tmp_path):
@@ -31,3 +35,5 @@ def test_the_splits_that_there_are_are_known_from_the_listing(form, files, expec
         (tmp_path / name).write_text(text)
     (source,) = open_sources([f"{form}+{tmp_path}"])
     assert source.named_splits == expected
+    (renamed,) = open_sources([f"a={form}+{tmp_path}"], splits=("train=mine", "a:train=yours", "b:train=theirs"))
+    assert renamed.named_splits == (expected and {"yours" if split == "train" else split for split in expected})

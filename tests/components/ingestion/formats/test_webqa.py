@@ -67,8 +67,8 @@ def test_every_file_is_read_exactly(tmp_path):
         Candidate(Item("d1_1", "A disc.", source="mine/all_docs.json", line=2)),
         Candidate(Item("30000001", "a red thing", (BLUE,), source="mine/all_imgs.json", line=1)),
         Candidate(Item("30000000", "", (RED,), source="mine/all_imgs.json", line=2)),
-        Query(Item("q2", "Which one ?", source="mine/test.json", line=1), "test"),
-        Query(Item("q1", "Which one ?", source="mine/train.json", line=1), "train"),
+        Query(Item("q2", "Which one ?", source="mine/test.json", line=1), "test", dataset="webqa"),
+        Query(Item("q1", "Which one ?", source="mine/train.json", line=1), "train", dataset="webqa"),
         Judgement("q1", "d1_0", 1, None, "mine/train.json", 1),
         Judgement("q1", "30000001", 0, None, "mine/train.json", 1),
         Judgement("q2", "30000000", 2, None, "mine/test_qrels.txt", 1),
@@ -173,7 +173,7 @@ def test_each_kind_of_bad_row_is_rejected_with_its_line(tmp_path):
         imgs__tsv=text,
         imgs__lineidx__new=index,
         train__json=asked,
-        test_qrels__txt="q2 0 d1\nq2 0 d1 yes\nq2 0 d1 1\n",
+        test_qrels__txt="q2 0\nq2 0 d1 yes\nq2 0 d1 1\n",
     )
     assert rejected_rows(rows) == [
         ("mine/all_docs.json", 1, "empty side"),
@@ -217,13 +217,39 @@ def test_an_object_of_questions_that_cannot_be_read_is_refused_with_its_line(tmp
     assert f"mine/train.json {words}" in str(refused.value) and "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("ids", [(30000000, 30000001), ("b", "a")])
+def test_an_index_may_have_the_id_before_each_offset_as_marvels_has(tmp_path, monkeypatch, ids):
+    text, index = tsv((ids[0], RED), (ids[1], BLUE))
+    named = "".join(f"{id}\t{start}\n" for id, start in zip(ids, index.split(), strict=True))
+    monkeypatch.setattr(webqa, "_scan_ids", None)
+    rows = read(tmp_path, all_imgs__json=[{"image_id": id, "caption": "x"} for id in ids], imgs__tsv=text, imgs__lineidx__new=named)
+    assert images(rows) == {str(ids[0]): RED, str(ids[1]): BLUE} and not rejected_rows(rows)
+
+
+def test_judgements_may_have_three_columns_as_marvels_have(tmp_path):
+    rows = read(tmp_path, train__json=None, test_qrels__txt="q2\t30000000\t2\nq2\td1_1\t1\n")
+    assert judged(rows) == [("q2", "30000000", 2), ("q2", "d1_1", 1)] and not rejected_rows(rows)
+
+
+def test_of_splits_that_are_not_read_no_file_is_opened(tmp_path, monkeypatch):
+    opened = []
+    stream = places.SourceFiles.stream
+    monkeypatch.setattr(places.SourceFiles, "stream", lambda tree, file, start=0: opened.append(file) or stream(tree, file, start))
+    tree = SourceFiles(str(write_files(tmp_path, whole(**{"dev.json": [ASKED], "dev_qrels.txt": "q1 0 d1_0 1\n"}))))
+    tree.splits, tree.only_splits = {"validation": "mine"}, ("mine",)
+    rows = [row for shard in webqa.shards(tree) for row in webqa.read(tree, shard)]
+    assert [(row.item.id, row.split) for row in rows if isinstance(row, Query)] == [("q1", "validation")]
+    assert judged(rows) == [("q1", "d1_0", 1)] and len(images(rows)) == 2
+    assert {file for file in opened if "train" in file or "test" in file} == set()
+
+
 def test_an_index_that_points_at_another_picture_rejects_the_caption(tmp_path):
     text, index = tsv((30000000, RED), (30000005, BLUE), (30000002, RED))
     rows = read(tmp_path, imgs__tsv=text, imgs__lineidx__new=index, all_imgs__json=[{"image_id": 30000001, "caption": "x"}])
     assert rejected_rows(rows) == [("mine/all_imgs.json", 1, "missing picture")]
 
 
-@pytest.mark.parametrize("index", ["0\nx\n", "0\n99999\n"])
+@pytest.mark.parametrize("index", ["0\nx\n", "0\n99999\n", "a\t0\nb\t99999\n", "a\t0\n3\n", "a 0 3\n"])
 def test_an_index_that_does_not_fit_is_refused(tmp_path, index):
     with pytest.raises(Refused, match=r"mine/imgs.lineidx.new does not fit imgs.tsv"):
         read(tmp_path, imgs__lineidx__new=index)
@@ -245,9 +271,10 @@ def test_what_is_written_is_read_again(tmp_path):
     assert webqa.write(tmp_path / "out", corpus_of(tmp_path / "corpus", rows)) == {}
     again = rows_of(webqa, tmp_path / "out")
     assert meaning(again) == meaning(rows) and not rejected_rows(again)
-    starts = [int(line) for line in (tmp_path / "out" / "imgs.lineidx.new").read_text().split()]
+    starts = [line.split("\t") for line in (tmp_path / "out" / "imgs.lineidx.new").read_text().splitlines()]
     lines = (tmp_path / "out" / "imgs.tsv").read_bytes()
-    assert [lines[start:].partition(b"\t")[0] for start in starts] == [b"30000001", b"30000000"]
+    assert [(id, lines[int(start) :].partition(b"\t")[0]) for id, start in starts] == [("30000001", b"30000001"), ("30000000", b"30000000")]
+    assert (tmp_path / "out" / "test_qrels.txt").read_text() == "q2\t30000000\t2\nq2\td1_1\t0\n", "as MARVEL reads it"
 
 
 @pytest.mark.parametrize(

@@ -3,24 +3,26 @@
 import copy
 import json
 import re
-from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 from selenium.webdriver.common.by import By
 
-from mirepoix.components.evaluation.metrics import MEASURES
-from mirepoix.components.evaluation.report import helped, render, verdict
-from mirepoix.components.evaluation.report_corpus import corpus_sections
+from mirepoix.components.evaluation.evaluate_config import MEASURES
+from mirepoix.components.evaluation.reports.corpus import corpus_sections
+from mirepoix.components.evaluation.reports.report import render
+from mirepoix.components.evaluation.reports.wording import helped, verdict
+from tests.components.evaluation.reports.pages import EVIL, Elements, open_page, rows
 
 TASKS = {"t->t": 0.25, "it->t": 0.75}
-EVIL = "<script>document.title='taken'</script>&\"'"
 
 
 def entry(system, pool, split, gain):
     figures = {"average": 0.5 * gain, "low": 0.4 * gain, "high": 0.6 * gain, "tasks": {task: value * gain for task, value in TASKS.items()}}
-    return {"system": system, "pool": pool, "split": split, "queries": dict.fromkeys(TASKS, 12)} | dict.fromkeys(MEASURES, figures)
+    counts = dict.fromkeys(TASKS, 12)
+    figures |= {"datasets": {"world": figures["tasks"]}}
+    place = {"system": system, "pool": pool, "split": split, "queries": counts, "datasets": {"world": counts}}
+    return place | dict.fromkeys(MEASURES, figures) | {"curve": {"R": {"1": 0.1 * gain, "10": gain}}}
 
 
 RESULTS = [
@@ -66,8 +68,11 @@ STAGES = [
 ]
 HEADLINE = {
     "split": "test_combination",
-    "measure": "recall@5",
+    "measure": "R@5",
+    "called": "R@5",
     "pool": "universal",
+    "mean": "tasks",
+    "below": {},
     "trained": {"average": 0.5, "low": 0.45, "high": 0.55},
     "untrained": {"average": 0.1, "low": 0.05, "high": 0.15},
 }
@@ -85,22 +90,6 @@ REPORT = {
 }
 
 
-class Text(HTMLParser):
-    """The text and the attributes of a page."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.words, self.tags, self.attributes = [], [], []
-        self.feed(page)
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-
-    def handle_data(self, data):
-        self.words.append(data)
-
-
 def evil():
     """A report in which every name that a user can choose contains markup."""
     report = copy.deepcopy(REPORT)
@@ -116,17 +105,17 @@ def evil():
 
 
 def test_the_page_loads_nothing_from_elsewhere():
-    page = Text(render(REPORT))
+    page = Elements(render(REPORT))
     assert not re.search(r"(https?:)?//", render(REPORT))
-    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.names)
     assert not [name for name, _ in page.attributes if name in ("src", "href") or name.startswith("on")]
 
 
 def test_it_shows_the_headline_with_its_interval():
-    text = " ".join(Text(render(REPORT)).words)
+    text = " ".join(Elements(render(REPORT)).words)
     for words in (
         "quickstart",
-        "recall@5 on the queries of test_combination, among all candidates, averaged",
+        "R@5 on the queries of test_combination, among all candidates, averaged",
         "0.500",
         "0.100",
         "0.450 to 0.550",
@@ -135,29 +124,38 @@ def test_it_shows_the_headline_with_its_interval():
         assert words in text
 
 
+def test_queries_without_an_answer_are_counted_below_the_headline_and_in_a_comparison():
+    said = "3 queries have no answer in the corpus, and count as zero."
+    assert said in Elements(render(REPORT | {"unanswered": 3})).words
+    arm = {"headline": HEADLINE, "results": RESULTS, "facts": {}, "failure": "", "unanswered": 3}
+    alone = {name: value for name, value in REPORT.items() if name not in ("headline", "results")}
+    assert Elements(render(alone | {"arms": {"one": arm, "two": arm}})).words.count(said) == 1
+    assert "no answer" not in render(REPORT)
+
+
 def test_it_has_every_task_of_every_split_and_pool():
-    words = Text(render(REPORT)).words
+    words = Elements(render(REPORT)).words
     for title in (
-        "recall@5 on the queries of test_combination, among all candidates ",
-        "recall@5 on the queries of validation, among all candidates ",
-        "recall@5 on the queries of validation, among the candidates of the modality that is asked for ",
+        "R@5 on the queries of test_combination, among all candidates ",
+        "R@5 on the queries of validation, among all candidates ",
+        "R@5 on the queries of validation, among the candidates of the modality that is asked for ",
     ):
         assert title in words
     held = render(REPORT | {"results": [{**each, "split": each["split"].replace("validation", "held_out")} for each in RESULTS]})
-    assert "<h2>recall@5 on the held-out queries, among all candidates <span class=soft>(universal pool)</span></h2>" in held
+    assert "<h2>R@5 on the held-out queries, among all candidates <span class=soft>(universal pool)</span></h2>" in held
     for task in TASKS:
         assert words.count(task) == 4
     assert words.count("average") == 4
 
 
 def test_the_headlines_pool_comes_first():
-    words = Text(render(REPORT)).words
+    words = Elements(render(REPORT)).words
     pools = [word for word in words if word.endswith(" pool)")]
-    assert pools == ["(universal pool)", "(universal pool)", "(target pool)", "(target pool)"]
+    assert pools == ["(universal pool)", "(target pool)"] * 2, "first those of the headline's split, then those of the other"
 
 
 def test_it_has_every_stage_with_what_became_of_its_rows():
-    words = Text(render(REPORT)).words
+    words = Elements(render(REPORT)).words
     for words_of_a_stage in (
         ("sources", "done", "1.2", "1,235 → 1,234", "1 merged", "a" * 12),
         ("curate", "skipped", "1,234 → 185", "15 merged, 1,034 rejected"),
@@ -167,19 +165,19 @@ def test_it_has_every_stage_with_what_became_of_its_rows():
 
 
 def test_the_settings_can_be_read_back():
-    (settings,) = [word for word in Text(render(REPORT)).words if word.startswith("{")]
+    (settings,) = [word for word in Elements(render(REPORT)).words if word.startswith("{")]
     assert json.loads(settings) == REPORT["settings"]
 
 
 def test_a_run_that_measured_nothing_has_a_page_too():
     bare = {name: value for name, value in REPORT.items() if name not in ("headline", "results")}
-    words = Text(render(bare | {"data": {"digest": "", "rows": {}}})).words
-    assert "curate" in words and "recall@5" not in " ".join(words)
+    words = Elements(render(bare | {"data": {"digest": "", "rows": {}}})).words
+    assert "curate" in words and "R@5" not in " ".join(words)
 
 
 def test_markup_in_a_name_is_shown_as_letters():
-    page = Text(render(evil()))
-    assert not {"script", "b"} & set(page.tags)
+    page = Elements(render(evil()))
+    assert not {"script", "b"} & set(page.names)
     assert EVIL in page.words and any(EVIL in word for word in page.words if "among all" in word)
 
 
@@ -200,7 +198,7 @@ def test_a_browser_shows_it_without_complaint(browser, tmp_path: Path):
 def test_nothing_is_wider_than_the_window(browser, tmp_path: Path, width: int):
     page = tmp_path / "report.html"
     page.write_text(render(REPORT))
-    shown(browser, page, width)
+    open_page(browser, page, width)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
 
 
@@ -224,8 +222,13 @@ def test_rows_that_were_left_out_are_counted_over_both_stages_and_their_first_fi
 
 
 def test_headings_are_in_the_words_of_a_reader():
-    headings = re.findall("<h2>(.*?)</h2>", render(REPORT))[4:]
+    headings = [re.sub("<[^>]*>", "", heading) for heading in re.findall("<h2>(.*?)</h2>", render(REPORT))]
     assert headings == [
+        "R@5 on the queries of test_combination, among all candidates (universal pool)",
+        "R@5 on the queries of test_combination, among the candidates of the modality that is asked for (target pool)",
+        "R@5 on the queries of validation, among all candidates (universal pool)",
+        "R@5 on the queries of validation, among the candidates of the modality that is asked for (target pool)",
+        "Over depth the queries of test_combination, among all candidates",
         "What was read",
         "What was left out, and why",
         "Notices",
@@ -251,19 +254,19 @@ def test_the_digest_of_the_corpus_is_at_the_end_and_closed():
         (
             (0.1, 0.05, 0.15),
             (0.5, 0.45, 0.55),
-            "the training helped: recall@5 0.100 before, 0.500 after, and the 95 % intervals do not overlap",
+            "the training helped: R@5 0.100 before, 0.500 after, and the 95 % intervals do not overlap",
         ),
         (
             (0.1354, 0.0949, 0.1892),
             (0.1771, 0.1198, 0.2257),
-            "the training may have helped: recall@5 0.135 before, 0.177 after; the 95 % intervals overlap, so this is not settled",
+            "the training may have helped: R@5 0.135 before, 0.177 after; the 95 % intervals overlap, so this is not settled",
         ),
-        ((0.008, 0.0, 0.02), (0.0, 0.0, 0.0), "the training did not help: recall@5 0.008 before, 0.000 after; the 95 % intervals overlap"),
-        ((0.1, 0.0, 0.2), (0.1, 0.0, 0.2), "the training did not help: recall@5 0.100 before, 0.100 after; the 95 % intervals overlap"),
+        ((0.008, 0.0, 0.02), (0.0, 0.0, 0.0), "the training did not help: R@5 0.008 before, 0.000 after; the 95 % intervals overlap"),
+        ((0.1, 0.0, 0.2), (0.1, 0.0, 0.2), "the training did not help: R@5 0.100 before, 0.100 after; the 95 % intervals overlap"),
         (
             (0.5, 0.45, 0.55),
             (0.1, 0.05, 0.15),
-            "the training did harm: recall@5 0.500 before, 0.100 after, and the 95 % intervals do not overlap",
+            "the training did harm: R@5 0.500 before, 0.100 after, and the 95 % intervals do not overlap",
         ),
     ],
 )
@@ -296,19 +299,12 @@ def test_a_report_of_an_earlier_version_has_a_page_without_commands():
     assert "<dl>" not in render(old) and "Each row" not in render(old)
 
 
-def shown(browser, page, width):
-    """Opens a page in a window of that width."""
-    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    browser.get(page.as_uri())
-
-
 def test_at_the_width_of_a_laptop_no_table_scrolls_sideways(browser, tmp_path: Path):
     wordy = copy.deepcopy(REPORT)
     wordy["stages"][0]["tables"]["notices"] = [{"source": f"shop/{'deep/' * 20}a.csv", "detail": "many words " * 40}]
     wordy["stages"][1]["tables"]["examples"] = [{**each, "place": f"in/{'deep/' * 20}{each['id']}.png"} for each in EXAMPLES]
     (tmp_path / "report.html").write_text(render(wordy))
-    shown(browser, tmp_path / "report.html", 1280)
+    open_page(browser, tmp_path / "report.html", 1280)
     widths = browser.execute_script("return [...document.querySelectorAll('.wide')].map(each => [each.scrollWidth, each.clientWidth])")
     assert len(widths) == 9 and all(inner <= outer for inner, outer in widths)
 
@@ -316,7 +312,7 @@ def test_at_the_width_of_a_laptop_no_table_scrolls_sideways(browser, tmp_path: P
 @pytest.mark.parametrize("report", ["REPORT", "untrained"])
 def test_at_the_width_of_a_telephone_the_bars_of_results_are_in_sight(browser, tmp_path: Path, report):
     (tmp_path / "report.html").write_text(render(REPORT if report == "REPORT" else untrained()))
-    shown(browser, tmp_path / "report.html", 390)
+    open_page(browser, tmp_path / "report.html", 390)
     places = browser.execute_script(
         "return [...document.querySelectorAll('.scores')].map(each => [each.getBoundingClientRect().right, "
         "...[...each.querySelectorAll('.bar')].map(bar => bar.getBoundingClientRect()).flatMap(bar => [bar.right, bar.left + 200])])"
@@ -326,54 +322,20 @@ def test_at_the_width_of_a_telephone_the_bars_of_results_are_in_sight(browser, t
     assert len(places) == 4 and all(0 < place <= 390 for each in places for place in each), places
 
 
-def compared():
-    """Two arms that were measured, and one that failed."""
-    arms = {name: {"headline": HEADLINE, "results": copy.deepcopy(RESULTS), "failure": ""} for name in ("unite", "mire")}
-    for each in arms["mire"]["results"]:
-        each |= {measure: {"average": 0.25, "low": 0.2, "high": 0.3, "tasks": {"t->t": 0.4, "it->t": 0.1}} for measure in MEASURES}
-    arms["unite"]["facts"] = {"parameters": 1234567, "training_seconds": 75.4, "width": 128, "rows_per_item": 1.0}
-    arms["mire"]["facts"] = {"parameters": 89, "training_seconds": 1075.4, "width": 64, "rows_per_item": 21.25}
-    arms["jfe"] = {"facts": {"parameters": 10}, "failure": "jfe:adapt failed: the loss is nan"}
-    return {name: value for name, value in REPORT.items() if name not in ("headline", "results")} | {"arms": arms}
-
-
-def rows(page):
-    """The cells of every row of a page's tables."""
-    lines = [row.split("</table>")[0] for row in page.split("<tr>")[1:]]
-    return [[unescape(re.sub("<[^>]*>", " ", cell)).strip() for cell in re.split("<t[dh][^>]*>", line)[1:]] for line in lines]
-
-
-def test_a_comparison_is_one_table_with_a_column_for_each_arm():
-    page = render(compared())
-    assert "<h2>recall@5 on the queries of test_combination</h2>" in page and "<h2>recall@5 on the queries of validation</h2>" in page
-    assert page.index("of test_combination</h2>") < page.index("of validation</h2>"), "the headline's split comes first"
-    found = rows(page)
-    assert found[0] == ["task", "queries", "unite", "mire", "jfe"]
-    assert found[1] == ["universal pool"], "the headline's pool comes first"
-    assert found[2:4] == [["t->t", "12", "0.250", "0.400", "–"], ["it->t", "12", "0.750", "0.100", "–"]]
-    assert found[4] == ["average", "24", "0.500 0.400 to 0.600", "0.250 0.200 to 0.300", "–"]
-    assert found[5] == ["average, untrained", "", "0.100", "0.250", "–"]
-    assert found[6] == ["target pool"]
-    assert found[12:15] == [
-        ["parameters", "", "1,234,567", "89", "10"],
-        ["rows x width", "", "1 x 128", "21.2 x 64", "–"],
-        ["training", "", "75 s", "1,075 s", "–"],
-    ]
-
-
 def untrained():
     """A report of a run without a training."""
     report = copy.deepcopy({**REPORT, "commands": {}})
     report["stages"][2]["tables"] = {}
     report["results"] = [{**each, "system": "encoder"} for each in RESULTS if each["system"] == "trained"]
-    report["headline"] = {**{name: HEADLINE[name] for name in ("split", "measure", "pool")}, "encoder": HEADLINE["trained"]}
+    report["headline"] = {name: value for name, value in HEADLINE.items() if name not in ("trained", "untrained")}
+    report["headline"]["encoder"] = HEADLINE["trained"]
     return report
 
 
 def test_a_run_without_a_training_has_one_column_and_speaks_of_none():
     page = render(untrained())
     assert rows(page)[:4] == [
-        ["task", "queries", "encoder", "recall@5"],
+        ["task", "queries", "encoder", ""],
         ["t->t", "12", "0.250", ""],
         ["it->t", "12", "0.750", ""],
         ["average", "24", "0.500", ""],
@@ -381,48 +343,6 @@ def test_a_run_without_a_training_has_one_column_and_speaks_of_none():
     assert "encoder, 95 % interval 0.450 to 0.550" in page and "trained" not in page and "bar><i class=base" not in page
 
 
-def test_an_arm_without_a_training_stands_beside_those_with_one():
-    report = compared()
-    report["arms"]["mire"] |= {name: untrained()[name] for name in ("headline", "results")}
-    report["arms"]["mire"]["results"].append(entry("encoder", "universal", "train", 1.0))
-    report["arms"]["jfe"] = {"facts": {}, "failure": "", "unmeasured": "no score was computed: the corpus has no queries"}
-    found = rows(render(report))
-    assert found[4:6] == [
-        ["average", "24", "0.500 0.400 to 0.600", "0.500 0.400 to 0.600", "–"],
-        ["average, untrained", "", "0.100", "–", "–"],
-    ]
-    train = [number for number, row in enumerate(found) if row[0] == "task"][1]
-    assert found[train + 1 : train + 5] == [
-        ["universal pool"],
-        ["t->t", "12", "–", "0.250", "–"],
-        ["it->t", "12", "–", "0.750", "–"],
-        ["average", "24", "–", "0.500 0.400 to 0.600", "–"],
-    ], "a split that only one arm was measured on"
-    assert "<b>jfe</b> is not in the table: no score was computed: the corpus has no queries" in render(report)
-
-
 def test_a_run_that_had_nothing_to_measure_by_says_so():
     bare = {name: value for name, value in REPORT.items() if name != "headline"} | {"results": [], "unmeasured": "no score: <x> of CLIP"}
     assert "<p>No score: &lt;x&gt; of CLIP.</p>" in render(bare)
-
-
-def test_the_best_of_a_row_is_marked():
-    assert re.findall(r"<td class=best>(\d\.\d+)", render(compared())) == ["0.400", "0.750", "0.500"] * 4
-
-
-def test_an_arm_that_failed_is_named_with_its_reason():
-    assert "<b>jfe</b> is not in the table: jfe:adapt failed: the loss is nan" in render(compared())
-
-
-def test_a_comparison_of_which_nothing_was_measured_has_a_page_too():
-    report = compared()
-    report["arms"] = {"jfe": report["arms"]["jfe"]}
-    page = render(report)
-    assert "jfe:adapt failed" in page and ["parameters", "", "10"] in rows(page)
-
-
-def test_markup_in_the_name_or_failure_of_an_arm_is_shown_as_letters():
-    report = compared()
-    report["arms"] = {EVIL: report["arms"]["unite"], "jfe": report["arms"]["jfe"] | {"failure": EVIL}}
-    page = Text(render(report))
-    assert "script" not in page.tags and EVIL in page.words

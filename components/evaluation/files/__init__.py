@@ -1,0 +1,1 @@
+"""Files of an evaluation, as others write and read them: runs, judgements, results."""

@@ -1,0 +1,1 @@
+"""Measures of rankings, and what they are computed from: judgements, pools, rankers."""

@@ -1,0 +1,195 @@
+"""Measures a ranker on all queries in all pools, in parts of bounded size, and writes what it ranked.
+
+In the listed pool a candidate that is not relevant goes before a relevant one of the same score, so that equal vectors find nothing; in the
+other pools candidates of equal scores are in the order of their ids, which says nothing of their relevance.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from mirepoix.components.evaluation.boards.board import MAIN, Pool
+from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
+from mirepoix.components.evaluation.files.run_writer import RunWriter
+from mirepoix.components.evaluation.scoring.chance import expected
+from mirepoix.components.evaluation.scoring.judgements import Judged, answer_in, places_of
+from mirepoix.components.evaluation.scoring.measures import Measure
+from mirepoix.components.evaluation.scoring.metrics import per_query
+from mirepoix.components.evaluation.scoring.rankers import ByChance, Ranker
+from mirepoix.serving.search.dense import Ranking
+
+VALUES = "queries.parquet"
+"""The file with the values of every query, a row for each system and pool."""
+RANKED = 1 << 21
+"""Most ranked candidates of the queries that are measured together."""
+LADDER = (1, 2, 3, 5, 10, 20, 50, 100, 200, 500, 1000)
+"""The depths of curves, as far as rankings go."""
+CURVES = ("R", "Success")
+Grades = npt.NDArray[np.int32]
+
+
+@dataclass
+class Measuring:
+    """The queries that systems are measured on, and how."""
+
+    judged: Judged
+    config: EvaluateConfig
+    folder: Path  # where runs are written
+    seed: int
+
+    @cached_property
+    def measures(self) -> tuple[Measure, ...]:
+        """The measures of the config, and those of curves over depth."""
+        depths = [*(depth for depth in LADDER if depth < self.config.depth), self.config.depth]
+        curves = [Measure(kind, depth) for kind in CURVES for depth in depths]
+        return tuple(dict.fromkeys([*self.config.measured, *curves]))
+
+    def measure(self, system: str, ranker: Ranker, report: Callable[[int], None] | None = None) -> pa.Table:
+        """The values of every query in every pool, a row each; the runs are written as SYSTEM-POOL.trec."""
+        tables = []
+        for pool in self.config.measured_pools:
+            with RunWriter(self.folder / f"{system}-{pool}.trec", f"{system}-{pool}") as run:
+                for queries, ranked in self._parts(ranker, pool):
+                    run.write([self.judged.questions[query].id for query in queries], self.judged.ids, ranked)
+                    tables.append(self._rows(system, pool, queries, self._values(queries, ranked)))
+                    if report is not None:
+                        report(len(queries))
+        return pa.concat_tables(tables)
+
+    def by_chance(self, report: Callable[[int], None] | None = None) -> pa.Table:
+        """What chance has: the mean over all orders, or where relevance is by answer strings one order that is drawn."""
+        drawn, tables = ByChance(len(self.judged.ids), self.seed), []
+        for pool in self.config.measured_pools:
+            for queries, among in self._groups(pool):
+                by_answer = np.array([bool(self.judged.questions[query].answers) for query in queries], bool)
+                for own, answers in ((queries[~by_answer], False), (queries[by_answer], True)):
+                    for start in range(0, len(own), self._at_once):
+                        part = own[start : start + self._at_once]
+                        if answers:
+                            values = self._values(part, list(drawn.rank(part, self.config.depth, among)))
+                        else:
+                            values = self._expected(part, among)
+                        tables.append(self._rows("chance", pool, part, values))
+                        if report is not None:
+                            report(len(part))
+        return pa.concat_tables(tables)
+
+    # Rankings
+
+    @property
+    def _at_once(self) -> int:
+        return max(1, RANKED // self.config.depth)
+
+    def _groups(self, pool: Pool) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32] | None]]:
+        """The queries that are searched in the same candidates, with the places of these, also of lists."""
+        yield from self.judged.groups(pool)
+        for query in self.judged.listed(pool):
+            yield np.array([query]), self._list(query)
+
+    def _list(self, query: int) -> npt.NDArray[np.int32]:
+        places = self.judged.of(query)[0]
+        return places[places >= 0]
+
+    def _parts(self, ranker: Ranker, pool: Pool) -> Iterator[tuple[npt.NDArray[np.int64], list[Ranking]]]:
+        """The queries with their rankings, in parts; ids in rising order within those that are searched in the same candidates."""
+        for queries, among in self.judged.groups(pool):
+            ordered = np.array(sorted(queries.tolist(), key=lambda query: self.judged.questions[query].id))
+            ranked = self._without_themselves(ordered, ranker, among)
+            for start in range(0, len(ordered), self._at_once):
+                part = ordered[start : start + self._at_once]
+                yield part, list(islice(ranked, len(part)))
+        listed = self.judged.listed(pool)
+        for start in range(0, len(listed), self._at_once):
+            part = listed[start : start + self._at_once]
+            yield part, [self._ranked_list(ranker, query) for query in part.tolist()]
+
+    def _without_themselves(self, queries: npt.NDArray[np.int64], ranker: Ranker, among: npt.NDArray[np.int32] | None) -> Iterator[Ranking]:
+        """The rankings of queries; where the config says so, without a candidate that has the id of the query."""
+        depth, same = self.config.depth, self._same_id if self.config.ignore_same_id else None
+        for query, (places, scores) in zip(queries, ranker.rank(queries, depth + (same is not None), among), strict=True):
+            other = slice(None) if same is None else places != same[query]
+            yield places[other][:depth], scores[other][:depth]
+
+    @cached_property
+    def _same_id(self) -> npt.NDArray[np.int32]:
+        """The place of the candidate with the id of each query; -1 where there is none."""
+        return places_of(pa.array([question.id for question in self.judged.questions], pa.string()), self.judged.ids)
+
+    def _ranked_list(self, ranker: Ranker, query: int) -> Ranking:
+        places, grades = self.judged.of(query)
+        places, grades = places[places >= 0], grades[places >= 0]
+        scores = ranker.scores(query, places)
+        order = np.lexsort((places, grades > 0, -scores))
+        order = order[np.isfinite(scores[order])][: self.config.depth]
+        return places[order].astype(np.int64), scores[order]
+
+    # Values
+
+    def _values(self, queries: npt.NDArray[np.int64], ranked: list[Ranking]) -> dict[str, npt.NDArray[np.float64]]:
+        """The values of each measure; none, as NaN, where it depends on all that is relevant, and that is not known."""
+        found: list[Grades] = []
+        ideal: list[Grades] = []
+        by_answer = np.array([bool(self.judged.questions[query].answers) for query in queries], bool)
+        read = [ranked[n][0] for n in np.flatnonzero(by_answer)]
+        texts = self.judged.texts(np.concatenate(read)) if read else {}
+        for query, (places, _), answered in zip(queries.tolist(), ranked, by_answer, strict=True):
+            if answered:
+                found.append(self._by_answers(query, places, texts))
+                ideal.append(found[-1])
+            else:
+                found.append(self._graded(query, places))
+                ideal.append(self.judged.of(query)[1])
+        values = per_query(self.measures, found, ideal)
+        for each in self.measures:
+            if each.needs_all:
+                values[each.name][by_answer] = np.nan
+        return values
+
+    def _graded(self, query: int, places: npt.NDArray[np.integer]) -> Grades:
+        """The grades of ranked candidates; 0 for those that are not judged."""
+        judged, grades = self.judged.of(query)
+        if not len(judged):
+            return np.zeros(len(places), np.int32)
+        at = np.minimum(np.searchsorted(judged, places), len(judged) - 1)
+        return np.where(judged[at] == places, grades[at], 0).astype(np.int32)
+
+    def _by_answers(self, query: int, places: npt.NDArray[np.integer], texts: dict[int, str]) -> Grades:
+        whole_words = self.judged.board is not None and self.judged.board.whole_words
+        answers = self.judged.questions[query].answers
+        return np.array([answer_in(answers, texts.get(place, ""), whole_words) for place in places.tolist()], np.int32)
+
+    def _expected(self, queries: npt.NDArray[np.int64], among: npt.NDArray[np.int32] | None) -> dict[str, npt.NDArray[np.float64]]:
+        known: dict[tuple[bytes, bytes], list[float]] = {}
+        size, rows = len(self.judged.ids) if among is None else len(among), []
+        for query in queries.tolist():
+            places, grades = self.judged.of(query)
+            ideal = np.sort(grades[grades > 0])
+            inside = places >= 0 if among is None else np.isin(places, among)
+            there = np.sort(grades[(grades > 0) & inside])
+            key = there.tobytes(), ideal.tobytes()
+            if key not in known:
+                known[key] = [expected(each, size, there.tolist(), ideal.tolist()) for each in self.measures]
+            rows.append(known[key])
+        return {each.name: column for each, column in zip(self.measures, np.array(rows).T, strict=True)}
+
+    def _rows(self, system: str, pool: Pool, queries: npt.NDArray[np.int64], values: dict[str, npt.NDArray[np.float64]]) -> pa.Table:
+        questions = [self.judged.questions[query] for query in queries]
+        columns = {
+            "system": [system] * len(questions),
+            "pool": [str(pool)] * len(questions),
+            **{name: [getattr(question, name) for question in questions] for name in ("split", "task", "dataset")},
+            "query": [question.id for question in questions],
+        }
+        table = {name: pa.array(column, pa.string()) for name, column in columns.items()}
+        table |= {each.name: pa.array(values[each.name], pa.float64(), from_pandas=True) for each in self.measures}
+        if self.judged.board is not None:
+            rows = [self.judged.board.row(question.dataset, question.task) for question in questions]
+            main = [values[row.measure][place] if row else np.nan for place, row in enumerate(rows)]
+            table[MAIN] = pa.array(np.array(main, np.float64), pa.float64(), from_pandas=True)
+        return pa.table(table)
