@@ -28,6 +28,8 @@ from tests.components.ingestion.formats import miniatures
 NAMES = [made.__name__ for made in BENCHMARKS]
 FILES = {"webqa_plus": "webqa", "evqa_plus": "evqa"}
 """Benchmarks that have the files of another."""
+SOAKED = (*FILES, "infoseek")
+"""Benchmarks that are run whole in the soak: their files are read as those of webqa or evqa, which are run whole here."""
 CLIPS = ("mmeb_v2",)
 """Benchmarks with clips, which a CLIP does not read."""
 log2 = math.log2
@@ -77,7 +79,7 @@ def test_every_benchmark_is_a_recipe_with_a_board_and_makes_no_release():
         assert isinstance(config, Benchmark) and config.evaluate.board == name and config.served is None and not config.trainings
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.soak) if name in FILES else name for name in NAMES])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.soak) if name in SOAKED else name for name in NAMES])
 def test_a_model_that_was_never_trained_is_measured_by_one_command_beside_the_floors(name, cli):
     status, said, report, page = cli(name)
     assert status == 0
@@ -126,7 +128,7 @@ def asked_of(curate: Path) -> list[Asked]:
 
 def scored(cli, name: str, tmp_path: Path, ranking: Callable[[Asked], list]) -> dict[str, Any]:
     """The metrics of the benchmark where each query has a ranking; ids in a tuple have equal scores."""
-    stages = {stage["name"]: Path(stage["target"]) for stage in cli(name, until="check" if name in FILES else None)[2]["stages"]}
+    stages = {stage["name"]: Path(stage["target"]) for stage in cli(name, until="check" if name in SOAKED else None)[2]["stages"]}
     curate = stages.get("captions", stages["curate"])
     rows = read_part(curate, "corpus").to_pylist()
     codes = {row["id"]: 1 * bool(row["text"]) + 2 * bool(row["images"]) + 4 * bool(row["video"]) for row in rows}
