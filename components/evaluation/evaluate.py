@@ -44,7 +44,8 @@ def work(
     systems = {"encoder": (embed, index)}
     if untrained_embed is not None and untrained_index is not None:
         systems = {"trained": (embed, index), "untrained": (untrained_embed, untrained_index)}
-    judged = _judged(config, curate, embed, _opened(index))
+    searched = _opened(index)
+    judged = _judged(config, curate, embed, searched)
     asked = len(judged.questions)
     answered = sum(map(judged.answered, range(asked)))
     if not answered and "trained" in systems:
@@ -63,7 +64,7 @@ def work(
         context.report({"step": done, "total": total})
 
     for system, (vectors, rows_of) in systems.items():
-        tables.append(measuring.measure(system, _ranker(_opened(rows_of), vectors, judged), report))
+        tables.append(measuring.measure(system, _ranker(searched if rows_of == index else _opened(rows_of), vectors, judged), report))
     if floors is not None:
         below = pq.read_table(floors / VALUES)
         known = pa.array([question.id for question in judged.questions], pa.string())
@@ -138,10 +139,7 @@ def _write_qrels(file: Path, judged: Judged) -> None:
     """Writes the judgements above 0 with their grades."""
     with file.open("w") as out:
         for query in sorted(range(len(judged.questions)), key=lambda query: judged.questions[query].id):
-            places, grades = judged.of(query)
-            known = (grades > 0) & (places >= 0)
-            ids = judged.ids.take(pa.array(places[known])).to_pylist()
-            out.writelines(f"{judged.questions[query].id} 0 {id} {grade}\n" for id, grade in zip(ids, grades[known].tolist(), strict=True))
+            out.writelines(f"{judged.questions[query].id} 0 {id} {grade}\n" for id, grade in judged.relevant(query).items())
 
 
 def _flat(summary: dict) -> dict[str, float]:

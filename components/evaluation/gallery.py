@@ -10,7 +10,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
@@ -18,7 +17,7 @@ from PIL import Image
 
 from mirepoix.components.corpus.parts import rows_with_ids
 from mirepoix.components.evaluation.evaluate_config import FLOORS, released
-from mirepoix.components.evaluation.scoring.judgements import Judged, answer_in
+from mirepoix.components.evaluation.scoring.judgements import Judged
 
 FILE = "gallery.json"
 EACH = 6
@@ -54,13 +53,12 @@ def write_gallery(folder: Path, rows: pa.Table, judged: Judged, head: Mapping[st
 
     def card(query: str) -> dict[str, Any]:
         place = questions[query]
-        question, relevant = judged.questions[place], _relevant(judged, place)
+        question, relevant = judged.questions[place], judged.relevant(place)
 
         def results(name: str) -> list[dict[str, Any]]:
             shown = [items[id] for id in found[name].get(query, ()) if id in items]
-            strings = question.answers
-            whole = judged.board is not None and judged.board.whole_words
-            return [item | {"relevant": answer_in(strings, item["text"], whole) if strings else item["id"] in relevant} for item in shown]
+            right = (judged.has_answer(place, item["text"]) if question.answers else item["id"] in relevant for item in shown)
+            return [item | {"relevant": each} for item, each in zip(shown, right, strict=True)]
 
         return {
             "query": asked[query],
@@ -131,17 +129,10 @@ def _found(run: Path, queries: set[str]) -> dict[str, list[str]]:
     return found
 
 
-def _relevant(judged: Judged, query: int) -> set[str]:
-    places, grades = judged.of(query)
-    return set(judged.ids.take(pa.array(places[(grades > 0) & (places >= 0)])).to_pylist())
-
-
 def _answers(judged: Judged, query: int) -> list[str]:
     """The ids of the answers with the highest grades."""
-    places, grades = judged.of(query)
-    kept = (grades > 0) & (places >= 0)
-    order = np.argsort(-grades[kept], kind="stable")[:ANSWERS]
-    return judged.ids.take(pa.array(places[kept][order])).to_pylist()
+    relevant = judged.relevant(query)
+    return sorted(relevant, key=lambda id: -relevant[id])[:ANSWERS]
 
 
 def _shown(curate: Path, part: str, wanted: set[str]) -> dict[str, dict[str, Any]]:

@@ -64,6 +64,16 @@ class Judged:
         part = slice(self.bounds[query], self.bounds[query + 1])
         return self.places[part], self.grades[part]
 
+    def relevant(self, query: int) -> dict[str, int]:
+        """The grades of the items that are relevant to a query by their ids, of those that are in the corpus."""
+        places, grades = self.of(query)
+        known = (grades > 0) & (places >= 0)
+        return dict(zip(self.ids.take(pa.array(places[known])).to_pylist(), grades[known].tolist(), strict=True))
+
+    def has_answer(self, query: int, passage: str) -> bool:
+        """Whether one of the answer strings of a query is in a passage, as its board looks for them."""
+        return answer_in(self.questions[query].answers, passage, self.board is not None and self.board.whole_words)
+
     def answered(self, query: int) -> bool:
         """Whether anything can be relevant to the query."""
         return bool(self.questions[query].answers) or bool((self.of(query)[1] > 0).any())

@@ -18,7 +18,7 @@ from mirepoix.components.evaluation.boards.board import MAIN, Pool
 from mirepoix.components.evaluation.evaluate_config import EvaluateConfig
 from mirepoix.components.evaluation.files.run_writer import RunWriter
 from mirepoix.components.evaluation.scoring.chance import expected
-from mirepoix.components.evaluation.scoring.judgements import Judged, answer_in, places_of
+from mirepoix.components.evaluation.scoring.judgements import Judged, places_of
 from mirepoix.components.evaluation.scoring.measures import Measure
 from mirepoix.components.evaluation.scoring.metrics import per_query
 from mirepoix.components.evaluation.scoring.rankers import ByChance, Ranker
@@ -90,11 +90,12 @@ class Measuring:
         """The queries that are searched in the same candidates, with the places of these, also of lists."""
         yield from self.judged.groups(pool)
         for query in self.judged.listed(pool):
-            yield np.array([query]), self._list(query)
+            yield np.array([query]), self._list(query)[0]
 
-    def _list(self, query: int) -> npt.NDArray[np.int32]:
-        places = self.judged.of(query)[0]
-        return places[places >= 0]
+    def _list(self, query: int) -> tuple[npt.NDArray[np.int32], Grades]:
+        """The candidates that are listed for a query, of those that are in the corpus, and their grades."""
+        places, grades = self.judged.of(query)
+        return places[places >= 0], grades[places >= 0]
 
     def _parts(self, ranker: Ranker, pool: Pool) -> Iterator[tuple[npt.NDArray[np.int64], list[Ranking]]]:
         """The queries with their rankings, in parts; ids in rising order within those that are searched in the same candidates."""
@@ -122,8 +123,7 @@ class Measuring:
         return places_of(pa.array([question.id for question in self.judged.questions], pa.string()), self.judged.ids)
 
     def _ranked_list(self, ranker: Ranker, query: int) -> Ranking:
-        places, grades = self.judged.of(query)
-        places, grades = places[places >= 0], grades[places >= 0]
+        places, grades = self._list(query)
         scores = ranker.scores(query, places)
         order = np.lexsort((places, grades > 0, -scores))
         order = order[np.isfinite(scores[order])][: self.config.depth]
@@ -160,9 +160,7 @@ class Measuring:
         return np.where(judged[at] == places, grades[at], 0).astype(np.int32)
 
     def _by_answers(self, query: int, places: npt.NDArray[np.integer], texts: dict[int, str]) -> Grades:
-        whole_words = self.judged.board is not None and self.judged.board.whole_words
-        answers = self.judged.questions[query].answers
-        return np.array([answer_in(answers, texts.get(place, ""), whole_words) for place in places.tolist()], np.int32)
+        return np.array([self.judged.has_answer(query, texts.get(place, "")) for place in places.tolist()], np.int32)
 
     def _expected(self, queries: npt.NDArray[np.int64], among: npt.NDArray[np.int32] | None) -> dict[str, npt.NDArray[np.float64]]:
         known: dict[tuple[bytes, bytes], list[float]] = {}

@@ -1,5 +1,7 @@
 """What readers of published benchmarks have in common: data sets, files that must be there, ids, pictures, members of pools."""
 
+import base64
+import binascii
 import json
 import re
 from bisect import bisect_left
@@ -130,6 +132,20 @@ def picture_at(tree: SourceFiles, *paths: str) -> bytes:
             missing = missing or error
     assert missing is not None, "at least one path is given"
     raise missing
+
+
+def picture_of_line(raw: bytes, id: str, file: str) -> bytes:
+    """The picture in a line `id<TAB>base64` of a file, which may be followed by others; RowError if the line is another's, or has none."""
+    name, _, content = raw.partition(b"\n")[0].partition(b"\t")
+    if name.decode(errors="replace").strip() != id:
+        raise RowError("missing picture", f"{file} has no line for {id}")
+    try:
+        picture = base64.b64decode(content.strip(), validate=True)
+    except binascii.Error as error:
+        raise RowError("bad row", f"the picture of {id} is no base64: {error}") from error
+    if not picture:
+        raise RowError("missing picture", f"the line of {id} in {file} is empty")
+    return picture
 
 
 def with_members(pool: str, rows: Iterable[Row]) -> Iterator[Row]:

@@ -8,8 +8,6 @@ Files may be in any folder of the source; imgs.tsv and its index are those of th
 questions of other splits are not read.
 """
 
-import base64
-import binascii
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from mirepoix.components.ingestion.formats import answer_passages
-from mirepoix.components.ingestion.formats.benchmark_files import PICTURED, Missing, needed_file, refuse_missing
+from mirepoix.components.ingestion.formats.benchmark_files import PICTURED, Missing, needed_file, picture_of_line, refuse_missing
 from mirepoix.components.ingestion.formats.fields import id_of
 from mirepoix.components.ingestion.formats.rows import Judgement, Query, Row, RowError, Unreadable
 from mirepoix.components.ingestion.formats.source_files import LONGEST_LINE, Shard, SourceFiles
@@ -99,13 +97,4 @@ def _picture(tsv: pa.NativeFile, starts: np.ndarray, number: str) -> bytes:
     raw = b""
     while b"\n" not in raw and len(raw) < LONGEST_LINE and (block := tsv.read(BLOCK)):
         raw += block
-    name, _, content = raw.partition(b"\n")[0].partition(b"\t")
-    if name.decode(errors="replace").strip() != number:
-        raise RowError("missing picture", f"imgs.tsv has no line for {number}")
-    try:
-        picture = base64.b64decode(content.strip(), validate=True)
-    except binascii.Error as error:
-        raise RowError("bad row", f"the picture of {number} is no base64: {error}") from error
-    if not picture:
-        raise RowError("missing picture", f"the line of {number} in imgs.tsv is empty")
-    return picture
+    return picture_of_line(raw, number, "imgs.tsv")

@@ -16,7 +16,6 @@ one follows from its first answer, a snippet or a captioned picture: MARVEL meas
 """
 
 import base64
-import binascii
 import json
 import re
 from collections import Counter
@@ -27,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from mirepoix.components.ingestion.formats.benchmark_files import PICTURED, Missing
+from mirepoix.components.ingestion.formats.benchmark_files import PICTURED, Missing, picture_of_line
 from mirepoix.components.ingestion.formats.corpus_reader import CorpusReader
 from mirepoix.components.ingestion.formats.fields import id_of, list_of, refuse_unread, text_of
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query, Row, RowError, Unreadable, rowwise, split_of
@@ -133,15 +132,9 @@ def _images(tree: SourceFiles, shard: Shard, places: list[str]) -> Iterator[Row]
         id, (start, size) = id_of(row["image_id"]), map(int, here.split("+"))
         if size > LONGEST_LINE:
             raise RowError("missing picture", f"the line of {id} in {PICTURES} is longer than {LONGEST_LINE >> 20} MiB")
-        name, _, content = tsv.read_at(size, start).partition(b"\n")[0].partition(b"\t")
-        if not size or name.decode(errors="replace").strip() != id:
+        if not size:
             raise RowError("missing picture", f"{PICTURES} has no line for {id}")
-        try:
-            picture = base64.b64decode(content.strip(), validate=True)
-        except binascii.Error as error:
-            raise RowError("bad row", f"the picture of {id} is no base64: {error}") from error
-        if not picture:
-            raise RowError("missing picture", f"the line of {id} in {PICTURES} is empty")
+        picture = picture_of_line(tsv.read_at(size, start), id, PICTURES)
         return [Candidate(Item(id, text_of(row.get("caption")), (picture,), source=source, line=line))]
 
     with tree.open(PICTURES) as tsv:
