@@ -58,15 +58,15 @@ def write_gallery(folder: Path, rows: pa.Table, judged: Judged, head: Mapping[st
         def results(name: str) -> list[dict[str, Any]]:
             shown = [items[id] for id in found[name].get(query, ()) if id in items]
             right = (judged.has_answer(place, item["text"]) if question.answers else item["id"] in relevant for item in shown)
-            return [item | {"relevant": each} for item, each in zip(shown, right, strict=True)]
+            return [_cut(item) | {"relevant": each} for item, each in zip(shown, right, strict=True)]
 
         return {
-            "query": asked[query],
+            "query": _cut(asked[query]),
             "task": question.task,
             "dataset": question.dataset,
             "value": own[query],
             "beside": other.get(query, 0.0),
-            "answers": [items[id] for id in answers[query] if id in items] or [{"text": text} for text in question.answers[:ANSWERS]],
+            "answers": [_cut(items[id]) for id in answers[query] if id in items] or [{"text": text} for text in question.answers[:ANSWERS]],
             "found": results(system),
             "found_beside": results(beside) if beside else [],
         }
@@ -136,18 +136,20 @@ def _answers(judged: Judged, query: int) -> list[str]:
 
 
 def _shown(curate: Path, part: str, wanted: set[str]) -> dict[str, dict[str, Any]]:
-    """Items by their ids: their text, cut, and a small picture."""
+    """Items by their ids: their whole text, as answers are looked for in it, and a small picture."""
     found = {}
     for table in rows_with_ids(curate, part, wanted):
         for row in table.to_pylist():
             frames = row["video"] or []
             pictures = row["images"] or frames[len(frames) // 2 :]
-            found[row["id"]] = {"id": row["id"], "text": _cut(row["text"] or ""), "picture": _small(pictures)}
+            found[row["id"]] = {"id": row["id"], "text": row["text"] or "", "picture": _small(pictures)}
     return found
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LETTERS else f"{text[: LETTERS - 1]}…"
+def _cut(item: dict[str, Any]) -> dict[str, Any]:
+    """The item with its text as it is shown."""
+    text = item["text"]
+    return item if len(text) <= LETTERS else item | {"text": f"{text[: LETTERS - 1]}…"}
 
 
 def _small(pictures: Sequence[bytes]) -> str:

@@ -140,6 +140,13 @@ def test_where_answers_are_strings_they_are_shown_and_right_is_a_passage_that_ha
     assert card["answers"] == [{"text": "cat"}, {"text": "kitten"}]
 
 
+def test_an_answer_is_looked_for_in_the_whole_passage_not_in_what_is_shown_of_it(tmp_path):
+    corpus = [{"id": "d0", "text": "x " * LETTERS + "cat"}, {"id": "d1", "text": "x " * LETTERS}]
+    queries = [query("q", "it->t", answers=["cat"])]
+    (card,) = gallery(tmp_path, {"encoder": {"q": 1.0}}, {"encoder": ["d0", "d1"]}, queries, corpus)["wins"]
+    assert [(item["relevant"], len(item["text"])) for item in card["found"]] == [(True, LETTERS), (False, LETTERS)]
+
+
 def opened(uri: str) -> Image.Image:
     head, _, content = uri.partition(",")
     assert head == "data:image/jpeg;base64"
