@@ -123,6 +123,22 @@ def test_an_answer_that_is_late_is_a_failure_and_so_is_none():
     assert [record.error for record in none.failures] == ["no answer within 0.1 seconds"]
 
 
+def test_a_late_answer_is_let_pass_where_all_are_slow_and_not_where_it_alone_is(monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 0.5, 0.5))
+
+    def report(name: str, *times: float, status: int = 200) -> Report:
+        return Report([Record(name, "search", n, float(n), seconds, status, "one", "", None, False) for n, seconds in enumerate(times)])
+
+    unharmed(report("slow", 1.0, 1.0, 1.0, 3.5), 4)
+    with pytest.raises(AssertionError, match=r"1 of 4 requests failed; seconds that one may take: of slow 4\.0"):
+        unharmed(report("slow", 1.0, 1.0, 1.0, 4.5))
+    fast = report("fast", 0.1, 0.1, 0.1, 3.5)
+    with pytest.raises(AssertionError, match=r"1 of 8 requests failed; seconds that one may take: of slow 4\.0, of fast 2\.0"):
+        unharmed(Report([*report("slow", 1.0, 1.0, 1.0, 3.5).records, *fast.records]))
+    with pytest.raises(AssertionError, match="4 of 4 requests failed"):
+        unharmed(report("slow", 1.0, 1.0, 1.0, 3.5, status=503))
+
+
 def test_nothing_that_listens_is_a_failure_of_each_request():
     with served(every(9, None)) as url:
         pass
