@@ -76,6 +76,7 @@ TASK = re.compile("[itv]+->[itv]+")
 
 GROUP_ROWS, GROUP_BYTES = 1000, 16 << 20
 ROWS = 16  # at a time: pictures are large
+JOINED = 1_000_000  # of a part without pictures, whose ids are looked up together
 
 
 class PartWriter:
@@ -224,6 +225,18 @@ def part_tables(
                         yield table if chosen is None else table.filter(pa.array(chosen[place : place + table.num_rows]))
                         place += table.num_rows
                 first += size
+
+
+def joined(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The tables in larger ones, each of `JOINED` rows or a little more, since every lookup of ids costs a pass over all ids."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(each.num_rows for each in waiting) >= JOINED:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def read_part(folder: Path, part: str, columns: list[str] | None = None) -> pa.Table:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mirepoix.components.corpus.parts import part_rows, part_tables, read_part, source_name
+from mirepoix.components.corpus.parts import joined, part_rows, part_tables, read_part, source_name
 from mirepoix.components.curation.row_checks import CHECKED
 
 JUDGED = np.dtype([("query", "i8"), ("item", "i8"), ("relevance", "i4"), ("place", "i8")])  # place: its rank by source and line
@@ -64,12 +64,19 @@ class RowIndex:
 
 def judged_rows(corpus: Path, index: RowIndex) -> Array:
     """The judgements by the rows of their query and candidate, -1 where an id is unknown; see `JUDGED`."""
-    table = read_part(corpus, "qrels", ["query_id", "item_id", "relevance", "source", "line"])
-    judged = np.zeros(table.num_rows, JUDGED)
-    judged["place"][pc.sort_indices(table, [("source", "ascending"), ("line", "ascending")]).to_numpy()] = np.arange(len(judged))
-    judged["query"] = index.rows(table["query_id"], index.queries)
-    judged["item"] = index.rows(table["item_id"], index.candidates)
-    judged["relevance"] = table["relevance"].to_numpy()
+    parts, sources, lines = [np.zeros(0, JUDGED)], [], []
+    for table in joined(part_tables(corpus, "qrels", ["query_id", "item_id", "relevance", "source", "line"])):
+        part = np.zeros(table.num_rows, JUDGED)
+        part["query"] = index.rows(table["query_id"], index.queries)
+        part["item"] = index.rows(table["item_id"], index.candidates)
+        part["relevance"] = table["relevance"].to_numpy()
+        parts.append(part)
+        sources += table["source"].dictionary_encode().chunks
+        lines.append(table["line"].to_numpy())
+    judged = np.concatenate(parts)
+    codes, names = _unified(sources)
+    rank = np.append(np.argsort(np.argsort(np.array(names, object))), len(names))  # the last entry is the one that code -1 reads
+    judged["place"][np.lexsort((np.concatenate([np.empty(0, np.int64), *lines]), rank[codes]))] = np.arange(len(judged))
     return judged
 
 
@@ -104,9 +111,9 @@ class CodedColumn:
 
 
 def _unified(chunks: list[pa.DictionaryArray]) -> tuple[Array, list[str]]:
-    """The codes of all rows in one dictionary, and its values."""
+    """The codes of all rows in one dictionary, -1 for those without a value, and its values."""
     if not chunks:
         return np.empty(0, np.int32), []
     encoded = pa.chunked_array(chunks).unify_dictionaries()
-    codes = np.concatenate([np.asarray(chunk.indices) for chunk in encoded.chunks]).astype(np.int32)
+    codes = np.concatenate([np.asarray(pc.fill_null(chunk.indices, -1)) for chunk in encoded.chunks]).astype(np.int32)
     return codes, encoded.chunks[-1].dictionary.to_pylist()

@@ -16,13 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mirepoix.components.corpus.parts import part_files, part_tables, source_name
+from mirepoix.components.corpus.parts import JOINED, joined, part_files, part_tables, source_name
 from mirepoix.components.evaluation.boards.board import Board, Pool
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Modality
 
-JOINED = 1_000_000
-"""Judgements whose ids are looked up at a time."""
 NAMED = 5
 """Data sets that a refusal names."""
 Places = npt.NDArray[np.int32]
@@ -147,7 +145,7 @@ def read_judged(
     ]
     query_ids = pa.array([question.id for question in questions], pa.string())
     parts = []
-    for table in _joined(part_tables(curate, "qrels", ["query_id", "item_id", "relevance"])):
+    for table in joined(part_tables(curate, "qrels", ["query_id", "item_id", "relevance"])):
         query = places_of(table["query_id"], query_ids)
         table = table.filter(pa.array(query >= 0))
         parts.append((query[query >= 0], places_of(table["item_id"], ids), table["relevance"].to_numpy().astype(np.int32)))
@@ -192,7 +190,7 @@ def _pools(curate: Path, ids: pa.ChunkedArray | pa.Array) -> dict[str, Places]:
     """The places of the members of each pool, in rising order."""
     found: dict[str, list[Places]] = {}
     if part_files(curate, "pools"):
-        for table in _joined(part_tables(curate, "pools", ["pool", "item_id"])):
+        for table in joined(part_tables(curate, "pools", ["pool", "item_id"])):
             places, names = places_of(table["item_id"], ids), table["pool"].combine_chunks().dictionary_encode()
             codes = names.indices.to_numpy(zero_copy_only=False)
             for code, name in enumerate(names.dictionary.to_pylist()):
@@ -208,18 +206,6 @@ def _sources(curate: Path, ids: pa.ChunkedArray | pa.Array) -> dict[str, Places]
     return (
         {f"{name}/": np.flatnonzero(pc.starts_with(ids, f"{name}/")).astype(np.int32) for name in sorted(found)} if len(found) > 1 else {}
     )
-
-
-def _joined(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The tables in larger ones, each of `JOINED` rows or a little more, since every lookup of ids costs a pass over all ids."""
-    waiting: list[pa.Table] = []
-    for table in tables:
-        waiting.append(table)
-        if sum(each.num_rows for each in waiting) >= JOINED:
-            yield pa.concat_tables(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_tables(waiting)
 
 
 def places_of(ids: pa.ChunkedArray | pa.Array, among: pa.ChunkedArray | pa.Array) -> Places:

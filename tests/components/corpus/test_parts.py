@@ -1,11 +1,13 @@
 """Rows by their ids: those that are wanted, in their order, and row groups without any are not read; the held-out candidates."""
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mirepoix.components.corpus.parts import ROWS, held_out, rows_with_ids
+from mirepoix.components.corpus import parts
+from mirepoix.components.corpus.parts import ROWS, held_out, joined, rows_with_ids
 from mirepoix.models.errors import Refused
 from mirepoix.models.item import Item, items_to_table
 from tests.components.fixtures import write_corpus, write_held_out_corpus
@@ -40,6 +42,17 @@ def test_the_content_of_a_row_group_without_any_is_not_read(tmp_path):
 
 def test_a_part_that_is_not_there_has_no_rows(tmp_path):
     assert ids_of(tmp_path, {"d1"}) == []
+
+
+@given(st.lists(st.integers(0, 4)), st.integers(1, 6))
+def test_small_tables_are_joined_in_order_to_tables_of_as_many_rows_or_a_little_more(sizes, least):
+    numbers = iter(range(sum(sizes)))
+    tables = [pa.table({"n": pa.array([next(numbers) for _ in range(size)], pa.int64())}) for size in sizes]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "JOINED", least)
+        found = [table["n"].to_pylist() for table in joined(iter(tables))]
+    assert [number for table in found for number in table] == [*range(sum(sizes))]
+    assert all(least <= len(table) < least + 4 for table in found[:-1])
 
 
 def test_held_out_is_what_curation_lists(tmp_path):

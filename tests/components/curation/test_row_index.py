@@ -4,6 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from mirepoix.components.corpus import parts
 from mirepoix.components.corpus.parts import part_tables
 from mirepoix.components.curation.row_index import CodedColumn, RowIndex, evidence_rows, judged_rows
 from tests.components.fixtures import write_corpus
@@ -47,8 +48,11 @@ def test_a_column_of_few_values_is_dictionary_encoded(folder):
     assert split[7] == "held_out" and np.flatnonzero(split.among("train")).tolist() == [5]
 
 
-def test_judgements_and_evidence_are_joined_with_their_rows(tmp_path):
-    judged = [("q2", "d1", 2, "b", 1), ("q9", "d0", 0, "a", 2), ("q1", "d9", 1, "a", 1)]
+@pytest.mark.parametrize("at_once", [1, 2, 1000])
+def test_judgements_and_evidence_are_joined_with_their_rows_however_many_at_once(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr(parts, "JOINED", at_once)
+    monkeypatch.setattr(parts, "GROUP_ROWS", 1)
+    judged = [("q2", "d1", 2, "b", 1), ("q9", "d0", 0, "a", 2), ("q1", "d9", 1, "a", 1), ("q1", "d0", 1, None, None)]
     names = ("query_id", "item_id", "relevance", "source", "line")
     triple = {"text": "?", "split": "train", "answer": "x"}
     evidence = {"t1": ["d1", "d9"], "t2": [], "t3": ["d0"]}
@@ -60,7 +64,7 @@ def test_judgements_and_evidence_are_joined_with_their_rows(tmp_path):
         triples=[{"id": name, "evidence": items, **triple} for name, items in evidence.items()],
     )
     found = judged_rows(corpus, RowIndex(corpus))
-    assert found[["query", "item", "relevance", "place"]].tolist() == [(3, 1, 2, 2), (-1, 0, 0, 1), (2, -1, 1, 0)]
+    assert found[["query", "item", "relevance", "place"]].tolist() == [(3, 1, 2, 2), (-1, 0, 0, 1), (2, -1, 1, 0), (2, 0, 1, 3)]
     rows, ends = evidence_rows(corpus, RowIndex(corpus))
     assert rows.tolist() == [1, -1, 0] and ends.tolist() == [0, 2, 2, 3]
 
