@@ -4,10 +4,10 @@ In the listed pool a candidate that is not relevant goes before a relevant one o
 other pools candidates of equal scores are in the order of their ids, which says nothing of their relevance.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -66,18 +66,11 @@ class Measuring:
         """What chance has: the mean over all orders, or where relevance is by answer strings one order that is drawn."""
         drawn, tables = ByChance(len(self.judged.ids), self.seed), []
         for pool in self.config.measured_pools:
-            for queries, among in self._groups(pool):
-                by_answer = np.array([bool(self.judged.questions[query].answers) for query in queries], bool)
-                for own, answers in ((queries[~by_answer], False), (queries[by_answer], True)):
-                    for start in range(0, len(own), self._at_once):
-                        part = own[start : start + self._at_once]
-                        if answers:
-                            values = self._values(part, list(drawn.rank(part, self.config.depth, among)))
-                        else:
-                            values = self._expected(part, among)
-                        tables.append(self._rows("chance", pool, part, values))
-                        if report is not None:
-                            report(len(part))
+            for queries, among in self._searched(pool):
+                values = self._values_by_chance(queries, among, drawn)
+                tables.append(self._rows("chance", pool, queries, values))
+                if report is not None:
+                    report(len(queries))
         return pa.concat_tables(tables)
 
     # Rankings
@@ -86,11 +79,17 @@ class Measuring:
     def _at_once(self) -> int:
         return max(1, RANKED // self.config.depth)
 
-    def _groups(self, pool: Pool) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int32] | None]]:
-        """The queries that are searched in the same candidates, with the places of these, also of lists."""
-        yield from self.judged.groups(pool)
-        for query in self.judged.listed(pool):
-            yield np.array([query]), self._list(query)[0]
+    def _in_parts(self, queries: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
+        for start in range(0, len(queries), self._at_once):
+            yield queries[start : start + self._at_once]
+
+    def _searched(self, pool: Pool) -> Iterator[tuple[npt.NDArray[np.int64], Iterable[npt.NDArray[np.int32] | None]]]:
+        """The queries in parts, with the places of the candidates that each of them is searched in, None for all."""
+        for queries, among in self.judged.groups(pool):
+            for part in self._in_parts(queries):
+                yield part, repeat(among, len(part))
+        for part in self._in_parts(self.judged.listed(pool)):
+            yield part, (self._list(query)[0] for query in part.tolist())
 
     def _list(self, query: int) -> tuple[npt.NDArray[np.int32], Grades]:
         """The candidates that are listed for a query, of those that are in the corpus, and their grades."""
@@ -102,12 +101,9 @@ class Measuring:
         for queries, among in self.judged.groups(pool):
             ordered = np.array(sorted(queries.tolist(), key=lambda query: self.judged.questions[query].id))
             ranked = self._without_themselves(ordered, ranker, among)
-            for start in range(0, len(ordered), self._at_once):
-                part = ordered[start : start + self._at_once]
+            for part in self._in_parts(ordered):
                 yield part, list(islice(ranked, len(part)))
-        listed = self.judged.listed(pool)
-        for start in range(0, len(listed), self._at_once):
-            part = listed[start : start + self._at_once]
+        for part in self._in_parts(self.judged.listed(pool)):
             yield part, [self._ranked_list(ranker, query) for query in part.tolist()]
 
     def _without_themselves(self, queries: npt.NDArray[np.int64], ranker: Ranker, among: npt.NDArray[np.int32] | None) -> Iterator[Ranking]:
@@ -135,7 +131,7 @@ class Measuring:
         """The values of each measure; none, as NaN, where it depends on all that is relevant, and that is not known."""
         found: list[Grades] = []
         ideal: list[Grades] = []
-        by_answer = np.array([bool(self.judged.questions[query].answers) for query in queries], bool)
+        by_answer = self._by_answer(queries)
         read = [ranked[n][0] for n in np.flatnonzero(by_answer)]
         texts = self.judged.texts(np.concatenate(read)) if read else {}
         for query, (places, _), answered in zip(queries.tolist(), ranked, by_answer, strict=True):
@@ -151,6 +147,10 @@ class Measuring:
                 values[each.name][by_answer] = np.nan
         return values
 
+    def _by_answer(self, queries: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Which queries are judged by answer strings."""
+        return np.array([bool(self.judged.questions[query].answers) for query in queries], bool)
+
     def _graded(self, query: int, places: npt.NDArray[np.integer]) -> Grades:
         """The grades of ranked candidates; 0 for those that are not judged."""
         judged, grades = self.judged.of(query)
@@ -162,19 +162,33 @@ class Measuring:
     def _by_answers(self, query: int, places: npt.NDArray[np.integer], texts: dict[int, str]) -> Grades:
         return np.array([self.judged.has_answer(query, texts.get(place, "")) for place in places.tolist()], np.int32)
 
-    def _expected(self, queries: npt.NDArray[np.int64], among: npt.NDArray[np.int32] | None) -> dict[str, npt.NDArray[np.float64]]:
-        known: dict[tuple[bytes, bytes], list[float]] = {}
-        size, rows = len(self.judged.ids) if among is None else len(among), []
-        for query in queries.tolist():
-            places, grades = self.judged.of(query)
-            ideal = np.sort(grades[grades > 0])
-            inside = places >= 0 if among is None else np.isin(places, among)
-            there = np.sort(grades[(grades > 0) & inside])
-            key = there.tobytes(), ideal.tobytes()
-            if key not in known:
-                known[key] = [expected(each, size, there.tolist(), ideal.tolist()) for each in self.measures]
-            rows.append(known[key])
-        return {each.name: column for each, column in zip(self.measures, np.array(rows).T, strict=True)}
+    def _values_by_chance(
+        self, queries: npt.NDArray[np.int64], among: Iterable[npt.NDArray[np.int32] | None], drawn: ByChance
+    ) -> dict[str, npt.NDArray[np.float64]]:
+        by_answer = self._by_answer(queries)
+        known: dict[tuple[int, bytes, bytes], list[float]] = {}
+        means: list[list[float]] = []
+        ranked: list[Ranking] = []
+        for query, own, answered in zip(queries, among, by_answer, strict=True):
+            means.append(self._expected(query, own, known))
+            if answered:
+                ranked += drawn.rank(np.array([query]), self.config.depth, own)
+        values = {each.name: column for each, column in zip(self.measures, np.array(means).T, strict=True)}
+        if ranked:
+            for name, column in self._values(queries[by_answer], ranked).items():
+                values[name][by_answer] = column
+        return values
+
+    def _expected(self, query: int, among: npt.NDArray[np.int32] | None, known: dict[tuple[int, bytes, bytes], list[float]]) -> list[float]:
+        """The mean of each measure over all orders of the candidates, by the grades; `known` are those that were computed before."""
+        places, grades = self.judged.of(query)
+        ideal = np.sort(grades[grades > 0])
+        size, inside = (len(self.judged.ids), places >= 0) if among is None else (len(among), np.isin(places, among))
+        there = np.sort(grades[(grades > 0) & inside])
+        key = size, there.tobytes(), ideal.tobytes()
+        if key not in known:
+            known[key] = [expected(each, size, there.tolist(), ideal.tolist()) for each in self.measures]
+        return known[key]
 
     def _rows(self, system: str, pool: Pool, queries: npt.NDArray[np.int64], values: dict[str, npt.NDArray[np.float64]]) -> pa.Table:
         questions = [self.judged.questions[query] for query in queries]
