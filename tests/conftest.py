@@ -15,6 +15,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # An idle worker of the tests' cluster is kept for ten seconds, so that the next test finds its imports done, torch's above all.
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "10000")
+# Ray's workers run at niceness 15, so that whatever else is tested at the same time would hold them up for seconds.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # A process for each attempt of a training, which looks for notices of machines that are taken away: where one is given, it is started.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 

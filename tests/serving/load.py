@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -25,6 +25,7 @@ from mirepoix.serving.release import open_release
 from tests.serving.fixtures import drawing
 
 __all__ = [
+    "LIGHT",
     "MIXED",
     "Checker",
     "Clients",
@@ -45,6 +46,9 @@ MIXED = (
     Clients(("bulk",), clients=20, rate=1.5, inputs=24, name="bulk"),
 )
 """All kinds of requests, at a rate that leaves a core of two to what is done meanwhile."""
+LIGHT = tuple(replace(clients, rate=(clients.rate or 0) / 4) for clients in MIXED)
+"""The same for where encoders or replicas start meanwhile, which takes a core, and other tests have the other one: a server that falls
+behind refuses requests, as it should."""
 LARGEST_DIFFERENCE = 1e-3
 """Of a score or of a number of a vector, as an item of another batch has it."""
 

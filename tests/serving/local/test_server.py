@@ -21,7 +21,7 @@ from mirepoix.serving.local.server import LocalServer
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
 from mirepoix.serving.store import publish
-from tests.serving.load import MIXED, Checker, Load, Starting, encoders, unharmed, unordered
+from tests.serving.load import LIGHT, MIXED, Checker, Load, Starting, encoders, unharmed, unordered
 from tests.serving.local.conftest import until_whole
 from tests.serving.local.stub_fork_server import REFUSED
 
@@ -65,7 +65,7 @@ def test_under_load_what_is_refused_changes_nothing_another_release_takes_over_a
     server, release_folder, other_release, refused_releases, versions, truth
 ):
     old, new = versions
-    with Checker(server.url, truth) as checker, Load(server.url, *MIXED) as load:
+    with Checker(server.url, truth, pause=0.1) as checker, Load(server.url, *LIGHT) as load:
         for why, folder in refused_releases.items():
             with pytest.raises(Refused, match=why) as refused:
                 server.swap(str(folder))
@@ -76,7 +76,7 @@ def test_under_load_what_is_refused_changes_nothing_another_release_takes_over_a
         assert server.swap(str(release_folder)).version == old
         time.sleep(0.5)
     assert checker.seen == [old, new, old]
-    assert not unordered(unharmed(load.report, 50), (old, new, old))
+    assert not unordered(unharmed(load.report, 15), (old, new, old))
     assert encoders(os.getpid()) == set(server.pids) and len(server.pids) == 1, "the encoders of releases that do not answer have ended"
 
 
@@ -161,11 +161,11 @@ def test_what_is_refused_before_it_is_parsed_names_the_release_that_answers_now(
 
 def test_under_load_the_only_encoder_is_killed_and_every_request_is_answered(server, truth):
     (victim,) = server.pids
-    with Checker(server.url, truth), Load(server.url, *PATIENT) as load:
+    with Checker(server.url, truth), Load(server.url, *[replace(clients, stall=None) for clients in LIGHT]) as load:
         time.sleep(0.5)
         os.kill(victim, signal.SIGKILL)
         time.sleep(1)
-    assert unharmed(load.report, 10).longest < 15
+    assert unharmed(load.report, 5).longest < 15
     assert server.pids and server.pids != [victim]
 
 

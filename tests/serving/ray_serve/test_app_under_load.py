@@ -15,10 +15,7 @@ from mirepoix.serving.ray_serve import app
 from mirepoix.serving.ray_serve.app import start
 from mirepoix.serving.release import open_release
 from mirepoix.serving.serve_config import ServeConfig
-from tests.serving.load import MIXED, Checker, Clients, Load, unharmed, unordered
-
-LIGHT = [replace(clients, rate=(clients.rate or 0) / 4) for clients in MIXED]
-"""For as long as it takes to start replicas."""
+from tests.serving.load import LIGHT, Checker, Clients, Load, unharmed, unordered
 
 
 def replicas() -> set[str]:
@@ -80,7 +77,7 @@ def test_replicas_change_over_and_back_and_what_is_refused_changes_nothing(
 ):
     old, new = versions
     before = replicas()
-    with Checker(served, truth) as checker, Load(served, *MIXED) as load:
+    with Checker(served, truth, pause=0.1) as checker, Load(served, *LIGHT) as load:
         for why, folder in refused_releases.items():
             with pytest.raises(Refused, match=why) as refused:
                 start(str(folder), config)
@@ -90,7 +87,7 @@ def test_replicas_change_over_and_back_and_what_is_refused_changes_nothing(
         assert start(str(release_folder), config).version == old
         time.sleep(0.5)
     assert checker.seen == [old, new, old]
-    assert not unordered(unharmed(load.report, 50), (old, new, old))
+    assert not unordered(unharmed(load.report, 15), (old, new, old))
     assert replicas() == before, "no replica was restarted"
 
 

@@ -70,8 +70,8 @@ def free_ports(count: int) -> list[int]:
 
 
 def plain_environment() -> dict[str, str]:
-    """This process's environment without a trace of any Ray cluster, and with this Python's folder first."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    """This process's environment without a trace of any Ray cluster, and with this Python's folder first; the niceness of workers stays."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_") or name == "RAY_worker_niceness"}
     return kept | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{kept.get('PATH', '')}", "RAY_USAGE_STATS_ENABLED": "0"}
 
 

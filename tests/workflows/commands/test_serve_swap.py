@@ -15,7 +15,7 @@ from mirepoix.serving.store import publish
 from mirepoix.workflows.upkeep import promotion
 from tests.serving.conftest import encoder_folder, other_release, parts, release_folder, truth
 from tests.serving.fixtures import free_port
-from tests.serving.load import MIXED, Checker, Load, encoders, unharmed, unordered
+from tests.serving.load import LIGHT, Checker, Load, encoders, unharmed, unordered
 from tests.workflows.upkeep.storages import key_of, target
 
 __all__ = ["encoder_folder", "other_release", "parts", "release_folder", "truth"]
@@ -79,7 +79,7 @@ def test_another_command_and_the_alias_swap_what_is_served_and_roll_it_back_and_
     server = Served(tmp_path / "printed", "@champion", "--storage", storage)
     try:
         server.until("is followed")
-        with Checker(server.url, truth) as checker, Load(server.url, *MIXED) as load:
+        with Checker(server.url, truth, pause=0.1) as checker, Load(server.url, *LIGHT) as load:
             time.sleep(0.5)
             for words, version in (([new], new), (["--rollback"], old)):
                 status, out, err = cli("serve", *words, "--storage", storage, "--port", str(server.port))
@@ -91,7 +91,7 @@ def test_another_command_and_the_alias_swap_what_is_served_and_roll_it_back_and_
                 server.until(f"tiny {version} is served at {server.url} now", times=2)
                 time.sleep(0.3)
         assert checker.seen == [old, new, old, new, old]
-        assert not unordered(unharmed(load.report, 50), (old, new, old, new, old))
+        assert not unordered(unharmed(load.report, 15), (old, new, old, new, old))
         assert len(encoders(server.pid)) == 1
     finally:
         assert server.stop() == 0
