@@ -3,6 +3,8 @@
     python bench/memory.py                     pictures with captions, 0.5, 1, 2 and 4 GB, through sources and curate; then short texts,
                                                which have many rows in few bytes: 100, 200 and 400 thousand
     python bench/memory.py --gigabytes 10 --texts
+    python bench/memory.py --gigabytes --texts --lists 2000 6000
+                                               queries that have lists of 1,000 candidates, as MMEB has 36,000 of them: judgements
     python bench/memory.py --check             exit status 1 if pictures ever take 2 GB, which is promised for a source of 10 GB
 
 Pictures are JPEG noise of 512 x 512, so that no two are alike. Each size runs in a process and on a Ray cluster of its own.
@@ -20,10 +22,14 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from footprint import MIB, measure
 from PIL import Image
 
 SIDE, QUALITY, AT_ONCE = 512, 92, 256
+LISTED, IN_SET = 1000, 1000
+"""Candidates in the list of a query, and queries of a data set, as in MMEB."""
 PROMISED = 2_000_000_000  # bytes
 
 
@@ -75,6 +81,29 @@ def write_passages(folder: Path, count: int) -> int:
     return (folder / "corpus.jsonl").stat().st_size
 
 
+def write_lists(folder: Path, count: int) -> int:
+    """Writes so many queries as MMEB, each with 1,000 of the 5,000 texts of its data set; returns the bytes."""
+    rng = np.random.default_rng(count)
+    size = 0
+    for first in range(0, count, IN_SET):
+        name, queries = f"Set{first // IN_SET}", min(IN_SET, count - first)
+        texts = np.array([f"the answer {number} of {name}" for number in range(5 * LISTED)])
+        listed = [rng.choice(texts, LISTED, replace=False).tolist() for _ in range(queries)]
+        columns = {
+            "qry_inst": [f"Find what {name} asks for."] * queries,
+            "qry_text": [f"the question {number} of {name}" for number in range(queries)],
+            "qry_img_path": [""] * queries,
+            "tgt_inst": ["Represent the answer."] * queries,
+            "tgt_text": listed,
+            "tgt_img_path": [[""] * LISTED] * queries,
+        }
+        file = folder / name / "test-00000-of-00001.parquet"
+        file.parent.mkdir(parents=True)
+        pq.write_table(pa.table(columns), file)
+        size += file.stat().st_size
+    return size
+
+
 def curate_folder(folder: str, scratch: str) -> None:
     """Reads and curates the folder, as the stages of a run do."""
     import ray.data
@@ -102,6 +131,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, nargs="*", default=[0.5, 1, 2, 4])
     parser.add_argument("--texts", type=int, nargs="*", default=[100_000, 200_000, 400_000])
+    parser.add_argument("--lists", type=int, nargs="*", default=[], help="numbers of queries that have lists of 1,000 candidates")
     parser.add_argument("--folder", help="where to work (default: the temporary folder)")
     parser.add_argument("--check", action="store_true", help="exit status 1 if pictures take 2 GB of memory or more")
     parser.add_argument("--processes", action="store_true", help="print the largest processes at the peak")
@@ -117,14 +147,20 @@ def main() -> int:
             slope, base = np.polyfit(*zip(*points, strict=True), 1)
             print(f"slope {slope:.1f} MiB per GB from {base:.0f} MiB; at 10 GB: {base + 10 * slope:.0f} MiB")
         shutil.rmtree(pictures)
-        pictured, points = points, []
-        for count in sorted(arguments.texts):
-            size = write_passages(Path(home) / f"texts{count}", count)
-            points.append((count, peak(Path(home) / f"texts{count}", f"{size / 1e9:6.2f} GB  {count:7d} passages", arguments.processes)))
-        if len(points) > 1:
-            slope, base = np.polyfit(*zip(*points, strict=True), 1)
-            print(f"slope {slope * MIB:.2f} KiB per passage from {base:.0f} MiB")
-    most = max((figure for _, figure in pictured), default=0) * MIB * MIB
+        for write, counts, rows, of in (
+            (write_passages, arguments.texts, 1, "passage"),
+            (write_lists, arguments.lists, LISTED, "listed judgement"),
+        ):
+            found = []
+            for count in sorted(counts):
+                source = Path(home) / f"{write.__name__}{count}"
+                size = write(source, count)
+                found.append((count, peak(source, f"{size / 1e9:6.2f} GB  {count * rows:8d} {of}s", arguments.processes)))
+                shutil.rmtree(source)
+            if len(found) > 1:
+                slope, base = np.polyfit(*zip(*found, strict=True), 1)
+                print(f"slope {slope / rows * MIB:.2f} KiB per {of} from {base:.0f} MiB")
+    most = max((figure for _, figure in points), default=0) * MIB * MIB
     if arguments.check and most >= PROMISED:
         print(f"missed: pictures take {most / 1e9:.2f} GB, and less than {PROMISED / 1e9:.0f} GB is promised", file=sys.stderr)
         return 1
