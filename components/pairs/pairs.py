@@ -197,11 +197,12 @@ def _read_judgements(folders: list[Path], passages: Path | None, trained: bool) 
                         f"qrels in {folder} name the query {pair[0]!r}, which is not in queries/; correct the stage that wrote them"
                     )
                 relevant = row["relevance"] > 0
-                if row["score"] is not None:
-                    judgements.scores.setdefault((*pair, relevant), row["score"])
                 if pair[0] in judgements.measured:
                     judgements.evaluation += relevant
-                elif (*pair, relevant) in seen:
+                    continue
+                if row["score"] is not None:
+                    judgements.scores.setdefault((*pair, relevant), row["score"])
+                if (*pair, relevant) in seen:
                     judgements.repeated += 1
                 elif relevant:
                     judgements.training.append(pair)
