@@ -6,7 +6,6 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
-from math import ceil
 from pathlib import Path
 
 from mirepoix.components.stage import Context, Outcome, Rows
@@ -96,17 +95,13 @@ def die_once(context: Context, config: StubConfig, **inputs: Path) -> Outcome:
 
 
 def repeat(context: Context, config: StubConfig, **inputs: Path) -> Outcome:
-    """Count to ten in the scratch, a tenth of the seconds each, from where the last attempt stopped.
-
-    It sleeps for short times, as a cancelled worker of Ray stops at its next line of Python.
-    """
+    """Count to ten in the scratch, a tenth of the seconds each, from where the last attempt stopped."""
     counter = Path(context.scratch) / "count"
     done = int(counter.read_text()) if counter.exists() else 0
     for count in range(done, 10):
         _note(config, f"repeat {count}")
         (context.folder / "half.txt").write_text("half")
-        for _ in range(ceil(config.seconds)):
-            time.sleep(config.seconds / ceil(config.seconds) / 10)
+        time.sleep(config.seconds / 10)
         counter.write_text(str(count + 1))
     (context.folder / "half.txt").unlink(missing_ok=True)
     return copy(context, config, **inputs)

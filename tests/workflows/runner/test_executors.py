@@ -241,11 +241,11 @@ def test_ctrl_c_on_ray_cancels_what_runs_and_leaves_no_draft(ray_cluster, storag
 
     class Interrupting(Display):
         def refresh(self):
-            if "repeat 0" in logged(log):
+            if "repeat 1" in logged(log):
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        stages = [Stage("slow", REPEAT, StubConfig(log, "slow", seconds=600))]
+        stages = [Stage("slow", REPEAT, StubConfig(log, "slow", seconds=10))]
         execute(stages, str(storage), display=Interrupting(), tracker=RecordingTracker(events))
     assert events == ["start slow", "KILLED"], "though the display raised again while the run ended"
     deadline = time.monotonic() + 60  # the worker cleans up at its next line of Python, which a busy machine may delay
