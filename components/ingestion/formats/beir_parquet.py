@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mirepoix.components.ingestion.formats.benchmark_files import Missing, id_in
-from mirepoix.components.ingestion.formats.fields import picture, side, text_of
+from mirepoix.components.ingestion.formats.fields import picture, records, side, text_of
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Query, Row, RowError, rowwise
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.models.errors import Refused
@@ -49,8 +49,8 @@ def shards_of(tree: SourceFiles, name: str, folder: str, parts: dict[str, list[s
             names = tree.schema(file).names
             if missing := [known[0] for known in COLUMNS[part] if not set(known) & set(names)]:
                 raise Refused(f"{tree.source(file)} has no column {', '.join(missing)}; it has {', '.join(names)}; give {name}'s own files")
-            whole = [Shard(file)] if part == "qrels" else tree.parquet_shards(file)
-            pieces += [Shard(piece.file, f"{part} {folder}", piece.start, piece.end, piece.line) for piece in whole]
+            named = f"{part} {folder}"
+            pieces += [Shard(file, named)] if part == "qrels" else tree.parquet_shards(file, named)
     return pieces
 
 
@@ -90,8 +90,7 @@ def _records(tree: SourceFiles, shard: Shard, part: str) -> Iterator[tuple[int, 
     """The rows of a piece with the columns that are read."""
     present = set(tree.schema(shard.file).names)
     columns = [next(name for name in known if name in present) for known in COLUMNS[part]]
-    for number, table in tree.tables(shard, columns):
-        yield from enumerate(table.to_pylist(), number)
+    yield from records(tree, shard, columns)
 
 
 def _cell(row: dict[str, Any], names: tuple[str, ...]) -> Any:

@@ -39,12 +39,12 @@ def pieces(tree: SourceFiles, files: Iterable[str], part: str = "") -> list[Shar
     ]
 
 
-def records(tree: SourceFiles, shard: Shard, rows: int = 256) -> Iterator[tuple[int, Any]]:
-    """The records of a piece of a text or Parquet file as dicts, with their numbers."""
+def records(tree: SourceFiles, shard: Shard, columns: list[str] | None = None, rows: int = 256) -> Iterator[tuple[int, Any]]:
+    """The records of a piece of a text or Parquet file as dicts, with their numbers; `columns`: those that are read of Parquet."""
     if not is_ending(shard.file, ".parquet"):
         yield from tree.records(shard)
         return
-    for number, table in tree.tables(shard, rows=rows):
+    for number, table in tree.tables(shard, columns, rows):
         yield from enumerate(table.to_pylist(), number)
 
 

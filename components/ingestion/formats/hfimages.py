@@ -29,7 +29,7 @@ from mirepoix.components.ingestion.formats.captions import (
     captioned,
     texts_of,
 )
-from mirepoix.components.ingestion.formats.fields import id_of, picture
+from mirepoix.components.ingestion.formats.fields import id_of, picture, records
 from mirepoix.components.ingestion.formats.rows import Row, RowError, rowwise, unread_columns
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.models.errors import Refused
@@ -84,14 +84,10 @@ def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
         if (empty := blank_columns(row)) and not captions and not labels:
             yield blank_caption(key, empty, source, line)
 
-    def records() -> Iterator[tuple[int, Any]]:
-        for first, table in tree.tables(shard, known, rows=64):
-            yield from enumerate(table.to_pylist(), first)
-
     unread = [name for name in schema.names if name not in known]
     if unread and not shard.start:
         yield unread_columns(source, unread)
-    yield from rowwise("corpus", source, records(), parse)
+    yield from rowwise("corpus", source, records(tree, shard, known, rows=64), parse)
 
 
 def _pictures(schema: pa.Schema) -> list[str]:

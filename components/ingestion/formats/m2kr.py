@@ -28,7 +28,7 @@ from mirepoix.components.ingestion.formats.benchmark_files import (
     refuse_missing,
     with_members,
 )
-from mirepoix.components.ingestion.formats.fields import side, text_of
+from mirepoix.components.ingestion.formats.fields import records, side, text_of
 from mirepoix.components.ingestion.formats.rows import Candidate, Query, Row, RowError, rowwise
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.models.errors import Refused
@@ -100,8 +100,7 @@ def shards(tree: SourceFiles) -> list[Shard]:
                     raise Refused(
                         f"{tree.source(file)} has no column {', '.join(absent)}; it has {', '.join(names)}; download it from {ORIGIN}"
                     )
-                found = tree.parquet_shards(file)
-                pieces += [Shard(piece.file, f"{kind} {name}", piece.start, piece.end, piece.line) for piece in found]
+                pieces += tree.parquet_shards(file, f"{kind} {name}")
     return pieces
 
 
@@ -138,13 +137,9 @@ def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:
 
     columns = COLUMNS[kind] + [column for column in tree.schema(shard.file).names if kind == "data" and column == INSTRUCTION]
 
-    def records() -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, table in tree.tables(shard, columns):
-            yield from enumerate(table.to_pylist(), number)
-
     if kind == "data":
-        return rowwise("queries", source, records(), question)
-    return with_members(pool, rowwise("corpus", source, records(), passage))
+        return rowwise("queries", source, records(tree, shard, columns), question)
+    return with_members(pool, rowwise("corpus", source, records(tree, shard, columns), passage))
 
 
 def _places(part: Part, path: str) -> list[str]:

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
-from mirepoix.components.ingestion.formats.fields import columns, data_files
+from mirepoix.components.ingestion.formats.fields import columns, data_files, records
 from mirepoix.components.ingestion.formats.rows import Candidate, Judgement, Notice, Query, Row, RowError, rowwise
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles, is_ending
 from mirepoix.models.errors import Refused
@@ -126,11 +126,7 @@ def _table(tree: SourceFiles, shard: Shard, split: str) -> Iterator[Row]:
         pictures = {row["image_name"].removesuffix(".png"): row["image"]}
         return _example(split, stem, row["identifier"], row["sentence"], row["label"], pictures, (source, line))
 
-    def records() -> Iterator[tuple[int, Any]]:
-        for first, table in tree.tables(shard, COLUMNS):
-            yield from enumerate(table.to_pylist(), first)
-
-    return rowwise("corpus", source, records(), parse)
+    return rowwise("corpus", source, records(tree, shard, COLUMNS), parse)
 
 
 def _published(tree: SourceFiles, shard: Shard, split: str) -> Iterator[Row]:

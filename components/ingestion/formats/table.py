@@ -33,7 +33,7 @@ import pyarrow as pa
 
 from mirepoix.components.ingestion.formats import delimited, listed_pictures
 from mirepoix.components.ingestion.formats.captions import Captioned, texts_of
-from mirepoix.components.ingestion.formats.fields import FIRST, data_files, pieces
+from mirepoix.components.ingestion.formats.fields import FIRST, data_files, pieces, records
 from mirepoix.components.ingestion.formats.listed_pictures import Joined, found_path, key_of, picture_names
 from mirepoix.components.ingestion.formats.rows import (
     Judgement,
@@ -197,8 +197,7 @@ def _records(tree: SourceFiles, shard: Shard, roles: Roles, paths_only: bool = F
             columns = [f"{roles.picture}.path" if name == roles.picture and kind.get_field_index("path") >= 0 else name for name in columns]
         elif not _is_text(kind):
             return
-    for first, table in tree.tables(shard, columns, rows=64):
-        yield from enumerate(table.to_pylist(), first)
+    yield from records(tree, shard, columns, rows=64)
 
 
 def read(tree: SourceFiles, shard: Shard) -> Iterator[Row]:

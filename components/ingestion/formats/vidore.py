@@ -16,7 +16,7 @@ from typing import Any
 from mirepoix.components.ingestion.formats import beir_parquet
 from mirepoix.components.ingestion.formats.beir_parquet import key_of
 from mirepoix.components.ingestion.formats.benchmark_files import PICTURED, DataSet, Missing, refuse_missing, with_members
-from mirepoix.components.ingestion.formats.fields import picture, text_of
+from mirepoix.components.ingestion.formats.fields import picture, records, text_of
 from mirepoix.components.ingestion.formats.rows import Judgement, Query, Row, RowError, rowwise, unnamed_candidate
 from mirepoix.components.ingestion.formats.source_files import Shard, SourceFiles
 from mirepoix.models.errors import Refused
@@ -92,7 +92,7 @@ def shards(tree: SourceFiles) -> list[Shard]:
         for file in pages.get(folder, ()):
             if absent := [name for name in COLUMNS if name not in tree.schema(file).names]:
                 raise Refused(f"{tree.source(file)} has no column {', '.join(absent)}; give a data set of {NAME}, from {ORIGIN}")
-            pieces += [Shard(piece.file, f"pages {folder}", piece.start, piece.end, piece.line) for piece in tree.parquet_shards(file)]
+            pieces += tree.parquet_shards(file, f"pages {folder}")
     return pieces
 
 
@@ -144,8 +144,4 @@ def _rows(tree: SourceFiles, shard: Shard, dataset: str, pool: str) -> Iterator[
             yield Query(Item(name, text, source=source, line=line), SPLIT, named=False, dataset=dataset, pool=pool)
             yield Judgement(name, page.item.id, source=source, line=line)
 
-    def records() -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, table in tree.tables(shard, COLUMNS):
-            yield from enumerate(table.to_pylist(), number)
-
-    return rowwise("corpus", source, records(), parse)
+    return rowwise("corpus", source, records(tree, shard, COLUMNS), parse)
