@@ -1,6 +1,6 @@
 """What a stage's work is given and what it returns; `work(context, config, **inputs) -> Outcome`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,3 +50,14 @@ class Context:
     report: ProgressFunction  # pickles for Ray workers
     seed: int
     artefacts: str = ""  # path or URI of the storage's finished results, by stage and key; empty: none may be read
+
+    def counter(self, total: int) -> Callable[[int], None]:
+        """A function that is told how many more are done, and reports how many of the total that makes."""
+        done = 0
+
+        def count(more: int) -> None:
+            nonlocal done
+            done += more
+            self.report({"step": done, "total": total})
+
+        return count

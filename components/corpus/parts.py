@@ -14,7 +14,7 @@ The first step of an item's `source` path is the name of its source.
 """
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -171,6 +171,12 @@ def row_sizes(table: pa.Table) -> Iterator[int]:
             parents = np.arange(table.num_rows) if name == "text" else pc.list_parent_indices(column)
             np.add.at(sizes, np.asarray(parents), np.asarray(pc.fill_null(lengths, 0)))
     return map(int, sizes)
+
+
+def first_picture(row: Mapping[str, Any]) -> bytes | None:
+    """The first picture of an item by its row, or the middle frame of its clip; None where it has neither."""
+    frames = row["video"] or []
+    return next(iter(row["images"] or frames[len(frames) // 2 :]), None)
 
 
 def modality_codes(table: pa.Table) -> npt.NDArray[np.int32]:

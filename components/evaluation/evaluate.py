@@ -56,13 +56,7 @@ def work(
     refuse_unknown_totals(judged, config)
     refuse_other_board(judged, config.split)
     measuring = Measuring(judged, config, context.folder, context.seed)
-    total, done, tables = asked * len(systems) * len(config.measured_pools), 0, []
-
-    def report(queries: int) -> None:
-        nonlocal done
-        done += queries
-        context.report({"step": done, "total": total})
-
+    report, tables = context.counter(asked * len(systems) * len(config.measured_pools)), []
     for system, (vectors, rows_of) in systems.items():
         tables.append(measuring.measure(system, _ranker(searched if rows_of == index else _opened(rows_of), vectors, judged), report))
     if floors is not None:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from mirepoix.components.corpus.parts import modality_codes, part_tables
+from mirepoix.components.corpus.parts import first_picture, modality_codes, part_tables
 from mirepoix.components.evaluation.floors_config import FloorsConfig
 from mirepoix.components.evaluation.scoring.judgements import Judged, places_of, read_judged, refuse_other_board
 from mirepoix.components.evaluation.scoring.measuring import VALUES, Measuring
@@ -51,13 +51,8 @@ def work(context: Context, config: FloorsConfig, curate: Path) -> Outcome:
     refuse_other_board(judged)
     asked = len(judged.questions)
     measuring = Measuring(judged, evaluation, context.folder, context.seed)
-    pools, done, tables = len(evaluation.measured_pools), 0, []
-
-    def report(queries: int) -> None:
-        nonlocal done
-        done += queries
-        context.report({"step": done, "total": asked * pools * len(config.floors)})
-
+    pools, tables = len(evaluation.measured_pools), []
+    report = context.counter(asked * pools * len(config.floors))
     makers: dict[str, Callable[[Path, Judged], Ranker | None]] = {"bm25": _by_words, "pixels": _by_pixels}
     for floor in config.floors:
         if floor == "chance":
@@ -124,9 +119,9 @@ def _thumbnails(curate: Path, part: str, wanted: set[str] | None = None) -> Iter
         for table in part_tables(curate, part, ["id", "images", "video"], rows=ROWS):
             found = {}
             for row in table.to_pylist():
-                pictures = row["images"] or (row["video"] or [])[len(row["video"] or []) // 2 :]
-                if pictures and (wanted is None or row["id"] in wanted):
-                    found[row["id"]] = pictures[0]
+                picture = first_picture(row)
+                if picture is not None and (wanted is None or row["id"] in wanted):
+                    found[row["id"]] = picture
             yield from zip(found, threads.map(thumbnail, found.values()), strict=True)
 
 

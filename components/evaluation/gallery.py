@@ -5,7 +5,7 @@ The untrained encoder counts as a floor here.
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 from PIL import Image
 
-from mirepoix.components.corpus.parts import rows_with_ids
+from mirepoix.components.corpus.parts import first_picture, rows_with_ids
 from mirepoix.components.evaluation.evaluate_config import FLOORS, released
 from mirepoix.components.evaluation.scoring.judgements import Judged
 
@@ -140,9 +140,7 @@ def _shown(curate: Path, part: str, wanted: set[str]) -> dict[str, dict[str, Any
     found = {}
     for table in rows_with_ids(curate, part, wanted):
         for row in table.to_pylist():
-            frames = row["video"] or []
-            pictures = row["images"] or frames[len(frames) // 2 :]
-            found[row["id"]] = {"id": row["id"], "text": row["text"] or "", "picture": _small(pictures)}
+            found[row["id"]] = {"id": row["id"], "text": row["text"] or "", "picture": _small(first_picture(row))}
     return found
 
 
@@ -152,11 +150,11 @@ def _cut(item: dict[str, Any]) -> dict[str, Any]:
     return item if len(text) <= LETTERS else item | {"text": f"{text[: LETTERS - 1]}…"}
 
 
-def _small(pictures: Sequence[bytes]) -> str:
-    """The first picture as a small JPEG in a data URI; empty where there is none."""
-    if not pictures:
+def _small(picture: bytes | None) -> str:
+    """A picture as a small JPEG in a data URI; empty where there is none."""
+    if picture is None:
         return ""
-    with Image.open(BytesIO(pictures[0])) as opened:
+    with Image.open(BytesIO(picture)) as opened:
         opened.draft("RGB", (2 * SIDE, 2 * SIDE))
         small = opened.convert("RGB")
         small.thumbnail((SIDE, SIDE))

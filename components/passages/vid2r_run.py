@@ -28,7 +28,7 @@ class Vid2r:
         self.nouns = noun_finder(config.nouns)
         self.held_out = held_out(curate)
         self.retriever = open_retriever(config.retriever)
-        self.total, self.done = 2 * count_training(curate, "vid2r"), 0
+        self._progress = context.counter(2 * count_training(curate, "vid2r"))
         self.searched = self.first = self.found = self.neighbours = self.alone = 0
         self.reciprocal = 0.0
         self.pictured: dict[bytes, list[tuple[Item, str]]] = {}  # queries and their passages, by the hash of their pictures
@@ -107,10 +107,6 @@ class Vid2r:
             for query, own in queries:
                 for other in dict.fromkeys(item_id for _, item_id in queries if item_id != own):
                     output.judge(query, other, 0)
-
-    def _progress(self, rows: int) -> None:
-        self.done += rows
-        self.context.report({"step": self.done, "total": self.total})
 
     def _metrics(self, answers: int, knowledge: int) -> dict[str, float]:
         return {

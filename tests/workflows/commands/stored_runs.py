@@ -18,6 +18,13 @@ def figures(values, dataset="a"):
     return {"average": sum(means.values()) / 2, "low": 0.0, "high": 1.0, "tasks": means, "datasets": {dataset: means}}
 
 
+def two_runs(home):
+    """A storage with a run whose training changed something, and another one that has one encoder."""
+    stored(home, "first-1", {"trained": TRAINED, "untrained": BEFORE, "bm25": BEFORE})
+    stored(home, "second-2", {"encoder": BEFORE})
+    return home
+
+
 def stored(storage, name, systems, data="d" * 64, queries=QUERIES, board=None, dataset="a", judged=True):
     """A run in a storage, whose evaluation gave these values of R@5 to its systems."""
     rows, results = [], []

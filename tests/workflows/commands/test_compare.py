@@ -5,15 +5,12 @@ import json
 import pytest
 
 from mirepoix.workflows.__main__ import main
-from tests.workflows.commands.stored_runs import BEFORE, TRAINED, stored
+from tests.workflows.commands.stored_runs import BEFORE, stored, two_runs
 
 
 @pytest.fixture
 def storage(tmp_path):
-    home = tmp_path / "storage"
-    stored(home, "first-1", {"trained": TRAINED, "untrained": BEFORE, "bm25": BEFORE})
-    stored(home, "second-2", {"encoder": BEFORE})
-    return home
+    return two_runs(tmp_path / "storage")
 
 
 def test_before_and_after_a_training_are_compared_by_every_measure_of_the_result(storage, capsys):

@@ -6,15 +6,12 @@ import pytest
 import pytrec_eval
 
 from mirepoix.workflows.__main__ import main
-from tests.workflows.commands.stored_runs import BEFORE, TRAINED, stored
+from tests.workflows.commands.stored_runs import BEFORE, stored, two_runs
 
 
 @pytest.fixture
 def storage(tmp_path):
-    home = tmp_path / "storage"
-    stored(home, "first-1", {"trained": TRAINED, "untrained": BEFORE, "bm25": BEFORE})
-    stored(home, "second-2", {"encoder": BEFORE})
-    return home
+    return two_runs(tmp_path / "storage")
 
 
 def test_results_are_written_as_files_that_trec_eval_reads(storage, tmp_path, capsys):
